@@ -1,0 +1,98 @@
+"""The records a plugin yields: a component, a preset, and the options a component takes.
+
+This file is all that a plugin's manifest needs, and it imports no torch::
+
+    from lyrics import Component, Options, hookimpl
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import pluggy
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from lyrics.core.spec import ModelSpec
+
+Kind = Literal[
+    "image-encoder",
+    "tagger",
+    "detector",
+    "segmenter",
+    "query-transformer",
+    "language-model",
+    "objective",
+    "dataset",
+    "benchmark",
+]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+#: Contract versions this release accepts (``Component.contract``). See ``lyrics.core.contracts`` for what each kind promises.
+CONTRACTS = (1,)
+
+hookimpl = pluggy.HookimplMarker("lyrics")
+
+
+class Options(BaseModel):
+    """Base of every component's options: frozen, unknown keys refused, every default stated here and nowhere else.
+
+    Give each field a ``Field(description=...)`` and its range (``ge``, ``le``): ``lyrics show NAME`` prints them and a value outside
+    is refused with its place in the spec. A field or property named ``feature_dim`` lets parts be compared before anything is built.
+    """
+
+    # `defer_build`: listing components must not pay for validators that only a build needs.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False, defer_build=True
+    )
+
+
+class NoOptions(Options):
+    """For a component that has nothing to set."""
+
+
+@dataclass(frozen=True)
+class Component:
+    """One swappable part, described without importing it.
+
+    Args:
+        kind: one of ``KINDS``.
+        name: kebab-case, unique for its kind within the distribution.
+        build: ``"package.module:callable"``, called as ``callable(options, context)`` with an instance of ``options`` and a
+            ``lyrics.core.contracts.BuildContext``. Imported only when the component is built.
+        options: subclass of ``Options``.
+        requires: requirement strings (``"timm>=1.0"``) checked before the build.
+        install: the command to print when a requirement is unmet.
+        summary: one line for ``lyrics list``.
+        licence: licence of the code and of the weights that the default options name.
+        contract: version of the kind's contract that the component keeps.
+        test_options: options under which the component is small and builds offline; the conformance suite uses them.
+    """
+
+    kind: Kind
+    name: str
+    build: str
+    options: type[Options] = NoOptions
+    requires: tuple[str, ...] = ()
+    install: str = ""
+    summary: str = ""
+    licence: str = ""
+    contract: int = 1
+    test_options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named model: a function that returns its specification.
+
+    ``reported_trainable`` is the number of trainable parameters that the model's source reports, if it does, and ``reported_note`` says why
+    ours may differ; ``lyrics check`` prints both.
+    """
+
+    name: str
+    spec: Callable[[], ModelSpec]
+    summary: str = ""
+    reported_trainable: int | None = None
+    reported_note: str = ""

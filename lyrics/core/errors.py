@@ -1,0 +1,96 @@
+"""The errors a user can meet. Each message says what is wrong, where, and what to do.
+
+All derive from ``ValueError`` through ``LyricsError``; the original exception, if there is one, is chained. Broken invariants of our own
+are ``assert``s, not members of this tree.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LyricsError(ValueError):
+    """Base of every error meant for a user."""
+
+
+class SpecError(LyricsError):
+    """A specification, an override or an option is not valid: unknown key, wrong type, value out of range."""
+
+
+class UnknownNameError(SpecError):
+    """No component, preset, kind or codec has that name. The message offers the nearest one."""
+
+
+class AmbiguousNameError(SpecError):
+    """Two distributions provide the name; the message gives both qualified spellings."""
+
+
+class WiringError(SpecError):
+    """Two parts do not fit. The message gives both numbers and the override that mends it."""
+
+
+class MissingRequirementError(LyricsError):
+    """A component needs a package that is not installed. The message gives the command that installs it."""
+
+
+class PluginError(LyricsError):
+    """A plugin is installed but broken. The message names distribution, version, entry point and cause."""
+
+
+class ContractError(LyricsError):
+    """A component was built but does not keep its kind's contract (see ``lyrics.core.contracts``)."""
+
+
+class WeightsError(LyricsError):
+    """Weights cannot be found, read, or matched with the model."""
+
+
+class GeometryError(LyricsError):
+    """A box or a frame is not valid: not finite, reversed, outside its image, or of no area."""
+
+
+class ImageError(LyricsError):
+    """A picture cannot be used. ``kind`` says why in one word, for ledgers.
+
+    Kinds: ``missing``, ``folder``, ``unreadable`` (the system refuses), ``empty``, ``format`` (not one that is read), ``large`` (too many
+    pixels), ``truncated``, ``corrupt``. ``sha256`` is that of the file's bytes, where they were read whole.
+    """
+
+    def __init__(self, message: str, kind: str, *, sha256: str | None = None) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.sha256 = sha256
+
+
+class DatasetError(LyricsError):
+    """A data set as a whole cannot be used: a file is missing or malformed, or an index does not match its tar. Not a bad sample."""
+
+
+class SampleError(LyricsError):
+    """One record of a data set cannot be used, the others can. ``kind`` says why in one word, for ledgers.
+
+    Kinds: ``missing`` (what it names is not there), ``record`` (a key is missing or of another type), ``member`` (of a tar), ``checksum``.
+    ``sha256`` is that of the bytes, where they were read.
+    """
+
+    def __init__(self, message: str, kind: str, *, sha256: str | None = None) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.sha256 = sha256
+
+
+class StorageError(LyricsError):
+    """Storage failed while a data set was read, and went on failing: no statement about the data. The run stops and may be resumed."""
+
+
+def nearest(name: str, choices: Iterable[str]) -> str | None:
+    """The choice most like ``name``, or None when nothing is close."""
+    found = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
+    return found[0] if found else None
+
+
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """`` Did you mean 'x'?`` with a leading space, or an empty string."""
+    match = nearest(name, choices)
+    return f" Did you mean {match!r}?" if match else ""

@@ -1,0 +1,189 @@
+"""The built-in models. The paper's numbers live here and nowhere else; each carries its place in the paper.
+
+"Lyrics" is arXiv 2312.05278. Where the paper is silent, the part's own default holds (``lyrics show NAME``), and the comment says so where
+it matters. This file is a plugin's manifest like any other: entry point ``presets`` of group ``lyrics``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from lyrics.core.component import Preset, hookimpl
+from lyrics.core.spec import ModelSpec, ObjectiveSlot, RefinerSpec, Slot
+
+#: "Merely 278M trainable parameters" (section 5.2), in stage 2.
+PAPER_TRAINABLE = 278_000_000
+PAPER_TRAINABLE_NOTE = (
+    "The paper gives no rank for LoRA; 64 is taken here. What its authors released meets their figure exactly: 195.2M in the query "
+    "transformer, 0.1M queries, 3.9M in the projection and 78.6M in LoRA of rank 64 on q, k and v. Against that, the parts that the paper "
+    "names have no LoRA on k (26.2M less), image tokens 1024 wide instead of 1408 (3.5M less), and the segmenter's keys and values "
+    "(2.4M more)."
+)
+
+
+def _objectives(recipe: str = "paper") -> dict[str, ObjectiveSlot]:
+    """ITC, ITM, ICG and MSP, each with weight 1 (equation 5)."""
+    return {name: ObjectiveSlot(use=name, options={"recipe": recipe}) for name in ("itc", "itm", "icg", "msp")}
+
+
+def _vicuna_13b(**lora: object) -> Slot:
+    return Slot(
+        use="causal-lm",
+        options={
+            "architecture": "llama",
+            "checkpoint": "lmsys/vicuna-13b-v1.5",  # "Vicuna-13B" (section 4)
+            "hidden_size": 5120,  # Llama-13B: arXiv 2302.13971, table 2
+            "num_layers": 40,
+            "num_heads": 40,
+            "intermediate_size": 13824,
+            "adaptation": "lora",  # section 3.3
+            "lora": {"target_modules": ["q_proj", "v_proj"], **lora},  # "we fine-tune the W_q and W_v" (section 4)
+        },
+    )
+
+
+def lyrics_13b() -> ModelSpec:
+    """The paper's model."""
+    return ModelSpec(
+        image_encoder=Slot(
+            use="clip-vit",
+            options={
+                "checkpoint": "openai/clip-vit-large-patch14",  # "ViT-L/14 initialized from pre-trained CLIP" (section 4)
+                "image_size": 224,  # "images of size 224x224" (section 4)
+                "patch_size": 14,
+                "width": 1024,  # "257x1024 for ViT-L/14" (section 3.1)
+            },
+        ),
+        refiner=RefinerSpec(
+            tagger=Slot(use="ram-plus", options={"backbone": "swin-b"}),  # "RAM++ with Swin-B backbone" (section 4)
+            detector=Slot(
+                use="grounding-dino",  # "Grounding-DINO-T ... and Swin-T backbone" (section 4): the part's defaults
+                options={"queries": 900},  # "900 output object boxes" (section 4)
+            ),
+            segmenter=Slot(use="sam-hq"),  # "SAM-HQ with MAE and pre-trained ViT-H" (section 4): the part's defaults
+        ),
+        query_transformer=Slot(
+            use="mqformer",
+            options={
+                "num_visual": 32,  # section 3.1
+                "num_grounding": 32,  # section 3.1
+                "hidden_size": 768,  # "each with a dimension of 768" (section 3.1)
+            },
+        ),
+        # The rank is not in the paper; 64 is what its count of trainable parameters suggests, see PAPER_TRAINABLE_NOTE.
+        language_model=_vicuna_13b(rank=64, alpha=128.0),
+        objectives=_objectives(),
+        codec="lyrics",
+        sees=("spatial", "instruction"),
+    )
+
+
+def lyrics_7b() -> ModelSpec:
+    """The paper's model on Vicuna-7B: for one GPU. Not in the paper."""
+    return lyrics_13b().with_overrides(
+        {
+            "language_model.options": {
+                "checkpoint": "lmsys/vicuna-7b-v1.5",  # causal-lm's other defaults are Llama-7B's numbers
+                "adaptation": "lora",
+                "lora": {"target_modules": ["q_proj", "v_proj"], "rank": 64, "alpha": 128.0},
+            }
+        }
+    )
+
+
+def lyrics_released_14b() -> ModelSpec:
+    """What the authors released: IDEA-CCNL/Ziya-Visual-Lyrics-14B and Fengshenbang-LM pull request 449. It differs from the paper."""
+    return ModelSpec(
+        image_encoder=Slot(use="eva-vit-g"),  # BLIP-2's tower: 257 x 1408
+        refiner=RefinerSpec(
+            tagger=Slot(use="ram", options={"backbone": "swin-l"}),  # RAM, not RAM++
+            detector=Slot(use="grounding-dino", options={"box_threshold": 0.25, "text_threshold": 0.2}),
+            segmenter=None,  # absent from the code and from the checkpoint's size
+        ),
+        query_transformer=Slot(
+            use="mqformer",
+            options={
+                "num_visual": 32,
+                "num_grounding": 64,  # the checkpoint holds 96 queries
+                "image_dim": 1408,
+                "local_dims": {"detector": 260},  # 256 + the last reference box
+                "vocab_size": 30523,  # BERT's 30522 and [DEC]
+            },
+        ),
+        # LoRA's defaults in the released code; the published weights hold the language model whole.
+        language_model=_vicuna_13b(rank=8, alpha=32.0, dropout=0.05, target_modules=["q_proj", "k_proj", "v_proj"]),
+        objectives=_objectives("released"),
+        codec="released",
+        sees=("instruction",),  # the question alone, as in InstructBLIP
+    )
+
+
+def blip2_13b() -> ModelSpec:
+    """The baseline: the paper's model without a visual refiner, with BLIP-2's Q-Former and 32 queries."""
+    spec = lyrics_13b()
+    return spec.model_copy(
+        update={
+            "refiner": None,
+            "query_transformer": Slot(use="qformer", options={"num_visual": 32, "hidden_size": 768}),
+            "objectives": {
+                name: slot for name, slot in _objectives().items() if name != "msp"
+            },  # nothing spatial to mask
+            "sees": ("instruction",),
+        }
+    )
+
+
+def lyrics_tiny() -> ModelSpec:
+    """The same code paths at toy size, for the embedded world ``scenes``: runs on a laptop's CPU, offline."""
+    return ModelSpec(
+        image_encoder=Slot(use="tiny-vit"),
+        refiner=RefinerSpec(
+            tagger=Slot(use="tiny-tagger"),
+            detector=Slot(use="tiny-detector"),
+            segmenter=Slot(use="tiny-segmenter"),
+            max_objects=16,
+        ),
+        query_transformer=Slot(
+            use="mqformer",
+            options={
+                "num_visual": 16,
+                "num_grounding": 16,
+                "hidden_size": 128,
+                "num_layers": 4,
+                "num_heads": 4,
+                "intermediate_size": 512,
+            },
+        ),
+        language_model=Slot(
+            use="causal-lm",
+            options={
+                "vocab_size": 320,
+                "hidden_size": 192,
+                "num_layers": 6,
+                "num_heads": 6,
+                "intermediate_size": 512,
+                "max_positions": 1024,
+                "lora": {"rank": 8, "alpha": 16.0},
+            },
+        ),
+        objectives=_objectives(),
+    )
+
+
+@hookimpl
+def lyrics_presets() -> Iterable[Preset]:
+    yield Preset(
+        "lyrics-13b",
+        lyrics_13b,
+        "the paper: CLIP ViT-L/14, RAM++, Grounding DINO-T, SAM-HQ, 32 + 32 queries, Vicuna-13B",
+        reported_trainable=PAPER_TRAINABLE,
+        reported_note=PAPER_TRAINABLE_NOTE,
+    )
+    yield Preset("lyrics-7b", lyrics_7b, "the paper's parts on Vicuna-7B")
+    yield Preset(
+        "lyrics-released-14b",
+        lyrics_released_14b,
+        "what the authors released: EVA ViT-g, RAM, 32 + 64 queries, no segmenter",
+    )
+    yield Preset("lyrics-tiny", lyrics_tiny, "the same code paths at toy size: CPU, offline")
+    yield Preset("blip2-13b", blip2_13b, "the baseline: no refiner, BLIP-2's Q-Former")

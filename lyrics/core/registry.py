@@ -1,0 +1,410 @@
+"""Which parts exist: discover plugins, isolate broken ones, look components and presets up.
+
+This is the only file that touches pluggy. Entry points in group ``lyrics`` find the plugins; each is loaded by itself, in a manager of its
+own, so that a failure stays with the plugin it belongs to and is shown when its name is asked for. Built-ins come the same way as
+strangers' and have no priority over them. Nothing heavy is imported here: a component's ``build`` string is resolved when it is built.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.metadata
+import os
+import re
+import sys
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pluggy
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from lyrics.core import hookspecs
+from lyrics.core.component import CONTRACTS, KINDS, Component, Options, Preset
+from lyrics.core.errors import AmbiguousNameError, LyricsError, PluginError, UnknownNameError, did_you_mean
+from lyrics.core.spec import ModelSpec
+
+GROUP = "lyrics"
+DISTRIBUTION = "lyrics-vl"
+HEAVY_MODULES = ("torch", "transformers", "triton", "timm", "torchvision")
+_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_MANIFEST = re.compile(r"\w+(\.\w+)*(\s*:\s*\w+(\.\w+)*)?")
+_BUILD = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a plugin comes from. ``module`` is its manifest, as the entry point names it."""
+
+    distribution: str
+    version: str
+    entry_point: str
+    module: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.distribution} {self.version} (entry point {self.entry_point!r})"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A plugin, or one record of a plugin, that cannot be used, and why."""
+
+    source: Source
+    cause: str
+    traceback: str = ""
+    kind: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A component with its origin."""
+
+    component: Component
+    source: Source
+
+    @property
+    def qualified_name(self) -> str:
+        return f"{self.source.distribution}/{self.component.name}"
+
+    def unmet(self) -> list[str]:
+        """The requirements that this environment does not meet, each with what is there instead."""
+        return [complaint for text in self.component.requires if (complaint := _unmet(text))]
+
+
+@dataclass
+class Plugin:
+    """What came of loading one entry point."""
+
+    source: Source
+    seconds: float = 0.0
+    heavy_imports: tuple[str, ...] = ()
+    components: list[Component] = field(default_factory=list)
+    presets: list[Preset] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+
+class Registry:
+    """The components and presets of a set of plugins.
+
+    Args:
+        plugins: (origin, loader) pairs; a loader returns the module or object that holds the hooks, and may fail. ``discover`` makes them
+            from entry points; tests give their own.
+    """
+
+    def __init__(self, plugins: Iterable[tuple[Source, Callable[[], Any]]]) -> None:
+        self.plugins = [_load(source, loader) for source, loader in plugins]
+
+    @classmethod
+    def discover(cls, *in_process: Any) -> Registry:
+        """Every installed plugin, and the given modules or objects as if they were installed.
+
+        The environment variable ``LYRICS_PLUGINS`` limits third parties: ``none``, or distribution names separated by commas.
+        """
+        found = _installed()
+        found += [
+            (Source(_name_of(module), "in-process", _name_of(module)), functools.partial(_itself, module))
+            for module in in_process
+        ]
+        return cls(found)
+
+    @property
+    def entries(self) -> list[Entry]:
+        """Every usable component, sorted by kind and name."""
+        found = [Entry(component, plugin.source) for plugin in self.plugins for component in plugin.components]
+        return sorted(found, key=lambda e: (KINDS.index(e.component.kind), e.component.name, e.source.distribution))
+
+    @property
+    def failures(self) -> list[Failure]:
+        return [failure for plugin in self.plugins for failure in plugin.failures]
+
+    @property
+    def presets(self) -> list[tuple[Preset, Source]]:
+        found = [(preset, plugin.source) for plugin in self.plugins for preset in plugin.presets]
+        return sorted(found, key=lambda pair: (pair[0].name, pair[1].distribution))
+
+    def component(self, kind: str, name: str) -> Entry:
+        """The component called ``name``, bare or as ``distribution/name``.
+
+        Raises ``UnknownNameError`` with the nearest name, ``AmbiguousNameError`` with both spellings, or ``PluginError`` when the name
+        belongs to a plugin that failed.
+        """
+        if kind not in KINDS:
+            raise UnknownNameError(f"there is no kind {kind!r}.{did_you_mean(kind, KINDS)} Kinds: {', '.join(KINDS)}.")
+        of_kind = [entry for entry in self.entries if entry.component.kind == kind]
+        found = [entry for entry in of_kind if name in (entry.component.name, entry.qualified_name)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise self._ambiguous(kind, name, [(entry.source, entry.qualified_name) for entry in found])
+        raise self._unknown(kind, name, [entry.component.name for entry in of_kind])
+
+    def preset(self, name: str) -> ModelSpec:
+        """The specification that the preset ``name`` returns.
+
+        A part that the preset names without its distribution is the preset's own distribution's, where two distributions provide it: a
+        stranger's component of the same name does not disturb a preset.
+        """
+        found = [(p, s) for p, s in self.presets if name in (p.name, f"{s.distribution}/{p.name}")]
+        if len(found) > 1:
+            raise self._ambiguous("preset", name, [(s, f"{s.distribution}/{p.name}") for p, s in found])
+        if not found:
+            raise self._unknown("preset", name, [preset.name for preset, _ in self.presets])
+        preset, source = found[0]
+        try:
+            spec = preset.spec()
+        except LyricsError as error:
+            raise PluginError(f"preset {name!r} of {source} is not valid: {error}") from error
+        except Exception as error:
+            raise PluginError(f"preset {name!r} of {source} failed: {describe(error)}") from error
+        if not isinstance(spec, ModelSpec):
+            raise PluginError(f"preset {name!r} of {source} returned a {type(spec).__name__}, not a ModelSpec.")
+        return self._prefer(spec, source.distribution)
+
+    def _prefer(self, spec: ModelSpec, distribution: str) -> ModelSpec:
+        changes = {}
+        for path, kind, slot in spec.slots():
+            owners = {
+                e.source.distribution for e in self.entries if (e.component.kind, e.component.name) == (kind, slot.use)
+            }
+            if len(owners) > 1 and distribution in owners:
+                changes[path] = {**slot.model_dump(mode="json"), "use": f"{distribution}/{slot.use}"}
+        return spec.with_overrides(changes) if changes else spec
+
+    def _ambiguous(self, kind: str, name: str, owners: list[tuple[Source, str]]) -> AmbiguousNameError:
+        providers = " and ".join(str(source) for source, _ in owners)
+        spellings = " or ".join(repr(qualified) for _, qualified in owners)
+        return AmbiguousNameError(f"{kind} {name!r} is provided by {providers}; write {spellings}.")
+
+    def _unknown(self, kind: str, name: str, choices: list[str]) -> UnknownNameError | PluginError:
+        bare = name.rpartition("/")[2]
+        for failure in self.failures:
+            if failure.name:
+                # A record of a kind that does not exist answers to its name, whatever kind is asked for.
+                belongs = failure.name == bare and (failure.kind == kind or failure.kind not in (*KINDS, "preset"))
+            else:
+                belongs = not {bare, name.partition("/")[0]}.isdisjoint(
+                    (failure.source.distribution, failure.source.entry_point)
+                )
+            if belongs:
+                asked = f"{kind} {name!r}" if failure.kind == kind else repr(name)
+                return PluginError(
+                    f"{asked}: the plugin {failure.source} is installed but broken: {failure.cause} See 'lyrics doctor'."
+                )
+        message = f"no {kind} named {name!r}.{did_you_mean(bare, choices)}"
+        elsewhere = sorted({e.component.kind for e in self.entries if e.component.name == bare})
+        if elsewhere:
+            message += f" {bare!r} is of kind {' and '.join(elsewhere)}."
+        message += f" Installed: {', '.join(sorted(set(choices))) or 'none'}."
+        if self.failures:
+            broken = ", ".join(dict.fromkeys(str(failure.source) for failure in self.failures))
+            message += f" Failed to load: {broken}; see 'lyrics doctor'."
+        if not self.plugins:
+            message += f" No plugin is installed at all, not even the built-in ones: run 'pip install {DISTRIBUTION}'."
+        return UnknownNameError(message)
+
+
+_lock = threading.Lock()
+
+
+@functools.cache
+def _discover_once() -> Registry:
+    return Registry.discover()
+
+
+def default_registry() -> Registry:
+    """The registry of everything installed, discovered at the first call and not before."""
+    with _lock:
+        return _discover_once()
+
+
+def describe(error: BaseException) -> str:
+    """One line for an exception, ending in a full stop."""
+    if isinstance(error, SystemExit):
+        return f"it called sys.exit({error.code!r})."
+    text = " ".join(str(error).split())
+    text = text if len(text) <= 300 else f"{text[:297]}..."
+    return f"{type(error).__name__}: {text.rstrip('.')}." if text else f"{type(error).__name__}."
+
+
+def _installed() -> list[tuple[Source, Callable[[], Any]]]:
+    """(origin, loader) of every entry point in the group. A distribution whose entry points cannot be read counts as one broken plugin.
+
+    ``importlib.metadata.entry_points`` is not used: it fails as a whole when the metadata of one distribution is damaged.
+    """
+    found: dict[tuple[str, str], tuple[Source, Callable[[], Any]]] = {}
+    for distribution in importlib.metadata.distributions():
+        try:
+            manifests = [entry_point for entry_point in distribution.entry_points if entry_point.group == GROUP]
+        except Exception as error:  # damaged metadata may raise anything
+            source = Source(*_identity(distribution), entry_point="entry_points.txt")
+            problem = ValueError(f"its entry_points.txt cannot be read ({describe(error).rstrip('.')})")
+            found.setdefault((source.distribution, ""), (source, functools.partial(_fail, problem)))
+            continue
+        if manifests:
+            identity = _identity(distribution)
+            for entry_point in manifests:
+                source = Source(*identity, entry_point.name, entry_point.value.partition(":")[0])
+                # Of two copies of a distribution the first on the path is the one that Python imports.
+                loader = functools.partial(_load_manifest, entry_point)
+                found.setdefault((source.distribution, entry_point.name), (source, loader))
+    return _limited(list(found.values()))
+
+
+def _limited(found: list[tuple[Source, Callable[[], Any]]]) -> list[tuple[Source, Callable[[], Any]]]:
+    """Without the third parties that ``LYRICS_PLUGINS`` leaves out."""
+    wanted = os.environ.get("LYRICS_PLUGINS")
+    if wanted is None:
+        return found
+    names = {canonicalize_name(name.strip()) for name in wanted.split(",") if name.strip()} - {"none"}
+    unknown = names - {canonicalize_name(source.distribution) for source, _ in found}
+    if unknown:
+        warnings.warn(
+            f"LYRICS_PLUGINS names {', '.join(sorted(unknown))}, which no installed plugin is called.", stacklevel=2
+        )
+    allowed = names | {canonicalize_name(DISTRIBUTION)}
+    return [(source, loader) for source, loader in found if canonicalize_name(source.distribution) in allowed]
+
+
+def _identity(distribution: importlib.metadata.Distribution) -> tuple[str, str]:
+    """Name and version, as far as the metadata tell."""
+    try:
+        return distribution.name or "unknown", distribution.version or "?"
+    except Exception:  # no metadata, or damaged
+        return "unknown", "?"
+
+
+def _load_manifest(entry_point: importlib.metadata.EntryPoint) -> Any:
+    if not _MANIFEST.fullmatch(entry_point.value):
+        raise ValueError(f"the entry point is {entry_point.value!r}, not 'package.module' or 'package.module:object'")
+    return entry_point.load()
+
+
+def _fail(error: Exception) -> Any:
+    raise error
+
+
+def _itself(module: Any) -> Any:
+    return module
+
+
+def _name_of(module: Any) -> str:
+    return str(getattr(module, "__name__", type(module).__name__))
+
+
+def _load(source: Source, loader: Callable[[], Any]) -> Plugin:
+    """Load one plugin. Never raises, save for KeyboardInterrupt: whatever goes wrong is kept in ``failures``."""
+    plugin = Plugin(source)
+    before = set(sys.modules)
+    start = time.perf_counter()
+    try:
+        # A manifest that prints must not spoil the output of `lyrics list --json`.
+        with contextlib.redirect_stdout(sys.stderr):
+            module = loader()
+            manager = pluggy.PluginManager(GROUP)
+            manager.add_hookspecs(hookspecs)
+            manager.register(module, name=f"{source.distribution}:{source.entry_point}")
+            manager.check_pending()
+            if not manager.get_hookcallers(module):
+                raise TypeError("it implements neither lyrics_components nor lyrics_presets (is @hookimpl missing?)")
+            records = [record for result in manager.hook.lyrics_components() for record in result]
+            presets = [record for result in manager.hook.lyrics_presets() for record in result]
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a plugin may raise anything, SystemExit included
+        plugin.failures.append(Failure(source, describe(error), traceback.format_exc()))
+    else:
+        _take_in(plugin, records, presets)
+    plugin.seconds = time.perf_counter() - start
+    plugin.heavy_imports = tuple(name for name in HEAVY_MODULES if name in sys.modules and name not in before)
+    return plugin
+
+
+def _take_in(plugin: Plugin, records: list[Any], presets: list[Any]) -> None:
+    """Keep the records that are sound; each unsound one becomes a failure of its own."""
+    seen: set[tuple[str, str]] = set()
+    for record in records:
+        kind, name = str(getattr(record, "kind", "")), str(getattr(record, "name", ""))
+        problem = _problem_with_component(record) or _repeated(seen, kind, name)
+        if problem:
+            plugin.failures.append(Failure(plugin.source, problem, kind=kind, name=name))
+        else:
+            plugin.components.append(record)
+    for preset in presets:
+        name = str(getattr(preset, "name", ""))
+        problem = _problem_with_preset(preset) or _repeated(seen, "preset", name)
+        if problem:
+            plugin.failures.append(Failure(plugin.source, problem, kind="preset", name=name))
+        else:
+            plugin.presets.append(preset)
+
+
+def _repeated(seen: set[tuple[str, str]], kind: str, name: str) -> str | None:
+    if (kind, name) in seen:
+        return f"it yields the {kind} {name!r} twice."
+    seen.add((kind, name))
+    return None
+
+
+def _problem_with_component(record: Any) -> str | None:
+    """What is wrong with a yielded record, judged without importing what it names."""
+    if not isinstance(record, Component):
+        return f"lyrics_components yielded a {type(record).__name__}, not a lyrics.Component."
+    if record.kind not in KINDS:
+        return f"component {record.name!r} has the unknown kind {record.kind!r}.{did_you_mean(str(record.kind), KINDS)}"
+    if not isinstance(record.name, str) or not _NAME.fullmatch(record.name):
+        return f"{record.name!r} is not a component name: lower-case words joined by hyphens."
+    for field_name in ("install", "summary", "licence"):
+        if not isinstance(value := getattr(record, field_name), str):
+            return f"{record.kind} {record.name!r}: {field_name} must be a string, not {value!r}."
+    if not isinstance(record.build, str) or not _BUILD.fullmatch(record.build):
+        return f"{record.kind} {record.name!r}: build must be 'package.module:callable', not {record.build!r}."
+    if not (isinstance(record.options, type) and issubclass(record.options, Options)):
+        return f"{record.kind} {record.name!r}: options must be a subclass of lyrics.Options, not {record.options!r}."
+    if record.contract not in CONTRACTS:
+        known = ", ".join(str(version) for version in CONTRACTS)
+        return (
+            f"{record.kind} {record.name!r} keeps contract version {record.contract}; this lyrics knows {known}. "
+            "Update whichever is older."
+        )
+    if not isinstance(record.requires, tuple | list) or not all(isinstance(text, str) for text in record.requires):
+        return (
+            f"{record.kind} {record.name!r}: requires must be a tuple of requirement strings, not {record.requires!r}."
+        )
+    for requirement in record.requires:
+        try:
+            Requirement(requirement)
+        except InvalidRequirement as error:
+            return f"{record.kind} {record.name!r}: the requirement {requirement!r} is not valid: {str(error).splitlines()[0]}."
+    return None
+
+
+def _problem_with_preset(record: Any) -> str | None:
+    if not isinstance(record, Preset):
+        return f"lyrics_presets yielded a {type(record).__name__}, not a lyrics.Preset."
+    if not isinstance(record.name, str) or not re.fullmatch(r"[a-z0-9]+([-.][a-z0-9]+)*", record.name):
+        return f"{record.name!r} is not a preset name: lower-case words joined by hyphens."
+    if not isinstance(record.summary, str):
+        return f"preset {record.name!r}: summary must be a string, not {record.summary!r}."
+    if not callable(record.spec):
+        return f"preset {record.name!r}: spec must be a function returning a ModelSpec, not {record.spec!r}."
+    return None
+
+
+def _unmet(text: str) -> str | None:
+    requirement = Requirement(text)
+    if requirement.marker is not None and not requirement.marker.evaluate():
+        return None
+    try:
+        version = importlib.metadata.version(requirement.name)
+    except importlib.metadata.PackageNotFoundError:
+        return f"{text} (not installed)"
+    if not requirement.specifier.contains(version, prereleases=True):
+        return f"{text} (found {version})"
+    return None

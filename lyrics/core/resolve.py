@@ -1,0 +1,197 @@
+"""From a specification to parts that exist and fit: look every name up, validate every option, compare every width.
+
+Needs no torch and takes well under a second, so a spec can be checked without building it.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lyrics.core.component import Options
+from lyrics.core.errors import PluginError, SpecError, WiringError, did_you_mean
+from lyrics.core.registry import Entry, Registry, default_registry, describe
+from lyrics.core.spec import ModelSpec, Slot, load, validate
+
+LOCAL_SOURCES = ("detector", "segmenter")
+
+SpecLike = str | os.PathLike[str] | Mapping[str, Any] | ModelSpec
+
+
+@dataclass(frozen=True)
+class Part:
+    """A slot whose component was found and whose options are valid."""
+
+    path: str
+    entry: Entry
+    options: Options
+
+    @property
+    def label(self) -> str:
+        """``detector 'grounding-dino'``, for messages."""
+        return f"{self.entry.component.kind} {self.entry.component.name!r}"
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A specification with every default filled in, and the parts behind it."""
+
+    spec: ModelSpec
+    parts: Mapping[str, Part]
+
+
+def read_spec(spec: SpecLike, registry: Registry | None = None) -> ModelSpec:
+    """A ``ModelSpec`` from a preset's name, a path, a mapping, or a ``ModelSpec``.
+
+    Raises ``SpecError``, or ``UnknownNameError`` for a preset that does not exist.
+    """
+    if isinstance(spec, ModelSpec):
+        return spec
+    if isinstance(spec, Mapping):
+        return validate(dict(spec), ModelSpec)
+    if not isinstance(spec, str | os.PathLike):
+        raise SpecError(f"a spec is a preset's name, a path, a mapping or a ModelSpec, not a {type(spec).__name__}.")
+    text = os.fspath(spec)
+    if Path(text).suffix in {".yaml", ".yml", ".json"}:
+        return load(text)
+    # One separator may also be a preset's qualified name, distribution/preset.
+    if isinstance(spec, os.PathLike) or text.count(os.sep) > 1 or (os.sep in text and Path(text).exists()):
+        raise SpecError(f"{text}: a spec file ends in .yaml, .yml or .json.")
+    return (registry or default_registry()).preset(text)
+
+
+def resolve(
+    spec: SpecLike, overrides: Mapping[str, Any] | None = None, *, registry: Registry | None = None
+) -> Resolved:
+    """Find every part the spec names and validate its options. All faults are reported together."""
+    registry = registry or default_registry()
+    wanted = read_spec(spec, registry)
+    if overrides:
+        wanted = wanted.with_overrides(overrides)
+    parts: dict[str, Part] = {}
+    faults: list[SpecError | PluginError] = []
+    for path, kind, slot in wanted.slots():
+        try:
+            entry = registry.component(kind, slot.use)
+            parts[path] = Part(path, entry, _options(path, entry, slot))
+        except (SpecError, PluginError) as error:
+            faults.append(type(error)(_at(path, str(error))))
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        raise SpecError("\n".join(str(fault) for fault in faults))
+    _warn_of_other_versions(wanted, parts)
+    filled: dict[str, Any] = {f"{path}.options": part.options.model_dump(mode="json") for path, part in parts.items()}
+    filled["distributions"] = {path: _version_of(part) for path, part in parts.items()}
+    return Resolved(wanted.with_overrides(filled), parts)
+
+
+def _at(path: str, message: str) -> str:
+    return "\n".join(line if line.startswith(path) else f"{path}: {line}" for line in message.splitlines())
+
+
+def _options(path: str, entry: Entry, slot: Slot) -> Options:
+    where = f"{path}.options"
+    try:
+        options = validate(slot.options, entry.component.options, where=where)
+        options.model_dump(mode="json")  # the resolved spec must be plain data
+        return options
+    except SpecError:
+        raise
+    except Exception as error:  # a stranger's validator may raise anything
+        raise PluginError(f"{where}: the options of {entry.source} failed: {describe(error)}") from error
+
+
+def _version_of(part: Part) -> str:
+    return f"{part.entry.source.distribution} {part.entry.source.version}"
+
+
+def _warn_of_other_versions(spec: ModelSpec, parts: Mapping[str, Part]) -> None:
+    for path, written in spec.distributions.items():
+        if path in parts and (found := _version_of(parts[path])) != written:
+            warnings.warn(f"{path} was written for {written}; this is {found}.", stacklevel=3)
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """The widths that the query transformer is built for. None where only the built part can tell."""
+
+    image_dim: int | None
+    local_dims: Mapping[str, int | None]
+
+
+def wire(resolved: Resolved) -> Wiring:
+    """Compare the parts with each other before anything is allocated. Raises ``WiringError``."""
+    parts = resolved.parts
+    if "refiner.segmenter" in parts and "refiner.detector" not in parts:
+        raise WiringError(
+            f"refiner.segmenter {parts['refiner.segmenter'].entry.component.name!r} needs boxes, but refiner.detector is null; "
+            "set refiner.segmenter=null or choose a detector, such as refiner.detector=grounding-dino."
+        )
+    image_dim = declared_dim(parts["image_encoder"])
+    local_dims = {
+        source: declared_dim(parts[f"refiner.{source}"]) for source in LOCAL_SOURCES if f"refiner.{source}" in parts
+    }
+    wiring = Wiring(image_dim, local_dims)
+    check_query_transformer(parts, wiring)
+    return wiring
+
+
+def declared_dim(part: Part) -> int | None:
+    """``feature_dim`` as the part's options state it, or None where they do not."""
+    try:
+        dim = getattr(part.options, "feature_dim", None)
+    except Exception as error:  # a stranger's property may raise anything
+        raise PluginError(f"{part.path}: feature_dim of {part.entry.source} failed: {describe(error)}") from error
+    if dim is None or (isinstance(dim, int) and dim > 0):
+        return dim
+    raise PluginError(f"{part.path}: feature_dim of {part.entry.source} must be a positive integer, not {dim!r}.")
+
+
+def check_query_transformer(parts: Mapping[str, Part], wiring: Wiring, *, warn: bool = True) -> None:
+    """Compare what the query transformer is set to read with what the experts give.
+
+    Raises ``WiringError``. Warns of local tokens that nothing reads, unless told not to.
+    """
+    reader = parts["query_transformer"]
+    pinned = getattr(reader.options, "image_dim", None)
+    given = wiring.image_dim
+    if pinned is not None and given is not None and pinned != given:
+        raise WiringError(_misfit(reader, "image_dim", pinned, parts["image_encoder"], given))
+    reads_local = "local_dims" in type(reader.options).model_fields
+    if warn and wiring.local_dims and not reads_local:
+        warnings.warn(
+            f"{reader.label} reads no local tokens: those of the refiner's {' and '.join(wiring.local_dims)} are not used. "
+            "Its tags and boxes still reach the text.",
+            stacklevel=3,
+        )
+    pinned_local = getattr(reader.options, "local_dims", None)
+    if pinned_local is None:
+        return
+    for source in pinned_local:
+        if source not in LOCAL_SOURCES:
+            raise WiringError(
+                f"query_transformer.options.local_dims: {source!r} gives no local tokens.{did_you_mean(source, LOCAL_SOURCES)} "
+                f"Those that do: {', '.join(LOCAL_SOURCES)}; set query_transformer.options.local_dims=null to follow the refiner."
+            )
+    for source in LOCAL_SOURCES:
+        dim, given = pinned_local.get(source), wiring.local_dims.get(source)
+        if (source in pinned_local) != (source in wiring.local_dims):
+            there, missing = ("reads", "gives none") if source in pinned_local else ("does not read", "gives them")
+            raise WiringError(
+                f"query_transformer.options.local_dims: {reader.entry.component.name!r} {there} tokens of a {source}, but "
+                f"refiner.{source} {missing}; set query_transformer.options.local_dims=null to follow the refiner."
+            )
+        if dim is not None and given is not None and dim != given:
+            raise WiringError(_misfit(reader, f"local_dims.{source}", dim, parts[f"refiner.{source}"], given))
+
+
+def _misfit(reader: Part, option: str, pinned: int, giver: Part, given: int) -> str:
+    return (
+        f"{giver.path} {giver.entry.component.name!r} gives feature_dim {given}, but {reader.path} {reader.entry.component.name!r} "
+        f"is set to read {pinned}; set {reader.path}.options.{option}={given}, or choose a part for {giver.path} that gives {pinned}."
+    )

@@ -1,0 +1,399 @@
+"""What a model is, as plain data: ``ModelSpec``, its slots, dotted overrides, and YAML and JSON files.
+
+Validation has two steps. This file does the first: structure, names of fields, types. A slot's ``options`` stay a mapping here; they are
+validated by the component's own ``Options`` class when the spec is resolved (``lyrics.core.build.resolve``), so that strangers'
+components are validated exactly as ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import reprlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar, cast, get_args, get_origin
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from lyrics.core.errors import SpecError, UnknownNameError, did_you_mean
+
+M = TypeVar("M", bound=BaseModel)
+#: Lists and mappings within each other in a part's options. Real options need three; a spec that refers to itself needs infinitely many.
+MAX_DEPTH = 32
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False, defer_build=True
+    )
+
+
+class Slot(_Frozen):
+    """A place for a component: ``{use: name, options: {...}}``. A bare string is a slot without options."""
+
+    use: str = Field(min_length=1, description="name of the component, or distribution/name")
+    options: Annotated[dict[str, JsonValue], BeforeValidator(lambda value: _plain(value))] = Field(
+        default_factory=dict, description="the component's own options"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_a_bare_name(cls, value: Any) -> Any:
+        return {"use": value} if isinstance(value, str) else value
+
+
+class ObjectiveSlot(Slot):
+    """A loss of stage 1 and its factor in the sum."""
+
+    weight: float = Field(
+        1.0, ge=0, description="factor of this loss in the sum; equation 5 of the paper is the plain sum"
+    )
+
+
+class RefinerSpec(_Frozen):
+    """The visual refiner: tagger -> detector -> segmenter. Any part may be absent."""
+
+    tagger: Slot | None = Field(None, description="names what is in the picture; null: the caller gives the tags")
+    detector: Slot | None = Field(None, description="boxes for the tags, and local tokens")
+    segmenter: Slot | None = Field(None, description="a mask and a local token for each box")
+    max_objects: int = Field(100, ge=1, description="objects kept per picture, best first")
+
+
+class ModelSpec(_Frozen):
+    """A whole model as data. Every field can be set by an override, such as ``refiner.detector.options.box_threshold=0.3``."""
+
+    image_encoder: Slot = Field(description="global features of the picture")
+    refiner: RefinerSpec | None = Field(
+        None, description="objects of the picture; null: the model sees the picture as a whole"
+    )
+    query_transformer: Slot = Field(description="compresses features into query outputs")
+    language_model: Slot = Field(description="reads soft tokens and text, and answers")
+    objectives: dict[str, ObjectiveSlot] = Field(
+        default_factory=dict, description="losses of stage 1, by a name of your choice"
+    )
+    codec: Literal["lyrics", "released", "shikra", "qwen", "pixel"] = Field(
+        "lyrics", description="how boxes are written in text"
+    )
+    sees: tuple[Literal["spatial", "instruction"], ...] = Field(
+        ("spatial", "instruction"), description="texts that the query transformer reads in stage 2"
+    )
+    distributions: dict[str, str] = Field(
+        default_factory=dict,
+        description="spec path -> 'distribution version' of the part; written when a model is built",
+    )
+
+    @field_validator("objectives")
+    @classmethod
+    def _names_fit_into_a_path(cls, objectives: dict[str, ObjectiveSlot]) -> dict[str, ObjectiveSlot]:
+        for name in objectives:
+            if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+                raise ValueError(f"the name {name!r} of a loss must be letters, digits, hyphens and underscores")
+        return objectives
+
+    def slots(self) -> Iterator[tuple[str, str, Slot]]:
+        """(spec path, kind, slot) of every part that the spec names, in the order of a forward pass."""
+        yield "image_encoder", "image-encoder", self.image_encoder
+        if self.refiner is not None:
+            for part in ("tagger", "detector", "segmenter"):
+                slot = getattr(self.refiner, part)
+                if slot is not None:
+                    yield f"refiner.{part}", part, slot
+        yield "query_transformer", "query-transformer", self.query_transformer
+        yield "language_model", "language-model", self.language_model
+        for name, slot in self.objectives.items():
+            yield f"objectives.{name}", "objective", slot
+
+    def with_overrides(self, overrides: Mapping[str, Any]) -> Self:
+        """A copy with dotted paths set, e.g. ``{"refiner.detector": "cached", "language_model.options.lora.rank": 8}``.
+
+        Giving a slot another ``use`` drops the options of the part it replaces. Raises ``SpecError`` for a path that does not exist,
+        with the nearest one that does.
+        """
+        data = self.model_dump(mode="json")
+        for path, value in sorted(overrides.items(), key=_replacements_first):
+            _set(data, path, value)
+        return validate(data, type(self))
+
+
+def _replacements_first(item: tuple[str, Any]) -> tuple[int, bool]:
+    """A whole slot and its ``use`` are set before its options, however the overrides were ordered."""
+    parts = item[0].split(".")
+    return len(parts), parts[-1] != "use"
+
+
+class _Free:
+    """Schema of what a component's own Options will judge: any key is allowed here."""
+
+
+class _Leaf:
+    """Schema of a value without keys."""
+
+
+Schema = Any  # a BaseModel class, a dict annotation, _Free or _Leaf
+
+
+def _is_dict(annotation: Any) -> bool:
+    origin: Any = get_origin(annotation)
+    return origin is dict
+
+
+def _schema_of(annotation: Any) -> Schema:
+    """What stands under a field of this annotation, seen through Optional and Annotated."""
+    if annotation is JsonValue:
+        return _Free
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if _is_dict(annotation):
+        return annotation
+    found = [_schema_of(argument) for argument in get_args(annotation)]
+    return next((schema for schema in found if schema is not _Leaf), _Leaf)
+
+
+def _child(schema: Schema, key: str) -> Schema | None:
+    """The schema under ``key``, or None when there is no such key."""
+    if schema is _Free:
+        return _Free
+    if schema is _Leaf:
+        return None
+    if _is_dict(schema):
+        return _schema_of(get_args(schema)[1])
+    field = schema.model_fields.get(key)
+    return None if field is None else _schema_of(field.annotation)
+
+
+def _set(data: dict[str, Any], path: str, value: Any) -> None:
+    """Set ``path`` in the plain data of a ModelSpec, in place."""
+    keys = path.split(".")
+    if not all(keys):
+        raise SpecError(f"override {path!r}: a path is names joined by dots, such as refiner.detector.")
+    node, schema = data, cast(Schema, ModelSpec)
+    for depth, key in enumerate(keys):
+        here = ".".join(keys[:depth])
+        if not isinstance(node, dict):
+            advice = f"Set {here} first." if node is None else f"Set {here} as a whole."
+            raise SpecError(f"override {path!r}: {here} is {'null' if node is None else _short(node)}. {advice}")
+        child = _child(schema, key)
+        last = depth == len(keys) - 1
+        if child is None or not (key in node or last or child is _Free):
+            raise _no_such_path(path, here, key, list(node))
+        if last:
+            if key == "use" and _is_model(schema, Slot) and node.get("use") != value:
+                node["options"] = {}
+            node[key] = _whole(value, child, path)
+            return
+        if child is _Free:
+            node.setdefault(key, {})
+        elif node[key] is None and child is RefinerSpec:
+            # `refiner.detector=...` on a model without a refiner gives it one.
+            node[key] = RefinerSpec().model_dump(mode="json")
+        node, schema = node[key], child
+
+
+def _whole(value: Any, schema: Schema, path: str) -> Any:
+    """``value`` as plain data. A part given as a whole, by a bare name or some of its keys, gets all its keys for later overrides."""
+    if value is not None and _is_model(schema, BaseModel):
+        return validate(value, schema, where=path).model_dump(mode="json")
+    if _is_dict(schema) and isinstance(value, Mapping):
+        return {str(key): _whole(item, _child(schema, str(key)), f"{path}.{key}") for key, item in value.items()}
+    try:
+        return _plain(value)
+    except SpecError as error:
+        raise SpecError(f"override {path!r}: {error}") from None
+
+
+def _is_model(schema: Schema, model: type[BaseModel]) -> bool:
+    return isinstance(schema, type) and issubclass(schema, model)
+
+
+def _no_such_path(path: str, here: str, key: str, choices: list[str]) -> SpecError:
+    prefix = f"{here}." if here else ""
+    hint = did_you_mean(key, choices)
+    if not hint and "use" in choices:
+        hint = f" An option of the part is written {prefix}options.{key}."
+    known = ", ".join(prefix + choice for choice in choices) or "nothing"
+    return UnknownNameError(f"override {path!r}: there is no {prefix}{key}.{hint} Known here: {known}.")
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    """JSON's types from what Python callers write: tuples become lists, models their data. Raises ``SpecError`` beyond ``MAX_DEPTH``."""
+    if depth > MAX_DEPTH:
+        raise SpecError(f"options are nested {MAX_DEPTH} levels deep at most.")
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, depth + 1) for item in value]
+    return value
+
+
+def validate(data: Any, model: type[M], *, where: str = "") -> M:
+    """``data`` as ``model``, or a ``SpecError`` naming the path, the value and what was expected, for every fault found.
+
+    ``where`` is put before each path; it is how options are reported at their place in the spec.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        lines = [_sentence(fault, model, where) for fault in error.errors(include_url=False)]
+        raise SpecError("\n".join(dict.fromkeys(lines))) from None
+
+
+def _sentence(fault: Mapping[str, Any], model: type[BaseModel], where: str) -> str:
+    keys = _keys_of(fault["loc"], model)
+    path = ".".join((*([where] if where else []), *keys)) or "(top level)"
+    value = fault.get("input")
+    kind = fault["type"]
+    if kind == "extra_forbidden":
+        choices = _known_keys(model, keys[:-1])
+        known = f" Known here: {', '.join(choices)}." if choices else ""
+        return f"{path}: unknown key.{did_you_mean(keys[-1], choices)}{known}"
+    if kind == "missing":
+        return f"{path}: is required and was not given."
+    if kind == "literal_error":
+        expected = fault["ctx"]["expected"]
+        hint = did_you_mean(str(value), [choice.strip("' ") for choice in expected.replace(" or ", ",").split(",")])
+        return f"{path}: {_short(value)} is not allowed; allowed: {expected}.{hint}"
+    if kind == "model_type":
+        wanted = "a component's name or a mapping with use and options" if "Slot" in fault["msg"] else "a mapping"
+        return f"{path}: {_short(value)} is not allowed; should be {wanted}."
+    message = fault["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    verb = "should be " if fault["msg"].startswith("Input should be ") else ""
+    return f"{path}: {_short(value)} is not allowed; {verb}{message[:1].lower()}{message[1:].rstrip('.')}."
+
+
+def _keys_of(loc: tuple[str | int, ...], model: type[BaseModel]) -> tuple[str, ...]:
+    """The path of a fault without pydantic's own words: the name of a validator, and between the keys of free data their JSON types."""
+    keys = [str(key) for key in loc if not (isinstance(key, str) and key.startswith("function-"))]
+    schema: Schema | None = model
+    for index, key in enumerate(keys):
+        if schema is None:
+            break
+        if schema is _Free:
+            return (*keys[:index], *keys[index + 1 :: 2])
+        schema = _child(schema, key)
+    return tuple(keys)
+
+
+def _known_keys(model: type[BaseModel], keys: tuple[str, ...]) -> list[str]:
+    schema: Schema | None = model
+    for key in keys:
+        schema = _child(schema, key)
+    return list(schema.model_fields) if isinstance(schema, type) and issubclass(schema, BaseModel) else []
+
+
+_REPR = reprlib.Repr()  # of bounded depth and length, whatever the value
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 60
+
+
+def _short(value: Any) -> str:
+    text = _REPR.repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice: YAML itself lets the last one win without a word."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str | int | float | bool) and key in seen:
+                raise SpecError(f"line {key_node.start_mark.line + 1}: the key {key!r} is given twice.")
+            if isinstance(key, str):
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
+            raise SpecError(
+                f"line {line}: aliases are not read (a few lines of them can stand for gigabytes); write the value out."
+            )
+        return super().compose_node(parent, index)
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    seen: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in seen:
+            raise SpecError(f"the key {key!r} is given twice.")
+        seen[key] = value
+    return seen
+
+
+def parse_yaml(text: str, *, source: str = "text") -> Any:
+    """Plain data from YAML or JSON text. Raises ``SpecError`` naming ``source`` and the line."""
+    loader = None
+    try:
+        if text.lstrip().startswith("{"):
+            # YAML 1.1 is not quite JSON's superset: it reads 1e-12 as a string, and splits surrogate pairs.
+            with contextlib.suppress(json.JSONDecodeError):
+                return json.loads(text, object_pairs_hook=_unique_keys)
+        loader = _UniqueKeyLoader(text)
+        return loader.get_single_data()
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark is not None else ""
+        raise SpecError(
+            f"{source}{line}: not valid YAML or JSON: {getattr(error, 'problem', None) or ' '.join(str(error).split())}."
+        ) from None
+    except SpecError as error:
+        raise SpecError(f"{source}, {error}") from None
+    except (RecursionError, ValueError) as error:
+        raise SpecError(f"{source}: not valid YAML or JSON: {type(error).__name__}: {error}.") from None
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+def loads(text: str, *, source: str = "text") -> ModelSpec:
+    """A spec from YAML or JSON text. Raises ``SpecError``."""
+    data = parse_yaml(text, source=source)
+    if not isinstance(data, dict):
+        raise SpecError(f"{source}: a model spec is a mapping with keys such as image_encoder, not {_short(data)}.")
+    try:
+        return validate(data, ModelSpec)
+    except SpecError as error:
+        raise SpecError("\n".join(f"{source}: {line}" for line in str(error).splitlines())) from None
+
+
+def dumps(spec: ModelSpec, *, format: Literal["yaml", "json"] = "yaml") -> str:
+    """The spec as text; ``loads(dumps(spec)) == spec``."""
+    data = spec.model_dump(mode="json")
+    if format == "json":
+        return json.dumps(data, indent=2) + "\n"
+    return yaml.safe_dump(data, sort_keys=False, width=120, allow_unicode=True)
+
+
+def load(path: str | Path) -> ModelSpec:
+    """A spec from a ``.yaml``, ``.yml`` or ``.json`` file. Raises ``SpecError`` naming the file."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        if "null byte" in str(error):
+            reason = "a file's name holds no null byte"
+        raise SpecError(f"{path}: cannot be read: {reason}.") from None
+    return loads(text, source=str(path))
+
+
+def dump(spec: ModelSpec, path: str | Path) -> None:
+    """Write a spec to a ``.yaml``, ``.yml`` or ``.json`` file."""
+    path = Path(path)
+    if path.suffix not in {".yaml", ".yml", ".json"}:
+        raise SpecError(f"{path}: a spec is written as .yaml, .yml or .json.")
+    path.write_text(dumps(spec, format="json" if path.suffix == ".json" else "yaml"), encoding="utf-8")

@@ -1,0 +1,156 @@
+"""The records that cross a component boundary.
+
+Shapes: B images, C colour channels, H and W pixels, M local tokens of the detector, K objects of the segmenter, D feature width.
+Importing this file imports no torch; tensors appear in annotations only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from lyrics.core.geometry import Box, Frame
+from lyrics.core.masks import Mask
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a picture becomes the canvas that an expert reads. Declared by the expert, applied by the processor.
+
+    Args:
+        resize: ``squash`` to ``size`` x ``size`` whatever the shape; ``shortest`` side to ``size``, the longest at most ``max_size``;
+            ``longest`` side to ``size``. The last two keep the aspect ratio.
+        size: pixels.
+        max_size: pixels; only with ``shortest``.
+        crop: side in pixels of a central square crop after the resize, or None.
+        pad_to: side in pixels of the square that the canvas is padded to on the right and at the bottom (with zeros, after
+            normalisation); None pads to the largest canvas of the batch.
+        mean, std: per channel (RGB), of pixels scaled to [0, 1].
+        resampling: Pillow's filter of that name.
+    """
+
+    resize: Literal["squash", "shortest", "longest"]
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    resampling: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
+    max_size: int | None = None
+    crop: int | None = None
+    pad_to: int | None = None
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """Pictures as one expert reads them.
+
+    ``pixels_BCHW`` is float, normalised, zero-padded on the right and at the bottom. ``frames[i].size`` is the (width, height) in
+    pixels of picture i's canvas before that padding, and the frame maps boxes between the canvas and the original picture.
+    ``names`` say which pictures they are (the path as the caller wrote it, or an empty string), for experts that look results up.
+    """
+
+    pixels_BCHW: torch.Tensor
+    frames: tuple[Frame, ...]
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        assert len(self.frames) == self.pixels_BCHW.shape[0], "one frame per picture"
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    @property
+    def pixel_mask_BHW(self) -> torch.Tensor:
+        """True where there is picture, False where there is padding."""
+        import torch
+
+        _, _, height, width = self.pixels_BCHW.shape
+        mask = torch.zeros(len(self), height, width, dtype=torch.bool, device=self.pixels_BCHW.device)
+        for row, frame in zip(mask, self.frames, strict=True):
+            row[: frame.size[1], : frame.size[0]] = True
+        return mask
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """A name for something in the picture, with its probability in [0, 1]."""
+
+    name: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """One box for one of the caller's phrases (spelt as the caller spelt it), with its score in [0, 1]."""
+
+    phrase: str
+    box_norm: Box
+    score: float
+
+
+@dataclass(frozen=True)
+class DetectorOutput:
+    """What a detector returns for a batch.
+
+    ``detections[i]`` are picture i's, in descending score. ``tokens_BMD`` are its local tokens and ``mask_BM`` (bool) says which
+    exist; a picture without detections may have tokens all the same (Grounding DINO always gives its 900 query states).
+    """
+
+    detections: tuple[tuple[Detection, ...], ...]
+    tokens_BMD: torch.Tensor
+    mask_BM: torch.Tensor
+
+
+@dataclass(frozen=True)
+class SegmenterOutput:
+    """What a segmenter returns for a batch: a mask and a token for every box that was asked for, in the order asked.
+
+    ``masks[i][k]`` is in the original picture. ``tokens_BKD`` has one row per box, ``mask_BK`` (bool) says which rows exist; K is the
+    largest number of boxes in the batch and may be 0.
+    """
+
+    masks: tuple[tuple[Mask, ...], ...]
+    tokens_BKD: torch.Tensor
+    mask_BK: torch.Tensor
+
+
+@dataclass(frozen=True)
+class DetectedObject:
+    """An object of a picture as the refiner reports it: tag, box in the original picture, score, and its mask where one was made."""
+
+    tag: str
+    box_norm: Box
+    score: float
+    mask: Mask | None = None
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One exchange of a conversation about a picture. Objects named in the text are listed so that boxes can be written in any codec."""
+
+    instruction: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One training or evaluation example, whatever its source.
+
+    Args:
+        image: path or key that the data set's reader understands; None for text alone.
+        captions: alternative descriptions of the picture.
+        objects: tags and boxes in the original picture; ``score`` is 1.0 for annotated ones.
+        turns: instructions with their answers, in order.
+        source: name of the data set and the key in it, for ledgers and error messages.
+        extra: plain data that a benchmark needs (reference answers, question id).
+    """
+
+    image: str | None
+    captions: tuple[str, ...] = ()
+    objects: tuple[DetectedObject, ...] = ()
+    turns: tuple[Turn, ...] = ()
+    source: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)

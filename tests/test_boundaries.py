@@ -1,0 +1,338 @@
+"""Who may import whom, what imports without torch, and what never appears in the source."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import json
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+import lyrics
+from tests.fresh import HEAVY, ROOT, fresh
+
+PACKAGE = ROOT / "lyrics"
+FILES = sorted(PACKAGE.rglob("*.py"))
+EXAMPLES = sorted(path for folder in ("examples", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
+STANDARD = sys.stdlib_module_names
+
+#: Files that design.md marks *no torch*.
+NO_TORCH = (
+    "component",
+    "contracts",
+    "errors",
+    "geometry",
+    "hookspecs",
+    "inventory",
+    "masks",
+    "presets",
+    "registry",
+    "resolve",
+    "spatial",
+    "spec",
+    "types",
+)
+
+
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def imported(module: ast.Module) -> Iterator[str]:
+    """Every module that a file imports, wherever the statement stands, and every name as ``module.name``."""
+    for node in ast.walk(module):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def dotted(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def may_import(importer: str, name: str) -> bool:
+    """The rule of design.md section 2, for a module of the package and a lyrics module (or name) that it imports."""
+
+    def within(*packages: str) -> bool:
+        return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+    layer = importer.split(".")[1] if "." in importer else ""
+    if layer == "kernels":
+        return within("lyrics.kernels")
+    if layer == "core":
+        return within("lyrics.core", "lyrics.kernels") or name == "lyrics.__version__"
+    if layer == "plugins":
+        return within("lyrics.core", "lyrics.kernels", ".".join(importer.split(".")[:3]))
+    if layer == "testing":
+        return within("lyrics.core", "lyrics.testing")
+    if layer == "cli":
+        return within("lyrics.core", "lyrics.cli") or (
+            importer == "lyrics.cli.conformance" and within("lyrics.testing")
+        )
+    return within("lyrics.core")  # lyrics/__init__.py
+
+
+@pytest.mark.parametrize("path", FILES, ids=dotted)
+def test_imports_go_downwards_only(path: Path) -> None:
+    for name in imported(tree(path)):
+        if name.partition(".")[0] == "lyrics":
+            assert may_import(dotted(path), name), f"{dotted(path)} imports {name}"
+
+
+@pytest.mark.parametrize(
+    ("importer", "name", "allowed"),
+    [
+        ("lyrics.core.build", "lyrics.plugins.tiny", False),
+        ("lyrics.core.build", "lyrics.cli", False),
+        ("lyrics.core.build", "lyrics.testing.run", False),
+        ("lyrics.core.streams", "lyrics.kernels.Segment", True),
+        ("lyrics.kernels.plan", "lyrics.core.errors", False),
+        ("lyrics.plugins.tiny.vit", "lyrics.plugins.tiny", True),
+        ("lyrics.plugins.tiny.vit", "lyrics.plugins.tiny_two", False),
+        ("lyrics.plugins.tiny.vit", "lyrics.plugins.mqformer", False),
+        ("lyrics.plugins.tiny.vit", "lyrics.cli", False),
+        ("lyrics.cli.check", "lyrics.plugins.tiny", False),
+        ("lyrics.cli.check", "lyrics.testing.x", False),
+        ("lyrics.cli.conformance", "lyrics.testing.check_component", True),
+    ],
+)
+def test_the_rule_itself(importer: str, name: str, allowed: bool) -> None:
+    assert may_import(importer, name) is allowed
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.is_relative_to(PACKAGE / "kernels")], ids=dotted)
+def test_kernels_stand_on_torch_alone(path: Path) -> None:
+    """A file named after an optional back-end may import that back-end."""
+    own = {"_triton": {"triton"}, "_flash": {"flash_attn"}}
+    back_end = next((modules for prefix, modules in own.items() if path.stem.startswith(prefix)), set())
+    allowed = {"torch", "numpy", "lyrics", "__future__", *back_end}
+    found = {name.partition(".")[0] for name in imported(tree(path))}
+    assert found - STANDARD <= allowed
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.is_relative_to(PACKAGE / "core")], ids=dotted)
+def test_core_names_no_plugin_in_a_string_either(path: Path) -> None:
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            assert "lyrics.plugins" not in node.value
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_examples_and_benchmarks_use_public_names(path: Path) -> None:
+    for name in imported(tree(path)):
+        keys = name.split(".")
+        if keys[0] != "lyrics":
+            continue
+        assert not any(key.startswith("_") for key in keys), f"{path} imports {name}"
+        assert keys[1:2] != ["plugins"], f"{path} imports {name}"
+        if len(keys) == 2 and keys[1] not in ("testing", "kernels", "core", "cli"):
+            assert keys[1] in lyrics.__all__, f"{path} imports {name}"
+
+
+def test_there_are_examples() -> None:
+    assert EXAMPLES
+
+
+def test_every_public_name_is_there() -> None:
+    assert sorted(lyrics.__all__) == sorted(dir(lyrics))
+    for name in lyrics.__all__:
+        assert getattr(lyrics, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'build_modell'"):
+        _ = lyrics.build_modell
+    declared = {
+        alias.name
+        for node in ast.walk(tree(PACKAGE / "__init__.py"))
+        if isinstance(node, ast.If)
+        for inner in ast.walk(node)
+        if isinstance(inner, ast.ImportFrom)
+        for alias in inner.names
+    }
+    assert declared == set(lyrics.__all__) - {"__version__"}, "type checkers see other names than users do"
+
+
+def test_version_is_that_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert lyrics.__version__ == project["version"]
+
+
+# --- cold imports ---
+
+MANIFESTS = tuple(
+    sorted(
+        {
+            entry_point.value
+            for entry_point in importlib.metadata.entry_points(group="lyrics")
+            if entry_point.dist is not None and entry_point.dist.name == "lyrics-vl"
+        }
+    )
+)
+LIGHT = (*(f"lyrics.core.{name}" for name in NO_TORCH), *MANIFESTS)
+
+
+@pytest.fixture(scope="module")
+def cold() -> Mapping[str, str]:
+    """Module -> why it cannot be imported without torch, transformers and triton; an empty string where it can."""
+    done = fresh(
+        "import importlib, json\n"
+        "found = {}\n"
+        "for name in sys.argv[1:]:\n"
+        "    try:\n"
+        "        importlib.import_module(name)\n"
+        "        found[name] = ''\n"
+        "    except BaseException as error:\n"
+        "        found[name] = repr(error)\n"
+        "print(json.dumps(found))\n",
+        *LIGHT,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_light_module_imports_without_torch(module: str, cold: Mapping[str, str]) -> None:
+    assert cold[module] == ""
+
+
+def test_blocking_blocks() -> None:
+    for heavy in HEAVY:
+        done = fresh(f"import {heavy}")
+        assert f"{heavy} is blocked" in done.stderr
+    assert fresh("import lyrics.core.model").returncode != 0
+
+
+def test_all_manifests_are_looked_at() -> None:
+    written = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["lyrics"]
+    assert set(MANIFESTS) == set(written.values())
+    families = {path.name for path in (PACKAGE / "plugins").iterdir() if (path / "__init__.py").is_file()}
+    assert families == {value.rpartition(".")[2] for value in MANIFESTS if value.startswith("lyrics.plugins.")}
+
+
+def test_light_files_are_typed_strictly() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]
+    strict = {
+        m for override in settings["overrides"] if override.get("disallow_any_generics") for m in override["module"]
+    }
+    # design.md section 2; `inventory` is light for the sake of `lyrics list`.
+    assert strict >= {f"lyrics.core.{name}" for name in NO_TORCH if name != "inventory"}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import lyrics; lyrics.Component, lyrics.Options, lyrics.ModelSpec, lyrics.Box, lyrics.Registry, lyrics.LyricsError",
+        "import lyrics.cli",
+        "import lyrics.testing",
+        "import lyrics.core.build",
+    ],
+)
+def test_import_is_cheap(code: str) -> None:
+    """Nothing heavy, no plugin, and no file or folder made."""
+    done = fresh(
+        f"import os; before = set(os.listdir('.')); {code}\n"
+        "loaded = [name for name in sys.modules if name.startswith('lyrics.plugins')]\n"
+        "assert not loaded, loaded\n"
+        "assert set(os.listdir('.')) == before\n"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+# --- what never appears ---
+
+CALLS = {
+    "eval": "runs text as code",
+    "exec": "runs text as code",
+    "compile": "makes code of text",
+    "__import__": "imports by name; use importlib, so that it can be found",
+    "torch.load": "unpickles",
+    "pickle.load": "unpickles",
+    "pickle.loads": "unpickles",
+    "yaml.load": "makes objects of text",
+    "yaml.unsafe_load": "makes objects of text",
+    "yaml.full_load": "makes objects of text",
+    "os.system": "runs a shell",
+}
+MODULES = ("pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib")
+METHODS = {"extractall": "writes wherever an archive says"}
+NAMES = {"LOAD_TRUNCATED_IMAGES": "hides damage"}
+KEYWORDS = {"trust_remote_code": "runs a stranger's code", "allow_pickle": "unpickles", "shell": "runs a shell"}
+
+
+def offences(module: ast.Module) -> Iterator[str]:
+    for name in imported(module):
+        if name.partition(".")[0] in MODULES:
+            yield f"import of {name}"
+    for node in ast.walk(module):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            if called in CALLS:
+                yield f"line {node.lineno}: {called} {CALLS[called]}"
+            for keyword in node.keywords:
+                value = keyword.value
+                if keyword.arg in KEYWORDS and not (isinstance(value, ast.Constant) and value.value is False):
+                    yield f"line {node.lineno}: {keyword.arg} {KEYWORDS[keyword.arg]}"
+        if isinstance(node, ast.Attribute) and node.attr in METHODS:
+            yield f"line {node.lineno}: {node.attr} {METHODS[node.attr]}"
+        if isinstance(node, ast.Attribute | ast.Name):
+            name = node.attr if isinstance(node, ast.Attribute) else node.id
+            if name in NAMES:
+                yield f"line {node.lineno}: {name} {NAMES[name]}"
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant) and node.value.value is None:
+            for target in node.targets:
+                if ast.unparse(target).endswith("MAX_IMAGE_PIXELS"):
+                    yield f"line {node.lineno}: MAX_IMAGE_PIXELS = None lets a picture of any size be decoded"
+
+
+#: The one converter that opens a data set's pickle: by itself, in a process of its own, with an unpickler that refuses every class.
+CONVERTER = PACKAGE / "core" / "data" / "convert_refs.py"
+
+
+@pytest.mark.parametrize("path", [*FILES, *EXAMPLES], ids=lambda path: str(path.relative_to(ROOT)))
+def test_source_keeps_the_safety_rules(path: Path) -> None:
+    assert list(offences(tree(path))) == (["import of pickle"] if path == CONVERTER else [])
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import pickle",
+        "from pickle import loads",
+        "pickle.load(file)",
+        "torch.load(path, weights_only=True)",
+        "yaml.load(text, Loader=yaml.SafeLoader)",
+        "eval('1')",
+        "exec(text)",
+        "AutoModel.from_pretrained(name, trust_remote_code=True)",
+        "AutoModel.from_pretrained(name, trust_remote_code=options.trust)",
+        "numpy.load(path, allow_pickle=True)",
+        "archive.extractall(folder)",
+        "tarfile.open(path).extractall",
+        "ImageFile.LOAD_TRUNCATED_IMAGES = True",
+        "Image.MAX_IMAGE_PIXELS = None",
+        "subprocess.run(text, shell=True)",
+    ],
+)
+def test_the_audit_finds(code: str) -> None:
+    assert list(offences(ast.parse(code)))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "model.eval()",
+        "re.compile('a')",
+        "# torch.load",
+        "'pickle.load'",
+        "AutoModel.from_pretrained(name, trust_remote_code=False)",
+        "self.exec(text)",
+        "yaml.safe_load(text)",
+    ],
+)
+def test_the_audit_lets_pass(code: str) -> None:
+    assert not list(offences(ast.parse(code)))
