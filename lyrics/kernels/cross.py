@@ -1,0 +1,86 @@
+"""Which image each query set reads, and which of the image's keys exist: the plan of cross-attention.
+
+A *query set* is the queries of one kind (visual or grounding) of one stream. Many query sets read one image: the streams of several
+objectives, and hard negatives, whose queries read another sample's image through the index, without a copy of its keys and values.
+
+Letters: S query sets, Q queries in a set, I images, M keys of an image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from lyrics.kernels.plan import PlanError
+
+
+@dataclass(frozen=True, eq=False)
+class CrossPlan:
+    """Built once per pass and used by every layer that has cross-attention; see ``build_cross_plan``."""
+
+    image_index_S: torch.Tensor
+    num_images: int
+    key_mask_IM: torch.Tensor | None
+    row_id_SQ: torch.Tensor
+    col_id_M: torch.Tensor
+    order_S: torch.Tensor
+    """Query sets sorted by image, stable."""
+    counts_I: tuple[int, ...]
+    """How many query sets read each image."""
+    keyless_I: torch.Tensor | None
+    """True for images none of whose keys exist (their readers get zeros); None when there is no such image."""
+    derived: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    def key_mask_for(self, images: slice) -> torch.Tensor | None:
+        """The mask with keyless images opened, so that no softmax is over nothing: bool [images, M], or None."""
+        if self.key_mask_IM is None:
+            return None
+        mask = self.key_mask_IM[images]
+        return mask if self.keyless_I is None else mask | self.keyless_I[images, None]
+
+
+def build_cross_plan(
+    image_index_S: torch.Tensor,
+    key_mask_IM: torch.Tensor | None,
+    num_images: int,
+    row_id_SQ: torch.Tensor,
+    num_keys: int,
+) -> CrossPlan:
+    """Describe one cross-attention.
+
+    Args:
+        image_index_S: int64, host: the image that each query set reads.
+        key_mask_IM: bool, True where the key exists; None when all do.
+        num_images: I.
+        row_id_SQ: int32 identity of each query's logical position (a slice of ``Plan.row_id_T``), for dropout.
+        num_keys: M.
+
+    Raises:
+        PlanError: an index outside 0 .. num_images-1, or a mask of another shape.
+    """
+    index = image_index_S.to("cpu", torch.int64)
+    if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < num_images:
+        raise PlanError(f"query sets read images {int(index.min())} .. {int(index.max())}, and there are {num_images}.")
+    keyless = None
+    if key_mask_IM is not None:
+        if key_mask_IM.shape != (num_images, num_keys) or key_mask_IM.dtype != torch.bool:
+            raise PlanError(
+                f"the key mask is {key_mask_IM.dtype} {tuple(key_mask_IM.shape)}, not bool ({num_images}, {num_keys})."
+            )
+        if num_keys and bool(key_mask_IM.all()):
+            key_mask_IM = None
+        else:
+            none_left = ~key_mask_IM.any(dim=1)
+            keyless = none_left if bool(none_left.any()) else None
+    return CrossPlan(
+        image_index_S=index,
+        num_images=num_images,
+        key_mask_IM=key_mask_IM,
+        row_id_SQ=row_id_SQ,
+        col_id_M=torch.arange(num_keys, dtype=torch.int32, device=row_id_SQ.device),
+        order_S=torch.argsort(index, stable=True),
+        counts_I=tuple(torch.bincount(index, minlength=num_images).tolist()),
+        keyless_I=keyless,
+    )

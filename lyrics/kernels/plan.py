@@ -1,0 +1,352 @@
+"""Streams, segments and visibility tables -> an attention plan.
+
+The plan is the only description of who sees whom. The reference, the SDPA path, the dense mask and the pictures in the documentation
+all come from it.
+
+A *stream group* is R streams with the same segments and the same visibility table: one row per sample, each with its own segment
+lengths. All tokens of all groups are packed into one sequence without padding. Segments live in one of two *banks*, and the packed
+order is: bank 0 of every group, then bank 1 of every group. Inside a bank a row's segments are adjacent. (MQ-Former puts its queries in
+bank 0 and text in bank 1, so that either is one slice of the packed sequence.)
+
+With that order every query row sees at most two intervals of keys. The plan's table has one row per run of query rows::
+
+    q0, qn      rows q0 .. q0+qn-1 of the queries
+    k0, kn      all of them see keys k0 .. k0+kn-1
+    k1, k1n, cm row r (0 .. qn-1) sees key k1+j, 0 <= j < k1n, iff j < r + cm
+
+so a second interval that is not causal has ``cm == k1n``.
+
+Letters: T packed tokens, R rows of a group, P rows of the table.
+"""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from lyrics.kernels.hashing import mix
+
+Visibility = Literal["none", "full", "causal"]
+
+#: Columns of the table.
+COLUMNS = ("q0", "qn", "k0", "kn", "k1", "k1n", "cm")
+NUM_BANKS = 2
+
+
+class PlanError(ValueError):
+    """Streams that cannot be laid out: an unknown name, a wrong length, or a visibility of more than two key intervals."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A run of tokens of one kind in every row of a group. ``lengths_R`` are on the host, int64, and may be 0."""
+
+    name: str
+    lengths_R: torch.Tensor
+    bank: int = 0
+
+
+@dataclass(frozen=True)
+class StreamGroup:
+    """R streams with the same segments and the same visibility.
+
+    Args:
+        name: unique among the groups of one plan.
+        segments: in the order preferred inside their bank; all with the same R.
+        visibility: ``{(row segment, column segment): "full" | "causal" | "none"}``; pairs left out are ``none``. ``causal`` is only
+            meaningful from a segment to itself: token i sees tokens 0 .. i.
+        sample_R: what identifies each row's sample, for dropout: the same sample in the same group drops the same entries however it
+            is packed.
+        prefix: name of another group all of whose segments every token of this group sees as well.
+        prefix_row_R: which row of the prefix group; None means the same row.
+    """
+
+    name: str
+    segments: tuple[Segment, ...]
+    visibility: Mapping[tuple[str, str], Visibility]
+    sample_R: torch.Tensor
+    prefix: str | None = None
+    prefix_row_R: torch.Tensor | None = None
+
+    @property
+    def num_rows(self) -> int:
+        return int(self.sample_R.shape[0])
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the tokens of each segment lie in the packed sequence (host tensors)."""
+
+    num_tokens: int
+    bank_sizes: tuple[int, ...]
+    starts: Mapping[tuple[str, str], torch.Tensor]
+    lengths: Mapping[tuple[str, str], torch.Tensor]
+
+    def positions(self, group: str, segment: str) -> torch.Tensor:
+        """Packed positions of all tokens of a segment, row after row: int64 [sum of lengths]."""
+        return ragged_positions(self.starts[group, segment], self.lengths[group, segment])
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Who sees whom among packed tokens. Built once per step and used by every layer.
+
+    Args:
+        table: int32 [P, 7], host. Every query row is in exactly one run.
+        row_id_T, col_id_T: int32 hash of the logical position (sample, group, segment, offset) of each query and key row; dropout is
+            keyed on them.
+    """
+
+    table: torch.Tensor
+    row_id_T: torch.Tensor
+    col_id_T: torch.Tensor
+    derived: dict[Any, Any] = field(default_factory=dict, repr=False)
+    """What an implementation computed from the table and wants again in the next layer, under its own key."""
+
+    @property
+    def num_queries(self) -> int:
+        return int(self.row_id_T.shape[0])
+
+    @property
+    def num_keys(self) -> int:
+        return int(self.col_id_T.shape[0])
+
+    def dense_mask(self) -> torch.Tensor:
+        """The visibility as a matrix: bool [num_queries, num_keys] on the host, True where the row sees the column."""
+        mask = torch.zeros(self.num_queries, self.num_keys, dtype=torch.bool)
+        for q0, qn, k0, kn, k1, k1n, cm in self.table.tolist():
+            mask[q0 : q0 + qn, k0 : k0 + kn] = True
+            seen = torch.arange(k1n)[None, :] < torch.arange(qn)[:, None] + cm
+            mask[q0 : q0 + qn, k1 : k1 + k1n] |= seen
+        return mask
+
+    def select(self, rows: torch.Tensor) -> Plan:
+        """The plan for a subset of the query rows (sorted packed positions, host) against the same keys."""
+        wanted = rows.cpu().numpy().astype(np.int64)
+        assert (np.diff(wanted) > 0).all(), "rows must be sorted and different"
+        table = self.table.numpy().astype(np.int64)
+        low = np.searchsorted(wanted, table[:, 0])
+        high = np.searchsorted(wanted, table[:, 0] + table[:, 1])
+        kept: list[np.ndarray] = []
+        for run, first, last in zip(table, low, high, strict=True):
+            if first == last:
+                continue
+            if run[6] >= run[5]:  # not causal: rows are alike, so gaps between them do not matter
+                kept.append(np.array([[first, last - first, *run[2:]]]))
+                continue
+            offsets = wanted[first:last] - run[0]
+            pieces = np.split(np.arange(first, last), np.flatnonzero(np.diff(offsets) > 1) + 1)
+            for piece in pieces:
+                kept.append(np.array([[piece[0], len(piece), *run[2:6], run[6] + wanted[piece[0]] - run[0]]]))
+        chosen = np.concatenate(kept) if kept else np.zeros((0, len(COLUMNS)), np.int64)
+        return Plan(
+            torch.from_numpy(chosen.astype(np.int32)), self.row_id_T[rows.to(self.row_id_T.device)], self.col_id_T
+        )
+
+    def to(self, device: torch.device | str) -> Plan:
+        """The same plan with its per-token tables on ``device``; the table of runs stays on the host, where launches are decided."""
+        return Plan(self.table, self.row_id_T.to(device), self.col_id_T.to(device))
+
+
+def ragged_positions(starts: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """start_0, start_0 + 1, ... (length_0 of them), start_1, ...: int64 [sum of lengths]."""
+    total = int(lengths.sum())
+    firsts = torch.cumsum(lengths, 0) - lengths
+    return torch.repeat_interleave(starts - firsts, lengths) + torch.arange(total)
+
+
+def build_plan(groups: Sequence[StreamGroup]) -> tuple[Layout, Plan]:
+    """Lay the groups out and describe who sees whom.
+
+    Raises:
+        PlanError: a name is used twice or is unknown, numbers of rows differ, or some segment's visible keys cannot be had in two
+            intervals under any order of the segments.
+    """
+    _check(groups)
+    by_name = {group.name: group for group in groups}
+    ordered = {group.name: _order(group, by_name) for group in groups}
+    layout = _lay_out(groups, ordered)
+    table = [run for group in groups for run in _runs(group, by_name, ordered, layout)]
+    stacked = np.concatenate(table) if table else np.zeros((0, len(COLUMNS)), np.int64)
+    stacked = stacked[stacked[:, 1] > 0]
+    stacked = stacked[np.argsort(stacked[:, 0], kind="stable")]
+    ids = _logical_ids(groups, layout)
+    return layout, Plan(torch.from_numpy(stacked.astype(np.int32)), ids, ids)
+
+
+def _check(groups: Sequence[StreamGroup]) -> None:
+    names = [group.name for group in groups]
+    if len(set(names)) != len(names):
+        raise PlanError(f"stream names must differ from each other, not {names}.")
+    for group in groups:
+        segments = [segment.name for segment in group.segments]
+        if len(set(segments)) != len(segments):
+            raise PlanError(f"stream {group.name!r}: segment names must differ from each other, not {segments}.")
+        for segment in group.segments:
+            if segment.lengths_R.shape != (group.num_rows,):
+                raise PlanError(
+                    f"stream {group.name!r}, segment {segment.name!r}: {tuple(segment.lengths_R.shape)} lengths for "
+                    f"{group.num_rows} rows."
+                )
+            if not 0 <= segment.bank < NUM_BANKS:
+                raise PlanError(f"stream {group.name!r}, segment {segment.name!r}: bank {segment.bank} is not 0 or 1.")
+        for (row, column), seen in group.visibility.items():
+            for name in (row, column):
+                if name not in segments:
+                    raise PlanError(f"stream {group.name!r}: visibility names segment {name!r}; it has {segments}.")
+            if seen not in ("none", "full", "causal"):
+                raise PlanError(
+                    f"stream {group.name!r}: visibility {row}->{column} is {seen!r}, not none, full or causal."
+                )
+            if seen == "causal" and row != column:
+                raise PlanError(f"stream {group.name!r}: only a segment can be causal to itself, not {row}->{column}.")
+        if group.prefix is not None:
+            if group.prefix not in names:
+                raise PlanError(f"stream {group.name!r}: its prefix {group.prefix!r} is not among the streams {names}.")
+            if group.prefix == group.name:
+                raise PlanError(f"stream {group.name!r} cannot be its own prefix.")
+            rows = next(other for other in groups if other.name == group.prefix).num_rows
+            if group.prefix_row_R is None and rows != group.num_rows:
+                raise PlanError(
+                    f"stream {group.name!r} has {group.num_rows} rows and its prefix {group.prefix!r} has {rows}: give prefix_row_R."
+                )
+
+
+@dataclass(frozen=True)
+class _Interval:
+    """Adjacent segments of one group and bank that a run of rows sees; the last one causally if ``causal``."""
+
+    group: str
+    segments: tuple[str, ...]
+    causal: bool = False
+
+
+def _order(group: StreamGroup, by_name: Mapping[str, StreamGroup]) -> tuple[tuple[str, ...], ...]:
+    """Segment names per bank, in the first order (the declared one first) in which two intervals do for every segment."""
+    banks = [[segment.name for segment in group.segments if segment.bank == bank] for bank in range(NUM_BANKS)]
+    worst = ""
+    for candidate in itertools.product(*(itertools.permutations(bank) for bank in banks)):
+        failure = ""
+        for segment in group.segments:
+            found = _intervals(group, segment.name, candidate, by_name)
+            if len(found) > 2 or sum(interval.causal for interval in found) > 1:
+                shown = " and ".join("+".join(i.segments) + (" (causal)" if i.causal else "") for i in found)
+                failure = f"segment {segment.name!r} sees {shown}"
+                break
+        if not failure:
+            return candidate
+        worst = worst or failure
+    raise PlanError(
+        f"stream {group.name!r}: {worst}: that is more than two intervals of keys (or two causal ones) in any order of its segments. "
+        "Make it see fewer separate runs of segments, or put part of it in a stream of its own."
+    )
+
+
+def _intervals(
+    group: StreamGroup, row: str, order: Sequence[Sequence[str]], by_name: Mapping[str, StreamGroup]
+) -> list[_Interval]:
+    """What a segment sees, as intervals of adjacent segments, a causal one last."""
+    found: list[_Interval] = []
+    if group.prefix is not None:
+        prefix = by_name[group.prefix]
+        for bank in range(NUM_BANKS):
+            names = tuple(segment.name for segment in prefix.segments if segment.bank == bank)
+            if names:
+                found.append(_Interval(prefix.name, names))
+    for segments in order:
+        run: list[str] = []
+        for name in segments:
+            seen = group.visibility.get((row, name), "none")
+            if seen == "none":
+                if run:
+                    found.append(_Interval(group.name, tuple(run)))
+                run = []
+                continue
+            run.append(name)
+            if seen == "causal":
+                found.append(_Interval(group.name, tuple(run), causal=True))
+                run = []
+        if run:
+            found.append(_Interval(group.name, tuple(run)))
+    return sorted(found, key=lambda interval: interval.causal)
+
+
+def _lay_out(groups: Sequence[StreamGroup], ordered: Mapping[str, Sequence[Sequence[str]]]) -> Layout:
+    starts: dict[tuple[str, str], torch.Tensor] = {}
+    lengths: dict[tuple[str, str], torch.Tensor] = {}
+    bank_sizes = []
+    base = 0
+    for bank in range(NUM_BANKS):
+        first = base
+        for group in groups:
+            sizes = {segment.name: segment.lengths_R.to("cpu", torch.int64) for segment in group.segments}
+            names = ordered[group.name][bank]
+            stride_R = sum((sizes[name] for name in names), torch.zeros(group.num_rows, dtype=torch.int64))
+            start_R = base + torch.cumsum(stride_R, 0) - stride_R
+            for name in names:
+                starts[group.name, name], lengths[group.name, name] = start_R, sizes[name]
+                start_R = start_R + sizes[name]
+            base += int(stride_R.sum())
+        bank_sizes.append(base - first)
+    return Layout(base, tuple(bank_sizes), starts, lengths)
+
+
+def _runs(
+    group: StreamGroup,
+    by_name: Mapping[str, StreamGroup],
+    ordered: Mapping[str, Sequence[Sequence[str]]],
+    layout: Layout,
+) -> list[np.ndarray]:
+    """The table's rows for one group: adjacent segments that see the same are one run."""
+    rows = np.arange(group.num_rows)
+    prefix_rows = rows if group.prefix_row_R is None else group.prefix_row_R.cpu().numpy()
+    runs: list[np.ndarray] = []
+    for names_in_bank in ordered[group.name]:
+        merged: list[tuple[list[str], list[_Interval]]] = []
+        for name in names_in_bank:
+            seen = _intervals(group, name, ordered[group.name], by_name)
+            if merged and merged[-1][1] == seen and not any(interval.causal for interval in seen):
+                merged[-1][0].append(name)
+            else:
+                merged.append(([name], seen))
+        for names, seen in merged:
+            lengths = [layout.lengths[group.name, name].numpy() for name in names]
+            columns = np.zeros((group.num_rows, len(COLUMNS)), np.int64)
+            columns[:, 0] = layout.starts[group.name, names[0]].numpy()
+            columns[:, 1] = sum(lengths)
+            placed = [None, seen[0]] if len(seen) == 1 and seen[0].causal else list(seen)
+            for slot, interval in enumerate(placed):
+                if interval is None:
+                    continue
+                at = prefix_rows if interval.group != group.name else rows
+                segments = [layout.lengths[interval.group, name].numpy()[at] for name in interval.segments]
+                firsts = [layout.starts[interval.group, name].numpy()[at] for name in interval.segments]
+                columns[:, 2 + 2 * slot] = np.minimum.reduce(firsts)
+                columns[:, 3 + 2 * slot] = sum(segments)
+                if slot == 1:
+                    columns[:, 6] = sum(segments[:-1]) + 1 if interval.causal else columns[:, 5]
+            runs.append(columns)
+    return runs
+
+
+def _logical_ids(groups: Sequence[StreamGroup], layout: Layout) -> torch.Tensor:
+    ids = torch.zeros(layout.num_tokens, dtype=torch.int64)
+    for group in groups:
+        for segment in group.segments:
+            lengths = layout.lengths[group.name, segment.name]
+            offset = ragged_positions(torch.zeros_like(lengths), lengths)
+            sample = torch.repeat_interleave(group.sample_R.to("cpu", torch.int64), lengths)
+            name = zlib.crc32(f"{group.name}/{segment.name}".encode())
+            ids[layout.positions(group.name, segment.name)] = mix(sample, name, offset)
+    return as_int32(ids)
+
+
+def as_int32(bits: torch.Tensor) -> torch.Tensor:
+    """Unsigned 32-bit numbers held in int64 -> int32 with the same bits."""
+    return torch.where(bits >= 2**31, bits - 2**32, bits).to(torch.int32)
