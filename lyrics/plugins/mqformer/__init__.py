@@ -1,0 +1,91 @@
+"""The two query transformers: MQ-Former, and BLIP-2's Q-Former as the baseline. This manifest imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import Field
+
+from lyrics.core.component import Component, Options, hookimpl
+
+
+class QFormerOptions(Options):
+    """What both query transformers have: the BERT trunk of BLIP-2 with visual queries."""
+
+    num_visual: int = Field(32, ge=1, description="visual queries, which read the image encoder's tokens")
+    hidden_size: int = Field(768, ge=8, description="width of the trunk and of the query outputs")
+    num_layers: int = Field(12, ge=1, description="transformer layers")
+    num_heads: int = Field(12, ge=1, description="attention heads; divides hidden_size")
+    intermediate_size: int = Field(3072, ge=8, description="inner width of the text and query feed-forwards")
+    cross_attention_every: int = Field(2, ge=1, description="layers 0, n, 2n, ... have cross-attention")
+    vocab_size: int = Field(
+        30525, ge=8, description="BERT's 30522 tokens with [DEC], [BOS], [MLM]; padded to a multiple of 64"
+    )
+    max_positions: int = Field(512, ge=8, description="text positions; each text segment counts its own")
+    activation: Literal["gelu", "relu"] = Field("gelu", description="gelu as in BLIP-2's weights; the paper says relu")
+    hidden_dropout: float = Field(0.1, ge=0.0, lt=1.0, description="dropout on embeddings and block outputs")
+    attention_dropout: float = Field(0.1, ge=0.0, lt=1.0, description="dropout on attention weights")
+    layer_norm_eps: float = Field(1e-12, gt=0.0, description="epsilon of every LayerNorm of the trunk")
+    init_std: float = Field(0.02, gt=0.0, description="standard deviation of initial weights, queries included")
+    image_dim: int | None = Field(None, ge=1, description="width of image tokens; unset: the image encoder's")
+    normalise_image_tokens: bool = Field(
+        False, description="a trainable LayerNorm on image tokens, where a BLIP-2 checkpoint keeps its ln_vision"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="recompute each layer in the backward pass instead of keeping it"
+    )
+    attention: Literal["auto", "reference", "sdpa", "triton", "flash", "flex"] = Field(
+        "auto", description="implementation of both attentions; a named one never falls back"
+    )
+    tokenizer: str = Field(
+        "bert-base-uncased", description="where pretrained weights take their tokenizer from: hub id or folder"
+    )
+    checkpoint: str | None = Field(
+        None,
+        description="stage-1 weights (.safetensors) in this library's, LAVIS', transformers' or the released naming",
+    )
+
+
+class MQFormerOptions(QFormerOptions):
+    """MQ-Former: the trunk with grounding queries, which read the refiner's local tokens."""
+
+    num_grounding: int = Field(
+        32, ge=1, description="grounding queries, which read the detector's and segmenter's tokens"
+    )
+    local_dims: dict[str, int] | None = Field(
+        None, description="width of local tokens per source (detector, segmenter); unset: what the refiner gives"
+    )
+
+
+_SMALL = {
+    "num_visual": 4,
+    "hidden_size": 32,
+    "num_layers": 2,
+    "num_heads": 2,
+    "intermediate_size": 64,
+    "vocab_size": 320,
+    "max_positions": 64,
+}
+
+
+@hookimpl
+def lyrics_components() -> Iterator[Component]:
+    yield Component(
+        kind="query-transformer",
+        name="mqformer",
+        build="lyrics.plugins.mqformer.model:build_mqformer",
+        options=MQFormerOptions,
+        summary="Multi-scale Querying Transformer: visual queries read the image, grounding queries the visual refiner",
+        licence="Apache-2.0",
+        test_options={**_SMALL, "num_grounding": 4},
+    )
+    yield Component(
+        kind="query-transformer",
+        name="qformer",
+        build="lyrics.plugins.mqformer.model:build_qformer",
+        options=QFormerOptions,
+        summary="BLIP-2's Q-Former: the same trunk without grounding queries",
+        licence="Apache-2.0",
+        test_options=_SMALL,
+    )
