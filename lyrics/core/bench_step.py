@@ -1,0 +1,369 @@
+"""``lyrics bench step``: the packed stage-1 step against the same step without packing, correctness first, then time.
+
+Variants, all with the weights of one model and in one process, alternating:
+
+- ``N1``: one dense-masked pass of 224 tokens per objective (``lyrics.core.training.baselines.dense_losses``);
+- ``N3``: BLIP-2's way, query keys and values cached, everything else separate (``cached_losses``);
+- ``packed``: ours.
+
+N1 and N3 always run at padded lengths. The packed step runs once on texts of the full padded length and once on true lengths; its losses
+are compared with the baselines' on the same texts before anything is timed.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from lyrics.core.contracts import BuildContext
+from lyrics.core.registry import default_registry
+from lyrics.core.streams import Features, Text
+from lyrics.core.training.baselines import cached_losses, dense_losses
+from lyrics.core.training.batch import PretrainBatch, Spatial
+from lyrics.core.training.negatives import Negatives
+from lyrics.core.training.step import Loss, pretrain_losses, total_loss
+
+#: The paper's sizes: CLIP ViT-L/14 gives 257 tokens of 1024, Grounding DINO 900 query states of 256 with their boxes.
+IMAGE_TOKENS, IMAGE_DIM, LOCAL_TOKENS, LOCAL_DIM = 257, 1024, 900, 260
+#: Padded and true lengths of spatial text and caption, special tokens included.
+PADDED, TRUE = (128, 32), (64, 16)
+_OBJECT_TOKENS = 13
+
+Step = Callable[[], dict[str, Loss]]
+
+
+def build_case(
+    batch_size: int,
+    lengths: tuple[int, int],
+    *,
+    sizes: Mapping[str, Any] | None = None,
+    image: tuple[int, int] = (IMAGE_TOKENS, IMAGE_DIM),
+    local: tuple[int, int] = (LOCAL_TOKENS, LOCAL_DIM),
+    padded: tuple[int, int] = PADDED,
+    model: tuple[nn.Module, nn.ModuleDict] | None = None,
+) -> tuple[nn.Module, nn.ModuleDict, Features, PretrainBatch, Negatives]:
+    """A model of ``mqformer`` and the four objectives (random weights, no dropout), and a batch whose texts have the given lengths.
+
+    Ids are padded to ``padded`` whatever the lengths, so that the baselines run padded.
+    """
+    torch.manual_seed(0)
+    query_transformer: Any
+    query_transformer, objectives = model or _model(image[1], local[1], sizes or {})
+    special = query_transformer.special
+    generator = torch.Generator().manual_seed(1)
+    spatial_length, caption_length = lengths[0] - 1, lengths[1] - 2
+    ids = torch.randint(7, 200, (batch_size, padded[0] - 1), generator=generator)
+    numbers = (torch.arange(padded[0] - 1) // _OBJECT_TOKENS).expand(batch_size, -1)
+    exists = (torch.arange(padded[0] - 1) < spatial_length).expand(batch_size, -1)
+    numbers = numbers.masked_fill(~exists, -1)
+    spatial = Spatial(Text(ids, exists.sum(1)), numbers, numbers)
+    words = torch.randint(7, 200, (batch_size, padded[1] - 2), generator=generator)
+    caption = Text(words, torch.full((batch_size,), caption_length))
+    batch = PretrainBatch(spatial, caption, torch.arange(batch_size), special)
+    features = Features(
+        torch.randn(batch_size, *image, generator=generator),
+        {
+            "detector": (
+                torch.randn(batch_size, *local, generator=generator),
+                torch.ones(batch_size, local[0], dtype=torch.bool),
+            )
+        },
+    )
+    shifted = (torch.arange(batch_size) + 1) % batch_size
+    return query_transformer, objectives, features, batch, Negatives(shifted, shifted.flip(0))
+
+
+def _model(image_dim: int, local_dim: int, sizes: Mapping[str, Any]) -> tuple[nn.Module, nn.ModuleDict]:
+    registry = default_registry()
+    without_dropout = {"hidden_dropout": 0.0, "attention_dropout": 0.0}
+    from_blip2 = {
+        "normalise_image_tokens": True
+    }  # BLIP-2's trainable ln_vision, which the paper's model continues from
+
+    def build(kind: str, name: str, options: Mapping[str, Any], context: BuildContext) -> Any:
+        from lyrics.core.build import build_part
+        from lyrics.core.resolve import Part
+
+        entry = registry.component(kind, name)
+        return build_part(Part(f"bench.{name}", entry, entry.component.options(**options)), context)
+
+    query_transformer = build(
+        "query-transformer",
+        "mqformer",
+        {**without_dropout, **from_blip2, **sizes},
+        BuildContext("random", image_dim, {"detector": local_dim}),
+    )
+    context = BuildContext(
+        "random", query_dim=query_transformer.hidden_size, query_segments=tuple(query_transformer.segments)
+    )
+    objectives = nn.ModuleDict({name: build("objective", name, {}, context) for name in ("itc", "itm", "icg", "msp")})
+    return query_transformer.eval(), objectives.eval()
+
+
+# --- measuring -------------------------------------------------------------------------------------------------------
+
+
+def saved_bytes(step: Step, parameters: Sequence[torch.Tensor]) -> int:
+    """Bytes that one forward pass keeps for its backward pass: every storage once, parameters not."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in parameters}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def pack(tensor: torch.Tensor) -> None:
+        """Nothing is handed on: a saved output that holds its own node would never be freed, and no backward pass follows."""
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda nothing: nothing):
+        total_loss(step())
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+def _attention_flops(q: torch.Size, k: torch.Size, v: torch.Size, *_: Any, **__: Any) -> int:
+    """Two products of [B,H,L,d] shapes."""
+    return 2 * q[0] * q[1] * q[2] * k[2] * (q[3] + v[3])
+
+
+def _attention_backward_flops(_: torch.Size, q: torch.Size, k: torch.Size, v: torch.Size, *__: Any, **___: Any) -> int:
+    """Five products: the scores again, and four gradients."""
+    return 2 * q[0] * q[1] * q[2] * k[2] * (3 * q[3] + 2 * v[3])
+
+
+def counted_flops(step: Step) -> int:
+    """Floating-point operations of forward and backward as torch counts them."""
+    aten = torch.ops.aten
+    attention = {  # torch counts attention on GPUs only
+        aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+    }
+    with FlopCounterMode(display=False, custom_mapping=attention) as counter:
+        total_loss(step())[0].backward()
+    return int(counter.get_total_flops())
+
+
+def _forward_backward(step: Step) -> None:
+    total_loss(step())[0].backward()
+
+
+def _seconds(run: Callable[[], object], parameters: Sequence[torch.Tensor], synchronise: Callable[[], None]) -> float:
+    gc.collect()
+    for parameter in parameters:
+        parameter.grad = None
+    synchronise()
+    start = time.perf_counter()
+    run()
+    synchronise()
+    return time.perf_counter() - start
+
+
+def compare(
+    batch_size: int,
+    dtype: str,
+    rounds: int,
+    *,
+    device: str = "cpu",
+    say: Callable[[str], None] = lambda text: None,
+    true: tuple[int, int] = TRUE,
+    padded: tuple[int, int] = PADDED,
+    **case: Any,
+) -> list[dict[str, Any]]:
+    """All variants at one batch size: losses compared, then timed in turns; one row per variant and lengths.
+
+    ``case`` goes to ``build_case``.
+
+    Raises:
+        AssertionError: a variant's losses differ from N1's by more than fp32 rounding (bf16: 3 %).
+    """
+    query_transformer, objectives, *_ = build_case(batch_size, true, padded=padded, **case)
+    query_transformer.to(device)
+    objectives.to(device)
+    parameters = [*query_transformer.parameters(), *objectives.parameters()]
+    steps: dict[tuple[str, str], Step] = {}
+    built = (query_transformer, objectives)
+    for label, lengths in (("padded", padded), ("true", true)):
+        _, _, features, batch, negatives = build_case(batch_size, lengths, padded=padded, model=built, **case)
+        features = _on(features, device)
+        for name, function in (("N1", dense_losses), ("N3", cached_losses), ("packed", pretrain_losses)):
+            steps[name, label] = _autocast(
+                function, dtype, device, query_transformer, objectives, features, batch, negatives
+            )
+    synchronise = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    with torch.no_grad():
+        values = {
+            key: {name: float(loss.sum) / max(loss.count, 1) for name, loss in step().items()}
+            for key, step in steps.items()
+        }
+    for (name, label), losses in values.items():
+        for loss, value in losses.items():
+            want = values["N1", label][loss]
+            limit = 1e-4 if dtype == "fp32" else 3e-2
+            assert abs(value - want) <= limit * abs(want), (
+                f"{loss} of {name} at {label} lengths is {value}, N1 has {want}"
+            )
+        rows[name, label] = {"variant": name, "lengths": label, "batch": batch_size, "dtype": dtype, "losses": losses}
+    say(f"batch {batch_size}, {dtype}: losses of all variants agree")
+    for key, step in steps.items():
+        if key[1] == "true" and key[0] != "packed":
+            continue  # the baselines' work does not depend on the true lengths
+        rows[key] |= {"saved_bytes": saved_bytes(step, parameters), "flops": counted_flops(step)}
+    timed = [key for key in steps if key[0] == "packed" or key[1] == "padded"]
+    times: dict[tuple[str, str], dict[str, list[float]]] = {key: {"forward": [], "both": []} for key in timed}
+    for turn in range(rounds):
+        for key in timed:
+            with torch.no_grad():
+                times[key]["forward"].append(_seconds(steps[key], parameters, synchronise))
+            run = functools.partial(_forward_backward, steps[key])
+            times[key]["both"].append(_seconds(run, parameters, synchronise))
+            say(f"round {turn + 1}/{rounds} {key[0]:>6} {key[1]:>6}: {times[key]['both'][-1]:.2f} s forward + backward")
+    for key in timed:
+        forward, both = min(times[key]["forward"]), min(times[key]["both"])
+        rows[key] |= {
+            "seconds_forward": forward,
+            "seconds_forward_backward": both,
+            "samples_per_second": batch_size / both,
+            "all_seconds": times[key],
+        }
+    found = []
+    for key in timed:
+        row = rows[key]
+        for base in ("N1", "N3"):
+            other = rows[base, "padded"]
+            row[f"speedup_vs_{base}"] = other["seconds_forward_backward"] / row["seconds_forward_backward"]
+            row[f"forward_speedup_vs_{base}"] = other["seconds_forward"] / row["seconds_forward"]
+            row[f"saved_vs_{base}"] = row["saved_bytes"] / other["saved_bytes"]
+            row[f"flops_ratio_vs_{base}"] = other["flops"] / row["flops"]
+        found.append(row)
+    return found
+
+
+def _on(features: Features, device: str) -> Features:
+    local = {name: (tokens.to(device), mask.to(device)) for name, (tokens, mask) in features.local.items()}
+    return Features(features.image_tokens_BND.to(device), local)
+
+
+def _autocast(function: Callable[..., dict[str, Loss]], dtype: str, device: str, *arguments: Any) -> Step:
+    def step() -> dict[str, Loss]:
+        with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=dtype == "bf16"):
+            return function(*arguments)
+
+    return step
+
+
+# --- reporting -------------------------------------------------------------------------------------------------------
+
+
+def environment() -> dict[str, Any]:
+    """What every row was measured on: machine, versions, commit, time."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "machine": {"cpu": _cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu},
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "commit": _commit(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _commit() -> str | None:
+    """The commit of the checkout this file lies in, with a mark if the tree has changes; None for an installed package."""
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=True
+        )
+        changes = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as aligned text."""
+    head = (
+        "batch",
+        "dtype",
+        "variant",
+        "lengths",
+        "fwd s",
+        "fwd+bwd s",
+        "samples/s",
+        "saved MB",
+        "GFLOP",
+        "vs N1",
+        "vs N3",
+        "saved/N1",
+    )
+    lines = [head]
+    for row in rows:
+        lines.append(
+            (
+                str(row["batch"]),
+                row["dtype"],
+                row["variant"],
+                row["lengths"],
+                f"{row['seconds_forward']:.2f}",
+                f"{row['seconds_forward_backward']:.2f}",
+                f"{row['samples_per_second']:.2f}",
+                f"{row['saved_bytes'] / 1e6:.0f}",
+                f"{row['flops'] / 1e9:.0f}",
+                f"{row['speedup_vs_N1']:.2f}x",
+                f"{row['speedup_vs_N3']:.2f}x",
+                f"{row['saved_vs_N1']:.2f}x",
+            )
+        )
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+
+
+def run_bench_step(
+    batch_sizes: Sequence[int] = (4, 8, 16),
+    dtypes: Sequence[str] = ("fp32", "bf16"),
+    rounds: int = 3,
+    *,
+    device: str = "cpu",
+    out: Path | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[dict[str, Any]]:
+    """Measure everything and write one JSON file.
+
+    Args:
+        batch_sizes: samples per step.
+        dtypes: ``fp32``, ``bf16`` (autocast).
+        rounds: turns; the fastest of each variant counts.
+        device: ``cpu`` or ``cuda``.
+        out: where the JSON goes; not written when None.
+        say: called with a line of progress.
+
+    Returns:
+        One row per batch size, dtype and variant; ``table`` prints them.
+    """
+    rows: list[dict[str, Any]] = []
+    for dtype in dtypes:
+        for batch_size in batch_sizes:
+            rows += [row | environment() for row in compare(batch_size, dtype, rounds, device=device, say=say)]
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps({"benchmark": "step", "rows": rows}, indent=2) + "\n")
+    return rows

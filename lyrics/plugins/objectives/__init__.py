@@ -1,0 +1,76 @@
+"""The four objectives of stage 1. This manifest imports no torch.
+
+Each has the recipe ``paper`` (the default) and the recipe ``released``, which reproduces the authors' published code; with a query
+transformer without grounding queries the latter is BLIP-2's stage 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import Field
+
+from lyrics.core.component import Component, Options, hookimpl
+
+Recipe = Literal["paper", "released"]
+
+
+class ObjectiveOptions(Options):
+    """What every objective has."""
+
+    recipe: Recipe = Field("paper", description="paper, or released: what the authors' published code does")
+
+
+class ITCOptions(ObjectiveOptions):
+    """Image-text contrastive learning."""
+
+    projection_dim: int = Field(256, ge=1, description="width in which images and texts are compared")
+    temperature: float = Field(0.07, gt=0.0, description="initial value of the learnable temperature")
+    min_temperature: float = Field(0.001, gt=0.0, description="the temperature is clamped from below (recipe paper)")
+    max_temperature: float = Field(0.5, gt=0.0, description="the temperature is clamped from above (recipe paper)")
+
+
+class ITMOptions(ObjectiveOptions):
+    """Image-text matching."""
+
+
+class ICGOptions(ObjectiveOptions):
+    """Image-grounded caption generation."""
+
+
+class MSPOptions(ObjectiveOptions):
+    """Masked spatial prediction."""
+
+    mask_probability: float = Field(
+        0.15, ge=0.0, le=1.0, description="chance that an object (released: a unit of one) is masked"
+    )
+    queries_see_text: bool = Field(
+        True,
+        description="queries read the spatial text too; off: spatial text reads the query stream of ITC (recipe paper)",
+    )
+
+
+_SUMMARIES: dict[str, tuple[type[ObjectiveOptions], str]] = {
+    "itc": (ITCOptions, "image-text contrastive: pooled queries against [BOS] and [CLS], negatives from all ranks"),
+    "itm": (
+        ITMOptions,
+        "image-text matching: visual queries with the caption, grounding queries with the spatial text",
+    ),
+    "icg": (ICGOptions, "image-grounded caption generation: a causal caption that sees the queries"),
+    "msp": (MSPOptions, "masked spatial prediction: whole objects, tag and box, restored from the queries"),
+}
+
+
+@hookimpl
+def lyrics_components() -> Iterator[Component]:
+    for name, (options, summary) in _SUMMARIES.items():
+        yield Component(
+            kind="objective",
+            name=name,
+            build=f"lyrics.plugins.objectives.{name}:build",
+            options=options,
+            summary=summary,
+            licence="Apache-2.0",
+            test_options={"projection_dim": 16} if name == "itc" else {},
+        )

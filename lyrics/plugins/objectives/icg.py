@@ -1,0 +1,86 @@
+"""Image-grounded caption generation (paper equation 3).
+
+The caption, left to right, with the query stream as prefix: the queries see nothing of it, so one query stream serves ITC and ICG. Recipe
+``paper``: [DEC], the caption, [SEP]; every token after [DEC] is a target, the end token too, and spatial text is absent. Recipe
+``released``: [DEC] stands in front of the spatial text, which the caption sees; the first caption token is predicted from the last spatial
+token, no end token exists, and labels are smoothed by 0.1. (Without spatial text, as in BLIP-2, the caption is as in ``paper``.)
+
+Letters: B samples, L tokens, n target tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lyrics.core.contracts import BuildContext
+from lyrics.core.streams import Stream, Table, Text
+from lyrics.core.training.batch import PretrainBatch
+from lyrics.core.training.step import Loss, StepState
+from lyrics.plugins.objectives import ICGOptions
+from lyrics.plugins.objectives.texts import QUERIES, begin, end, query_stream, special_id
+
+CAPTION = "icg"
+LEFT_TO_RIGHT: Table = {("S", "S"): "causal", ("C", "S"): "full", ("C", "C"): "causal"}
+
+
+class ICG(nn.Module):
+    """Has no parameters: the vocabulary head is the query transformer's."""
+
+    def __init__(self, options: ICGOptions, segments: Sequence[str]):
+        super().__init__()
+        self.options = options
+        self.after_spatial = options.recipe == "released" and "S" in segments
+        self.smoothing = 0.1 if options.recipe == "released" else 0.0
+
+    def text(self, batch: PretrainBatch) -> dict[str, Text]:
+        start = special_id(batch.special, "dec")
+        if self.after_spatial:
+            caption = Text(batch.caption.ids_RL, batch.caption.lengths_R, first_position=1)
+            return {"S": begin(batch.spatial.text, start), "C": caption}
+        return {"C": end(begin(batch.caption, start), batch.special.sep)}
+
+    def streams(self, batch: PretrainBatch) -> list[Stream]:
+        text = self.text(batch)
+        caption = text["C"]
+        wanted = {"C": _all_but_last(caption)}
+        if self.after_spatial:
+            has_caption = caption.lengths_R > 0
+            wanted["S"] = (text["S"].mask_RL & ~_all_but_last(text["S"])) & has_caption[:, None]
+        table = {pair: seen for pair, seen in LEFT_TO_RIGHT.items() if pair[0] in text and pair[1] in text}
+        return [
+            query_stream(batch),
+            Stream(CAPTION, table, batch.sample_B, None, text, prefix=QUERIES, wanted=wanted),
+        ]
+
+    def loss(self, state: StepState) -> Loss:
+        caption = self.text(state.batch)["C"]
+        later = caption.ids_RL[:, 1:][_all_but_last(caption)[:, :-1]]
+        hidden_nD = state.outputs(CAPTION, "C")
+        targets = later
+        if self.after_spatial:
+            first = caption.ids_RL[caption.lengths_R > 0][:, 0] if caption.ids_RL.shape[1] else later[:0]
+            hidden_nD = torch.cat([state.outputs(CAPTION, "S"), hidden_nD])
+            targets = torch.cat([first, later])
+        logits = state.token_logits(hidden_nD)
+        targets = targets.to(logits.device)
+        return Loss(token_cross_entropy(logits, targets, self.smoothing), len(targets))
+
+
+def _all_but_last(text: Text) -> torch.Tensor:
+    """True on tokens that have a successor: bool [B, L]."""
+    return torch.arange(text.ids_RL.shape[1])[None, :] < text.lengths_R[:, None] - 1
+
+
+def token_cross_entropy(logits_nV: torch.Tensor, targets_n: torch.Tensor, smoothing: float) -> torch.Tensor:
+    """Summed cross-entropy, in fp32 or better; exactly 0 without targets."""
+    if logits_nV.dtype in (torch.float16, torch.bfloat16):
+        logits_nV = logits_nV.float()
+    return F.cross_entropy(logits_nV, targets_n, label_smoothing=smoothing, reduction="sum")
+
+
+def build(options: ICGOptions, context: BuildContext) -> ICG:
+    return ICG(options, context.query_segments)

@@ -1,0 +1,109 @@
+"""Image-text contrastive learning (paper equation 1).
+
+Queries and text run in separate streams, so neither sees the other. Recipe ``paper``: H_I is mean-pooled visual and mean-pooled grounding
+queries side by side, H_T the states of [BOS] and [CLS] side by side; both are projected and L2-normalised, and compared at a learnable
+temperature. Recipe ``released``: every query is projected by itself, and an image's similarity with a text (its first token) is that of
+its best query; labels are smoothed by 0.1.
+
+Negatives are all other samples of all ranks, with gradient. (The authors' code gathers features without gradient, on one rank too, so that
+each logit has a gradient on one side only; recipe ``released`` does the same where there is spatial text.)
+
+Letters: B samples of this rank, N of all ranks, Q queries, D width, E projection width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lyrics.core.contracts import BuildContext
+from lyrics.core.streams import Stream, StreamOutputs, Wanted, full
+from lyrics.core.training.batch import PretrainBatch
+from lyrics.core.training.distributed import gather, gather_with_gradient, rank
+from lyrics.core.training.negatives import Similarity
+from lyrics.core.training.step import Loss, StepState
+from lyrics.plugins.objectives import ITCOptions
+from lyrics.plugins.objectives.texts import QUERIES, both_texts, query_stream
+
+TEXT = "itc.text"
+
+
+class ITC(nn.Module):
+    """Owns both projections and the temperature."""
+
+    def __init__(self, options: ITCOptions, query_dim: int, segments: Sequence[str]):
+        super().__init__()
+        self.options = options
+        self.released = options.recipe == "released"
+        self.segments = tuple(segments)
+        self.smoothing = 0.1 if self.released else 0.0
+        self.detached = self.released and "S" in segments
+        self.query_segments = [name for name in "VG" if name in segments]
+        read = [name for name in "SC" if name in segments]
+        self.text_segments = (
+            read[:1] if self.released else read
+        )  # released: [CLS] is the first token of the first segment
+        images = 1 if self.released else len(self.query_segments)
+        self.image_projection = nn.Linear(images * query_dim, options.projection_dim)
+        self.text_projection = nn.Linear(len(self.text_segments) * query_dim, options.projection_dim)
+        self.temperature = nn.Parameter(torch.tensor(options.temperature))
+
+    def streams(self, batch: PretrainBatch) -> list[Stream]:
+        text = both_texts(batch.spatial.text, batch.caption, batch.special, self.options.recipe, self.segments)
+        images = replace(query_stream(batch), wanted=dict.fromkeys(self.query_segments, "all"))
+        wanted: dict[str, Wanted] = dict.fromkeys(self.text_segments, "first")
+        return [images, Stream(TEXT, full("".join(text)), batch.sample_B, None, text, wanted=wanted)]
+
+    def similarity(self, outputs: StreamOutputs, batch: PretrainBatch) -> Similarity:
+        """Logits against the samples of all ranks."""
+        image_BQE, text_BE = self.features(outputs)
+        if self.detached:
+            all_images_NQE, all_texts_NE = gather(image_BQE.detach()), gather(text_BE.detach())
+        else:
+            all_images_NQE, all_texts_NE = gather_with_gradient(image_BQE), gather_with_gradient(text_BE)
+        temperature: torch.Tensor = self.temperature
+        if not self.released:
+            temperature = temperature.clamp(self.options.min_temperature, self.options.max_temperature)
+        return Similarity(
+            best_query(image_BQE, all_texts_NE) / temperature,
+            best_query(all_images_NQE, text_BE).T / temperature,
+        )
+
+    def features(self, outputs: StreamOutputs) -> tuple[torch.Tensor, torch.Tensor]:
+        """Normalised features: images [B, Q or 1, E] and texts [B, E]."""
+        queries = [outputs(QUERIES, name) for name in self.query_segments]
+        texts = [outputs(TEXT, name) for name in self.text_segments]
+        if self.released:
+            image_BQD, text_BD = torch.cat(queries, dim=1), texts[0]
+        else:
+            image_BQD, text_BD = torch.cat([q.mean(1) for q in queries], dim=1)[:, None], torch.cat(texts, dim=1)
+        return F.normalize(self.image_projection(image_BQD), dim=-1), F.normalize(self.text_projection(text_BD), dim=-1)
+
+    def loss(self, state: StepState) -> Loss:
+        assert state.similarity is not None
+        size = len(state.batch)
+        logits = state.similarity
+        targets = torch.arange(size, device=logits.image_to_text_BN.device) + rank() * size
+        both = [
+            F.cross_entropy(
+                side.float() if side.dtype != torch.float64 else side,
+                targets,
+                label_smoothing=self.smoothing,
+                reduction="sum",
+            )
+            for side in (logits.image_to_text_BN, logits.text_to_image_BN)
+        ]
+        return Loss((both[0] + both[1]) / 2, size)
+
+
+def best_query(image_XQE: torch.Tensor, text_YE: torch.Tensor) -> torch.Tensor:
+    """Largest dot product over an image's queries: [X, Y]."""
+    return torch.einsum("xqe,ye->xyq", image_XQE, text_YE).amax(dim=-1)
+
+
+def build(options: ITCOptions, context: BuildContext) -> ITC:
+    return ITC(options, context.query_dim, context.query_segments)

@@ -1,0 +1,78 @@
+"""Masked spatial prediction (paper equation 4).
+
+Some of a picture's objects are masked whole, tag and box, and restored. Recipe ``paper``: {V, G, S} see each other, the caption is absent,
+[MLM] stands in front; with ``queries_see_text`` off, S reads the query stream of ITC instead and the queries see no text. Recipe
+``released``: each unit of an object (tag, coordinate, bracket) is masked by itself, the caption is visible, [CLS] stays in front, the
+query stream is the prefix, and labels are smoothed by 0.1.
+
+A batch in which nothing is masked has loss 0 with count 0.
+
+Letters: B samples, L tokens, n masked tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from lyrics.core.contracts import BuildContext
+from lyrics.core.errors import SpecError
+from lyrics.core.streams import Stream, Text, full
+from lyrics.core.training.batch import PretrainBatch
+from lyrics.core.training.step import Loss, StepState
+from lyrics.kernels.hashing import keyed_uniform
+from lyrics.plugins.objectives import MSPOptions
+from lyrics.plugins.objectives.icg import token_cross_entropy
+from lyrics.plugins.objectives.texts import QUERIES, begin, query_stream, special_id
+
+SPATIAL = "msp"
+_DRAW = 15
+
+
+class MSP(nn.Module):
+    """Has no parameters: the vocabulary head is the query transformer's."""
+
+    def __init__(self, options: MSPOptions, segments: Sequence[str]):
+        super().__init__()
+        if "S" not in segments:
+            raise SpecError(
+                "objectives: msp restores spatial text, which this query transformer does not read; "
+                "remove it from the objectives or use 'mqformer'."
+            )
+        self.options = options
+        self.released = options.recipe == "released"
+        self.smoothing = 0.1 if self.released else 0.0
+
+    def masked(self, batch: PretrainBatch) -> torch.Tensor:
+        """Which spatial tokens are masked: bool [B, L] over ``batch.spatial``. A function of (seed, step, sample, object)."""
+        part_BL = batch.spatial.unit_BL if self.released else batch.spatial.object_BL
+        chance = keyed_uniform(batch.seed, batch.step, batch.sample_B[:, None], part_BL, _DRAW)
+        return (chance < self.options.mask_probability) & batch.spatial.text.mask_RL
+
+    def streams(self, batch: PretrainBatch) -> list[Stream]:
+        spatial = batch.spatial.text
+        masked_BL = self.masked(batch)
+        hidden = Text(spatial.ids_RL.masked_fill(masked_BL, batch.special.mask), spatial.lengths_R)
+        first = batch.special.cls if self.released else special_id(batch.special, "mlm")
+        text = {"S": begin(hidden, first)}
+        wanted = {"S": torch.cat([torch.zeros(len(batch), 1, dtype=torch.bool), masked_BL], dim=1)}
+        if self.released:
+            text["C"] = Text(batch.caption.ids_RL, batch.caption.lengths_R, first_position=1)
+            table = full("SC")
+        elif not self.options.queries_see_text:
+            table = full("S")
+        else:
+            rows = torch.arange(len(batch))
+            return [Stream(SPATIAL, full("VGS"), batch.sample_B, rows, text, wanted=wanted)]
+        return [query_stream(batch), Stream(SPATIAL, table, batch.sample_B, None, text, prefix=QUERIES, wanted=wanted)]
+
+    def loss(self, state: StepState) -> Loss:
+        logits = state.token_logits(state.outputs(SPATIAL, "S"))
+        targets = state.batch.spatial.text.ids_RL[self.masked(state.batch)].to(logits.device)
+        return Loss(token_cross_entropy(logits, targets, self.smoothing), len(targets))
+
+
+def build(options: MSPOptions, context: BuildContext) -> MSP:
+    return MSP(options, context.query_segments)

@@ -1,0 +1,78 @@
+"""The step benchmark at toy size: it compares losses before it times, counts, and reports."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from lyrics.core import bench_step
+
+SMALL = {
+    "sizes": {
+        "num_visual": 4,
+        "num_grounding": 4,
+        "hidden_size": 32,
+        "num_layers": 2,
+        "num_heads": 2,
+        "intermediate_size": 64,
+        "vocab_size": 300,
+        "max_positions": 64,
+    },
+    "image": (5, 16),
+    "local": (7, 12),
+    "padded": (32, 12),
+}
+
+
+def test_rows_compare_all_variants() -> None:
+    rows = bench_step.compare(3, "fp32", 1, true=(16, 6), **SMALL)
+    assert [(row["variant"], row["lengths"]) for row in rows] == [
+        ("N1", "padded"),
+        ("N3", "padded"),
+        ("packed", "padded"),
+        ("packed", "true"),
+    ]
+    n1, n3, padded, true = rows
+    assert n1["speedup_vs_N1"] == n1["saved_vs_N1"] == 1.0
+    assert true["flops"] < padded["flops"] < n3["flops"] < n1["flops"]
+    assert true["saved_bytes"] < padded["saved_bytes"] < n1["saved_bytes"]
+    for name, value in padded["losses"].items():
+        assert value == pytest.approx(n1["losses"][name], rel=1e-4)
+    shown = bench_step.table(rows)
+    assert len(shown.splitlines()) == 5
+    assert "packed" in shown
+
+
+def test_unequal_losses_stop_the_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*arguments):
+        losses = bench_step.dense_losses(*arguments)
+        return losses | {"icg": bench_step.Loss(losses["icg"].sum * 1.01, losses["icg"].count)}
+
+    monkeypatch.setattr(bench_step, "pretrain_losses", wrong)
+    with pytest.raises(AssertionError, match="icg of packed"):
+        bench_step.compare(2, "fp32", 1, true=(16, 6), **SMALL)
+
+
+def test_saved_bytes_counts_a_storage_once_and_no_parameters() -> None:
+    weight = torch.randn(8, 8, requires_grad=True)
+    x = torch.randn(4, 8)
+
+    def step():
+        hidden = (x @ weight).exp()  # saves x (for the product) and its own output
+        return {"loss": bench_step.Loss((hidden * hidden).sum(), 1)}
+
+    assert bench_step.saved_bytes(step, [weight]) == x.nbytes + 4 * 8 * 4 + 4, "the last 4: the factor of total_loss"
+
+
+def test_the_file_carries_machine_versions_and_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_step, "compare", lambda *args, **kwargs: [{"variant": "N1"}])
+    out = tmp_path / "results" / "step.json"
+    bench_step.run_bench_step((2,), ("fp32",), 1, out=out)
+    (row,) = json.loads(out.read_text())["rows"]
+    assert row["variant"] == "N1"
+    assert row["machine"]["cpu"]
+    assert row["versions"]["torch"] == torch.__version__
+    assert {"commit", "time"} <= set(row)
