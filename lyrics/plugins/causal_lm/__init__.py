@@ -1,0 +1,72 @@
+"""Any causal language model of transformers (Llama and Vicuna, Qwen, OPT), read through embeddings and adapted with LoRA."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from lyrics.core.component import Component, Options, hookimpl
+
+
+class LoraOptions(Options):
+    """Low-rank adaptation through PEFT."""
+
+    rank: int = Field(8, ge=1, description="rank of the update matrices")
+    alpha: float = Field(32.0, gt=0, description="the update is scaled by alpha / rank")
+    dropout: float = Field(0.05, ge=0, lt=1, description="dropout before the update")
+    target_modules: tuple[str, ...] = Field(
+        ("q_proj", "v_proj"), min_length=1, description="names of the adapted linear layers"
+    )
+
+
+class CausalLMOptions(Options):
+    """Defaults are Llama-7B's numbers (arXiv 2302.13971, table 2), which Vicuna-7B shares."""
+
+    architecture: Literal["llama", "qwen2", "opt"] = Field(
+        "llama", description="family of the transformers configuration"
+    )
+    checkpoint: str = Field("lmsys/vicuna-7b-v1.5", description="hub id or folder, read with weights='pretrained'")
+    vocab_size: int = Field(32000, ge=1, description="rows of the word embeddings")
+    hidden_size: int = Field(4096, ge=1, description="width of the embeddings")
+    num_layers: int = Field(32, ge=1, description="transformer layers")
+    num_heads: int = Field(32, ge=1, description="attention heads")
+    num_key_value_heads: int | None = Field(
+        None, ge=1, description="heads of keys and values; null: as many as num_heads"
+    )
+    intermediate_size: int = Field(11008, ge=1, description="width of the feed-forward layer")
+    max_positions: int = Field(4096, ge=1, description="longest sequence in tokens")
+    adaptation: Literal["lora", "frozen", "full"] = Field("lora", description="what is trained in the language model")
+    lora: LoraOptions = Field(default_factory=LoraOptions, description="used with adaptation=lora")
+
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> Self:
+        if self.hidden_size % self.num_heads:
+            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
+        if self.num_heads % (self.num_key_value_heads or self.num_heads):
+            raise ValueError(
+                f"num_heads {self.num_heads} is not a multiple of num_key_value_heads {self.num_key_value_heads}"
+            )
+        return self
+
+
+@hookimpl
+def lyrics_components() -> Iterable[Component]:
+    yield Component(
+        kind="language-model",
+        name="causal-lm",
+        build="lyrics.plugins.causal_lm.model:build",
+        options=CausalLMOptions,
+        summary="any AutoModelForCausalLM of transformers, with LoRA, frozen or fully trained",
+        licence="code Apache-2.0; weights: the checkpoint's (Vicuna v1.5: Llama 2 Community License)",
+        test_options={
+            "vocab_size": 300,
+            "hidden_size": 32,
+            "num_layers": 2,
+            "num_heads": 4,
+            "intermediate_size": 64,
+            "max_positions": 128,
+            "lora": {"rank": 2},
+        },
+    )

@@ -1,0 +1,117 @@
+"""Image encoders that come from contrastive pre-training: CLIP's ViT, and BLIP-2's EVA ViT-g.
+
+This file is the manifest: it imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from lyrics.core.component import Component, Options, hookimpl
+
+
+class _VitOptions(Options):
+    """Numbers that both towers have; each says its own defaults."""
+
+    image_size: int = Field(224, ge=1, description="side in pixels of the square that the tower reads")
+    patch_size: int = Field(14, ge=1, description="pixels per token along each side; divides image_size")
+    width: int = Field(ge=1, description="width of a token")
+    layers: int = Field(ge=1, description="transformer layers of the checkpoint")
+    heads: int = Field(16, ge=1, description="attention heads; divides the width")
+    mlp_width: int = Field(ge=1, description="inner width of the feed-forward layers")
+
+    @model_validator(mode="after")
+    def _sizes_divide(self) -> Self:
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+    @property
+    def feature_dim(self) -> int:
+        """Width of an image token."""
+        return self.width
+
+
+class ClipVitOptions(_VitOptions):
+    """Options of ``clip-vit``; the defaults are CLIP ViT-L/14 at 224 pixels: 257 tokens of width 1024 (paper, section 3.1).
+
+    The class token is kept. Where to read the tower is ``skip_layers``. The default 1, the last layer but one, is what BLIP-2's paper
+    (section 3.4, "slightly better performance") and LLaVA say: CLIP's loss looks at the class token of the last layer alone, so
+    that layer's patch tokens say less about their own place. 0 reads the last layer. BLIP-2's public ViT-L weights
+    (``blip2_pretrained_vitL``) need 3: LAVIS's code ran 21 of the 24 layers (salesforce/LAVIS#216, #609), and the keys and values
+    of that Q-Former were trained on those. No LayerNorm follows in any case; CLIP's own was trained on the class token only.
+    """
+
+    checkpoint: str = Field(
+        "openai/clip-vit-large-patch14",
+        min_length=1,
+        description="hub id or folder with safetensors of a CLIP model or of its vision tower, in transformers' naming",
+    )
+    width: int = Field(1024, ge=1, description="width of a token")
+    layers: int = Field(24, ge=1, description="transformer layers of the checkpoint")
+    mlp_width: int = Field(4096, ge=1, description="inner width of the feed-forward layers")
+    skip_layers: int = Field(
+        1,
+        ge=0,
+        description="last layers left out, neither built nor loaded: 1 gives the last layer but one, 3 fits BLIP-2's ViT-L",
+    )
+    resize: Literal["squash", "crop"] = Field(
+        "squash",
+        description="squash the whole picture to a square, as BLIP-2 does, or crop the centre of its shortest side, as CLIP",
+    )
+
+    @model_validator(mode="after")
+    def _some_layer_is_left(self) -> Self:
+        if self.skip_layers >= self.layers:
+            raise ValueError(f"skip_layers {self.skip_layers} leaves nothing of {self.layers} layers")
+        return self
+
+
+class EvaVitGOptions(_VitOptions):
+    """Options of ``eva-vit-g``; the defaults are BLIP-2's tower: 257 tokens of width 1408, after its last LayerNorm.
+
+    The checkpoint has 39 layers because BLIP-2 left out the last of EVA's 40, for the reason that ``clip-vit`` gives.
+    """
+
+    checkpoint: str = Field(
+        "Salesforce/blip2-itm-vit-g",
+        min_length=1,
+        description="hub id or folder with safetensors of a BLIP-2 or Lyrics model or of its tower, in transformers' naming",
+    )
+    width: int = Field(1408, ge=1, description="width of a token")
+    layers: int = Field(39, ge=1, description="transformer layers of the checkpoint")
+    mlp_width: int = Field(6144, ge=1, description="inner width of the feed-forward layers")
+    layer_norm_eps: float = Field(
+        1e-5,
+        gt=0,
+        description="LayerNorm epsilon: 1e-5 in the released Lyrics code, 1e-6 in newer BLIP-2 configurations",
+    )
+
+
+@hookimpl
+def lyrics_components() -> Iterator[Component]:
+    """``clip-vit`` and ``eva-vit-g``."""
+    small = {"image_size": 28, "width": 16, "layers": 2, "heads": 2, "mlp_width": 32}
+    yield Component(
+        kind="image-encoder",
+        name="clip-vit",
+        build="lyrics.plugins.clip_vit.encoder:build_clip",
+        options=ClipVitOptions,
+        summary="CLIP's vision tower; ViT-L/14 at 224 by default",
+        licence="weights of openai/clip-vit-large-patch14: MIT",
+        test_options=small,
+    )
+    yield Component(
+        kind="image-encoder",
+        name="eva-vit-g",
+        build="lyrics.plugins.clip_vit.encoder:build_eva",
+        options=EvaVitGOptions,
+        summary="BLIP-2's EVA ViT-g at 224, which the released Lyrics checkpoint reads",
+        licence="weights of BLIP-2: MIT",
+        test_options=small,
+    )

@@ -1,0 +1,138 @@
+"""Grounding DINO (Liu et al. 2023), an open-vocabulary detector: boxes for the phrases it is asked for.
+
+This file is the manifest: it imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from lyrics.core.component import Component, Options, hookimpl
+
+
+class GroundingDinoOptions(Options):
+    """Options of ``grounding-dino``. The defaults are the public Grounding DINO-T's."""
+
+    checkpoint: str = Field(
+        "IDEA-Research/grounding-dino-tiny",
+        description="hub id, folder or .safetensors file, in the naming of transformers or of the original code",
+    )
+    tokenizer: str | None = Field(
+        None,
+        description="hub id or folder of the text encoder's BERT tokenizer; without one, that beside the checkpoint",
+    )
+
+    shortest_side: int = Field(800, ge=1, description="pixels that the picture's shortest side is resized to")
+    longest_side: int = Field(1333, ge=1, description="most pixels of the longest side; wins over shortest_side")
+    box_threshold: float = Field(
+        0.25, ge=0, le=1, description="a query is a box when its score for some phrase is above this"
+    )
+    text_threshold: float = Field(
+        0.2, ge=0, le=1, description="a box is reported for each phrase whose score is above this"
+    )
+    nms_iou: float = Field(
+        0.6, ge=0, le=1, description="of two boxes for one phrase that overlap more, the better stays"
+    )
+    max_detections: int = Field(300, ge=1, description="most detections per picture; the best are kept")
+
+    swin_width: int = Field(96, ge=1, description="channels of the Swin backbone's first stage")
+    swin_depths: tuple[int, int, int, int] = Field((2, 2, 6, 2), description="layers of each Swin stage")
+    swin_heads: tuple[int, int, int, int] = Field((3, 6, 12, 24), description="attention heads of each Swin stage")
+    swin_window: int = Field(7, ge=1, description="side of a Swin attention window")
+
+    text_width: int = Field(768, ge=1, description="width of the BERT text encoder")
+    text_layers: int = Field(12, ge=1, description="layers of the text encoder")
+    text_heads: int = Field(12, ge=1, description="attention heads of the text encoder")
+    text_ffn: int = Field(3072, ge=1, description="feed-forward width of the text encoder")
+    text_vocabulary: int = Field(30522, ge=1, description="word pieces that the text encoder knows")
+    text_positions: int = Field(512, ge=1, description="position embeddings of the text encoder")
+    max_text_tokens: int = Field(
+        256, ge=4, description="most tokens of one prompt; phrases that need more are detected in several prompts"
+    )
+
+    width: int = Field(256, ge=32, multiple_of=32, description="width of a query")
+    queries: int = Field(900, ge=1, description="queries, which are also the local tokens")
+    encoder_layers: int = Field(6, ge=1, description="fusion layers of picture and text")
+    decoder_layers: int = Field(6, ge=2, description="layers that refine the queries")
+    heads: int = Field(8, ge=2, multiple_of=2, description="attention heads of both")
+    ffn: int = Field(2048, ge=2, multiple_of=2, description="feed-forward width of both")
+
+    @model_validator(mode="after")
+    def _sizes_divide(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.text_width % self.text_heads:
+            raise ValueError(f"text_width {self.text_width} is not a multiple of text_heads {self.text_heads}")
+        for stage, stage_heads in enumerate(self.swin_heads):
+            channels = self.swin_width * 2**stage
+            if stage_heads < 1 or channels % stage_heads:
+                raise ValueError(
+                    f"the {channels} channels of Swin stage {stage} are not a multiple of its {stage_heads} heads"
+                )
+        if self.text_positions < self.max_text_tokens:
+            raise ValueError(
+                f"text_positions {self.text_positions} is less than max_text_tokens {self.max_text_tokens}; lower the latter"
+            )
+        return self
+
+    @property
+    def feature_dim(self) -> int:
+        """Width of a local token: a query's state and its box as (centre x, centre y, width, height)."""
+        return self.width + 4
+
+
+class GroundingDinoUpstreamOptions(GroundingDinoOptions):
+    """Options of ``grounding-dino-upstream``: those of ``grounding-dino``, within what the original code takes for granted."""
+
+    max_text_tokens: int = Field(
+        256, ge=4, le=256, description="most tokens of one prompt; phrases that need more are detected in several prompts"
+    )
+    width: int = Field(256, ge=256, le=256, description="width of a query; the original code knows no other than 256")
+
+
+@hookimpl
+def lyrics_components() -> Iterator[Component]:
+    small = {
+        "shortest_side": 64,
+        "longest_side": 96,
+        "swin_width": 12,
+        "swin_depths": (1, 1, 2, 1),
+        "swin_heads": (1, 2, 3, 4),
+        "swin_window": 4,
+        "text_width": 32,
+        "text_layers": 1,
+        "text_heads": 2,
+        "text_ffn": 32,
+        "text_vocabulary": 1286,
+        "text_positions": 64,
+        "max_text_tokens": 64,
+        "width": 64,
+        "queries": 20,
+        "encoder_layers": 1,
+        "decoder_layers": 2,
+        "heads": 4,
+        "ffn": 64,
+    }
+    yield Component(
+        kind="detector",
+        name="grounding-dino",
+        build="lyrics.plugins.grounding_dino.detector:build",
+        options=GroundingDinoOptions,
+        summary="open-vocabulary detector, transformers' implementation; 900 local tokens of width 260",
+        licence="Apache-2.0",
+        test_options=small,
+    )
+    yield Component(
+        kind="detector",
+        name="grounding-dino-upstream",
+        build="lyrics.plugins.grounding_dino.upstream:build",
+        options=GroundingDinoUpstreamOptions,
+        requires=("groundingdino-py==0.4.0", "timm>=1.0.20", "torchvision"),
+        install="pip install 'lyrics-vl[experts]'",
+        summary="the same detector, its authors' implementation; slower, one picture at a time",
+        licence="Apache-2.0",
+        test_options={**small, "width": 256},
+    )

@@ -1,0 +1,357 @@
+"""``grounding-dino``: transformers' Grounding DINO as a detector of the caller's own phrases.
+
+``upstream.py`` puts the original code in the place of transformers' network; all the rest is the same.
+
+Shapes: B images, C colour channels, H and W pixels, Q queries, T text tokens, D width of a token.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import BertConfig, BertTokenizer, GroundingDinoConfig, GroundingDinoForObjectDetection, SwinConfig
+
+from lyrics.core.contracts import BuildContext
+from lyrics.core.errors import SpecError, WeightsError
+from lyrics.core.geometry import Frame
+from lyrics.core.pretrained import load_transformers, locate_checkpoint, read_tensors
+from lyrics.core.types import Detection, DetectorOutput, ImageBatch, Preprocessing
+from lyrics.plugins.grounding_dino import GroundingDinoOptions
+from lyrics.plugins.grounding_dino.prompts import (
+    BERT_DELIMITERS,
+    Prompt,
+    PromptWriter,
+    same_phrases,
+    stand_in_tokenizer,
+    tokenizer_delimiters,
+)
+from lyrics.plugins.grounding_dino.selection import phrase_scores, select
+from lyrics.plugins.grounding_dino.weights import from_original, is_original
+
+logger = logging.getLogger(__name__)
+
+_TOKENIZER_FILES = ("vocab.txt", "tokenizer.json")
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class _Queries:
+    """What the network says of some pictures, one prompt each.
+
+    ``logits_BQT`` are -inf where a prompt has no token. ``boxes_BQ4`` are (centre x, centre y, width, height), a share of the canvas.
+    ``tokens_BQD`` are the local tokens.
+    """
+
+    logits_BQT: torch.Tensor
+    boxes_BQ4: torch.Tensor
+    tokens_BQD: torch.Tensor
+
+
+class GroundingDino(nn.Module):
+    """Images and phrases -> detections, and the query states as local tokens.
+
+    Each picture is read with a prompt of its phrases (``a . b . c .``, lower case). A query's score for a phrase is the greatest
+    probability among the phrase's tokens; see ``selection.select`` for what becomes a detection. A detection's phrase is the caller's,
+    letter for letter. Full stops and question marks are left out of the prompt, so that they cannot cut a phrase in two; of phrases that
+    differ in those, in case and in white space only, the first is reported. A phrase in which nothing is left, or no word that the
+    tokenizer knows, is never detected.
+
+    Phrases beyond ``max_text_tokens`` tokens go into further prompts, one run of the network each, one after the other; their
+    detections are merged. Phrases come best first, so the local tokens are those of the first prompt.
+
+    Local tokens [B, Q, width + 4]: the decoder's last state, normalised, and its last reference box (centre x, centre y, width,
+    height; a share of the canvas). That box is refined from the state before its normalisation, so it is not quite the detection's
+    (as in the authors' code). They exist for every query (the mask is True), whether or not anything was detected.
+
+    The network sees padding where pictures of a batch differ in size (Swin's windows and the group norms mix it into the picture). So
+    that a picture's result does not depend on its neighbours, pictures run together only when their canvases are of one size.
+    """
+
+    def __init__(self, options: GroundingDinoOptions, network: nn.Module, writer: PromptWriter) -> None:
+        """``network`` is a ``GroundingDinoForObjectDetection``, or is called and answers as one."""
+        super().__init__()
+        self.options = options
+        self.feature_dim = options.feature_dim
+        self.preprocessing = Preprocessing(
+            resize="shortest",
+            size=options.shortest_side,
+            max_size=options.longest_side,
+            mean=_IMAGENET_MEAN,
+            std=_IMAGENET_STD,
+            resampling="bilinear",
+        )
+        self.network = network
+        self.writer = writer
+
+    def forward(self, images: ImageBatch, phrases: Sequence[Sequence[str]]) -> DetectorOutput:
+        """Detections in descending score, and tokens. Raises ``ValueError`` unless there is one list of phrases per picture."""
+        if len(phrases) != len(images) or any(isinstance(names, str) for names in phrases):
+            raise ValueError(
+                f"a detector needs one list of phrases for each of the {len(images)} pictures, not {phrases!r:.200}"
+            )
+        prompts = [self._prompts(names, picture) for picture, names in enumerate(phrases)]
+        tokens: dict[int, torch.Tensor] = {}
+        found: list[list[Detection]] = [[] for _ in prompts]
+        seen = [0] * len(prompts)
+        for number in range(max(map(len, prompts), default=0)):
+            asked = [picture for picture, own in enumerate(prompts) if number < len(own)]
+            for group in _same_size(images.frames, asked):
+                queries = self.query(images, group, [prompts[picture][number] for picture in group])
+                for row, picture in enumerate(group):
+                    tokens.setdefault(picture, queries.tokens_BQD[row])
+                    detections, dropped = self._detections(
+                        queries.logits_BQT[row].detach(),
+                        queries.boxes_BQ4[row].detach(),
+                        prompts[picture][number],
+                        phrases[picture],
+                        images.frames[picture],
+                    )
+                    found[picture] = _best(found[picture] + detections, self.options.max_detections)
+                    seen[picture] += len(detections) + dropped
+        for picture, (all_seen, kept) in enumerate(zip(seen, found, strict=True)):
+            if all_seen > len(kept):
+                message = "picture %d: %d detections, of which the best %d are kept (max_detections)"
+                logger.warning(message, picture, all_seen, len(kept))
+        if tokens:
+            tokens_BQD = torch.stack([tokens[picture] for picture in range(len(prompts))])
+        else:
+            tokens_BQD = self._parameter().new_zeros(0, self.options.queries, self.feature_dim)
+        return DetectorOutput(
+            detections=tuple(map(tuple, found)),
+            tokens_BMD=tokens_BQD,
+            mask_BM=torch.ones(tokens_BQD.shape[:2], dtype=torch.bool, device=tokens_BQD.device),
+        )
+
+    def query(self, images: ImageBatch, pictures: Sequence[int], prompts: Sequence[Prompt]) -> _Queries:
+        """The network's answer for ``pictures`` (indices into the batch, canvases of one size) with one prompt each."""
+        width, height = images.frames[pictures[0]].size
+        parameter = self._parameter()
+        pixels_BCHW = images.pixels_BCHW[list(pictures), :, :height, :width].to(parameter)
+        mask_BHW = torch.ones(len(pictures), height, width, dtype=torch.bool, device=pixels_BCHW.device)
+        missing = _missing_rows(width, height, self.options.queries)
+        if missing:
+            right, bottom = (missing, 0) if width < height else (0, missing)
+            pixels_BCHW = F.pad(pixels_BCHW, (0, right, 0, bottom))
+            mask_BHW = F.pad(mask_BHW, (0, right, 0, bottom))
+        length = max(len(prompt.input_ids) for prompt in prompts)
+        rows = [[*prompt.input_ids, *[self.writer.pad_id] * (length - len(prompt.input_ids))] for prompt in prompts]
+        lengths = [len(prompt.input_ids) for prompt in prompts]
+        output = self.network(
+            pixel_values=pixels_BCHW,
+            pixel_mask=mask_BHW,
+            input_ids=torch.tensor(rows, device=pixels_BCHW.device),
+            attention_mask=torch.tensor([[1] * n + [0] * (length - n) for n in lengths], device=pixels_BCHW.device),
+            return_dict=True,
+        )
+        state_BQD = output.intermediate_hidden_states[:, -1]
+        reference_BQ4 = output.intermediate_reference_points[:, -1]
+        return _Queries(
+            logits_BQT=output.logits,
+            boxes_BQ4=output.pred_boxes,
+            tokens_BQD=torch.cat([state_BQD, reference_BQ4.to(state_BQD.dtype)], dim=-1),
+        )
+
+    def _prompts(self, phrases: Sequence[str], picture: int) -> list[Prompt]:
+        """The prompts of one picture, with what was cut, split or left out logged."""
+        kept = set(same_phrases(phrases).values())
+        tokens = [ids if index in kept else [] for index, ids in enumerate(self.writer.tokens(phrases))]
+        longest = self.writer.longest_phrase
+        for index in sorted(kept):
+            if not tokens[index]:
+                logger.warning(
+                    "picture %d: %.80r has no word that the detector knows; it is not looked for",
+                    picture,
+                    phrases[index],
+                )
+            elif len(tokens[index]) > longest:
+                message = "picture %d: %.80r... has %d tokens; only the first %d are read"
+                logger.warning(message, picture, phrases[index], len(tokens[index]), longest)
+        prompts = self.writer.prompts(tokens)
+        if len(prompts) > 1:
+            message = (
+                "picture %d: %d phrases do not fit in %d tokens; they are detected in %d prompts, one after the other"
+            )
+            logger.info(message, picture, len(kept), self.writer.max_tokens, len(prompts))
+        return prompts
+
+    def _detections(
+        self,
+        logits_QT: torch.Tensor,
+        boxes_Q4: torch.Tensor,
+        prompt: Prompt,
+        phrases: Sequence[str],
+        frame: Frame,
+    ) -> tuple[list[Detection], int]:
+        """One picture's detections for one prompt, the best ``max_detections``, and how many more there were."""
+        width, height = frame.size
+        centre_Q2, size_Q2 = boxes_Q4[:, :2].float(), boxes_Q4[:, 2:].float()
+        corners_Q4 = torch.cat([centre_Q2 - size_Q2 / 2, centre_Q2 + size_Q2 / 2], dim=-1)
+        boxes_px_Q4 = (corners_Q4 * corners_Q4.new_tensor([width, height, width, height])).cpu().numpy()
+        scores_QP = phrase_scores(logits_QT, prompt.spans).cpu().numpy()
+        query_N, phrase_N, dropped = select(
+            scores_QP,
+            boxes_px_Q4,
+            box_threshold=self.options.box_threshold,
+            text_threshold=self.options.text_threshold,
+            nms_iou=self.options.nms_iou,
+            limit=self.options.max_detections,
+        )
+        detections = []
+        for query, phrase in zip(query_N, phrase_N, strict=True):
+            box = frame.box_from_canvas(boxes_px_Q4[query])
+            if box is not None:
+                detections.append(Detection(phrases[prompt.phrases[phrase]], box, float(scores_QP[query, phrase])))
+        return detections, dropped
+
+    def _parameter(self) -> torch.Tensor:
+        """Any parameter: the network's device and precision."""
+        return next(self.network.parameters())
+
+
+def _best(detections: list[Detection], limit: int) -> list[Detection]:
+    """The best ``limit``, in descending score."""
+    return sorted(detections, key=lambda detection: -detection.score)[:limit]
+
+
+def _same_size(frames: Sequence[Frame], pictures: Sequence[int]) -> list[list[int]]:
+    """``pictures`` grouped by the size of their canvas."""
+    groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for picture in pictures:
+        groups[frames[picture].size].append(picture)
+    return list(groups.values())
+
+
+def _missing_rows(width: int, height: int, queries: int) -> int:
+    """Pixels to add to a canvas's shorter side so that there are as many image tokens as queries are chosen from; mostly 0.
+
+    Four levels of 1/8 to 1/64 of the side: a canvas of 1333 x 27 pixels has fewer than 900 tokens.
+    """
+    longer, shorter = max(width, height), min(width, height)
+    missing = 0
+    while _image_tokens(longer, shorter + missing) < queries:
+        missing += 64 - (shorter + missing) % 64
+    return missing
+
+
+def _image_tokens(width: int, height: int) -> int:
+    tokens, columns, rows = 0, -(-width // 4), -(-height // 4)
+    for _ in range(4):
+        columns, rows = -(-columns // 2), -(-rows // 2)
+        tokens += columns * rows
+    return tokens
+
+
+def network_config(options: GroundingDinoOptions) -> GroundingDinoConfig:
+    """The options as transformers' configuration; what is not an option is the same in every public checkpoint."""
+    return GroundingDinoConfig(
+        backbone_config=SwinConfig(
+            # Swin here reads any size; this number only says which windows are full: 224 for a window of 7, 384 for one of 12.
+            image_size=32 * options.swin_window,
+            embed_dim=options.swin_width,
+            depths=list(options.swin_depths),
+            num_heads=list(options.swin_heads),
+            window_size=options.swin_window,
+            out_indices=[2, 3, 4],  # type: ignore[call-arg]
+        ),
+        text_config=text_config(options),
+        num_queries=options.queries,
+        d_model=options.width,
+        encoder_layers=options.encoder_layers,
+        decoder_layers=options.decoder_layers,
+        encoder_attention_heads=options.heads,
+        decoder_attention_heads=options.heads,
+        encoder_ffn_dim=options.ffn,
+        decoder_ffn_dim=options.ffn,
+        max_text_len=options.max_text_tokens,
+    )
+
+
+def text_config(options: GroundingDinoOptions) -> BertConfig:
+    """The text encoder's part of the options."""
+    return BertConfig(
+        vocab_size=options.text_vocabulary,
+        hidden_size=options.text_width,
+        num_hidden_layers=options.text_layers,
+        num_attention_heads=options.text_heads,
+        intermediate_size=options.text_ffn,
+        max_position_embeddings=options.text_positions,
+    )
+
+
+def build(options: GroundingDinoOptions, context: BuildContext) -> GroundingDino:
+    """The component ``grounding-dino``.
+
+    Raises:
+        WeightsError: checkpoint or tokenizer are not found or do not fit the options.
+        SpecError: without pretrained weights, a text vocabulary that the built-in tokenizer does not fit in.
+    """
+    writer = prompt_writer(options, context)
+    config = network_config(options)
+    if context.weights == "pretrained":
+        path = locate_checkpoint(options.checkpoint, also=_TOKENIZER_FILES)
+        state = read_tensors(path)
+        network = load_transformers(
+            GroundingDinoForObjectDetection, config, from_original(state) if is_original(state) else state, path
+        )
+    else:
+        network = GroundingDinoForObjectDetection(config)
+        if context.weights == "meta":
+            nn.Module.to(network, "meta")  # one of its parameters does not follow the device that is in force
+    _set_delimiters(network, writer.delimiters)
+    return GroundingDino(options, network, writer).eval()
+
+
+def prompt_writer(options: GroundingDinoOptions, context: BuildContext) -> PromptWriter:
+    """Writes prompts with the checkpoint's tokenizer, or with the built-in one where nothing is downloaded.
+
+    Raises:
+        WeightsError: the tokenizer is not found or does not fit the options.
+        SpecError: without pretrained weights, a text vocabulary that the built-in tokenizer does not fit in.
+    """
+    if context.weights == "pretrained":
+        return PromptWriter(*_tokenizer(options), options.max_text_tokens)
+    tokenizer = stand_in_tokenizer()
+    if options.text_vocabulary < len(tokenizer):
+        raise SpecError(
+            f"text_vocabulary is {options.text_vocabulary}, but without pretrained weights the built-in tokenizer stands in, "
+            f"which has {len(tokenizer)} tokens; set text_vocabulary to {len(tokenizer)} or more."
+        )
+    return PromptWriter(tokenizer, BERT_DELIMITERS, options.max_text_tokens)
+
+
+def _tokenizer(options: GroundingDinoOptions) -> tuple[BertTokenizer, tuple[int, int, int, int]]:
+    """The checkpoint's tokenizer, or the one that the options name."""
+    source = options.tokenizer or options.checkpoint
+    folder = locate_checkpoint(source, also=_TOKENIZER_FILES)
+    folder = folder.parent if folder.is_file() else folder
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise WeightsError(
+            f"there is no tokenizer ({' or '.join(_TOKENIZER_FILES)}) in {folder}. Set the option tokenizer to the hub id or folder of the "
+            "text encoder's: google-bert/bert-base-uncased for the public checkpoints."
+        )
+    tokenizer = BertTokenizer.from_pretrained(folder, local_files_only=True)
+    delimiters = tokenizer_delimiters(tokenizer, folder)
+    if len(tokenizer) > options.text_vocabulary:
+        raise WeightsError(
+            f"the tokenizer of {folder} has {len(tokenizer)} tokens, but the text encoder only {options.text_vocabulary} (text_vocabulary)."
+        )
+    return tokenizer, delimiters
+
+
+def _set_delimiters(network: GroundingDinoForObjectDetection, delimiters: tuple[int, int, int, int]) -> None:
+    """Tell the network which tokens separate phrases, where it does not take BERT's ids for granted."""
+    known = getattr(network.model, "special_tokens", None)
+    if known is not None:
+        network.model.special_tokens = torch.tensor(delimiters, dtype=known.dtype, device=known.device)
+    elif delimiters != BERT_DELIMITERS:
+        raise WeightsError(
+            f"the tokenizer separates phrases by the ids {delimiters}, but this version of transformers only knows {BERT_DELIMITERS}; "
+            "install a newer one, or use a checkpoint with the vocabulary of bert-base-uncased."
+        )

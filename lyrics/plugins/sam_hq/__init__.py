@@ -1,0 +1,102 @@
+"""SAM-HQ (Ke et al. 2023), Segment Anything with finer borders: a mask for every box it is asked for.
+
+This file is the manifest: it imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from lyrics.core.component import Component, Options, hookimpl
+
+
+class SamHqOptions(Options):
+    """Options of ``sam-hq``. The defaults are the public SAM-HQ ViT-H's."""
+
+    checkpoint: str = Field(
+        "syscv-community/sam-hq-vit-huge",
+        description="hub id, folder or .safetensors file, in the naming of transformers or of the original code",
+    )
+    boxes_per_pass: int = Field(
+        64, ge=1, description="boxes that go through the mask decoder together; fewer need less memory"
+    )
+
+    image_size: int = Field(1024, ge=1, description="longest side in pixels, and side of the padded square")
+    patch_size: int = Field(16, ge=1, description="pixels per image token along each side")
+    width: int = Field(1280, ge=1, description="width of the image encoder")
+    layers: int = Field(32, ge=1, description="layers of the image encoder")
+    heads: int = Field(16, ge=1, description="attention heads of the image encoder")
+    mlp_ratio: float = Field(
+        4.0, gt=0, description="feed-forward width of the image encoder, as a multiple of its width"
+    )
+    window: int = Field(14, ge=1, description="side in tokens of the windows that most layers attend in")
+    global_layers: tuple[int, ...] = Field(
+        (7, 15, 23, 31), min_length=1, description="layers that attend everywhere; the first gives the fine features"
+    )
+
+    prompt_width: int = Field(256, ge=8, multiple_of=8, description="width of prompts and of the image embedding")
+    decoder_layers: int = Field(2, ge=1, description="layers of the mask decoder")
+    decoder_heads: int = Field(8, ge=1, description="attention heads of the mask decoder")
+    decoder_ffn: int = Field(2048, ge=1, description="feed-forward width of the mask decoder")
+
+    @model_validator(mode="after")
+    def _sizes_divide(self) -> Self:
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.prompt_width // 2 % self.decoder_heads:
+            raise ValueError(
+                f"half of prompt_width {self.prompt_width} is not a multiple of decoder_heads {self.decoder_heads}"
+            )
+        if any(not 0 <= layer < self.layers for layer in self.global_layers):
+            raise ValueError(
+                f"global_layers {self.global_layers} must lie in 0 to {self.layers - 1}, the encoder's layers"
+            )
+        return self
+
+    @property
+    def feature_dim(self) -> int:
+        """Width of a local token: the mask's pooled image embedding and the box as (centre x, centre y, width, height)."""
+        return self.prompt_width + 4
+
+
+@hookimpl
+def lyrics_components() -> Iterator[Component]:
+    small = {
+        "image_size": 64,
+        "patch_size": 8,
+        "width": 32,
+        "layers": 2,
+        "heads": 2,
+        "mlp_ratio": 2.0,
+        "window": 3,
+        "global_layers": (1,),
+        "prompt_width": 32,
+        "decoder_layers": 1,
+        "decoder_heads": 2,
+        "decoder_ffn": 32,
+    }
+    yield Component(
+        kind="segmenter",
+        name="sam-hq",
+        build="lyrics.plugins.sam_hq.segmenter:build",
+        options=SamHqOptions,
+        summary="box-prompted segmenter, transformers' implementation; one local token of width 260 per box",
+        licence="Apache-2.0",
+        test_options=small,
+    )
+    yield Component(
+        kind="segmenter",
+        name="sam-hq-upstream",
+        build="lyrics.plugins.sam_hq.upstream:build",
+        options=SamHqOptions,
+        requires=("segment-anything-hq==0.3", "timm>=1.0.20", "torchvision"),
+        install="pip install 'lyrics-vl[experts]'",
+        summary="the same segmenter, its authors' implementation",
+        licence="code as its distribution states: MIT; weights: Apache-2.0",
+        test_options=small,
+    )

@@ -1,0 +1,104 @@
+"""``sam-hq-upstream``: the original code (segment-anything-hq 0.3) in the place of transformers' network.
+
+Importing this file imports segment_anything_hq, and with it timm and torchvision.
+
+Shapes: C colour channels, H and W pixels, K boxes, h and w cells of the image embedding.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from segment_anything_hq.modeling import ImageEncoderViT, MaskDecoderHQ, PromptEncoder, Sam, TwoWayTransformer
+from torch import nn
+
+from lyrics.core.contracts import BuildContext
+from lyrics.core.errors import SpecError
+from lyrics.core.pretrained import load_module, locate_checkpoint, read_tensors
+from lyrics.plugins.sam_hq import SamHqOptions
+from lyrics.plugins.sam_hq.decoder import Embedding
+from lyrics.plugins.sam_hq.segmenter import SamHq
+from lyrics.plugins.sam_hq.weights import is_original, to_original
+
+
+class SamHqUpstream(SamHq):
+    """``SamHq`` on the authors' modules. The mask is what their decoder returns for one mask per box: SAM's first plus the high-quality one."""
+
+    def embed(self, pixels_CHW: torch.Tensor) -> Embedding:
+        """One picture's embedding; the fine features are those of the first layer that attends everywhere, as the encoder gives them.
+
+        Raises:
+            SpecError: the weights are not float32.
+        """
+        if pixels_CHW.dtype != torch.float32:
+            raise SpecError(
+                f"sam-hq-upstream runs in float32 only, and its weights are {pixels_CHW.dtype}; build with dtype=torch.float32, "
+                "or use sam-hq."
+            )
+        image_1Dhw, layers = self.network.image_encoder(pixels_CHW[None])
+        return Embedding(image_1Dhw[0], layers[0][0].permute(2, 0, 1))
+
+    def mask_logits(self, embedding: Embedding, boxes_px_K4: torch.Tensor) -> torch.Tensor:
+        """Logits [K, 4h, 4w]."""
+        sparse_KTD, dense_KDhw = self.network.prompt_encoder(points=None, boxes=boxes_px_K4, masks=None)
+        logits_K1HW: torch.Tensor
+        logits_K1HW, _ = self.network.mask_decoder(
+            image_embeddings=embedding.image_Dhw[None],
+            image_pe=self.network.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse_KTD,
+            dense_prompt_embeddings=dense_KDhw,
+            multimask_output=False,
+            hq_token_only=False,
+            interm_embeddings=embedding.fine_CHW.permute(1, 2, 0)[None, None],
+        )
+        return logits_K1HW[:, 0]
+
+
+def original_network(options: SamHqOptions) -> Sam:
+    """The options as the authors' modules; what is not an option is the same in all their published models (``build_sam.py``)."""
+    cells = (options.image_size // options.patch_size,) * 2
+    return Sam(
+        image_encoder=ImageEncoderViT(
+            img_size=options.image_size,
+            patch_size=options.patch_size,
+            embed_dim=options.width,
+            depth=options.layers,
+            num_heads=options.heads,
+            mlp_ratio=options.mlp_ratio,
+            out_chans=options.prompt_width,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            use_rel_pos=True,
+            window_size=options.window,
+            global_attn_indexes=options.global_layers,
+        ),
+        prompt_encoder=PromptEncoder(
+            embed_dim=options.prompt_width,
+            image_embedding_size=cells,
+            input_image_size=(options.image_size, options.image_size),
+            mask_in_chans=16,
+        ),
+        mask_decoder=MaskDecoderHQ(
+            transformer_dim=options.prompt_width,
+            transformer=TwoWayTransformer(
+                depth=options.decoder_layers,
+                embedding_dim=options.prompt_width,
+                num_heads=options.decoder_heads,
+                mlp_dim=options.decoder_ffn,
+            ),
+            iou_head_hidden_dim=options.prompt_width,
+            vit_dim=options.width,
+        ),
+    )
+
+
+def build(options: SamHqOptions, context: BuildContext) -> SamHqUpstream:
+    """The component ``sam-hq-upstream``. Raises ``WeightsError`` when the checkpoint is not found or does not fit the options."""
+    network = original_network(options)
+    if context.weights == "pretrained":
+        path = locate_checkpoint(options.checkpoint)
+        state = read_tensors(path)
+        load_module(network, state if is_original(state) else to_original(state, network.state_dict()), path)
+    elif context.weights == "meta":
+        network.to("meta")  # its mean and standard deviation, which nothing reads here, do not follow the device in force
+    return SamHqUpstream(options, network).eval()

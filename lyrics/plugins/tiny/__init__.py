@@ -1,0 +1,163 @@
+"""Four small experts of the embedded default: image encoder, tagger, detector and segmenter, under 2 M parameters together.
+
+They are meant for drawn scenes and know no photograph. This file is the manifest: it imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Self
+
+from pydantic import Field, field_validator, model_validator
+
+from lyrics.core.component import Component, Options, hookimpl
+from lyrics.plugins.tiny.vocabulary import VOCABULARY, normalised
+
+LICENCE = "code as lyrics; no weights are shipped in this version"
+
+
+def _checked_vocabulary(vocabulary: tuple[str, ...]) -> tuple[str, ...]:
+    """Every name has a letter, and no two names differ in case and white space only."""
+    seen: dict[str, str] = {}
+    for name in vocabulary:
+        key = normalised(name)
+        if not key:
+            raise ValueError("a name of the vocabulary is empty; every name needs at least one word")
+        if key in seen:
+            raise ValueError(
+                f"the vocabulary names {seen[key]!r} and {name!r}, which are the same to the expert; drop one"
+            )
+        seen[key] = name
+    return vocabulary
+
+
+class TinyVitOptions(Options):
+    """Options of ``tiny-vit``."""
+
+    image_size: int = Field(112, ge=8, description="side in pixels of the square that pictures are squashed to")
+    patch_size: int = Field(8, ge=4, le=32, description="pixels per token along each side; a power of two")
+    width: int = Field(128, ge=8, multiple_of=8, description="width of a token")
+    layers: int = Field(4, ge=1, description="transformer layers")
+    heads: int = Field(4, ge=1, description="attention heads; divides the width")
+
+    @model_validator(mode="after")
+    def _sizes_divide(self) -> Self:
+        if self.patch_size & (self.patch_size - 1):
+            raise ValueError(f"patch_size must be a power of two (4, 8, 16 or 32), not {self.patch_size}")
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+    @property
+    def feature_dim(self) -> int:
+        """Width of an image token."""
+        return self.width
+
+
+class _VocabularyOptions(Options):
+    vocabulary: tuple[str, ...] = Field(
+        VOCABULARY, min_length=1, description="the names it knows; a name's logit is made of those of its words"
+    )
+
+    @field_validator("vocabulary")
+    @classmethod
+    def _names_differ(cls, vocabulary: tuple[str, ...]) -> tuple[str, ...]:
+        return _checked_vocabulary(vocabulary)
+
+
+class TinyTaggerOptions(_VocabularyOptions):
+    """Options of ``tiny-tagger``."""
+
+    image_size: int = Field(
+        128, ge=16, multiple_of=8, description="longest side in pixels, and side of the padded square"
+    )
+    width: int = Field(96, ge=8, multiple_of=8, description="channels of the last stage")
+    blocks: int = Field(4, ge=0, description="residual blocks of the last stage")
+    threshold: float = Field(0.5, ge=0, le=1, description="tags whose probability is lower are not reported")
+
+
+class TinyDetectorOptions(_VocabularyOptions):
+    """Options of ``tiny-detector``."""
+
+    image_size: int = Field(
+        128, ge=16, multiple_of=8, description="longest side in pixels, and side of the padded square"
+    )
+    width: int = Field(96, ge=8, multiple_of=8, description="channels of the last stage")
+    blocks: int = Field(6, ge=0, description="residual blocks of the last stage")
+    score_threshold: float = Field(0.3, ge=0, le=1, description="detections whose score is lower are not reported")
+    nms_iou: float = Field(
+        0.5, ge=0, le=1, description="of two boxes for one phrase that overlap more, the better stays"
+    )
+    max_detections: int = Field(100, ge=1, description="most detections per picture; the best are kept")
+
+    @property
+    def feature_dim(self) -> int:
+        """Width of a local token: a cell's state and its box as (centre x, centre y, width, height)."""
+        return self.width + 4
+
+
+class TinySegmenterOptions(Options):
+    """Options of ``tiny-segmenter``."""
+
+    image_size: int = Field(
+        128, ge=16, multiple_of=8, description="longest side in pixels, and side of the padded square"
+    )
+    width: int = Field(64, ge=8, multiple_of=8, description="channels of the picture's features")
+    blocks: int = Field(2, ge=0, description="residual blocks of the picture's features")
+    roi_size: int = Field(28, ge=4, description="side of the grid of samples over a box from which its mask is made")
+
+    @property
+    def feature_dim(self) -> int:
+        """Width of a local token: the mask's pooled feature and the box as (centre x, centre y, width, height)."""
+        return self.width + 4
+
+
+_TEST_VOCABULARY = ("red circle", "blue square")
+
+
+@hookimpl
+def lyrics_components() -> Iterator[Component]:
+    yield Component(
+        kind="image-encoder",
+        name="tiny-vit",
+        build="lyrics.plugins.tiny.vit:build",
+        options=TinyVitOptions,
+        summary="small vision transformer for drawn scenes: 196 tokens of width 128",
+        licence=LICENCE,
+        test_options={"image_size": 32, "width": 16, "layers": 1, "heads": 2},
+    )
+    yield Component(
+        kind="tagger",
+        name="tiny-tagger",
+        build="lyrics.plugins.tiny.tagger:build",
+        options=TinyTaggerOptions,
+        summary="small convolutional tagger for drawn scenes, with a fixed vocabulary",
+        licence=LICENCE,
+        test_options={"image_size": 32, "width": 16, "blocks": 1, "vocabulary": _TEST_VOCABULARY, "threshold": 0.0},
+    )
+    yield Component(
+        kind="detector",
+        name="tiny-detector",
+        build="lyrics.plugins.tiny.detector:build",
+        options=TinyDetectorOptions,
+        summary="small anchor-free detector for drawn scenes, with a fixed vocabulary; one token per cell of 8 x 8 pixels",
+        licence=LICENCE,
+        test_options={
+            "image_size": 32,
+            "width": 16,
+            "blocks": 1,
+            "vocabulary": _TEST_VOCABULARY,
+            "score_threshold": 0.0,
+        },
+    )
+    yield Component(
+        kind="segmenter",
+        name="tiny-segmenter",
+        build="lyrics.plugins.tiny.segmenter:build",
+        options=TinySegmenterOptions,
+        summary="small box-prompted segmenter for drawn scenes",
+        licence=LICENCE,
+        test_options={"image_size": 32, "width": 16, "blocks": 1, "roi_size": 8},
+    )

@@ -1,0 +1,144 @@
+"""Training the tiny experts on pictures whose objects are known.
+
+Each ``*_loss`` here takes a module, prepared pictures and their objects (tag, box and mask in the original picture), and gives the scalar
+that ``fit`` descends::
+
+    fit(detector, batches, detector_loss, steps=2000)
+
+Shapes: B images, N objects of one picture, P names of a vocabulary, M cells or image tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from lyrics.core.geometry import Frame
+from lyrics.core.types import DetectedObject, ImageBatch
+from lyrics.plugins.tiny.detector import TinyDetector
+from lyrics.plugins.tiny.losses import detection_loss, mask_loss, multilabel_loss
+from lyrics.plugins.tiny.phrases import PhraseHead
+from lyrics.plugins.tiny.segmenter import TinySegmenter, regions, sample, sample_points
+from lyrics.plugins.tiny.tagger import TinyTagger
+from lyrics.plugins.tiny.vit import TinyVit
+
+Objects = Sequence[Sequence[DetectedObject]]
+Expert = TypeVar("Expert", bound=nn.Module)
+
+WARMUP_SHARE = 0.05
+MAX_GRADIENT_NORM = 1.0
+
+
+def fit(
+    module: Expert,
+    batches: Iterable[tuple[ImageBatch, Objects]],
+    loss: Callable[[Expert, ImageBatch, Objects], torch.Tensor],
+    *,
+    steps: int,
+    learning_rate: float = 2e-3,
+    weight_decay: float = 0.05,
+) -> list[float]:
+    """Train ``module`` in place for ``steps`` batches; returns the loss of every step and leaves the module in evaluation mode.
+
+    AdamW, a short linear warm-up and then a cosine to zero, gradients clipped to norm 1. Biases and normalisations do not decay.
+    Batches are on the module's device. Raises ``ValueError`` when ``batches`` ends before ``steps``.
+    """
+    decaying = [parameter for parameter in module.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in module.parameters() if parameter.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decaying, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=learning_rate,
+        betas=(0.9, 0.98),
+    )
+    warmup = max(1, round(steps * WARMUP_SHARE))
+    module.train()
+    history: list[float] = []
+    for step, (images, objects) in enumerate(islice(batches, steps)):
+        rate = min((step + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * step / steps))
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * rate
+        optimizer.zero_grad(set_to_none=True)
+        value = loss(module, images, objects)
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(module.parameters(), MAX_GRADIENT_NORM)
+        optimizer.step()
+        history.append(value.item())
+    module.eval()
+    if len(history) < steps:
+        raise ValueError(f"asked to train for {steps} steps, but the batches ended after {len(history)}")
+    return history
+
+
+def tagger_loss(tagger: TinyTagger, images: ImageBatch, objects: Objects) -> torch.Tensor:
+    """A picture's targets are the tags of its objects; tags outside the vocabulary are ignored."""
+    targets_BP = [tagger.phrases.targets([obj.tag for obj in found]).sum(0).clamp(max=1) for found in objects]
+    return multilabel_loss(tagger.logits(images), torch.stack(targets_BP))
+
+
+def detector_loss(detector: TinyDetector, images: ImageBatch, objects: Objects) -> torch.Tensor:
+    """Objects are found where the canvas shows them; one whose tag is outside the vocabulary is an object without a name."""
+    device = images.pixels_BCHW.device
+    boxes_px: list[torch.Tensor] = []
+    names: list[torch.Tensor] = []
+    for frame, found in zip(images.frames, objects, strict=True):
+        shown = [obj for obj in found if frame.visible_fraction(obj.box_norm) > 0]
+        boxes_px.append(_boxes_on_canvas(frame, shown).to(device))
+        names.append(detector.phrases.targets([obj.tag for obj in shown]))
+    return detection_loss(detector.predict(images), boxes_px, names, detector.trunk.stride)
+
+
+def segmenter_loss(segmenter: TinySegmenter, images: ImageBatch, objects: Objects) -> torch.Tensor:
+    """Every object that has a mask is asked for by its box, which may be off its mask by as much as a detector's would be."""
+    masked = [[obj for obj in found if obj.mask is not None] for found in objects]
+    logits_KRR, _ = segmenter.predict(images, [[obj.box_norm for obj in found] for found in masked])
+    targets = [logits_KRR.new_zeros(0, *logits_KRR.shape[1:])]
+    for frame, found in zip(images.frames, masked, strict=True):
+        targets.extend(_mask_samples(frame, obj, segmenter.roi_size).to(logits_KRR) for obj in found)
+    return mask_loss(logits_KRR, torch.cat(targets))
+
+
+class EncoderWithNames(nn.Module):
+    """An image encoder and, for its training only, a head that names what each image token lies on."""
+
+    def __init__(self, encoder: TinyVit, vocabulary: Sequence[str]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.phrases = PhraseHead(encoder.feature_dim, vocabulary, prior_logit=-4.0)
+
+
+def encoder_loss(module: EncoderWithNames, images: ImageBatch, objects: Objects) -> torch.Tensor:
+    """A token's targets are the tags of all objects whose box holds the centre of the token's patch."""
+    logits_BMP = module.phrases(module.encoder(images.pixels_BCHW))
+    side = math.isqrt(logits_BMP.shape[1])
+    size = images.pixels_BCHW.shape[-1]
+    places = (torch.arange(side, device=logits_BMP.device) + 0.5) * (size / side)
+    centres_px_M2 = torch.cartesian_prod(places, places).flip(1)
+    targets_BMP = torch.zeros_like(logits_BMP)
+    for row_MP, frame, found in zip(targets_BMP, images.frames, objects, strict=True):
+        boxes_px_N4 = _boxes_on_canvas(frame, found).to(logits_BMP.device)
+        after_MN2 = centres_px_M2[:, None] >= boxes_px_N4[:, :2]
+        before_MN2 = centres_px_M2[:, None] < boxes_px_N4[:, 2:]
+        inside_MN = (after_MN2 & before_MN2).all(-1).to(logits_BMP.dtype)
+        row_MP.copy_((inside_MN @ module.phrases.targets([obj.tag for obj in found])).clamp(max=1))
+    return multilabel_loss(logits_BMP, targets_BMP)
+
+
+def _boxes_on_canvas(frame: Frame, objects: Sequence[DetectedObject]) -> torch.Tensor:
+    """The objects' boxes in pixels of the canvas, clipped to it, float32 [N,4]."""
+    boxes_px_N4 = frame.boxes_to_canvas([obj.box_norm.as_tuple() for obj in objects])
+    return torch.from_numpy(boxes_px_N4.clip(0, np.tile(frame.size, 2))).float()
+
+
+def _mask_samples(frame: Frame, obj: DetectedObject, size: int) -> torch.Tensor:
+    """The object's mask at the points that the segmenter samples for its box, [1,R,R], 0 to 1."""
+    assert obj.mask is not None
+    points_px = sample_points(regions(frame, [obj.box_norm]), size)
+    points_norm = frame.boxes_from_canvas(np.tile(points_px, 2).reshape(-1, 4))[:, :2].reshape(points_px.shape)
+    mask_1HW = torch.from_numpy(obj.mask.to_array()).float()[None]
+    return sample(mask_1HW, points_norm, (1.0, 1.0))[:, 0]

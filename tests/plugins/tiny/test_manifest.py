@@ -1,0 +1,71 @@
+"""The records of the family: the contracts of their kinds, sizes, options, and what there are no weights for."""
+
+from __future__ import annotations
+
+from pkgutil import resolve_name
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from lyrics.core.contracts import BuildContext
+from lyrics.core.errors import WeightsError
+from lyrics.plugins import tiny
+from lyrics.plugins.tiny.vocabulary import COLOURS, SHAPES, VOCABULARY
+from lyrics.testing import DetectorContract, ImageEncoderContract, SegmenterContract, TaggerContract
+
+COMPONENTS = tuple(tiny.lyrics_components())
+
+
+class TestTinyVit(ImageEncoderContract):
+    component = "tiny-vit"
+
+
+class TestTinyTagger(TaggerContract):
+    component = "tiny-tagger"
+
+
+class TestTinyDetector(DetectorContract):
+    component = "tiny-detector"
+
+
+class TestTinySegmenter(SegmenterContract):
+    component = "tiny-segmenter"
+
+
+def test_together_they_have_at_most_two_million_parameters():
+    with torch.device("meta"):
+        built = [resolve_name(component.build)(component.options(), BuildContext("meta")) for component in COMPONENTS]
+    assert sorted(component.kind for component in COMPONENTS) == ["detector", "image-encoder", "segmenter", "tagger"]
+    assert 1_000_000 < sum(p.numel() for module in built for p in module.parameters()) <= 2_000_000
+
+
+@pytest.mark.parametrize("component", COMPONENTS, ids=lambda component: component.name)
+def test_pretrained_weights_are_refused_in_one_sentence(component):
+    with pytest.raises(
+        WeightsError, match=r"trained tiny weights are not shipped in this version.*weights='random' works$"
+    ) as caught:
+        resolve_name(component.build)(component.options(**component.test_options), BuildContext("pretrained"))
+    assert str(caught.value).startswith(component.name)
+
+
+def test_default_vocabulary_is_every_colour_with_every_shape():
+    assert len(VOCABULARY) == len(set(VOCABULARY)) == len(COLOURS) * len(SHAPES) == 64
+    assert "red circle" in VOCABULARY
+    assert tiny.TinyTaggerOptions().vocabulary == tiny.TinyDetectorOptions().vocabulary == VOCABULARY
+
+
+@pytest.mark.parametrize(
+    ("options", "values", "complaint"),
+    [
+        (tiny.TinyVitOptions, {"patch_size": 12}, "power of two"),
+        (tiny.TinyVitOptions, {"image_size": 100}, "image_size 100 is not a multiple of patch_size 8"),
+        (tiny.TinyVitOptions, {"heads": 3}, "width 128 is not a multiple of heads 3"),
+        (tiny.TinyTaggerOptions, {"vocabulary": ("cat", " CAT ")}, "names 'cat' and ' CAT '"),
+        (tiny.TinyDetectorOptions, {"vocabulary": ("cat", " ")}, "is empty"),
+        (tiny.TinyDetectorOptions, {"vocabulary": ()}, "at least 1 item"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options, values, complaint):
+    with pytest.raises(ValidationError, match=complaint):
+        options(**values)
