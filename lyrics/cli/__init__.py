@@ -1,0 +1,56 @@
+"""The command line: parse, call core, print. Exit code 0; 1 when the work failed; 2 when the command was called wrongly.
+
+Importing this package imports no torch; each command imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+import typer
+
+from lyrics.cli import bench, check, conformance, doctor, parts, quickstart, refine
+from lyrics.core.errors import ImageError, LyricsError, SpecError
+
+app = typer.Typer(
+    name="lyrics",
+    help="A vision-language model that sees objects, as a library of swappable parts.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("list", short_help="Components and presets, and which are ready.")(parts.list_parts)
+app.command("show", short_help="The options of a component; a preset as YAML.")(parts.show)
+app.command("check", short_help="Parts, shapes and parameters of a model, before building it.")(check.check)
+app.command("doctor", short_help="What is broken or missing here, and why.")(doctor.doctor)
+app.command("test-plugin", short_help="The conformance suite over a distribution.")(conformance.test_plugin)
+app.command("refine", short_help="Tags, boxes and masks of pictures, as JSON, COCO and drawings.")(refine.refine)
+app.add_typer(bench.app, name="bench", short_help="Benchmarks: correctness first, then time.")
+app.command("quickstart", short_help="Compose lyrics-tiny and run a picture through it.")(quickstart.quickstart)
+
+
+_shown: set[str] = set()
+
+
+def _print_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
+    """One line on standard error, once; where in our source a warning was raised is of no use to the person who can act on it."""
+    if issubclass(category, UserWarning) and not issubclass(category, FutureWarning) and str(message) not in _shown:
+        _shown.add(str(message))
+        print(f"lyrics: warning: {message}", file=sys.stderr)
+
+
+def main() -> None:
+    """Entry point of the ``lyrics`` command."""
+    _shown.clear()
+    warnings.showwarning = _print_warning  # type: ignore[assignment]
+    try:
+        app()
+    except LyricsError as error:
+        print(f"lyrics: {error}", file=sys.stderr)
+        # What the user wrote is wrong (2), or what was asked for could not be done (1).
+        sys.exit(2 if isinstance(error, SpecError | ImageError) else 1)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)

@@ -1,0 +1,89 @@
+"""``lyrics check SPEC``: does a specification resolve and fit, and what would the model be?"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any
+
+import typer
+
+from lyrics.cli._output import JsonFlag, SetOption, print_json, print_table, print_text
+
+
+def check(
+    spec: Annotated[str, typer.Argument(help="A preset's name, or a YAML or JSON file.")],
+    settings: SetOption = None,
+    dtype: Annotated[str, typer.Option(help="Type of the weights that bytes are counted in.")] = "bfloat16",
+    json: JsonFlag = False,
+) -> None:
+    """Resolve and wire a specification; print its parts, shapes, parameters, bytes and licences. Downloads and allocates nothing."""
+    from lyrics.cli._overrides import parse_overrides
+    from lyrics.core.errors import UnknownNameError
+    from lyrics.core.registry import default_registry
+    from lyrics.core.resolve import resolve, wire
+
+    dtypes = ("float32", "bfloat16", "float16")
+    if dtype not in dtypes:
+        raise UnknownNameError(f"--dtype {dtype}: is one of {', '.join(dtypes)}.")
+    resolved = resolve(spec, parse_overrides(settings))
+    wire(resolved)
+
+    # Everything above is quick and needs no torch; a mistake in the spec is reported before torch is imported.
+    import torch
+
+    from lyrics.core.build import build_resolved
+    from lyrics.core.summary import summarise
+
+    model = build_resolved(resolved, weights="meta", dtype=getattr(torch, dtype))
+    summary = summarise(model, resolved)
+    reported = next((p for p, s in default_registry().presets if spec in (p.name, f"{s.distribution}/{p.name}")), None)
+    if json:
+        data: dict[str, Any] = {
+            "parts": [dataclasses.asdict(row) for row in summary.parts],
+            "parameters": summary.parameters,
+            "bytes": summary.num_bytes,
+            "dtype": dtype,
+            "stage1_trainable": summary.stage1_trainable,
+            "stage2_trainable": summary.stage2_trainable,
+            "stage2_breakdown": dict(summary.stage2_breakdown),
+            "reported_trainable": reported.reported_trainable if reported else None,
+            "spec": resolved.spec.model_dump(mode="json"),
+        }
+        print_json(data)
+        return
+    print_table(
+        ("part", "component", "from", "gives", "parameters", "trainable", dtype, "licence"),
+        [
+            (
+                row.path,
+                row.component,
+                row.distribution,
+                row.output,
+                f"{row.parameters:,}",
+                f"{row.trainable:,}",
+                _size(row.num_bytes),
+                row.licence,
+            )
+            for row in summary.parts
+        ],
+        right=("parameters", "trainable", dtype),
+    )
+    print_text(f"\ntotal: {summary.parameters:,} parameters, {_size(summary.num_bytes)} in {dtype}")
+    print_text(f"trained in stage 1: {summary.stage1_trainable:,} (query transformer and objectives)")
+    pieces = ", ".join(f"{name} {count:,}" for name, count in summary.stage2_breakdown.items())
+    print_text(f"trained in stage 2: {summary.stage2_trainable:,} ({pieces})")
+    if reported is not None and reported.reported_trainable is not None:
+        difference = summary.stage2_trainable - reported.reported_trainable
+        print_text(
+            f"reported by its source: {reported.reported_trainable / 1e6:,.0f}M; ours is {difference / 1e6:+.1f}M. {reported.reported_note}"
+        )
+
+
+def _size(num_bytes: int) -> str:
+    """Binary units, three digits."""
+    size = float(num_bytes)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:.2f} GiB"

@@ -1,0 +1,66 @@
+"""Boxes, masks and labels on a picture, legible on any background."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from lyrics.core.types import DetectedObject
+
+# Okabe and Ito's palette: told apart with every kind of colour vision.
+PALETTE = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (0, 114, 178),
+    (213, 94, 0),
+    (204, 121, 167),
+)
+MASK_OPACITY = 0.45
+
+
+def draw_objects(picture: Image.Image, objects: Sequence[DetectedObject]) -> Image.Image:
+    """A copy of ``picture`` with the objects on it; one colour per tag. The best object is drawn last, on top of the others."""
+    colours = {tag: PALETTE[index % len(PALETTE)] for index, tag in enumerate(sorted({found.tag for found in objects}))}
+    pixels_HWC = np.asarray(picture.convert("RGB"), dtype=np.float32).copy()
+    for found in reversed(objects):
+        if found.mask is not None:
+            inside = found.mask.to_array()
+            colour = np.asarray(colours[found.tag], dtype=np.float32)
+            pixels_HWC[inside] = (1 - MASK_OPACITY) * pixels_HWC[inside] + MASK_OPACITY * colour
+    drawn = Image.fromarray(pixels_HWC.round().astype(np.uint8))
+    pen = ImageDraw.Draw(drawn)
+    stroke = max(2, round(min(picture.size) / 200))
+    font = ImageFont.load_default(size=max(12, round(min(picture.size) / 32)))
+    for found in reversed(objects):
+        x1, y1, x2, y2 = found.box_norm.to_px(picture.size)
+        # A dark line around the coloured one keeps the box visible on a background of its own colour.
+        pen.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=(0, 0, 0), width=stroke + 2)
+        pen.rectangle((x1, y1, x2, y2), outline=colours[found.tag], width=stroke)
+    for found in reversed(objects):
+        _label(pen, picture.size, found, colours[found.tag], font)
+    return drawn
+
+
+def _label(
+    pen: ImageDraw.ImageDraw,
+    size_px: tuple[int, int],
+    found: DetectedObject,
+    colour: tuple[int, int, int],
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+) -> None:
+    """Black or white text, whichever is legible, on a plate of the box's colour, kept inside the picture."""
+    # Pillow's built-in font has no other letters.
+    text = f"{found.tag} {found.score:.2f}".encode("latin-1", "replace").decode("latin-1")
+    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
+    width, height = right - left + 6, bottom - top + 6
+    x1, y1, _, _ = found.box_norm.to_px(size_px)
+    x = min(max(0.0, x1), max(0.0, size_px[0] - width))
+    y = y1 - height if y1 >= height else y1
+    y = min(max(0.0, y), max(0.0, size_px[1] - height))
+    pen.rectangle((x, y, x + width, y + height), fill=colour, outline=(0, 0, 0))
+    brightness = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
+    pen.text((x + 3 - left, y + 3 - top), text, font=font, fill=(0, 0, 0) if brightness > 110 else (255, 255, 255))

@@ -1,0 +1,176 @@
+"""The visual refiner: tagger -> detector (its phrases are the tags) -> segmenter (its boxes are the detections).
+
+Any part may be absent. All of it is frozen. Shapes: B images, M detector tokens, K objects, D feature width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import nn
+
+from lyrics.core.errors import ContractError
+from lyrics.core.images import ImageLike
+from lyrics.core.processor import ModelImages, Processor
+from lyrics.core.refinement import Refinement
+from lyrics.core.types import DetectedObject, DetectorOutput, SegmenterOutput, Tag
+
+LocalTokens = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class RefinerOutput:
+    """One ``Refinement`` per picture, and the batch's local tokens per source: tokens [B,M,D] with their mask [B,M]."""
+
+    refinements: tuple[Refinement, ...]
+    local: LocalTokens
+
+
+class VisualRefiner(nn.Module):
+    """Tags, boxes, masks and local tokens of pictures.
+
+    Args:
+        tagger, detector, segmenter: modules that keep the contract of their kind, or None. A segmenter needs a detector.
+        max_objects: objects kept per picture, best first.
+        names: per expert, what to call it when it breaks its contract; ``the detector`` and so on unless given.
+    """
+
+    def __init__(
+        self,
+        tagger: nn.Module | None = None,
+        detector: nn.Module | None = None,
+        segmenter: nn.Module | None = None,
+        *,
+        max_objects: int = 100,
+        names: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__()
+        if segmenter is not None and detector is None:
+            raise ValueError("a segmenter needs the boxes of a detector")
+        self.tagger = tagger
+        self.detector = detector
+        self.segmenter = segmenter
+        self.max_objects = max_objects
+        self.names = {expert: f"the {expert}" for expert in ("tagger", "detector", "segmenter")} | dict(names or {})
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Does nothing: the refiner is frozen and stays in evaluation mode (no dropout, no drop path)."""
+        return super().train(False)
+
+    @property
+    def experts(self) -> dict[str, nn.Module]:
+        """The parts that are present, by name."""
+        named = {"tagger": self.tagger, "detector": self.detector, "segmenter": self.segmenter}
+        return {name: expert for name, expert in named.items() if expert is not None}
+
+    def forward(
+        self,
+        pictures: Sequence[ImageLike],
+        phrases: Sequence[Sequence[str]] | None = None,
+        *,
+        names: Sequence[str] | None = None,
+    ) -> list[Refinement]:
+        """Refine pictures (paths or PIL images), in one batch.
+
+        Args:
+            pictures: any number, of any sizes.
+            phrases: what to look for in each picture, in place of the tagger's tags.
+            names: which pictures they are; a path is its own name.
+
+        Raises:
+            ImageError: a picture cannot be used; the message names it.
+        """
+        weight = next(self.parameters(), None)
+        device, dtype = (None, None) if weight is None else (weight.device, weight.dtype)
+        processor = Processor({name: expert.preprocessing for name, expert in self.experts.items()})  # type: ignore[misc]
+        return list(self.refine(processor.images(pictures, device, names=names, dtype=dtype), phrases).refinements)
+
+    @torch.no_grad()
+    def refine(self, images: ModelImages, phrases: Sequence[Sequence[str]] | None = None) -> RefinerOutput:
+        """Refine pictures that a processor has prepared, and keep the local tokens; ``phrases`` as above."""
+        if phrases is not None and len(phrases) != len(images):
+            raise ValueError(f"{len(images)} pictures need as many lists of phrases, not {len(phrases)}")
+        tags: list[list[Tag]] = [[] for _ in range(len(images))]
+        if self.tagger is not None and phrases is None:
+            tags = self.tagger(images.by_expert["tagger"])
+            _expect(
+                self.names["tagger"], len(tags) == len(images), f"gave tags for {len(tags)} of {len(images)} pictures"
+            )
+        if phrases is None:
+            phrases = [[tag.name for tag in found] for found in tags]
+        local: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        objects: list[list[DetectedObject]] = [[] for _ in range(len(images))]
+        if self.detector is not None:
+            found = self.detector(images.by_expert["detector"], phrases)
+            check_detector(found, phrases, int(self.detector.feature_dim), self.names["detector"])  # type: ignore[arg-type]
+            local["detector"] = (found.tokens_BMD, found.mask_BM)
+            objects = [
+                [DetectedObject(d.phrase, d.box_norm, d.score) for d in detections[: self.max_objects]]
+                for detections in found.detections
+            ]
+        if self.segmenter is not None:
+            boxes = [[obj.box_norm for obj in found] for found in objects]
+            segments = self.segmenter(images.by_expert["segmenter"], boxes)
+            check_segmenter(segments, boxes, int(self.segmenter.feature_dim), self.names["segmenter"])  # type: ignore[arg-type]
+            local["segmenter"] = (segments.tokens_BKD, segments.mask_BK)
+            objects = [
+                [DetectedObject(obj.tag, obj.box_norm, obj.score, mask) for obj, mask in zip(found, masks, strict=True)]
+                for found, masks in zip(objects, segments.masks, strict=True)
+            ]
+        refinements = tuple(
+            Refinement(size_px, tuple(picture_tags), tuple(found), name)
+            for size_px, picture_tags, found, name in zip(images.sizes_px, tags, objects, images.names, strict=True)
+        )
+        return RefinerOutput(refinements, local)
+
+
+def _expect(who: str, kept: bool, complaint: str) -> None:
+    if not kept:
+        raise ContractError(f"{who} {complaint}; see lyrics.core.contracts.")
+
+
+def check_detector(
+    found: DetectorOutput, phrases: Sequence[Sequence[str]], feature_dim: int, who: str = "the detector"
+) -> None:
+    """What would otherwise surface far away: counts, widths, invented phrases, order."""
+    shape = tuple(found.tokens_BMD.shape)
+    _expect(
+        who,
+        len(found.detections) == len(phrases),
+        f"answered {len(found.detections)} of {len(phrases)} pictures",
+    )
+    _expect(
+        who,
+        len(shape) == 3 and shape[0] == len(phrases) and shape[2] == feature_dim,
+        f"returned tokens {shape}, not [{len(phrases)}, M, {feature_dim}]",
+    )
+    _expect(
+        who,
+        tuple(found.mask_BM.shape) == shape[:2] and found.mask_BM.dtype == torch.bool,
+        f"returned a mask {tuple(found.mask_BM.shape)} of {found.mask_BM.dtype}, not a bool mask {shape[:2]}",
+    )
+    for detections, asked in zip(found.detections, phrases, strict=True):
+        invented = next((d.phrase for d in detections if d.phrase not in asked), None)
+        _expect(who, invented is None, f"returned the phrase {invented!r}, which it was not asked for")
+        scores = [d.score for d in detections]
+        _expect(who, scores == sorted(scores, reverse=True), "returned detections that are not in descending score")
+
+
+def check_segmenter(
+    found: SegmenterOutput, boxes: Sequence[Sequence[object]], feature_dim: int, who: str = "the segmenter"
+) -> None:
+    asked = [len(row) for row in boxes]
+    given = [len(row) for row in found.masks]
+    _expect(who, given == asked, f"returned {given} masks for {asked} boxes")
+    expected = (len(boxes), max(asked, default=0), feature_dim)
+    _expect(
+        who,
+        tuple(found.tokens_BKD.shape) == expected and tuple(found.mask_BK.shape) == expected[:2],
+        f"returned tokens {tuple(found.tokens_BKD.shape)} and a mask {tuple(found.mask_BK.shape)}, not {expected} and {expected[:2]}",
+    )
+    _expect(who, found.mask_BK.dtype == torch.bool, f"returned a mask of {found.mask_BK.dtype}, not a bool mask")

@@ -1,0 +1,51 @@
+"""Tags, boxes and masks read back from an ``objects.jsonl`` that ``lyrics refine`` wrote, or that was made from annotations.
+
+Experts may then run once, in another environment, and everything after them reads the file. This manifest imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import Field
+
+from lyrics.core.component import Component, Options, hookimpl
+
+
+class CachedOptions(Options):
+    """Where the objects are."""
+
+    file: str | None = Field(
+        None, description="objects.jsonl; pictures are found by their path as written there, or by file name"
+    )
+    missing: Literal["error", "empty"] = Field(
+        "error", description="a picture that is not in the file is an error, or a picture without objects"
+    )
+
+
+class CachedTokensOptions(CachedOptions):
+    """The same, for the kinds that give local tokens."""
+
+    @property
+    def feature_dim(self) -> int:
+        """A token is its box: centre x, centre y, width, height, each a share of the picture."""
+        return 4
+
+
+@hookimpl
+def lyrics_components() -> Iterator[Component]:
+    for kind, options, summary in (
+        ("tagger", CachedOptions, "tags from an objects.jsonl"),
+        ("detector", CachedTokensOptions, "boxes from an objects.jsonl; a local token is the box itself"),
+        ("segmenter", CachedTokensOptions, "masks from an objects.jsonl; the box itself where none is stored"),
+    ):
+        yield Component(
+            kind=kind,  # type: ignore[arg-type]
+            name="cached",
+            build=f"lyrics.plugins.cached.experts:build_{kind}",
+            options=options,
+            summary=summary,
+            licence="that of the file",
+            test_options={"missing": "empty"},
+        )
