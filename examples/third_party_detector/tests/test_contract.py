@@ -1,0 +1,5 @@
+from lyrics.testing import DetectorContract
+
+
+class TestAcmeBoxes(DetectorContract):
+    component = "acme-boxes"
