@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from transformers import BertConfig, BertModel
 
 from lyrics.core.errors import WeightsError
-from lyrics.core.pretrained import load_transformers, locate_checkpoint, read_tensors
+from lyrics.core.pretrained import load_module, load_transformers, locate_checkpoint, read_tensors
 
 CONFIG = BertConfig(
     vocab_size=8,
@@ -108,3 +108,68 @@ def test_what_does_not_fit_is_named():
         "pooler.dense.bias is [9], but the options need [4]",
     ):
         assert part in str(caught.value)
+
+
+def test_only_the_files_asked_for_are_fetched(no_hub):
+    with pytest.raises(WeightsError):
+        locate_checkpoint("owner/name", also=("vocab.txt",), tensors=("model.safetensors",))
+    assert no_hub == [("owner/name", ("model.safetensors", "vocab.txt"))]
+
+
+class Twins(torch.nn.Module):
+    """Two names for one layer, one layer alone, and a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Linear(2, 2, bias=False)
+        self.second = self.first
+        self.alone = torch.nn.Linear(2, 1, bias=False)
+        self.register_buffer("computed", torch.zeros(3))
+
+
+STATE = {"first.weight": torch.full((2, 2), 3.0), "alone.weight": torch.full((1, 2), 4.0), "computed": torch.ones(3)}
+
+
+@pytest.mark.parametrize("name", ["first.weight", "second.weight"])
+def test_a_module_is_filled_under_either_name(name):
+    module = Twins()
+    load_module(module, {**STATE, name: STATE["first.weight"]}, "here")
+    renamed = {name if key == "first.weight" else key: tensor for key, tensor in STATE.items()}
+    other = Twins()
+    load_module(other, renamed, "here")
+    for loaded in (module, other):
+        assert (loaded.first.weight == 3).all()
+        assert (loaded.alone.weight == 4).all()
+        assert (loaded.computed == 1).all()
+
+
+def test_what_is_unread_may_be_missing_or_left_over():
+    module = Twins()
+    state = {"first.weight": STATE["first.weight"], "alone.weight": STATE["alone.weight"], "head.weight": torch.ones(1)}
+    load_module(module, state, "here", unread=r"computed|head\..*")
+    assert (module.alone.weight == 4).all()
+    with pytest.raises(
+        WeightsError, match=r"weights of here do not fit a Twins.*computed is missing; head.weight is not part"
+    ):
+        load_module(Twins(), state, "here")
+    with pytest.raises(WeightsError, match=r"head.weight is not part"):
+        load_module(Twins(), state, "here", unread="computed|head")  # whole names
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"alone.weight": torch.ones(2, 2)}, r"alone.weight is \[2, 2\], but the options need \[1, 2\]"),
+        (
+            {"second.weight": torch.ones(2, 2)},
+            "second.weight differs from first.weight, but the model has one tensor for both",
+        ),
+        ({"third.weight": torch.ones(2, 2)}, "third.weight is not part of the model"),
+    ],
+)
+def test_a_module_is_not_filled_with_what_does_not_fit(changed, message):
+    module = Twins()
+    before = {key: tensor.clone() for key, tensor in module.state_dict().items()}
+    with pytest.raises(WeightsError, match=message):
+        load_module(module, {**STATE, **changed}, "here")
+    assert all(torch.equal(tensor, before[key]) for key, tensor in module.state_dict().items())

@@ -88,7 +88,10 @@ class GroundingDinoUpstreamOptions(GroundingDinoOptions):
     """Options of ``grounding-dino-upstream``: those of ``grounding-dino``, within what the original code takes for granted."""
 
     max_text_tokens: int = Field(
-        256, ge=4, le=256, description="most tokens of one prompt; phrases that need more are detected in several prompts"
+        256,
+        ge=4,
+        le=256,
+        description="most tokens of one prompt; phrases that need more are detected in several prompts",
     )
     width: int = Field(256, ge=256, le=256, description="width of a query; the original code knows no other than 256")
 

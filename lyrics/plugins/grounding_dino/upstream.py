@@ -175,7 +175,9 @@ class OriginalNetwork(nn.Module):
             intermediate_reference_points=references,
         )
 
-    def _one(self, pixels_1CHW: torch.Tensor, padding_1HW: torch.Tensor, ids_1T: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def _one(
+        self, pixels_1CHW: torch.Tensor, padding_1HW: torch.Tensor, ids_1T: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
         """One picture's logits, boxes, states and reference boxes; the network keeps the last two to itself."""
         seen: list[Any] = []
         handle = self.model.transformer.register_forward_hook(lambda module, given, output: seen.append(output))
@@ -185,7 +187,12 @@ class OriginalNetwork(nn.Module):
             handle.remove()
         states, references = seen[0][:2]
         # The first reference boxes are those before the first layer.
-        return output["pred_logits"], output["pred_boxes"], torch.stack(states, dim=1), torch.stack(references[1:], dim=1)
+        return (
+            output["pred_logits"],
+            output["pred_boxes"],
+            torch.stack(states, dim=1),
+            torch.stack(references[1:], dim=1),
+        )
 
 
 class _LinspaceOnCpu(TorchFunctionMode):

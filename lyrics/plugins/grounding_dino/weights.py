@@ -134,9 +134,11 @@ _RULES = _rules()
 _LAST_NAME = re.compile(r"(.*)\.(weight|bias|relative_position_bias_table)")
 _FUSION_SCALE = re.compile(r"transformer\.encoder\.fusion_layers\.(\d+)\.gamma_([vl])")
 _SWIN_NORM = re.compile(r"backbone\.0\.norm(\d)\.(weight|bias)")
-#: Further names of the box head, and of what ``UNUSED`` lists, in the hub's naming.
-_HUB_COPIES = re.compile(
-    r"(model\.decoder\.)?bbox_embed\.\d+\..*|model\.text_backbone\.(pooler\..*|embeddings\.position_ids)|.*\.relative_position_index"
+#: In the hub's naming, what the detector does not read: what ``UNUSED`` lists, and a norm after the last stage of the backbone, which
+#: transformers 5 has beside the one of each stage.
+_HUB_UNUSED = re.compile(
+    r"model\.text_backbone\.(pooler\..*|embeddings\.position_ids)"
+    rf"|{re.escape(_SWIN)}\.(.*\.relative_position_index|(swin\.)?layernorm\..*)"
 )
 _BOX_HEAD = re.compile(r"(?:transformer\.decoder\.)?bbox_embed\.\d+\.(layers\.\d+\.(?:weight|bias))")
 
@@ -190,7 +192,9 @@ def to_original(state: Mapping[str, torch.Tensor], original: Mapping[str, torch.
         if found:
             translated[key] = torch.cat([state[name] for name in found])
             used.update(found)
-    return translated | {key: tensor for key, tensor in state.items() if key not in used and not _HUB_COPIES.fullmatch(key)}
+    rest = {key: tensor for key, tensor in state.items() if key not in used and not _HUB_UNUSED.fullmatch(key)}
+    # Further copies of the box head keep their own values, so that a loader sees whether they differ.
+    return translated | {key.replace("model.decoder.bbox_", "transformer.decoder.bbox_"): rest[key] for key in rest}
 
 
 def _translate(key: str, tensor: torch.Tensor) -> list[tuple[str, torch.Tensor]]:

@@ -23,7 +23,7 @@ from lyrics.plugins.sam_hq.weights import is_original, to_original
 
 
 class SamHqUpstream(SamHq):
-    """``SamHq`` on the authors' modules. The mask is what their decoder returns for one mask per box: SAM's first plus the high-quality one."""
+    """``SamHq`` on the authors' modules; their decoder itself adds the first mask and the high-quality one."""
 
     def embed(self, pixels_CHW: torch.Tensor) -> Embedding:
         """One picture's embedding; the fine features are those of the first layer that attends everywhere, as the encoder gives them.
@@ -100,5 +100,7 @@ def build(options: SamHqOptions, context: BuildContext) -> SamHqUpstream:
         state = read_tensors(path)
         load_module(network, state if is_original(state) else to_original(state, network.state_dict()), path)
     elif context.weights == "meta":
-        network.to("meta")  # its mean and standard deviation, which nothing reads here, do not follow the device in force
+        network.to(
+            "meta"
+        )  # its mean and standard deviation, which nothing reads here, do not follow the device in force
     return SamHqUpstream(options, network).eval()

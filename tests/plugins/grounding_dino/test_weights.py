@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import WeightsError
 from lyrics.plugins.grounding_dino import GroundingDinoOptions
 from lyrics.plugins.grounding_dino.detector import build
-from lyrics.plugins.grounding_dino.weights import from_original, is_original
+from lyrics.plugins.grounding_dino.weights import UNUSED, from_original, is_original, to_original
 
 
 class Original:
@@ -119,6 +120,37 @@ def test_every_tensor_is_translated_once(original):
     copies = [key for key in original.state if "bbox_embed" in key and "enc_out" not in key]
     assert len(names) == len(original.state) - len(unused) + 2 * len(stacked) - len(copies) + 6
     assert is_original(original.state)
+
+
+def test_to_original_is_the_inverse(original):
+    names = to_original(from_original(original.state), original.state)
+    read = {key: tensor for key, tensor in original.state.items() if not re.fullmatch(UNUSED, key)}
+    assert names.keys() == read.keys()
+    assert all(torch.equal(names[key], read[key]) for key in read)
+
+
+def test_to_original_keeps_what_it_does_not_know(original):
+    hub = from_original(original.state)
+    copy = torch.ones(4)
+    more = {"x": copy, "bbox_embed.1.layers.2.bias": copy, "model.decoder.bbox_embed.1.layers.2.bias": copy}
+    backbone = "model.backbone.conv_encoder.model"
+    unread = {
+        f"{backbone}.swin.layernorm.weight": copy,
+        f"{backbone}.encoder.layers.0.blocks.0.attention.self.relative_position_index": copy,
+        "model.text_backbone.embeddings.position_ids": copy,
+        "model.text_backbone.pooler.dense.bias": copy,
+    }
+    names = to_original({**hub, **more, **unread}, original.state)
+    found = {key: tensor for key, tensor in names.items() if tensor is copy}
+    assert found.keys() == {"x", "bbox_embed.1.layers.2.bias", "transformer.decoder.bbox_embed.1.layers.2.bias"}
+    assert names.keys() == {"x", *to_original(hub, original.state)}
+
+
+def test_to_original_refuses_half_of_a_stacked_projection(original):
+    hub = from_original(original.state)
+    del hub["model.decoder.layers.0.self_attn.key.weight"]
+    with pytest.raises(WeightsError, match=r"'model.decoder.layers.0.self_attn.key.weight' is missing, but .*query"):
+        to_original(hub, original.state)
 
 
 def test_unused_tensors_of_the_published_file_are_allowed(original, tmp_path):

@@ -16,7 +16,7 @@ from lyrics.core.types import ImageBatch
 from lyrics.plugins.sam_hq import SamHqOptions
 from lyrics.plugins.sam_hq.decoder import box_prompts, decode, embed
 from lyrics.plugins.sam_hq.segmenter import build
-from lyrics.plugins.sam_hq.weights import from_original, is_original
+from lyrics.plugins.sam_hq.weights import from_original, is_original, to_original
 
 
 class Original:
@@ -151,3 +151,12 @@ def test_a_missing_tensor_is_an_error(original, tmp_path, key):
 def test_options_of_another_size_are_an_error(original, tmp_path):
     with pytest.raises(WeightsError, match=r"pos_embed is \[1, 8, 8, 32\], but the options need \[1, 16, 16, 32\]"):
         original.build(tmp_path, image_size=256)
+
+
+def test_to_original_is_the_inverse(original):
+    theirs = from_original(original.state)
+    names = to_original(theirs, original.state)
+    assert names.keys() == original.state.keys()
+    assert all(names[key] is tensor for key, tensor in original.state.items())
+    more = {"x": torch.zeros(1), "prompt_encoder.shared_embedding.positional_embedding": torch.zeros(1)}
+    assert to_original({**theirs, **more}, original.state).keys() == {"x", *original.state}
