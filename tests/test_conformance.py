@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from lyrics.core.component import KINDS
+from lyrics.core.errors import MissingRequirementError
 from lyrics.core.registry import Registry, default_registry
 from lyrics.testing import CONTRACTS, ComponentContract, DetectorContract, Report, check_component, checks_of
+from lyrics.testing.run import checks_without_files
 from tests.conformance_parts import registry as parts
 
-# --- our own components ---
+# --- our own components; public data sets need files, so all their checks run in tests/plugins/datasets ---
 
 BUILT_IN = [entry for entry in default_registry().entries if entry.source.distribution == "lyrics-vl"]
 #: How many checks each kind has. Changing a number is changing what plugin authors must keep: say so in the changelog.
@@ -26,7 +28,7 @@ CHECKS = {
     "query-transformer": 15,
     "language-model": 13,
     "objective": 13,
-    "dataset": 9,
+    "dataset": 11,
     "benchmark": 8,
 }
 
@@ -41,12 +43,15 @@ CHECKS = {
             id=f"{e.component.kind}-{e.component.name}-{check.removeprefix('test_')}",
         )
         for e in BUILT_IN
-        for check in checks_of(CONTRACTS[e.component.kind])
+        for check in checks_without_files(e)[0]
     ],
 )
 def test_built_in_component_keeps_its_contract(kind: str, name: str, check: str) -> None:
     case = type("Case", (CONTRACTS[kind],), {"component": f"lyrics-vl/{name}"})
-    getattr(case(), check)()
+    try:
+        getattr(case(), check)()
+    except MissingRequirementError as error:
+        pytest.skip(str(error))
 
 
 def test_every_kind_that_the_presets_need_is_built_in() -> None:
@@ -170,6 +175,8 @@ FAULTS: Mapping[str, Mapping[str, str]] = {
         "nameless": "test_has_a_length_and_samples",
         "random": "test_samples_are_the_same_every_time",
         "endless": "test_index_out_of_range_is_an_index_error",
+        "grey": "test_pictures_are_rgb_and_the_same_every_time",
+        "open file": "test_survives_the_way_to_a_loader_worker",
     },
     "benchmark": {
         "nothing": "test_samples_have_prompts",

@@ -10,7 +10,7 @@ import warnings
 
 import typer
 
-from lyrics.cli import bench, check, conformance, doctor, parts, quickstart, refine
+from lyrics.cli import bench, check, conformance, data, doctor, parts, quickstart, refine
 from lyrics.core.errors import ImageError, LyricsError, SpecError
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command("doctor", short_help="What is broken or missing here, and why.")(doc
 app.command("test-plugin", short_help="The conformance suite over a distribution.")(conformance.test_plugin)
 app.command("refine", short_help="Tags, boxes and masks of pictures, as JSON, COCO and drawings.")(refine.refine)
 app.add_typer(bench.app, name="bench", short_help="Benchmarks: correctness first, then time.")
+app.add_typer(data.app, name="data", short_help="Prepare, look at and check data sets.")
 app.command("quickstart", short_help="Compose lyrics-tiny and run a picture through it.")(quickstart.quickstart)
 
 

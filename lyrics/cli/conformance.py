@@ -43,7 +43,14 @@ def test_plugin(
             {
                 "plugins": [{"entry_point": f.source.entry_point, "cause": f.cause} for f in failures],
                 "components": [
-                    {"kind": r.kind, "name": r.name, "checks": r.checks, "failures": dict(r.failures)} for r in reports
+                    {
+                        "kind": r.kind,
+                        "name": r.name,
+                        "checks": r.checks,
+                        "failures": dict(r.failures),
+                        "skipped": r.skipped,
+                    }
+                    for r in reports
                 ],
                 "passed": not failed,
             }
@@ -52,8 +59,11 @@ def test_plugin(
         for failure in failures:
             print_text(f"broken: {failure.source}: {failure.cause}")
         print_table(
-            ("kind", "name", "checks", "failed"),
-            [(report.kind, report.name, str(report.checks), str(len(report.failures))) for report in reports],
+            ("kind", "name", "checks", "failed", "others not run"),
+            [
+                (report.kind, report.name, str(report.checks), str(len(report.failures)), report.skipped)
+                for report in reports
+            ],
             right=("checks", "failed"),
         )
         for report in reports:

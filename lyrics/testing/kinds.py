@@ -348,6 +348,36 @@ class DatasetContract(ComponentContract):
         for index in {0, len(data) // 2, len(data) - 1}:
             assert data[index] == data[index] == again[index], f"sample {index} changes"
 
+    def test_pictures_are_rgb_and_the_same_every_time(self) -> None:
+        """Troubleshooting: `picture(sample)` gives a PIL image, upright and RGB; `lyrics.core.images.decode_image` makes one of bytes."""
+        from PIL import Image
+
+        from lyrics.core.errors import ImageError
+
+        data, again = self.build(), self.build()
+        samples = [data[index] for index in range(min(len(data), 20))]
+        samples = [sample for sample in samples if sample.image is not None]
+        opened = 0
+        for sample in samples:
+            try:
+                picture = data.picture(sample)
+            except ImageError:  # a bad sample: replaced in training
+                continue
+            opened += 1
+            assert isinstance(picture, Image.Image), f"a picture is a {type(picture).__name__}"
+            assert picture.mode == "RGB", f"a picture's mode is {picture.mode}"
+            assert picture.tobytes() == again.picture(sample).tobytes(), f"the picture of {sample.source} changes"
+        assert opened or not samples, "no picture of the first samples can be opened"
+
+    def test_survives_the_way_to_a_loader_worker(self) -> None:
+        """Troubleshooting: data sets are pickled into workers; open files on first use and leave them out of the pickled state."""
+        import copy
+
+        data = self.build()
+        expected = data[0]
+        # A deep copy goes by the same protocol, and refuses what cannot be pickled.
+        assert copy.deepcopy(data)[0] == expected, "a copy gives another sample"
+
     def test_index_out_of_range_is_an_index_error(self) -> None:
         data = self.build()
         try:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 import socket
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import nn
 
 from lyrics.core.contracts import BuildContext
@@ -221,6 +223,8 @@ class Objective(nn.Module):
 class Dataset:
     def __init__(self, options: PartOptions, context: BuildContext) -> None:
         self.fault = options.fault
+        if self.fault == "open file":
+            self.lock = threading.Lock()  # like an open file, it cannot go to another process
 
     def __len__(self) -> int:
         return 0 if self.fault == "nothing" else 3
@@ -232,6 +236,9 @@ class Dataset:
             return {"image": f"{index}.jpg"}
         caption = f"{random.random()}" if self.fault == "random" else f"picture {index}"
         return Sample(f"{index}.jpg", (caption,), source="" if self.fault == "nameless" else f"toy:{index}")
+
+    def picture(self, sample: Sample) -> Image.Image:
+        return Image.new("L" if self.fault == "grey" else "RGB", (4, 3), 200)
 
 
 class Benchmark:

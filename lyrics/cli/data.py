@@ -1,0 +1,160 @@
+"""``lyrics data``: prepare, look at and check data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lyrics.cli._output import JsonFlag, SetOption, print_json, print_text
+
+if TYPE_CHECKING:
+    from lyrics.core.contracts import Dataset
+    from lyrics.core.types import Sample
+
+app = typer.Typer(help="Prepare, look at and check data sets.", no_args_is_help=True, rich_markup_mode=None)
+
+Name = Annotated[str, typer.Argument(help="A data set, such as coco; 'lyrics list dataset' names them.")]
+Root = Annotated[Path | None, typer.Option(help="Folder with its files; short for --set root=FOLDER.")]
+
+
+@app.command("index", short_help="Write the offset index of tar shards.")
+def index(tars: Annotated[list[Path], typer.Argument(help="Tar shards, as img2dataset writes them.")]) -> None:
+    """Read each tar once and write TAR.index beside it. A tar that is damaged or has links is reported and not indexed."""
+    from lyrics.core.data.readers import write_index
+    from lyrics.core.errors import DatasetError
+
+    failed = 0
+    for tar in tars:
+        try:
+            print_text(f"{tar}: {write_index(tar):,} samples")
+        except (DatasetError, OSError) as error:
+            failed += 1
+            typer.echo(f"lyrics: {error}", err=True)
+    if failed:
+        typer.echo(f"{failed} of {len(tars)} tars were not indexed", err=True)
+        raise typer.Exit(1)
+
+
+@app.command("import-refs", short_help="RefCOCO's refs(*).p to JSON, once.")
+def import_refs(
+    source: Annotated[Path, typer.Argument(help="refs(unc).p or the like.")],
+    dest: Annotated[Path, typer.Argument(help="The JSON file to write, such as refs(unc).json.")],
+) -> None:
+    """Convert a pickle of refs in a process of its own, with an unpickler that refuses everything but plain values."""
+    from lyrics.core.data.convert_refs import import_refs as convert
+
+    print_text(f"{dest}: {convert(source, dest):,} refs")
+
+
+@app.command("check", short_help="Counts, missing pictures, boxes that are none.")
+def check(
+    name: Name,
+    root: Root = None,
+    settings: SetOption = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Look at so many samples, spread evenly.")] = None,
+    open_pictures: Annotated[bool, typer.Option("--pictures", help="Decode every picture, too.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Read every sample and count what is wrong.
+
+    Exit code 1 when a sample or a picture cannot be read, or when the set has not as many samples as were published.
+    """
+    from lyrics.core.errors import ImageError, SampleError
+
+    data = _built(name, root, settings)
+    counts = {"samples": len(data), "looked_at": 0, "pictures": 0, "captions": 0, "turns": 0, "boxes": 0}
+    counts |= {"boxes_without_area": 0}
+    problems: list[str] = []
+    for number in _spread(len(data), limit):
+        counts["looked_at"] += 1
+        try:
+            sample = data[number]
+            if sample.image is not None and open_pictures:
+                data.picture(sample)
+        except (SampleError, ImageError) as error:
+            problems.append(str(error))
+            continue
+        counts["pictures"] += sample.image is not None
+        counts["captions"] += len(sample.captions)
+        counts["turns"] += len(sample.turns)
+        counts["boxes"] += len(sample.objects)
+        counts["boxes_without_area"] += sample.extra.get("boxes_dropped", 0)
+    expected = getattr(data, "expected", None)
+    if expected is not None and expected != len(data):
+        problems.append(f"{name} has {expected:,} samples as published; here are {len(data):,}")
+    if json:
+        print_json({**counts, "expected": expected, "problems": problems})
+    else:
+        for what, count in counts.items():
+            print_text(f"{what.replace('_', ' ')}: {count:,}")
+        for problem in problems[:20]:
+            print_text(f"problem: {problem}")
+        if len(problems) > 20:
+            print_text(f"and {len(problems) - 20:,} more problems")
+    if problems:
+        raise typer.Exit(1)
+
+
+@app.command("peek", short_help="The first samples as a sheet of pictures with their boxes.")
+def peek(
+    name: Annotated[str, typer.Argument(help="A data set, such as coco; or a tar shard with its index.")],
+    root: Root = None,
+    settings: SetOption = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The sheet to write, a PNG; without it only the text is printed.")
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, max=64, help="How many samples.")] = 12,
+    start: Annotated[int, typer.Option(min=0, help="The first of them.")] = 0,
+) -> None:
+    """Print the first samples, and draw their pictures with boxes on a sheet."""
+    from lyrics.core.data.sheet import contact_sheet
+    from lyrics.core.errors import ImageError, SampleError
+
+    data = _built(name, root, settings)
+    drawn = []
+    for number in range(start, min(start + count, len(data))):
+        try:
+            sample = data[number]
+            print_text(_described(number, sample))
+            if out is not None and sample.image is not None:
+                drawn.append((f"{number}", sample, data.picture(sample)))
+        except (SampleError, ImageError) as error:
+            print_text(f"{number}: cannot be read: {error}")
+    if out is not None and drawn:
+        contact_sheet(drawn).save(out, format="PNG")
+        print_text(f"{len(drawn)} pictures on {out}")
+
+
+def _described(number: int, sample: Sample) -> str:
+    lines = [f"{number}: {sample.source}  {sample.image or 'no picture'}"]
+    lines += [f"  caption: {caption}" for caption in sample.captions]
+    for found in sample.objects:
+        x1, y1, x2, y2 = found.box_norm.as_tuple()
+        lines.append(f"  box: {found.tag}  ({x1:.3f},{y1:.3f}),({x2:.3f},{y2:.3f})")
+    for turn in sample.turns:
+        lines += [f"  asked: {turn.instruction}", f"  answer: {turn.answer}"]
+    return "\n".join(lines)
+
+
+def _spread(total: int, limit: int | None) -> Iterable[int]:
+    if limit is None or limit >= total:
+        return range(total)
+    return (number * total // limit for number in range(limit))
+
+
+def _built(name: str, root: Path | None, settings: list[str] | None) -> Dataset:
+    """The data set of that name, or the tar shard."""
+    from lyrics.cli._overrides import parse_overrides
+    from lyrics.core.data.build import build_dataset
+    from lyrics.core.data.readers import RecordDataset, TarRecords, tar_sample
+
+    if name.endswith(".tar"):
+        tars = TarRecords([Path(name)])
+        return RecordDataset(Path(name).name, tars, tar_sample, tars)
+    options = parse_overrides(settings)
+    if root is not None:
+        options["root"] = str(root)
+    return build_dataset(name, options)

@@ -1,0 +1,36 @@
+"""Boxes that the texts of a ``Sample`` name: written in one codec, so that augmentation can move them and training rewrite them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lyrics.core.geometry import Size
+from lyrics.core.spatial import SpatialObject, format_box, format_objects, parse
+
+#: The codec in which samples name boxes.
+CODEC = "lyrics"
+
+
+def mentioned(text: str) -> tuple[SpatialObject, ...]:
+    """The boxes that a sample's text names, with their tags (empty for a box alone), in order."""
+    return parse(text, CODEC).objects if "<" in text else ()
+
+
+def mention(one: SpatialObject, codec: str = CODEC, size: Size | None = None) -> str:
+    """A box with its tag, or alone where there is none."""
+    return format_objects([one], codec, size) if one.tag else format_box(one.box, codec, size)
+
+
+def rewritten(text: str, rewrite: Callable[[SpatialObject], str | None]) -> str | None:
+    """A sample's text with each mention replaced; None as soon as ``rewrite`` gives None."""
+    if "<" not in text:
+        return text
+    found = parse(text, CODEC)
+    pieces, end = [], 0
+    for one, (start, after) in zip(found.objects, found.spans, strict=True):
+        replacement = rewrite(one)
+        if replacement is None:
+            return None
+        pieces += [text[end:start], replacement]
+        end = after
+    return "".join([*pieces, text[end:]])

@@ -1,0 +1,126 @@
+"""What the readers share: files that must be there, pictures in folders, and values that are read at first use."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from lyrics.core.errors import DatasetError, ImageError, SampleError, did_you_mean
+from lyrics.core.images import FORMATS
+
+_EXIF_ORIENTATION = 0x0112
+
+
+class ReadOnDemand:
+    """Base of objects whose ``cached_property``s are read from disk: each process reads its own, and none travels to a loader worker."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            name: value
+            for name, value in self.__dict__.items()
+            if not isinstance(getattr(type(self), name, None), cached_property)
+        }
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folder that holds the files of a data set; ``dataset`` is its row in docs/datasets.md."""
+
+    dataset: str
+    root: Path
+
+    @classmethod
+    def of(cls, dataset: str, root: str) -> Home:
+        """Raises ``DatasetError`` when there is no such folder or file."""
+        home = cls(dataset, Path(root).expanduser())
+        if not home.root.exists():
+            raise DatasetError(f"{home.root}: no such folder. {home.hint}")
+        return home
+
+    @property
+    def hint(self) -> str:
+        return f"Where to get {self.dataset} and how to lay it out: docs/datasets.md, row {self.dataset!r}."
+
+    def find(self, pattern: str) -> list[Path]:
+        """Files under the folder that match, sorted; perhaps none."""
+        return sorted(path for path in self.root.glob(pattern) if path.is_file())
+
+    def files(self, *patterns: str) -> list[Path]:
+        """The files of the first pattern that matches any. Raises ``DatasetError`` naming what was looked for."""
+        for pattern in patterns:
+            if found := self.find(pattern):
+                return found
+        there = sorted(path.name for path in self.root.iterdir()) if self.root.is_dir() else []
+        raise DatasetError(
+            f"{self.root}: has no file {' or '.join(patterns)}.{did_you_mean(patterns[0], there)} {self.hint}"
+        )
+
+    def file(self, *patterns: str) -> Path:
+        """The first of ``files``."""
+        return self.files(*patterns)[0]
+
+    def pictures(self, images: str | None, *folders: str) -> PictureFolder:
+        """Pictures in ``folders`` of this folder, or of the folder ``images`` where the pictures lie apart, or directly in it."""
+        base = Path(images).expanduser() if images is not None else self.root
+        if not base.is_dir():
+            raise DatasetError(f"{base}: no such folder of pictures. {self.hint}")
+        return PictureFolder(base, (*folders, ""))
+
+
+@dataclass(frozen=True)
+class PictureFolder:
+    """Pictures by the path that annotations give, looked for in several folders in turn."""
+
+    root: Path
+    folders: tuple[str, ...] = ("",)
+
+    def path(self, key: str) -> Path:
+        """Where the picture is, or would be. Raises ``SampleError`` for a key that leads out of the folder."""
+        if not key or key.startswith("/") or ".." in PurePosixPath(key).parts or PureWindowsPath(key).drive:
+            raise SampleError(f"{key!r} is not the path of a picture inside {self.root}", "record")
+        candidates = [self.root / folder / key for folder in self.folders]
+        return next((path for path in candidates if path.is_file()), candidates[0])
+
+    def read(self, key: str) -> Image.Image:
+        """The picture, upright RGB. Raises ``ImageError`` naming the file."""
+        from lyrics.core.data.pictures import read_picture
+
+        return read_picture(self.path(key))
+
+    def size(self, key: str) -> tuple[int, int]:
+        """(width, height) of the upright picture from the file's header; pixels are not decoded. Raises ``ImageError``."""
+        path = self.path(key)
+        try:
+            with Image.open(path, formats=FORMATS) as image:
+                width, height = image.size
+                turned = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+        except FileNotFoundError:
+            raise ImageError(f"{path}: no such file.", "missing") from None
+        except UnidentifiedImageError:
+            raise ImageError(f"{path}: is not a picture of a known format.", "format") from None
+        except (OSError, SyntaxError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the disk's fault, not the picture's
+            raise ImageError(f"{path}: is corrupt: {error}.", "corrupt") from error
+        return (height, width) if turned else (width, height)
+
+
+def read_json(path: Path) -> Any:
+    """A whole JSON file. Raises ``DatasetError`` naming the file and the place in it."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise DatasetError(f"{path}: no such file.") from None
+    except json.JSONDecodeError as error:
+        raise DatasetError(
+            f"{path}: is not JSON: {error.msg} at line {error.lineno} column {error.colno}. Was the download cut short?"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path}: is not UTF-8 text at byte {error.start}.") from None
+    except RecursionError:
+        raise DatasetError(f"{path}: is nested too deeply to be data.") from None

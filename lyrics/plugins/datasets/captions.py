@@ -1,0 +1,199 @@
+"""Captioned pictures: COCO, MMC4, AI Challenger, and for evaluation NoCaps and Flickr30K."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from lyrics.core.contracts import BuildContext
+from lyrics.core.data.readers import (
+    CocoRecords,
+    Fields,
+    Home,
+    JsonRecords,
+    LineRecords,
+    RecordDataset,
+    annotated,
+    captioned,
+    listed,
+)
+from lyrics.core.errors import DatasetError, SampleError
+from lyrics.core.geometry import Box
+from lyrics.core.types import Sample
+
+# Karpathy's training set is COCO's and what was left of its validation pictures: 113,287 together.
+_KARPATHY = {"train": ("train", "restval"), "val": ("val",), "test": ("test",), "all": ("train", "val", "test")}
+
+
+def coco(options: Any, context: BuildContext) -> RecordDataset:
+    """``captions_SPLIT.json`` and ``instances_SPLIT.json``, or one of them; boxes are (left, top, width, height) in pixels.
+
+    Karpathy's splits have captions only: ``dataset_coco.json``, or LAVIS's ``coco_karpathy_SPLIT.json``.
+    """
+    home = Home.of("coco", options.root)
+    prefix, dash, part = options.split.partition("-")
+    if dash:
+        pictures = home.pictures(options.images, "images")
+        if own := home.find("dataset_coco.json") or home.find("annotations/dataset_coco.json"):
+            return RecordDataset("coco", JsonRecords(own, partial(_karpathy, part=part)), _karpathy_sample, pictures)
+        lavis = home.files(f"coco_karpathy_{part}.json", f"annotations/coco_karpathy_{part}.json", "dataset_coco.json")
+        fields = Fields(image="{image}", captions="caption", keep=("image_id",))
+        return RecordDataset("coco", JsonRecords(lavis), fields, pictures)
+    files = {
+        kind: home.find(f"annotations/{kind}_{prefix}.json") or home.find(f"{kind}_{prefix}.json")
+        for kind in ("captions", "instances")
+    }
+    captions, instances = (found[0] if found else None for found in files.values())
+    if captions is None and instances is None:
+        home.files(f"annotations/captions_{prefix}.json", f"annotations/instances_{prefix}.json")
+    pictures = home.pictures(options.images, prefix, f"images/{prefix}")
+    return RecordDataset("coco", CocoRecords(captions, instances), coco_sample, pictures)
+
+
+def coco_sample(record: Mapping[str, Any]) -> Sample:
+    image = record["image"]
+    size = (image["width"], image["height"])
+    objects, dropped = annotated(
+        (row["category"], Box.from_xywh_px(row["bbox"], size)) for row in record["annotations"]
+    )
+    extra = {"task": "caption", "image_id": image["id"], **dropped}
+    return Sample(image["file_name"], tuple(map(str.strip, record["captions"])), objects, extra=extra)
+
+
+def _karpathy(data: Any, part: str) -> list[Any]:
+    """The pictures of one of Karpathy's splits, from ``{"images": [{"split", "filename", "sentences": [{"raw"}]}]}``."""
+    rows = [row for row in listed(data, "images") if row["split"] in _KARPATHY[part]]
+    if not rows:
+        raise DatasetError(f"has no picture of split {part!r}.")
+    return rows
+
+
+def _karpathy_sample(record: Mapping[str, Any]) -> Sample:
+    """COCO's have a ``filepath`` (the folder) and a ``cocoid``."""
+    folder = f"{record['filepath']}/" if "filepath" in record else ""
+    captions = [sentence["raw"] for sentence in record["sentences"]]
+    return captioned(folder + record["filename"], captions, image_id=record.get("cocoid", record["imgid"]))
+
+
+def nocaps(options: Any, context: BuildContext) -> RecordDataset:
+    """COCO-like; ten captions a picture in ``val``, none in ``test`` (its captions are on a server)."""
+    home = Home.of("nocaps", options.root)
+    names = {"val": "nocaps_val_4500_captions.json", "test": "nocaps_test_image_info.json"}
+    records = CocoRecords(captions=home.file(names[options.split], f"annotations/{names[options.split]}"))
+    pictures = home.pictures(options.images, options.split, f"images/{options.split}", "images")
+    return RecordDataset("nocaps", records, _nocaps_sample, pictures)
+
+
+def _nocaps_sample(record: Mapping[str, Any]) -> Sample:
+    image = record["image"]
+    return captioned(image["file_name"], record["captions"], image_id=image["id"], domain=image.get("domain"))
+
+
+def ai_challenger(options: Any, context: BuildContext) -> RecordDataset:
+    """``[{"image_id": "x.jpg", "url", "caption": [five texts in Chinese]}]``."""
+    home = Home.of("ai-challenger", options.root)
+    part = {"train": "train", "val": "validation"}[options.split]
+    files = home.files(f"caption_{part}_annotations_*.json", f"*/caption_{part}_annotations_*.json")
+    folders = [path for path in sorted(files[0].parent.glob(f"caption_{part}_images_*")) if path.is_dir()]
+    pictures = home.pictures(options.images, *(str(path.relative_to(home.root)) for path in folders))
+    fields = Fields(image="{image_id}", captions="caption", keep=("image_id",))
+    return RecordDataset("ai-challenger", JsonRecords(files[:1]), fields, pictures)
+
+
+def mmc4(options: Any, context: BuildContext) -> RecordDataset:
+    """JSON lines of web pages: ``text_list``, and ``image_info[{image_name, matched_text_index, matched_sim}]``.
+
+    A sample is a page: its picture is the one that matches its sentence best, and that sentence is the caption. All its pictures and
+    sentences, as (picture, sentence), are in ``extra["pairs"]``, in the page's order of pictures.
+    """
+    home = Home.of("mmc4", options.root)
+    records = LineRecords(home.files("*.jsonl", "docs/*.jsonl"))
+    return RecordDataset("mmc4", records, _mmc4_sample, home.pictures(options.images, "images"))
+
+
+def _mmc4_sample(record: Mapping[str, Any]) -> Sample:
+    texts, pictures = record["text_list"], record["image_info"]
+    if any(not 0 <= row["matched_text_index"] < len(texts) for row in pictures):
+        raise SampleError("a picture's matched_text_index is beyond its text_list", "record")
+    pairs = tuple((row["image_name"], texts[row["matched_text_index"]].strip()) for row in pictures)
+    extra = {"task": "caption", "pairs": pairs, "text": "\n".join(texts), "url": record.get("url")}
+    if not pairs:
+        return Sample(None, extra=extra)
+    best = max(range(len(pairs)), key=lambda number: pictures[number]["matched_sim"])
+    return Sample(pairs[best][0], (pairs[best][1],), extra=extra)
+
+
+def flickr30k(options: Any, context: BuildContext) -> RecordDataset:
+    """Karpathy's ``dataset_flickr30k.json``; 1,000 of its pictures are the test split.
+
+    Split ``all`` also reads the original ``results*.token`` (lines ``x.jpg#0 TAB caption``), a sample per caption. Where Flickr30K
+    Entities lies beside it (``Annotations/x.xml``, ``Sentences/x.txt``) its boxes are read, (left, top, right, bottom) in pixels.
+    """
+    home = Home.of("flickr30k", options.root)
+    pictures = home.pictures(options.images, "flickr30k-images", "flickr30k_images", "images")
+    entities = home.root if (home.root / "Annotations").is_dir() else None
+    tokens = home.find("*.token") if options.split == "all" else []
+    if tokens:
+        lines = LineRecords(tokens[:1], ("image", "caption"))
+        return RecordDataset("flickr30k", lines, partial(_token_sample, entities=entities), pictures)
+    records = JsonRecords([home.file("dataset_flickr30k.json")], partial(_karpathy, part=options.split))
+    return RecordDataset("flickr30k", records, partial(_flickr_sample, entities=entities), pictures)
+
+
+def _flickr_sample(record: Mapping[str, Any], entities: Path | None) -> Sample:
+    return _with_entities(_karpathy_sample(record), entities)
+
+
+def _token_sample(record: Mapping[str, str], entities: Path | None) -> Sample:
+    image, _, number = record["image"].partition("#")
+    return _with_entities(captioned(image, record["caption"], caption_number=int(number)), entities)
+
+
+# [/EN#283585/people A young man]: the number of a chain of mentions, its kinds, and the words.
+_PHRASE = re.compile(r"\[/EN#(?P<chain>\d+)/\S+ (?P<phrase>[^\]]+)\]")
+
+
+def _with_entities(sample: Sample, entities: Path | None) -> Sample:
+    """With the boxes of Flickr30K Entities, each named by the words that mention it first."""
+    assert sample.image is not None
+    stem = Path(sample.image).stem
+    if entities is None or not (entities / "Annotations" / f"{stem}.xml").exists():
+        return sample
+    text = (entities / "Sentences" / f"{stem}.txt").read_text(encoding="utf-8")
+    phrases: dict[str, str] = {}
+    for mention in _PHRASE.finditer(text):
+        phrases.setdefault(mention["chain"], mention["phrase"])
+    objects, dropped = annotated(_entity_boxes(entities / "Annotations" / f"{stem}.xml", phrases))
+    return replace(sample, objects=objects, extra={**sample.extra, **dropped})
+
+
+def _entity_boxes(path: Path, phrases: Mapping[str, str]) -> list[tuple[str, Box | None]]:
+    """(phrase, box) from one XML file. An object without a box (a scene, or not visible) is left out."""
+    text = path.read_text(encoding="utf-8")
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise SampleError(f"{path}: declares entities of XML, which the set's files do not", "record")
+    try:
+        tree = ElementTree.fromstring(text)
+    except ElementTree.ParseError as error:
+        raise SampleError(f"{path}: is not XML: {error}", "record") from None
+    size = (_number(tree, "size/width"), _number(tree, "size/height"))
+    found = []
+    for item in tree.iter("object"):
+        corner = item.find("bndbox")
+        if corner is not None:
+            box = Box.from_px([_number(corner, side) for side in ("xmin", "ymin", "xmax", "ymax")], size)
+            chains = [name.text or "" for name in item.iter("name")]
+            found += [(phrases[chain], box) for chain in chains if chain in phrases]
+    return found
+
+
+def _number(tree: ElementTree.Element, path: str) -> int:
+    text = tree.findtext(path)
+    if text is None:
+        raise ValueError(f"there is no {path} in the XML")
+    return int(text)

@@ -1,0 +1,43 @@
+"""``scenes``: the embedded data set, coloured shapes and words drawn as they are asked for, with everything about them known.
+
+This file is the manifest: it imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydantic import Field
+
+from lyrics.core.component import Component, Options, hookimpl
+from lyrics.plugins.scenes.names import NUMBERS, SPLIT_ROOM, SceneTask, Split
+
+
+class ScenesOptions(Options):
+    """Options of ``scenes``."""
+
+    split: Split = Field(
+        "train",
+        description="train, validation, test: disjoint and alike; held-out: every scene has a colour and shape that never meet in them",
+    )
+    scenes: int = Field(100_000, ge=1, le=SPLIT_ROOM, description="number of scenes; more of them begin with the same")
+    task: SceneTask = Field(
+        "caption",
+        description="what is said of a scene; mixed draws one of the others for each. The pictures stay the same",
+    )
+    side: int = Field(128, ge=128, le=512, description="longer side of the pictures in pixels; some are not square")
+    max_objects: int = Field(8, ge=1, le=len(NUMBERS) - 1, description="most objects of a scene; the fewest is 1")
+    seed: int = Field(0, ge=0, lt=2**64, description="another seed is another world")
+
+
+@hookimpl
+def lyrics_components() -> Iterator[Component]:
+    yield Component(
+        kind="dataset",
+        name="scenes",
+        build="lyrics.plugins.scenes.dataset:build",
+        options=ScenesOptions,
+        summary="coloured shapes and words, drawn on demand, with exact tags, boxes, masks, captions and answers",
+        licence="as lyrics; nothing is downloaded",
+        test_options={"scenes": 20, "task": "mixed"},
+    )

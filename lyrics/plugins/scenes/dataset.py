@@ -1,0 +1,204 @@
+"""The data set ``scenes``: row i of a split is scene i of its range, whatever is said of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from PIL import Image
+
+from lyrics.core.contracts import BuildContext
+from lyrics.core.data.draws import generator
+from lyrics.core.types import DetectedObject, Sample, Turn
+from lyrics.plugins.scenes import ScenesOptions
+from lyrics.plugins.scenes.drawing import draw_scene
+from lyrics.plugins.scenes.language import (
+    Kind,
+    by_area,
+    captions_of,
+    expression_for,
+    names_of,
+    place_of,
+    place_phrase,
+    with_article,
+)
+from lyrics.plugins.scenes.layout import Draws, Scene, Thing, make_scene, scene_number
+from lyrics.plugins.scenes.names import SCENE_TASKS, SceneTask
+from lyrics.plugins.scenes.questions import (
+    CHOICE,
+    VISUAL,
+    Question,
+    absent_pair,
+    ask,
+    ask_about,
+    ask_what,
+    ask_where,
+    ask_word,
+)
+
+_CHOICES = 4
+_TURNS_OF_DIALOGUE = 3
+#: Of referring expressions, those that nothing in the picture matches.
+_ABSENT_SHARE = 0.15
+
+
+class Scenes:
+    """See ``ScenesOptions``. ``Sample.image`` is ``"SPLIT/INDEX"``; ``picture`` draws it.
+
+    ``Sample.extra`` has ``task``, ``question_types`` and ``answers`` (of the turns, in order), what the task needs (``options``,
+    ``absent``), and the ground truth as plain data: ``things`` (colour, shape, size and box, in the order of laying) and ``words`` (text
+    and box).
+    """
+
+    def __init__(self, options: ScenesOptions) -> None:
+        self.options = options
+
+    def __len__(self) -> int:
+        return self.options.scenes
+
+    def scene(self, index: int) -> Scene:
+        """The layout of a row. Raises ``IndexError`` unless ``0 <= index < len``."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"scenes {self.options.split} has rows 0 to {len(self) - 1}, not {index}")
+        number = scene_number(self.options.split, index)
+        return make_scene(self.options.seed, number, side=self.options.side, max_objects=self.options.max_objects)
+
+    def __getitem__(self, index: int) -> Sample:
+        scene = self.scene(index)
+        draws = Draws(generator(self.options.seed, "scenes: language", scene.number))
+        task = self.options.task
+        if task == "mixed":
+            task = draws.pick(SCENE_TASKS[:-1])
+        key = f"{self.options.split}/{index}"
+        return _SAMPLES[task](_Telling(scene, draws, key))
+
+    def picture(self, sample: Sample) -> Image.Image:
+        """Raises ``ValueError`` for a sample of another split."""
+        split, _, index = (sample.image or "").partition("/")
+        if split != self.options.split or not index.isdecimal():
+            raise ValueError(f"{sample.image!r} is no picture of the split {self.options.split!r} of scenes")
+        return draw_scene(self.scene(int(index)), self.options.seed)
+
+
+def build(options: ScenesOptions, context: BuildContext) -> Scenes:
+    return Scenes(options)
+
+
+class _Telling:
+    """A scene, the draws about what is said of it, and its key."""
+
+    def __init__(self, scene: Scene, draws: Draws, key: str) -> None:
+        self.scene, self.draws, self.key = scene, draws, key
+
+    def sample(
+        self,
+        task: str,
+        *,
+        captions: tuple[str, ...] = (),
+        first: Thing | None = None,
+        tag: str | None = None,
+        questions: tuple[Question, ...] = (),
+        **extra: Any,
+    ) -> Sample:
+        """The sample: all objects, the conspicuous ones first, but ``first`` before them (under the name ``tag``)."""
+        things = by_area(self.scene)
+        if first is not None:
+            things.sort(key=lambda thing: thing is not first)
+        objects = [self._object(thing, tag if thing is first and tag else thing.tag) for thing in things]
+        truth = {
+            "things": tuple(
+                {"colour": one.colour, "shape": one.shape, "size": one.size, "box_norm": one.box.as_tuple()}
+                for one in self.scene.things
+            ),
+            "words": tuple({"text": word.text, "box_norm": word.box.as_tuple()} for word in self.scene.words),
+        }
+        types, answers = tuple(one.type for one in questions), tuple(one.answer for one in questions)
+        return Sample(
+            image=self.key,
+            captions=captions,
+            objects=tuple(objects),
+            turns=tuple(Turn(one.text, one.answer) for one in questions),
+            source=f"scenes {self.key}",
+            extra={"task": task, "question_types": types, "answers": answers, **truth, **extra},
+        )
+
+    def _object(self, thing: Thing, tag: str) -> DetectedObject:
+        index = next(index for index, other in enumerate(self.scene.things) if other is thing)
+        return DetectedObject(tag, thing.box, 1.0, self.scene.mask(index))
+
+
+def _caption(telling: _Telling) -> Sample:
+    return telling.sample("caption", captions=captions_of(telling.scene, telling.draws))
+
+
+def _vqa(telling: _Telling) -> Sample:
+    return telling.sample("vqa", questions=(ask(telling.scene, telling.draws, VISUAL),))
+
+
+def _text_vqa(telling: _Telling) -> Sample:
+    return telling.sample("text-vqa", questions=(ask_word(telling.scene, telling.draws),))
+
+
+def _grounded_caption(telling: _Telling) -> Sample:
+    target = telling.draws.pick(telling.scene.things)
+    return telling.sample("grounded-caption", captions=_descriptions(telling.scene, target), first=target)
+
+
+def _descriptions(scene: Scene, target: Thing) -> tuple[str, ...]:
+    """True captions of one thing."""
+    full = with_article(Kind(target.colour, target.shape, target.size).noun())
+    place = place_of(target.box)
+    return (full,) if place is None else (full, f"{full} {place_phrase(place)}")
+
+
+def _rec(telling: _Telling) -> Sample:
+    scene, draws = telling.scene, telling.draws
+    if draws.unit() < _ABSENT_SHARE and (pair := absent_pair(scene, draws)):
+        return telling.sample("rec", absent=Kind(*pair).noun())
+    # Things that need more than their own name first: they are what a referring expression is for.
+    things = sorted(draws.shuffled(scene.things), key=lambda thing: bool(names_of(scene, thing)))
+    for target in things:
+        if expression := expression_for(scene, target, draws):
+            return telling.sample("rec", first=target, tag=expression)
+    # Nothing tells the things apart: what is not there can still be asked for.
+    pair = absent_pair(scene, draws)
+    assert pair is not None
+    return telling.sample("rec", absent=Kind(*pair).noun())
+
+
+def _referential(telling: _Telling) -> Sample:
+    scene, draws = telling.scene, telling.draws
+    target = draws.pick(scene.things)
+    if draws.below(4) == 0:
+        return telling.sample("referential", captions=_descriptions(scene, target), first=target)
+    return telling.sample("referential", first=target, questions=(ask_about(scene, target, draws),))
+
+
+def _multiple_choice(telling: _Telling) -> Sample:
+    question = ask(telling.scene, telling.draws, CHOICE)
+    while len(question.choices) < _CHOICES:
+        question = ask(telling.scene, telling.draws, CHOICE)
+    wrong = telling.draws.shuffled([choice for choice in question.choices if choice != question.answer])
+    options = telling.draws.shuffled([question.answer, *wrong[: _CHOICES - 1]])
+    return telling.sample("multi-choice", questions=(question,), options=tuple(options))
+
+
+def _dialogue(telling: _Telling) -> Sample:
+    questions: list[Question] = []
+    while len(questions) < _TURNS_OF_DIALOGUE:
+        question = ask(telling.scene, telling.draws, (*VISUAL, ask_word, ask_where, ask_what))
+        if question.text not in [one.text for one in questions]:
+            questions.append(question)
+    return telling.sample("text", questions=tuple(questions))
+
+
+_SAMPLES: dict[SceneTask, Callable[[_Telling], Sample]] = {
+    "caption": _caption,
+    "vqa": _vqa,
+    "text-vqa": _text_vqa,
+    "grounded-caption": _grounded_caption,
+    "rec": _rec,
+    "referential": _referential,
+    "multi-choice": _multiple_choice,
+    "dialogue": _dialogue,
+}

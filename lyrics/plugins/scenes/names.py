@@ -1,0 +1,39 @@
+"""What scenes are made of, and what is kept apart."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+#: The names of the tiny experts' vocabulary: every colour with every shape. (A test compares the two.)
+COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "gray")
+SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "diamond", "heart")
+PLURALS = {shape: {"cross": "crosses"}.get(shape, f"{shape}s") for shape in (*SHAPES, "object")}
+
+#: Combinations that only the split ``held-out`` has, neither drawn nor named elsewhere: each colour and each shape once.
+HELD_OUT = frozenset((colour, SHAPES[(3 * index + 2) % 8]) for index, colour in enumerate(COLOURS))
+
+#: Side of an object as a share of the picture's shorter side. The gaps keep the words apart.
+SIZES = {"small": (0.125, 0.165), "medium": (0.22, 0.28), "large": (0.36, 0.46)}
+
+Split = Literal["train", "validation", "test", "held-out"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+#: Scenes are numbered; each split has a range of numbers to itself.
+SPLIT_ROOM = 1_000_000_000
+
+SceneTask = Literal[
+    "caption", "vqa", "text-vqa", "grounded-caption", "rec", "referential", "multi-choice", "dialogue", "mixed"
+]
+SCENE_TASKS: tuple[SceneTask, ...] = get_args(SceneTask)
+
+# fmt: off
+WORDS = (
+    "BAKE", "BALL", "BANK", "BELL", "BIKE", "BIRD", "BLUE", "BOAT", "BOOK", "CAFE", "CAKE", "CITY", "CLUB", "COFFEE", "DANCE", "DEER",
+    "DOOR", "EXIT", "FARM", "FISH", "FREE", "GATE", "GIFT", "GOLD", "HELP", "HERE", "HOME", "HOTEL", "IDEA", "JAZZ", "JUICE", "KEYS",
+    "KIWI", "LAKE", "LAMP", "MENU", "MILK", "MOON", "MUSIC", "NEWS", "NORTH", "OPEN", "PARK", "PIZZA", "POST", "QUEEN", "QUIZ", "RADIO",
+    "RICE", "SALE", "SHOP", "STOP", "TAXI", "TEA", "TOUR", "TRAIN", "UNIT", "VIEW", "VOTE", "WEST", "WOOD", "YARD", "ZERO", "ZOO",
+)
+# fmt: on
+NUMBERS = (
+    *("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
+    *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"),
+)

@@ -1,0 +1,214 @@
+"""Questions about a scene, each with its one right answer. A question is asked only where the answer is clear to the eye."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lyrics.core.spatial import SpatialObject, format_box, format_objects
+from lyrics.plugins.scenes.language import (
+    OPPOSITE,
+    PLACES,
+    RELATIONS,
+    Kind,
+    expression_for,
+    joined,
+    names_of,
+    place_of,
+    stands,
+    with_article,
+)
+from lyrics.plugins.scenes.layout import Draws, Scene, Thing, combinations
+from lyrics.plugins.scenes.names import COLOURS, SHAPES, SIZES, SPLIT_ROOM, SPLITS, WORDS
+
+
+@dataclass(frozen=True)
+class Question:
+    """``type`` is what it takes to answer it. ``choices`` are all answers that a question of its form may have; empty where open."""
+
+    type: str
+    text: str
+    answer: str
+    choices: tuple[str, ...] = ()
+
+
+Ask = Callable[[Scene, Draws], Question | None]
+
+
+def _nameable(scene: Scene, draws: Draws) -> tuple[Thing, Kind] | None:
+    """A thing at random and a name that it has to itself."""
+    for thing in draws.shuffled(scene.things):
+        if names := names_of(scene, thing):
+            return thing, draws.pick(names)
+    return None
+
+
+def absent_pair(scene: Scene, draws: Draws) -> tuple[str, str] | None:
+    """A colour and a shape that are not there together; three times in four either one is there. No held-out pair, but in their split."""
+    pairs = list(combinations(held_out=False))
+    if scene.number // SPLIT_ROOM == SPLITS.index("held-out"):
+        pairs += combinations(held_out=True)
+    there = {(thing.colour, thing.shape) for thing in scene.things}
+    absent = [pair for pair in pairs if pair not in there]
+    colours, shapes = ({thing.colour for thing in scene.things}, {thing.shape for thing in scene.things})
+    near = [pair for pair in absent if pair[0] in colours or pair[1] in shapes]
+    if near and draws.unit() < 0.75:
+        return draws.pick(near)
+    return draws.pick(absent) if absent else None
+
+
+def ask_count(scene: Scene, draws: Draws) -> Question:
+    thing = draws.pick(scene.things)
+    kinds = [Kind(), Kind(shape=thing.shape), Kind(colour=thing.colour), Kind(thing.colour, thing.shape)]
+    if draws.unit() < 0.25 and (pair := absent_pair(scene, draws)):
+        kinds = [Kind(*pair)]
+    kind = draws.pick(kinds)
+    count = len(kind.of(scene))
+    choices = tuple(str(number) for number in range(max(0, count - 3), count + 4))
+    return Question("count", f"How many {kind.noun(plural=True)} are there?", str(count), choices)
+
+
+def ask_colour(scene: Scene, draws: Draws) -> Question | None:
+    for thing in draws.shuffled(scene.things):
+        for kind in (Kind(shape=thing.shape), Kind(shape=thing.shape, size=thing.size)):
+            if kind.of(scene) == [thing]:
+                return Question("color", f"What color is the {kind.noun()}?", thing.colour, COLOURS)
+    return None
+
+
+def ask_shape(scene: Scene, draws: Draws) -> Question | None:
+    for thing in draws.shuffled(scene.things):
+        for kind in (Kind(colour=thing.colour), Kind(colour=thing.colour, size=thing.size)):
+            if kind.of(scene) == [thing]:
+                return Question("shape", f"What shape is the {kind.noun()}?", thing.shape, SHAPES)
+    return None
+
+
+def ask_size(scene: Scene, draws: Draws) -> Question | None:
+    for thing in draws.shuffled(scene.things):
+        for kind in (Kind(shape=thing.shape), Kind(thing.colour, thing.shape)):
+            if kind.of(scene) == [thing]:
+                return Question("size", f"How big is the {kind.noun()}?", thing.size, tuple(SIZES))
+    return None
+
+
+def ask_existence(scene: Scene, draws: Draws) -> Question:
+    pair = absent_pair(scene, draws) if draws.below(2) else None
+    answer = "yes" if pair is None else "no"
+    if pair is None:
+        thing = draws.pick(scene.things)
+        pair = (thing.colour, thing.shape)
+    return Question("existence", f"Is there {with_article(Kind(*pair).noun())}?", answer, ("yes", "no"))
+
+
+def ask_absent(scene: Scene, draws: Draws) -> Question | None:
+    """A question whose premise is false."""
+    pair = absent_pair(scene, draws)
+    if pair is None:
+        return None
+    noun = Kind(*pair).noun()
+    form = draws.pick(("How big is the {}?", "Where is the {}?"))
+    return Question("absent", form.format(noun), f"There is no {noun}.")
+
+
+def ask_relation(scene: Scene, draws: Draws) -> Question | None:
+    found = _nameable(scene, draws)
+    if found is None:
+        return None
+    one, name = found
+    for other in draws.shuffled(scene.things):
+        names = names_of(scene, other)
+        if other is one or not names:
+            continue
+        for relation in draws.shuffled(tuple(RELATIONS)):
+            if stands(relation, one.box, other.box):
+                asked, answer = (relation, "yes") if draws.below(2) else (OPPOSITE[relation], "no")
+                text = f"Is the {name.noun()} {asked} the {draws.pick(names).noun()}?"
+                return Question("relation", text, answer, ("yes", "no"))
+    return None
+
+
+def ask_position(scene: Scene, draws: Draws) -> Question | None:
+    found = _nameable(scene, draws)
+    place = place_of(found[0].box) if found else None
+    if found is None or place is None:
+        return None
+    return Question("position", f"Where is the {found[1].noun()}?", place, PLACES)
+
+
+def ask_word(scene: Scene, draws: Draws) -> Question:
+    """About what is written, or whether anything is."""
+    if draws.below(4) == 0:
+        answer = "yes" if scene.words else "no"
+        return Question("text", "Is there a word in the picture?", answer, ("yes", "no"))
+    if not scene.words:
+        return Question("text", "What word is written in the picture?", "There is no word.")
+    (word,) = scene.words
+    if draws.below(4) == 0:
+        return Question("text", "What is the first letter of the word?", word.text[0])
+    return Question("text", "What word is written in the picture?", word.text, WORDS)
+
+
+VISUAL: tuple[Ask, ...] = (
+    ask_count,
+    ask_colour,
+    ask_shape,
+    ask_size,
+    ask_existence,
+    ask_absent,
+    ask_relation,
+    ask_position,
+)
+CHOICE: tuple[Ask, ...] = (ask_count, ask_colour, ask_shape, ask_position, ask_word)
+
+
+def ask(scene: Scene, draws: Draws, asks: tuple[Ask, ...]) -> Question:
+    """A question of one of the forms, each as likely as the others where the scene allows it."""
+    for one in draws.shuffled(asks):
+        if question := one(scene, draws):
+            return question
+    raise AssertionError("a count can always be asked for")
+
+
+def mention(thing: Thing) -> str:
+    """The thing in the paper's markup."""
+    return format_objects([SpatialObject(thing.tag, thing.box)])
+
+
+def ask_about(scene: Scene, target: Thing, draws: Draws) -> Question:
+    """A question about "it"; answers name other things with their boxes."""
+    others = [thing for thing in scene.things if thing is not target]
+    options = ["size", "same color", "same shape"]
+    if place_of(target.box):
+        options.append("position")
+    relations = [
+        (relation, other) for other in others for relation in RELATIONS if stands(relation, target.box, other.box)
+    ]
+    if relations:
+        options.append("relation")
+    kind = draws.pick(options)
+    if kind == "size":
+        return Question("size", "How big is it?", target.size)
+    if kind == "position":
+        return Question("position", "Where is it in the picture?", str(place_of(target.box)))
+    if kind == "relation":
+        relation, other = draws.pick(relations)
+        asked, answer = (relation, "yes") if draws.below(2) else (OPPOSITE[relation], "no")
+        return Question("relation", f"Is it {asked} {mention(other)}?", answer)
+    attribute = "colour" if kind == "same color" else "shape"
+    alike = [other for other in others if getattr(other, attribute) == getattr(target, attribute)]
+    answer = joined([mention(other) for other in alike]) if alike else "None."
+    return Question(kind, f"Which other objects have the {kind}?", answer)
+
+
+def ask_where(scene: Scene, draws: Draws) -> Question | None:
+    """A question answered by a box."""
+    thing = draws.pick(scene.things)
+    expression = expression_for(scene, thing, draws)
+    return Question("location", f"Where is the {expression}?", mention(thing)) if expression else None
+
+
+def ask_what(scene: Scene, draws: Draws) -> Question:
+    """A question that points with a box."""
+    thing = draws.pick(scene.things)
+    return Question("naming", f"What is at {format_box(thing.box)}?", with_article(thing.tag))
