@@ -17,6 +17,7 @@ import gc
 import json
 import os
 import platform
+import statistics
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -231,7 +232,7 @@ def compare(
             times[key]["both"].append(_seconds(run, parameters, synchronise))
             say(f"round {turn + 1}/{rounds} {key[0]:>6} {key[1]:>6}: {times[key]['both'][-1]:.2f} s forward + backward")
     for key in timed:
-        forward, both = min(times[key]["forward"]), min(times[key]["both"])
+        forward, both = statistics.median(times[key]["forward"]), statistics.median(times[key]["both"])
         rows[key] |= {
             "seconds_forward": forward,
             "seconds_forward_backward": both,
@@ -351,7 +352,7 @@ def run_bench_step(
     Args:
         batch_sizes: samples per step.
         dtypes: ``fp32``, ``bf16`` (autocast).
-        rounds: turns; the fastest of each variant counts.
+        rounds: turns; the median of each variant counts.
         device: ``cpu`` or ``cuda``.
         out: where the JSON goes; not written when None.
         say: called with a line of progress.

@@ -68,6 +68,7 @@ def lyrics_13b() -> ModelSpec:
                 "num_visual": 32,  # section 3.1
                 "num_grounding": 32,  # section 3.1
                 "hidden_size": 768,  # "each with a dimension of 768" (section 3.1)
+                "normalise_image_tokens": True,  # ln_vision of the BLIP-2 checkpoint that training continues from (section 3.1)
             },
         ),
         # The rank is not in the paper; 64 is what its count of trainable parameters suggests, see PAPER_TRAINABLE_NOTE.
@@ -124,7 +125,9 @@ def blip2_13b() -> ModelSpec:
     return spec.model_copy(
         update={
             "refiner": None,
-            "query_transformer": Slot(use="qformer", options={"num_visual": 32, "hidden_size": 768}),
+            "query_transformer": Slot(
+                use="qformer", options={"num_visual": 32, "hidden_size": 768, "normalise_image_tokens": True}
+            ),
             "objectives": {
                 name: slot for name, slot in _objectives().items() if name != "msp"
             },  # nothing spatial to mask
@@ -152,6 +155,7 @@ def lyrics_tiny() -> ModelSpec:
                 "num_layers": 4,
                 "num_heads": 4,
                 "intermediate_size": 512,
+                "vocab_size": 320,  # the built-in tokenizer's words, padded
             },
         ),
         language_model=Slot(

@@ -366,6 +366,7 @@ class Stub(nn.Module):
 SQUARE = Preprocessing("squash", 8, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
+@pytest.mark.filterwarnings("ignore:.*reads no local tokens")
 @pytest.mark.parametrize(
     ("kind", "built", "complaint"),
     [
@@ -447,6 +448,7 @@ def test_unmet_requirement_gives_the_command() -> None:
         check_requirements(part["refiner.tagger"])
 
 
+@pytest.mark.filterwarnings("ignore:.*reads no local tokens")
 def test_context_tells_the_query_transformer_what_it_will_read() -> None:
     contexts: list[BuildContext] = []
 

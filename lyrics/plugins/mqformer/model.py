@@ -418,7 +418,8 @@ class CrossAttention(nn.Module):
         heads = (self.options.num_heads, self.options.hidden_size // self.options.num_heads)
         projected = []
         for name, module in self.key_value.items():
-            weight, bias = cast(nn.Linear, module).weight, cast(nn.Linear, module).bias
+            weight: torch.Tensor = cast(nn.Linear, module).weight
+            bias: torch.Tensor = cast(nn.Linear, module).bias
             if norm is not None:
                 weight, bias = weight * pad_width(norm.weight), bias + F.linear(pad_width(norm.bias), weight)
             projected.append(F.linear(sources[name], weight, bias).unflatten(-1, (2, *heads)))
