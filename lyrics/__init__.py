@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Box": "lyrics.core.geometry",
     "Component": "lyrics.core.component",
+    "Converter": "lyrics.core.component",
     "Frame": "lyrics.core.geometry",
     "LyricsError": "lyrics.core.errors",
     "LyricsModel": "lyrics.core.model",
@@ -30,6 +31,7 @@ _PUBLIC = {
 __all__ = [
     "Box",
     "Component",
+    "Converter",
     "Frame",
     "LyricsError",
     "LyricsModel",
@@ -46,7 +48,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from lyrics.core.build import build_model, build_refiner
-    from lyrics.core.component import Component, Options, Preset, hookimpl
+    from lyrics.core.component import Component, Converter, Options, Preset, hookimpl
     from lyrics.core.errors import LyricsError
     from lyrics.core.geometry import Box, Frame
     from lyrics.core.model import LyricsModel

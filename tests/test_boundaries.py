@@ -289,13 +289,29 @@ def offences(module: ast.Module) -> Iterator[str]:
                     yield f"line {node.lineno}: MAX_IMAGE_PIXELS = None lets a picture of any size be decoded"
 
 
-#: The one converter that opens a data set's pickle: by itself, in a process of its own, with an unpickler that refuses every class.
-CONVERTER = PACKAGE / "core" / "data" / "convert_refs.py"
+#: The converters that open a pickle, each of one kind of file and in a process of its own: a data set's refs, by an unpickler that refuses
+#: every class, and weights, by ``torch.load(weights_only=True)``. What of the rules they break, without line numbers.
+CONVERTERS = {
+    PACKAGE / "core" / "data" / "convert_refs.py": ["import of pickle"],
+    PACKAGE / "core" / "unpickle.py": ["import of pickle", "torch.load unpickles"],
+}
 
 
 @pytest.mark.parametrize("path", [*FILES, *EXAMPLES], ids=lambda path: str(path.relative_to(ROOT)))
 def test_source_keeps_the_safety_rules(path: Path) -> None:
-    assert list(offences(tree(path))) == (["import of pickle"] if path == CONVERTER else [])
+    found = [offence.partition(": ")[2] or offence for offence in offences(tree(path))]
+    assert found == CONVERTERS.get(path, [])
+
+
+def test_pickled_weights_are_opened_once_and_as_weights_only() -> None:
+    path = PACKAGE / "core" / "unpickle.py"
+    calls = [node for node in ast.walk(tree(path)) if isinstance(node, ast.Call)]
+    (call,) = [call for call in calls if ast.unparse(call.func) == "torch.load"]
+    given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+    assert given["weights_only"] == "True"
+    assert not any("safe_globals" in ast.unparse(call.func) for call in calls)
+    readers = [p for p in FILES if any(name.startswith("lyrics.core.unpickle") for name in imported(tree(p)))]
+    assert readers == [PACKAGE / "core" / "conversion.py"]
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,15 @@ def test_the_refiner_page_runs(tmp_path: Path) -> None:
     assert len(done.stdout.splitlines()) == 3
 
 
+def test_the_answers_page_runs(tmp_path: Path) -> None:
+    (code,) = blocks(ROOT / "docs" / "answers.md", "python")
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300, env=_offline()
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == "2"
+
+
 def test_the_plugin_page_yields_a_component_that_passes_intake() -> None:
     from lyrics.core.registry import Registry
 

@@ -40,7 +40,7 @@ print(json.dumps({
         for r in encoded.refinements
     ],
     "text": encoded.spatial_texts[0],
-    "soft": list(encoded.soft_tokens_BQD.shape),
+    "soft": list(encoded.soft_tokens_PQD.shape),
     "local_dims": {name: module.in_features for name, module in model.query_transformer.named_modules()
                    if hasattr(module, "in_features")},
     "origin": model.spec.distributions["refiner.detector"],

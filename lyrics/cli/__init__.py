@@ -10,8 +10,8 @@ import warnings
 
 import typer
 
-from lyrics.cli import bench, check, conformance, data, doctor, parts, quickstart, refine
-from lyrics.core.errors import ImageError, LyricsError, SpecError
+from lyrics.cli import ask, bench, chat, check, conformance, convert, data, doctor, parts, quickstart, refine
+from lyrics.core.errors import ImageError, LyricsError, PromptError, SpecError
 
 app = typer.Typer(
     name="lyrics",
@@ -27,6 +27,11 @@ app.command("check", short_help="Parts, shapes and parameters of a model, before
 app.command("doctor", short_help="What is broken or missing here, and why.")(doctor.doctor)
 app.command("test-plugin", short_help="The conformance suite over a distribution.")(conformance.test_plugin)
 app.command("refine", short_help="Tags, boxes and masks of pictures, as JSON, COCO and drawings.")(refine.refine)
+app.command("ask", short_help="One answer about pictures, boxes in and out.")(ask.ask)
+app.command("chat", short_help="A conversation about pictures.")(chat.chat)
+app.command("convert", cls=convert.ConvertCommand, short_help="Public checkpoints to safetensors that parts read.")(
+    convert.convert
+)
 app.add_typer(bench.app, name="bench", short_help="Benchmarks: correctness first, then time.")
 app.add_typer(data.app, name="data", short_help="Prepare, look at and check data sets.")
 app.command("quickstart", short_help="Compose lyrics-tiny and run a picture through it.")(quickstart.quickstart)
@@ -51,7 +56,7 @@ def main() -> None:
     except LyricsError as error:
         print(f"lyrics: {error}", file=sys.stderr)
         # What the user wrote is wrong (2), or what was asked for could not be done (1).
-        sys.exit(2 if isinstance(error, SpecError | ImageError) else 1)
+        sys.exit(2 if isinstance(error, SpecError | ImageError | PromptError) else 1)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)

@@ -14,9 +14,13 @@ def check(
     spec: Annotated[str, typer.Argument(help="A preset's name, or a YAML or JSON file.")],
     settings: SetOption = None,
     dtype: Annotated[str, typer.Option(help="Type of the weights that bytes are counted in.")] = "bfloat16",
+    batch: Annotated[int, typer.Option(min=1, help="Pictures of a training step that memory is counted for.")] = 1,
     json: JsonFlag = False,
 ) -> None:
-    """Resolve and wire a specification; print its parts, shapes, parameters, bytes and licences. Downloads and allocates nothing."""
+    """Resolve and wire a specification; print its parts, shapes, parameters, licences, and the memory that it needs.
+
+    Downloads and allocates nothing.
+    """
     from lyrics.cli._overrides import parse_overrides
     from lyrics.core.errors import UnknownNameError
     from lyrics.core.registry import default_registry
@@ -32,10 +36,12 @@ def check(
     import torch
 
     from lyrics.core.build import build_resolved
+    from lyrics.core.memory import memory_table
     from lyrics.core.summary import summarise
 
     model = build_resolved(resolved, weights="meta", dtype=getattr(torch, dtype))
     summary = summarise(model, resolved)
+    needed = memory_table(model, batch)
     reported = next((p for p, s in default_registry().presets if spec in (p.name, f"{s.distribution}/{p.name}")), None)
     if json:
         data: dict[str, Any] = {
@@ -46,6 +52,11 @@ def check(
             "stage1_trainable": summary.stage1_trainable,
             "stage2_trainable": summary.stage2_trainable,
             "stage2_breakdown": dict(summary.stage2_breakdown),
+            "memory": [
+                {"use": row.use, "precision": row.precision, "batch": batch, "total": row.memory.total}
+                | dataclasses.asdict(row.memory)
+                for row in needed
+            ],
             "reported_trainable": reported.reported_trainable if reported else None,
             "spec": resolved.spec.model_dump(mode="json"),
         }
@@ -77,6 +88,23 @@ def check(
         print_text(
             f"reported by its source: {reported.reported_trainable / 1e6:,.0f}M; ours is {difference / 1e6:+.1f}M. {reported.reported_note}"
         )
+
+    pictures = "1 picture" if batch == 1 else f"{batch} pictures"
+    print_text(f"\nmemory on one device (a training step of {pictures}; answering one; flash attention; AdamW):")
+    print_table(
+        ("use", "precision", "weights", "gradients", "optimizer", "working", "total"),
+        [
+            (
+                row.use,
+                row.precision,
+                *(_size(n) for n in (row.memory.weights, row.memory.gradients, row.memory.optimizer)),
+                _size(row.memory.working),
+                _size(row.memory.total),
+            )
+            for row in needed
+        ],
+        right=("weights", "gradients", "optimizer", "working", "total"),
+    )
 
 
 def _size(num_bytes: int) -> str:

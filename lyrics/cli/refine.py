@@ -10,6 +10,8 @@ import typer
 
 from lyrics.cli._output import JsonFlag, SetOption, print_json, print_text
 
+_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
 
 def refine(
     pictures: Annotated[list[Path], typer.Argument(help="Pictures, or folders of pictures (searched at any depth).")],
@@ -23,6 +25,7 @@ def refine(
         Path | None, typer.Option(help="Read tags, boxes and masks back from this objects.jsonl instead.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="Where the experts run, such as cuda.")] = None,
+    dtype: Annotated[str, typer.Option(help="Precision of the experts: fp32, bf16 or fp16.")] = "fp32",
     batch: Annotated[int, typer.Option(min=1, help="Pictures that go through the experts together.")] = 8,
     draw: Annotated[bool, typer.Option(help="Draw boxes, masks and labels.")] = True,
     json: JsonFlag = False,
@@ -34,6 +37,8 @@ def refine(
 
     if weights not in ("pretrained", "random"):
         raise UnknownNameError(f"--weights {weights}: is pretrained or random.")
+    if dtype not in _DTYPES:
+        raise UnknownNameError(f"--dtype {dtype}: is fp32, bf16 or fp16.")
     found = find_pictures(pictures)
     if not found:
         raise ImageError(f"no pictures in {', '.join(map(str, pictures))}.", "empty")
@@ -42,9 +47,12 @@ def refine(
         for part in ("tagger", "detector", "segmenter"):
             overrides.setdefault(f"refiner.{part}", {"use": "cached", "options": {"file": str(refined)}})
 
+    import torch
+
     from lyrics.core.build import build_refiner
 
-    refiner = build_refiner(spec, overrides=overrides, weights=weights, device=device)  # type: ignore[arg-type]
+    precision: torch.dtype = getattr(torch, _DTYPES[dtype])
+    refiner = build_refiner(spec, overrides=overrides, weights=weights, device=device, dtype=precision)  # type: ignore[arg-type]
     try:
         with _Bar(len(found)) as bar:
             summary = refine_files(refiner, found, out, batch_size=batch, draw=draw, progress=bar.update)

@@ -43,7 +43,7 @@ _DECLARES: Mapping[str, Mapping[str, type]] = {
     "detector": {"feature_dim": int, "preprocessing": Preprocessing},
     "segmenter": {"feature_dim": int, "preprocessing": Preprocessing},
     "query-transformer": {"hidden_size": int, "num_queries": int, "max_positions": int, "segments": tuple},
-    "language-model": {"hidden_size": int, "adaptation": str},
+    "language-model": {"hidden_size": int, "max_positions": int, "adaptation": str, "chat_template": str},
 }
 
 
@@ -52,6 +52,7 @@ def build_model(
     *,
     overrides: Mapping[str, Any] | None = None,
     weights: str | os.PathLike[str] = "pretrained",
+    base: str | os.PathLike[str] | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     registry: Registry | None = None,
@@ -63,6 +64,7 @@ def build_model(
         overrides: dotted paths, e.g. ``{"refiner.detector": "cached"}``.
         weights: ``"pretrained"`` loads what the parts' options name (this may download from the hub); ``"random"`` and ``"meta"`` download
             nothing, and ``"meta"`` allocates nothing; anything else is a folder written by ``save_pretrained``.
+        base: a model folder with the frozen parts, where ``weights`` is a folder that leaves them out.
         device: where the parameters live; the CPU unless given. Not with ``weights="meta"``.
         dtype: floating-point type of the parameters; ``torch.float32`` unless given.
         registry: where parts are looked up; everything installed unless given.
@@ -73,13 +75,15 @@ def build_model(
         PluginError: a part is installed but broken.
         WeightsError: weights cannot be found, read or matched.
     """
-    return build_resolved(resolve(spec, overrides, registry=registry), weights=weights, device=device, dtype=dtype)
+    resolved = resolve(spec, overrides, registry=registry)
+    return build_resolved(resolved, weights=weights, base=base, device=device, dtype=dtype)
 
 
 def build_resolved(
     resolved: Resolved,
     *,
     weights: str | os.PathLike[str] = "pretrained",
+    base: str | os.PathLike[str] | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
 ) -> LyricsModel:
@@ -88,11 +92,20 @@ def build_resolved(
     how, folder = _materialisation(weights, device)
     for part in resolved.parts.values():
         check_requirements(part)
-    model = _construct(resolved, wiring, how, device=device, dtype=dtype)
+    trained = how
     if folder is not None:
-        from lyrics.core.weights import load_weights
+        from lyrics.core.model_folder import holds_all_tensors, load_folder
 
-        load_weights(model, folder)
+        if base is None and not holds_all_tensors(folder):
+            # The folder holds what was trained; the rest comes from where the specification says.
+            how = "pretrained"
+    elif base is not None:
+        raise WeightsError(
+            f"base={os.fspath(base)!r}: completes a folder of trained parts; give that folder as weights."
+        )
+    model = _construct(resolved, wiring, how, trained, device=device, dtype=dtype)
+    if folder is not None:
+        load_folder(model, folder, base=base)
     return model
 
 
@@ -122,8 +135,15 @@ def check_requirements(part: Part) -> None:
 
 
 def _construct(
-    resolved: Resolved, wiring: Wiring, how: Weights, *, device: str | torch.device | None, dtype: torch.dtype | None
+    resolved: Resolved,
+    wiring: Wiring,
+    how: Weights,
+    trained: Weights,
+    *,
+    device: str | torch.device | None,
+    dtype: torch.dtype | None,
 ) -> LyricsModel:
+    """``how`` is for the image encoder, the refiner and the language model, ``trained`` for the parts that stage 1 trains."""
     from torch import nn
 
     from lyrics.core.model import LyricsModel
@@ -141,7 +161,7 @@ def _construct(
         local_dims = {source: experts[source].feature_dim for source in LOCAL_SOURCES if experts[source] is not None}
         # Now the widths are known for certain, also those that no option declared.
         check_query_transformer(parts, Wiring(encoder.feature_dim, local_dims), warn=False)
-        context = BuildContext(how, image_dim=encoder.feature_dim, local_dims=local_dims)
+        context = BuildContext(trained, image_dim=encoder.feature_dim, local_dims=local_dims)
         query_transformer = build_part(parts["query_transformer"], context)
         context = replace(context, query_dim=query_transformer.hidden_size, query_segments=query_transformer.segments)
         objectives = {
@@ -149,7 +169,7 @@ def _construct(
             for path, part in parts.items()
             if path.startswith("objectives.")
         }
-        language_model = build_part(parts["language_model"], context)
+        language_model = build_part(parts["language_model"], replace(context, weights=how))
         return LyricsModel(
             encoder=encoder,
             refiner=None if resolved.spec.refiner is None else _assemble(resolved, experts),

@@ -7,6 +7,7 @@ This file is all that a plugin's manifest needs, and it imports no torch::
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -54,6 +55,37 @@ class NoOptions(Options):
 
 
 @dataclass(frozen=True)
+class Converter:
+    """How ``lyrics convert`` makes weights of a component from a public checkpoint of another project.
+
+    Args:
+        format: kebab-case name of the checkpoint's format. Components that declare the same format are alternatives (they read the same
+            result), or, with ``whole_model``, parts of one model.
+        convert: ``"package.module:callable"``, called as ``callable(source, options, context)`` with a ``Checkpoint``, the
+            component's options and a ``BuildContext``; returns a ``Plan`` (both in ``lyrics.core.conversion``). Imported only when a
+            checkpoint is converted.
+        marks: keys that every checkpoint of the format has. They tell which format a file is of.
+        summary: one line for ``lyrics convert --help``.
+        whole_model: the checkpoint is of a model whose other parts convert their own tensors; the format has the name of the preset that it
+            fills, and the plan names tensors as the component's own state dict does.
+    """
+
+    format: str
+    convert: str
+    marks: tuple[str, ...] = ()
+    summary: str = ""
+    whole_model: bool = False
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", self.format):
+            raise ValueError(f"{self.format!r} is not the name of a format: lower-case words joined by hyphens")
+        if not re.fullmatch(r"\w+(\.\w+)*:\w+", self.convert):
+            raise ValueError(
+                f"converter {self.format!r}: convert must be 'package.module:callable', not {self.convert!r}"
+            )
+
+
+@dataclass(frozen=True)
 class Component:
     """One swappable part, described without importing it.
 
@@ -69,6 +101,7 @@ class Component:
         licence: licence of the code and of the weights that the default options name.
         contract: version of the kind's contract that the component keeps.
         test_options: options under which the component is small and builds offline; the conformance suite uses them.
+        converters: public checkpoints of other projects that ``lyrics convert`` turns into this component's weights.
     """
 
     kind: Kind
@@ -81,6 +114,7 @@ class Component:
     licence: str = ""
     contract: int = 1
     test_options: Mapping[str, Any] = field(default_factory=dict)
+    converters: tuple[Converter, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ Shapes: B images, N image tokens, M detector tokens, K objects, Q queries, L tex
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from lyrics.core.geometry import Box
@@ -45,6 +46,21 @@ class BuildContext:
     local_dims: Mapping[str, int] = field(default_factory=dict)
     query_dim: int = 0
     query_segments: tuple[str, ...] = ()
+
+
+class WithFiles(Protocol):
+    """Optional, for an image encoder or an expert of the refiner that needs more than tensors: names of its tags, a tokenizer.
+
+    A model folder holds a folder of its own for each part that has these two.
+    """
+
+    def save_files(self, folder: Path) -> None:
+        """Write what the part needs beside its tensors to ``folder``, which exists. JSON and tokenizer files, no pickles."""
+        ...
+
+    def load_files(self, folder: Path) -> None:
+        """Read it back. Raises ``WeightsError`` naming the file that is missing or broken."""
+        ...
 
 
 class ImageEncoder(Protocol):
@@ -104,11 +120,14 @@ class QueryTransformer(Protocol):
 class LanguageModel(Protocol):
     """Embeds token ids, reads embeddings, and generates from embeddings.
 
-    ``adaptation`` is ``lora``, ``frozen`` or ``full``; parameters that it does not train have ``requires_grad=False``.
+    ``adaptation`` is ``lora``, ``frozen`` or ``full``; parameters that it does not train have ``requires_grad=False``. No sequence is
+    longer than ``max_positions``. ``chat_template`` is a name of ``lyrics.core.prompts.TEMPLATES``.
     """
 
     hidden_size: int
+    max_positions: int
     adaptation: str
+    chat_template: str
     tokenizer: Any
 
     def embed(self, input_ids_BL: torch.Tensor) -> torch.Tensor:
@@ -120,9 +139,17 @@ class LanguageModel(Protocol):
         ...
 
     def generate(
-        self, embeddings_BLD: torch.Tensor, attention_mask_BL: torch.Tensor, *, max_new_tokens: int
+        self,
+        embeddings_BLD: torch.Tensor,
+        attention_mask_BL: torch.Tensor,
+        *,
+        max_new_tokens: int,
+        on_token: Callable[[int], None] | None = None,
     ) -> torch.Tensor:
-        """Left-padded embeddings -> ids of the new tokens only [B, at most max_new_tokens], greedy."""
+        """Left-padded embeddings -> ids of the new tokens only [B, at most max_new_tokens], greedy, without dropout.
+
+        ``on_token`` is called with each id as it is chosen; it is only given with a batch of one.
+        """
         ...
 
 

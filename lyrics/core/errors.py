@@ -63,6 +63,10 @@ class ImageError(LyricsError):
         self.sha256 = sha256
 
 
+class PromptError(LyricsError):
+    """A prompt cannot be met: empty, too long for the model, a picture that is not there, a box outside of its picture."""
+
+
 class DatasetError(LyricsError):
     """A data set as a whole cannot be used: a file is missing or malformed, or an index does not match its tar. Not a bad sample."""
 
@@ -86,8 +90,9 @@ class StorageError(LyricsError):
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:
     """The choice most like ``name``, or None when nothing is close."""
-    found = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
-    return found[0] if found else None
+    by_lower = {choice.lower(): choice for choice in choices}
+    found = difflib.get_close_matches(name.lower(), list(by_lower), n=1, cutoff=0.5)
+    return by_lower[found[0]] if found else None
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:

@@ -1,40 +1,42 @@
 """``LyricsModel``: a composed model, and the way of a picture through it.
 
-Shapes: B pictures, N image tokens, Q queries (visual, then grounding), L tokens of the language model, D width.
+Shapes: P pictures, N image tokens, Q queries (visual, then grounding), S spatial tokens, L tokens of the language model, D width.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+from lyrics.core.answers import Answer, read_answer
+from lyrics.core.errors import PromptError
 from lyrics.core.images import ImageLike
 from lyrics.core.processor import ModelImages, Processor
+from lyrics.core.prompting import Encoded, fitted_prompt, spatial_text
+from lyrics.core.prompts import Dialogue, Exchange, TokenPrompt, cut, encode_words
 from lyrics.core.refinement import Refinement
 from lyrics.core.refiner import VisualRefiner
-from lyrics.core.spatial import SpatialObject, format_objects
+from lyrics.core.soft_prompts import embed
+from lyrics.core.spatial_tokens import spatial_units
 from lyrics.core.spec import ModelSpec
 from lyrics.core.streams import QUERY_SEGMENTS, Features, SpecialTokens, Stream, Text, full
+from lyrics.core.text_stream import TextStream
+from lyrics.core.training.batch import PretrainBatch, Spatial, Units
+from lyrics.core.training.negatives import Negatives
+from lyrics.core.training.step import Loss, pretrain_losses
+
+if TYPE_CHECKING:
+    from lyrics.core.chat import Chat
+    from lyrics.core.data.collate import InstructionExamples, PretrainExamples
 
 STREAM = "stage2"
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Pictures as the language model receives them.
-
-    ``soft_tokens_BQD`` are the projected query outputs, D wide as the language model's embeddings. ``refinements`` say what the refiner
-    saw, and ``spatial_texts`` how it was written down.
-    """
-
-    soft_tokens_BQD: torch.Tensor
-    refinements: tuple[Refinement, ...]
-    spatial_texts: tuple[str, ...]
+#: What one call of ``generate`` takes for one sample: a picture, several, or none.
+Pictures = ImageLike | Sequence[ImageLike] | None
 
 
 class LyricsModel(nn.Module):
@@ -57,11 +59,13 @@ class LyricsModel(nn.Module):
         super().__init__()
         self.encoder = encoder.requires_grad_(False).eval()
         self.refiner = refiner
-        self.query_transformer = query_transformer
+        self.query_transformer: Any = query_transformer
         self.projection = nn.Linear(int(query_transformer.hidden_size), int(language_model.hidden_size))  # type: ignore[arg-type]
-        self.language_model = language_model
+        self.language_model: Any = language_model
         self.objectives = nn.ModuleDict(objectives)
         self.spec = spec
+        #: Names in the language model that its adaptation trains; the first stage freezes them, so it is noted here.
+        self.adapted = frozenset(name for name, one in language_model.named_parameters() if one.requires_grad)
         experts = {"image_encoder": encoder}
         if refiner is not None:
             experts |= refiner.experts
@@ -71,26 +75,53 @@ class LyricsModel(nn.Module):
     def device(self) -> torch.device:
         return self.projection.weight.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.projection.weight.dtype
+
     def train(self, mode: bool = True) -> Self:
         """Training mode for the parts that are trained; the image encoder and the refiner stay in evaluation mode."""
         super().train(mode)
         self.encoder.eval()
         return self
 
+    def trainable_parameters(self, stage: str) -> dict[str, nn.Parameter]:
+        """The parameters that a stage trains, by their names in the state dict; all others are frozen by this call.
+
+        Stage ``pretrain`` trains the query transformer and the objectives (section 3.2); stage ``instruct`` the query transformer without
+        its vocabulary head, the projection, and what the language model's adaptation leaves trainable (section 3.3).
+        """
+        head = {id(parameter) for parameter in getattr(self.query_transformer, "token_head", nn.Module()).parameters()}
+        wanted: dict[str, nn.Parameter] = {}
+        for name, parameter in self.named_parameters():
+            part, _, rest = name.partition(".")
+            if stage == "pretrain":
+                trained = part in ("query_transformer", "objectives")
+            elif stage == "instruct":
+                trained = part == "projection" or (part == "query_transformer" and id(parameter) not in head)
+                trained = trained or (part == "language_model" and rest in self.adapted)
+            else:
+                raise ValueError(f"there is no stage {stage!r}; there are pretrain and instruct")
+            parameter.requires_grad_(trained)
+            if trained:
+                wanted[name] = parameter
+        return wanted
+
+    # --- seeing ------------------------------------------------------------------------------------------------------
+
     @torch.no_grad()
     def features(
         self, images: ModelImages, phrases: Sequence[Sequence[str]] | None = None
     ) -> tuple[Features, tuple[Refinement, ...]]:
         """Frozen features of prepared pictures, and what the refiner saw. ``phrases`` take the place of the tagger's tags."""
-        dtype = self.projection.weight.dtype
-        image_tokens_BND = self.encoder(images.by_expert["image_encoder"].pixels_BCHW)
+        image_tokens_PND = self.encoder(images.by_expert["image_encoder"].pixels_BCHW)
         if self.refiner is None:
             sizes_and_names = zip(images.sizes_px, images.names, strict=True)
             refinements = tuple(Refinement(size_px, name=name) for size_px, name in sizes_and_names)
-            return Features(image_tokens_BND.to(dtype)), refinements
+            return Features(image_tokens_PND.to(self.dtype)), refinements
         refined = self.refiner.refine(images, phrases)
-        local = {source: (tokens.to(dtype), mask) for source, (tokens, mask) in refined.local.items()}
-        return Features(image_tokens_BND.to(dtype), local), refined.refinements
+        local = {source: (tokens.to(self.dtype), mask) for source, (tokens, mask) in refined.local.items()}
+        return Features(image_tokens_PND.to(self.dtype), local), refined.refinements
 
     def encode(
         self,
@@ -99,34 +130,58 @@ class LyricsModel(nn.Module):
         *,
         phrases: Sequence[Sequence[str]] | None = None,
     ) -> Encoded:
-        """Pictures (paths or PIL images) -> soft tokens, one instruction per picture.
-
-        One stream {V, G, S, C} in which everything sees everything (section 3.3: "semantic-aware visual feature extraction"); S is the
-        spatial representation and C the instruction, each where the spec's ``sees`` names it. Raises ``ImageError`` naming the picture.
-        """
+        """Pictures (paths or PIL images) -> soft tokens, one instruction per picture. Raises ``ImageError`` naming the picture."""
         if instructions is not None and len(instructions) != len(pictures):
             raise ValueError(f"{len(pictures)} pictures need as many instructions, not {len(instructions)}")
-        images = self.processor.images(pictures, self.device, dtype=self.projection.weight.dtype)
+        images = self.processor.images(pictures, self.device, dtype=self.dtype)
+        return self.encode_images(images, instructions or [""] * len(pictures), phrases=phrases)
+
+    def encode_images(
+        self, images: ModelImages, instructions: Sequence[str], *, phrases: Sequence[Sequence[str]] | None = None
+    ) -> Encoded:
+        """Prepared pictures -> soft tokens.
+
+        One stream {V, G, S, C} in which everything sees everything (section 3.3: "semantic-aware visual feature extraction"); S is the
+        spatial representation and C the instruction, each where the spec's ``sees`` names it.
+        """
+        if not len(images):
+            width = self.projection.out_features
+            return Encoded(self.projection.weight.new_zeros(0, self.query_transformer.num_queries, width), (), ())
         features, refinements = self.features(images, phrases)
-        spatial_texts = tuple(self._spatial_text(refinement) for refinement in refinements)
-        stream = self._stream(spatial_texts, instructions or [""] * len(pictures))
+        stream = self._stream(refinements, instructions)
         outputs = self.query_transformer([stream], features)
-        queries_BQD = torch.cat([outputs(STREAM, segment) for segment in stream.wanted], dim=1)
-        return Encoded(self.projection(queries_BQD), refinements, spatial_texts)
+        queries_PQD = torch.cat([outputs(STREAM, segment) for segment in stream.wanted], dim=1)
+        spatial_texts = tuple(spatial_text(refinement, self.spec.codec) for refinement in refinements)
+        return Encoded(self.projection(queries_PQD), refinements, spatial_texts)
 
-    def _spatial_text(self, refinement: Refinement) -> str:
-        objects = [SpatialObject(found.tag, found.box_norm, found.score) for found in refinement.objects]
-        return format_objects(objects, self.spec.codec, refinement.size_px)
+    def _units(self, refinements: Sequence[Refinement]) -> list[list[Units]]:
+        """Each picture's objects as token ids; two places are left for special tokens."""
+        longest = int(self.query_transformer.max_positions) - 2
+        tokenizer = self.query_transformer.tokenizer
+        return [
+            list(spatial_units(found.objects, tokenizer, self.spec.codec, found.size_px, longest))
+            for found in refinements
+        ]
 
-    def _stream(self, spatial_texts: Sequence[str], instructions: Sequence[str]) -> Stream:
-        segments: tuple[str, ...] = self.query_transformer.segments  # type: ignore[assignment]
+    def _words(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of texts for the query transformer, cut where its positions end; two places are left for special tokens."""
+        longest = int(self.query_transformer.max_positions) - 2
+        return [encode_words(self.query_transformer.tokenizer, text)[:longest] for text in texts]
+
+    def _stream(self, refinements: Sequence[Refinement], instructions: Sequence[str]) -> Stream:
+        spatial = [[i for unit in units for ids in unit for i in ids] for units in self._units(refinements)]
+        return self.stage2_stream(spatial, self._words(instructions))
+
+    def stage2_stream(self, spatial_ids: Sequence[Sequence[int]], instruction_ids: Sequence[Sequence[int]]) -> Stream:
+        """What the query transformer reads for each picture in stage 2, from token ids without special tokens."""
+        segments: tuple[str, ...] = self.query_transformer.segments
         special = SpecialTokens.from_tokenizer(self.query_transformer.tokenizer)
         text = {}
         if "spatial" in self.spec.sees and "S" in segments:
-            text["S"] = Text.from_lists([[special.bos, *self._query_ids(words)] for words in spatial_texts])
+            text["S"] = Text.from_lists([[special.bos, *ids] for ids in spatial_ids])
         if "instruction" in self.spec.sees and "C" in segments:
-            text["C"] = Text.from_lists([[special.cls, *self._query_ids(words), special.sep] for words in instructions])
-        rows = torch.arange(len(spatial_texts))
+            text["C"] = Text.from_lists([[special.cls, *ids, special.sep] for ids in instruction_ids])
+        rows = torch.arange(len(spatial_ids))
         queries = [segment for segment in QUERY_SEGMENTS if segment in segments]
         return Stream(
             STREAM,
@@ -137,67 +192,260 @@ class LyricsModel(nn.Module):
             wanted=dict.fromkeys(queries, "all"),
         )
 
-    def _query_ids(self, words: str) -> list[int]:
-        """Word pieces of a user's text, which never become special tokens, cut where the query transformer's positions end."""
-        longest = int(self.query_transformer.max_positions) - 2  # type: ignore[arg-type]
-        ids = self.query_transformer.tokenizer(words, add_special_tokens=False, split_special_tokens=True).input_ids  # type: ignore[operator]
-        return list(ids[:longest])
+    # --- training ----------------------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        batch: PretrainExamples | InstructionExamples,
+        *,
+        seed: int = 0,
+        step: int = 0,
+        longest: int | None = None,
+    ) -> dict[str, Loss]:
+        """The losses of a batch, by what kind of batch it is; one call, so that data parallelism sees one forward pass."""
+        from lyrics.core.data.collate import PretrainExamples
+
+        if isinstance(batch, PretrainExamples):
+            return self.pretraining_step(batch, seed=seed, step=step)
+        return self.instruction_step(batch, longest=longest)
+
+    def pretraining_step(
+        self, batch: PretrainExamples, *, seed: int, step: int, negatives: Negatives | None = None
+    ) -> dict[str, Loss]:
+        """Stage 1 (section 3.2): every objective's loss as a sum and a count over this rank's batch.
+
+        Random draws (masked objects, hard negatives) are functions of (``seed``, ``step``, the samples' positions).
+
+        Raises ``ValueError`` for a model without objectives.
+        """
+        if not self.objectives:
+            raise ValueError("this model has no objectives, so there is nothing to pretrain; set spec.objectives")
+        images = batch.images.to(self.device, self.dtype)
+        features, refinements = self.features(images)
+        texts = PretrainBatch(
+            Spatial.from_objects(self._units(refinements)),
+            Text.from_lists(self._words(batch.captions)),
+            torch.tensor(batch.positions, dtype=torch.int64),
+            SpecialTokens.from_tokenizer(self.query_transformer.tokenizer),
+            seed,
+            step,
+            torch.tensor(batch.image_ids, dtype=torch.int64),
+        )
+        objectives = dict(self.objectives.items())
+        return pretrain_losses(self.query_transformer, objectives, features, texts, negatives)
+
+    def instruction_step(self, batch: InstructionExamples, *, longest: int | None = None) -> dict[str, Loss]:
+        """Stage 2 (section 3.3): next-token loss on answers and what ends them, as one sum and count called ``answer``.
+
+        The query transformer reads, for each picture, the instruction that brings it in. ``longest`` cuts prompts to so many tokens;
+        they are cut to the language model's positions in any case.
+        """
+        instructions = [""] * len(batch.images)
+        for dialogue in batch.dialogues:
+            for exchange in dialogue:
+                for picture in exchange.pictures:
+                    instructions[picture] = exchange.instruction
+        encoded = self.encode_images(batch.images.to(self.device, self.dtype), instructions)
+        limit = min(longest or self.language_model.max_positions, self.language_model.max_positions)
+        queries = int(self.query_transformer.num_queries)
+        dialogues = [dialogue for dialogue in batch.dialogues if dialogue]
+        prompts = [cut(self._prompt(dialogue, encoded, limit), limit, queries) for dialogue in dialogues]
+        soft = embed(prompts, encoded.soft_tokens_PQD, self.language_model, "right")
+        targets_BL = soft.targets_BL[:, 1:]
+        labels = soft.ids_BL[:, 1:][targets_BL].to(self.device)
+        if not len(labels):
+            # Still connected to the weights, so that every rank has the same gradients to average.
+            return {"answer": Loss(soft.embeddings_BLD.sum() * 0 + encoded.soft_tokens_PQD.sum() * 0, 0)}
+        logits_BLV = self.language_model(soft.embeddings_BLD, soft.mask_BL)
+        logits = logits_BLV[:, :-1][targets_BL.to(self.device)].float()
+        return {"answer": Loss(F.cross_entropy(logits, labels, reduction="sum"), len(labels))}
+
+    # --- answering ---------------------------------------------------------------------------------------------------
+
+    def _prompt(self, dialogue: Dialogue, encoded: Encoded, room: int) -> TokenPrompt:
+        queries = int(self.query_transformer.num_queries)
+        return fitted_prompt(dialogue, encoded, room, self.spec, self.language_model, queries)
 
     @torch.no_grad()
+    def answer(
+        self,
+        dialogues: Sequence[Dialogue],
+        encoded: Encoded,
+        *,
+        max_new_tokens: int = 64,
+        on_text: Callable[[str], None] | None = None,
+    ) -> list[Answer]:
+        """The answer that each conversation ends without, greedy (section 5.1).
+
+        Args:
+            dialogues: conversations whose last exchange has no answer; they name pictures of ``encoded`` by number.
+            encoded: the pictures.
+            max_new_tokens: tokens of an answer at most.
+            on_text: called with each piece of text as it is written; one conversation only.
+
+        Boxes in an answer are of the last picture that came into its conversation.
+
+        Raises ``PromptError`` for a prompt that is empty, too long, or names a picture that is not there.
+        """
+        if not dialogues:
+            return []
+        if on_text is not None and len(dialogues) > 1:
+            raise ValueError(f"on_text follows one conversation, not {len(dialogues)}")
+        if max_new_tokens < 1:
+            raise PromptError(f"max_new_tokens must be 1 or more, not {max_new_tokens}.")
+        prompts = [self._checked_prompt(dialogue, encoded, max_new_tokens) for dialogue in dialogues]
+        soft = embed(prompts, encoded.soft_tokens_PQD, self.language_model, "left")
+        tokenizer = self.language_model.tokenizer
+        streamed = {} if on_text is None else {"on_token": TextStream(tokenizer, on_text)}
+        ids_BL = self.language_model.generate(
+            soft.embeddings_BLD, soft.mask_BL, max_new_tokens=max_new_tokens, **streamed
+        )
+        texts = tokenizer.batch_decode(ids_BL, skip_special_tokens=True)
+        answers = []
+        for text, dialogue in zip(texts, dialogues, strict=True):
+            shown = [picture for exchange in dialogue for picture in exchange.pictures]
+            answers.append(read_answer(text, self.spec.codec, encoded.refinements[shown[-1]] if shown else None))
+        return answers
+
+    def _checked_prompt(self, dialogue: Dialogue, encoded: Encoded, max_new_tokens: int) -> TokenPrompt:
+        if not dialogue or not dialogue[-1].instruction.strip():
+            raise PromptError("the prompt is empty; ask something.")
+        if dialogue[-1].answer is not None:
+            raise PromptError("the last instruction has an answer already; there is nothing to generate.")
+        for exchange in dialogue:
+            for picture in exchange.pictures:
+                if not 0 <= picture < len(encoded.refinements):
+                    raise PromptError(f"the prompt names picture {picture}, but there are {len(encoded.refinements)}.")
+        room = int(self.language_model.max_positions) - max_new_tokens
+        prompt = self._prompt(dialogue, encoded, room)
+        if len(prompt) > room:
+            shown = len(prompt.slots)
+            pictures = f", {shown} picture{'s' * (shown != 1)} of {self.query_transformer.num_queries} tokens included"
+            raise PromptError(
+                f"the prompt has {len(prompt):,} tokens{pictures if shown else ''}; the language model reads "
+                f"{self.language_model.max_positions:,}, {max_new_tokens:,} of which are kept for the answer. Shorten it, or give fewer "
+                "pictures or max_new_tokens."
+            )
+        return prompt
+
     def generate(
+        self,
+        pictures: Sequence[Pictures],
+        instructions: Sequence[str],
+        *,
+        phrases: Sequence[Sequence[str]] | None = None,
+        max_new_tokens: int = 64,
+    ) -> list[Answer]:
+        """One answer for each instruction, in one batch, greedy (section 5.1).
+
+        Args:
+            pictures: for each instruction a picture (path or PIL image), a list of pictures, or None.
+            instructions: what is asked.
+            phrases: for each picture, what the detector looks for in place of the tagger's tags.
+            max_new_tokens: tokens of an answer at most.
+
+        Raises ``ImageError`` naming the picture, ``PromptError`` for an instruction that cannot be met.
+        """
+        if len(pictures) != len(instructions):
+            raise ValueError(f"{len(instructions)} instructions need as many entries of pictures, not {len(pictures)}")
+        shown: list[ImageLike] = []
+        asked: list[str] = []
+        dialogues = []
+        for entry, instruction in zip(pictures, instructions, strict=True):
+            own = picture_list(entry)
+            indices = tuple(range(len(shown), len(shown) + len(own)))
+            dialogues.append((Exchange(instruction, None, indices),))
+            shown += own
+            asked += [instruction] * len(own)
+        encoded = self.look(shown, asked, phrases=phrases)
+        return self.answer(dialogues, encoded, max_new_tokens=max_new_tokens)
+
+    @torch.no_grad()
+    def look(
         self,
         pictures: Sequence[ImageLike],
         instructions: Sequence[str],
         *,
         phrases: Sequence[Sequence[str]] | None = None,
-        max_new_tokens: int = 64,
-    ) -> list[str]:
-        """One answer per picture and instruction, greedy (section 5.1).
+    ) -> Encoded:
+        """``encode`` without dropout and without gradients, for answering."""
+        training = self.training
+        self.eval()
+        try:
+            return self.encode(pictures, instructions, phrases=phrases)
+        finally:
+            self.train(training)
 
-        The language model reads the soft tokens, the spatial representation, and the instruction, in this order.
+    def chat(self, *pictures: ImageLike, max_new_tokens: int = 256) -> Chat:
+        """A conversation, about pictures or about nothing: ``model.chat("dog.jpg").ask("What is it doing?")``."""
+        from lyrics.core.chat import Chat
+
+        return Chat(self, pictures, max_new_tokens=max_new_tokens)
+
+    def merge_lora(self) -> None:
+        """See the language model's ``merge_lora``. A merged model answers; it is not saved or trained."""
+        self.language_model.merge_lora()
+
+    def unmerge_lora(self) -> None:
+        self.language_model.unmerge_lora()
+
+    # --- keeping -----------------------------------------------------------------------------------------------------
+
+    def save_pretrained(self, folder: str | os.PathLike[str], *, trainable_only: bool = False) -> None:
+        """Write a model folder: specification, tensors, tokenizers (``lyrics.core.model_folder``).
+
+        ``trainable_only`` leaves out the parts that no stage trains and notes where they come from and their sha256.
+
+        Raises ``WeightsError`` for a model on the meta device, and for one whose LoRA is merged.
         """
-        encoded = self.encode(pictures, instructions, phrases=phrases)
-        if not pictures:
-            return []
-        tokenizer: Any = self.language_model.tokenizer
-        rows = []
-        for soft_QD, spatial, instruction in zip(
-            encoded.soft_tokens_BQD, encoded.spatial_texts, instructions, strict=True
-        ):
-            words = f"{spatial}\n{instruction}" if spatial else instruction
-            ids = tokenizer(words, add_special_tokens=False, split_special_tokens=True).input_ids
-            start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
-            before = self._embed(start)
-            rows.append(torch.cat([before, soft_QD.to(before.dtype), self._embed(ids)]))
-        longest = max(len(row) for row in rows)
-        embeddings_BLD = torch.zeros(len(rows), longest, rows[0].shape[1], dtype=rows[0].dtype, device=self.device)
-        mask_BL = torch.zeros(len(rows), longest, dtype=torch.long, device=self.device)
-        for index, row in enumerate(rows):
-            embeddings_BLD[index, longest - len(row) :] = row
-            mask_BL[index, longest - len(row) :] = 1
-        answers = self.language_model.generate(embeddings_BLD, mask_BL, max_new_tokens=max_new_tokens)  # type: ignore[operator]
-        return [text.strip() for text in tokenizer.batch_decode(answers, skip_special_tokens=True)]
+        from lyrics.core.model_folder import save_folder
 
-    def _embed(self, ids: Sequence[int]) -> torch.Tensor:
-        ids_1L = torch.tensor([list(ids)], dtype=torch.long, device=self.device)
-        return self.language_model.embed(ids_1L)[0]  # type: ignore[operator,no-any-return]
-
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write ``spec.json`` and ``model.safetensors`` to ``folder``. Raises ``WeightsError`` for a model on the meta device."""
-        from lyrics.core.weights import save_weights
-
-        save_weights(self, folder)
+        save_folder(self, folder, trainable_only=trainable_only)
 
     @classmethod
     def from_pretrained(
         cls,
         folder: str | os.PathLike[str],
         *,
+        base: str | os.PathLike[str] | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | None = None,
+        local_files_only: bool = False,
     ) -> LyricsModel:
-        """The model that ``save_pretrained`` wrote to ``folder``. Raises ``WeightsError`` or ``SpecError`` naming the file."""
-        from lyrics.core.build import build_model
-        from lyrics.core.weights import spec_file
+        """The model that ``save_pretrained`` wrote.
 
-        return build_model(spec_file(folder), weights=folder, device=device, dtype=dtype)
+        Args:
+            folder: a model folder, or a hub id (``owner/name``) that is no local path.
+            base: for a folder that holds trained parts only, a model folder with the frozen ones; without it they are loaded from the
+                checkpoints that the specification names.
+            device, dtype: as for ``lyrics.build_model``.
+            revision, token, cache_dir, local_files_only: for a hub id, as in transformers.
+
+        Raises ``WeightsError`` or ``SpecError`` naming the file.
+        """
+        from lyrics.core.build import build_model
+        from lyrics.core.hub import local_folder
+        from lyrics.core.model_folder import spec_file
+
+        found = local_folder(
+            os.fspath(folder), revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
+        )
+        return build_model(spec_file(found), weights=found, base=base, device=device, dtype=dtype)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Save the model and upload it to a hub repository; options as for ``lyrics.core.hub.push``. Returns the commit's address."""
+        from lyrics.core.hub import push
+
+        return push(self, repo_id, **options)
+
+
+def picture_list(entry: Pictures) -> list[ImageLike]:
+    """A picture, several, or none, as a list."""
+    if entry is None:
+        return []
+    if isinstance(entry, Sequence) and not isinstance(entry, str):
+        return list(entry)
+    return [entry]

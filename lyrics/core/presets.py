@@ -26,16 +26,18 @@ def _objectives(recipe: str = "paper") -> dict[str, ObjectiveSlot]:
     return {name: ObjectiveSlot(use=name, options={"recipe": recipe}) for name in ("itc", "itm", "icg", "msp")}
 
 
-def _vicuna_13b(**lora: object) -> Slot:
+def _vicuna_13b(chat_template: str = "vicuna-v1.1", vocab_size: int = 32000, **lora: object) -> Slot:
     return Slot(
         use="causal-lm",
         options={
             "architecture": "llama",
             "checkpoint": "lmsys/vicuna-13b-v1.5",  # "Vicuna-13B" (section 4)
+            "vocab_size": vocab_size,
             "hidden_size": 5120,  # Llama-13B: arXiv 2302.13971, table 2
             "num_layers": 40,
             "num_heads": 40,
             "intermediate_size": 13824,
+            "chat_template": chat_template,  # Vicuna v1.5 keeps the form of v1.1
             "adaptation": "lora",  # section 3.3
             "lora": {"target_modules": ["q_proj", "v_proj"], **lora},  # "we fine-tune the W_q and W_v" (section 4)
         },
@@ -85,6 +87,7 @@ def lyrics_7b() -> ModelSpec:
         {
             "language_model.options": {
                 "checkpoint": "lmsys/vicuna-7b-v1.5",  # causal-lm's other defaults are Llama-7B's numbers
+                "chat_template": "vicuna-v1.1",
                 "adaptation": "lora",
                 "lora": {"target_modules": ["q_proj", "v_proj"], "rank": 64, "alpha": 128.0},
             }
@@ -111,11 +114,14 @@ def lyrics_released_14b() -> ModelSpec:
                 "vocab_size": 30523,  # BERT's 30522 and [DEC]
             },
         ),
-        # LoRA's defaults in the released code; the published weights hold the language model whole.
-        language_model=_vicuna_13b(rank=8, alpha=32.0, dropout=0.05, target_modules=["q_proj", "k_proj", "v_proj"]),
+        # LoRA's defaults in the released code; the published weights hold the language model whole, with one word more.
+        language_model=_vicuna_13b(
+            "released", 32001, rank=8, alpha=32.0, dropout=0.05, target_modules=["q_proj", "k_proj", "v_proj"]
+        ),
         objectives=_objectives("released"),
         codec="released",
         sees=("instruction",),  # the question alone, as in InstructBLIP
+        spatial_in_prompt=False,  # the raw question after the soft tokens
     )
 
 
@@ -132,6 +138,75 @@ def blip2_13b() -> ModelSpec:
                 name: slot for name, slot in _objectives().items() if name != "msp"
             },  # nothing spatial to mask
             "sees": ("instruction",),
+        }
+    )
+
+
+def lyrics_mini() -> ModelSpec:
+    """The paper's model with every part of its true type, at about a twentieth of its width: to try the real code paths on a CPU."""
+    return lyrics_13b().with_overrides(
+        {
+            "image_encoder.options": {"width": 64, "layers": 4, "heads": 4, "mlp_width": 256},
+            "refiner.tagger.options": {
+                "backbone": {"embed_dim": 16, "depths": (2, 2), "num_heads": (2, 4)},
+                "image_size": 96,
+                "window_size": 6,
+                "num_tags": 10,
+                "threshold": 0.0,  # random weights are sure of nothing; this way every part has something to do
+                "head_width": 64,
+                "head_mlp_width": 128,
+                "num_descriptions": 4,
+            },
+            "refiner.detector.options": {
+                "box_threshold": 0.0,
+                "text_threshold": 0.0,
+                "max_detections": 20,
+                "shortest_side": 192,
+                "longest_side": 320,
+                "swin_width": 24,
+                "swin_depths": (1, 1, 2, 1),
+                "swin_heads": (1, 2, 3, 4),
+                "text_width": 64,
+                "text_layers": 2,
+                "text_heads": 4,
+                "text_ffn": 128,
+                "width": 64,
+                "queries": 45,
+                "encoder_layers": 2,
+                "decoder_layers": 2,
+                "ffn": 128,
+            },
+            "refiner.segmenter.options": {
+                "image_size": 256,
+                "width": 64,
+                "layers": 4,
+                "heads": 4,
+                "window": 7,
+                "global_layers": (1, 3),
+                "prompt_width": 64,
+                "decoder_heads": 4,
+                "decoder_ffn": 128,
+            },
+            "query_transformer.options": {
+                "num_visual": 8,
+                "num_grounding": 8,
+                "hidden_size": 96,
+                "num_layers": 6,
+                "num_heads": 4,
+                "intermediate_size": 384,
+                "vocab_size": 320,
+                "normalise_image_tokens": True,
+            },
+            "language_model.options": {
+                "vocab_size": 320,
+                "hidden_size": 256,
+                "num_layers": 4,
+                "num_heads": 4,
+                "intermediate_size": 688,
+                "max_positions": 2048,
+                "chat_template": "vicuna-v1.1",
+                "lora": {"rank": 16, "alpha": 32.0},
+            },
         }
     )
 
@@ -189,5 +264,6 @@ def lyrics_presets() -> Iterable[Preset]:
         lyrics_released_14b,
         "what the authors released: EVA ViT-g, RAM, 32 + 64 queries, no segmenter",
     )
+    yield Preset("lyrics-mini", lyrics_mini, "the paper's parts at a twentieth of their width, for random weights")
     yield Preset("lyrics-tiny", lyrics_tiny, "the same code paths at toy size: CPU, offline")
     yield Preset("blip2-13b", blip2_13b, "the baseline: no refiner, BLIP-2's Q-Former")

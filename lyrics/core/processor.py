@@ -15,7 +15,7 @@ from PIL import Image
 
 from lyrics.core.geometry import Frame
 from lyrics.core.images import ImageLike, open_image
-from lyrics.core.types import ImageBatch, Preprocessing
+from lyrics.core.types import DetectedObject, ImageBatch, Preprocessing
 
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -55,7 +55,12 @@ def prepare_one(picture: Image.Image, preprocessing: Preprocessing) -> tuple[tor
     return torch.from_numpy(np.ascontiguousarray(pixels_HWC.transpose(2, 0, 1))), frame
 
 
-def prepare(pictures: Sequence[Image.Image], preprocessing: Preprocessing, names: Sequence[str] = ()) -> ImageBatch:
+def prepare(
+    pictures: Sequence[Image.Image],
+    preprocessing: Preprocessing,
+    names: Sequence[str] = (),
+    known_objects: Sequence[Sequence[DetectedObject] | None] = (),
+) -> ImageBatch:
     """RGB pictures -> one expert's batch. No pictures give an empty batch."""
     prepared = [prepare_one(picture, preprocessing) for picture in pictures]
     side = preprocessing.pad_to or 0
@@ -66,7 +71,8 @@ def prepare(pictures: Sequence[Image.Image], preprocessing: Preprocessing, names
     batch = torch.zeros(len(prepared), 3, height, width)
     for row, (pixels, _) in zip(batch, prepared, strict=True):
         row[:, : pixels.shape[1], : pixels.shape[2]] = pixels
-    return ImageBatch(batch, tuple(frame for _, frame in prepared), tuple(names))
+    known = tuple(None if objects is None else tuple(objects) for objects in known_objects)
+    return ImageBatch(batch, tuple(frame for _, frame in prepared), tuple(names), known)
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,14 @@ class ModelImages:
 
     def __len__(self) -> int:
         return len(self.sizes_px)
+
+    def to(self, device: torch.device | str | None, dtype: torch.dtype | None = None) -> ModelImages:
+        """The same pictures with their pixels on ``device`` and of ``dtype``."""
+        moved = {
+            expert: replace(batch, pixels_BCHW=batch.pixels_BCHW.to(device=device, dtype=dtype))
+            for expert, batch in self.by_expert.items()
+        }
+        return replace(self, by_expert=moved)
 
 
 class Processor:
@@ -97,21 +111,20 @@ class Processor:
         device: torch.device | str | None = None,
         *,
         names: Sequence[str] | None = None,
+        known_objects: Sequence[Sequence[DetectedObject] | None] = (),
         dtype: torch.dtype | None = None,
     ) -> ModelImages:
         """Open, check and prepare pictures (paths or PIL images) for every expert, as tensors of ``dtype`` (float32 unless given).
 
-        ``names`` say which pictures they are; a path is its own name unless they are given. Raises ``ImageError`` naming the file.
+        ``names`` say which pictures they are; a path is its own name unless they are given. ``known_objects``: see ``ImageBatch``. Raises
+        ``ImageError`` naming the file.
         """
         opened = [open_image(picture) for picture in pictures]
         if names is None:
             names = ["" if isinstance(picture, Image.Image) else os.fspath(picture) for picture in pictures]
         batches = {
-            expert: prepare(opened, preprocessing, names) for expert, preprocessing in self.preprocessing.items()
+            expert: prepare(opened, preprocessing, names, known_objects)
+            for expert, preprocessing in self.preprocessing.items()
         }
-        if device is not None or dtype is not None:
-            batches = {
-                expert: replace(batch, pixels_BCHW=batch.pixels_BCHW.to(device=device, dtype=dtype))
-                for expert, batch in batches.items()
-            }
-        return ModelImages(tuple(names), tuple(picture.size for picture in opened), batches)
+        images = ModelImages(tuple(names), tuple(picture.size for picture in opened), batches)
+        return images.to(device, dtype) if device is not None or dtype is not None else images

@@ -51,9 +51,9 @@ def run(image: Path | None, out: Path, *, progress: Callable[[str], None]) -> di
             for found in refinement.objects
         ],
         "spatial_text": encoded.spatial_texts[0],
-        "soft_tokens": list(encoded.soft_tokens_BQD.shape[1:]),
+        "soft_tokens": list(encoded.soft_tokens_PQD.shape[1:]),
         "question": QUESTION,
-        "answer": answer,
+        "answer": answer.text,
         "weights": "random",
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "written": str(written),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from lyrics.core.errors import GeometryError, LyricsError, MissingRequirementError
@@ -67,7 +67,13 @@ class Refinement:
             raise LyricsError(f"not a line of objects.jsonl: {type(error).__name__}: {error}") from None
 
     def to_supervision(self) -> Any:
-        """As ``supervision.Detections``. Raises ``MissingRequirementError`` where supervision is not installed."""
+        """As ``supervision.Detections``; ``class_id`` counts the different tags in alphabetical order.
+
+        Boxes are xyxy in pixels, masks bool [objects, height, width], given when every object has one. The tags themselves are
+        ``data["class_name"]``, where this version of supervision has a place for them (0.16 and later; groundingdino-py wants 0.6.0).
+
+        Raises ``MissingRequirementError`` where supervision is not installed.
+        """
         try:
             import supervision
         except ImportError as error:
@@ -85,12 +91,15 @@ class Refinement:
         if self.objects and all(found.mask is not None for found in self.objects):
             masks = np.stack([found.mask.to_array() for found in self.objects if found.mask is not None])
             assert masks.shape[1:] == (height, width)
+        has_data = any(field.name == "data" for field in fields(supervision.Detections))
         return supervision.Detections(
             xyxy=boxes_px,
             mask=masks,
             confidence=np.array([found.score for found in self.objects], dtype=np.float32),
             class_id=np.array([names.index(found.tag) for found in self.objects], dtype=int),
-            data={"class_name": np.array([found.tag for found in self.objects])},
+            **(
+                {"data": {"class_name": np.array([found.tag for found in self.objects], dtype=str)}} if has_data else {}
+            ),
         )
 
     def draw(self, picture: Image.Image) -> Image.Image:

@@ -26,7 +26,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from lyrics.core import hookspecs
-from lyrics.core.component import CONTRACTS, KINDS, Component, Options, Preset
+from lyrics.core.component import CONTRACTS, KINDS, Component, Converter, Options, Preset
 from lyrics.core.errors import AmbiguousNameError, LyricsError, PluginError, UnknownNameError, did_you_mean
 from lyrics.core.spec import ModelSpec
 
@@ -367,6 +367,11 @@ def _problem_with_component(record: Any) -> str | None:
         return f"{record.kind} {record.name!r}: build must be 'package.module:callable', not {record.build!r}."
     if not (isinstance(record.options, type) and issubclass(record.options, Options)):
         return f"{record.kind} {record.name!r}: options must be a subclass of lyrics.Options, not {record.options!r}."
+    if not isinstance(record.converters, tuple) or not all(isinstance(one, Converter) for one in record.converters):
+        return (
+            f"{record.kind} {record.name!r}: converters must be a tuple of lyrics Converter records, "
+            f"not {record.converters!r}."
+        )
     if record.contract not in CONTRACTS:
         known = ", ".join(str(version) for version in CONTRACTS)
         return (

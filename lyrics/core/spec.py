@@ -89,6 +89,9 @@ class ModelSpec(_Frozen):
     sees: tuple[Literal["spatial", "instruction"], ...] = Field(
         ("spatial", "instruction"), description="texts that the query transformer reads in stage 2"
     )
+    spatial_in_prompt: bool = Field(
+        True, description="whether the language model reads the spatial representation as text, after each picture"
+    )
     distributions: dict[str, str] = Field(
         default_factory=dict,
         description="spec path -> 'distribution version' of the part; written when a model is built",

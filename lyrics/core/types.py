@@ -49,12 +49,15 @@ class ImageBatch:
 
     ``pixels_BCHW`` is float, normalised, zero-padded on the right and at the bottom. ``frames[i].size`` is the (width, height) in
     pixels of picture i's canvas before that padding, and the frame maps boxes between the canvas and the original picture.
-    ``names`` say which pictures they are (the path as the caller wrote it, or an empty string), for experts that look results up.
+    ``names`` say which pictures they are (the path as the caller wrote it, or an empty string), for experts that look results up;
+    ``known_objects[i]`` are objects that the caller already has of picture i (annotations, or a stored refinement, moved with the picture
+    by augmentation), for the same experts; None where there are none to be had.
     """
 
     pixels_BCHW: torch.Tensor
     frames: tuple[Frame, ...]
     names: tuple[str, ...] = ()
+    known_objects: tuple[tuple[DetectedObject, ...] | None, ...] = ()
 
     def __post_init__(self) -> None:
         assert len(self.frames) == self.pixels_BCHW.shape[0], "one frame per picture"
@@ -129,7 +132,11 @@ class DetectedObject:
 
 @dataclass(frozen=True)
 class Turn:
-    """One exchange of a conversation about a picture. Objects named in the text are listed so that boxes can be written in any codec."""
+    """One exchange of a conversation about a picture.
+
+    Boxes in either text are in the codec ``lyrics`` (``lyrics.core.spatial``), whatever the data set's own notation and whatever codec the
+    model writes, and are shares of the sample's picture; augmentation moves them, and a template may rewrite them in another codec.
+    """
 
     instruction: str
     answer: str

@@ -1,34 +1,28 @@
-"""A model folder: ``spec.json`` and ``model.safetensors``. No pickle is ever written or read.
+"""The tensors of a model folder: safetensors, in one file or in shards with an index. No pickle is ever written or read.
 
 Tensors that share storage (tied weights) are stored once, under the first of their names.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import os
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from lyrics.core.errors import WeightsError
-from lyrics.core.spec import dump
 
-if TYPE_CHECKING:
-    from lyrics.core.model import LyricsModel
-
-SPEC_FILE = "spec.json"
 WEIGHTS_FILE = "model.safetensors"
-
-
-def spec_file(folder: str | os.PathLike[str]) -> Path:
-    """The spec of a model folder. Raises ``WeightsError`` when ``folder`` is none."""
-    path = Path(folder) / SPEC_FILE
-    if not path.is_file():
-        raise WeightsError(f"{folder}: is not a model folder: it has no {SPEC_FILE}.")
-    return path
+#: Which shard holds which tensor, as transformers writes it.
+INDEX_FILE = "model.safetensors.index.json"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def stored_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -44,43 +38,86 @@ def stored_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return kept
 
 
-def save_weights(model: LyricsModel, folder: str | os.PathLike[str]) -> None:
-    """Write the model's resolved spec and all its tensors to ``folder``, which is made if need be.
-
-    Raises ``WeightsError`` for a model on the meta device: it has no values.
-    """
-    tensors = stored_tensors(model)
+def save_tensors(tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """Write ``model.safetensors``. Raises ``WeightsError`` for tensors on the meta device: they have no values."""
     empty = [name for name, tensor in tensors.items() if tensor.is_meta]
     if empty:
         raise WeightsError(f"a model built with weights='meta' has no values to save (such as {empty[0]}).")
-    path = Path(folder)
-    path.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     on_cpu = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-    save_file(on_cpu, path / WEIGHTS_FILE, {"format": "pt"})
-    dump(model.spec, path / SPEC_FILE)
+    save_file(on_cpu, folder / WEIGHTS_FILE, {"format": "pt"})
+    # An index of shards that were here before would be read in this file's place.
+    (folder / INDEX_FILE).unlink(missing_ok=True)
 
 
-def load_weights(model: torch.nn.Module, folder: str | os.PathLike[str]) -> None:
-    """Fill every tensor of ``model`` from ``folder``.
+def load_tensors(wanted: Mapping[str, torch.Tensor], folder: str | os.PathLike[str], *, others: str = "refuse") -> None:
+    """Fill every tensor of ``wanted`` from a model folder.
+
+    ``others="ignore"`` passes over tensors of the folder that are not wanted.
 
     Raises ``WeightsError`` naming the file and its missing, unexpected and misshapen tensors.
     """
-    path = Path(folder) / WEIGHTS_FILE
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such file; a model folder holds {SPEC_FILE} and {WEIGHTS_FILE}.")
-    wanted = stored_tensors(model)
+    path = Path(folder)
+    where = _files(path)
+    source = path / (WEIGHTS_FILE if set(where.values()) <= {path / WEIGHTS_FILE} else INDEX_FILE)
+    with contextlib.ExitStack() as stack:
+        opened: dict[Path, Any] = {file: stack.enter_context(_opened(file)) for file in sorted(set(where.values()))}
+        shapes: dict[str, tuple[int, ...]] = {}
+        for name, file in where.items():
+            with _reading(file):
+                shapes[name] = tuple(opened[file].get_slice(name).get_shape())
+        if others == "ignore":
+            shapes = {name: shape for name, shape in shapes.items() if name in wanted}
+        _match(source, {name: tuple(tensor.shape) for name, tensor in wanted.items()}, shapes)
+        with torch.no_grad():
+            for name, tensor in wanted.items():
+                with _reading(where[name]):
+                    tensor.copy_(opened[where[name]].get_tensor(name))
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Where each tensor is."""
+    index = folder / INDEX_FILE
+    if index.is_file():
+        try:
+            written = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            names = {str(name): str(file) for name, file in written.items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise WeightsError(f"{index}: not an index of shards: {type(error).__name__}: {error}.") from error
+        for shard in set(names.values()):
+            if Path(shard).name != shard or not shard.endswith(".safetensors"):
+                raise WeightsError(f"{index}: {shard!r} is not the name of a safetensors file beside it.")
+            if not (folder / shard).is_file():
+                raise WeightsError(f"{folder / shard}: no such file; {INDEX_FILE} names it.")
+        return {name: folder / shard for name, shard in names.items()}
+    file = folder / WEIGHTS_FILE
+    if not file.is_file():
+        pickles = sorted(found.name for found in folder.iterdir() if found.suffix in _PICKLES)
+        pickled = f" {pickles[0]} is a pickle, which could run code and is never read." if pickles else ""
+        raise WeightsError(
+            f"{file}: no such file; a model folder holds {WEIGHTS_FILE}, or shards and {INDEX_FILE}.{pickled}"
+        )
+    with _opened(file) as tensors:
+        return dict.fromkeys(tensors.keys(), file)
+
+
+@contextlib.contextmanager
+def _reading(file: Path) -> Iterator[None]:
     try:
-        with safe_open(path, framework="pt") as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            _match(path, {name: tuple(tensor.shape) for name, tensor in wanted.items()}, shapes)
-            with torch.no_grad():
-                for name, tensor in wanted.items():
-                    tensor.copy_(file.get_tensor(name))
+        yield
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: not a readable safetensors file: {error}.") from error
+        raise WeightsError(f"{file}: not a readable safetensors file: {error}.") from error
 
 
-def _match(path: Path, wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> None:
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    with _reading(file):
+        tensors = safe_open(file, framework="pt")
+    with tensors as found:
+        yield found
+
+
+def _match(source: Path, wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
     common = sorted(set(wanted) & set(found))
     faults = {
         "missing": sorted(set(wanted) - set(found)),
@@ -93,4 +130,15 @@ def _match(path: Path, wanted: dict[str, tuple[int, ...]], found: dict[str, tupl
         if names
     ]
     if complaints:
-        raise WeightsError(f"{path}: does not fit the model of {SPEC_FILE}: {'; '.join(complaints)}.")
+        raise WeightsError(f"{source}: does not fit the model of spec.json: {'; '.join(complaints)}.")
+
+
+def digest(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """sha256 over names, types, shapes and bytes, in the order of the names."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
+        plain = tensor.detach().cpu().contiguous()
+        found.update(f"{name} {plain.dtype} {tuple(plain.shape)}\n".encode())
+        if plain.numel():
+            found.update(plain.view(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()

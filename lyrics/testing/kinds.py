@@ -280,6 +280,22 @@ class LanguageModelContract(ModuleContract):
         assert torch.equal(alone, model.generate(padded, mask, max_new_tokens=6)), "padding changes the answer"
         assert alone.shape[1] <= 6, "more tokens than asked for"
 
+    def test_tokens_are_reported_as_they_are_chosen(self) -> None:
+        """Troubleshooting: call `on_token` with every new id, in order, and with nothing of the prompt."""
+        import torch
+
+        model = self.build()
+        row, mask = model.embed(torch.tensor([[1, 5, 6, 9]])), torch.ones(1, 4, dtype=torch.long)
+        told: list[int] = []
+        new = model.generate(row, mask, max_new_tokens=5, on_token=told.append)
+        assert told == new[0].tolist(), f"reported {told}, returned {new[0].tolist()}"
+
+    def test_chat_template_exists(self) -> None:
+        from lyrics.core.prompts import TEMPLATES
+
+        model = self.build()
+        assert model.chat_template in TEMPLATES, f"{model.chat_template!r} is none of {', '.join(TEMPLATES)}"
+
     def test_adaptation_says_what_is_trained(self) -> None:
         model = self.build()
         assert model.adaptation in ("lora", "frozen", "full"), model.adaptation

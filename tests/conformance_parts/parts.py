@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import socket
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -161,10 +161,12 @@ class QueryTransformer(nn.Module):
 
 class LanguageModel(nn.Module):
     hidden_size = 8
+    max_positions = 64
 
     def __init__(self, options: PartOptions, context: BuildContext) -> None:
         super().__init__()
         self.fault = options.fault
+        self.chat_template = "nonsense" if self.fault == "template" else "plain"
         self.adaptation = "anything" if self.fault == "adaptation" else "frozen" if self.fault == "trained" else "full"
         self.tokenizer = byte_tokenizer(("<pad>", "<s>", "</s>"))
         self.words = nn.Parameter(torch.randn(len(self.tokenizer), self.hidden_size))
@@ -185,11 +187,18 @@ class LanguageModel(nn.Module):
 
     @torch.no_grad()
     def generate(
-        self, embeddings_BLD: torch.Tensor, attention_mask_BL: torch.Tensor, *, max_new_tokens: int
+        self,
+        embeddings_BLD: torch.Tensor,
+        attention_mask_BL: torch.Tensor,
+        *,
+        max_new_tokens: int,
+        on_token: Callable[[int], None] | None = None,
     ) -> torch.Tensor:
         new = []
         for _ in range(max_new_tokens + (self.fault == "talkative")):
             new.append(self(embeddings_BLD, attention_mask_BL)[:, -1:].argmax(-1))
+            if on_token is not None and not (self.fault == "secretive" and len(new) == 1):
+                on_token(int(new[-1]))
             embeddings_BLD = torch.cat([embeddings_BLD, self.embed(new[-1])], dim=1)
             attention_mask_BL = torch.cat([attention_mask_BL, torch.ones_like(new[-1])], dim=1)
         return torch.cat(new, dim=1)

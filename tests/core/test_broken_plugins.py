@@ -197,7 +197,7 @@ def test_presets_keep_their_own_parts_when_one_is_shadowed(registry: Registry) -
     model = build_model(small(registry), weights="random", registry=registry)
     assert type(model.refiner.detector).__module__ == "lyrics.plugins.tiny.detector"
     encoded = model.encode([drawn()], ["what?"])
-    assert encoded.soft_tokens_BQD.shape[0] == 1
+    assert encoded.soft_tokens_PQD.shape[0] == 1
 
 
 def test_every_preset_still_resolves(registry: Registry) -> None:

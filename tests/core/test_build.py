@@ -69,27 +69,27 @@ def test_the_parts_are_where_the_design_says(model: LyricsModel) -> None:
 
 def test_a_picture_goes_through_it(model: LyricsModel, no_network: None) -> None:
     encoded = model.encode([drawn(), drawn(40, 90)], ["what is this?", ""], phrases=[["red circle"], []])
-    assert encoded.soft_tokens_BQD.shape == (2, model.query_transformer.num_queries, model.language_model.hidden_size)
-    assert torch.isfinite(encoded.soft_tokens_BQD).all()
+    assert encoded.soft_tokens_PQD.shape == (2, model.query_transformer.num_queries, model.language_model.hidden_size)
+    assert torch.isfinite(encoded.soft_tokens_PQD).all()
     assert [refinement.size_px for refinement in encoded.refinements] == [(96, 64), (40, 90)]
     answers = model.generate([drawn()], ["what is this?"], max_new_tokens=4)
     assert len(answers) == 1
-    assert isinstance(answers[0], str)
+    assert isinstance(answers[0].text, str)
 
 
 def test_no_pictures_are_normal(model: LyricsModel) -> None:
-    assert model.encode([], []).soft_tokens_BQD.shape[0] == 0
+    assert model.encode([], []).soft_tokens_PQD.shape[0] == 0
     assert model.generate([], []) == []
 
 
 def test_picture_is_answered_the_same_in_any_company(model: LyricsModel) -> None:
-    together = model.encode([drawn(), drawn(colour="blue")], ["one", "two and more"]).soft_tokens_BQD
-    alone = model.encode([drawn(colour="blue")], ["two and more"]).soft_tokens_BQD
+    together = model.encode([drawn(), drawn(colour="blue")], ["one", "two and more"]).soft_tokens_PQD
+    alone = model.encode([drawn(colour="blue")], ["two and more"]).soft_tokens_PQD
     torch.testing.assert_close(together[1:], alone, atol=1e-5, rtol=1e-4)
 
 
 def test_instruction_and_picture_reach_the_soft_tokens(model: LyricsModel) -> None:
-    encoded = model.encode([drawn()] * 2 + [drawn(colour="blue")], ["one", "two", "one"]).soft_tokens_BQD
+    encoded = model.encode([drawn()] * 2 + [drawn(colour="blue")], ["one", "two", "one"]).soft_tokens_PQD
     assert not torch.allclose(encoded[0], encoded[1])
     assert not torch.allclose(encoded[0], encoded[2])
 
@@ -104,7 +104,7 @@ def test_counts_must_match(model: LyricsModel) -> None:
 def test_model_without_a_refiner_or_with_part_of_one() -> None:
     for overrides in ({"refiner": None}, {"refiner__tagger": None}, {"refiner__segmenter": None}):
         built = random_model(**overrides).eval()
-        assert built.encode([drawn()], ["what?"]).soft_tokens_BQD.shape[0] == 1
+        assert built.encode([drawn()], ["what?"]).soft_tokens_PQD.shape[0] == 1
     bare = random_model(refiner=None)
     assert bare.refiner is None
     assert set(bare.processor.preprocessing) == {"image_encoder"}
@@ -172,8 +172,8 @@ def test_dtype_is_that_of_every_parameter_and_runs(dtype: torch.dtype) -> None:
     # PEFT keeps LoRA's own matrices in float32 where the model is in half precision.
     assert {parameter.dtype for name, parameter in built.named_parameters() if "lora_" not in name} == {dtype}
     encoded = built.encode([drawn()], ["what?"], phrases=[["red circle"]])
-    assert encoded.soft_tokens_BQD.dtype == dtype
-    assert torch.isfinite(encoded.soft_tokens_BQD).all()
+    assert encoded.soft_tokens_PQD.dtype == dtype
+    assert torch.isfinite(encoded.soft_tokens_PQD).all()
     assert torch.get_default_dtype() == torch.float32
 
 
@@ -239,7 +239,7 @@ def test_an_optimizer_over_what_is_trainable_never_touches_an_expert() -> None:
     moved = [parameter.clone() for parameter in trainable]
     optimizer = torch.optim.AdamW(trainable, lr=0.1)
     encoded = built.encode([drawn()], ["what?"], phrases=[["red circle"]])
-    encoded.soft_tokens_BQD.square().mean().backward()
+    encoded.soft_tokens_PQD.square().mean().backward()
     optimizer.step()
     assert all(torch.equal(frozen[name], value) for name, value in before.items())
     assert all(parameter.grad is None for parameter in frozen.values())
@@ -266,8 +266,9 @@ def test_model_comes_back_from_its_folder(model: LyricsModel, tmp_path: Path, no
     assert list(ours) == list(theirs)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     arguments: Any = ([drawn()], ["what?"])
-    assert torch.equal(model.encode(*arguments).soft_tokens_BQD, again.eval().encode(*arguments).soft_tokens_BQD)
-    assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == ["model.safetensors", "spec.json"]
+    assert torch.equal(model.encode(*arguments).soft_tokens_PQD, again.eval().encode(*arguments).soft_tokens_PQD)
+    written = sorted(path.name for path in (tmp_path / "new" / "folder").iterdir())
+    assert written == ["model.safetensors", "preprocessing.json", "spec.json", "tokenizers"]
 
 
 def test_folder_may_be_given_as_weights(model: LyricsModel, tmp_path: Path) -> None:
@@ -380,7 +381,7 @@ SQUARE = Preprocessing("squash", 8, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
             Stub(hidden_size=4, num_queries=1, max_positions=1),
             "segments must be a tuple, not None",
         ),
-        ("language-model", Stub(hidden_size=4), "adaptation must be a str, not None"),
+        ("language-model", Stub(hidden_size=4, max_positions=8), "adaptation must be a str, not None"),
     ],
 )
 def test_part_that_does_not_declare_what_its_kind_promises(kind: str, built: Any, complaint: str) -> None:

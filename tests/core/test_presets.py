@@ -15,7 +15,7 @@ from lyrics.core.resolve import Resolved, resolve, wire
 from lyrics.core.spec import ModelSpec
 from tests.fresh import fresh
 
-PRESETS = ("blip2-13b", "lyrics-13b", "lyrics-7b", "lyrics-released-14b", "lyrics-tiny")
+PRESETS = ("blip2-13b", "lyrics-13b", "lyrics-7b", "lyrics-mini", "lyrics-released-14b", "lyrics-tiny")
 
 
 def value(spec: ModelSpec, path: str) -> Any:

@@ -21,9 +21,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lyrics.core.data.draws import generator
+from lyrics.core.data.draws import Words, generator
 from lyrics.core.data.order import Order
-from lyrics.core.data.permutation import Permutation
+from lyrics.core.data.permutation import KEY_WORDS, Permutation
 from lyrics.core.errors import SpecError
 
 BLOCK = 65_536
@@ -83,6 +83,7 @@ class Mixture:
             self._orders = [_one_order(self.sources, seed)]
             self._places = [source.rows for source in self.sources]
         self._starts = [0, *accumulate(self._places)][:-1]
+        self._keys = Words(seed, "mixture")
         self._blocks: dict[int, Permutation] = {}
 
     def __len__(self) -> int:
@@ -144,7 +145,7 @@ class Mixture:
         if block not in self._blocks:
             if len(self._blocks) == _KEPT_BLOCKS:
                 self._blocks.clear()
-            self._blocks[block] = Permutation(BLOCK, generator(self.seed, "mixture", block))
+            self._blocks[block] = Permutation(BLOCK, self._keys(KEY_WORDS, block))
         return self._blocks[block]
 
 

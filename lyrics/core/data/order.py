@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lyrics.core.data.draws import generator
-from lyrics.core.data.permutation import Permutation
+from lyrics.core.data.draws import Words, generator
+from lyrics.core.data.permutation import KEY_WORDS, Permutation
 from lyrics.core.errors import SpecError
 
 WINDOW_SHARDS = 32
-# Permutations (1 kB each) and shard orders kept at hand; to make one again takes 20 us, or some ms for 100,000 shards.
+# Permutations (1 kB each) and shard orders kept at hand; to make one again takes 5 us, or some ms for 100,000 shards.
 _KEPT_WINDOWS = 4096
 _KEPT_EPOCHS = 2
 
@@ -60,6 +60,7 @@ class Order:
                 raise SpecError(f"the shards of data set {name!r} have {sizes.sum()} rows in all, the data set {rows}")
             self._sizes = sizes[sizes > 0]
             self._first_rows = np.cumsum(self._sizes) - self._sizes
+        self._keys = Words(seed, f"rows of {name}")
         self._windows: dict[tuple[int, int], Permutation] = {}
         self._epochs: dict[int, _Shards] = {}
 
@@ -115,6 +116,5 @@ class Order:
         if (epoch, window) not in self._windows:
             if len(self._windows) == _KEPT_WINDOWS:
                 self._windows.clear()
-            random = generator(self.seed, f"rows of {self.name}", epoch, window)
-            self._windows[epoch, window] = Permutation(size, random)
+            self._windows[epoch, window] = Permutation(size, self._keys(KEY_WORDS, epoch, window))
         return self._windows[epoch, window]

@@ -8,6 +8,7 @@ function is a multiplicative hash: good shuffling, no cryptography.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -17,6 +18,8 @@ _WORD = 2**64 - 1
 # Of SplitMix64 (public domain, Sebastiano Vigna).
 _FACTOR_1, _FACTOR_2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _ROUNDS = 8
+#: 64-bit words that make a key: one for each round.
+KEY_WORDS = _ROUNDS
 Number = TypeVar("Number", int, npt.NDArray[np.uint64])
 
 
@@ -25,15 +28,16 @@ class Permutation:
 
     Args:
         size: 1 to 2**62.
-        random: gives the key; the same state gives the same permutation.
+        key: ``KEY_WORDS`` words of 64 bits; the same ones give the same permutation.
     """
 
-    def __init__(self, size: int, random: np.random.Generator) -> None:
+    def __init__(self, size: int, key: Sequence[int]) -> None:
         assert 1 <= size <= 2**62, size
+        assert len(key) == KEY_WORDS, len(key)
         self.size = size
         self._rows = math.isqrt(size - 1) + 1
         self._columns = -(-size // self._rows)
-        self._keys = random.integers(0, 2**64, (_ROUNDS // 2, 2), dtype=np.uint64).tolist()
+        self._keys = list(zip(key[::2], key[1::2], strict=True))
 
     def __call__(self, index: int) -> int:
         assert 0 <= index < self.size, index

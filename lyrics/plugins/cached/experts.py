@@ -40,10 +40,16 @@ class Table:
             self.by_name.setdefault(PurePath(refinement.name).name, []).append(refinement)
 
     def find(self, batch: ImageBatch, index: int) -> Refinement:
-        """Picture ``index`` of a batch. Raises ``LyricsError`` when it is unknown, ambiguous, or of another size."""
+        """Picture ``index`` of a batch; objects that came with it stand above the file.
+
+        Raises ``LyricsError`` when it is unknown, ambiguous, or of another size.
+        """
         frame = batch.frames[index]
         size_px = frame.original_size
         name = batch.names[index] if batch.names else ""
+        known = batch.known_objects[index] if batch.known_objects else None
+        if known is not None:
+            return Refinement(size_px, objects=known, name=name)
         found = [self.by_path[name]] if name in self.by_path else self.by_name.get(PurePath(name).name, [])
         if not found and self.missing == "empty":
             return Refinement(size_px, name=name)

@@ -37,6 +37,14 @@ class CausalLMOptions(Options):
     )
     intermediate_size: int = Field(11008, ge=1, description="width of the feed-forward layer")
     max_positions: int = Field(4096, ge=1, description="longest sequence in tokens")
+    chat_template: Literal["plain", "vicuna-v1.1", "chatml", "released"] = Field(
+        "plain", description="what stands around instructions and answers in a prompt"
+    )
+    quantization: Literal["none", "8bit", "4bit"] = Field(
+        "none", description="bitsandbytes loading of the pretrained weights; not with adaptation=full"
+    )
+    gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass to save memory")
+    compile: bool = Field(False, description="run the training forward pass through torch.compile")
     adaptation: Literal["lora", "frozen", "full"] = Field("lora", description="what is trained in the language model")
     lora: LoraOptions = Field(default_factory=LoraOptions, description="used with adaptation=lora")
 
@@ -47,6 +55,10 @@ class CausalLMOptions(Options):
         if self.num_heads % (self.num_key_value_heads or self.num_heads):
             raise ValueError(
                 f"num_heads {self.num_heads} is not a multiple of num_key_value_heads {self.num_key_value_heads}"
+            )
+        if self.quantization != "none" and self.adaptation == "full":
+            raise ValueError(
+                f"quantization {self.quantization} cannot be trained with adaptation full; use lora or frozen"
             )
         return self
 

@@ -5,13 +5,17 @@ Shapes: B samples, L tokens, D width of the embeddings.
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
+from transformers import GenerationConfig
+from transformers.generation.streamers import BaseStreamer
 
 from lyrics.core.contracts import BuildContext
-from lyrics.core.errors import WeightsError
+from lyrics.core.errors import MissingRequirementError, WeightsError
 from lyrics.core.tokenizers import byte_tokenizer
 from lyrics.plugins.causal_lm import CausalLMOptions
 
@@ -43,20 +47,26 @@ class CausalLM(nn.Module):
     Args:
         model: a transformers causal language model, wrapped by PEFT where ``adaptation`` is ``lora``.
         tokenizer: its tokenizer, with a padding token.
-        adaptation: ``lora``, ``frozen`` or ``full``.
+        options: what it was built from.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any, adaptation: str) -> None:
+    def __init__(self, model: nn.Module, tokenizer: Any, options: CausalLMOptions) -> None:
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
-        self.adaptation = adaptation
-        if adaptation == "frozen":
+        self.adaptation: str = options.adaptation
+        self.chat_template: str = options.chat_template
+        if options.adaptation == "frozen":
             self.requires_grad_(False)
+        self._read = torch.compile(self._logits, dynamic=True) if options.compile else self._logits
 
     @property
     def hidden_size(self) -> int:
         return int(self.model.config.hidden_size)  # type: ignore[union-attr, arg-type]
+
+    @property
+    def max_positions(self) -> int:
+        return int(self.model.config.max_position_embeddings)  # type: ignore[union-attr, arg-type]
 
     def embed(self, input_ids_BL: torch.Tensor) -> torch.Tensor:
         """Token ids [B,L] -> embeddings [B,L,D]."""
@@ -64,33 +74,97 @@ class CausalLM(nn.Module):
 
     def forward(self, embeddings_BLD: torch.Tensor, attention_mask_BL: torch.Tensor) -> torch.Tensor:
         """Embeddings and their mask (1 = read) -> logits [B,L,vocabulary]."""
+        return self._read(embeddings_BLD, attention_mask_BL)
+
+    def _logits(self, embeddings_BLD: torch.Tensor, attention_mask_BL: torch.Tensor) -> torch.Tensor:
         output = self.model(inputs_embeds=embeddings_BLD, attention_mask=attention_mask_BL, use_cache=False)
         return output.logits  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def generate(
-        self, embeddings_BLD: torch.Tensor, attention_mask_BL: torch.Tensor, *, max_new_tokens: int
+        self,
+        embeddings_BLD: torch.Tensor,
+        attention_mask_BL: torch.Tensor,
+        *,
+        max_new_tokens: int,
+        on_token: Callable[[int], None] | None = None,
     ) -> torch.Tensor:
-        """Left-padded embeddings -> ids of the new tokens only [B, at most max_new_tokens], greedy (paper, section 5.1)."""
-        return self.model.generate(  # type: ignore[operator,no-any-return]
-            inputs_embeds=embeddings_BLD,
-            attention_mask=attention_mask_BL,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            pad_token_id=self.tokenizer.pad_token_id,
-            eos_token_id=self.tokenizer.eos_token_id,
-        )
+        """Left-padded embeddings -> ids of the new tokens only [B, at most max_new_tokens], greedy (paper, section 5.1).
+
+        ``on_token`` is called with each id as it is chosen; only with a batch of one.
+        """
+        training = self.training
+        self.eval()
+        try:
+            return self.model.generate(  # type: ignore[operator,no-any-return]
+                inputs_embeds=embeddings_BLD,
+                attention_mask=attention_mask_BL,
+                generation_config=GenerationConfig(
+                    max_new_tokens=max_new_tokens,
+                    do_sample=False,
+                    pad_token_id=self.tokenizer.pad_token_id,
+                    bos_token_id=self.tokenizer.bos_token_id,
+                    eos_token_id=self._ends(),
+                ),
+                streamer=None if on_token is None else _TokenStreamer(on_token),
+            )
+        finally:
+            self.train(training)
+
+    def _ends(self) -> list[int]:
+        """Tokens that end an answer: the tokenizer's, and the one that ends a turn of the chat template."""
+        ends = {self.tokenizer.eos_token_id}
+        if self.chat_template == "chatml":
+            ends.add(self.tokenizer.convert_tokens_to_ids("<|im_end|>"))
+        return sorted(end for end in ends if end is not None)
+
+    def merge_lora(self) -> None:
+        """Add the low-rank updates to the weights they adapt, in place, for faster answers. Undone by ``unmerge_lora``.
+
+        Raises ``WeightsError`` unless ``adaptation`` is ``lora``.
+        """
+        self._adapter().merge_adapter()
+
+    def unmerge_lora(self) -> None:
+        """Take the low-rank updates out of the weights again; exact to rounding (1e-5 in fp32)."""
+        self._adapter().unmerge_adapter()
+
+    @property
+    def lora_merged(self) -> bool:
+        return self.adaptation == "lora" and any(getattr(module, "merged", False) for module in self.model.modules())
+
+    def _adapter(self) -> Any:
+        if self.adaptation != "lora":
+            raise WeightsError(f"this language model has no LoRA to merge: its adaptation is {self.adaptation!r}.")
+        return self.model
+
+
+class _TokenStreamer(BaseStreamer):
+    """Passes on the ids that ``generate`` chooses. With embeddings as the prompt there are no ids of the prompt to leave out."""
+
+    def __init__(self, on_token: Callable[[int], None]) -> None:
+        self.on_token = on_token
+
+    def put(self, value: torch.Tensor) -> None:
+        for token in value.flatten().tolist():
+            self.on_token(token)
+
+    def end(self) -> None:
+        pass
 
 
 def build(options: CausalLMOptions, context: BuildContext) -> CausalLM:
     """The language model that the options describe.
 
-    Raises ``WeightsError`` when the checkpoint cannot be had or is not of the sizes that the options state.
+    Raises ``WeightsError`` when the checkpoint cannot be had or is not of the sizes that the options state,
+    ``MissingRequirementError`` when ``quantization`` needs bitsandbytes and it is not installed.
     """
     if context.weights == "pretrained":
         model, tokenizer = _from_checkpoint(options)
     else:
         model, tokenizer = _from_numbers(options)
+    if options.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
     if options.adaptation == "lora":
         from peft import LoraConfig, get_peft_model
 
@@ -103,12 +177,17 @@ def build(options: CausalLMOptions, context: BuildContext) -> CausalLM:
             task_type="CAUSAL_LM",
         )
         model = get_peft_model(model, config)
-    return CausalLM(model, tokenizer, options.adaptation)
+    return CausalLM(model, tokenizer, options)
 
 
 def _from_numbers(options: CausalLMOptions) -> tuple[nn.Module, Any]:
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    if options.quantization != "none":
+        raise WeightsError(
+            f"language_model.options.quantization={options.quantization}: random weights are not quantized; "
+            "set it to none, or build with weights='pretrained'."
+        )
     tokenizer = byte_tokenizer(SPECIAL_TOKENS)
     if len(tokenizer) > options.vocab_size:
         raise WeightsError(
@@ -134,7 +213,9 @@ def _from_checkpoint(options: CausalLMOptions) -> tuple[nn.Module, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        model = AutoModelForCausalLM.from_pretrained(options.checkpoint, use_safetensors=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            options.checkpoint, use_safetensors=True, quantization_config=_quantization(options.quantization)
+        )
         tokenizer = AutoTokenizer.from_pretrained(options.checkpoint)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
@@ -152,3 +233,18 @@ def _from_checkpoint(options: CausalLMOptions) -> tuple[nn.Module, Any]:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     return model, tokenizer
+
+
+def _quantization(name: str) -> Any:
+    if name == "none":
+        return None
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingRequirementError(
+            f"language_model.options.quantization={name} needs bitsandbytes (not installed). Run: pip install 'lyrics-vl[quant]'"
+        )
+    from transformers import BitsAndBytesConfig
+
+    if name == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    compute = torch.get_default_dtype()
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)

@@ -25,7 +25,9 @@ class PictureOptions(TextOptions):
     """Of a set whose pictures lie in a folder."""
 
     images: str | None = Field(
-        None, description="folder that holds the pictures, where that is not root (several sets share COCO's)"
+        None,
+        description="folder that holds the pictures, where that is not root (several sets share COCO's); or what they are called there, "
+        "such as pictures/coco_val2017_*, where * is a picture's name after its last underscore",
     )
 
 

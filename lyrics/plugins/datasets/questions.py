@@ -49,10 +49,11 @@ def ok_vqa(options: Any, context: BuildContext) -> RecordDataset:
 def _coco_questions(options: Any, name: str, prefix: str) -> RecordDataset:
     home = Home.of(name, options.root)
     part, folder = _COCO_SPLITS[options.split]
-    questions = home.file(f"{prefix}OpenEnded_mscoco_{part}_questions.json")
+    # Without the split's name: a cut of the set for trying things out.
+    questions = home.file(f"{prefix}OpenEnded_mscoco_{part}_questions.json", f"{prefix}OpenEnded_mscoco_questions.json")
     annotations = None
     if not options.split.startswith("test"):
-        file = home.file(f"{prefix}mscoco_{part}_annotations.json")
+        file = home.file(f"{prefix}mscoco_{part}_annotations.json", f"{prefix}mscoco_annotations.json")
         annotations = Lookup(file, "question_id", partial(listed, key="annotations"))
     pictures = home.pictures(options.images, folder, f"images/{folder}")
     sample = partial(_coco_question_sample, annotations=annotations, folder=folder)
@@ -77,11 +78,13 @@ def _coco_question_sample(record: Mapping[str, Any], annotations: Lookup | None,
 def gqa(options: Any, context: BuildContext) -> RecordDataset:
     """``{question_id: {question, imageId, answer, fullAnswer, ...}}``; ``imageId`` is a text such as n578564.
 
-    ``train-all`` is a folder of ten files.
+    ``train-all`` is a folder of ten files, ``questions.json`` a cut of any split.
     """
     home = Home.of("gqa", options.root)
     name = options.split.replace("-", "_") + "_questions"
-    files = home.files(f"{name}.json", f"questions/{name}.json", f"{name}/*.json", f"questions/{name}/*.json")
+    files = home.files(
+        f"{name}.json", f"questions/{name}.json", f"{name}/*.json", f"questions/{name}/*.json", "questions.json"
+    )
     fields = Fields(
         image="{imageId}.jpg",
         question="question",

@@ -10,7 +10,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from lyrics.core.component import Component, Options, hookimpl
+from lyrics.core.component import Component, Converter, Options, hookimpl
 
 
 class GroundingDinoOptions(Options):
@@ -101,6 +101,8 @@ def lyrics_components() -> Iterator[Component]:
     small = {
         "shortest_side": 64,
         "longest_side": 96,
+        "box_threshold": 0.0,  # every box, so that the conformance suite sees detections whatever the random weights
+        "text_threshold": 0.0,
         "swin_width": 12,
         "swin_depths": (1, 1, 2, 1),
         "swin_heads": (1, 2, 3, 4),
@@ -119,6 +121,12 @@ def lyrics_components() -> Iterator[Component]:
         "heads": 4,
         "ffn": 64,
     }
+    original = Converter(
+        "grounding-dino",
+        "lyrics.plugins.grounding_dino.public:convert",
+        marks=("transformer.level_embed", "feat_map.weight"),
+        summary="Grounding DINO (groundingdino_swint_ogc.pth)",
+    )
     yield Component(
         kind="detector",
         name="grounding-dino",
@@ -127,6 +135,10 @@ def lyrics_components() -> Iterator[Component]:
         summary="open-vocabulary detector, transformers' implementation; 900 local tokens of width 260",
         licence="Apache-2.0",
         test_options=small,
+        converters=(
+            original,
+            Converter("lyrics-released-14b", "lyrics.plugins.grounding_dino.public:convert_released", whole_model=True),
+        ),
     )
     yield Component(
         kind="detector",
@@ -138,4 +150,5 @@ def lyrics_components() -> Iterator[Component]:
         summary="the same detector, its authors' implementation; slower, one picture at a time",
         licence="Apache-2.0",
         test_options={**small, "width": 256},
+        converters=(original,),
     )

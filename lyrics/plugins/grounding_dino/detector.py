@@ -7,15 +7,24 @@ Shapes: B images, C colour channels, H and W pixels, Q queries, T text tokens, D
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import BertConfig, BertTokenizer, GroundingDinoConfig, GroundingDinoForObjectDetection, SwinConfig
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertTokenizer,
+    GroundingDinoConfig,
+    GroundingDinoForObjectDetection,
+    SwinConfig,
+)
 
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import SpecError, WeightsError
@@ -31,12 +40,14 @@ from lyrics.plugins.grounding_dino.prompts import (
     stand_in_tokenizer,
     tokenizer_delimiters,
 )
+from lyrics.plugins.grounding_dino.sampling import exchange_sampling
 from lyrics.plugins.grounding_dino.selection import phrase_scores, select
 from lyrics.plugins.grounding_dino.weights import from_original, is_original
 
 logger = logging.getLogger(__name__)
 
 _TOKENIZER_FILES = ("vocab.txt", "tokenizer.json")
+_DELIMITERS_FILE = "delimiters.json"
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -89,6 +100,17 @@ class GroundingDino(nn.Module):
         )
         self.network = network
         self.writer = writer
+
+    def save_files(self, folder: Path) -> None:
+        """The text encoder's tokenizer, for a model folder."""
+        self.writer.tokenizer.save_pretrained(folder)
+        (folder / _DELIMITERS_FILE).write_text(json.dumps(self.writer.delimiters) + "\n", encoding="utf-8")
+
+    def load_files(self, folder: Path) -> None:
+        """Raises ``WeightsError`` for files that are missing or broken."""
+        self.writer = read_writer(folder, self.options.max_text_tokens)
+        if isinstance(self.network, GroundingDinoForObjectDetection):
+            _set_delimiters(self.network, self.writer.delimiters)
 
     def forward(self, images: ImageBatch, phrases: Sequence[Sequence[str]]) -> DetectorOutput:
         """Detections in descending score, and tokens. Raises ``ValueError`` unless there is one list of phrases per picture."""
@@ -285,6 +307,18 @@ def text_config(options: GroundingDinoOptions) -> BertConfig:
     )
 
 
+def read_writer(folder: Path, max_tokens: int) -> PromptWriter:
+    """The prompt writer that ``GroundingDino.save_files`` wrote. Raises ``WeightsError``."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        first, second, third, fourth = (int(i) for i in json.loads((folder / _DELIMITERS_FILE).read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise WeightsError(
+            f"{folder}: the detector's tokenizer cannot be read: {str(error).splitlines()[0]}"
+        ) from error
+    return PromptWriter(tokenizer, (first, second, third, fourth), max_tokens)
+
+
 def build(options: GroundingDinoOptions, context: BuildContext) -> GroundingDino:
     """The component ``grounding-dino``.
 
@@ -305,6 +339,7 @@ def build(options: GroundingDinoOptions, context: BuildContext) -> GroundingDino
         if context.weights == "meta":
             nn.Module.to(network, "meta")  # one of its parameters does not follow the device that is in force
     _set_delimiters(network, writer.delimiters)
+    exchange_sampling(network)
     return GroundingDino(options, network, writer).eval()
 
 

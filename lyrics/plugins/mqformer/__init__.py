@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from lyrics.core.component import Component, Options, hookimpl
+from lyrics.core.component import Component, Converter, Options, hookimpl
 
 
 class QFormerOptions(Options):
@@ -68,6 +68,28 @@ _SMALL = {
     "max_positions": 64,
 }
 
+_BLIP2 = (
+    Converter(
+        "blip2-lavis",
+        "lyrics.plugins.mqformer.public:convert_lavis",
+        marks=("Qformer.bert.embeddings.LayerNorm.weight", "query_tokens"),
+        summary="BLIP-2 stage 1 from LAVIS (ViT-g or ViT-L): where the query transformer starts from",
+    ),
+    Converter(
+        "blip2-transformers",
+        "lyrics.plugins.mqformer.public:convert_transformers",
+        marks=("qformer.layernorm.weight", "query_tokens", "embeddings.word_embeddings.weight"),
+        summary="the same from transformers (Blip2ForImageTextRetrieval)",
+    ),
+)
+_RELEASED = Converter(
+    "lyrics-released-14b",
+    "lyrics.plugins.mqformer.public:convert_released",
+    marks=("qformer.embeddings.LayerNorm.weight", "query_tokens", "language_projection.weight"),
+    summary="what the authors of Lyrics released, as a model folder",
+    whole_model=True,
+)
+
 
 @hookimpl
 def lyrics_components() -> Iterator[Component]:
@@ -79,6 +101,7 @@ def lyrics_components() -> Iterator[Component]:
         summary="Multi-scale Querying Transformer: visual queries read the image, grounding queries the visual refiner",
         licence="Apache-2.0",
         test_options={**_SMALL, "num_grounding": 4},
+        converters=(*_BLIP2, _RELEASED),
     )
     yield Component(
         kind="query-transformer",
@@ -88,4 +111,5 @@ def lyrics_components() -> Iterator[Component]:
         summary="BLIP-2's Q-Former: the same trunk without grounding queries",
         licence="Apache-2.0",
         test_options=_SMALL,
+        converters=_BLIP2,
     )

@@ -63,7 +63,6 @@ class MQFormer(nn.Module):
         self.image_dim = image_dim
         self.local_dims = dict(local_dims) if self.num_grounding else {}
         self.tokenizer = tokenizer
-        self.special = SpecialTokens.from_tokenizer(tokenizer)
         self.vocab_size = options.vocab_size
         self.max_positions = options.max_positions
 
@@ -164,6 +163,11 @@ class MQFormer(nn.Module):
             else:
                 queries_TD, text_TD = layer(queries_TD, text_TD, rows, seen, seeds[number])
         return StreamOutputs(torch.cat([queries_TD, text_TD]), tables.where)
+
+    @property
+    def special(self) -> SpecialTokens:
+        """Ids of the tokens around texts; a model folder may bring another tokenizer."""
+        return SpecialTokens.from_tokenizer(self.tokenizer)
 
     def embed(self, tables: Tables) -> tuple[torch.Tensor, torch.Tensor]:
         """Queries (no position, but the LayerNorm) and text, packed."""

@@ -17,7 +17,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from lyrics.core.component import Component, Options, hookimpl
+from lyrics.core.component import Component, Converter, Options, hookimpl
 
 PATCH_SIZE = 4
 
@@ -106,7 +106,7 @@ def lyrics_components() -> Iterator[Component]:
         "image_size": 32,
         "window_size": 2,
         "num_tags": 6,
-        "threshold": 0.5,
+        "threshold": 0.0,  # every tag, so that the conformance suite sees some
         "head_width": 16,
         "head_layers": 2,
         "head_heads": 2,
@@ -120,6 +120,14 @@ def lyrics_components() -> Iterator[Component]:
         summary="RAM++: 4,585 tags, each known by 51 descriptions",
         licence="weights of recognize-anything: Apache-2.0",
         test_options={**small, "num_descriptions": 3},
+        converters=(
+            Converter(
+                "ram-plus",
+                "lyrics.plugins.ram_plus.public:convert",
+                marks=("label_embed", "wordvec_proj.weight", "reweight_scale"),
+                summary="RAM++ (ram_plus_swin_large_14m.pth), with its tag list and thresholds beside it",
+            ),
+        ),
     )
     yield Component(
         kind="tagger",
@@ -129,4 +137,13 @@ def lyrics_components() -> Iterator[Component]:
         summary="RAM: 4,585 tags, each known by one embedding",
         licence="weights of recognize-anything: Apache-2.0",
         test_options=small,
+        converters=(
+            Converter(
+                "ram",
+                "lyrics.plugins.ram_plus.public:convert",
+                marks=("label_embed", "wordvec_proj.weight"),
+                summary="RAM (ram_swin_large_14m.pth), with its tag list and thresholds beside it",
+            ),
+            Converter("lyrics-released-14b", "lyrics.plugins.ram_plus.public:convert_released", whole_model=True),
+        ),
     )

@@ -74,9 +74,9 @@ def load_checkpoint(tagger: nn.Module, checkpoint: str | None, num_tags: int) ->
     """
     if checkpoint is None:
         raise WeightsError(
-            "this tagger has no default checkpoint, because upstream publishes .pth files only. Convert one to safetensors, "
-            f"put it in a folder beside {TAGS} and {THRESHOLDS} (upstream's ram_tag_list.txt and "
-            "ram_tag_list_threshold.txt), and set the option checkpoint to the folder; or build with weights='random'"
+            "this tagger has no default checkpoint, because upstream publishes .pth files only. Convert one with "
+            "`lyrics convert FILE.pth FOLDER --from ram-plus` (or ram), and set the option checkpoint to the folder; or build with "
+            "weights='random'"
         )
     folder = locate_checkpoint(checkpoint, also=(TAGS, THRESHOLDS))
     tags = _read_tags(folder / TAGS, num_tags)

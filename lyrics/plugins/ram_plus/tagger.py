@@ -8,7 +8,9 @@ H heads, d head width.
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -16,7 +18,7 @@ from torch.nn import functional as F
 from transformers import SwinConfig, SwinModel
 
 from lyrics.core.contracts import BuildContext
-from lyrics.core.errors import ContractError
+from lyrics.core.errors import ContractError, WeightsError
 from lyrics.core.types import ImageBatch, Preprocessing, Tag
 from lyrics.plugins.ram_plus import PATCH_SIZE, RamOptions, RamPlusOptions
 from lyrics.plugins.ram_plus.checkpoint import load_checkpoint
@@ -56,6 +58,9 @@ class TaggingLayer(nn.Module):
         mlp_BCD = self.mlp_out(F.gelu(self.mlp_in(tags_BCD)))
         normalised_BCD: torch.Tensor = self.mlp_norm(tags_BCD + mlp_BCD)
         return normalised_BCD
+
+
+_CLASSES_FILE = "classes.json"
 
 
 class RamTagger(nn.Module):
@@ -115,6 +120,25 @@ class RamTagger(nn.Module):
             [Tag(self.tags[index], float(scores_C[index])) for index in order_C[above_C[order_C]].tolist()]
             for scores_C, above_C, order_C in zip(scores_BC, above_BC, order_BC, strict=True)
         ]
+
+    def save_files(self, folder: Path) -> None:
+        """Tags and thresholds, for a model folder."""
+        data = {"tags": list(self.tags), "thresholds": list(self.thresholds)}
+        (folder / _CLASSES_FILE).write_text(json.dumps(data, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def load_files(self, folder: Path) -> None:
+        """Raises ``WeightsError`` for a file that is missing, broken, or of another number of tags."""
+        try:
+            data = json.loads((folder / _CLASSES_FILE).read_text(encoding="utf-8"))
+            tags = tuple(str(tag) for tag in data["tags"])
+            thresholds = tuple(float(threshold) for threshold in data["thresholds"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise WeightsError(f"{folder / _CLASSES_FILE}: cannot be read: {type(error).__name__}: {error}.") from error
+        if not len(tags) == len(thresholds) == self.num_tags:
+            raise WeightsError(
+                f"{folder / _CLASSES_FILE}: has {len(tags)} tags and {len(thresholds)} thresholds; the tagger has {self.num_tags}."
+            )
+        self.tags, self.thresholds = tags, thresholds
 
     def logits(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
         """Normalised pixels [B,3,S,S] -> one logit per tag [B,C], in the module's dtype."""

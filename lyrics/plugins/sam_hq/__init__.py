@@ -10,7 +10,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from lyrics.core.component import Component, Options, hookimpl
+from lyrics.core.component import Component, Converter, Options, hookimpl
 
 
 class SamHqOptions(Options):
@@ -80,6 +80,14 @@ def lyrics_components() -> Iterator[Component]:
         "decoder_heads": 2,
         "decoder_ffn": 32,
     }
+    converters = (
+        Converter(
+            "sam-hq",
+            "lyrics.plugins.sam_hq.public:convert",
+            marks=("mask_decoder.hf_token.weight", "image_encoder.pos_embed"),
+            summary="SAM-HQ (sam_hq_vit_h.pth; the smaller ones with --spec)",
+        ),
+    )
     yield Component(
         kind="segmenter",
         name="sam-hq",
@@ -88,6 +96,7 @@ def lyrics_components() -> Iterator[Component]:
         summary="box-prompted segmenter, transformers' implementation; one local token of width 260 per box",
         licence="Apache-2.0",
         test_options=small,
+        converters=converters,
     )
     yield Component(
         kind="segmenter",
@@ -99,4 +108,5 @@ def lyrics_components() -> Iterator[Component]:
         summary="the same segmenter, its authors' implementation",
         licence="code as its distribution states: MIT; weights: Apache-2.0",
         test_options=small,
+        converters=converters,
     )

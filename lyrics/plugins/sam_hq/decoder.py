@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import SamHQModel
+from transformers import SamHQConfig, SamHQModel
+from transformers.models.sam_hq.modeling_sam_hq import SamHQPositionalEmbedding
 
 
 @dataclass(frozen=True)
@@ -74,3 +75,21 @@ def _through(first: nn.Module, norm: nn.Module, second: nn.Module, features: tor
     """Convolution, LayerNorm over channels, GELU, convolution: the block that the decoder is made of."""
     result: torch.Tensor = second(nn.functional.gelu(norm(first(features))))
     return result
+
+
+class _Float32Positions(SamHQPositionalEmbedding):
+    """Sines of places in the picture, computed in float32 whatever the precision of the rest: bfloat16 has 8 bits for the phase."""
+
+    def forward(self, input_coords: torch.Tensor, input_shape: tuple[int, int] | None = None) -> torch.Tensor:
+        coords = input_coords.float()
+        if input_shape is not None:
+            coords = coords / coords.new_tensor([input_shape[1], input_shape[0]])
+        phases = 2 * torch.pi * ((2 * coords - 1) @ self.positional_embedding.float())
+        return torch.cat([phases.sin(), phases.cos()], dim=-1).to(self.positional_embedding.dtype)
+
+
+def encode_positions_in_float32(network: SamHQModel, config: SamHQConfig) -> None:
+    """Exchange the module that encodes places, of which the network has one under two names; its weight stays."""
+    positions = _Float32Positions(config.vision_config)  # type: ignore[no-untyped-call]
+    positions.positional_embedding = network.shared_image_embedding.positional_embedding
+    network.shared_image_embedding = network.prompt_encoder.shared_embedding = positions

@@ -22,7 +22,7 @@ from lyrics.core.masks import Mask
 from lyrics.core.pretrained import load_transformers, locate_checkpoint, read_tensors
 from lyrics.core.types import ImageBatch, Preprocessing, SegmenterOutput
 from lyrics.plugins.sam_hq import SamHqOptions
-from lyrics.plugins.sam_hq.decoder import Embedding, box_prompts, decode, embed
+from lyrics.plugins.sam_hq.decoder import Embedding, box_prompts, decode, embed, encode_positions_in_float32
 from lyrics.plugins.sam_hq.weights import from_original, is_original
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -225,4 +225,5 @@ def build(options: SamHqOptions, context: BuildContext) -> SamHq:
         network = load_transformers(SamHQModel, config, from_original(state) if is_original(state) else state, path)
     else:
         network = SamHQModel(config)
+    encode_positions_in_float32(network, config)
     return SamHq(options, network).eval()

@@ -48,6 +48,24 @@ def test_boxes_and_masks_go_where_the_pixels_go() -> None:
     assert kept > 250
 
 
+def test_masks_of_any_shape_are_cut_and_mirrored_with_the_pixels() -> None:
+    """Speckles that have no symmetry: the mask moved with the frame is the mask of the moved picture, pixel for pixel."""
+    random = np.random.default_rng(2)
+    flipped = 0
+    for position in range(60):
+        size = (int(random.integers(20, 60)), int(random.integers(20, 60)))
+        marked_HW = random.random(size[::-1]) < 0.3
+        picture = Image.fromarray(np.where(marked_HW, 0, 255).astype(np.uint8)).convert("RGB")
+        thing = DetectedObject("speckles", Box(0, 0, 1, 1), 1.0, Mask.from_array(marked_HW))
+        sample = Sample(image="x", objects=(thing,))
+        moved, after, frame = Augmentation(min_visible=0.0)(sample, picture, seed=3, position=position)
+        flipped += FlipHorizontal() in frame.steps
+        (found,) = moved.objects
+        assert found.mask is not None
+        assert np.array_equal(found.mask.to_array(), np.asarray(after)[..., 0] == 0)
+    assert 15 < flipped < 45
+
+
 def test_a_hundred_thousand_boxes_agree_with_pixel_arithmetic() -> None:
     """Crop and flip of boxes on the pixel grid, done by hand in integers."""
     random = np.random.default_rng(1)

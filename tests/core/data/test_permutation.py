@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import pickle
+import sys
+import threading
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lyrics.core.data.draws import generator
-from lyrics.core.data.permutation import Permutation
+from lyrics.core.data.draws import Words, generator
+from lyrics.core.data.permutation import KEY_WORDS, Permutation
+
+
+def keyed(size: int, seed: int, index: int = 0) -> Permutation:
+    return Permutation(size, Words(seed, "test")(KEY_WORDS, index))
 
 
 def test_draws_depend_on_each_argument_and_nothing_else() -> None:
@@ -37,10 +45,54 @@ def test_a_number_out_of_range_is_refused(arguments: tuple[int, str]) -> None:
         generator(*arguments)
 
 
+word = st.integers(0, 2**64 - 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=word, places=st.lists(st.tuples(st.integers(1, 9), word, word), min_size=1, max_size=5))
+def test_words_are_the_first_ones_of_the_generator(seed: int, places: list[tuple[int, int, int]]) -> None:
+    """Whatever was asked for before, and in another process."""
+    words = Words(seed, "test")
+    expected = [
+        generator(seed, "test", index, part).integers(0, 2**64, count, dtype=np.uint64).tolist()
+        for count, index, part in places
+    ]
+    assert [words(*place) for place in places] == expected
+    assert [pickle.loads(pickle.dumps(words))(*place) for place in places] == expected
+
+
+@pytest.mark.parametrize("place", [(-1, 0), (2**64, 0), (0, -1), (0, 2**64)])
+def test_words_of_a_number_out_of_range_are_refused(place: tuple[int, int]) -> None:
+    words = Words(0, "test")
+    with pytest.raises(ValueError, match="must be from 0 to"):
+        words(2, *place)
+    assert words(2, 3) == generator(0, "test", 3).integers(0, 2**64, 2, dtype=np.uint64).tolist()
+
+
+def test_words_may_be_shared_by_threads() -> None:
+    interval = sys.getswitchinterval()
+    words, expected = Words(0, "test"), {index: Words(0, "test")(6, index) for index in range(3_000)}
+    wrong: list[int] = []
+
+    def ask(first: int) -> None:
+        wrong.extend(index for index in range(first, 3_000, 4) if words(6, index) != expected[index])
+
+    threads = [threading.Thread(target=ask, args=(first,)) for first in range(4)]
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert wrong == []
+
+
 @settings(max_examples=60, deadline=None)
 @given(size=st.integers(1, 5_000), seed=st.integers(0, 2**64 - 1))
 def test_every_number_comes_once_and_both_forms_agree(size: int, seed: int) -> None:
-    permutation = Permutation(size, generator(seed, "test"))
+    permutation = keyed(size, seed)
     many = permutation.many(np.arange(size))
     assert np.array_equal(np.sort(many), np.arange(size))
     assert [permutation(index) for index in range(min(size, 200))] == many[:200].tolist()
@@ -48,7 +100,7 @@ def test_every_number_comes_once_and_both_forms_agree(size: int, seed: int) -> N
 
 @pytest.mark.parametrize("size", [10**9, 2**32, 2**62])
 def test_a_large_permutation_stays_in_range_and_repeats_nothing(size: int) -> None:
-    permutation = Permutation(size, generator(3, "test"))
+    permutation = keyed(size, 3)
     some = np.unique([0, size - 1, *np.random.default_rng(0).integers(0, size, 50_000)])
     images = permutation.many(some)
     assert images.min() >= 0
@@ -63,7 +115,7 @@ def test_small_permutations_are_even(size: int) -> None:
     trials = 2_000
     counts = np.zeros((size, size))
     for trial in range(trials):
-        counts[np.arange(size), Permutation(size, generator(1, "test", trial)).many(np.arange(size))] += 1
+        counts[np.arange(size), keyed(size, 1, trial).many(np.arange(size))] += 1
     expected = trials / size
     chi_square = ((counts - expected) ** 2 / expected).sum()
     freedom = (size - 1) ** 2
@@ -72,7 +124,7 @@ def test_small_permutations_are_even(size: int) -> None:
 
 @pytest.mark.parametrize("size", [4_096, 65_536, 1_000_003])
 def test_neighbours_are_torn_apart(size: int) -> None:
-    images = Permutation(size, generator(2, "test")).many(np.arange(size)).astype(float)
+    images = keyed(size, 2).many(np.arange(size)).astype(float)
     bound = 5 / size**0.5
     assert abs(np.corrcoef(images[:-1], images[1:])[0, 1]) < bound
     assert abs(np.corrcoef(images, np.arange(size))[0, 1]) < bound

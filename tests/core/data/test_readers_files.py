@@ -285,6 +285,20 @@ def test_pictures_are_looked_for_in_each_folder(tmp_path: Path) -> None:
     assert raised.value.kind == "missing"
 
 
+@pytest.mark.parametrize("key", ["0785.png", "COCO_val2014_0785.png", "val2014/0785.png"])
+def test_pictures_may_be_called_otherwise_than_annotations_say(tmp_path: Path, key: str) -> None:
+    Image.new("RGB", (4, 3)).save(tmp_path / "coco_val2017_0785.png")
+    home = Home.of("coco", str(tmp_path))
+    pictures = home.pictures(str(tmp_path / "coco_val2017_*"), "val2017")
+    assert pictures.read(key).size == pictures.size(key) == (4, 3)
+    with pytest.raises(ImageError, match=r"coco_train2017_0785\.png: no such file"):
+        home.pictures(str(tmp_path / "coco_train2017_*"), "val2017").read(key)
+    with pytest.raises(SampleError, match="is not the path of a picture inside"):
+        pictures.read("../0785.png")
+    with pytest.raises(DatasetError, match="no such folder of pictures"):
+        home.pictures(str(tmp_path / "no" / "coco_*"))
+
+
 @pytest.mark.parametrize("key", ["../x.png", "a/../../x.png", "/etc/passwd", "C:x.png", ""])
 def test_names_in_annotations_do_not_lead_out_of_the_folder(tmp_path: Path, key: str) -> None:
     folder = tmp_path / "in"

@@ -144,3 +144,28 @@ def test_alpaca(tmp_path: Path) -> None:
     assert len(data) == 20
     assert data[0].turns[0].instruction == "Describe a process of making crepes."
     assert data[0].turns[0].answer.startswith("Making crepes is an easy and delicious process!")
+
+
+AS_IT_LIES = {
+    "coco, validation": ("coco", "coco", {"split": "val2017"}, "coco_val2017_*", 22),
+    "coco, training": ("coco", "coco", {"split": "train2017"}, "coco_train2017_*", 28),
+    "refcoco": ("refcoco", "refcoco", {"split": "val"}, "coco_train2017_*", 6),
+    "refcoco+": ("refcoco-plus", "refcoco", {"split": "testA"}, "coco_train2017_*", 11),
+    "refcocog": ("refcocog", "refcoco", {"split": "test"}, "coco_train2017_*", 2),
+    "vqav2": ("vqav2", "vqav2", {}, "coco_train2014_*", 2),
+    "gqa": ("gqa", "gqa", {}, "gqa_*", 2),
+    "visual genome": ("vg", "visual_genome", {"part": "questions"}, "vg_*", 8),
+}
+
+
+@pytest.mark.parametrize("case", AS_IT_LIES)
+def test_every_folder_is_read_as_it_lies(case: str) -> None:
+    """Pictures under other names in one folder, files without a split's name: nothing is copied or linked."""
+    name, folder, options, called, samples = AS_IT_LIES[case]
+    data = built(name, root=str(RAW / folder), images=str(MINI / "images" / called), **options)
+    assert len(data) == samples
+    for index in range(len(data)):
+        sample = data[index]
+        size = data.picture(sample).size
+        row = annotations()[called.replace("*", str(sample.image).rpartition("_")[2])]
+        assert size == (row["width"], row["height"])

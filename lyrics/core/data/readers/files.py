@@ -65,24 +65,40 @@ class Home:
         return self.files(*patterns)[0]
 
     def pictures(self, images: str | None, *folders: str) -> PictureFolder:
-        """Pictures in ``folders`` of this folder, or of the folder ``images`` where the pictures lie apart, or directly in it."""
+        """Pictures in ``folders`` of this folder, or of the folder ``images`` where the pictures lie apart, or directly in it.
+
+        ``images`` may also say how they are called there: see ``PictureFolder.called``.
+        """
         base = Path(images).expanduser() if images is not None else self.root
+        called = base.name if "*" in base.name else None
+        base = base.parent if called else base
         if not base.is_dir():
             raise DatasetError(f"{base}: no such folder of pictures. {self.hint}")
-        return PictureFolder(base, (*folders, ""))
+        return PictureFolder(base, ("",) if called else (*folders, ""), called)
 
 
 @dataclass(frozen=True)
 class PictureFolder:
-    """Pictures by the path that annotations give, looked for in several folders in turn."""
+    """Pictures by the path that annotations give, looked for in several folders in turn.
+
+    Args:
+        root: the folder that holds the others.
+        folders: below ``root``.
+        called: what the files are called, where that is not as annotations have it: ``coco_val2017_*``. The star is the picture's name
+            after its last underscore, so ``000000000785.jpg`` and ``COCO_val2014_000000000785.jpg`` are both
+            ``coco_val2017_000000000785.jpg``.
+    """
 
     root: Path
     folders: tuple[str, ...] = ("",)
+    called: str | None = None
 
     def path(self, key: str) -> Path:
         """Where the picture is, or would be. Raises ``SampleError`` for a key that leads out of the folder."""
         if not key or key.startswith("/") or ".." in PurePosixPath(key).parts or PureWindowsPath(key).drive:
             raise SampleError(f"{key!r} is not the path of a picture inside {self.root}", "record")
+        if self.called is not None:
+            key = self.called.replace("*", PurePosixPath(key).name.rpartition("_")[2])
         candidates = [self.root / folder / key for folder in self.folders]
         return next((path for path in candidates if path.is_file()), candidates[0])
 

@@ -1,0 +1,100 @@
+"""Options of every command that answers with a model, and how they become one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from lyrics.core.answers import Answer
+    from lyrics.core.model import LyricsModel
+
+ModelOption = Annotated[str, typer.Option("--model", help="A model folder, a preset, a spec file, or a hub id.")]
+WeightsOption = Annotated[
+    str, typer.Option("--weights", help="pretrained, or random to try a spec out without weights.")
+]
+RefinedOption = Annotated[
+    Path | None, typer.Option("--refined", help="Read tags, boxes and masks from this objects.jsonl instead.")
+]
+DeviceOption = Annotated[str | None, typer.Option("--device", help="Where the model runs, such as cuda.")]
+DtypeOption = Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
+TokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Tokens of an answer at most.")]
+BoxesOption = Annotated[
+    str, typer.Option("--boxes", help="Boxes as original pixels, norm (0 to 1), or 0-999: original, norm, 0-999.")
+]
+BoxForm = Literal["original", "norm", "0-999"]
+
+
+def open_model(
+    name: str, weights: str, settings: list[str] | None, refined: Path | None, device: str | None, dtype: str
+) -> LyricsModel:
+    """Raises ``UnknownNameError`` for an option's value that does not exist, and what ``load_model`` raises."""
+    from lyrics.cli._overrides import parse_overrides
+    from lyrics.core.errors import UnknownNameError, did_you_mean
+
+    dtypes = ("float32", "bfloat16", "float16")
+    if dtype not in dtypes:
+        raise UnknownNameError(f"--dtype {dtype}: is one of {', '.join(dtypes)}.{did_you_mean(dtype, dtypes)}")
+    overrides: dict[str, Any] = parse_overrides(settings)
+    if refined is not None:
+        for part in ("tagger", "detector", "segmenter"):
+            overrides.setdefault(f"refiner.{part}", {"use": "cached", "options": {"file": str(refined)}})
+
+    import torch
+
+    from lyrics.core.loading import load_model
+
+    return load_model(name, overrides=overrides, weights=weights, device=device, dtype=getattr(torch, dtype))
+
+
+def box_form(boxes: str) -> BoxForm:
+    from lyrics.core.errors import UnknownNameError, did_you_mean
+
+    if boxes not in ("original", "norm", "0-999"):
+        forms = ("original", "norm", "0-999")
+        raise UnknownNameError(f"--boxes {boxes}: is one of {', '.join(forms)}.{did_you_mean(boxes, forms)}")
+    return boxes  # type: ignore[return-value]
+
+
+def answer_data(answer: Answer, form: BoxForm) -> dict[str, Any]:
+    """An answer for a program to read, its boxes in the form asked for."""
+    data = answer.to_json()
+    for written, found in zip(data["objects"], answer.objects, strict=True):
+        if form == "norm":
+            written["box_norm"] = [round(value, 5) for value in found.box_norm.as_tuple()]
+        elif form == "0-999":
+            written["box_999"] = [round(value * 999) for value in found.box_norm.as_tuple()]
+        if form != "original":
+            del written["box_px"]
+    return data
+
+
+def answer_lines(answer: Answer, form: BoxForm) -> list[str]:
+    """What an answer points at, a line each, for a person to read."""
+    key = {"original": "box_px", "norm": "box_norm", "0-999": "box_999"}[form]
+    lines = []
+    for found in answer_data(answer, form)["objects"]:
+        box = " ".join(f"{value:g}" for value in found[key])
+        if found["supported"]:
+            seen = f"seen as {found['detected_as']!r}, score {found['score']:.2f}, overlap {found['iou']:.2f}"
+        else:
+            seen = "not seen by the refiner"
+        lines.append(f"  {found['tag'] or 'box'}: {box} ({seen})")
+    return lines
+
+
+def draw_answer(answer: Answer, picture: Path, out: Path) -> None:
+    """The picture with what an answer points at. Raises ``LyricsError`` when the file cannot be written."""
+    from lyrics.core.answers import objects_to_draw
+    from lyrics.core.drawing import draw_objects
+    from lyrics.core.errors import LyricsError
+    from lyrics.core.images import open_image
+
+    drawn = draw_objects(open_image(picture), objects_to_draw(answer))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        drawn.save(out)
+    except (OSError, ValueError) as error:
+        raise LyricsError(f"--draw {out}: cannot be written: {error}.") from error

@@ -1,0 +1,70 @@
+"""``lyrics ask IMAGE... QUESTION``: one answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lyrics.cli._model import (
+    BoxesOption,
+    DeviceOption,
+    DtypeOption,
+    ModelOption,
+    RefinedOption,
+    TokensOption,
+    WeightsOption,
+    answer_data,
+    answer_lines,
+    box_form,
+    draw_answer,
+    open_model,
+)
+from lyrics.cli._output import JsonFlag, SetOption, print_json, print_text
+
+
+def ask(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[IMAGE]... QUESTION", help="Pictures, then the question, which may hold <box 10 20 200 180>."
+        ),
+    ],
+    model: ModelOption = "lyrics-tiny",
+    settings: SetOption = None,
+    weights: WeightsOption = "pretrained",
+    refined: RefinedOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = "float32",
+    max_new_tokens: TokensOption = 128,
+    boxes: BoxesOption = "original",
+    draw: Annotated[Path | None, typer.Option(help="Write the last picture with the answer's boxes here.")] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Ask about one picture, several, or none. Boxes of the question and of the answer are in pixels of the last picture."""
+    from lyrics.core.errors import ImageError, PromptError
+
+    *pictures, question = words
+    form = box_form(boxes)
+    if draw is not None and not pictures:
+        raise PromptError(f"--draw {draw}: there is no picture to draw on.")
+    missing = next((picture for picture in pictures if not Path(picture).is_file()), None)
+    if missing is not None:
+        raise ImageError(
+            f"{missing}: no such picture. The last argument is the question, all before it are pictures.", "missing"
+        )
+    if not pictures and Path(question).is_file():
+        raise PromptError(f"{question}: is a picture; write the question after it.")
+    chat = open_model(model, weights, settings, refined, device, dtype).chat(*pictures)
+    answer = chat.ask(question, max_new_tokens=max_new_tokens)
+    if draw is not None:
+        draw_answer(answer, Path(pictures[-1]), draw)
+    if json:
+        print_json({"pictures": pictures, "question": question, **answer_data(answer, form)})
+        return
+    print_text(answer.plain_text if answer.objects else answer.text)
+    for line in answer_lines(answer, form):
+        print_text(line)
+    if draw is not None:
+        print_text(f"drawn in {draw}")

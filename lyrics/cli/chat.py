@@ -1,0 +1,99 @@
+"""``lyrics chat IMAGE...``: a conversation."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lyrics.cli._model import (
+    BoxesOption,
+    DeviceOption,
+    DtypeOption,
+    ModelOption,
+    RefinedOption,
+    TokensOption,
+    WeightsOption,
+    answer_data,
+    answer_lines,
+    box_form,
+    draw_answer,
+    open_model,
+)
+from lyrics.cli._output import JsonFlag, SetOption
+
+HELP = "/image FILE brings a picture in, /quit or the end of input leaves, Ctrl-C stops an answer."
+
+
+def chat(
+    pictures: Annotated[list[Path] | None, typer.Argument(help="Pictures to begin with.")] = None,
+    model: ModelOption = "lyrics-tiny",
+    settings: SetOption = None,
+    weights: WeightsOption = "pretrained",
+    refined: RefinedOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = "float32",
+    max_new_tokens: TokensOption = 256,
+    boxes: BoxesOption = "original",
+    draw: Annotated[
+        Path | None, typer.Option(help="Write the last picture with each answer's boxes here, over the one before.")
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Talk about pictures: questions from standard input, one a line, answers as they are written.
+
+    A question may hold a box in pixels of the last picture: <box 10 20 200 180>.
+    """
+    import json as json_module
+
+    from lyrics.core.errors import ImageError, LyricsError
+
+    form = box_form(boxes)
+    shown = [str(picture) for picture in pictures or ()]
+    for picture in shown:
+        if not Path(picture).is_file():
+            raise ImageError(f"{picture}: no such picture.", "missing")
+    talk = open_model(model, weights, settings, refined, device, dtype).chat(*shown)
+    interactive = sys.stdin.isatty()
+    if interactive:
+        print(HELP, file=sys.stderr)
+    while True:
+        try:
+            line = input("> ") if interactive else sys.stdin.readline()
+        except (EOFError, KeyboardInterrupt):
+            return
+        if not interactive and not line:
+            return
+        question = line.strip()
+        if not question:
+            continue
+        if question == "/quit":
+            return
+        try:
+            if question.startswith("/image "):
+                picture = question.removeprefix("/image ").strip()
+                if not Path(picture).is_file():
+                    raise ImageError(f"{picture}: no such picture.", "missing")
+                talk.show(picture)
+                shown.append(picture)
+                continue
+            stream = None if json else _write
+            answer = talk.ask(question, on_text=stream, max_new_tokens=max_new_tokens)
+            if json:
+                print(json_module.dumps({"question": question, **answer_data(answer, form)}, ensure_ascii=False))
+            else:
+                print("\n".join(["", *answer_lines(answer, form)]), flush=True)
+            if draw is not None and shown:
+                draw_answer(answer, Path(shown[-1]), draw)
+        except KeyboardInterrupt:
+            print("\n(stopped; this question is not part of the conversation)", file=sys.stderr)
+        except LyricsError as error:
+            print(f"lyrics: {error}", file=sys.stderr)
+            if not interactive:
+                raise
+
+
+def _write(text: str) -> None:
+    print(text, end="", flush=True)

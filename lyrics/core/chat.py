@@ -1,0 +1,111 @@
+"""A conversation with a model: pictures are looked at once, when they come in; every answer is part of what is asked next."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from lyrics.core.answers import Answer
+from lyrics.core.errors import PromptError
+from lyrics.core.geometry import Box, Size
+from lyrics.core.images import ImageLike
+from lyrics.core.prompts import Exchange
+from lyrics.core.spatial import format_box
+
+if TYPE_CHECKING:
+    from lyrics.core.model import LyricsModel
+    from lyrics.core.prompting import Encoded
+
+# "<box 10 20 200 180>", in pixels of the picture; commas are read too.
+_BOX = re.compile(r"<box\b([^<>]*)>", re.IGNORECASE)
+_NUMBER = r"[-+]?\d+(?:\.\d+)?"
+_FOUR = re.compile(rf"\s*({_NUMBER})[\s,]+({_NUMBER})[\s,]+({_NUMBER})[\s,]+({_NUMBER})\s*")
+
+
+def with_boxes(text: str, size_px: Size | None, codec: str) -> str:
+    """A question with every ``<box x1 y1 x2 y2>`` (pixels of a picture of ``size_px``) written as the model reads boxes.
+
+    Raises ``PromptError`` for a box that is no box, lies outside of the picture, or belongs to no picture.
+    """
+
+    def written(found: re.Match[str]) -> str:
+        four = _FOUR.fullmatch(found[1])
+        if four is None:
+            raise PromptError(
+                f"{found[0]}: a box is four numbers in pixels, left, top, right, bottom: <box 10 20 200 180>."
+            )
+        if size_px is None:
+            raise PromptError(f"{found[0]}: there is no picture that this box could lie in.")
+        x1, y1, x2, y2 = (float(number) for number in four.groups())
+        width, height = size_px
+        if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
+            raise PromptError(
+                f"{found[0]}: does not lie in the picture, which is {width} x {height} pixels; give left, top, right, bottom with "
+                "left < right and top < bottom."
+            )
+        box = Box.from_px((x1, y1, x2, y2), size_px)
+        assert box is not None, "a box with an area inside the picture"
+        return format_box(box, codec, size_px)
+
+    return _BOX.sub(written, text)
+
+
+class Chat:
+    """A conversation. Made by ``LyricsModel.chat``.
+
+    ``history`` is what was said, ``encoded`` the pictures that were shown, in order. The query transformer reads the question with which a
+    picture comes in; it and the refiner run once for each picture.
+    """
+
+    def __init__(self, model: LyricsModel, pictures: Sequence[ImageLike] = (), *, max_new_tokens: int = 256) -> None:
+        self.model = model
+        self.max_new_tokens = max_new_tokens
+        self.history: list[Exchange] = []
+        self.encoded: Encoded | None = None
+        self._waiting = list(pictures)
+
+    def show(self, *pictures: ImageLike) -> None:
+        """Pictures that the next question is about."""
+        self._waiting += pictures
+
+    def ask(
+        self,
+        question: str,
+        *pictures: ImageLike,
+        phrases: Sequence[Sequence[str]] | None = None,
+        on_text: Callable[[str], None] | None = None,
+        max_new_tokens: int | None = None,
+    ) -> Answer:
+        """The answer to a question, which may bring more pictures in.
+
+        Args:
+            question: may hold boxes of the last picture, as ``<box 10 20 200 180>`` in its pixels.
+            pictures: paths or PIL images.
+            phrases: for each picture that comes in, what the detector looks for in place of the tagger's tags.
+            on_text: called with each piece of the answer as it is written.
+            max_new_tokens: tokens of the answer at most.
+
+        If anything is raised (``ImageError``, ``PromptError``, ``KeyboardInterrupt``), the conversation is as it was before.
+        """
+        if not question.strip():
+            raise PromptError("the prompt is empty; ask something.")
+        coming = [*self._waiting, *pictures]
+        encoded, indices = self.encoded, tuple[int, ...]()
+        if coming or encoded is None:
+            before = len(encoded.refinements) if encoded is not None else 0
+            new = self.model.look(coming, [question] * len(coming), phrases=phrases)
+            encoded = new if encoded is None else encoded.followed_by(new)
+            indices = tuple(range(before, len(encoded.refinements)))
+        size_px = encoded.refinements[-1].size_px if encoded.refinements else None
+        exchange = Exchange(with_boxes(question, size_px, self.model.spec.codec), None, indices)
+        (answer,) = self.model.answer(
+            [[*self.history, exchange]],
+            encoded,
+            max_new_tokens=max_new_tokens or self.max_new_tokens,
+            on_text=on_text,
+        )
+        self.encoded, self._waiting = encoded, []
+        self.history.append(replace(exchange, answer=answer.text))
+        return answer

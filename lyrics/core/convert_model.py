@@ -1,0 +1,201 @@
+"""A whole model of another project to a model folder of ours: ``spec.json`` and sharded safetensors.
+
+Parts that declare a converter for the format translate their own tensors. The image encoder, the projection and the language model are
+where transformers' BLIP-2 has them, and inside of them names are transformers' own, so they need no converter. What training needs and the
+source does not have (LoRA's matrices, heads of objectives) is initialised, always with the same values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from lyrics.core.build import build_part, build_resolved
+from lyrics.core.contracts import BuildContext
+from lyrics.core.conversion import Checkpoint, Piece, Plan, write_shards
+from lyrics.core.convert import Format, run_converter
+from lyrics.core.errors import WeightsError
+from lyrics.core.model import LyricsModel
+from lyrics.core.model_folder import SPEC_FILE
+from lyrics.core.resolve import Part, Resolved, resolve
+from lyrics.core.spec import dump
+from lyrics.core.weights import stored_tensors
+
+#: Spec path -> prefix of the part's keys in ``Blip2ForConditionalGeneration``, whose names the released Lyrics kept.
+_BLIP2 = {"image_encoder": "vision_model.", "language_model": "language_model."}
+_PROJECTION = "language_projection."
+_WORDS = "language_model.model.embed_tokens.weight"
+_SEED = 0
+_TOKENIZERS = (
+    "tokenizers are not converted: put the language model's into tokenizers/language_model and BERT's with [DEC] into "
+    "tokenizers/query_transformer of this folder"
+)
+
+
+def convert_model(checkpoint: Checkpoint, wanted: Format, resolved: Resolved, result: Path) -> Plan:
+    """Write the model that ``resolved`` describes to ``result``, filled from ``checkpoint``.
+
+    Raises ``WeightsError`` naming our tensor and the source's where one is missing or of another shape.
+    """
+    shapes = checkpoint.shapes()
+    resolved, notes = _with_vocabulary_of(shapes, resolved)
+    model = build_resolved(resolved, weights="meta")
+    plan = plan_model(model, resolved, checkpoint, shapes, wanted)
+    write_shards(result, plan.tensors, checkpoint, shapes)
+    dump(resolved.spec, result / SPEC_FILE)
+    return replace(plan, notes=(*notes, *plan.notes, _TOKENIZERS))
+
+
+def plan_model(
+    model: LyricsModel,
+    resolved: Resolved,
+    checkpoint: Mapping[str, torch.Tensor],
+    shapes: Mapping[str, torch.Tensor],
+    wanted: Format,
+) -> Plan:
+    """How every stored tensor of ``model`` (on the meta device) is made of the checkpoint's; ``shapes`` are those on that device."""
+    needed = {name: tensor.shape for name, tensor in stored_tensors(model).items()}
+    tensors = {f"projection.{name}": Piece((f"{_PROJECTION}{name}",)) for name in ("weight", "bias")}
+    new: list[str] = []
+    notes: list[str] = []
+    context = BuildContext(
+        "meta",
+        image_dim=model.encoder.feature_dim,  # type: ignore[arg-type]
+        local_dims={source: module.feature_dim for source, module in _local_sources(model).items()},  # type: ignore[misc]
+        query_dim=model.query_transformer.hidden_size,  # type: ignore[arg-type]
+        query_segments=model.query_transformer.segments,  # type: ignore[arg-type]
+    )
+    for path, part in resolved.parts.items():
+        prefix = _prefix(path)
+        own = [name.removeprefix(prefix) for name in needed if name.startswith(prefix)]
+        if not own:
+            continue
+        planned = _plan_part(model.get_submodule(prefix[:-1]), own, path, part, checkpoint, wanted, context)
+        values = _fresh(part, {name: needed[f"{prefix}{name}"] for name in planned.new if name in own}, context)
+        tensors |= {f"{prefix}{name}": piece for name, piece in planned.tensors.items()}
+        tensors |= {f"{prefix}{name}": _constant(value) for name, value in values.items()}
+        new += [f"{prefix}{name}" for name in planned.new]
+        notes += planned.notes
+    _check(needed, tensors, shapes, getattr(checkpoint, "path", "the checkpoint"))
+    return Plan({name: tensors[name] for name in needed}, tuple(new), notes=tuple(dict.fromkeys(notes)))
+
+
+def _prefix(path: str) -> str:
+    """Where a part of the spec is in ``LyricsModel``."""
+    return "encoder." if path == "image_encoder" else f"{path}."
+
+
+def _local_sources(model: LyricsModel) -> dict[str, nn.Module]:
+    experts = {} if model.refiner is None else model.refiner.experts
+    return {name: expert for name, expert in experts.items() if name != "tagger"}
+
+
+def _with_vocabulary_of(shapes: Mapping[str, torch.Tensor], resolved: Resolved) -> tuple[Resolved, tuple[str, ...]]:
+    """The spec with as many words as the language model of the source has: a padding token was added to it."""
+    stated = getattr(resolved.parts["language_model"].options, "vocab_size", None)
+    if stated is None or _WORDS not in shapes or shapes[_WORDS].shape[0] == stated:
+        return resolved, ()
+    found = shapes[_WORDS].shape[0]
+    changed = resolve(resolved.spec, {"language_model.options.vocab_size": found})
+    return changed, (f"language_model.options.vocab_size is {found} in the checkpoint and in spec.json, not {stated}",)
+
+
+def _plan_part(
+    module: nn.Module,
+    own: list[str],
+    path: str,
+    part: Part,
+    checkpoint: Mapping[str, torch.Tensor],
+    wanted: Format,
+    context: BuildContext,
+) -> Plan:
+    converter = wanted.converter_of(part.entry)
+    if converter is not None:
+        return run_converter(part.entry, converter, checkpoint, part.options, context)
+    if path in _BLIP2:
+        return _transformers_names(module, own, _BLIP2[path], part)
+    if path.startswith("objectives."):
+        return Plan({}, new=tuple(own))
+    raise WeightsError(
+        f"{path}: {part.label} has weights, and the format {wanted.name!r} has none for it. Give a --spec with a part that it has "
+        f"weights for, or with {path}: null."
+    )
+
+
+def _transformers_names(module: nn.Module, own: list[str], prefix: str, part: Part) -> Plan:
+    """A part that wraps one transformers model: names within it are the source's. PEFT puts ``base_layer`` into them and adds its own."""
+    from transformers import PreTrainedModel
+
+    where = next((f"{name}." for name, inner in module.named_modules() if isinstance(inner, PreTrainedModel)), None)
+    if where is None or not all(name.startswith(where) for name in own):
+        raise WeightsError(
+            f"{part.path}: {part.label} does not wrap a transformers model, whose tensors the format holds."
+        )
+    new = tuple(name for name in own if _is_lora(name))
+    kept = {name: name.removeprefix(where).replace(".base_layer.", ".") for name in own if name not in new}
+    return Plan({name: Piece((f"{prefix}{theirs}",)) for name, theirs in kept.items()}, new)
+
+
+def _is_lora(name: str) -> bool:
+    return ".lora_A." in name or ".lora_B." in name
+
+
+def _fresh(part: Part, shapes: Mapping[str, torch.Size], context: BuildContext) -> dict[str, torch.Tensor]:
+    """Initial values of new tensors of a part, the same in every run.
+
+    LoRA's as PEFT has them: A as a fresh linear layer, B zero, so that the model is unchanged. The language model itself is too large to be
+    built for them; other parts are built as they are for training.
+    """
+    if not shapes:
+        return {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_SEED)
+        if all(_is_lora(name) for name in shapes):
+            return {name: _lora(name, shape) for name, shape in shapes.items()}
+        state = build_part(part, replace(context, weights="random")).state_dict()
+    return {name: state[name] for name in shapes}
+
+
+def _lora(name: str, shape: torch.Size) -> torch.Tensor:
+    values = torch.zeros(shape)
+    return nn.init.kaiming_uniform_(values, a=math.sqrt(5)) if ".lora_A." in name else values
+
+
+@dataclass(frozen=True)
+class _Constant:
+    value: torch.Tensor
+
+    def __call__(self) -> torch.Tensor:
+        return self.value
+
+
+def _constant(value: torch.Tensor) -> Piece:
+    return Piece((), _Constant(value.detach()))
+
+
+def _check(
+    needed: Mapping[str, torch.Size],
+    tensors: Mapping[str, Piece],
+    shapes: Mapping[str, torch.Tensor],
+    source: object,
+) -> None:
+    problems = []
+    for name, shape in needed.items():
+        piece = tensors.get(name)
+        if piece is None:
+            problems.append(f"nothing is known to become {name} {list(shape)}")
+        elif absent := [key for key in piece.keys if key not in shapes]:
+            problems.append(f"{absent[0]} is missing, which becomes {name} {list(shape)}")
+        elif (found := piece.of(shapes).shape) != shape:
+            given = " and ".join(f"{key} {list(shapes[key].shape)}" for key in piece.keys)
+            problems.append(f"{given} gives {list(found)}, but {name} is {list(shape)}")
+    if problems:
+        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise WeightsError(
+            f"{source} does not fit the spec: {'; '.join(problems[:5])}{more}. Give a --spec with the checkpoint's parts and sizes."
+        )

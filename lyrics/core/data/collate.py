@@ -1,0 +1,196 @@
+"""A loader worker's last step: examples -> one batch of host tensors and texts, augmented and prepared for every expert.
+
+Everything here is a function of (seed, position); nothing depends on the worker, the rank or the batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from PIL import Image
+
+from lyrics.core.data.augmentation import Augmentation, moved_objects
+from lyrics.core.data.conversation import converse
+from lyrics.core.data.draws import generator
+from lyrics.core.data.mentions import CODEC
+from lyrics.core.data.stream import Example
+from lyrics.core.errors import DatasetError
+from lyrics.core.geometry import Frame
+from lyrics.core.processor import ModelImages, Processor
+from lyrics.core.prompts import Exchange
+from lyrics.core.refinement import Refinement
+from lyrics.core.types import DetectedObject, Sample, Turn
+
+Stage = Literal["pretrain", "instruct"]
+
+
+@dataclass(frozen=True, eq=False)
+class PretrainExamples:
+    """A batch of stage 1: B pictures with a caption each.
+
+    Args:
+        images: the pictures as each expert reads them.
+        captions: one description of each; may be empty.
+        positions: where each stands in the data order; fixes every random draw about it.
+        image_ids: identity of each picture before augmentation: samples of one picture are not each other's negatives.
+    """
+
+    images: ModelImages
+    captions: tuple[str, ...]
+    positions: tuple[int, ...]
+    image_ids: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+
+@dataclass(frozen=True, eq=False)
+class InstructionExamples:
+    """A batch of stage 2: conversations, and the pictures of all of them.
+
+    ``dialogues[i]`` names its pictures by their number in ``images``; a conversation may have none.
+    """
+
+    images: ModelImages
+    dialogues: tuple[tuple[Exchange, ...], ...]
+    positions: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+
+@dataclass(frozen=True, eq=False)
+class _Varied:
+    """An example after augmentation: ``known`` are the objects that go with its picture."""
+
+    sample: Sample
+    picture: Image.Image | None
+    known: tuple[DetectedObject, ...]
+
+
+class Collator:
+    """The ``collate_fn`` of a loader over a ``SampleStream``.
+
+    Args:
+        stage: what is made of the examples.
+        processor: prepares pictures for the experts of one model.
+        seed: of the run.
+        codec: how boxes are written in instructions and answers; the model's.
+        augmentation: None leaves pictures as they are.
+        refined: stored refinements by the picture's name in its data set. Their objects travel with the picture as ``known_objects``,
+            moved by the augmentation; without any, the sample's own objects do. Experts that look answers up (``cached``) read them,
+            others see for themselves.
+
+    Raises ``DatasetError`` for a picture that ``refined`` lacks, and for text alone in stage 1.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        processor: Processor,
+        *,
+        seed: int,
+        codec: str = CODEC,
+        augmentation: Augmentation | None = None,
+        refined: Mapping[str, Refinement] | None = None,
+    ) -> None:
+        self.stage, self.processor, self.seed, self.codec = stage, processor, seed, codec
+        self.augmentation, self.refined = augmentation, refined
+
+    def __call__(self, examples: Sequence[Example]) -> PretrainExamples | InstructionExamples:
+        return self._pretrain(examples) if self.stage == "pretrain" else self._instruct(examples)
+
+    def _varied(self, example: Example) -> _Varied:
+        sample, picture = example.sample, example.picture
+        if picture is None:
+            return _Varied(sample, None, ())
+        frame, min_visible = Frame.of(*picture.size), 0.0
+        if self.augmentation is not None:
+            min_visible = self.augmentation.min_visible
+            sample, picture, frame = self.augmentation(sample, picture, seed=self.seed, position=example.position)
+        return _Varied(sample, picture, self._known(example, sample, frame, min_visible))
+
+    def _unvaried(self, example: Example) -> _Varied:
+        frame = Frame.of(*example.picture.size) if example.picture is not None else None
+        known = () if frame is None else self._known(example, example.sample, frame, 0.0)
+        return _Varied(example.sample, example.picture, known)
+
+    def _known(self, example: Example, sample: Sample, frame: Frame, min_visible: float) -> tuple[DetectedObject, ...]:
+        if self.refined is None:
+            return sample.objects
+        stored = self.refined.get(example.sample.image or "")
+        if stored is None:
+            raise DatasetError(
+                f"{example.sample.image} (data set {example.data_set!r}, row {example.row}) is not among the stored refinements; "
+                "refine the whole data set first, or leave them out."
+            )
+        return moved_objects(stored.objects, frame, min_visible)
+
+    def _pretrain(self, examples: Sequence[Example]) -> PretrainExamples:
+        pictures, captions, known = [], [], []
+        for example in examples:
+            varied = self._varied(example)
+            if varied.picture is None:
+                raise DatasetError(
+                    f"data set {example.data_set!r}, row {example.row}: stage 1 aligns pictures with text, and this sample has no picture."
+                )
+            pictures.append(varied.picture)
+            choices = varied.sample.captions
+            draw = generator(self.seed, "caption", example.position)
+            captions.append(choices[int(draw.integers(len(choices)))] if choices else "")
+            known.append(varied.known)
+        return PretrainExamples(
+            self._images(pictures, examples, known),
+            tuple(captions),
+            tuple(example.position for example in examples),
+            tuple(_image_id(example) for example in examples),
+        )
+
+    def _instruct(self, examples: Sequence[Example]) -> InstructionExamples:
+        pictures: list[Image.Image] = []
+        known: list[tuple[DetectedObject, ...]] = []
+        shown: list[Example] = []
+        dialogues = []
+        for example in examples:
+            varied = self._varied(example)
+            turns = self._turns(example, varied)
+            if not turns:
+                # Augmentation cut off what the sample was about; as it was, it still teaches.
+                varied = self._unvaried(example)
+                turns = self._turns(example, varied)
+            indices: tuple[int, ...] = ()
+            if varied.picture is not None:
+                indices = (len(pictures),)
+                pictures.append(varied.picture)
+                known.append(varied.known)
+                shown.append(example)
+            dialogues.append(
+                tuple(
+                    Exchange(turn.instruction, turn.answer, () if number else indices)
+                    for number, turn in enumerate(turns)
+                )
+            )
+        positions = tuple(example.position for example in examples)
+        return InstructionExamples(self._images(pictures, shown, known), tuple(dialogues), positions)
+
+    def _turns(self, example: Example, varied: _Varied) -> tuple[Turn, ...]:
+        size = None if varied.picture is None else varied.picture.size
+        return converse(varied.sample, seed=self.seed, position=example.position, codec=self.codec, size=size)
+
+    def _images(
+        self,
+        pictures: Sequence[Image.Image],
+        examples: Sequence[Example],
+        known: Sequence[tuple[DetectedObject, ...]],
+    ) -> ModelImages:
+        names = [example.sample.image or "" for example in examples]
+        return self.processor.images(pictures, names=names, known_objects=known)
+
+
+def _image_id(example: Example) -> int:
+    """63 bits that name the picture: samples of one data set that share a picture share it."""
+    text = f"{example.data_set}\0{example.sample.image if example.sample.image is not None else example.row}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1

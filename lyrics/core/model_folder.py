@@ -1,0 +1,189 @@
+"""A model folder: what ``save_pretrained`` writes and ``from_pretrained`` reads.
+
+=========================  ==========================================================================================================
+``spec.json``              the resolved specification, with the distribution of every part
+``model.safetensors``      the tensors (``lyrics.core.weights``); all of them, or only those that training changes
+``frozen.json``            in the second case: for every part that is not stored, where it comes from and the sha256 of its tensors
+``tokenizers/``            one folder each for ``query_transformer`` and ``language_model``, where the part has one that can be saved
+``parts/``                 one folder for each expert that needs more than tensors (a tagger's names, a detector's tokenizer); see
+                           ``save_files`` and ``load_files`` in ``lyrics.core.contracts``
+``preprocessing.json``     how each expert prepares pictures; compared when the folder is read
+=========================  ==========================================================================================================
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lyrics.core.errors import WeightsError
+from lyrics.core.spec import ModelSpec, dump
+from lyrics.core.weights import digest, load_tensors, save_tensors, stored_tensors
+
+if TYPE_CHECKING:
+    from lyrics.core.model import LyricsModel
+
+SPEC_FILE = "spec.json"
+FROZEN_FILE = "frozen.json"
+PREPROCESSING_FILE = "preprocessing.json"
+TOKENIZERS = ("query_transformer", "language_model")
+#: Spec paths of the parts that no stage trains, and of the one that is trained in part, with the prefix of their tensors.
+_FROZEN_PARTS = {
+    "image_encoder": "encoder.",
+    "refiner.tagger": "refiner.tagger.",
+    "refiner.detector": "refiner.detector.",
+    "refiner.segmenter": "refiner.segmenter.",
+    "language_model": "language_model.",
+}
+
+
+def spec_file(folder: str | os.PathLike[str]) -> Path:
+    """The spec of a model folder. Raises ``WeightsError`` when ``folder`` is none."""
+    path = Path(folder) / SPEC_FILE
+    if not path.is_file():
+        raise WeightsError(f"{folder}: is not a model folder: it has no {SPEC_FILE}.")
+    return path
+
+
+def holds_all_tensors(folder: str | os.PathLike[str]) -> bool:
+    """Whether nothing but this folder is needed to load it."""
+    return not (Path(folder) / FROZEN_FILE).is_file()
+
+
+def save_folder(model: LyricsModel, folder: str | os.PathLike[str], *, trainable_only: bool = False) -> None:
+    """Write a model folder, which is made if need be.
+
+    Raises ``WeightsError`` for a model on the meta device (it has no values) and for one whose LoRA is merged.
+    """
+    if getattr(model.language_model, "lora_merged", False):
+        raise WeightsError("the language model's LoRA is merged into its weights; call unmerge_lora() before saving.")
+    path = Path(folder)
+    tensors = stored_tensors(model)
+    frozen = {name for name in tensors if is_frozen(model, name)} if trainable_only else set()
+    save_tensors({name: tensor for name, tensor in tensors.items() if name not in frozen}, path)
+    dump(model.spec, path / SPEC_FILE)
+    if trainable_only:
+        _write_json(path / FROZEN_FILE, {"parts": _references(model.spec, tensors, frozen)})
+    else:
+        (path / FROZEN_FILE).unlink(missing_ok=True)
+    prepared = {name: dataclasses.asdict(one) for name, one in model.processor.preprocessing.items()}
+    _write_json(path / PREPROCESSING_FILE, prepared)
+    for part, expert in _experts(model).items():
+        if hasattr(expert, "save_files"):
+            (path / "parts" / part).mkdir(parents=True, exist_ok=True)
+            expert.save_files(path / "parts" / part)
+    for part in TOKENIZERS:
+        tokenizer: Any = getattr(getattr(model, part), "tokenizer", None)
+        if hasattr(tokenizer, "save_pretrained"):
+            tokenizer.save_pretrained(path / "tokenizers" / part)
+
+
+def _experts(model: LyricsModel) -> dict[str, Any]:
+    return {"image_encoder": model.encoder, **(model.refiner.experts if model.refiner is not None else {})}
+
+
+def is_frozen(model: LyricsModel, name: str) -> bool:
+    """Whether no stage trains the tensor of that name: an expert's, or the language model's beside its adaptation."""
+    if name.startswith("language_model."):
+        return name.removeprefix("language_model.") not in model.adapted
+    return name.startswith(("encoder.", "refiner."))
+
+
+def _references(spec: ModelSpec, tensors: Mapping[str, torch.Tensor], frozen: set[str]) -> dict[str, dict[str, Any]]:
+    options = {path: slot for path, _, slot in spec.slots()}
+    found = {}
+    for path, prefix in _FROZEN_PARTS.items():
+        own = [(name, tensors[name]) for name in frozen if name.startswith(prefix)]
+        if own:
+            found[path] = {
+                "component": options[path].use,
+                "checkpoint": options[path].options.get("checkpoint"),
+                "tensors": len(own),
+                "sha256": digest(own),
+            }
+    return found
+
+
+def load_folder(
+    model: LyricsModel, folder: str | os.PathLike[str], *, base: str | os.PathLike[str] | None = None
+) -> None:
+    """Fill a model from a folder.
+
+    ``base`` is a model folder with the frozen parts, where this one leaves them out; without it, the model holds them already.
+
+    Raises ``WeightsError`` for tensors that are missing, unexpected or misshapen, and for other frozen parts than it was saved with.
+    """
+    path = Path(folder)
+    tensors = stored_tensors(model)
+    if holds_all_tensors(path):
+        load_tensors(tensors, path)
+    else:
+        frozen = {name for name in tensors if is_frozen(model, name)}
+        if base is not None:
+            load_tensors({name: tensors[name] for name in frozen}, base, others="ignore")
+        load_tensors({name: tensor for name, tensor in tensors.items() if name not in frozen}, path)
+        _compare(model.spec, tensors, frozen, path / FROZEN_FILE)
+    _load_tokenizers(model, path)
+    for part, expert in _experts(model).items():
+        if hasattr(expert, "load_files") and (path / "parts" / part).is_dir():
+            expert.load_files(path / "parts" / part)
+    _compare_preprocessing(model, path / PREPROCESSING_FILE)
+
+
+def _compare(spec: ModelSpec, tensors: Mapping[str, torch.Tensor], frozen: set[str], file: Path) -> None:
+    stored = _read_json(file).get("parts", {})
+    for path, now in _references(spec, tensors, frozen).items():
+        then = stored.get(path)
+        if not isinstance(then, dict) or then.get("sha256") != now["sha256"]:
+            known = then.get("checkpoint") if isinstance(then, dict) else None
+            raise WeightsError(
+                f"{file}: {path} is not the part that this model was trained with (sha256 differs"
+                f"{f'; that one was {known}' if known else ''}). Load it with the same weights and in the same dtype, or give the "
+                "folder of the whole model as base=."
+            )
+
+
+def _load_tokenizers(model: LyricsModel, folder: Path) -> None:
+    from transformers import AutoTokenizer
+
+    for part in TOKENIZERS:
+        place = folder / "tokenizers" / part
+        if place.is_dir():
+            try:
+                getattr(model, part).tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True)
+            except (OSError, ValueError) as error:
+                reason = str(error).splitlines()[0]
+                raise WeightsError(f"{place}: not a tokenizer that can be read: {reason}") from error
+
+
+def _compare_preprocessing(model: LyricsModel, file: Path) -> None:
+    if not file.is_file():
+        return
+    stored = _read_json(file)
+    for name, now in model.processor.preprocessing.items():
+        if name in stored and stored[name] != json.loads(json.dumps(dataclasses.asdict(now))):
+            warnings.warn(
+                f"{file}: {name} prepares pictures in another way than when this model was saved; its answers may differ.",
+                stacklevel=2,
+            )
+
+
+def _write_json(path: Path, data: Any) -> None:
+    path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path}: cannot be read: {error}.") from error
+    if not isinstance(found, dict):
+        raise WeightsError(f"{path}: should hold a JSON object.")
+    return found

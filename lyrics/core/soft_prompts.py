@@ -1,0 +1,56 @@
+"""Prompts as the embeddings that a language model reads: words through its table, pictures as their soft tokens.
+
+Shapes: B prompts, L tokens (padded), P pictures, Q soft tokens of a picture, D width of the embeddings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from lyrics.core.prompts import TokenPrompt
+
+
+@dataclass(frozen=True, eq=False)
+class SoftPrompts:
+    """A padded batch: embeddings [B,L,D], mask [B,L] (1 = read), and ids and targets [B,L] for the loss."""
+
+    embeddings_BLD: torch.Tensor
+    mask_BL: torch.Tensor
+    ids_BL: torch.Tensor
+    targets_BL: torch.Tensor
+
+
+def embed(
+    prompts: Sequence[TokenPrompt], soft_tokens_PQD: torch.Tensor, language_model: Any, side: Literal["left", "right"]
+) -> SoftPrompts:
+    """Pad on ``side`` and put each picture's soft tokens into its place.
+
+    Every picture that a prompt names must be a row of ``soft_tokens_PQD``.
+    """
+    device, queries = soft_tokens_PQD.device, soft_tokens_PQD.shape[1]
+    longest = max((len(prompt) for prompt in prompts), default=0)
+    ids_BL = torch.zeros(len(prompts), longest, dtype=torch.long)
+    mask_BL = torch.zeros(len(prompts), longest, dtype=torch.long)
+    targets_BL = torch.zeros(len(prompts), longest, dtype=torch.bool)
+    where: list[int] = []
+    which: list[int] = []
+    for row, prompt in enumerate(prompts):
+        start = longest - len(prompt) if side == "left" else 0
+        span = slice(start, start + len(prompt))
+        ids_BL[row, span] = torch.tensor(prompt.ids, dtype=torch.long)
+        targets_BL[row, span] = torch.tensor(prompt.targets, dtype=torch.bool)
+        mask_BL[row, span] = 1
+        for position, picture in prompt.slots:
+            where.append(row * longest + start + position)
+            which.append(picture)
+    embeddings_BLD = language_model.embed(ids_BL.to(device))
+    if where:
+        places = (torch.tensor(where)[:, None] + torch.arange(queries)).flatten().to(device)
+        values = soft_tokens_PQD[torch.tensor(which, device=device)].flatten(0, 1).to(embeddings_BLD.dtype)
+        flat = embeddings_BLD.flatten(0, 1).index_copy(0, places, values)
+        embeddings_BLD = flat.view(embeddings_BLD.shape)
+    return SoftPrompts(embeddings_BLD, mask_BL.to(device), ids_BL, targets_BL)

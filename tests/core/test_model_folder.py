@@ -1,0 +1,342 @@
+"""Model folders: trained parts alone, shards, tokenizers, the hub; and folders that lie."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lyrics.core.build import build_model
+from lyrics.core.errors import SpecError, WeightsError
+from lyrics.core.loading import load_model
+from lyrics.core.model import LyricsModel
+from lyrics.core.weights import INDEX_FILE, WEIGHTS_FILE, digest
+from tests.core.small import drawn
+from tests.core.test_model_steps import made
+
+
+@pytest.fixture(scope="module")
+def model() -> LyricsModel:
+    return made()
+
+
+@pytest.fixture(scope="module")
+def whole(model: LyricsModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    model.save_pretrained(folder)
+    return folder
+
+
+def same(first: LyricsModel, second: LyricsModel) -> bool:
+    one, two = first.state_dict(), second.state_dict()
+    return list(one) == list(two) and all(torch.equal(one[name], two[name]) for name in one)
+
+
+# --- trained parts alone ---
+
+
+def test_trained_parts_alone_come_back_onto_the_frozen_ones(model: LyricsModel, whole: Path, tmp_path: Path) -> None:
+    trained = made()
+    with torch.no_grad():
+        for stage in ("pretrain", "instruct"):
+            for parameter in trained.trainable_parameters(stage).values():
+                parameter.add_(0.25)
+    trained.save_pretrained(tmp_path, trainable_only=True)
+    stored = set(load_file(tmp_path / WEIGHTS_FILE))
+    names = {*trained.trainable_parameters("pretrain"), *trained.trainable_parameters("instruct")}
+    buffers = {name for name in stored if name not in dict(trained.named_parameters())}
+    assert stored - buffers <= names
+    assert not any(name.startswith(("encoder.", "refiner.")) for name in stored)
+    references = json.loads((tmp_path / "frozen.json").read_text())["parts"]
+    assert set(references) == {"image_encoder", "language_model"}  # cached experts have no tensors
+    assert references["image_encoder"]["component"] == "tiny-vit"
+    assert len(references["language_model"]["sha256"]) == 64
+    again = LyricsModel.from_pretrained(tmp_path, base=whole)
+    assert same(again, trained)
+    assert not same(again, model)
+    trained.save_pretrained(tmp_path)
+    assert not (tmp_path / "frozen.json").exists()
+    assert same(LyricsModel.from_pretrained(tmp_path), trained)
+
+
+def test_other_frozen_parts_are_refused(model: LyricsModel, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path / "trained", trainable_only=True)
+    other = made()
+    with torch.no_grad():
+        next(other.encoder.parameters()).add_(1)
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(
+        WeightsError, match=r"frozen\.json: image_encoder is not the part that this model was trained with"
+    ):
+        LyricsModel.from_pretrained(tmp_path / "trained", base=tmp_path / "other")
+    with pytest.raises(WeightsError, match="completes a folder of trained parts"):
+        build_model(model.spec, weights="random", base=tmp_path / "other")
+
+
+def test_frozen_parts_come_from_the_checkpoints_of_the_specification(tmp_path: Path) -> None:
+    """An image encoder and a language model from checkpoints: only what was trained is stored."""
+    from tests.plugins.causal_lm.test_causal_lm import make
+    from tests.plugins.clip_vit.test_clip_vit import SMALL, folder_of, whole_clip
+
+    base = make(adaptation="frozen", architecture="llama")
+    base.model.save_pretrained(tmp_path / "llama")
+    base.tokenizer.save_pretrained(tmp_path / "llama")
+    language_model = {**_numbers(base), "checkpoint": str(tmp_path / "llama"), "lora": {"rank": 2}}
+    (tmp_path / "clip").mkdir()
+    clip = folder_of(whole_clip(tiny_clip()), tmp_path / "clip")
+    first = made(
+        image_encoder={"use": "clip-vit", "options": {**SMALL, "layers": 3, "checkpoint": clip}},
+        language_model__options=language_model,
+    )
+    # What training starts from: the checkpoints, and new trained parts.
+    random_parts = {n for n in first.state_dict() if n.startswith(("query_transformer", "projection", "objectives"))}
+    first.save_pretrained(tmp_path / "start", trainable_only=True)
+    (tmp_path / "start" / "frozen.json").write_text('{"parts": {}}')
+    with pytest.raises(WeightsError, match="is not the part that this model was trained with"):
+        LyricsModel.from_pretrained(tmp_path / "start")
+    from lyrics.core import model_folder
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model_folder, "_compare", lambda *arguments: None)
+        trained = LyricsModel.from_pretrained(tmp_path / "start")
+    with torch.no_grad():
+        for parameter in trained.trainable_parameters("instruct").values():
+            parameter.add_(0.5)
+    trained.save_pretrained(tmp_path / "trained", trainable_only=True)
+    references = json.loads((tmp_path / "trained" / "frozen.json").read_text())["parts"]
+    assert references["language_model"]["checkpoint"] == str(tmp_path / "llama")
+    assert references["image_encoder"]["checkpoint"] == clip
+    again = LyricsModel.from_pretrained(tmp_path / "trained")
+    assert same(again, trained)
+    assert random_parts <= set(load_file(tmp_path / "trained" / WEIGHTS_FILE))
+
+
+def tiny_clip() -> Any:
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+    return CLIPVisionModel(CLIPVisionConfig(image_size=28, patch_size=14, **sizes)).eval()
+
+
+def _numbers(base: Any) -> dict[str, Any]:
+    config = base.model.config
+    return {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "num_layers": config.num_hidden_layers,
+        "num_heads": config.num_attention_heads,
+        "intermediate_size": config.intermediate_size,
+        "max_positions": config.max_position_embeddings,
+    }
+
+
+def test_merged_lora_is_not_saved(tmp_path: Path) -> None:
+    merged = made()
+    merged.merge_lora()
+    with pytest.raises(WeightsError, match=r"unmerge_lora\(\) before saving"):
+        merged.save_pretrained(tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+    frozen = made(language_model__options__adaptation="frozen")
+    with pytest.raises(WeightsError, match="no LoRA to merge: its adaptation is 'frozen'"):
+        frozen.merge_lora()
+
+
+# --- shards ---
+
+
+def sharded(source: Path, folder: Path) -> dict[str, Any]:
+    folder.mkdir()
+    (folder / "spec.json").write_bytes((source / "spec.json").read_bytes())
+    tensors = load_file(source / WEIGHTS_FILE)
+    names = sorted(tensors)
+    weight_map = {}
+    for number in range(3):
+        file = f"model-{number + 1:05}-of-00003.safetensors"
+        part = {name: tensors[name] for name in names[number::3]}
+        save_file(part, folder / file)
+        weight_map |= dict.fromkeys(part, file)
+    index = {"metadata": {"total_size": 1}, "weight_map": weight_map}
+    (folder / INDEX_FILE).write_text(json.dumps(index))
+    return index
+
+
+def test_shards_are_read_as_one(model: LyricsModel, whole: Path, tmp_path: Path) -> None:
+    sharded(whole, tmp_path / "shards")
+    assert same(LyricsModel.from_pretrained(tmp_path / "shards"), model)
+    model.save_pretrained(tmp_path / "shards")
+    assert not (tmp_path / "shards" / INDEX_FILE).exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (
+            lambda index: index["weight_map"].update({"projection.bias": "../else.safetensors"}),
+            "not the name of a safetensors",
+        ),
+        (
+            lambda index: index["weight_map"].update({"projection.bias": "weights.bin"}),
+            "not the name of a safetensors file",
+        ),
+        (
+            lambda index: index["weight_map"].update({"projection.bias": "gone.safetensors"}),
+            r"gone\.safetensors: no such file",
+        ),
+        (lambda index: index["weight_map"].pop("projection.bias"), "1 missing: projection.bias"),
+        (lambda index: index.pop("weight_map"), "not an index of shards"),
+        (lambda index: index.update(weight_map=[1]), "not an index of shards"),
+    ],
+)
+def test_indices_that_lie(change: Any, complaint: str, whole: Path, tmp_path: Path) -> None:
+    index = sharded(whole, tmp_path / "shards")
+    change(index)
+    (tmp_path / "shards" / INDEX_FILE).write_text(json.dumps(index))
+    with pytest.raises(WeightsError, match=complaint):
+        LyricsModel.from_pretrained(tmp_path / "shards")
+
+
+# --- folders that lie ---
+
+
+def header(folder: Path, change: Any) -> None:
+    """Rewrite the header of the weights."""
+    data = (folder / WEIGHTS_FILE).read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    written = json.loads(data[8 : 8 + length])
+    new = change(written)
+    text = new if isinstance(new, bytes) else json.dumps(new).encode()
+    (folder / WEIGHTS_FILE).write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda header: header | {"projection.bias": header["projection.bias"] | {"shape": [10**9]}},
+        lambda header: header | {"projection.bias": header["projection.bias"] | {"data_offsets": [0, 10**12]}},
+        lambda header: header | {"projection.bias": header["projection.bias"] | {"dtype": "PICKLE"}},
+        lambda header: b" " * (100 * 2**20 + 1),
+        lambda header: b"{" * 5000,
+        lambda header: b'{"__metadata__": {"a": 1}}',
+    ],
+    ids=["shape", "offsets", "dtype", "oversize", "nested", "metadata"],
+)
+def test_headers_that_lie_name_the_file(change: Any, model: LyricsModel, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path)
+    header(tmp_path, change)
+    with pytest.raises(WeightsError, match=r"model\.safetensors: not a readable safetensors file"):
+        LyricsModel.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "weights.pth", "last.ckpt", "model.pkl"])
+def test_pickles_are_named_and_never_opened(name: str, whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "spec.json").write_bytes((whole / "spec.json").read_bytes())
+    (tmp_path / name).write_bytes(b"cos\nsystem\n(S'echo broken > /tmp/broken'\ntR.")
+    with pytest.raises(WeightsError, match=f"{name} is a pickle, which could run code and is never read"):
+        LyricsModel.from_pretrained(tmp_path)
+
+
+def test_specification_of_another_model(whole: Path, tmp_path: Path) -> None:
+    other = made(query_transformer__options__num_visual=2)
+    other.save_pretrained(tmp_path)
+    (tmp_path / "spec.json").write_bytes((whole / "spec.json").read_bytes())
+    with pytest.raises(WeightsError, match=r"does not fit the model of spec\.json: 1 of another shape"):
+        LyricsModel.from_pretrained(tmp_path)
+
+
+def test_pictures_prepared_in_another_way_are_mentioned(whole: Path, tmp_path: Path, model: LyricsModel) -> None:
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "preprocessing.json"
+    file.write_text(file.read_text().replace('"bicubic"', '"nearest"').replace('"bilinear"', '"nearest"'))
+    with pytest.warns(UserWarning, match="prepares pictures in another way"):
+        LyricsModel.from_pretrained(tmp_path)
+
+
+# --- tokenizers ---
+
+
+def test_tokenizers_travel_with_the_model(tmp_path: Path) -> None:
+    from tests.core.test_prompts import merging_tokenizer
+
+    other = made(language_model__options__vocab_size=400)
+    other.language_model.tokenizer = merging_tokenizer()
+    expected = other.generate([drawn()], ["what is it?"], max_new_tokens=5)
+    other.save_pretrained(tmp_path)
+    again = LyricsModel.from_pretrained(tmp_path).eval()
+    assert again.language_model.tokenizer.get_vocab() == other.language_model.tokenizer.get_vocab()
+    assert again.query_transformer.special == other.query_transformer.special
+    assert again.generate([drawn()], ["what is it?"], max_new_tokens=5) == expected
+    (tmp_path / "tokenizers" / "language_model" / "tokenizer.json").write_text("{")
+    with pytest.raises(Exception, match="language_model") as caught:
+        LyricsModel.from_pretrained(tmp_path)
+    assert isinstance(caught.value, WeightsError)
+
+
+# --- names and the hub ---
+
+
+def test_model_by_whatever_name(
+    model: LyricsModel, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert same(load_model(str(whole)), model)
+    assert load_model("lyrics-tiny", weights="random").spec.image_encoder.use == "tiny-vit"
+    with pytest.raises(SpecError, match="is a saved model; its parts cannot be set"):
+        load_model(str(whole), overrides={"codec": "qwen"})
+    fetched: list[tuple[str, dict[str, Any]]] = []
+
+    def snapshot_download(name: str, **options: Any) -> str:
+        fetched.append((name, options))
+        return str(whole)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    again = LyricsModel.from_pretrained("someone/model", revision="v1", local_files_only=True)
+    assert same(again, model)
+    assert fetched[0][0] == "someone/model"
+    assert fetched[0][1]["revision"] == "v1"
+    assert not any("bin" in pattern or pattern == "*" for pattern in fetched[0][1]["allow_patterns"])
+    assert same(load_model("someone/model"), model)
+    with pytest.raises(WeightsError, match=r"no model folder './nowhere/model'"):
+        LyricsModel.from_pretrained("./nowhere/model")
+    assert len(fetched) == 2
+
+
+def test_push_uploads_what_save_writes(model: LyricsModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    class HfApi:
+        def __init__(self, token: Any = None) -> None:
+            seen["token"] = token
+
+        def create_repo(self, repo_id: str, **options: Any) -> Any:
+            seen["repo"] = (repo_id, options)
+            return SimpleNamespace(repo_id=repo_id)
+
+        def upload_folder(self, *, repo_id: str, folder_path: str, **options: Any) -> Any:
+            seen["files"] = sorted(path.name for path in Path(folder_path).iterdir())
+            return SimpleNamespace(commit_url=f"https://hub/{repo_id}/commit/1")
+
+    monkeypatch.setattr("huggingface_hub.HfApi", HfApi)
+    assert model.push_to_hub("someone/model", private=True, token="t") == "https://hub/someone/model/commit/1"
+    assert seen["repo"] == ("someone/model", {"private": True, "exist_ok": True})
+    assert seen["files"] == ["model.safetensors", "preprocessing.json", "spec.json", "tokenizers"]
+    model.push_to_hub("someone/model", trainable_only=True)
+    assert "frozen.json" in seen["files"]
+
+
+def test_digest_sees_every_change() -> None:
+    tensors = {"a": torch.arange(6.0), "b": torch.zeros(2, 2)}
+    first = digest(tensors.items())
+    assert first == digest(reversed(list(tensors.items())))
+    for change in (
+        {"a": torch.arange(6.0).view(2, 3)},
+        {"a": torch.arange(6.0).double()},
+        {"a": torch.arange(6.0) + 1e-6},
+        {"c": torch.zeros(0)},
+    ):
+        assert digest((tensors | change).items()) != first
+    assert digest([("a", torch.zeros(3, dtype=torch.bfloat16)), ("b", torch.tensor(1.0))])
