@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
-import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,43 +13,9 @@ from PIL import Image
 from lyrics.core.component import KINDS
 from lyrics.core.registry import default_registry
 from lyrics.core.spec import dump, loads
+from tests.commands import Run
 from tests.core.small import small
 from tests.fresh import fresh
-
-
-@dataclass(frozen=True)
-class Done:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def data(self) -> Any:
-        return json.loads(self.out)
-
-
-Run = Callable[..., Done]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """``run("list", "--json")`` in this process, as the ``lyrics`` command does it."""
-    from lyrics.cli import main
-
-    def command(*arguments: str) -> Done:
-        monkeypatch.setattr(sys, "argv", ["lyrics", *arguments])
-        capsys.readouterr()
-        code: Any = 0
-        with warnings.catch_warnings():  # main changes how warnings are shown
-            try:
-                main()
-            except SystemExit as exit_:
-                code = exit_.code or 0
-        captured = capsys.readouterr()
-        return Done(code, captured.out, captured.err)
-
-    return command
-
 
 # --- list ---
 

@@ -10,7 +10,7 @@ import warnings
 
 import typer
 
-from lyrics.cli import ask, bench, chat, check, conformance, convert, data, doctor, parts, quickstart, refine
+from lyrics.cli import ask, bench, chat, check, conformance, convert, data, doctor, parts, quickstart, refine, train
 from lyrics.core.errors import ImageError, LyricsError, PromptError, SpecError
 
 app = typer.Typer(
@@ -32,6 +32,8 @@ app.command("chat", short_help="A conversation about pictures.")(chat.chat)
 app.command("convert", cls=convert.ConvertCommand, short_help="Public checkpoints to safetensors that parts read.")(
     convert.convert
 )
+app.command("pretrain", short_help="Stage 1: align with four losses.")(train.pretrain)
+app.command("finetune", short_help="Stage 2: instruction tuning.")(train.finetune)
 app.add_typer(bench.app, name="bench", short_help="Benchmarks: correctness first, then time.")
 app.add_typer(data.app, name="data", short_help="Prepare, look at and check data sets.")
 app.command("quickstart", short_help="Compose lyrics-tiny and run a picture through it.")(quickstart.quickstart)

@@ -49,6 +49,8 @@ def ask(
     form = box_form(boxes)
     if draw is not None and not pictures:
         raise PromptError(f"--draw {draw}: there is no picture to draw on.")
+    if not question.strip():
+        raise PromptError("the prompt is empty; ask something.")
     missing = next((picture for picture in pictures if not Path(picture).is_file()), None)
     if missing is not None:
         raise ImageError(

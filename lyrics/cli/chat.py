@@ -90,9 +90,9 @@ def chat(
         except KeyboardInterrupt:
             print("\n(stopped; this question is not part of the conversation)", file=sys.stderr)
         except LyricsError as error:
-            print(f"lyrics: {error}", file=sys.stderr)
             if not interactive:
                 raise
+            print(f"lyrics: {error}", file=sys.stderr)
 
 
 def _write(text: str) -> None:

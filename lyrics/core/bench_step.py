@@ -193,14 +193,16 @@ def compare(
     objectives.to(device)
     parameters = [*query_transformer.parameters(), *objectives.parameters()]
     steps: dict[tuple[str, str], Step] = {}
+    counted: dict[tuple[str, str], Step] = {}
     built = (query_transformer, objectives)
     for label, lengths in (("padded", padded), ("true", true)):
         _, _, features, batch, negatives = build_case(batch_size, lengths, padded=padded, model=built, **case)
         features = _on(features, device)
         for name, function in (("N1", dense_losses), ("N3", cached_losses), ("packed", pretrain_losses)):
-            steps[name, label] = _autocast(
-                function, dtype, device, query_transformer, objectives, features, batch, negatives
-            )
+            arguments = (query_transformer, objectives, features, batch, negatives)
+            steps[name, label] = _autocast(function, dtype, device, *arguments)
+            # Operations are counted in fp32, whatever the type: there are as many, and some CPUs take ten times longer in bf16.
+            counted[name, label] = _autocast(function, "fp32", device, *arguments)
     synchronise = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
 
     rows: dict[tuple[str, str], dict[str, Any]] = {}
@@ -221,7 +223,7 @@ def compare(
     for key, step in steps.items():
         if key[1] == "true" and key[0] != "packed":
             continue  # the baselines' work does not depend on the true lengths
-        rows[key] |= {"saved_bytes": saved_bytes(step, parameters), "flops": counted_flops(step)}
+        rows[key] |= {"saved_bytes": saved_bytes(step, parameters), "flops": counted_flops(counted[key])}
     timed = [key for key in steps if key[0] == "packed" or key[1] == "padded"]
     times: dict[tuple[str, str], dict[str, list[float]]] = {key: {"forward": [], "both": []} for key in timed}
     for turn in range(rounds):

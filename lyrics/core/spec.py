@@ -126,7 +126,7 @@ class ModelSpec(_Frozen):
         """
         data = self.model_dump(mode="json")
         for path, value in sorted(overrides.items(), key=_replacements_first):
-            _set(data, path, value)
+            set_path(data, path, value, ModelSpec)
         return validate(data, type(self))
 
 
@@ -176,12 +176,12 @@ def _child(schema: Schema, key: str) -> Schema | None:
     return None if field is None else _schema_of(field.annotation)
 
 
-def _set(data: dict[str, Any], path: str, value: Any) -> None:
-    """Set ``path`` in the plain data of a ModelSpec, in place."""
+def set_path(data: dict[str, Any], path: str, value: Any, root: type[BaseModel]) -> None:
+    """Set a dotted path in the plain data of a ``root``, in place. Raises ``SpecError`` for one that does not exist."""
     keys = path.split(".")
     if not all(keys):
         raise SpecError(f"override {path!r}: a path is names joined by dots, such as refiner.detector.")
-    node, schema = data, cast(Schema, ModelSpec)
+    node, schema = data, cast(Schema, root)
     for depth, key in enumerate(keys):
         here = ".".join(keys[:depth])
         if not isinstance(node, dict):

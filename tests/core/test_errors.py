@@ -31,7 +31,7 @@ def test_what_a_user_wrote_wrongly_is_a_spec_error() -> None:
     ("name", "expected"),
     [
         ("groundng-dino", "grounding-dino"),
-        ("GROUNDING-DINO", None),
+        ("GROUNDING-DINO", "grounding-dino"),
         ("tiny-detecter", "tiny-detector"),
         ("x", None),
         ("", None),

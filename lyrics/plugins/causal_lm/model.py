@@ -212,9 +212,10 @@ def _from_numbers(options: CausalLMOptions) -> tuple[nn.Module, Any]:
 def _from_checkpoint(options: CausalLMOptions) -> tuple[nn.Module, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    quantization = _quantization(options.quantization)
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            options.checkpoint, use_safetensors=True, quantization_config=_quantization(options.quantization)
+            options.checkpoint, use_safetensors=True, quantization_config=quantization
         )
         tokenizer = AutoTokenizer.from_pretrained(options.checkpoint)
     except (OSError, ValueError) as error:

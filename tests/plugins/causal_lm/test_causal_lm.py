@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lyrics.core.contracts import BuildContext
-from lyrics.core.errors import SpecError, WeightsError
+from lyrics.core.errors import MissingRequirementError, SpecError, WeightsError
 from lyrics.core.spec import validate
 from lyrics.plugins.causal_lm import CausalLMOptions, lyrics_components
 from lyrics.plugins.causal_lm.model import CausalLM, build
@@ -91,3 +91,72 @@ def test_text_comes_back_exactly() -> None:
     ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
     assert tokenizer.decode(ids) == text
     assert not set(ids) & set(tokenizer.all_special_ids)
+
+
+def test_gradient_checkpointing_and_compilation_change_nothing_but_cost() -> None:
+    plain, checkpointed = make(), make(gradient_checkpointing=True)
+    checkpointed.load_state_dict(plain.state_dict())
+    ids = torch.tensor([[1, 9, 8, 7]])
+    gradients = []
+    for model in (plain, checkpointed):
+        model.train()
+        torch.manual_seed(0)
+        model(model.embed(ids).requires_grad_(), torch.ones_like(ids)).square().mean().backward()
+        gradients.append({name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+    inner = checkpointed.model.get_base_model()
+    assert inner.is_gradient_checkpointing if hasattr(inner, "is_gradient_checkpointing") else True
+
+
+@pytest.mark.slow
+def test_compiled_forward_is_the_same() -> None:
+    plain, compiled = make(), make(compile=True)
+    compiled.load_state_dict(plain.state_dict())
+    for length in (4, 7):
+        ids = torch.arange(length)[None] + 5
+        mask = torch.ones_like(ids)
+        torch.testing.assert_close(compiled(compiled.embed(ids), mask), plain(plain.embed(ids), mask))
+
+
+def test_chatml_ends_an_answer_at_the_end_of_its_turn() -> None:
+    from lyrics.core.tokenizers import byte_tokenizer
+
+    model = make(chat_template="chatml", adaptation="frozen")
+    assert model._ends() == [model.tokenizer.eos_token_id]
+    model.tokenizer = byte_tokenizer(("<pad>", "<s>", "</s>", "<|im_end|>"))
+    assert model._ends() == [2, 3]
+
+
+@pytest.mark.parametrize("bits", ["8bit", "4bit"])
+def test_quantization_needs_bitsandbytes_and_pretrained_weights(
+    bits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib.util
+
+    with pytest.raises(WeightsError, match="random weights are not quantized"):
+        make(quantization=bits)
+    with pytest.raises(SpecError, match="cannot be trained with adaptation full"):
+        make(quantization=bits, adaptation="full")
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else find(name))
+    with pytest.raises(MissingRequirementError, match=r"Run: pip install 'lyrics-vl\[quant\]'"):
+        make("pretrained", quantization=bits, checkpoint=str(tmp_path))
+
+
+@pytest.mark.parametrize("bits", ["8bit", "4bit"])
+def test_quantized_weights_answer_nearly_the_same(bits: str, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes", reason="the extra quant is not installed")
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_heads": 4}
+    whole = make(adaptation="frozen", **sizes)
+    whole.model.save_pretrained(tmp_path)
+    whole.tokenizer.save_pretrained(tmp_path)
+    small = make("pretrained", quantization=bits, checkpoint=str(tmp_path), **sizes)
+    assert any("bitsandbytes" in type(module).__module__ for module in small.modules())
+    ids = torch.tensor([[1, 9, 8, 7]])
+    near, exact = (model(model.embed(ids), torch.ones_like(ids)) for model in (small, whole))
+    assert torch.nn.functional.cosine_similarity(near.flatten(), exact.flatten(), dim=0) > 0.98
+    trained = [name for name, one in small.named_parameters() if one.requires_grad]
+    assert trained
+    assert all("lora_" in name for name in trained)

@@ -1,0 +1,87 @@
+"""From a configuration alone to a run: data sets, model and collation are built, then trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from lyrics.core.build import build_model
+from lyrics.core.data.augmentation import Augmentation
+from lyrics.core.data.build import build_dataset
+from lyrics.core.data.collate import Collator
+from lyrics.core.errors import LyricsError, SpecError
+from lyrics.core.refine_files import read_refinements
+from lyrics.core.refinement import Refinement
+from lyrics.core.training import checkpoint as checkpoints
+from lyrics.core.training.config import TrainConfig
+from lyrics.core.training.errors import CheckpointError
+from lyrics.core.training.loop import Evaluate, Outcome, say, train
+from lyrics.core.training.optimizer import load_parameters
+
+if TYPE_CHECKING:
+    from lyrics.core.contracts import Dataset
+    from lyrics.core.model import LyricsModel
+
+
+def run(config: TrainConfig, *, resume_from: str = "auto", evaluate: Evaluate | None = None) -> Outcome:
+    """Build everything that ``config`` names, and train it. Arguments and errors are those of ``lyrics.core.training.loop.train``."""
+    datasets = build_datasets(config)
+    refined = read_refined(config)
+    torch.manual_seed(config.seed)  # random weights are a function of the seed, and alike on all ranks
+    model = build_model(config.model.spec, weights=config.model.weights)
+    if config.model.start_from is not None:
+        start_from(model, config.model.start_from)
+    section = config.data.augmentation
+    augmentation = None if section is None else Augmentation(**section.model_dump())
+    collator = Collator(
+        config.stage,
+        model.processor,
+        seed=config.seed,
+        codec=model.spec.codec,
+        augmentation=augmentation,
+        refined=refined,
+    )
+    return train(config, model, datasets, collator, resume_from=resume_from, evaluate=evaluate)
+
+
+def build_datasets(config: TrainConfig) -> dict[str, Dataset]:
+    """Every data set of the mixture. Raises what ``build_dataset`` raises, with the place in the configuration."""
+    datasets = {}
+    for name, slot in config.data.sets.items():
+        try:
+            datasets[name] = build_dataset(slot.use, slot.options)
+        except LyricsError as error:
+            raise type(error)(f"data.sets.{name}: {error}") from error
+    return datasets
+
+
+def read_refined(config: TrainConfig) -> Mapping[str, Refinement] | None:
+    """The stored refinements that the configuration names, by picture. Raises ``SpecError`` where no expert would look at them."""
+    if config.data.refined is None:
+        return None
+    refiner = config.model.spec.refiner
+    parts = [refiner.tagger, refiner.detector, refiner.segmenter] if refiner is not None else []
+    if not any(slot is not None and slot.use.rpartition("/")[2] == "cached" for slot in parts):
+        raise SpecError(
+            f"data.refined={config.data.refined}: no part of the refiner reads stored objects. Give it some: "
+            "--set model.spec.refiner.detector='{use: cached, options: {missing: empty}}', and likewise for tagger and segmenter."
+        )
+    return {one.name: one for one in read_refinements(config.data.refined)}
+
+
+def start_from(model: LyricsModel, path: str) -> None:
+    """Load the trained tensors of a checkpoint, or of a run folder's newest one, over the model's. Raises ``CheckpointError``."""
+    folder: Path | None = Path(path)
+    assert folder is not None
+    if checkpoints.step_of(folder) is None:
+        folder = checkpoints.newest_valid(folder / "checkpoints", say)
+    if folder is None:
+        raise CheckpointError(f"model.start_from={path}: is neither a checkpoint nor a run folder that has one.")
+    tensors = checkpoints.load(folder).trained
+    own = dict(model.named_parameters())
+    wanted = {name: own[name] for name in tensors if name in own}
+    load_parameters(wanted, tensors, f"model.start_from: {folder / checkpoints.TRAINED_FILE}")
+    say(f"{len(wanted)} tensors from {folder}")

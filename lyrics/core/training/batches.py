@@ -1,0 +1,119 @@
+"""A run's data: the mixture it draws from, its digest, and the loader that hands out each step's micro-batches."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from lyrics.core.contracts import Dataset
+from lyrics.core.data.mixture import Mixture, Source
+from lyrics.core.data.sampler import StepSampler
+from lyrics.core.data.stream import SampleStream
+from lyrics.core.training.config import TrainConfig
+
+
+def build_mixture(config: TrainConfig, datasets: Mapping[str, Dataset]) -> Mixture:
+    """The order of the run over data sets by the configuration's names."""
+    sources = [
+        Source(name, len(datasets[name]), slot.weight, getattr(datasets[name], "shard_sizes", None))
+        for name, slot in config.data.sets.items()
+    ]
+    return Mixture(sources, config.seed)
+
+
+def data_facts(config: TrainConfig, mixture: Mixture) -> dict[str, Any]:
+    """What decides which samples a run sees and in which form, as plain data, with a digest of it all.
+
+    Folders are left out: the same files may lie elsewhere. So is the seed, which a checkpoint keeps by itself.
+    """
+    facts: dict[str, Any] = {
+        "order": Mixture(mixture.sources, 0).fingerprint(),
+        "sets": {
+            name: {
+                "use": slot.use,
+                "options": {key: value for key, value in slot.options.items() if key not in ("root", "images")},
+                "rows": source.rows,
+                "weight": slot.weight,
+            }
+            for (name, slot), source in zip(config.data.sets.items(), mixture.sources, strict=True)
+        },
+        "refined": None if config.data.refined is None else _sha256(config.data.refined),
+        "augmentation": None if config.data.augmentation is None else config.data.augmentation.model_dump(mode="json"),
+    }
+    facts["digest"] = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return facts
+
+
+def _sha256(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class MicroBatches:
+    """The ``batch_sampler`` of a loader: a ``StepSampler``'s steps, each cut into pieces of at most ``size`` positions."""
+
+    def __init__(self, steps: StepSampler, size: int | None) -> None:
+        self.steps = steps
+        self.share = steps.global_batch // steps.ranks
+        self.size = min(size or self.share, self.share)
+
+    @property
+    def per_step(self) -> int:
+        """Micro-batches of a step; the same on all ranks."""
+        return -(-self.share // self.size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for positions in self.steps:
+            for start in range(0, len(positions), self.size):
+                yield positions[start : start + self.size]
+
+    def __len__(self) -> int:
+        return len(self.steps) * self.per_step
+
+
+class StepLoader:
+    """Iterates over steps: a list of micro-batches, and the seconds that were spent waiting for it.
+
+    Args:
+        stream: samples by position.
+        batches: which positions, in which order.
+        collate: examples -> a micro-batch; runs in the workers.
+        workers: processes; 0 reads in this one.
+    """
+
+    def __init__(
+        self, stream: SampleStream, batches: MicroBatches, collate: Callable[[list[Any]], Any], workers: int
+    ) -> None:
+        self.per_step = batches.per_step
+        self.loader: DataLoader[Any] = DataLoader(
+            stream,  # type: ignore[arg-type]  # has __len__ and __getitem__
+            batch_sampler=batches,
+            collate_fn=collate,
+            num_workers=workers,
+            worker_init_fn=leave_signals_to_the_main_process,
+            # Draws no number from the global generator; what it gives the workers is not used.
+            generator=torch.Generator().manual_seed(0),
+        )
+
+    def __iter__(self) -> Iterator[tuple[list[Any], float]]:
+        found = iter(self.loader)
+        while True:
+            started = time.perf_counter()
+            step = [batch for _, batch in zip(range(self.per_step), found, strict=False)]
+            if not step:
+                return
+            assert len(step) == self.per_step
+            yield step, time.perf_counter() - started
+
+
+def leave_signals_to_the_main_process(worker: int) -> None:
+    """Ctrl-C and a scheduler's signal reach the whole process group; workers end when the main process tells them to, after its save."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,0 +1,257 @@
+"""One training run as plain data: ``TrainConfig``, its overrides, and its YAML file. Imports no torch.
+
+A file may name the model by a preset or a path, with overrides; what is kept and saved is always the whole specification::
+
+    stage: pretrain
+    out: runs/first
+    model: {spec: lyrics-tiny, overrides: {query_transformer.options.num_visual: 8}}
+    data: {sets: {scenes: {use: scenes, options: {task: caption}}}}
+    optimisation: {steps: 1000, global_batch: 32}
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from lyrics.core.errors import SpecError, UnknownNameError, did_you_mean
+from lyrics.core.registry import Registry
+from lyrics.core.resolve import read_spec, resolve
+
+# The rules of dotted paths are those of a model's specification.
+from lyrics.core.spec import ModelSpec, Slot, parse_yaml, set_path, validate
+
+Changeable = Literal["seed", "global_batch", "data"]
+_SPEC = "model.spec"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False, defer_build=True
+    )
+
+
+class ModelSection(_Section):
+    """The model, and the weights that training begins with."""
+
+    spec: ModelSpec = Field(description="the specification; in a file also a preset's name or a path")
+    weights: str = Field("pretrained", description="pretrained, random, or a model folder, as build_model has it")
+    start_from: str | None = Field(
+        None,
+        description="a run folder or checkpoint whose trained tensors are loaded over the weights: stage 2 starts from stage 1",
+    )
+
+
+class DataSlot(Slot):
+    """A data set of the mixture."""
+
+    weight: float | None = Field(
+        None, gt=0, description="share of samples, relative to the other weights; for all sets or for none"
+    )
+
+
+class AugmentationSection(_Section):
+    """Random resized crop and flip; fields as in ``lyrics.core.data.augmentation.Augmentation``."""
+
+    size: int | None = Field(None, ge=1, description="side in pixels of the crop; null leaves its own pixels")
+    scale: tuple[float, float] = Field((0.5, 1.0), description="smallest and largest share of the area that is kept")
+    ratio: tuple[float, float] = Field((3 / 4, 4 / 3), description="smallest and largest width / height")
+    flip: float = Field(0.5, ge=0, le=1, description="probability of mirroring, where the texts allow it")
+    min_visible: float = Field(0.2, ge=0, le=1, description="objects of which less is left are dropped")
+
+    @model_validator(mode="after")
+    def _ranges_rise(self) -> Self:
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError("scale must be two shares in (0, 1], the smaller first")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ValueError("ratio must be two positive numbers, the smaller first")
+        return self
+
+
+class DataSection(_Section):
+    """What is read, and how it is varied."""
+
+    sets: dict[str, DataSlot] = Field(min_length=1, description="data sets, by a name of your choice")
+    refined: str | None = Field(
+        None, description="objects.jsonl of 'lyrics refine', read by the experts named 'cached' instead of looking"
+    )
+    augmentation: AugmentationSection | None = Field(
+        AugmentationSection(), description="null leaves pictures as they are"
+    )
+    workers: int = Field(2, ge=0, description="loader processes per rank; the samples do not depend on it")
+
+
+class OptimisationSection(_Section):
+    """The paper's numbers are the defaults, where it gives them."""
+
+    steps: int = Field(ge=1, description="optimizer steps in all")
+    global_batch: int = Field(ge=1, description="samples per step, over all ranks and micro-batches")
+    micro_batch: int | None = Field(
+        None, ge=1, description="most samples of a rank in one forward pass; null takes its whole share"
+    )
+    learning_rate: float = Field(1e-4, gt=0, description="peak")
+    betas: tuple[float, float] = Field((0.9, 0.98), description="of AdamW")
+    weight_decay: float = Field(0.05, ge=0, description="not for biases, norms, the temperature and query tokens")
+    warmup_share: float = Field(0.15, ge=0, le=1, description="share of the steps in which the rate rises linearly")
+    clip_norm: float = Field(1.0, gt=0, description="largest norm of the whole gradient")
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="bf16: autocast; weights and their updates stay fp32"
+    )
+    compile: bool = Field(False, description="torch.compile the forward pass")
+    itc_negatives: Literal["global", "micro-batch"] = Field(
+        "global",
+        description="micro-batch allows several micro-batches in stage 1, each with the negatives of its own samples alone",
+    )
+
+
+class CheckpointSection(_Section):
+    """When to save."""
+
+    every_steps: int | None = Field(1000, ge=1, description="steps between saves")
+    every_minutes: float | None = Field(None, gt=0, description="minutes between saves; may be given with every_steps")
+    keep: int = Field(3, ge=2, description="newest checkpoints that are kept; older ones are deleted")
+
+
+class EvaluationSection(_Section):
+    """When to measure."""
+
+    every_steps: int | None = Field(None, ge=1, description="steps between evaluations; null: none")
+
+
+class LoggingSection(_Section):
+    """Where numbers go besides log.jsonl."""
+
+    every_steps: int = Field(1, ge=1, description="steps between lines of log.jsonl")
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field(
+        ("tensorboard",), description="tensorboard is left out with a line where it is not installed"
+    )
+
+
+class TrainConfig(_Section):
+    """A run of stage 1 (``pretrain``) or stage 2 (``instruct``)."""
+
+    stage: Literal["pretrain", "instruct"] = Field(description="stage 1 or stage 2")
+    out: str = Field(min_length=1, description="run folder")
+    seed: int = Field(0, ge=0, lt=2**63, description="fixes order, augmentation, masking, negatives, dropout")
+    device: Literal["auto", "cpu"] = Field("auto", description="auto: a GPU where there is one")
+    ranks: int | None = Field(
+        None, ge=1, description="processes that the run must have; null: as many as the launcher starts"
+    )
+    timeout_minutes: float = Field(10.0, gt=0, description="how long a rank waits for the others before it gives up")
+    allow_changed: tuple[Changeable, ...] = Field(
+        (), description="what may differ from the checkpoint that is resumed; samples are then repeated or missed"
+    )
+    model: ModelSection
+    data: DataSection
+    optimisation: OptimisationSection
+    checkpoint: CheckpointSection = CheckpointSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    logging: LoggingSection = LoggingSection()
+
+    def with_overrides(self, overrides: Mapping[str, Any]) -> TrainConfig:
+        """A copy with dotted paths set, e.g. ``{"optimisation.steps": 100, "model.spec.refiner.detector": "cached"}``.
+
+        Raises ``SpecError`` for a path that does not exist, with the nearest one that does.
+        """
+        inner = {p.removeprefix(f"{_SPEC}."): v for p, v in overrides.items() if p.startswith(f"{_SPEC}.")}
+        data = self.model_dump(mode="json")
+        try:
+            data["model"]["spec"] = self.model.spec.with_overrides(inner).model_dump(mode="json")
+        except SpecError as error:
+            raise SpecError("\n".join(f"{_SPEC}: {line}" for line in str(error).splitlines())) from None
+        outer = {path: value for path, value in overrides.items() if not path.startswith(f"{_SPEC}.")}
+        for path, value in sorted(outer.items(), key=lambda item: item[0].count(".")):
+            set_path(data, path, value, TrainConfig)
+        return validate(data, TrainConfig)
+
+
+def load_config(
+    source: str | Path | Mapping[str, Any],
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    registry: Registry | None = None,
+) -> TrainConfig:
+    """A configuration from a recipe's name (``lyrics.core.training.recipes``), a YAML or JSON file, or a mapping.
+
+    Component options are filled in and checked, so that what is saved says everything. Raises ``SpecError`` naming the file and the path
+    in it.
+    """
+    overrides = dict(overrides or {})
+    data, where = _read(source)
+    try:
+        _name_the_model(data, overrides)
+        _write_the_model_out(data, registry)
+        config = validate(data, TrainConfig)
+    except SpecError as error:
+        raise SpecError("\n".join(f"{where}{line}" for line in str(error).splitlines())) from None
+    config = config.with_overrides(overrides)
+    resolved = resolve(config.model.spec, registry=registry).spec
+    return config.model_copy(update={"model": config.model.model_copy(update={"spec": resolved})})
+
+
+def _read(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """Plain data, and what stands before messages about them."""
+    from lyrics.core.training.recipes import RECIPES
+
+    if isinstance(source, Mapping):
+        return dict(source), ""
+    path = Path(source)
+    if path.suffix in {".yaml", ".yml", ".json"}:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+            raise SpecError(f"{path}: cannot be read: {reason}.") from None
+        data = parse_yaml(text, source=str(path))
+        if not isinstance(data, dict):
+            raise SpecError(f"{path}: a training configuration is a mapping with keys such as stage and model.")
+        return data, f"{path}: "
+    name = str(source)
+    if name not in RECIPES:
+        raise UnknownNameError(
+            f"there is no recipe {name!r}, and a file ends in .yaml, .yml or .json.{did_you_mean(name, RECIPES)} "
+            f"Recipes: {', '.join(RECIPES)}."
+        )
+    return RECIPES[name]().model_dump(mode="json"), ""
+
+
+def _name_the_model(data: dict[str, Any], overrides: dict[str, Any]) -> None:
+    """``model.spec`` given as an override takes the place of the file's, overrides of that one included."""
+    if _SPEC not in overrides:
+        return
+    model = data.get("model")
+    kept = {key: value for key, value in model.items() if key != "overrides"} if isinstance(model, dict) else {}
+    data["model"] = {**kept, "spec": overrides.pop(_SPEC)}
+
+
+def _write_the_model_out(data: dict[str, Any], registry: Registry | None) -> None:
+    """Replace a preset's name or a path, and the overrides beside it, by the specification they stand for."""
+    model = data.get("model")
+    if not isinstance(model, Mapping) or "spec" not in model:
+        return  # validation says what is wrong
+    spec = model["spec"]
+    changes = model.get("overrides", {})
+    if not isinstance(changes, Mapping):
+        raise SpecError("model.overrides: is a mapping of dotted paths to values.")
+    if isinstance(spec, str) or changes:
+        try:
+            written = read_spec(spec, registry).with_overrides(changes)
+        except SpecError as error:
+            raise SpecError("\n".join(f"{_SPEC}: {line}" for line in str(error).splitlines())) from None
+        data["model"] = {**model, "spec": written.model_dump(mode="json")}
+    data["model"] = {key: value for key, value in data["model"].items() if key != "overrides"}
+
+
+def dump_config(config: TrainConfig) -> str:
+    """The configuration as YAML; ``load_config`` of it gives the same."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=120, allow_unicode=True)
+
+
+def digest(config: TrainConfig) -> str:
+    """sha256 of the configuration as YAML."""
+    return hashlib.sha256(dump_config(config).encode()).hexdigest()

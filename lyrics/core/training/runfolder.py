@@ -1,0 +1,118 @@
+"""The folder of a run: what it is made of, and what it records.
+
+====================  ====================================================================================
+``config.yaml``       the configuration, every default written out
+``spec.json``         the model's resolved specification
+``data.json``         what decides which samples are seen, with a digest
+``environment.json``  versions, devices, ranks
+``log.jsonl``         a line per step; losses also as ``float.hex()``, to compare runs bit by bit
+``anomalies.jsonl``   steps that were skipped, with the positions of their samples
+``bad_samples.jsonl`` the ledger of samples that could not be read
+``checkpoints/``      see ``lyrics.core.training.checkpoint``
+``report.html``       curves, the last evaluation, examples
+====================  ====================================================================================
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from lyrics.core.errors import SpecError
+from lyrics.core.spec import dump
+from lyrics.core.training.config import TrainConfig, dump_config
+from lyrics.core.training.errors import TrainingError
+
+
+class RunFolder:
+    """Paths of a run folder, and the first rank's writing in it."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.checkpoints = self.path / "checkpoints"
+        self.log_file = self.path / "log.jsonl"
+        self.anomalies_file = self.path / "anomalies.jsonl"
+        self.ledger_file = self.path / "bad_samples.jsonl"
+        self.report_file = self.path / "report.html"
+        self._lock: TextIO | None = None
+
+    def open(self) -> None:
+        """Make the folder if need be, and keep every other run out of it until this process ends.
+
+        Raises ``SpecError`` when it cannot be written, ``TrainingError`` when another run is in it.
+        """
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise SpecError(f"out: {self.path} cannot be written: {error.strerror}.") from error
+        try:
+            # A record lock: the system drops it when the process dies, and workers do not inherit it.
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise TrainingError(
+                f"{self.path}: another process is training in this folder; give another --out."
+            ) from error
+
+    def close(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def describe(self, config: TrainConfig, data: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
+        """Write what the run is made of."""
+        (self.path / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+        dump(config.model.spec, self.path / "spec.json")
+        for name, facts in (("data.json", data), ("environment.json", environment)):
+            (self.path / name).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+    def forget_after(self, step: int) -> None:
+        """Drop what was recorded after ``step`` finished steps: the run goes on from there, and does it again."""
+        for path in (self.log_file, self.anomalies_file):
+            if path.exists():
+                kept = [line for line in _lines(path) if line["step"] <= step]
+                aside = path.with_suffix(".tmp")
+                aside.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+                aside.replace(path)
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        _append(self.log_file, line)
+
+    def anomaly(self, line: Mapping[str, Any]) -> None:
+        """Every rank may write: lines do not mix."""
+        _append(self.anomalies_file, line)
+
+    def log_lines(self) -> Iterator[dict[str, Any]]:
+        """What was logged, in order."""
+        return _lines(self.log_file) if self.log_file.exists() else iter(())
+
+    def bad_samples(self) -> int:
+        """Entries in the ledger so far."""
+        if not self.ledger_file.exists():
+            return 0
+        with self.ledger_file.open("rb") as file:
+            return sum(1 for _ in file)
+
+
+def _append(path: Path, line: Mapping[str, Any]) -> None:
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        os.write(handle, (json.dumps(line) + "\n").encode())
+    finally:
+        os.close(handle)
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Records of a file; a line that a stopped process left unfinished is passed over."""
+    with path.open(encoding="utf-8") as file:
+        for text in file:
+            try:
+                line = json.loads(text)
+            except ValueError:
+                continue
+            if isinstance(line, dict):
+                yield line

@@ -1,0 +1,146 @@
+"""The real parts at their smallest: configuration -> data, model, collation -> both stages, one process and two, and the commands."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from lyrics.cli import train as commands
+from lyrics.core.errors import SpecError
+from lyrics.core.training.assemble import run
+from lyrics.core.training.checkpoint import TRAINED_FILE
+from lyrics.core.training.config import TrainConfig, dump_config, load_config
+from lyrics.core.training.errors import CheckpointError
+from lyrics.core.training.loop import Outcome
+from lyrics.core.training.tensor_file import read_tensors
+from tests.core.small import small
+from tests.core.training.processes import all_end, ranks
+from tests.core.training.runs import losses, trained
+
+CACHED = {"use": "cached", "options": {"missing": "empty"}}
+
+
+def settings(out: Path, stage: str, **changes: Any) -> TrainConfig:
+    """Four steps on scenes whose objects are known, without dropout; ``a__b`` in a keyword stands for ``a.b``."""
+    spec = small(
+        objectives={name: name for name in ("itc", "itm", "icg", "msp")},
+        refiner__tagger=CACHED,
+        refiner__detector=CACHED,
+        refiner__segmenter=CACHED,
+        query_transformer__options__hidden_dropout=0.0,
+        query_transformer__options__attention_dropout=0.0,
+        query_transformer__options__max_positions=256,
+        language_model__options__lora__dropout=0.0,
+    )
+    task = "caption" if stage == "pretrain" else "mixed"
+    base = {
+        "stage": stage,
+        "out": str(out),
+        "device": "cpu",
+        "model": {"spec": spec.model_dump(mode="json"), "weights": "random"},
+        "data": {
+            "sets": {"scenes": {"use": "scenes", "options": {"task": task, "scenes": 64}}},
+            "augmentation": {"flip": 0.5} if stage == "pretrain" else None,
+            "workers": 0,
+        },
+        "optimisation": {"steps": 4, "global_batch": 8, "learning_rate": 1e-3},
+        "checkpoint": {"every_steps": 2},
+        "logging": {"trackers": []},
+    }
+    return load_config(base, {path.replace("__", "."): value for path, value in changes.items()})
+
+
+def values(out: Path) -> list[dict[str, float]]:
+    return [{name: float.fromhex(text) for name, text in exact.items()} for _, exact in losses(out)]
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "instruct"])
+def test_a_stage_runs_resumes_and_does_not_depend_on_ranks(tmp_path: Path, stage: str) -> None:
+    assert run(settings(tmp_path / "one", stage)) == Outcome(4, stopped=False)
+    whole = losses(tmp_path / "one"), trained(tmp_path / "one")
+    names = {"pretrain": {"itc", "itm", "icg", "msp"}, "instruct": {"answer"}}[stage]
+    assert set(values(tmp_path / "one")[0]) == names | {"total"}
+    assert all(value > 0 and math.isfinite(value) for step in values(tmp_path / "one") for value in step.values())
+
+    run(
+        settings(tmp_path / "parts", stage, optimisation__steps=4),
+        resume_from=str(tmp_path / "one/checkpoints/step-00000002"),
+    )
+    assert losses(tmp_path / "parts") == whole[0][2:]
+    assert trained(tmp_path / "parts") == whole[1]
+
+    with ranks(2, tmp_path, run, settings(tmp_path / "two", stage, data__workers=1)) as children:
+        all_end(children, 120)
+    for have, want in zip(values(tmp_path / "two"), values(tmp_path / "one"), strict=True):
+        for name in want:
+            assert math.isclose(have[name], want[name], rel_tol=1e-6), name
+
+
+def test_stage_2_starts_from_stage_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(settings(tmp_path / "first", "pretrain", optimisation__steps=1))
+    newest = tmp_path / "first" / "checkpoints" / "step-00000001" / TRAINED_FILE
+    # So small a rate that what stage 2 has after a step is what it started from.
+    slow = {
+        "optimisation__steps": 1,
+        "optimisation__learning_rate": 1e-30,
+        "model__start_from": str(tmp_path / "first"),
+    }
+    run(settings(tmp_path / "second", "instruct", **slow))
+    assert "tensors from" in capsys.readouterr().err
+    before = read_tensors(newest)
+    after = read_tensors(tmp_path / "second" / "checkpoints" / "step-00000001" / TRAINED_FILE)
+    shared = set(before) & set(after)
+    assert any(name.startswith("query_transformer.") for name in shared)
+    assert all(before[name].equal(after[name]) for name in shared)
+    assert any(name.startswith("projection.") for name in after)
+
+
+def test_a_start_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"model\.start_from=.*: is neither a checkpoint nor a run folder"):
+        run(settings(tmp_path / "a", "instruct", model__start_from=str(tmp_path)))
+
+
+def test_a_data_set_that_cannot_be_built_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"data\.sets\.mine: coco: say where its files are"):
+        run(settings(tmp_path, "pretrain", data__sets={"mine": "coco"}))
+
+
+def test_refined_objects_need_an_expert_that_looks(tmp_path: Path) -> None:
+    config = settings(tmp_path, "pretrain", data__refined="objects.jsonl", model__spec__refiner=None)
+    with pytest.raises(SpecError, match=r"data\.refined=objects\.jsonl: no part of the refiner reads stored objects"):
+        run(config)
+
+
+# --- the commands ---
+
+
+@pytest.fixture
+def app() -> typer.Typer:
+    app = typer.Typer()
+    app.command("pretrain")(commands.pretrain)
+    app.command("finetune")(commands.finetune)
+    return app
+
+
+def test_a_configuration_file_is_trained_and_gone_on_with(tmp_path: Path, app: typer.Typer) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(dump_config(settings(tmp_path / "ignored", "pretrain")))
+    arguments = ["pretrain", str(file), "--out", str(tmp_path / "run"), "--set", "optimisation.global_batch=4"]
+    done = CliRunner().invoke(app, [*arguments, "--set", "optimisation.steps=1"], catch_exceptions=False)
+    assert done.stdout == f"done: 1 of 1 steps, in {tmp_path / 'run'}\n"
+    done = CliRunner().invoke(app, [*arguments, "--set", "optimisation.steps=2"], catch_exceptions=False)
+    assert "after 1 steps" in done.stderr
+    assert [step for step, _ in losses(tmp_path / "run")] == [1, 2]
+    assert not (tmp_path / "ignored").exists()
+    with pytest.raises(SpecError, match="--resume never"):
+        CliRunner().invoke(app, [*arguments, "--resume", "never"], catch_exceptions=False)
+
+
+def test_the_other_command_is_named(tmp_path: Path, app: typer.Typer) -> None:
+    with pytest.raises(SpecError, match=r"is a configuration of stage 'instruct'\. Run: lyrics finetune tiny-stage2"):
+        CliRunner().invoke(app, ["pretrain", "tiny-stage2"], catch_exceptions=False)

@@ -1,0 +1,169 @@
+"""Configurations: files, recipes, overrides, and what wrong ones are told. Nothing here needs torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lyrics.core.errors import SpecError
+from lyrics.core.training.config import TrainConfig, digest, dump_config, load_config
+from lyrics.core.training.recipes import RECIPES
+from tests.fresh import fresh
+
+MINIMAL: dict[str, Any] = {
+    "stage": "pretrain",
+    "out": "runs/a",
+    "model": {"spec": "lyrics-tiny"},
+    "data": {"sets": {"scenes": "scenes"}},
+    "optimisation": {"steps": 10, "global_batch": 4},
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_survives_its_file(name: str, tmp_path: Path) -> None:
+    config = load_config(name)
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(config))
+    assert load_config(path) == config
+    assert digest(load_config(path)) == digest(config)
+
+
+def test_loading_needs_no_torch() -> None:
+    done = fresh(
+        "from lyrics.core.training.config import load_config; load_config('paper-stage1'); load_config('tiny-stage2')"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_paper_s_numbers() -> None:
+    """Section 4 of arXiv 2312.05278."""
+    for name, stage, steps, batch in (
+        ("paper-stage1", "pretrain", 800_000, 512),
+        ("paper-stage2", "instruct", 300_000, 64),
+    ):
+        config = load_config(name)
+        settings = config.optimisation
+        assert (config.stage, settings.steps, settings.global_batch) == (stage, steps, batch)
+        assert (settings.learning_rate, settings.betas, settings.weight_decay) == (1e-4, (0.9, 0.98), 0.05)
+        assert settings.warmup_share == 0.15
+        assert config.data.augmentation is not None
+        assert config.data.augmentation.flip == 0.5
+        assert set(config.model.spec.objectives) == {"itc", "itm", "icg", "msp"}
+
+
+def test_a_preset_with_overrides_is_written_out() -> None:
+    model = {"spec": "lyrics-tiny", "overrides": {"query_transformer.options.num_visual": 8, "refiner.segmenter": None}}
+    config = load_config({**MINIMAL, "model": model})
+    spec = config.model.spec
+    assert spec.query_transformer.options["num_visual"] == 8
+    assert spec.refiner is not None
+    assert spec.refiner.segmenter is None
+    assert spec.query_transformer.options["num_heads"] == 4, "defaults are filled in"
+    assert "overrides" not in dump_config(config)
+
+
+def test_overrides_reach_everything() -> None:
+    config = load_config(
+        MINIMAL,
+        {
+            "model.spec.query_transformer.options.num_visual": 6,
+            "model.spec.objectives.itc.weight": 0.5,
+            "data.sets.more": {"use": "scenes", "weight": 2},
+            "data.sets.scenes.weight": 1,
+            "data.sets.scenes.options.task": "vqa",
+            "data.augmentation.flip": 0,
+            "optimisation.learning_rate": "1e-3",  # what YAML 1.1 makes of it
+            "checkpoint.keep": 5,
+            "allow_changed": ["data"],
+        },
+    )
+    assert config.model.spec.query_transformer.options["num_visual"] == 6
+    assert config.model.spec.objectives["itc"].weight == 0.5
+    assert {name: (slot.use, slot.weight) for name, slot in config.data.sets.items()} == {
+        "scenes": ("scenes", 1),
+        "more": ("scenes", 2),
+    }
+    assert config.data.sets["scenes"].options == {"task": "vqa"}
+    assert config.data.augmentation is not None
+    assert config.data.augmentation.flip == 0
+    assert (config.optimisation.learning_rate, config.checkpoint.keep) == (1e-3, 5)
+    assert config.allow_changed == ("data",)
+
+
+def test_another_model_drops_the_file_s_overrides() -> None:
+    model = {"spec": "lyrics-tiny", "weights": "random", "overrides": {"query_transformer.options.num_visual": 8}}
+    config = load_config({**MINIMAL, "model": model}, {"model.spec": "blip2-13b", "model.spec.refiner": None})
+    assert config.model.spec.query_transformer.options["num_visual"] == 32
+    assert config.model.weights == "random"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"optimisation.stepz": 1}, r"there is no optimisation\.stepz\. Did you mean 'steps'\?"),
+        ({"optimizer.steps": 1}, r"there is no optimizer\. Did you mean 'optimisation'\?"),
+        ({"optimisation.steps": 0}, r"optimisation\.steps: 0 is not allowed; should be greater than or equal to 1"),
+        ({"optimisation.steps.a": 0}, r"optimisation\.steps is \d+\. Set optimisation\.steps as a whole"),
+        ({"checkpoint.keep": 1}, r"checkpoint\.keep: 1 is not allowed; should be greater than or equal to 2"),
+        ({"data.sets.scenez.weight": 1}, r"there is no data\.sets\.scenez\. Did you mean 'scenes'\?"),
+        (
+            {"data.augmentation": None, "data.augmentation.flip": 0.5},
+            r"data\.augmentation is null\. Set data\.augmentation first",
+        ),
+        (
+            {"data.augmentation.scale": [0.8, 0.2]},
+            r"data\.augmentation.*scale must be two shares in \(0, 1\], the smaller first",
+        ),
+        ({"model.spec": "lyrics-tinny"}, r"model\.spec: no preset named 'lyrics-tinny'\. Did you mean 'lyrics-tiny'\?"),
+        ({"model.spec.refiner.tager": "x"}, r"model\.spec: override 'refiner\.tager': there is no refiner\.tager"),
+        (
+            {"model.spec.query_transformer.options.num_visual": 0},
+            r"query_transformer\.options\.num_visual: 0 is not allowed",
+        ),
+        ({"stage": "pretraining"}, r"stage: 'pretraining' is not allowed; allowed: 'pretrain' or 'instruct'"),
+        ({"optimisation.precision": "fp16"}, r"optimisation\.precision: 'fp16' is not allowed"),
+        ({"seed": -1}, r"seed: -1 is not allowed"),
+    ],
+)
+def test_a_wrong_value_is_named(overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        load_config(MINIMAL, overrides)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stage: pretrain", r"run\.yaml: out: is required and was not given"),
+        ("[1, 2]", r"run\.yaml: a training configuration is a mapping"),
+        ("stage: pretrain\nstage: instruct", r"run\.yaml, line 2: the key 'stage' is given twice"),
+        ("stage: [", r"run\.yaml, line \d+: not valid YAML"),
+        ("model: {spec: lyrics-tiny, overrides: 3}", r"run\.yaml: model\.overrides: is a mapping"),
+        (
+            "model: {spec: lyrics-tiny, weight: random}",
+            r"run\.yaml: model\.weight: unknown key\. Did you mean 'weights'\?",
+        ),
+        ("data: {sets: {}}", r"run\.yaml: data\.sets: "),
+    ],
+)
+def test_a_wrong_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "run.yaml").write_text(text)
+    with pytest.raises(SpecError, match=message):
+        load_config(tmp_path / "run.yaml")
+
+
+def test_what_is_neither_recipe_nor_file() -> None:
+    with pytest.raises(
+        SpecError, match=r"there is no recipe 'paper-stage3'.*Did you mean 'paper-stage[12]'\?.*Recipes: paper-stage1"
+    ):
+        load_config("paper-stage3")
+    with pytest.raises(SpecError, match=r"nowhere\.yaml: cannot be read: No such file"):
+        load_config("nowhere.yaml")
+
+
+def test_the_result_is_frozen() -> None:
+    config = load_config(MINIMAL)
+    assert isinstance(config, TrainConfig)
+    with pytest.raises(ValueError, match="frozen"):
+        config.seed = 3  # type: ignore[misc]

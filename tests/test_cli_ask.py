@@ -1,0 +1,270 @@
+"""``lyrics ask`` and ``lyrics chat``: good and bad input, boxes in every form, drawings, conversations from standard input."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from lyrics.core.answers import Answer
+from lyrics.core.geometry import Box
+from lyrics.core.model import LyricsModel
+from lyrics.core.refinement import Refinement
+from lyrics.core.spatial import SpatialObject, format_objects
+from lyrics.core.types import DetectedObject
+from tests.commands import Run
+from tests.core.small import drawn
+from tests.core.test_model_steps import made
+
+RED = Box(0.25, 0.25, 0.5, 0.5)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("model")
+    made().save_pretrained(path)
+    return str(path)
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> str:
+    drawn(200, 100).save(tmp_path / "picture.png")
+    return str(tmp_path / "picture.png")
+
+
+@pytest.fixture
+def refined(tmp_path: Path, picture: str) -> str:
+    """What the refiner saw in the picture."""
+    seen = Refinement((200, 100), objects=(DetectedObject("red circle", RED, 0.75),), name=picture)
+    file = tmp_path / "objects.jsonl"
+    file.write_text(json.dumps(seen.to_json()) + "\n")
+    return str(file)
+
+
+@pytest.fixture
+def says(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Lets the language model say something of use: ``says(text)``. The rest of the model runs as it is."""
+
+    def speak(text: str) -> list[list[int]]:
+        read: list[list[int]] = []
+
+        def generate(self: Any, embeddings: Any, mask: Any, *, max_new_tokens: int, on_token: Any = None) -> Any:
+            import torch
+
+            ids = [*self.tokenizer(text, add_special_tokens=False).input_ids, self.tokenizer.eos_token_id]
+            read.append([int(mask.sum()), max_new_tokens])
+            for token in ids if on_token is not None else ():
+                on_token(token)
+            return torch.tensor([ids])
+
+        monkeypatch.setattr("lyrics.plugins.causal_lm.model.CausalLM.generate", generate)
+        return read
+
+    return speak
+
+
+def pointing() -> str:
+    there = format_objects([SpatialObject("circle", RED)], "lyrics")
+    nothing = format_objects([SpatialObject("dog", Box(0.6, 0.6, 0.9, 0.9))], "lyrics")
+    return f"A {there} and a {nothing}."
+
+
+@pytest.mark.parametrize(
+    ("form", "key", "expected"),
+    [
+        ("original", "box_px", [50, 25, 100, 50]),
+        ("norm", "box_norm", [0.25, 0.25, 0.5, 0.5]),
+        ("0-999", "box_999", [250, 250, 500, 500]),
+    ],
+)
+def test_ask_gives_boxes_with_evidence(
+    form: str,
+    key: str,
+    expected: list[float],
+    run: Run,
+    folder: str,
+    picture: str,
+    says: Any,
+    tmp_path: Path,
+    refined: str,
+) -> None:
+    says(pointing())
+    model = ["--model", folder]
+    data = with_refined(run, ["ask", picture, "what?", *model, "--boxes", form, "--json"], refined, folder, tmp_path)
+    circle, dog = data["objects"]
+    assert circle[key] == pytest.approx(expected, abs=1)
+    assert (circle["supported"], circle["score"], circle["detected_as"]) == (True, 0.75, "red circle")
+    assert (dog["supported"], dog["score"], dog["detected_as"]) == (False, None, None)
+    assert data["plain_text"] == "A circle and a dog."
+    assert [name for name in circle if name.startswith("box")] == [key]
+
+
+def with_refined(run: Run, arguments: list[str], refined: str, folder: str, tmp_path: Path) -> Any:
+    """A saved model whose cached experts read the file."""
+    spec = json.loads((Path(folder) / "spec.json").read_text())
+    for part in ("tagger", "detector", "segmenter"):
+        spec["refiner"][part]["options"] = {"file": refined}
+    other = tmp_path / "with-refined"
+    other.mkdir(exist_ok=True)
+    for name in ("model.safetensors", "preprocessing.json"):
+        if not (other / name).exists():
+            (other / name).symlink_to(Path(folder) / name)
+    (other / "spec.json").write_text(json.dumps(spec))
+    arguments[arguments.index(folder)] = str(other)
+    done = run(*arguments)
+    assert done.code == 0, done.err
+    return json.loads(done.out) if "--json" in arguments else done.out
+
+
+def test_ask_prints_for_people_and_draws(
+    run: Run,
+    folder: str,
+    picture: str,
+    says: Any,
+    tmp_path: Path,
+    refined: str,
+) -> None:
+    says(pointing())
+    out = tmp_path / "new" / "drawn.png"
+    arguments = ["ask", picture, "what?", "--model", folder, "--draw", str(out)]
+    text = with_refined(run, arguments, refined, folder, tmp_path)
+    lines = text.splitlines()
+    assert lines[0] == "A circle and a dog."
+    assert lines[1].startswith("  circle: ")
+    assert "seen as 'red circle', score 0.75" in lines[1]
+    assert lines[2].endswith("(not seen by the refiner)")
+    assert lines[3] == f"drawn in {out}"
+    assert Image.open(out).size == (200, 100)
+
+
+def test_ask_about_several_pictures_or_none(run: Run, folder: str, picture: str, says: Any) -> None:
+    read = says("fine")
+    for pictures in ([], [picture], [picture, picture]):
+        done = run("ask", *pictures, "how?", "--model", folder, "--max-new-tokens", "9")
+        assert (done.code, done.out) == (0, "fine\n")
+    lengths = [length for length, _ in read]
+    assert lengths[2] - lengths[1] == lengths[1] - lengths[0] > 0
+    assert {tokens for _, tokens in read} == {9}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["nowhere.png", "what?"], "nowhere.png: no such picture. The last argument is the question"),
+        (["PICTURE"], "picture.png: is a picture; write the question after it"),
+        (["PICTURE", "  "], "the prompt is empty; ask something"),
+        (["PICTURE", "what?", "--boxes", "pixels"], "--boxes pixels: is one of original, norm, 0-999"),
+        (["PICTURE", "what?", "--dtype", "float23"], "Did you mean 'float32'?"),
+        (["PICTURE", "in <box 1 2 3>?"], "a box is four numbers in pixels"),
+        (["PICTURE", "in <box 0 0 500 50>?"], "does not lie in the picture, which is 200 x 100 pixels"),
+        (["PICTURE", "x" * 100_000], "the language model reads 512, 128 of which are kept for the answer"),
+        (["what?", "--draw", "a.png"], "--draw a.png: there is no picture to draw on"),
+        (["what?", "--set", "codec=qwen"], "is a saved model; its parts cannot be set"),
+    ],
+)
+def test_ask_says_what_is_wrong(
+    arguments: list[str],
+    complaint: str,
+    run: Run,
+    folder: str,
+    picture: str,
+) -> None:
+    done = run("ask", *[picture if one == "PICTURE" else one for one in arguments], "--model", folder)
+    assert done.code == 2
+    assert complaint in done.err
+    assert "Traceback" not in done.err
+    assert done.out == ""
+
+
+def test_ask_with_another_model(run: Run, picture: str) -> None:
+    done = run("ask", picture, "what?", "--model", "lyrics-tinny")
+    assert done.code != 0
+    assert "lyrics-tiny" in done.err
+    done = run("ask", picture, "what?", "--model", "./nowhere/model")
+    assert done.code != 0
+    assert "nowhere" in done.err
+
+
+# --- chat ---
+
+
+def test_chat_talks_line_by_line(
+    run: Run,
+    folder: str,
+    picture: str,
+    monkeypatch: pytest.MonkeyPatch,
+    says: Any,
+) -> None:
+    says("fine")
+    looked: list[int] = []
+    look = LyricsModel.look
+    monkeypatch.setattr(LyricsModel, "look", lambda self, p, *a, **k: looked.append(len(p)) or look(self, p, *a, **k))
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"how?\n\nand now?\n/image {picture}\nand this?\n/quit\nnever\n"))
+    done = run("chat", picture, "--model", folder, "--json")
+    assert done.code == 0, done.err
+    said = [json.loads(line) for line in done.out.splitlines()]
+    assert [one["question"] for one in said] == ["how?", "and now?", "and this?"]
+    assert {one["text"] for one in said} == {"fine"}
+    assert looked == [1, 1]
+
+
+def test_chat_streams_and_draws(
+    run: Run,
+    folder: str,
+    picture: str,
+    monkeypatch: pytest.MonkeyPatch,
+    says: Any,
+    tmp_path: Path,
+) -> None:
+    says(pointing())
+    monkeypatch.setattr("sys.stdin", io.StringIO("what?\n"))
+    done = run("chat", picture, "--model", folder, "--draw", str(tmp_path / "d.png"))
+    assert done.code == 0, done.err
+    assert done.out.startswith(pointing())
+    assert "circle: " in done.out
+    assert (tmp_path / "d.png").exists()
+
+
+def test_ctrl_c_stops_an_answer_and_not_the_conversation(
+    run: Run,
+    folder: str,
+    picture: str,
+    monkeypatch: pytest.MonkeyPatch,
+    says: Any,
+) -> None:
+    says("fine")
+    from lyrics.core.chat import Chat
+
+    ask, asked = Chat.ask, []
+
+    def interrupted(self: Chat, question: str, *arguments: Any, **options: Any) -> Answer:
+        asked.append(question)
+        if question == "long?":
+            raise KeyboardInterrupt
+        return ask(self, question, *arguments, **options)
+
+    monkeypatch.setattr(Chat, "ask", interrupted)
+    monkeypatch.setattr("sys.stdin", io.StringIO("how?\nlong?\nand?\n"))
+    done = run("chat", picture, "--model", folder, "--json")
+    assert done.code == 0
+    assert asked == ["how?", "long?", "and?"]
+    assert len(done.out.splitlines()) == 2
+    assert "stopped; this question is not part of the conversation" in done.err
+
+
+def test_chat_from_a_file_stops_at_what_cannot_be_done(
+    run: Run,
+    folder: str,
+    picture: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("in <box 0 0 900 900>?\nnever\n"))
+    done = run("chat", picture, "--model", folder)
+    assert done.code == 2
+    assert done.err.count("does not lie in the picture") >= 1
+    done = run("chat", "nowhere.png", "--model", folder)
+    assert (done.code, done.err) == (2, "lyrics: nowhere.png: no such picture.\n")
