@@ -156,7 +156,7 @@ class LanguageModel(Protocol):
 class Objective(Protocol):
     """Says which streams it needs, and turns their outputs into a (sum, count) of its loss.
 
-    See ``lyrics.core.training.step``: two more methods, ``similarity`` and ``negative_streams``, are optional.
+    See ``lyrics.core.training.step``: three more methods, ``similarity``, ``negative_streams`` and ``accuracy``, are optional.
     """
 
     def streams(self, batch: PretrainBatch) -> Sequence[Stream]: ...

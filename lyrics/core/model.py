@@ -28,7 +28,7 @@ from lyrics.core.streams import QUERY_SEGMENTS, Features, SpecialTokens, Stream,
 from lyrics.core.text_stream import TextStream
 from lyrics.core.training.batch import PretrainBatch, Spatial, Units
 from lyrics.core.training.negatives import Negatives
-from lyrics.core.training.step import Loss, pretrain_losses
+from lyrics.core.training.step import Loss, pretrain_losses, pretrain_state
 
 if TYPE_CHECKING:
     from lyrics.core.chat import Chat
@@ -218,6 +218,24 @@ class LyricsModel(nn.Module):
 
         Raises ``ValueError`` for a model without objectives.
         """
+        features, texts = self._pretraining_inputs(batch, seed, step)
+        objectives = dict(self.objectives.items())
+        return pretrain_losses(self.query_transformer, objectives, features, texts, negatives)
+
+    def pretraining_accuracy(
+        self, batch: PretrainExamples, *, seed: int = 0, step: int = 0
+    ) -> dict[str, tuple[int, int]]:
+        """What the objectives get right on a batch: name -> (how many, of how many)."""
+        features, texts = self._pretraining_inputs(batch, seed, step)
+        state = pretrain_state(self.query_transformer, dict(self.objectives.items()), features, texts)
+        found: dict[str, tuple[int, int]] = {}
+        objectives: dict[str, Any] = dict(self.objectives.items())
+        for objective in objectives.values():
+            if hasattr(objective, "accuracy"):
+                found |= objective.accuracy(state)
+        return found
+
+    def _pretraining_inputs(self, batch: PretrainExamples, seed: int, step: int) -> tuple[Features, PretrainBatch]:
         if not self.objectives:
             raise ValueError("this model has no objectives, so there is nothing to pretrain; set spec.objectives")
         images = batch.images.to(self.device, self.dtype)
@@ -231,8 +249,7 @@ class LyricsModel(nn.Module):
             step,
             torch.tensor(batch.image_ids, dtype=torch.int64),
         )
-        objectives = dict(self.objectives.items())
-        return pretrain_losses(self.query_transformer, objectives, features, texts, negatives)
+        return features, texts
 
     def instruction_step(self, batch: InstructionExamples, *, longest: int | None = None) -> dict[str, Loss]:
         """Stage 2 (section 3.3): next-token loss on answers and what ends them, as one sum and count called ``answer``.

@@ -15,9 +15,11 @@ from lyrics.core.data.collate import Collator
 from lyrics.core.errors import LyricsError, SpecError
 from lyrics.core.refine_files import read_refinements
 from lyrics.core.refinement import Refinement
+from lyrics.core.spec import Slot
 from lyrics.core.training import checkpoint as checkpoints
 from lyrics.core.training.config import TrainConfig
 from lyrics.core.training.errors import CheckpointError
+from lyrics.core.training.held_out import HeldOut
 from lyrics.core.training.loop import Evaluate, Outcome, say, train
 from lyrics.core.training.optimizer import load_parameters
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
 def run(config: TrainConfig, *, resume_from: str = "auto", evaluate: Evaluate | None = None) -> Outcome:
     """Build everything that ``config`` names, and train it. Arguments and errors are those of ``lyrics.core.training.loop.train``."""
-    datasets = build_datasets(config)
+    datasets = build_datasets(config.data.sets, "data.sets")
     refined = read_refined(config)
     torch.manual_seed(config.seed)  # random weights are a function of the seed, and alike on all ranks
     model = build_model(config.model.spec, weights=config.model.weights)
@@ -44,17 +46,24 @@ def run(config: TrainConfig, *, resume_from: str = "auto", evaluate: Evaluate | 
         augmentation=augmentation,
         refined=refined,
     )
+    if evaluate is None and config.evaluation.every_steps is not None:
+        if not config.evaluation.sets:
+            raise SpecError("evaluation.every_steps: is set, but evaluation.sets names no data set to measure on.")
+        held_out = build_datasets(config.evaluation.sets, "evaluation.sets")
+        # Held-out samples are not varied.
+        plain = Collator(config.stage, model.processor, seed=config.seed, codec=model.spec.codec, refined=refined)
+        evaluate = HeldOut(config, held_out, plain)
     return train(config, model, datasets, collator, resume_from=resume_from, evaluate=evaluate)
 
 
-def build_datasets(config: TrainConfig) -> dict[str, Dataset]:
-    """Every data set of the mixture. Raises what ``build_dataset`` raises, with the place in the configuration."""
+def build_datasets(slots: Mapping[str, Slot], where: str) -> dict[str, Dataset]:
+    """Every data set that is named. Raises what ``build_dataset`` raises, with the place in the configuration."""
     datasets = {}
-    for name, slot in config.data.sets.items():
+    for name, slot in slots.items():
         try:
             datasets[name] = build_dataset(slot.use, slot.options)
         except LyricsError as error:
-            raise type(error)(f"data.sets.{name}: {error}") from error
+            raise type(error)(f"{where}.{name}: {error}") from error
     return datasets
 
 

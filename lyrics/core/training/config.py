@@ -118,9 +118,13 @@ class CheckpointSection(_Section):
 
 
 class EvaluationSection(_Section):
-    """When to measure."""
+    """When to measure, and on what: samples that training does not see."""
 
     every_steps: int | None = Field(None, ge=1, description="steps between evaluations; null: none")
+    sets: dict[str, Slot] = Field(default_factory=dict, description="held-out data sets, by a name of your choice")
+    samples: int = Field(128, ge=1, description="samples of each set, spread evenly over it and shared by the ranks")
+    batch: int = Field(32, ge=1, description="samples of a rank that go through together; retrieval is among them")
+    max_new_tokens: int = Field(64, ge=1, description="tokens of an answer at most; stage 2")
 
 
 class LoggingSection(_Section):

@@ -27,6 +27,7 @@ from lyrics.core.training.config import TrainConfig, digest
 from lyrics.core.training.disk import Disk
 from lyrics.core.training.engine import StageModule, StepEngine
 from lyrics.core.training.errors import TrainingError
+from lyrics.core.training.held_out import Evaluation
 from lyrics.core.training.optimizer import build_optimizer, load_optimizer, load_parameters, optimizer_tensors
 from lyrics.core.training.recorder import Recorder
 from lyrics.core.training.reduction import Flags, any_rank, peers_alive, together
@@ -38,7 +39,7 @@ from lyrics.core.training.writer import MAX_FAILURES, CheckpointWriter
 #: Steps in a row that may be skipped for a loss or a gradient that is not finite.
 MAX_SKIPPED = 5
 
-Evaluate = Callable[[Any, int], Mapping[str, float]]
+Evaluate = Callable[[Any, int], Evaluation]
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def train(
         datasets: by the names of ``config.data.sets``.
         collate: examples -> one micro-batch; runs in loader workers.
         resume_from: ``auto``, ``never``, or the path of a checkpoint or a run folder.
-        evaluate: called on all ranks as ``evaluate(model, step)``, in evaluation mode; the first rank's numbers are recorded.
+        evaluate: called on all ranks as ``evaluate(model, step)``, in evaluation mode; what the first rank gets is recorded.
         disk: how checkpoints are written.
 
     Raises:

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from lyrics.core.presets import lyrics_13b, lyrics_tiny
+from lyrics.core.spec import Slot
 from lyrics.core.training.config import (
     AugmentationSection,
     CheckpointSection,
     DataSection,
     DataSlot,
+    EvaluationSection,
     LoggingSection,
     ModelSection,
     OptimisationSection,
@@ -78,6 +80,12 @@ def paper_stage2() -> TrainConfig:
     )
 
 
+def _on_scenes(task: str) -> EvaluationSection:
+    return EvaluationSection(
+        every_steps=500, sets={"scenes": Slot(use="scenes", options={"task": task, "split": "validation"})}
+    )
+
+
 def tiny_stage1() -> TrainConfig:
     """Stage 1 of ``lyrics-tiny`` on the embedded scenes: runs on a laptop's CPU."""
     return TrainConfig(
@@ -91,6 +99,7 @@ def tiny_stage1() -> TrainConfig:
         ),
         optimisation=OptimisationSection(steps=2000, global_batch=32, learning_rate=5e-4),
         checkpoint=CheckpointSection(every_steps=200),
+        evaluation=_on_scenes("caption"),
     )
 
 
@@ -106,6 +115,7 @@ def tiny_stage2() -> TrainConfig:
         ),
         optimisation=OptimisationSection(steps=2000, global_batch=32, learning_rate=5e-4),
         checkpoint=CheckpointSection(every_steps=200),
+        evaluation=_on_scenes("mixed"),
     )
 
 

@@ -6,10 +6,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from accelerate import Accelerator
+from PIL.Image import Image
 
 from lyrics.core.training.config import TrainConfig
 from lyrics.core.training.engine import StepResult
+from lyrics.core.training.held_out import Evaluation
 from lyrics.core.training.progress import StepProgress
 from lyrics.core.training.runfolder import RunFolder
 
@@ -59,10 +62,21 @@ class Recorder:
             step, result.means, result.learning_rate, samples_per_s, self.skipped, self._count_bad_samples()
         )
 
-    def evaluation(self, step: int, found: Mapping[str, float]) -> None:
-        if self.progress is not None:
-            self.folder.log({"step": step, "evaluation": dict(found)})
-            self._track(step, "evaluation", found)
+    def evaluation(self, step: int, found: Evaluation) -> None:
+        if self.progress is None:
+            return
+        self.folder.log({"step": step, "evaluation": dict(found.numbers)})
+        self._track(step, "evaluation", found.numbers)
+        self.folder.write_examples(step, found.shown)
+        for number, one in enumerate(found.shown):
+            if one.picture is not None:
+                self._track_picture(step, f"examples/{number}", one.picture, f"{one.question} -> {one.found}")
+
+    def _track_picture(self, step: int, name: str, picture: Image, caption: str) -> None:
+        for tracker in self.accelerator.trackers:
+            if tracker.name == "tensorboard":
+                tracker.writer.add_image(name, np.asarray(picture), step, dataformats="HWC")  # type: ignore[attr-defined]
+                tracker.writer.add_text(name, caption, step)  # type: ignore[attr-defined]
 
     def _track(self, step: int, group: str, numbers: Mapping[str, float]) -> None:
         self.accelerator.log({f"{group}/{name}": value for name, value in numbers.items()}, step=step)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -68,8 +69,10 @@ def write_report(folder: RunFolder, config: TrainConfig, stream: SampleStream, s
         parts += [_figure(name, points) for name, points in evaluations.items() if len(points) > 1]
     else:
         parts.append("<p>None was made.</p>")
+    if (folder.examples / "examples.jsonl").is_file():
+        parts += ["<h2>What the model makes of held-out samples</h2>", _held_out(folder)]
     parts += [
-        "<h2>Examples</h2>",
+        "<h2>Training samples</h2>",
         "<p>The first samples of the run's order, before augmentation.</p>",
         _examples(stream),
     ]
@@ -116,6 +119,19 @@ def curve(points: Sequence[tuple[int, float]]) -> str:
     )
 
 
+def _held_out(folder: RunFolder) -> str:
+    rows = []
+    for text in (folder.examples / "examples.jsonl").read_text(encoding="utf-8").splitlines():
+        line = json.loads(text)
+        picture = ""
+        if line["picture"] is not None:
+            with Image.open(folder.examples / line["picture"]) as opened:
+                picture = _picture(opened.convert("RGB"), 2 * _THUMBNAIL)
+        words = f"{escape(line['question'])}<br>expected: {escape(line['expected'])}<br><b>{escape(line['found'])}</b>"
+        rows.append(f"<tr><td>{picture}</td><td>{words}<br><small>after step {line['step']:,}</small></td></tr>")
+    return f"<table>{''.join(rows)}</table>"
+
+
 def _examples(stream: SampleStream) -> str:
     rows = []
     for position in range(_EXAMPLES):
@@ -131,9 +147,9 @@ def _examples(stream: SampleStream) -> str:
     return f"<table>{''.join(rows)}</table>"
 
 
-def _picture(picture: Image.Image) -> str:
+def _picture(picture: Image.Image, side: int = _THUMBNAIL) -> str:
     small = picture.copy()
-    small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    small.thumbnail((side, side))
     file = io.BytesIO()
     small.save(file, format="JPEG", quality=80)
     return f"<img alt='' src='data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}'>"

@@ -9,6 +9,7 @@
 ``anomalies.jsonl``   steps that were skipped, with the positions of their samples
 ``bad_samples.jsonl`` the ledger of samples that could not be read
 ``checkpoints/``      see ``lyrics.core.training.checkpoint``
+``examples/``         held-out samples of the last evaluation with what the model made of them
 ``report.html``       curves, the last evaluation, examples
 ====================  ====================================================================================
 """
@@ -18,7 +19,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -26,6 +27,7 @@ from lyrics.core.errors import SpecError
 from lyrics.core.spec import dump
 from lyrics.core.training.config import TrainConfig, dump_config
 from lyrics.core.training.errors import TrainingError
+from lyrics.core.training.held_out import Shown
 
 
 class RunFolder:
@@ -38,6 +40,7 @@ class RunFolder:
         self.anomalies_file = self.path / "anomalies.jsonl"
         self.ledger_file = self.path / "bad_samples.jsonl"
         self.report_file = self.path / "report.html"
+        self.examples = self.path / "examples"
         self._lock: TextIO | None = None
 
     def open(self) -> None:
@@ -89,6 +92,27 @@ class RunFolder:
     def log_lines(self) -> Iterator[dict[str, Any]]:
         """What was logged, in order."""
         return _lines(self.log_file) if self.log_file.exists() else iter(())
+
+    def write_examples(self, step: int, shown: Sequence[Shown]) -> None:
+        """What the model made of a few held-out samples, over those of the evaluation before."""
+        folder = self.examples
+        folder.mkdir(exist_ok=True)
+        lines = []
+        for number, one in enumerate(shown):
+            name = f"{number}.jpg" if one.picture is not None else None
+            if one.picture is not None:
+                small = one.picture.convert("RGB")
+                small.thumbnail((512, 512))
+                small.save(folder / f"{number}.jpg", quality=85)
+            line = {
+                "step": step,
+                "picture": name,
+                "question": one.question,
+                "expected": one.expected,
+                "found": one.found,
+            }
+            lines.append(json.dumps(line, ensure_ascii=False))
+        (folder / "examples.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
     def bad_samples(self) -> int:
         """Entries in the ledger so far."""

@@ -42,8 +42,9 @@ class StepState:
 class Objective(Protocol):
     """An ``objective`` component: a module that owns its heads.
 
-    Two more methods are optional. ``similarity(outputs, batch) -> Similarity`` makes it the one that chooses hard negatives (and its
-    result is passed on in ``StepState``); ``negative_streams(batch, pairs) -> streams`` gives it a place in the second pass.
+    Three more methods are optional. ``similarity(outputs, batch) -> Similarity`` makes it the one that chooses hard negatives (and its
+    result is passed on in ``StepState``); ``negative_streams(batch, pairs) -> streams`` gives it a place in the second pass;
+    ``accuracy(state) -> {name: (how many are right, of how many)}`` is what a held-out evaluation reports of it.
     """
 
     def streams(self, batch: PretrainBatch) -> Sequence[Stream]:
@@ -62,7 +63,19 @@ def pretrain_losses(
     batch: PretrainBatch,
     negatives: Negatives | None = None,
 ) -> dict[str, Loss]:
-    """All losses of one step on this rank.
+    """All losses of one step on this rank; arguments as ``pretrain_state``."""
+    state = pretrain_state(query_transformer, objectives, features, batch, negatives)
+    return {name: objective.loss(state) for name, objective in objectives.items()}
+
+
+def pretrain_state(
+    query_transformer: Any,
+    objectives: Mapping[str, Any],
+    features: Features,
+    batch: PretrainBatch,
+    negatives: Negatives | None = None,
+) -> StepState:
+    """Both passes of one step on this rank: what the objectives compute their losses from.
 
     Args:
         query_transformer: has ``project``, ``token_logits`` and the forward call of ``lyrics.core.streams``.
@@ -86,8 +99,7 @@ def pretrain_losses(
         second = merge([stream for objective in matching for stream in objective.negative_streams(batch, pairs)])
         if any(stream.num_rows for stream in second):
             outputs = outputs.joined(query_transformer([stream for stream in second if stream.num_rows], memory))
-    state = StepState(batch, outputs, query_transformer.token_logits, similarity, pairs)
-    return {name: objective.loss(state) for name, objective in objectives.items()}
+    return StepState(batch, outputs, query_transformer.token_logits, similarity, pairs)
 
 
 def with_remote_images(

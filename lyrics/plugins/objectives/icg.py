@@ -56,7 +56,8 @@ class ICG(nn.Module):
             Stream(CAPTION, table, batch.sample_B, None, text, prefix=QUERIES, wanted=wanted),
         ]
 
-    def loss(self, state: StepState) -> Loss:
+    def _predicted(self, state: StepState) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits [n, vocabulary] and targets [n]."""
         caption = self.text(state.batch)["C"]
         later = caption.ids_RL[:, 1:][_all_but_last(caption)[:, :-1]]
         hidden_nD = state.outputs(CAPTION, "C")
@@ -66,13 +67,25 @@ class ICG(nn.Module):
             hidden_nD = torch.cat([state.outputs(CAPTION, "S"), hidden_nD])
             targets = torch.cat([first, later])
         logits = state.token_logits(hidden_nD)
-        targets = targets.to(logits.device)
+        return logits, targets.to(logits.device)
+
+    def loss(self, state: StepState) -> Loss:
+        logits, targets = self._predicted(state)
         return Loss(token_cross_entropy(logits, targets, self.smoothing), len(targets))
+
+    def accuracy(self, state: StepState) -> dict[str, tuple[int, int]]:
+        """Caption tokens foretold rightly, given those before."""
+        return {"caption token accuracy": right_tokens(*self._predicted(state))}
 
 
 def _all_but_last(text: Text) -> torch.Tensor:
     """True on tokens that have a successor: bool [B, L]."""
     return torch.arange(text.ids_RL.shape[1])[None, :] < text.lengths_R[:, None] - 1
+
+
+def right_tokens(logits_nV: torch.Tensor, targets_n: torch.Tensor) -> tuple[int, int]:
+    """How many, of how many."""
+    return int((logits_nV.argmax(dim=-1) == targets_n).sum()), len(targets_n)
 
 
 def token_cross_entropy(logits_nV: torch.Tensor, targets_n: torch.Tensor, smoothing: float) -> torch.Tensor:

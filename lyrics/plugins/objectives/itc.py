@@ -99,6 +99,19 @@ class ITC(nn.Module):
         ]
         return Loss((both[0] + both[1]) / 2, size)
 
+    def accuracy(self, state: StepState) -> dict[str, tuple[int, int]]:
+        """Retrieval among the samples of all ranks: how often the best match is the right one, in either direction."""
+        assert state.similarity is not None
+        size = len(state.batch)
+        found = {}
+        for name, side_BN in (
+            ("image to text R@1", state.similarity.image_to_text_BN),
+            ("text to image R@1", state.similarity.text_to_image_BN),
+        ):
+            targets = torch.arange(size, device=side_BN.device) + rank() * size
+            found[name] = (int((side_BN.argmax(dim=1) == targets).sum()), size)
+        return found
+
 
 def best_query(image_XQE: torch.Tensor, text_YE: torch.Tensor) -> torch.Tensor:
     """Largest dot product over an image's queries: [X, Y]."""

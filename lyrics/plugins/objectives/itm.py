@@ -66,7 +66,8 @@ class ITM(nn.Module):
         table = {pair: seen for pair, seen in self.table.items() if pair[0] in present and pair[1] in present}
         return Stream(name, table, sample_R, image_R, text, wanted={"V": "all", "G": "all"})
 
-    def loss(self, state: StepState) -> Loss:
+    def _judged(self, state: StepState) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Logits [R, 2] of each pooled kind of query over all pairs, and which pairs match."""
         assert state.pairs is not None
         kinds = [(POSITIVE, 1, len(state.batch)), (NEGATIVE_IMAGE, 0, len(state.pairs.row_image))]
         kinds.append((NEGATIVE_TEXT, 0, len(state.pairs.row_text)))
@@ -74,9 +75,18 @@ class ITM(nn.Module):
         logits = [self.logits(state.outputs, name) for name, _, _ in present]
         device = logits[0][0].device
         labels = torch.cat([torch.full((count,), label, device=device) for _, label, count in present])
-        parts = [torch.cat(part) for part in zip(*logits, strict=True)]
+        return [torch.cat(part) for part in zip(*logits, strict=True)], labels
+
+    def loss(self, state: StepState) -> Loss:
+        parts, labels = self._judged(state)
         sums = [F.cross_entropy(part, labels, reduction="sum") for part in parts]
         return Loss(sum(sums[1:], sums[0]) / len(sums), len(labels))
+
+    def accuracy(self, state: StepState) -> dict[str, tuple[int, int]]:
+        """Pairs judged rightly; a third of them match, and the others are hard negatives."""
+        parts, labels = self._judged(state)
+        judged = sum(parts[1:], parts[0]).argmax(dim=1)
+        return {"ITM accuracy": (int((judged == labels).sum()), len(labels))}
 
     def logits(self, outputs: StreamOutputs, name: str) -> list[torch.Tensor]:
         """Logits [R, 2] of each pooled kind of query (recipe released: of all queries together)."""

@@ -24,7 +24,7 @@ from lyrics.core.training.batch import PretrainBatch
 from lyrics.core.training.step import Loss, StepState
 from lyrics.kernels.hashing import keyed_uniform
 from lyrics.plugins.objectives import MSPOptions
-from lyrics.plugins.objectives.icg import token_cross_entropy
+from lyrics.plugins.objectives.icg import right_tokens, token_cross_entropy
 from lyrics.plugins.objectives.texts import QUERIES, begin, query_stream, special_id
 
 SPATIAL = "msp"
@@ -68,10 +68,18 @@ class MSP(nn.Module):
             return [Stream(SPATIAL, full("VGS"), batch.sample_B, rows, text, wanted=wanted)]
         return [query_stream(batch), Stream(SPATIAL, table, batch.sample_B, None, text, prefix=QUERIES, wanted=wanted)]
 
-    def loss(self, state: StepState) -> Loss:
+    def _predicted(self, state: StepState) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits [n, vocabulary] and targets [n]."""
         logits = state.token_logits(state.outputs(SPATIAL, "S"))
-        targets = state.batch.spatial.text.ids_RL[self.masked(state.batch)].to(logits.device)
+        return logits, state.batch.spatial.text.ids_RL[self.masked(state.batch)].to(logits.device)
+
+    def loss(self, state: StepState) -> Loss:
+        logits, targets = self._predicted(state)
         return Loss(token_cross_entropy(logits, targets, self.smoothing), len(targets))
+
+    def accuracy(self, state: StepState) -> dict[str, tuple[int, int]]:
+        """Masked spatial tokens restored rightly."""
+        return {"masked token accuracy": right_tokens(*self._predicted(state))}
 
 
 def build(options: MSPOptions, context: BuildContext) -> MSP:

@@ -21,6 +21,7 @@ from lyrics.core.training import recorder
 from lyrics.core.training.checkpoint import finished
 from lyrics.core.training.config import load_config
 from lyrics.core.training.errors import TrainingError
+from lyrics.core.training.held_out import Evaluation
 from lyrics.core.training.loop import Outcome, train
 from lyrics.core.training.progress import StepProgress
 from lyrics.core.training.report import curve
@@ -134,12 +135,12 @@ def test_a_loss_counts_with_its_weight(tmp_path: Path) -> None:
 def test_evaluation_is_called_recorded_and_leaves_no_trace(tmp_path: Path) -> None:
     called = []
 
-    def evaluate(model: StandIn, step: int) -> dict[str, float]:
+    def evaluate(model: StandIn, step: int) -> Evaluation:
         assert not model.training
         assert not torch.is_grad_enabled()
         torch.rand(step)  # a careless one: draws from the global generator
         called.append(step)
-        return {"accuracy": step / 100}
+        return Evaluation({"accuracy": step / 100})
 
     run(config(tmp_path / "a", evaluation__every_steps=5), evaluate=evaluate)
     assert called == [5, 10, 12]
