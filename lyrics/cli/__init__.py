@@ -33,6 +33,7 @@ app.command("convert", cls=convert.ConvertCommand, short_help="Public checkpoint
     convert.convert
 )
 app.command("pretrain", short_help="Stage 1: align with four losses.")(train.pretrain)
+app.command("plan", short_help="Memory, samples and time of a training run, before it.")(train.plan)
 app.command("finetune", short_help="Stage 2: instruction tuning.")(train.finetune)
 app.add_typer(bench.app, name="bench", short_help="Benchmarks: correctness first, then time.")
 app.add_typer(data.app, name="data", short_help="Prepare, look at and check data sets.")

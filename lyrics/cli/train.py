@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from lyrics.cli._output import print_text
+from lyrics.cli._output import JsonFlag, print_json, print_text
+from lyrics.core.training.errors import TrainingError
 
 ConfigArgument = Annotated[str, typer.Argument(help="A YAML file, or a recipe's name, such as tiny-stage1.")]
 Settings = Annotated[
@@ -35,6 +37,58 @@ def finetune(config: ConfigArgument, settings: Settings = None, resume: Resume =
     SIGTERM and Ctrl-C save and exit with 0; the same command then goes on.
     """
     _train("instruct", config, settings, resume, out)
+
+
+def plan(
+    config: ConfigArgument,
+    gpus: Annotated[int, typer.Option(min=1, help="Devices that the run has.")] = 1,
+    memory: Annotated[float, typer.Option(min=0.1, help="Memory of a device in GB.")] = 80.0,
+    throughput: Annotated[
+        float | None, typer.Option(min=1e-6, help="Samples a second of one device, if known.")
+    ] = None,
+    measured: Annotated[Path | None, typer.Option(help="A run folder whose log gives the throughput.")] = None,
+    settings: Settings = None,
+    json: JsonFlag = False,
+) -> None:
+    """What a run will need, before it is launched. Exit code 1 when it does not fit."""
+    import dataclasses
+
+    from lyrics.cli._overrides import parse_overrides
+    from lyrics.core.errors import SpecError
+    from lyrics.core.training.config import load_config
+
+    if throughput is not None and measured is not None:
+        raise SpecError("--throughput and --measured: give one of them.")
+    loaded = load_config(config, parse_overrides(settings))
+
+    from lyrics.core.training.planner import measured_throughput, plan_run
+
+    speed = measured_throughput(measured) if measured is not None else throughput
+    found = plan_run(loaded, gpus, samples_per_s=speed)
+    fits = found.memory.total <= memory * 1e9
+    if json:
+        print_json(
+            dataclasses.asdict(found) | {"total_bytes": found.memory.total, "seconds": found.seconds, "fits": fits}
+        )
+    else:
+        needed = dataclasses.asdict(found.memory)
+        parts = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in needed.items())
+        accumulated = f" in {found.micro_batches} micro-batches" if found.micro_batches > 1 else ""
+        print_text(f"{found.steps:,} steps of {loaded.optimisation.global_batch:,}: {found.samples:,} samples")
+        print_text(f"on each of {gpus}: {found.samples_per_device:,} samples a step{accumulated}")
+        print_text(f"memory of a device: {found.memory.total / 1e9:.2f} GB of {memory:g} GB ({parts})")
+        if found.seconds is None:
+            print_text("time: not known; give --throughput, or --measured with the folder of a short run")
+        else:
+            print_text(f"time: {found.seconds / 3600:,.1f} hours at {found.samples_per_s:,.1f} samples/s")
+        for name, size in found.stored.items():
+            print_text(f"stored for every sample view, {name}: {size / 1e9:,.1f} GB")
+    if not fits:
+        short = found.memory.total / 1e9 - memory
+        raise TrainingError(
+            f"it does not fit: {short:.2f} GB too much. Set optimisation.micro_batch lower (stage 2), use more devices, "
+            "gradient_checkpointing, language_model.options.quantization=4bit, or a smaller language model."
+        )
 
 
 def _train(

@@ -149,7 +149,7 @@ def training_memory(model: LyricsModel, stage: str, batch_size: int, experts: in
     return Memory(weight_bytes(model), gradients, optimizer, working)
 
 
-def inference_memory(model: LyricsModel, new_tokens: int = 128) -> Memory:
+def inference_memory(model: LyricsModel, new_tokens: int = 128, experts: int | None = None) -> Memory:
     """One picture, one prompt of ``PROMPT_TOKENS`` and an answer of ``new_tokens``, of a model on the meta device."""
     model.eval()
     with torch.no_grad(), _FuseAttention(), counting(model) as counter:
@@ -162,7 +162,8 @@ def inference_memory(model: LyricsModel, new_tokens: int = 128) -> Memory:
         cache = torch.empty(config.num_hidden_layers, 2, length, width, dtype=model.dtype, device="meta")
         model.language_model(prompts, torch.ones(prompts.shape[:2], dtype=torch.long, device="meta"))
         del cache
-    return Memory(weight_bytes(model), 0, 0, max(experts_peak(model, 1), counter.peak))
+    experts = experts_peak(model, 1) if experts is None else experts
+    return Memory(weight_bytes(model), 0, 0, max(experts, counter.peak))
 
 
 def step_peak(model: LyricsModel, stage: str, batch_size: int) -> int:
@@ -292,8 +293,9 @@ def memory_table(model: LyricsModel, batch_size: int = 1) -> list[MemoryRow]:
 
     ``model`` is on the meta device, in fp32 or a type of two bytes; it is run once, and the other precisions follow from their width.
     """
-    found = {"answering": inference_memory(model)}
-    experts = experts_peak(model, batch_size)
+    alone = experts_peak(model, 1)
+    found = {"answering": inference_memory(model, experts=alone)}
+    experts = alone if batch_size == 1 else experts_peak(model, batch_size)
     if model.objectives:
         found["stage 1"] = training_memory(model, "pretrain", batch_size, experts)
     found["stage 2"] = training_memory(model, "instruct", batch_size, experts)

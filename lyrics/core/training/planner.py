@@ -1,0 +1,91 @@
+"""What a run will need, before it is launched: bytes on each device, steps and samples, time, and room for stored refinements.
+
+Memory is counted on the meta device (``lyrics.core.memory``); time comes from a throughput that was measured or is given, never guessed.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lyrics.core.build import build_model
+from lyrics.core.errors import SpecError
+from lyrics.core.memory import Memory, training_memory
+from lyrics.core.training.config import TrainConfig
+
+#: Bytes for each picture of what may be stored of the refiner: tags, boxes and scores; a token for each box; dense feature maps
+#: (257 x 1024, 900 x 256 and 256 x 64 x 64 numbers in half precision).
+STORED_BYTES = {"tags, boxes, scores": 200, "a token for each box": 33_000, "dense feature maps": 3_080_000}
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """``samples_per_s`` is of all devices together, None where nothing was measured; ``seconds`` follows from it."""
+
+    memory: Memory
+    samples_per_device: int
+    micro_batches: int
+    steps: int
+    samples: int
+    samples_per_s: float | None
+    stored: dict[str, int]
+
+    @property
+    def seconds(self) -> float | None:
+        return None if self.samples_per_s is None else self.samples / self.samples_per_s
+
+
+def plan_run(config: TrainConfig, gpus: int, *, samples_per_s: float | None = None) -> RunPlan:
+    """Count what ``config`` needs on ``gpus`` devices.
+
+    ``samples_per_s`` is what one device does. Under ``precision: bf16`` weights are fp32 and activations bf16, as autocast has them.
+
+    Raises ``SpecError`` when the batch cannot be shared equally.
+    """
+    settings = config.optimisation
+    if settings.global_batch % gpus:
+        raise SpecError(
+            f"optimisation.global_batch={settings.global_batch} cannot be shared equally by {gpus} devices; take "
+            f"{settings.global_batch // gpus * gpus or gpus}, or another number of devices."
+        )
+    share = settings.global_batch // gpus
+    micro_batch = min(share, settings.micro_batch or share)
+    whole = build_model(config.model.spec, weights="meta")
+    memory = training_memory(whole, config.stage, micro_batch)
+    if settings.precision == "bf16":
+        half = training_memory(
+            build_model(config.model.spec, weights="meta", dtype=torch.bfloat16), config.stage, micro_batch
+        )
+        # Autocast keeps a copy of the trained weights in bf16 beside what the step itself makes.
+        memory = Memory(memory.weights, memory.gradients, memory.optimizer, half.working + half.gradients)
+    samples = settings.steps * settings.global_batch
+    return RunPlan(
+        memory,
+        share,
+        -(-share // micro_batch),
+        settings.steps,
+        samples,
+        None if samples_per_s is None else samples_per_s * gpus,
+        {name: size * samples for name, size in STORED_BYTES.items()},
+    )
+
+
+def measured_throughput(run: Path) -> float:
+    """Samples a second and device of a run folder: the median over its log, its first tenth left out.
+
+    Raises ``SpecError`` for a folder that has no log, or one too short.
+    """
+    try:
+        lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+        ranks = int(json.loads((run / "environment.json").read_text(encoding="utf-8"))["ranks"])
+    except (OSError, ValueError, KeyError) as error:
+        raise SpecError(f"--measured {run}: is no run folder with a log: {error}.") from error
+    speeds = [line["samples_per_s"] for line in lines if "samples_per_s" in line]
+    speeds = speeds[len(speeds) // 10 :]
+    if len(speeds) < 3:
+        raise SpecError(f"--measured {run}: has {len(speeds)} steps in its log; let it run for some more.")
+    return statistics.median(speeds) / ranks
