@@ -10,7 +10,21 @@ import warnings
 
 import typer
 
-from lyrics.cli import ask, bench, chat, check, conformance, convert, data, doctor, parts, quickstart, refine, train
+from lyrics.cli import (
+    ask,
+    bench,
+    chat,
+    check,
+    conformance,
+    convert,
+    data,
+    doctor,
+    evaluate,
+    parts,
+    quickstart,
+    refine,
+    train,
+)
 from lyrics.core.errors import ImageError, LyricsError, PromptError, SpecError
 
 app = typer.Typer(
@@ -35,6 +49,7 @@ app.command("convert", cls=convert.ConvertCommand, short_help="Public checkpoint
 app.command("pretrain", short_help="Stage 1: align with four losses.")(train.pretrain)
 app.command("plan", short_help="Memory, samples and time of a training run, before it.")(train.plan)
 app.command("finetune", short_help="Stage 2: instruction tuning.")(train.finetune)
+app.command("evaluate", short_help="A model over benchmarks: predictions, scores, worst cases.")(evaluate.evaluate)
 app.add_typer(bench.app, name="bench", short_help="Benchmarks: correctness first, then time.")
 app.add_typer(data.app, name="data", short_help="Prepare, look at and check data sets.")
 app.command("quickstart", short_help="Compose lyrics-tiny and run a picture through it.")(quickstart.quickstart)

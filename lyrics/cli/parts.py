@@ -39,7 +39,9 @@ def list_parts(
 
 
 def show(
-    name: Annotated[str, typer.Argument(help="A component or preset; kind:name where a name is not enough.")],
+    name: Annotated[
+        str, typer.Argument(help="A component or preset; kind:name where a name is not enough (benchmark:coco).")
+    ],
     json: JsonFlag = False,
 ) -> None:
     """Show a component's options with types, defaults and help, or a preset as YAML."""
@@ -55,6 +57,9 @@ def show(
         for entry in registry.entries
         if bare in (entry.component.name, entry.qualified_name) and (not colon or entry.component.kind == kind)
     ]
+    if not colon and {entry.component.kind for entry in matches} == {"dataset", "benchmark"}:
+        # A benchmark has the name of its data set; "benchmark:NAME" shows the benchmark.
+        matches = [entry for entry in matches if entry.component.kind == "dataset"]
     presets = {preset.name for preset, _ in registry.presets} | {
         f"{s.distribution}/{p.name}" for p, s in registry.presets
     }

@@ -186,7 +186,11 @@ class Dataset(Protocol):
 
 
 class Benchmark(Protocol):
-    """Samples, the prompt of each, and the metric of one evaluation."""
+    """Samples, the prompt of each, and the metric of one evaluation.
+
+    Used where they are there: ``picture(sample)``, ``judge(predictions, samples) -> Verdict`` and ``max_new_tokens``; see
+    ``lyrics.core.evaluation.benchmark``.
+    """
 
     def samples(self) -> Iterable[Sample]: ...
 

@@ -1,0 +1,154 @@
+"""What the built-in benchmarks are made of, and what the runner uses of any benchmark.
+
+A benchmark keeps ``lyrics.core.contracts.Benchmark``: ``samples``, ``prompt``, ``score``. The runner uses more where it is there:
+
+- ``picture(sample)``: the sample's picture; without it ``sample.image`` is taken as the path of a file.
+- ``judge(predictions, samples)``: scores with a mark for each answer, so that the worst can be shown, and answers come with their boxes;
+  without it ``score`` gets the answers' texts.
+- ``max_new_tokens``: of an answer; 64 without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from lyrics.core.answers import Answer
+from lyrics.core.contracts import Dataset
+from lyrics.core.geometry import Box
+from lyrics.core.spatial import parse
+from lyrics.core.types import Sample
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
+
+MAX_NEW_TOKENS = 64
+
+
+@dataclass(frozen=True)
+class PredictedObject:
+    """An object that an answer points at.
+
+    Whether the refiner saw it is ``supported``; ``score`` is the refiner's of what it saw there, ``iou`` how much the two boxes overlap
+    (``lyrics.core.answers``).
+    """
+
+    tag: str
+    box_norm: Box
+    supported: bool = False
+    score: float | None = None
+    iou: float = 0.0
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One answer of a model: as it was written, without its box markup, and what it points at."""
+
+    text: str
+    answer: str
+    objects: tuple[PredictedObject, ...] = ()
+
+    @classmethod
+    def of(cls, answer: Answer) -> Prediction:
+        objects = tuple(
+            PredictedObject(one.tag, one.box_norm, one.supported, one.score, one.iou) for one in answer.objects
+        )
+        return cls(answer.text, answer.plain_text, objects)
+
+    @classmethod
+    def of_text(cls, text: str) -> Prediction:
+        """Of a text alone, its boxes in the codec ``lyrics``."""
+        found = parse(text, "lyrics")
+        pieces, end = [], 0
+        for one, (start, after) in zip(found.objects, found.spans, strict=True):
+            pieces += [text[end:start], one.tag]
+            end = after
+        plain = " ".join("".join([*pieces, text[end:]]).split())
+        return cls(text, plain, tuple(PredictedObject(one.tag, one.box) for one in found.objects))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Scores of a benchmark.
+
+    Args:
+        scores: by name. Shares are times 100; counts (``unparsed``) are counts.
+        marks: one for each sample, in order, from 0 (worst) on; the gallery shows the lowest. Empty where single answers have none.
+        notes: what a reader of the scores must know.
+        details: plain data for ``scores.json``, such as the points of a curve.
+    """
+
+    scores: Mapping[str, float]
+    marks: tuple[float, ...] = ()
+    notes: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+Judge = Callable[[Sequence[Prediction], Sequence[Sample]], Verdict]
+
+
+class Answerer(Protocol):
+    """What is evaluated: ``lyrics.core.model.LyricsModel``, or anything that answers like it."""
+
+    def generate(
+        self, pictures: Sequence[Any], instructions: Sequence[str], *, max_new_tokens: int
+    ) -> list[Answer]: ...
+
+
+@dataclass(frozen=True)
+class DatasetBenchmark:
+    """A benchmark over a data set: which samples, what is asked, how answers are judged.
+
+    Args:
+        data: keeps the ``dataset`` contract.
+        ask: the prompt of a sample.
+        judging: scores of predictions.
+        max_new_tokens: of an answer.
+        keep: which samples belong to the benchmark.
+    """
+
+    data: Dataset
+    ask: Callable[[Sample], str]
+    judging: Judge
+    max_new_tokens: int = MAX_NEW_TOKENS
+    keep: Callable[[Sample], bool] = lambda sample: True
+
+    def samples(self) -> Iterator[Sample]:
+        """In the data set's order. Raises ``DatasetError`` and ``SampleError`` as the data set does."""
+        return (sample for sample in (self.data[row] for row in range(len(self.data))) if self.keep(sample))
+
+    def picture(self, sample: Sample) -> PILImage:
+        return self.data.picture(sample)
+
+    def prompt(self, sample: Sample) -> str:
+        return self.ask(sample)
+
+    def judge(self, predictions: Sequence[Prediction], samples: Sequence[Sample]) -> Verdict:
+        """Raises ``MissingRequirementError`` where the metric needs a package that is not installed."""
+        verdict = self.judging(predictions, samples)
+        expected: int | None = getattr(self.data, "expected", None)
+        if expected is None or expected == len(self.data):
+            return verdict
+        note = f"The files have {len(self.data):,} samples, {expected:,} were published: not comparable with published scores."
+        return replace(verdict, notes=(*verdict.notes, note))
+
+    def score(self, predictions: Sequence[str], samples: Sequence[Sample]) -> Mapping[str, float]:
+        """As ``judge``, of texts whose boxes are in the codec ``lyrics``."""
+        return self.judge([Prediction.of_text(text) for text in predictions], samples).scores
+
+
+def reference_box(sample: Sample) -> Box | None:
+    """What a sample about an object is about; None where it is about nothing that has a box."""
+    about_one = sample.extra.get("task") == "rec" and sample.objects and not sample.extra.get("absent")
+    return sample.objects[0].box_norm if about_one else None
+
+
+def reference_text(sample: Sample) -> str:
+    """The right answer, or several, in one line for a person to read."""
+    if absent := sample.extra.get("absent"):
+        return f"{absent}: not there"
+    if box := reference_box(sample):
+        return f"{sample.objects[0].tag}: " + " ".join(f"{value:.3f}" for value in box.as_tuple())
+    answers = sample.captions or tuple(sample.extra.get("answers", ())) or tuple(turn.answer for turn in sample.turns)
+    return " | ".join(dict.fromkeys(answers))

@@ -1,0 +1,114 @@
+"""The benchmarks that the paper reports in Tables 2 and 3, and ``scenes``: one row here for each. This manifest imports no torch.
+
+A benchmark reads its samples through the data set of the same name. docs/evaluation.md says which command gives which number of the paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import Field, create_model
+
+from lyrics.core.component import Component, Options, hookimpl
+
+
+class FileOptions(Options):
+    """Of a benchmark whose files the user has."""
+
+    root: str = Field(description="folder that holds the files of the set (docs/datasets.md)")
+    images: str | None = Field(
+        None, description="folder that holds the pictures, where that is not root (several sets share COCO's)"
+    )
+
+
+class ScenesOptions(Options):
+    """Of ``scenes``."""
+
+    split: Literal["test", "validation", "held-out"] = Field("test", description="scenes that training never shows")
+    scenes: int = Field(200, ge=1, le=1_000_000, description="scenes of each task; there are five tasks")
+    side: int = Field(128, ge=128, le=512, description="longer side of the pictures in pixels")
+    max_objects: int = Field(8, ge=1, le=20, description="most objects of a scene")
+    seed: int = Field(0, ge=0, lt=2**64, description="another seed is another world")
+
+
+_ACCURACY = (
+    Literal["official", "lavis", "evalai"],
+    Field("official", description="variant of VQA accuracy (docs/evaluation.md); they give different scores"),
+)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """``splits`` begins with the one that is evaluated unless another is asked for."""
+
+    name: str
+    build: str
+    splits: tuple[str, ...]
+    summary: str
+    annotators: bool = False
+    requires: tuple[str, ...] = ()
+
+
+_CAPTIONS = ("pycocoevalcap>=1.2",)
+
+_ROWS = (
+    # Captions
+    _Row(
+        "coco",
+        "captions:coco",
+        ("karpathy-test", "karpathy-val", "val2014", "val2017"),
+        "COCO captions: CIDEr",
+        requires=_CAPTIONS,
+    ),
+    _Row("nocaps", "captions:nocaps", ("val",), "NoCaps: CIDEr", requires=_CAPTIONS),
+    _Row("flickr30k", "captions:flickr30k", ("test", "val"), "Flickr30K captions: CIDEr", requires=_CAPTIONS),
+    # General questions
+    _Row("vqav2", "questions:vqav2", ("val", "test-dev", "test"), "VQAv2: VQA accuracy", annotators=True),
+    _Row("ok-vqa", "questions:ok_vqa", ("val",), "OK-VQA: VQA accuracy", annotators=True),
+    _Row("gqa", "questions:gqa", ("testdev-balanced", "val-balanced"), "GQA: exact match"),
+    _Row("sciqa-img", "questions:sciqa_img", ("test", "val"), "ScienceQA, problems with a picture: option letter"),
+    _Row("vizwiz", "questions:vizwiz", ("val", "test"), "VizWiz: VQA accuracy", annotators=True),
+    # Questions about written words
+    _Row("textvqa", "questions:textvqa", ("val", "test"), "TextVQA: VQA accuracy", annotators=True),
+    _Row("ocr-vqa", "questions:ocr_vqa", ("test", "val"), "OCR-VQA: exact match"),
+    # Referring expressions
+    _Row("refcoco", "expressions:refcoco", ("val", "testA", "testB"), "RefCOCO: accuracy at IoU 0.5"),
+    _Row("refcoco-plus", "expressions:refcoco_plus", ("val", "testA", "testB"), "RefCOCO+: accuracy at IoU 0.5"),
+    _Row("refcocog", "expressions:refcocog", ("val", "test"), "RefCOCOg: accuracy at IoU 0.5"),
+)
+
+
+def _options(row: _Row) -> type[Options]:
+    fields: dict[str, Any] = {
+        "split": (Literal[row.splits], Field(row.splits[0], description="which part of the set")),
+    }
+    if row.annotators:
+        fields["accuracy"] = _ACCURACY
+    name = "".join(word.capitalize() for word in row.name.split("-")) + "Options"
+    return create_model(name, __base__=FileOptions, __module__=__name__, __doc__=f"Of {row.name}.", **fields)
+
+
+@hookimpl
+def lyrics_components() -> Iterator[Component]:
+    for row in _ROWS:
+        yield Component(
+            kind="benchmark",
+            name=row.name,
+            build=f"lyrics.plugins.benchmarks.{row.build}",
+            options=_options(row),
+            requires=row.requires,
+            install="pip install 'lyrics-vl[eval]'" if row.requires else "",
+            summary=row.summary,
+            licence="the data set's own",
+        )
+    yield Component(
+        kind="benchmark",
+        name="scenes",
+        build="lyrics.plugins.benchmarks.scenes:scenes",
+        options=ScenesOptions,
+        summary="the embedded data set: captions, questions by type, expressions, choices, words, what is not there",
+        licence="as lyrics; nothing is downloaded",
+        test_options={"scenes": 4},
+    )
