@@ -61,3 +61,57 @@ def step(
         print_text(table(rows))
         if out is not None:
             print_text(f"written: {out}")
+
+
+@app.command("attention", short_help="Both attentions of a packed layer, every implementation.")
+def attention(
+    batch: Annotated[
+        list[int] | None, typer.Option(min=1, help="Samples; may be given several times. [cpu: 2; cuda: 128 16]")
+    ] = None,
+    dtype: Annotated[
+        list[str] | None,
+        typer.Option(help="fp32, bf16, fp16; may be given several times. [cpu: fp32; cuda: bf16 fp16]"),
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Runs; medians count. [cpu: 3; cuda: 30]")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    minutes: Annotated[float, typer.Option(min=0, help="Begin nothing after so long.")] = 8.0,
+    toy: Annotated[bool, typer.Option("--toy", help="Tiny sizes, to see that it runs.")] = False,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Compare each implementation with the definition in float64, then time it against dense masked attention.
+
+    Exit code 1 if an implementation that runs here was wrong. On a GPU everything takes under 10 minutes and asks nothing.
+    """
+    from lyrics.core.errors import SpecError, UnknownNameError
+
+    for name in dtype or ():
+        if name not in ("fp32", "bf16", "fp16"):
+            raise UnknownNameError(f"--dtype {name}: is fp32, bf16 or fp16.")
+
+    import torch
+
+    if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
+        raise SpecError(f"--device {device}: is not here; 'lyrics doctor' says what is.")
+
+    from lyrics.core.bench_attention import PAPER, TOY, run_bench_attention, table
+
+    gpu = device != "cpu"
+    rows = run_bench_attention(
+        batch or ((128, 16) if gpu else (2,)),
+        dtype or (("bf16", "fp16") if gpu else ("fp32",)),
+        rounds or (30 if gpu else 3),
+        sizes=TOY if toy else PAPER,
+        device=device,
+        minutes=minutes,
+        out=out,
+        say=lambda text: print(text, file=sys.stderr),
+    )
+    if json:
+        print_json(rows)
+    else:
+        print_text(table(rows))
+        if out is not None:
+            print_text(f"written: {out}")
+    if any(row["status"] == "wrong" for row in rows):
+        raise typer.Exit(1)

@@ -1,7 +1,7 @@
 """The public operations: validate, choose an implementation, call it.
 
-``impl`` names how: ``auto``, ``reference``, ``sdpa``; ``triton``, ``flash`` and ``flex`` are known names that this build does not have.
-An explicit name never falls back to another; ``auto`` logs once what it chose and why.
+``impl`` names how: ``auto``, ``triton``, ``flash``, ``flex``, ``sdpa``, ``reference``. An explicit name never falls back to another:
+where it cannot serve, it says why. ``auto`` takes the first in that order that can serve these tensors and logs once what and why.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -30,10 +31,20 @@ _MODULES: Mapping[str, str] = {
     "reference": "lyrics.kernels._reference",
 }
 IMPLEMENTATIONS = tuple(_MODULES)
+#: Their tests have not passed on a GPU yet, so ``auto`` leaves them to those who name them. Empty this when they have.
+UNPROVEN: tuple[str, ...] = ("triton", "flash", "flex")
+_ABOUT = {
+    "triton": "kernels of its own, by tiles of the plan",
+    "flash": "flash-attn's variable-length kernels, one call for full and one for causal blocks",
+    "flex": "torch's compiled flex_attention with the plan as block mask",
+    "sdpa": "torch's scaled_dot_product_attention over buckets of like streams",
+    "reference": "plain torch, dense: the definition",
+}
+_HALF = (torch.float16, torch.bfloat16)
 
 
 class ImplementationError(ValueError):
-    """The implementation asked for does not exist or cannot run here; the message says why and what can."""
+    """The implementation asked for does not exist or cannot serve these tensors here; the message says why and what can."""
 
 
 @dataclass(frozen=True)
@@ -46,24 +57,85 @@ class Availability:
 
 
 def available_implementations() -> list[Availability]:
-    """Every implementation by name, in the order ``auto`` tries them, with the reason why it can or cannot run here."""
+    """Every implementation by name, in the order ``auto`` tries them, with the reason why it can or cannot run on this machine.
+
+    One that can run here may still refuse some tensors (their device, type, head dimension, dropout): ``explain`` says.
+    """
     found = []
-    for name, module in _MODULES.items():
-        if importlib.util.find_spec(module) is None:
-            found.append(Availability(name, False, "not built yet"))
-        elif name == "sdpa":
-            found.append(Availability(name, True, "torch's scaled_dot_product_attention over buckets of like streams"))
-        else:
-            found.append(Availability(name, True, "plain torch, dense: the definition"))
+    for name in _MODULES:
+        missing = _missing(name)
+        found.append(Availability(name, missing is None, _ABOUT[name] if missing is None else missing))
     return found
 
 
-def explain(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> str:
-    """What ``impl="auto"`` takes for tensors of this device and dtype, and why, in one sentence."""
-    passed = [entry for entry in available_implementations() if not entry.available]
-    chosen = next(entry for entry in available_implementations() if entry.available)
-    reasons = "; ".join(f"{entry.name}: {entry.reason}" for entry in passed)
-    return f"{chosen.name} ({chosen.reason}) for {dtype} on {device}" + (f" [{reasons}]" if reasons else "")
+def explain(
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    head_dim: int = 64,
+    dropout_p: float = 0.0,
+) -> str:
+    """What ``impl="auto"`` takes for such tensors, and why, in one sentence."""
+    chosen, refusals = _choose(torch.device(device), dtype, head_dim, dropout_p > 0)
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in refusals.items())
+    return f"{chosen} ({_ABOUT[chosen]}) for {dtype} on {device}" + (f" [{reasons}]" if reasons else "")
+
+
+def _missing(name: str) -> str | None:
+    """Why this machine cannot run an implementation at all; None if it can."""
+    if name in ("sdpa", "reference"):
+        return None
+    if name == "triton" and importlib.util.find_spec("triton") is None:
+        return "triton is not installed (pip install 'lyrics-vl[kernels]')"
+    if name == "triton" and _interpreted():
+        return None
+    if name == "flash" and importlib.util.find_spec("flash_attn") is None:
+        return "flash-attn is not installed (pip install 'lyrics-vl[flash]', where CUDA's compiler is)"
+    if not torch.cuda.is_available():
+        return "needs a CUDA device, and torch sees none"
+    major, minor = torch.cuda.get_device_capability()
+    if major < 8:
+        return f"needs a GPU of compute capability 8.0 or more; this one has {major}.{minor}"
+    return None
+
+
+def _interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def _refusal(name: str, device: torch.device, dtype: torch.dtype, head_dim: int, dropout: bool) -> str | None:
+    """Why an implementation does not serve such tensors here; None if it does."""
+    if name in ("sdpa", "reference"):
+        return None
+    missing = _missing(name)
+    if missing is not None:
+        return missing
+    if device.type != "cuda" and not (name == "triton" and _interpreted()):
+        return f"needs tensors on a CUDA device, not on {device.type}"
+    dtypes = _HALF if name == "flash" else (*_HALF, torch.float32)
+    if dtype not in dtypes:
+        return f"takes {', '.join(str(dtype) for dtype in dtypes)}, not {dtype}"
+    if name == "flash" and (head_dim % 8 or head_dim > 256):
+        return f"takes head dimensions that are multiples of 8 up to 256, not {head_dim}"
+    if name != "flash" and head_dim not in (32, 64, 128):
+        return f"takes head dimensions 32, 64 and 128, not {head_dim}"
+    if name != "triton" and dropout:
+        return "cannot drop the entries that logical positions say"
+    return None
+
+
+def _choose(device: torch.device, dtype: torch.dtype, head_dim: int, dropout: bool) -> tuple[str, dict[str, str]]:
+    """What ``auto`` takes, and why not those before it. Triton's interpreter is for tests: ``auto`` never takes it."""
+    refusals: dict[str, str] = {}
+    for name in _MODULES:
+        reason = _refusal(name, device, dtype, head_dim, dropout)
+        if reason is None and name == "triton" and device.type != "cuda":
+            reason = "runs in Triton's interpreter here, for tests"
+        if reason is None and name in UNPROVEN:
+            reason = "its tests have not passed on a GPU yet; name it to use it"
+        if reason is None:
+            return name, refusals
+        refusals[name] = reason
+    raise AssertionError("sdpa and the reference serve everything")
 
 
 def segment_attention(
@@ -102,7 +174,7 @@ def segment_attention(
             f"the plan is for {plan.num_queries} query rows and {plan.num_keys} keys; got {q.shape[0]} and {k.shape[0]}."
         )
     _check_common(q, k, v, dropout_p)
-    module = _implementation(impl, q.device.type, q.dtype)
+    module = _implementation(impl, q.device, q.dtype, q.shape[-1], dropout_p > 0)
     return module.segment_attention(q, k, v, plan, dropout_p=dropout_p, seed=seed)
 
 
@@ -138,7 +210,7 @@ def cross_attention(
     _check_common(q, k, v, dropout_p)
     if k.shape[1] == 0:
         return q * 0.0
-    module = _implementation(impl, q.device.type, q.dtype)
+    module = _implementation(impl, q.device, q.dtype, q.shape[-1], dropout_p > 0)
     return module.cross_attention(q, k, v, plan, dropout_p=dropout_p, seed=seed)
 
 
@@ -150,18 +222,21 @@ def _check_common(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout_p: 
 
 
 @lru_cache(maxsize=64)
-def _implementation(impl: str, device: str, dtype: torch.dtype) -> ModuleType:
+def _implementation(impl: str, device: torch.device, dtype: torch.dtype, head_dim: int, dropout: bool) -> ModuleType:
     if impl == "auto":
-        logger.info("attention: auto takes %s", explain(device, dtype))
-        impl = next(entry.name for entry in available_implementations() if entry.available)
+        impl, _ = _choose(device, dtype, head_dim, dropout)
+        _say_once(f"attention: auto takes {explain(device, dtype, head_dim, float(dropout))}")
     if impl not in _MODULES:
         raise ImplementationError(
             f"there is no implementation {impl!r}; the names are auto, {', '.join(IMPLEMENTATIONS)}."
         )
-    entry = next(entry for entry in available_implementations() if entry.name == impl)
-    if not entry.available:
-        usable = [other.name for other in available_implementations() if other.available]
-        raise ImplementationError(
-            f"implementation {impl!r} cannot run here: {entry.reason}. Available: {', '.join(usable)}."
-        )
+    reason = _refusal(impl, device, dtype, head_dim, dropout)
+    if reason is not None:
+        usable = [name for name in _MODULES if _refusal(name, device, dtype, head_dim, dropout) is None]
+        raise ImplementationError(f"implementation {impl!r} cannot run here: {reason}. Available: {', '.join(usable)}.")
     return importlib.import_module(_MODULES[impl])
+
+
+@lru_cache(maxsize=64)
+def _say_once(text: str) -> None:
+    logger.info(text)

@@ -23,7 +23,7 @@ from lyrics.kernels import attention as attention_module
 from tests.kernels.test_plan import TABLES, full, group, lengths
 
 HEADS, WIDTH = 3, 8
-OTHERS = [entry.name for entry in available_implementations() if entry.available and entry.name != "reference"]
+OTHERS = ["sdpa"]  # the kernels for GPUs have tests of their own
 
 
 def stage_one_plan() -> Plan:
@@ -217,24 +217,80 @@ def test_no_keys_at_all(impl: str) -> None:
 # --- the public functions' promises ----------------------------------------------------------------------------------
 
 
-def test_an_explicit_implementation_never_falls_back() -> None:
+@pytest.mark.parametrize("impl", ["triton", "flash", "flex"])
+def test_an_explicit_implementation_never_falls_back(impl: str) -> None:
+    """Float64 on a CPU is for sdpa and the reference alone, whatever is installed."""
     plan = stage_one_plan()
     inputs = random_qkv(plan.num_queries, plan.num_keys)
+    with pytest.raises(ImplementationError, match=rf"'{impl}' cannot run here: .+\. Available: sdpa, reference\."):
+        segment_attention(*inputs, plan, impl=impl)
+    cross_plan, cross_inputs = cross_case([0, 1], None)
+    with pytest.raises(ImplementationError, match=rf"'{impl}' cannot run here: .+\. Available: sdpa, reference\."):
+        cross_attention(*cross_inputs, cross_plan, impl=impl)
+
+
+def test_an_unknown_implementation_is_told_the_names() -> None:
+    plan = stage_one_plan()
     with pytest.raises(
-        ImplementationError, match=r"'flex' cannot run here: not built yet. Available: .*sdpa, reference"
+        ImplementationError, match="no implementation 'fast'; the names are auto, triton, flash, flex, sdpa, reference"
     ):
-        segment_attention(*inputs, plan, impl="flex")
-    with pytest.raises(ImplementationError, match="no implementation 'fast'; the names are auto, triton, flash"):
-        segment_attention(*inputs, plan, impl="fast")
+        segment_attention(*random_qkv(plan.num_queries, plan.num_keys), plan, impl="fast")
+
+
+@pytest.mark.parametrize(
+    ("missing", "dtype", "head_dim", "dropout_p", "chosen"),
+    [
+        ("", torch.bfloat16, 64, 0.0, "triton"),
+        ("", torch.float32, 128, 0.1, "triton"),
+        ("triton", torch.float16, 64, 0.0, "flash"),
+        ("triton", torch.float16, 64, 0.1, "sdpa"),
+        ("triton", torch.float32, 64, 0.0, "flex"),
+        ("triton flash", torch.bfloat16, 32, 0.0, "flex"),
+        ("triton flash flex", torch.bfloat16, 64, 0.0, "sdpa"),
+        ("", torch.float64, 64, 0.0, "sdpa"),
+        ("", torch.bfloat16, 80, 0.0, "flash"),
+        ("", torch.float32, 80, 0.0, "sdpa"),
+        ("", torch.bfloat16, 12, 0.0, "sdpa"),
+    ],
+)
+def test_auto_on_a_gpu_takes_the_first_that_serves(
+    monkeypatch: pytest.MonkeyPatch, missing: str, dtype: torch.dtype, head_dim: int, dropout_p: float, chosen: str
+) -> None:
+    monkeypatch.setattr(attention_module, "_missing", lambda name: "is away" if name in missing.split() else None)
+    assert explain("cuda", dtype, head_dim, dropout_p).startswith("sdpa (")
+    monkeypatch.setattr(attention_module, "UNPROVEN", ())
+    told = explain("cuda", dtype, head_dim, dropout_p)
+    assert told.startswith(f"{chosen} (")
+    assert all(f"{name}: is away" in told for name in missing.split())
+
+
+def test_auto_on_a_cpu_takes_sdpa_with_a_gpu_in_the_machine_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention_module, "_missing", lambda name: None)
+    told = explain("cpu", torch.float32)
+    assert told.startswith("sdpa (")
+    assert "flash: needs tensors on a CUDA device, not on cpu" in told
+
+
+@pytest.mark.parametrize(
+    ("capability", "reason"), [((7, 5), "compute capability 8.0 or more; this one has 7.5"), ((8, 0), None)]
+)
+def test_old_gpus_are_told_so(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], reason: str | None) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    found = {entry.name: entry for entry in available_implementations()}["flex"]
+    assert found.available is (reason is None)
+    if reason:
+        assert reason in found.reason
 
 
 def test_auto_says_once_what_it_chose(caplog: pytest.LogCaptureFixture) -> None:
     attention_module._implementation.cache_clear()
+    attention_module._say_once.cache_clear()
     plan = stage_one_plan()
     inputs = random_qkv(plan.num_queries, plan.num_keys)
     with caplog.at_level(logging.INFO, logger="lyrics.kernels.attention"):
-        for _ in range(2):
-            segment_attention(*inputs, plan)
+        for dropout_p in (0.0, 0.1, 0.0):
+            segment_attention(*inputs, plan, dropout_p=dropout_p)
     assert [record.getMessage() for record in caplog.records] == [
         f"attention: auto takes {explain('cpu', torch.float64)}"
     ]
@@ -246,6 +302,8 @@ def test_every_name_has_a_reason() -> None:
     assert entries["reference"].available
     assert entries["sdpa"].available
     assert all(entry.reason for entry in entries.values())
+    if not torch.cuda.is_available():
+        assert "needs a CUDA device, and torch sees none" in entries["flex"].reason
 
 
 @pytest.mark.parametrize(
