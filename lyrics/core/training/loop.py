@@ -85,6 +85,9 @@ def train(
     try:
         return run.go(resume_from)
     except BaseException as error:
+        if run.writer is not None:
+            # A save that was under way is finished: what stops the run says nothing against it.
+            run.writer.wait()
         launch.let_go(error)
         raise
     finally:
