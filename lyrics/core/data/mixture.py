@@ -21,15 +21,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lyrics.core.data.draws import Words, generator
+from lyrics.core.data.draws import generator
 from lyrics.core.data.order import Order
-from lyrics.core.data.permutation import KEY_WORDS, Permutation
+from lyrics.core.data.permutation import Permutations
 from lyrics.core.errors import SpecError
 
 BLOCK = 65_536
 #: Changes with any change of what position holds which row; a resumed run must find the same number.
-ORDER_VERSION = 1
-_KEPT_BLOCKS = 4096
+ORDER_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -83,8 +82,7 @@ class Mixture:
             self._orders = [_one_order(self.sources, seed)]
             self._places = [source.rows for source in self.sources]
         self._starts = [0, *accumulate(self._places)][:-1]
-        self._keys = Words(seed, "mixture")
-        self._blocks: dict[int, Permutation] = {}
+        self._permutations = Permutations(seed, "mixture")
 
     def __len__(self) -> int:
         """Rows of all sources: the positions of one epoch where there are no weights."""
@@ -95,7 +93,7 @@ class Mixture:
         if not self._weighted:
             return self._place(self._orders[0].row(position))
         block, offset = divmod(position, BLOCK)
-        slot = self._block(block)(offset)
+        slot = self._permutations(BLOCK, block)(offset)
         source = bisect_right(self._starts, slot) - 1
         place = block * self._places[source] + slot - self._starts[source]
         return Place(source, self._orders[source].row(place))
@@ -111,7 +109,7 @@ class Mixture:
         blocks_N, slots_N = positions // BLOCK, positions % BLOCK
         for block in np.unique(blocks_N).tolist():
             at = blocks_N == block
-            slots_N[at] = self._block(block).many(slots_N[at])
+            slots_N[at] = self._permutations(BLOCK, block).many(slots_N[at])
         source_N = starts.searchsorted(slots_N, "right") - 1
         rows_N = blocks_N * np.asarray(self._places)[source_N] + slots_N - starts[source_N]
         for source, order in enumerate(self._orders):
@@ -140,13 +138,6 @@ class Mixture:
     def _place(self, row: int) -> Place:
         source = bisect_right(self._starts, row) - 1
         return Place(source, row - self._starts[source])
-
-    def _block(self, block: int) -> Permutation:
-        if block not in self._blocks:
-            if len(self._blocks) == _KEPT_BLOCKS:
-                self._blocks.clear()
-            self._blocks[block] = Permutation(BLOCK, self._keys(KEY_WORDS, block))
-        return self._blocks[block]
 
 
 def _order(source: Source, seed: int) -> Order:

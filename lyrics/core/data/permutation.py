@@ -14,12 +14,17 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-_WORD = 2**64 - 1
-# Of SplitMix64 (public domain, Sebastiano Vigna).
-_FACTOR_1, _FACTOR_2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
-_ROUNDS = 8
-#: 64-bit words that make a key: one for each round.
-KEY_WORDS = _ROUNDS
+from lyrics.core.data.draws import generator
+
+# Of MurmurHash3's 32-bit finaliser (public domain, Austin Appleby). Products of 32-bit words are what Python multiplies fastest.
+_FACTOR_1, _FACTOR_2 = 0x85EBCA6B, 0xC2B2AE35
+_LOW = 2**32 - 1
+_ROUNDS = 6
+#: 64-bit words that make a key: a half for each round.
+KEY_WORDS = _ROUNDS // 2
+# Keys are drawn for this many neighbours at once, which costs little more than one; permutations kept are 1 kB each.
+_GROUP = 256
+_KEPT, _KEPT_GROUPS = 4096, 256
 Number = TypeVar("Number", int, npt.NDArray[np.uint64])
 
 
@@ -37,7 +42,7 @@ class Permutation:
         self.size = size
         self._rows = math.isqrt(size - 1) + 1
         self._columns = -(-size // self._rows)
-        self._keys = list(zip(key[::2], key[1::2], strict=True))
+        self._keys = [(word & _LOW, word >> 32) for word in key]
 
     def __call__(self, index: int) -> int:
         assert 0 <= index < self.size, index
@@ -63,10 +68,46 @@ class Permutation:
         rows, columns = self._rows, self._columns
         row, column = index // columns, index % columns
         for even, odd in self._keys:
-            mixed = ((column ^ even) * _FACTOR_1) & _WORD
-            mixed = ((mixed ^ (mixed >> 29)) * _FACTOR_2) & _WORD
-            row = (row + ((mixed ^ (mixed >> 32)) >> 11)) % rows
-            mixed = ((row ^ odd) * _FACTOR_1) & _WORD
-            mixed = ((mixed ^ (mixed >> 29)) * _FACTOR_2) & _WORD
-            column = (column + ((mixed ^ (mixed >> 32)) >> 11)) % columns
+            mixed = ((column ^ even) * _FACTOR_1) & _LOW
+            mixed = ((mixed ^ (mixed >> 15)) * _FACTOR_2) & _LOW
+            row = (row + (mixed ^ (mixed >> 16))) % rows
+            mixed = ((row ^ odd) * _FACTOR_1) & _LOW
+            mixed = ((mixed ^ (mixed >> 15)) * _FACTOR_2) & _LOW
+            column = (column + (mixed ^ (mixed >> 16))) % columns
         return row * columns + column
+
+
+class Permutations:
+    """Numbered permutations for one purpose: number and part decide the key, made when asked for.
+
+    Args:
+        seed: of the run.
+        purpose: what they shuffle; two purposes have unrelated permutations.
+    """
+
+    def __init__(self, seed: int, purpose: str) -> None:
+        self._seed, self._purpose = seed, purpose
+        self._kept: dict[tuple[int, int], Permutation] = {}
+        self._groups: dict[tuple[int, int], list[int]] = {}
+
+    def __call__(self, size: int, number: int, part: int = 0) -> Permutation:
+        """Permutation ``number`` of 0 .. size - 1; one number and part always comes with one size."""
+        place = (number, part)
+        found = self._kept.get(place)
+        if found is None:
+            if len(self._kept) == _KEPT:
+                self._kept.clear()
+            found = self._kept[place] = Permutation(size, self._key(number, part))
+        assert found.size == size, (found.size, size)
+        return found
+
+    def _key(self, number: int, part: int) -> list[int]:
+        group, within = divmod(number, _GROUP)
+        words = self._groups.get((group, part))
+        if words is None:
+            if len(self._groups) == _KEPT_GROUPS:
+                self._groups.clear()
+            random = generator(self._seed, self._purpose, group, part)
+            words = random.integers(0, 2**64, _GROUP * KEY_WORDS, dtype=np.uint64).tolist()
+            self._groups[group, part] = words
+        return words[within * KEY_WORDS : (within + 1) * KEY_WORDS]

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import pickle
-import sys
-import threading
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lyrics.core.data.draws import Words, generator
-from lyrics.core.data.permutation import KEY_WORDS, Permutation
+from lyrics.core.data.draws import generator
+from lyrics.core.data.permutation import Permutation, Permutations
 
 
 def keyed(size: int, seed: int, index: int = 0) -> Permutation:
-    return Permutation(size, Words(seed, "test")(KEY_WORDS, index))
+    return Permutations(seed, "test")(size, index)
 
 
 def test_draws_depend_on_each_argument_and_nothing_else() -> None:
@@ -45,48 +43,26 @@ def test_a_number_out_of_range_is_refused(arguments: tuple[int, str]) -> None:
         generator(*arguments)
 
 
-word = st.integers(0, 2**64 - 1)
+def test_keys_depend_on_seed_purpose_number_and_part_and_not_on_what_was_asked_before() -> None:
+    """Numbers on both sides of a group's end, and more of them than are kept."""
+    images = {}
+    for seed, purpose in ((0, "a"), (1, "a"), (0, "b")):
+        permutations = Permutations(seed, purpose)
+        for number, part in ((0, 0), (255, 0), (256, 0), (0, 1), (2**40, 0)):
+            images[seed, purpose, number, part] = permutations(1_000, number, part).many(np.arange(20)).tolist()
+    assert len({tuple(image) for image in images.values()}) == len(images)
+    permutations = Permutations(0, "a")
+    for number in range(5_000, 0, -1):
+        permutations(1_000, number)
+    assert permutations(1_000, 255).many(np.arange(20)).tolist() == images[0, "a", 255, 0]
+    assert permutations(1_000, 0, 1).many(np.arange(20)).tolist() == images[0, "a", 0, 1]
 
 
-@settings(max_examples=60, deadline=None)
-@given(seed=word, places=st.lists(st.tuples(st.integers(1, 9), word, word), min_size=1, max_size=5))
-def test_words_are_the_first_ones_of_the_generator(seed: int, places: list[tuple[int, int, int]]) -> None:
-    """Whatever was asked for before, and in another process."""
-    words = Words(seed, "test")
-    expected = [
-        generator(seed, "test", index, part).integers(0, 2**64, count, dtype=np.uint64).tolist()
-        for count, index, part in places
-    ]
-    assert [words(*place) for place in places] == expected
-    assert [pickle.loads(pickle.dumps(words))(*place) for place in places] == expected
-
-
-@pytest.mark.parametrize("place", [(-1, 0), (2**64, 0), (0, -1), (0, 2**64)])
-def test_words_of_a_number_out_of_range_are_refused(place: tuple[int, int]) -> None:
-    words = Words(0, "test")
-    with pytest.raises(ValueError, match="must be from 0 to"):
-        words(2, *place)
-    assert words(2, 3) == generator(0, "test", 3).integers(0, 2**64, 2, dtype=np.uint64).tolist()
-
-
-def test_words_may_be_shared_by_threads() -> None:
-    interval = sys.getswitchinterval()
-    words, expected = Words(0, "test"), {index: Words(0, "test")(6, index) for index in range(3_000)}
-    wrong: list[int] = []
-
-    def ask(first: int) -> None:
-        wrong.extend(index for index in range(first, 3_000, 4) if words(6, index) != expected[index])
-
-    threads = [threading.Thread(target=ask, args=(first,)) for first in range(4)]
-    sys.setswitchinterval(1e-6)
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(interval)
-    assert wrong == []
+def test_what_decides_the_order_may_go_to_another_process() -> None:
+    permutations = Permutations(3, "a")
+    permutations(10, 4)
+    sent = pickle.loads(pickle.dumps(permutations))
+    assert [sent(1_000, 5)(i) for i in range(9)] == [permutations(1_000, 5)(i) for i in range(9)]
 
 
 @settings(max_examples=60, deadline=None)
