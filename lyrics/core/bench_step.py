@@ -117,8 +117,8 @@ def _model(image_dim: int, local_dim: int, sizes: Mapping[str, Any]) -> tuple[nn
 # --- measuring -------------------------------------------------------------------------------------------------------
 
 
-def saved_bytes(step: Step, parameters: Sequence[torch.Tensor]) -> int:
-    """Bytes that one forward pass keeps for its backward pass: every storage once, parameters not."""
+def saved_bytes(step: Step, parameters: Sequence[torch.Tensor]) -> tuple[int, dict[str, Loss]]:
+    """Bytes that one forward pass keeps for its backward pass (every storage once, parameters not), and its losses."""
     own = {parameter.untyped_storage().data_ptr() for parameter in parameters}
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -129,8 +129,9 @@ def saved_bytes(step: Step, parameters: Sequence[torch.Tensor]) -> int:
             kept[storage.data_ptr()] = storage
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda nothing: nothing):
-        total_loss(step())
-    return sum(storage.nbytes() for storage in kept.values())
+        losses = step()
+        total_loss(losses)
+    return sum(storage.nbytes() for storage in kept.values()), losses
 
 
 def _attention_flops(q: torch.Size, k: torch.Size, v: torch.Size, *_: Any, **__: Any) -> int:
@@ -159,15 +160,18 @@ def _forward_backward(step: Step) -> None:
     total_loss(step())[0].backward()
 
 
-def _seconds(run: Callable[[], object], parameters: Sequence[torch.Tensor], synchronise: Callable[[], None]) -> float:
+def _seconds(
+    run: Callable[[], object], parameters: Sequence[torch.Tensor], synchronise: Callable[[], None]
+) -> tuple[float, float]:
+    """Seconds on the clock, and of this process's threads: beside other work the latter say more."""
     gc.collect()
     for parameter in parameters:
         parameter.grad = None
     synchronise()
-    start = time.perf_counter()
+    start, worked = time.perf_counter(), time.process_time()
     run()
     synchronise()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - worked
 
 
 def compare(
@@ -206,11 +210,16 @@ def compare(
     synchronise = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
 
     rows: dict[tuple[str, str], dict[str, Any]] = {}
-    with torch.no_grad():
-        values = {
-            key: {name: float(loss.sum) / max(loss.count, 1) for name, loss in step().items()}
-            for key, step in steps.items()
-        }
+    # The baselines' work does not depend on the true lengths: there they are compared with, not timed.
+    timed = [key for key in steps if key[0] == "packed" or key[1] == "padded"]
+    values, kept = {}, {}
+    for key, step in steps.items():
+        if key in timed:
+            kept[key], computed = saved_bytes(step, parameters)
+        else:
+            with torch.no_grad():
+                computed = step()
+        values[key] = {name: float(loss.sum) / max(loss.count, 1) for name, loss in computed.items()}
     for (name, label), losses in values.items():
         for loss, value in losses.items():
             want = values["N1", label][loss]
@@ -220,25 +229,25 @@ def compare(
             )
         rows[name, label] = {"variant": name, "lengths": label, "batch": batch_size, "dtype": dtype, "losses": losses}
     say(f"batch {batch_size}, {dtype}: losses of all variants agree")
-    for key, step in steps.items():
-        if key[1] == "true" and key[0] != "packed":
-            continue  # the baselines' work does not depend on the true lengths
-        rows[key] |= {"saved_bytes": saved_bytes(step, parameters), "flops": counted_flops(counted[key])}
-    timed = [key for key in steps if key[0] == "packed" or key[1] == "padded"]
-    times: dict[tuple[str, str], dict[str, list[float]]] = {key: {"forward": [], "both": []} for key in timed}
+    for key in timed:
+        rows[key] |= {"saved_bytes": kept[key], "flops": counted_flops(counted[key])}
+    kinds = ("forward", "both", "forward_cpu", "both_cpu")
+    times: dict[tuple[str, str], dict[str, list[float]]] = {key: {kind: [] for kind in kinds} for key in timed}
     for turn in range(rounds):
         for key in timed:
             with torch.no_grad():
-                times[key]["forward"].append(_seconds(steps[key], parameters, synchronise))
-            run = functools.partial(_forward_backward, steps[key])
-            times[key]["both"].append(_seconds(run, parameters, synchronise))
-            say(f"round {turn + 1}/{rounds} {key[0]:>6} {key[1]:>6}: {times[key]['both'][-1]:.2f} s forward + backward")
+                forward = _seconds(steps[key], parameters, synchronise)
+            both = _seconds(functools.partial(_forward_backward, steps[key]), parameters, synchronise)
+            for kind, spent in zip(kinds, (forward[0], both[0], forward[1], both[1]), strict=True):
+                times[key][kind].append(spent)
+            say(f"round {turn + 1}/{rounds} {key[0]:>6} {key[1]:>6}: {both[0]:.2f} s forward + backward")
     for key in timed:
-        forward, both = statistics.median(times[key]["forward"]), statistics.median(times[key]["both"])
+        median = {kind: statistics.median(found) for kind, found in times[key].items()}
         rows[key] |= {
-            "seconds_forward": forward,
-            "seconds_forward_backward": both,
-            "samples_per_second": batch_size / both,
+            "seconds_forward": median["forward"],
+            "seconds_forward_backward": median["both"],
+            "cpu_seconds_forward_backward": median["both_cpu"],
+            "samples_per_second": batch_size / median["both"],
             "all_seconds": times[key],
         }
     found = []
@@ -247,6 +256,8 @@ def compare(
         for base in ("N1", "N3"):
             other = rows[base, "padded"]
             row[f"speedup_vs_{base}"] = other["seconds_forward_backward"] / row["seconds_forward_backward"]
+            cpu = "cpu_seconds_forward_backward"
+            row[f"cpu_speedup_vs_{base}"] = other[cpu] / row[cpu]
             row[f"forward_speedup_vs_{base}"] = other["seconds_forward"] / row["seconds_forward"]
             row[f"saved_vs_{base}"] = row["saved_bytes"] / other["saved_bytes"]
             row[f"flops_ratio_vs_{base}"] = other["flops"] / row["flops"]

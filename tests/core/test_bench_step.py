@@ -64,7 +64,7 @@ def test_saved_bytes_counts_a_storage_once_and_no_parameters() -> None:
         hidden = (x @ weight).exp()  # saves x (for the product) and its own output
         return {"loss": bench_step.Loss((hidden * hidden).sum(), 1)}
 
-    assert bench_step.saved_bytes(step, [weight]) == x.nbytes + 4 * 8 * 4 + 4, "the last 4: the factor of total_loss"
+    assert bench_step.saved_bytes(step, [weight])[0] == x.nbytes + 4 * 8 * 4 + 4, "the last 4: the factor of total_loss"
 
 
 def test_the_file_carries_machine_versions_and_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
