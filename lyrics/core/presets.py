@@ -230,13 +230,15 @@ def lyrics_tiny() -> ModelSpec:
                 "num_layers": 4,
                 "num_heads": 4,
                 "intermediate_size": 512,
-                "vocab_size": 320,  # the built-in tokenizer's words, padded
+                "vocab_size": 1856,  # the built-in word tokenizer's, padded
+                "random_tokenizer": "words",
             },
         ),
         language_model=Slot(
             use="causal-lm",
             options={
-                "vocab_size": 320,
+                "vocab_size": 1856,
+                "random_tokenizer": "words",
                 "hidden_size": 192,
                 "num_layers": 6,
                 "num_heads": 6,

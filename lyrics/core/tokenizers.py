@@ -1,16 +1,22 @@
-"""The built-in tokenizer that stands in where one would come from a hub.
+"""The built-in tokenizers that stand in where one would come from a hub.
 
-A model built with ``weights="random"`` or ``"meta"`` downloads nothing, so it cannot have BERT's or Vicuna's tokenizer. This one splits
-text into bytes: any string is encoded and comes back exactly. It is a real ``PreTrainedTokenizerFast``: it saves, loads and pads.
+A model built with ``weights="random"`` or ``"meta"`` downloads nothing, so it cannot have BERT's or Vicuna's tokenizer. These split text
+into bytes, or into words that are known and bytes: any string is encoded and comes back exactly. They are real
+``PreTrainedTokenizerFast``: they save, load and pad.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+from lyrics.core.vocabulary import MARKUP, NUMBERS, WORDS
 
 if TYPE_CHECKING:
+    from tokenizers.pre_tokenizers import PreTokenizer
     from transformers import PreTrainedTokenizerFast
+
+BuiltinTokenizer = Literal["bytes", "words"]
 
 _BERT_ROLES = {
     "[PAD]": "pad_token",
@@ -24,6 +30,15 @@ _BERT_ROLES = {
 }
 
 
+#: A word with the space before it, a number of up to three digits, a piece of markup, or any one character.
+_PIECE = r"<br><T>|</T><Bbox>\(|\),\(|\)</Bbox></br>| ?[A-Za-z]+|[0-9]{1,3}|."
+
+
+def builtin_tokenizer(kind: BuiltinTokenizer, special_tokens: Sequence[str]) -> PreTrainedTokenizerFast:
+    """``byte_tokenizer`` or ``word_tokenizer``."""
+    return byte_tokenizer(special_tokens) if kind == "bytes" else word_tokenizer(special_tokens)
+
+
 def byte_tokenizer(special_tokens: Sequence[str]) -> PreTrainedTokenizerFast:
     """A tokenizer whose vocabulary is ``special_tokens`` (ids 0, 1, ... in the order given) followed by the 256 bytes.
 
@@ -31,6 +46,32 @@ def byte_tokenizer(special_tokens: Sequence[str]) -> PreTrainedTokenizerFast:
 
     Nothing is added around a text by itself: ``encode("a")`` is one id.
     """
+    from tokenizers import pre_tokenizers
+
+    return _tokenizer(special_tokens, (), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
+
+
+def word_tokenizer(special_tokens: Sequence[str]) -> PreTrainedTokenizerFast:
+    """The same, followed by the words of ``lyrics.core.vocabulary``, each with and without a space before it, its numbers and its markup.
+
+    A word that is not among them is spelt in bytes. ``<br><T>red star</T><Bbox>(5,20),(310,999)</Bbox></br>`` has 12 tokens.
+    """
+    from tokenizers import Regex, pre_tokenizers
+
+    pieces = pre_tokenizers.Split(Regex(_PIECE), "isolated")
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    # Single letters are among the bytes.
+    known = [
+        *(word for word in WORDS if len(word) > 1),
+        *(f"\u0120{word}" for word in WORDS),
+    ]  # a space, as ByteLevel writes it
+    numbers = [number for number in NUMBERS if len(number) > 1]
+    return _tokenizer(special_tokens, [*known, *numbers, *MARKUP], pre_tokenizers.Sequence([pieces, to_bytes]))
+
+
+def _tokenizer(
+    special_tokens: Sequence[str], whole: Sequence[str], pre_tokenizer: PreTokenizer
+) -> PreTrainedTokenizerFast:
     from tokenizers import Tokenizer, decoders, pre_tokenizers
     from tokenizers.models import BPE
     from transformers import PreTrainedTokenizerFast
@@ -38,9 +79,10 @@ def byte_tokenizer(special_tokens: Sequence[str]) -> PreTrainedTokenizerFast:
     if len(set(special_tokens)) != len(special_tokens):
         raise ValueError(f"special tokens must differ from each other, not {list(special_tokens)}")
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: index for index, token in enumerate([*special_tokens, *alphabet])}
-    tokenizer = Tokenizer(BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    vocabulary = {token: index for index, token in enumerate([*special_tokens, *alphabet, *whole])}
+    # A piece that is in the vocabulary is one token; with no merges, any other is its bytes.
+    tokenizer = Tokenizer(BPE(vocab=vocabulary, merges=[], ignore_merges=bool(whole)))
+    tokenizer.pre_tokenizer = pre_tokenizer
     tokenizer.decoder = decoders.ByteLevel()
     roles = {_BERT_ROLES[token]: token for token in special_tokens if token in _BERT_ROLES}
     return PreTrainedTokenizerFast(

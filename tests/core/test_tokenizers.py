@@ -1,23 +1,30 @@
-"""The byte tokenizer: any text comes back exactly, and no text becomes a special token."""
+"""The built-in tokenizers: any text comes back exactly, and no text becomes a special token."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lyrics.core.tokenizers import byte_tokenizer
+from lyrics.core.data.build import build_dataset
+from lyrics.core.data.conversation import converse
+from lyrics.core.data.templates import TEMPLATES
+from lyrics.core.tokenizers import builtin_tokenizer, byte_tokenizer, word_tokenizer
+from lyrics.plugins.scenes.names import SceneTask
 
 BERT = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[BOS]", "[DEC]", "[MLM]")
 LLAMA = ("<pad>", "<s>", "</s>")
 TOKENIZER = byte_tokenizer(BERT)
+WORDS = word_tokenizer(BERT)
+BOTH = pytest.mark.parametrize("tokenizer", [TOKENIZER, WORDS], ids=["bytes", "words"])
 
 
-def ids(text: str) -> list[int]:
-    return list(TOKENIZER(text, add_special_tokens=False, split_special_tokens=True).input_ids)
+def ids(text: str, tokenizer: Any = TOKENIZER) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
 
 
 def test_specials_come_first_and_then_every_byte() -> None:
@@ -31,20 +38,51 @@ def test_specials_come_first_and_then_every_byte() -> None:
 def test_any_text_comes_back_exactly(text: str) -> None:
     found = ids(text)
     assert len(found) == len(text.encode())
-    assert all(token >= len(BERT) for token in found)
-    assert TOKENIZER.decode(found, skip_special_tokens=True) == text
+    for tokenizer in (TOKENIZER, WORDS):
+        found = ids(text, tokenizer)
+        assert all(token >= len(BERT) for token in found)
+        assert tokenizer.decode(found, skip_special_tokens=True) == text
 
 
 @pytest.mark.parametrize(
     "text", ["", "a", "don't ,  stop .", "[MASK] <s>", " leading", "\u00e9\U0001f600\n\t\x00", "a" * 5000]
 )
-def test_awkward_texts_come_back_exactly(text: str) -> None:
-    assert TOKENIZER.decode(ids(text)) == text
+@BOTH
+def test_awkward_texts_come_back_exactly(text: str, tokenizer: Any) -> None:
+    assert tokenizer.decode(ids(text, tokenizer)) == text
 
 
 @pytest.mark.parametrize("token", BERT)
-def test_what_a_user_types_is_never_a_special_token(token: str) -> None:
-    assert min(ids(f"say {token}{token} now")) >= len(BERT)
+@BOTH
+def test_what_a_user_types_is_never_a_special_token(token: str, tokenizer: Any) -> None:
+    assert min(ids(f"say {token}{token} now", tokenizer)) >= len(BERT)
+
+
+def test_a_known_word_with_its_space_a_number_and_markup_are_one_token_each() -> None:
+    text = "<br><T>red star</T><Bbox>(5,20),(310,999)</Bbox></br>"
+    pieces = ["<br><T>", "red", " star", "</T><Bbox>(", "5", ",", "20", "),(", "310", ",", "999", ")</Bbox></br>"]
+    assert [WORDS.decode([token]) for token in ids(text, WORDS)] == pieces
+    assert [WORDS.decode([token]) for token in ids("redstar 1000", WORDS)] == [*"redstar", " ", "100", "0"]
+
+
+@pytest.mark.parametrize("split", ["train", "held-out"])
+def test_the_vocabulary_holds_what_scenes_and_templates_say(split: str) -> None:
+    """Letters by themselves appear only as options and first letters."""
+    texts = [re.sub(r"\{[^}]*\}", "", one) for templates in TEMPLATES.values() for one in templates]
+    for task in get_args(SceneTask):
+        data = build_dataset("scenes", {"scenes": 40, "task": task, "split": split})
+        for row in range(len(data)):
+            sample = data[row]
+            texts += [*sample.captions, *(found.tag for found in sample.objects)]
+            for turn in converse(sample, seed=0, position=row):
+                texts += [turn.instruction, turn.answer]
+    spelt = {
+        word
+        for text in texts
+        for word in re.findall("[A-Za-z]{2,}", text)
+        if len(ids(word, WORDS)) > 1 or len(ids(f" {word}", WORDS)) > 1
+    }
+    assert spelt <= {"br", "Bbox"}, "add them to lyrics.core.vocabulary"
 
 
 def test_nothing_is_added_around_a_text() -> None:
@@ -76,16 +114,18 @@ def test_batches_are_padded() -> None:
     assert batch.attention_mask[0] == [1, 0, 0]
 
 
-def test_it_saves_and_loads(tmp_path: Path) -> None:
+@BOTH
+def test_it_saves_and_loads(tmp_path: Path, tokenizer: Any) -> None:
     from transformers import PreTrainedTokenizerFast
 
-    TOKENIZER.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
     again: Any = PreTrainedTokenizerFast.from_pretrained(tmp_path)
-    text = "caf\u00e9 [MASK]"
-    assert list(again(text, add_special_tokens=False, split_special_tokens=True).input_ids) == ids(text)
+    text = "caf\u00e9 red star 250 [MASK]"
+    assert ids(text, again) == ids(text, tokenizer)
     assert again.mask_token_id == TOKENIZER.mask_token_id
 
 
-def test_repeated_special_token_is_refused() -> None:
+@pytest.mark.parametrize("kind", ["bytes", "words"])
+def test_repeated_special_token_is_refused(kind: Any) -> None:
     with pytest.raises(ValueError, match="special tokens must differ"):
-        byte_tokenizer(("<s>", "<s>"))
+        builtin_tokenizer(kind, ("<s>", "<s>"))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+
 import numpy as np
 
 SEED_LIMIT = 2**64

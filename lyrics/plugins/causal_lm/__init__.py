@@ -37,6 +37,9 @@ class CausalLMOptions(Options):
     )
     intermediate_size: int = Field(11008, ge=1, description="width of the feed-forward layer")
     max_positions: int = Field(4096, ge=1, description="longest sequence in tokens")
+    random_tokenizer: Literal["bytes", "words"] = Field(
+        "bytes", description="built-in tokenizer of random weights: bytes, or also the words of the embedded scenes"
+    )
     chat_template: Literal["plain", "vicuna-v1.1", "chatml", "released"] = Field(
         "plain", description="what stands around instructions and answers in a prompt"
     )

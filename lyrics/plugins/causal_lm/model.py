@@ -16,7 +16,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import MissingRequirementError, WeightsError
-from lyrics.core.tokenizers import byte_tokenizer
+from lyrics.core.tokenizers import builtin_tokenizer
 from lyrics.plugins.causal_lm import CausalLMOptions
 
 # Option -> name in the transformers configuration, per architecture.
@@ -188,7 +188,7 @@ def _from_numbers(options: CausalLMOptions) -> tuple[nn.Module, Any]:
             f"language_model.options.quantization={options.quantization}: random weights are not quantized; "
             "set it to none, or build with weights='pretrained'."
         )
-    tokenizer = byte_tokenizer(SPECIAL_TOKENS)
+    tokenizer = builtin_tokenizer(options.random_tokenizer, SPECIAL_TOKENS)
     if len(tokenizer) > options.vocab_size:
         raise WeightsError(
             f"the built-in tokenizer needs {len(tokenizer)} words, but vocab_size is {options.vocab_size}; "
@@ -215,7 +215,11 @@ def _from_checkpoint(options: CausalLMOptions) -> tuple[nn.Module, Any]:
     quantization = _quantization(options.quantization)
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            options.checkpoint, use_safetensors=True, quantization_config=quantization
+            options.checkpoint,
+            use_safetensors=True,
+            quantization_config=quantization,
+            # What the caller builds in, and not what the checkpoint was saved in.
+            dtype=torch.get_default_dtype(),
         )
         tokenizer = AutoTokenizer.from_pretrained(options.checkpoint)
     except (OSError, ValueError) as error:

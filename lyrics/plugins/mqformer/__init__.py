@@ -41,6 +41,9 @@ class QFormerOptions(Options):
     tokenizer: str = Field(
         "bert-base-uncased", description="where pretrained weights take their tokenizer from: hub id or folder"
     )
+    random_tokenizer: Literal["bytes", "words"] = Field(
+        "bytes", description="built-in tokenizer of random weights: bytes, or also the words of the embedded scenes"
+    )
     checkpoint: str | None = Field(
         None,
         description="stage-1 weights (.safetensors) in this library's, LAVIS', transformers' or the released naming",

@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import ContractError, SpecError
 from lyrics.core.streams import Features, ProjectedFeatures, SpecialTokens, Stream, StreamOutputs
-from lyrics.core.tokenizers import byte_tokenizer
+from lyrics.core.tokenizers import builtin_tokenizer
 from lyrics.kernels import CrossPlan, Layout, Plan, build_cross_plan, build_plan, cross_attention, segment_attention
 from lyrics.plugins.mqformer import MQFormerOptions, QFormerOptions
 
@@ -507,7 +507,7 @@ def _build(options: QFormerOptions, context: BuildContext, local_dims: Mapping[s
 def _tokenizer(options: QFormerOptions, context: BuildContext) -> Any:
     """BERT's with the added tokens; without pretrained weights the built-in one, which needs no download."""
     if context.weights != "pretrained":
-        return byte_tokenizer(SPECIAL_TOKENS)
+        return builtin_tokenizer(options.random_tokenizer, SPECIAL_TOKENS)
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(options.tokenizer)

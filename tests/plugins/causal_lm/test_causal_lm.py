@@ -70,6 +70,14 @@ def test_a_checkpoint_of_other_sizes_is_refused_with_the_override(tmp_path: Path
         make("pretrained", num_layers=3, checkpoint=str(tmp_path))
 
 
+def test_a_checkpoint_is_read_in_the_caller_s_type_and_not_in_its_own(tmp_path: Path) -> None:
+    saved = make(adaptation="frozen")
+    saved.model.to(torch.bfloat16).save_pretrained(tmp_path)  # type: ignore[operator]
+    saved.tokenizer.save_pretrained(tmp_path)
+    loaded = make("pretrained", adaptation="frozen", checkpoint=str(tmp_path))
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+
+
 def test_a_missing_checkpoint_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="weights='random'"):
         make("pretrained", checkpoint=str(tmp_path / "nothing"))
