@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from lyrics.cli._output import JsonFlag, print_json, print_text
+from lyrics.core.errors import SpecError
 
 if TYPE_CHECKING:
     from lyrics.core.convert import Origin
@@ -37,6 +38,15 @@ def convert(
         str | None,
         typer.Option(help="A preset, or a YAML or JSON file, whose part states the sizes of the checkpoint."),
     ] = None,
+    given: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            metavar="PART=FOLDER",
+            help="For a whole model: what a part needs beside its tensors, such as language_model=FOLDER with its tokenizer; may be given "
+            "several times.",
+        ),
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Convert a public checkpoint to safetensors that the parts read, and account for every key.
@@ -46,7 +56,7 @@ def convert(
     """
     from lyrics.core.convert import convert as run
 
-    report = run(source, dest, format, spec=spec)
+    report = run(source, dest, format, spec=spec, beside=_folders(given))
     if json:
         print_json(report.to_json())
         return
@@ -64,6 +74,19 @@ def convert(
     for note in report.notes:
         print_text(f"note: {note}")
     print_text(f"every key: {dest / 'conversion.json'}")
+
+
+def _folders(given: Sequence[str] | None) -> dict[str, str]:
+    """``["refiner.tagger=ram/data"]`` -> ``{"refiner.tagger": "ram/data"}``. Raises ``SpecError``."""
+    folders: dict[str, str] = {}
+    for one in given or ():
+        part, equals, folder = one.partition("=")
+        if not (equals and part.strip() and folder):
+            raise SpecError(f"--with {one}: write PART=FOLDER, such as --with language_model=vicuna-tokenizer.")
+        if part.strip() in folders:
+            raise SpecError(f"--with {one}: {part.strip()} has a folder already, {folders[part.strip()]}.")
+        folders[part.strip()] = folder
+    return folders
 
 
 def _files(files: Sequence[Origin]) -> str:

@@ -163,6 +163,22 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """What a part of a whole model needs beside its tensors and no checkpoint holds: a tokenizer, the names of classes.
+
+    Args:
+        what: it, in words.
+        stand_in: what takes its place where the user gives none, in words.
+        read: ``read(folder, part)`` reads the folder that the user gave and puts it into the part, a module on the meta device, which is
+            then saved; returns notes. Raises ``WeightsError`` naming the file that is missing, broken, or of another size than the part.
+    """
+
+    what: str
+    stand_in: str
+    read: Callable[[Path, Any], tuple[str, ...]]
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a converter decides.
 
@@ -171,12 +187,56 @@ class Plan:
         new: names of the component's own tensors that the source has nothing for and that it initialises; rows of one as ``name[32:]``.
         files: name in the result -> a file to put beside the weights as it is.
         notes: what the user has to do or know beside.
+        beside: of a part of a whole model, what it needs beside its tensors.
     """
 
     tensors: Mapping[str, Piece]
     new: tuple[str, ...] = ()
     files: Mapping[str, Path] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    beside: Beside | None = None
+
+
+#: Every tokenizer's folder has one of them.
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model")
+
+
+def read_tokenizer(folder: Path, words: int) -> Any:
+    """The tokenizer of a folder, for a part with embeddings of so many words.
+
+    Raises ``WeightsError`` when the folder holds none, when it cannot be read, and when it has more tokens than there are words.
+    """
+    from transformers import AutoTokenizer
+
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise WeightsError(f"{folder}: holds no tokenizer; it should have one of {', '.join(_TOKENIZER_FILES)}.")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # the tokenizers package raises nothing more precise
+        reason = str(error).splitlines()[0].rstrip(" :.") if str(error) else type(error).__name__
+        raise WeightsError(
+            f"{folder}: not a tokenizer that can be read: {reason}. Give the folder as transformers saves it, tokenizer_config.json "
+            "included."
+        ) from error
+    found = num_tokens(tokenizer)
+    if found > words:
+        raise WeightsError(f"{folder}: its tokenizer has {found} tokens, but the checkpoint has only {words} words.")
+    return tokenizer
+
+
+def num_tokens(tokenizer: Any) -> int:
+    """One more than the largest id."""
+    return 1 + max(tokenizer.get_vocab().values(), default=-1)
+
+
+def fewer_tokens(folder: Path, tokenizer: Any, words: int) -> tuple[str, ...]:
+    """A note for a tokenizer that does not use all words, which may be another than the checkpoint was trained with."""
+    found = num_tokens(tokenizer)
+    if found == words:
+        return ()
+    return (
+        f"the tokenizer of {folder} has {found} tokens, the checkpoint {words} words; the last {words - found} are never used",
+    )
 
 
 def write_file(path: Path, tensors: Mapping[str, Piece], source: Mapping[str, torch.Tensor]) -> None:

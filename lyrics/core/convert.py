@@ -120,6 +120,7 @@ def convert(
     format: str,
     *,
     spec: str | None = None,
+    beside: Mapping[str, str | os.PathLike[str]] | None = None,
     registry: Registry | None = None,
 ) -> Report:
     """Convert a checkpoint to a folder that the component reads, or of a whole model to a model folder.
@@ -130,13 +131,16 @@ def convert(
         format: one of ``formats``.
         spec: a preset or a YAML or JSON file whose part states the checkpoint's sizes; without one, the component's defaults do. For a
             whole model, the model to fill; without one, the preset of the format's name.
+        beside: of a whole model, for parts by their path in the spec, a folder with what they need beside their tensors and no checkpoint
+            holds: a tokenizer, a tag list. Where none is given, a stand-in is written and a note of the report says so.
         registry: where components are looked up; everything installed unless given.
 
     Raises:
         UnknownNameError: there is no such format.
-        SpecError: the spec is not valid, or has no part that reads the format.
+        SpecError: the spec is not valid, or has no part that reads the format; or ``beside`` names a part that it does not have, or that
+            needs nothing.
         WeightsError: the source cannot be found or read, is refused, is of another format, or lacks tensors or has them in other shapes;
-            or ``dest`` is there already.
+            ``dest`` is there already; or what a folder of ``beside`` holds is missing, broken, or of another size than the part.
         PluginError: the converter is broken.
     """
     wanted = find_format(format, registry)
@@ -147,6 +151,8 @@ def convert(
         raise WeightsError(f"{target}: is there already; name a folder that does not exist or is empty.")
     # What is wrong with the spec is said before torch is imported and gigabytes are read.
     resolved = None if spec is None and not wanted.whole_model else resolve(spec or wanted.name, registry=registry)
+    given = {part: Path(folder) for part, folder in (beside or {}).items()}
+    _check_given(given, wanted, resolved)
 
     from lyrics.core.conversion import opened, source_files
 
@@ -161,7 +167,7 @@ def convert(
                 from lyrics.core.convert_model import convert_model
 
                 label = f"preset {wanted.name}" if spec is None else f"spec {spec}"
-                plan = convert_model(checkpoint, wanted, resolved, result)
+                plan = convert_model(checkpoint, wanted, resolved, result, given)
             else:
                 label, plan = _convert_part(checkpoint, wanted, resolved, result)
             report = _report(checkpoint, plan, wanted, label, source_files(path), sorted(result.glob("*.safetensors")))
@@ -171,6 +177,22 @@ def convert(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return report
+
+
+def _check_given(given: Mapping[str, Path], wanted: Format, resolved: Resolved | None) -> None:
+    """Raises ``SpecError`` for a part that there is not, ``WeightsError`` for a folder that there is not."""
+    for path, folder in given.items():
+        if resolved is None or not wanted.whole_model:
+            raise SpecError(
+                f"--with {path}={folder}: the format {wanted.name!r} is of one part; what it needs beside its tensors lies beside SRC."
+            )
+        if path not in resolved.parts:
+            raise SpecError(
+                f"--with {path}={folder}: the model has no part {path!r}.{did_you_mean(path, resolved.parts)} "
+                f"Its parts: {', '.join(resolved.parts)}."
+            )
+        if not folder.is_dir():
+            raise WeightsError(f"{folder}: no such folder; it was given for {path}.")
 
 
 def _check_marks(checkpoint: Checkpoint, wanted: Format, registry: Registry | None) -> None:

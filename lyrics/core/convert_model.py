@@ -1,8 +1,9 @@
-"""A whole model of another project to a model folder of ours: ``spec.json`` and sharded safetensors.
+"""A whole model of another project to a model folder of ours: ``spec.json``, sharded safetensors, and what parts need beside them.
 
 Parts that declare a converter for the format translate their own tensors. The image encoder, the projection and the language model are
 where transformers' BLIP-2 has them, and inside of them names are transformers' own, so they need no converter. What training needs and the
-source does not have (LoRA's matrices, heads of objectives) is initialised, always with the same values.
+source does not have (LoRA's matrices, heads of objectives) is initialised, always with the same values. Tokenizers and names of classes are
+in no checkpoint: the user gives them, or a stand-in is written and the report says so.
 """
 
 from __future__ import annotations
@@ -11,17 +12,18 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from lyrics.core.build import build_part, build_resolved
 from lyrics.core.contracts import BuildContext
-from lyrics.core.conversion import Checkpoint, Piece, Plan, write_shards
+from lyrics.core.conversion import Beside, Checkpoint, Piece, Plan, fewer_tokens, read_tokenizer, write_shards
 from lyrics.core.convert import Format, run_converter
-from lyrics.core.errors import WeightsError
+from lyrics.core.errors import SpecError, WeightsError
 from lyrics.core.model import LyricsModel
-from lyrics.core.model_folder import SPEC_FILE
+from lyrics.core.model_folder import SPEC_FILE, save_beside
 from lyrics.core.resolve import Part, Resolved, resolve
 from lyrics.core.spec import dump
 from lyrics.core.weights import stored_tensors
@@ -31,24 +33,51 @@ _BLIP2 = {"image_encoder": "vision_model.", "language_model": "language_model."}
 _PROJECTION = "language_projection."
 _WORDS = "language_model.model.embed_tokens.weight"
 _SEED = 0
-_TOKENIZERS = (
-    "tokenizers are not converted: put the language model's into tokenizers/language_model and BERT's with [DEC] into "
-    "tokenizers/query_transformer of this folder"
-)
 
 
-def convert_model(checkpoint: Checkpoint, wanted: Format, resolved: Resolved, result: Path) -> Plan:
+def convert_model(
+    checkpoint: Checkpoint, wanted: Format, resolved: Resolved, result: Path, given: Mapping[str, Path]
+) -> Plan:
     """Write the model that ``resolved`` describes to ``result``, filled from ``checkpoint``.
 
-    Raises ``WeightsError`` naming our tensor and the source's where one is missing or of another shape.
+    ``given`` has, for parts by their path in the spec, the folder with what they need beside their tensors.
+
+    Raises ``WeightsError`` naming our tensor and the source's where one is missing or of another shape, or naming a file that was given and
+    does not fit; ``SpecError`` where a folder was given for a part that needs nothing.
     """
     shapes = checkpoint.shapes()
     resolved, notes = _with_vocabulary_of(shapes, resolved)
     model = build_resolved(resolved, weights="meta")
-    plan = plan_model(model, resolved, checkpoint, shapes, wanted)
+    plan, beside = plan_model(model, resolved, checkpoint, shapes, wanted)
+    notes += read_beside(model, beside, given)
+    save_beside(model, result)
+    files = {file.relative_to(result).as_posix(): file for file in sorted(result.rglob("*")) if file.is_file()}
     write_shards(result, plan.tensors, checkpoint, shapes)
     dump(resolved.spec, result / SPEC_FILE)
-    return replace(plan, notes=(*notes, *plan.notes, _TOKENIZERS))
+    return replace(plan, files=files, notes=(*notes, *plan.notes))
+
+
+def read_beside(model: LyricsModel, beside: Mapping[str, Beside], given: Mapping[str, Path]) -> tuple[str, ...]:
+    """Put into every part what was given for it; returns notes, among them one for every stand-in.
+
+    Raises ``WeightsError`` naming a file that does not fit, ``SpecError`` for a part that needs nothing.
+    """
+    idle = next((path for path in given if path not in beside), None)
+    if idle is not None:
+        raise SpecError(
+            f"--with {idle}={given[idle]}: {idle} needs nothing beside its tensors; what can be given is for "
+            f"{', '.join(beside) or 'no part'}."
+        )
+    notes: list[str] = []
+    for path, needs in beside.items():
+        if path in given:
+            notes += needs.read(given[path], model.get_submodule(_prefix(path)[:-1]))
+        else:
+            notes.append(
+                f"{path}: {needs.what} is in no checkpoint, so a stand-in was written: {needs.stand_in}. Convert again with "
+                f"--with {path}=FOLDER for the real one"
+            )
+    return tuple(notes)
 
 
 def plan_model(
@@ -57,12 +86,16 @@ def plan_model(
     checkpoint: Mapping[str, torch.Tensor],
     shapes: Mapping[str, torch.Tensor],
     wanted: Format,
-) -> Plan:
-    """How every stored tensor of ``model`` (on the meta device) is made of the checkpoint's; ``shapes`` are those on that device."""
+) -> tuple[Plan, dict[str, Beside]]:
+    """How every stored tensor of ``model`` (on the meta device) is made of the checkpoint's; ``shapes`` are those on that device.
+
+    Also, for each part that needs it, by its path in the spec, what it needs beside its tensors.
+    """
     needed = {name: tensor.shape for name, tensor in stored_tensors(model).items()}
     tensors = {f"projection.{name}": Piece((f"{_PROJECTION}{name}",)) for name in ("weight", "bias")}
     new: list[str] = []
     notes: list[str] = []
+    beside: dict[str, Beside] = {}
     context = BuildContext(
         "meta",
         image_dim=model.encoder.feature_dim,  # type: ignore[arg-type]
@@ -81,8 +114,10 @@ def plan_model(
         tensors |= {f"{prefix}{name}": _constant(value) for name, value in values.items()}
         new += [f"{prefix}{name}" for name in planned.new]
         notes += planned.notes
+        if planned.beside is not None:
+            beside[path] = planned.beside
     _check(needed, tensors, shapes, getattr(checkpoint, "path", "the checkpoint"))
-    return Plan({name: tensors[name] for name in needed}, tuple(new), notes=tuple(dict.fromkeys(notes)))
+    return Plan({name: tensors[name] for name in needed}, tuple(new), notes=tuple(dict.fromkeys(notes))), beside
 
 
 def _prefix(path: str) -> str:
@@ -138,7 +173,25 @@ def _transformers_names(module: nn.Module, own: list[str], prefix: str, part: Pa
         )
     new = tuple(name for name in own if _is_lora(name))
     kept = {name: name.removeprefix(where).replace(".base_layer.", ".") for name in own if name not in new}
-    return Plan({name: Piece((f"{prefix}{theirs}",)) for name, theirs in kept.items()}, new)
+    beside = _TOKENIZER if part.path == "language_model" else None
+    return Plan({name: Piece((f"{prefix}{theirs}",)) for name, theirs in kept.items()}, new, beside=beside)
+
+
+def _read_tokenizer(folder: Path, part: Any) -> tuple[str, ...]:
+    """The language model's tokenizer, with the tokens that prompts and batches need."""
+    words = int(part.model.get_input_embeddings().num_embeddings)
+    tokenizer = read_tokenizer(folder, words)
+    if tokenizer.eos_token_id is None:
+        raise WeightsError(f"{folder}: its tokenizer names no token that ends a text (eos_token).")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    part.tokenizer = tokenizer
+    return fewer_tokens(folder, tokenizer, words)
+
+
+_TOKENIZER = Beside(
+    "the language model's tokenizer", "bytes as tokens, with which its words mean nothing", _read_tokenizer
+)
 
 
 def _is_lora(name: str) -> bool:

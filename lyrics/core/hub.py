@@ -1,17 +1,47 @@
-"""Model folders on the Hugging Face hub. The network is used only for a repository that the user named."""
+"""Model folders on the Hugging Face hub: what ``LyricsModel`` puts in the place of ``ModelHubMixin``'s own functions.
+
+The mixin keeps constructor arguments in a ``config.json``; a model folder has ``spec.json``, and no other account of what it is. The
+network is used only for a repository that the user named.
+"""
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lyrics.core.errors import WeightsError
 
 if TYPE_CHECKING:
     from lyrics.core.model import LyricsModel
 
-_PATTERNS = ("*.json", "*.safetensors", "tokenizers/*", "README.md")
+CARD_FILE = "README.md"
+#: ``*`` matches folders, too. Nothing that is unpickled or run.
+_PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", CARD_FILE)
+
+#: Of the card that is uploaded with a model; ``parts`` are (path in the spec, component).
+CARD = """---
+{{ card_data }}
+---
+
+# {{ model_id | default("A lyrics model", true) }}
+
+A vision-language model that sees objects, made with the Python library `lyrics`. `spec.json` says of which parts it consists:
+
+| part | component |
+|---|---|
+{% for path, component in parts -%}
+| `{{ path }}` | `{{ component }}` |
+{% endfor %}
+```python
+from lyrics import LyricsModel
+
+model = LyricsModel.from_pretrained("{{ model_id | default("owner/name", true) }}")
+print(model.generate(["picture.jpg"], ["What is in the picture?"])[0].text)
+```
+
+Weights are in safetensors; nothing here is unpickled. Each part's weights keep the licence of where they come from.
+"""
 
 
 def local_folder(
@@ -19,8 +49,9 @@ def local_folder(
     *,
     revision: str | None = None,
     token: str | bool | None = None,
-    cache_dir: str | None = None,
+    cache_dir: str | Path | None = None,
     local_files_only: bool = False,
+    force_download: bool = False,
 ) -> Path:
     """The model folder of that path; a hub id (``owner/name``) that is no local path is downloaded.
 
@@ -41,6 +72,7 @@ def local_folder(
                 token=token,
                 cache_dir=cache_dir,
                 local_files_only=local_files_only,
+                force_download=force_download,
                 allow_patterns=list(_PATTERNS),
             )
         )
@@ -57,17 +89,50 @@ def push(
     private: bool | None = None,
     token: str | bool | None = None,
     revision: str | None = None,
+    branch: str | None = None,
     commit_message: str = "Upload a lyrics model",
+    create_pr: bool | None = None,
+    allow_patterns: list[str] | str | None = None,
+    ignore_patterns: list[str] | str | None = None,
+    delete_patterns: list[str] | str | None = None,
+    model_card_kwargs: dict[str, Any] | None = None,
     trainable_only: bool = False,
 ) -> str:
-    """Save the model aside and upload the folder; returns the address of the commit. The repository is made if need be."""
+    """Save the model and its card aside and upload the folder; the repository is made if need be.
+
+    Args:
+        model: what to upload.
+        repo_id: ``owner/name``, or ``name`` for the owner of the token.
+        private: of a repository that is made.
+        token: for the hub, where the one that ``hf auth login`` keeps is not meant.
+        revision, branch: two names for the same: the branch that is written, ``main`` unless given.
+        commit_message, create_pr, allow_patterns, ignore_patterns, delete_patterns: as in ``huggingface_hub``. The card takes the place of
+            the repository's; ``ignore_patterns="README.md"`` leaves that one alone.
+        model_card_kwargs: values for the template of the card.
+        trainable_only: as for ``save_pretrained``.
+
+    Returns the address of the commit.
+
+    Raises ``ValueError`` for a ``revision`` and a ``branch`` that differ.
+    """
     from huggingface_hub import HfApi
 
+    if revision and branch and revision != branch:
+        raise ValueError(f"revision={revision!r} and branch={branch!r} name the same thing; give one of them")
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder, trainable_only=trainable_only)
         made = api.create_repo(repo_id, private=private, exist_ok=True)
+        card = model.generate_model_card(**{"model_id": made.repo_id, **(model_card_kwargs or {})})
+        card.save(Path(folder) / CARD_FILE)
         commit = api.upload_folder(
-            repo_id=made.repo_id, folder_path=folder, revision=revision, commit_message=commit_message
+            repo_id=made.repo_id,
+            folder_path=folder,
+            revision=revision or branch,
+            commit_message=commit_message,
+            create_pr=create_pr,
+            allow_patterns=allow_patterns,
+            ignore_patterns=ignore_patterns,
+            delete_patterns=delete_patterns,
         )
     return str(commit.commit_url)

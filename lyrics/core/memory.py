@@ -213,8 +213,9 @@ def _no_ids(*shape: int) -> torch.Tensor:
 
 def _prompts(model: LyricsModel, batch_size: int) -> torch.Tensor:
     """Prompts as the model assembles them, from pictures whose features are not there: embeddings [B,L,D]."""
-    texts = [[7] * min(CAPTION_TOKENS, int(model.query_transformer.max_positions) - 2)] * batch_size
-    stream = model.stage2_stream([texts[0]] * batch_size, texts)
+    longest = int(model.query_transformer.max_positions) - 2
+    spatial, instruction = [7] * min(SPATIAL_TOKENS, longest), [7] * min(CAPTION_TOKENS, longest)
+    stream = model.stage2_stream([spatial] * batch_size, [instruction] * batch_size)
     outputs = model.query_transformer([stream], features_like(model, batch_size))
     queries = torch.cat([outputs(stream.name, segment) for segment in stream.wanted], dim=1)
     soft = model.projection(queries)

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub import ModelCard, ModelHubMixin
 from torch import nn
 
+from lyrics.core import hub
 from lyrics.core.answers import Answer, read_answer
-from lyrics.core.errors import PromptError
+from lyrics.core.errors import PromptError, SpecError
 from lyrics.core.images import ImageLike
 from lyrics.core.processor import ModelImages, Processor
 from lyrics.core.prompting import Encoded, fitted_prompt, spatial_text
@@ -39,12 +42,23 @@ STREAM = "stage2"
 Pictures = ImageLike | Sequence[ImageLike] | None
 
 
-class LyricsModel(nn.Module):
+class LyricsModel(
+    nn.Module,
+    ModelHubMixin,
+    library_name="lyrics",
+    pipeline_tag="image-text-to-text",
+    tags=["lyrics", "vision-language", "grounding"],
+    model_card_template=hub.CARD,
+):
     """Image encoder and refiner (both frozen) -> query transformer -> projection -> language model.
 
     Made by ``lyrics.build_model``. ``spec`` is the fully resolved specification, with the distribution of every part; it is saved with the
     weights.
     """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Without the mixin's account of the arguments, which would become a ``config.json`` beside ``spec.json``."""
+        return object.__new__(cls)
 
     def __init__(
         self,
@@ -178,6 +192,11 @@ class LyricsModel(nn.Module):
         special = SpecialTokens.from_tokenizer(self.query_transformer.tokenizer)
         text = {}
         if "spatial" in self.spec.sees and "S" in segments:
+            if special.bos < 0:
+                raise SpecError(
+                    "sees: names spatial, whose text begins with [BOS], and the query transformer's tokenizer has no such token; "
+                    "set sees=[instruction], or give it a tokenizer with [BOS]."
+                )
             text["S"] = Text.from_lists([[special.bos, *ids] for ids in spatial_ids])
         if "instruction" in self.spec.sees and "C" in segments:
             text["C"] = Text.from_lists([[special.cls, *ids, special.sep] for ids in instruction_ids])
@@ -408,19 +427,36 @@ class LyricsModel(nn.Module):
 
     # --- keeping -----------------------------------------------------------------------------------------------------
 
-    def save_pretrained(self, folder: str | os.PathLike[str], *, trainable_only: bool = False) -> None:
+    def save_pretrained(  # type: ignore[override]
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        trainable_only: bool = False,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        **options: Any,
+    ) -> str | None:
         """Write a model folder: specification, tensors, tokenizers (``lyrics.core.model_folder``).
 
-        ``trainable_only`` leaves out the parts that no stage trains and notes where they come from and their sha256.
+        ``trainable_only`` leaves out the parts that no stage trains and notes where they come from and their sha256. ``push_to_hub`` also
+        uploads it, to ``repo_id`` or to a repository of the folder's name; options as for ``push_to_hub``, whose address is returned.
 
         Raises ``WeightsError`` for a model on the meta device, and for one whose LoRA is merged.
         """
         from lyrics.core.model_folder import save_folder
 
+        if options and not push_to_hub:
+            raise TypeError(f"save_pretrained: {', '.join(options)} is for push_to_hub=True")
         save_folder(self, folder, trainable_only=trainable_only)
+        if not push_to_hub:
+            return None
+        return self.push_to_hub(repo_id or Path(folder).resolve().name, trainable_only=trainable_only, **options)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        self.save_pretrained(save_directory)
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]
         cls,
         folder: str | os.PathLike[str],
         *,
@@ -429,8 +465,9 @@ class LyricsModel(nn.Module):
         dtype: torch.dtype | None = None,
         revision: str | None = None,
         token: str | bool | None = None,
-        cache_dir: str | None = None,
+        cache_dir: str | Path | None = None,
         local_files_only: bool = False,
+        force_download: bool = False,
     ) -> LyricsModel:
         """The model that ``save_pretrained`` wrote.
 
@@ -439,24 +476,55 @@ class LyricsModel(nn.Module):
             base: for a folder that holds trained parts only, a model folder with the frozen ones; without it they are loaded from the
                 checkpoints that the specification names.
             device, dtype: as for ``lyrics.build_model``.
-            revision, token, cache_dir, local_files_only: for a hub id, as in transformers.
+            revision, token, cache_dir, local_files_only, force_download: for a hub id, as in transformers.
 
         Raises ``WeightsError`` or ``SpecError`` naming the file.
         """
+        return cls._from_pretrained(
+            model_id=os.fspath(folder),
+            revision=revision,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only,
+            token=token,
+            base=base,
+            device=device,
+            dtype=dtype,
+        )
+
+    @classmethod
+    def _from_pretrained(  # type: ignore[override]
+        cls,
+        *,
+        model_id: str,
+        revision: str | None,
+        cache_dir: str | Path | None,
+        force_download: bool,
+        local_files_only: bool,
+        token: str | bool | None,
+        **options: Any,
+    ) -> LyricsModel:
         from lyrics.core.build import build_model
-        from lyrics.core.hub import local_folder
         from lyrics.core.model_folder import spec_file
 
-        found = local_folder(
-            os.fspath(folder), revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
+        found = hub.local_folder(
+            model_id,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            force_download=force_download,
         )
-        return build_model(spec_file(found), weights=found, base=base, device=device, dtype=dtype)
+        return build_model(spec_file(found), weights=found, **options)
 
-    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:  # type: ignore[override]
         """Save the model and upload it to a hub repository; options as for ``lyrics.core.hub.push``. Returns the commit's address."""
-        from lyrics.core.hub import push
+        return hub.push(self, repo_id, **options)
 
-        return push(self, repo_id, **options)
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """The card that is uploaded: how to load the model, and its parts. ``kwargs`` are values for the template (``lyrics.core.hub``)."""
+        parts = [(path, slot.use) for path, _, slot in self.spec.slots()]
+        return super().generate_model_card(*args, **{"parts": parts, **kwargs})
 
 
 def picture_list(entry: Pictures) -> list[ImageLike]:

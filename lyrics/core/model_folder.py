@@ -73,6 +73,12 @@ def save_folder(model: LyricsModel, folder: str | os.PathLike[str], *, trainable
         _write_json(path / FROZEN_FILE, {"parts": _references(model.spec, tensors, frozen)})
     else:
         (path / FROZEN_FILE).unlink(missing_ok=True)
+    save_beside(model, path)
+
+
+def save_beside(model: LyricsModel, folder: str | os.PathLike[str]) -> None:
+    """Write what a model folder holds beside specification and tensors: preprocessing, the experts' own files, tokenizers."""
+    path = Path(folder)
     prepared = {name: dataclasses.asdict(one) for name, one in model.processor.preprocessing.items()}
     _write_json(path / PREPROCESSING_FILE, prepared)
     for part, expert in _experts(model).items():

@@ -6,7 +6,7 @@ becomes a special token. A picture's place is no token at all: soft tokens are p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -198,7 +198,20 @@ def tokenize(segments: Sequence[tuple[Segment, bool]], tokenizer: Any, tokens_pe
 
 def encode_words(tokenizer: Any, text: str) -> list[int]:
     """Ids of a text in which nothing is a special token."""
-    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
+    ids = list(tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
+    special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    # What the vocabulary lacks is no injection.
+    special.discard(tokenizer.unk_token_id)
+    if special.isdisjoint(ids):
+        return ids
+    # Unigram vocabularies (SentencePiece writes them so) hold special tokens as pieces like any other, and find them in text.
+    return [piece for index in ids for piece in (_letters(tokenizer, index, special) if index in special else (index,))]
+
+
+def _letters(tokenizer: Any, index: int, special: Set[int]) -> list[int]:
+    """The same token as the pieces of its characters."""
+    found = [tokenizer.convert_tokens_to_ids(letter) for letter in tokenizer.convert_ids_to_tokens(index)]
+    return [piece for piece in found if piece is not None and piece not in special]
 
 
 def _special_id(tokenizer: Any, name: str) -> int | None:

@@ -96,11 +96,13 @@ class Released:
         (source / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
         return source
 
-    def convert(self, source: Path, spec: ModelSpec | None = None) -> tuple[Report, Path]:
+    def convert(
+        self, source: Path, spec: ModelSpec | None = None, beside: Mapping[str, Path] | None = None
+    ) -> tuple[Report, Path]:
         """The report, and the model folder, which lies beside the source."""
         dump(spec or self.spec, source.parent / "spec.yaml")
         out = source.parent / "out"
-        return convert(source, out, FORMAT, spec=str(source.parent / "spec.yaml")), out
+        return convert(source, out, FORMAT, spec=str(source.parent / "spec.yaml"), beside=beside), out
 
 
 def _test_options(kind: str, name: str) -> dict[str, Any]:
@@ -234,7 +236,7 @@ def plan(released: Released, state: Mapping[str, torch.Tensor]) -> Plan:
     """What would be converted of these tensors."""
     resolved = resolve(released.spec)
     shapes = {key: tensor.to("meta") for key, tensor in state.items()}
-    return plan_model(build_resolved(resolved, weights="meta"), resolved, state, shapes, find_format(FORMAT))
+    return plan_model(build_resolved(resolved, weights="meta"), resolved, state, shapes, find_format(FORMAT))[0]
 
 
 def test_new_values_are_the_same_in_every_run(
@@ -381,7 +383,7 @@ def test_the_whole_model_at_its_true_size(parity: Find, monkeypatch: pytest.Monk
     monkeypatch.setattr(
         convert_model, "_fresh", lambda part, shapes, context: {n: torch.empty(s) for n, s in shapes.items()}
     )
-    found = plan_model(model, resolved, state, state, find_format(FORMAT))
+    found, _ = plan_model(model, resolved, state, state, find_format(FORMAT))
     used = {key for piece in found.tensors.values() for key in piece.keys}
     assert set(state) - used == {"qformer.embeddings.position_ids"}
     assert set(found.tensors) == set(stored_tensors(model))

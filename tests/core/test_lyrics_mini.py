@@ -15,7 +15,6 @@ from lyrics.core.data.collate import Collator
 from lyrics.core.data.stream import Example
 from lyrics.core.errors import WeightsError
 from lyrics.core.model import LyricsModel
-from lyrics.core.prompts import Exchange
 from lyrics.core.types import Sample, Turn
 from tests.core.small import drawn
 
@@ -141,72 +140,6 @@ def test_generation_costs_the_language_model_s_own_and_no_more(model: LyricsMode
 
 
 # --- memory ---
-
-
-def measured(model: LyricsModel, run: Any) -> int:
-    """Peak of what real tensors take beside the model, counted in the same way while they live."""
-    with memory.counting(model) as counter:
-        run()
-    return counter.peak
-
-
-@pytest.mark.parametrize("stage", ["pretrain", "instruct"])
-def test_memory_of_a_step_is_what_was_estimated(model: LyricsModel, stage: Any) -> None:
-    """Within 15 %: the estimate runs shapes without values, this runs the step, with the texts that the estimate assumes."""
-    shapes = build_model("lyrics-mini", overrides=NO_DROPOUT, weights="meta")
-    estimate = memory.training_memory(shapes, stage, 2)
-    trained = model.trainable_parameters(stage)
-    assert estimate.weights == memory.weight_bytes(model)
-    assert estimate.gradients == sum(one.numel() * 4 for one in trained.values())
-    optimizer = torch.optim.AdamW(trained.values())
-    sums = real_step(model, stage)
-    peak = measured(model, lambda: sums().backward())
-    assert peak == pytest.approx(estimate.working + estimate.gradients, rel=0.15)
-    optimizer.step()
-    state = [value for one in optimizer.state.values() for name, value in one.items() if name != "step"]
-    assert sum(value.numel() * value.element_size() for value in state) == estimate.optimizer
-    model.zero_grad(set_to_none=True)
-    model.eval()
-
-
-def real_step(model: LyricsModel, stage: str) -> Any:
-    """The step itself on two pictures, its texts as long as ``memory`` assumes."""
-    from lyrics.core.prompting import Encoded
-    from lyrics.core.soft_prompts import embed
-    from lyrics.core.training.batch import PretrainBatch, Spatial
-    from lyrics.core.training.negatives import Negatives
-    from lyrics.core.training.step import pretrain_losses, total_loss
-
-    model.train()
-    features, _ = model.features(batch(model, "pretrain").images, [["a"] * 10] * 2)
-    if stage == "pretrain":
-        from lyrics.core.streams import Text
-
-        per_object = memory.SPATIAL_TOKENS // memory.OBJECTS
-        spatial = Spatial.from_objects([[[[7]] * per_object] * memory.OBJECTS] * 2)
-        captions = Text.from_lists([[7] * memory.CAPTION_TOKENS] * 2)
-        texts = PretrainBatch(spatial, captions, torch.arange(2), model.query_transformer.special)
-        other = torch.tensor([1, 0])
-        objectives = dict(model.objectives.items())
-        return lambda: total_loss(
-            pretrain_losses(model.query_transformer, objectives, features, texts, Negatives(other, other))
-        )[0]
-
-    def run() -> torch.Tensor:
-        ids = [[7] * memory.CAPTION_TOKENS] * 2
-        stream = model.stage2_stream(ids, ids)
-        outputs = model.query_transformer([stream], features)
-        soft = model.projection(torch.cat([outputs(stream.name, segment) for segment in stream.wanted], dim=1))
-        encoded = Encoded(soft, (), ("", ""))
-        question = "x" * (memory.PROMPT_TOKENS - 250)
-        prompts = [model._prompt([Exchange(question, "y" * 31, (n,))], encoded, 2048) for n in range(2)]
-        longest = {len(prompt) for prompt in prompts}
-        assert longest <= set(range(memory.PROMPT_TOKENS - 60, memory.PROMPT_TOKENS + 60))
-        batched = embed(prompts, soft, model.language_model, "right")
-        logits = model.language_model(batched.embeddings_BLD, batched.mask_BL)
-        return torch.nn.functional.cross_entropy(logits[:, -32:].flatten(0, 1).float(), torch.full((64,), 9))
-
-    return run
 
 
 def test_inference_memory_counts_weights_keys_and_values() -> None:

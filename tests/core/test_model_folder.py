@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import re
+import shutil
 import struct
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +20,7 @@ from lyrics.core.errors import SpecError, WeightsError
 from lyrics.core.loading import load_model
 from lyrics.core.model import LyricsModel
 from lyrics.core.weights import INDEX_FILE, WEIGHTS_FILE, digest
-from tests.core.small import drawn
+from tests.core.small import drawn, small
 from tests.core.test_model_steps import made
 
 
@@ -305,7 +308,9 @@ def test_model_by_whatever_name(
     assert len(fetched) == 2
 
 
-def test_push_uploads_what_save_writes(model: LyricsModel, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def uploads(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What was asked of the hub, and the files that were uploaded: no network."""
     seen: dict[str, Any] = {}
 
     class HfApi:
@@ -314,18 +319,119 @@ def test_push_uploads_what_save_writes(model: LyricsModel, monkeypatch: pytest.M
 
         def create_repo(self, repo_id: str, **options: Any) -> Any:
             seen["repo"] = (repo_id, options)
-            return SimpleNamespace(repo_id=repo_id)
+            return SimpleNamespace(repo_id=repo_id if "/" in repo_id else f"me/{repo_id}")
 
         def upload_folder(self, *, repo_id: str, folder_path: str, **options: Any) -> Any:
             seen["files"] = sorted(path.name for path in Path(folder_path).iterdir())
+            seen["card"] = (Path(folder_path) / "README.md").read_text()
+            seen["options"] = options
             return SimpleNamespace(commit_url=f"https://hub/{repo_id}/commit/1")
 
     monkeypatch.setattr("huggingface_hub.HfApi", HfApi)
+    return seen
+
+
+def test_push_uploads_what_save_writes_and_a_card(model: LyricsModel, uploads: dict[str, Any]) -> None:
     assert model.push_to_hub("someone/model", private=True, token="t") == "https://hub/someone/model/commit/1"
-    assert seen["repo"] == ("someone/model", {"private": True, "exist_ok": True})
-    assert seen["files"] == ["model.safetensors", "preprocessing.json", "spec.json", "tokenizers"]
+    assert (uploads["token"], uploads["repo"]) == ("t", ("someone/model", {"private": True, "exist_ok": True}))
+    saved = ["model.safetensors", "preprocessing.json", "spec.json", "tokenizers"]
+    assert uploads["files"] == ["README.md", *saved]
     model.push_to_hub("someone/model", trainable_only=True)
-    assert "frozen.json" in seen["files"]
+    assert "frozen.json" in uploads["files"]
+
+
+def test_a_model_is_one_of_the_hubs_mixin(model: LyricsModel, uploads: dict[str, Any], tmp_path: Path) -> None:
+    """Its arguments are accepted; what it would add to a folder, a ``config.json`` of constructor arguments, is not there."""
+    from huggingface_hub import ModelHubMixin
+
+    assert isinstance(model, ModelHubMixin)
+    assert model._hub_mixin_config is None
+    model.push_to_hub(
+        "model", branch="small", commit_message="hello", create_pr=True, ignore_patterns="*.txt", delete_patterns=["*"]
+    )
+    assert uploads["options"] == {
+        "revision": "small",
+        "commit_message": "hello",
+        "create_pr": True,
+        "allow_patterns": None,
+        "ignore_patterns": "*.txt",
+        "delete_patterns": ["*"],
+    }
+    model.push_to_hub("model", revision="small")
+    assert uploads["options"]["revision"] == "small"
+    with pytest.raises(ValueError, match=r"revision='a' and branch='b' name the same thing"):
+        model.push_to_hub("model", revision="a", branch="b")
+    with pytest.raises(TypeError, match="config"):
+        model.push_to_hub("model", config={})
+    address = model.save_pretrained(tmp_path / "one", push_to_hub=True, private=False)
+    assert address == "https://hub/me/one/commit/1"
+    assert uploads["repo"] == ("one", {"private": False, "exist_ok": True})
+    assert model.save_pretrained(tmp_path / "two", push_to_hub=True, repo_id="me/other", trainable_only=True)
+    assert uploads["repo"][0] == "me/other"
+    assert "frozen.json" in uploads["files"]
+    with pytest.raises(TypeError, match="private is for push_to_hub=True"):
+        model.save_pretrained(tmp_path / "three", private=True)
+    assert not (tmp_path / "three").exists()
+    assert not any(tmp_path.rglob("config.json"))
+
+
+def test_the_card_says_how_to_load_the_model_and_what_it_is_made_of(
+    model: LyricsModel, uploads: dict[str, Any]
+) -> None:
+    from huggingface_hub import ModelCard
+
+    model.push_to_hub("model", model_card_kwargs={"model_id": "me/renamed"})
+    card = ModelCard(uploads["card"])
+    assert card.data.library_name == "lyrics"
+    assert card.data.pipeline_tag == "image-text-to-text"
+    assert {"lyrics", "model_hub_mixin"} <= set(card.data.tags or [])
+    assert 'LyricsModel.from_pretrained("me/renamed")' in card.text
+    rows = re.findall(r"^\| `(.+)` \| `(.+)` \|$", card.text, flags=re.MULTILINE)
+    assert rows == [(path, slot.use) for path, _, slot in model.spec.slots()]
+    assert 'from_pretrained("me/model")' in (model.push_to_hub("model") and uploads["card"])
+
+
+def test_a_model_without_parts_writes_no_config(tmp_path: Path) -> None:
+    """The mixin takes arguments that JSON can hold for a configuration: no refiner (None), no objectives (an empty dict)."""
+    plain = build_model(small(refiner=None), weights="random")
+    assert plain.refiner is None
+    assert plain._hub_mixin_config is None
+    plain.save_pretrained(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "model.safetensors", "preprocessing.json", "spec.json", "tokenizers",
+    ]  # fmt: skip
+    assert same(LyricsModel.from_pretrained(tmp_path), plain)
+    assert same(copy.deepcopy(plain), plain)
+
+
+def test_a_config_in_the_folder_is_not_read(whole: Path, model: LyricsModel, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text('{"refiner": null, "architectures": ["Other"]}')
+    assert same(LyricsModel.from_pretrained(tmp_path / "model"), model)
+
+
+def test_downloads_are_of_text_and_safetensors_only(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub.utils import filter_repo_objects
+
+    asked: dict[str, Any] = {}
+
+    def snapshot_download(name: str, **options: Any) -> str:
+        asked.update(options)
+        return str(whole)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    LyricsModel.from_pretrained("me/model", token="t", cache_dir=Path("/cache"), force_download=True)
+    assert (asked["token"], asked["cache_dir"], asked["force_download"]) == ("t", Path("/cache"), True)
+    needed = [path.relative_to(whole).as_posix() for path in whole.rglob("*") if path.is_file()]
+    others = [
+        "model-00001-of-00002.safetensors",
+        INDEX_FILE,
+        "parts/detector/vocab.txt",
+        "tokenizers/a/tokenizer.model",
+    ]
+    refused = ["pytorch_model.bin", "model.pt", "parts/x/a.pkl", "tokenizers/a/model.bin", "tokenizers/a/code.py"]
+    found = list(filter_repo_objects([*needed, *others, *refused], allow_patterns=asked["allow_patterns"]))
+    assert found == [*needed, *others]
 
 
 def test_digest_sees_every_change() -> None:
