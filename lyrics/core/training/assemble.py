@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from lyrics.core.spec import Slot
 from lyrics.core.training import checkpoint as checkpoints
 from lyrics.core.training.config import TrainConfig
 from lyrics.core.training.errors import CheckpointError
+from lyrics.core.training.frozen import hold_frozen
 from lyrics.core.training.held_out import HeldOut
 from lyrics.core.training.loop import Evaluate, Outcome, say, train
 from lyrics.core.training.optimizer import load_parameters
@@ -28,12 +29,25 @@ if TYPE_CHECKING:
     from lyrics.core.model import LyricsModel
 
 
-def run(config: TrainConfig, *, resume_from: str = "auto", evaluate: Evaluate | None = None) -> Outcome:
-    """Build everything that ``config`` names, and train it. Arguments and errors are those of ``lyrics.core.training.loop.train``."""
+def run(
+    config: TrainConfig,
+    *,
+    resume_from: str = "auto",
+    evaluate: Evaluate | None = None,
+    adapt: Callable[[LyricsModel], object] | None = None,
+) -> Outcome:
+    """Build everything that ``config`` names, and train it.
+
+    ``adapt`` may change the model that was built, before its weights are loaded. Other arguments and errors are those of
+    ``lyrics.core.training.loop.train``.
+    """
     datasets = build_datasets(config.data.sets, "data.sets")
     refined = read_refined(config)
     torch.manual_seed(config.seed)  # random weights are a function of the seed, and alike on all ranks
     model = build_model(config.model.spec, weights=config.model.weights)
+    if adapt is not None:
+        adapt(model)
+    hold_frozen(model, config)
     if config.model.start_from is not None:
         start_from(model, config.model.start_from)
     section = config.data.augmentation

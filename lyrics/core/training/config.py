@@ -102,6 +102,9 @@ class OptimisationSection(_Section):
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="bf16: autocast; weights and their updates stay fp32"
     )
+    frozen_precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="type of the language model's frozen weights; what is trained stays fp32"
+    )
     compile: bool = Field(False, description="torch.compile the forward pass")
     itc_negatives: Literal["global", "micro-batch"] = Field(
         "global",
@@ -146,6 +149,10 @@ class TrainConfig(_Section):
     ranks: int | None = Field(
         None, ge=1, description="processes that the run must have; null: as many as the launcher starts"
     )
+    strategy: Literal["ddp", "fsdp2"] = Field(
+        "ddp",
+        description="fsdp2: the frozen language model is shared out over the ranks; what is trained is whole on each",
+    )
     timeout_minutes: float = Field(10.0, gt=0, description="how long a rank waits for the others before it gives up")
     allow_changed: tuple[Changeable, ...] = Field(
         (), description="what may differ from the checkpoint that is resumed; samples are then repeated or missed"
@@ -156,6 +163,18 @@ class TrainConfig(_Section):
     checkpoint: CheckpointSection = CheckpointSection()
     evaluation: EvaluationSection = EvaluationSection()
     logging: LoggingSection = LoggingSection()
+
+    @model_validator(mode="after")
+    def _shards_are_small(self) -> Self:
+        settings = self.optimisation
+        if self.strategy == "fsdp2" and settings.precision == "bf16" and settings.frozen_precision == "fp32":
+            raise ValueError(
+                "strategy fsdp2 with optimisation.precision bf16 needs optimisation.frozen_precision bf16: autocast would keep a copy "
+                "of the whole language model through every step"
+            )
+        if self.strategy == "fsdp2" and settings.compile:
+            raise ValueError("strategy fsdp2 has not been tried with optimisation.compile; set one of them back")
+        return self
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> TrainConfig:
         """A copy with dotted paths set, e.g. ``{"optimisation.steps": 100, "model.spec.refiner.detector": "cached"}``.

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 
 from lyrics.core.streams import Text
+
+#: Attribute of a language model that is shared out over the ranks: its ``lyrics.core.training.sharding.Shards``.
+SHARDS = "_lyrics_shards"
 
 
 def world_size() -> int:
@@ -74,3 +78,22 @@ def summed(values: torch.Tensor) -> torch.Tensor:
         values = values.clone()
         dist.all_reduce(values)
     return values
+
+
+def average(gradients: Sequence[torch.Tensor]) -> None:
+    """Replace each by its mean over the ranks, all in one exchange. They are of one type."""
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= world_size()
+    for gradient, mean in zip(gradients, flat.split([one.numel() for one in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
+
+
+def catch_up(model: Any) -> None:
+    """To be called by all ranks in an evaluation, before they exchange what each has found.
+
+    Ranks that share out a language model run it together; here a rank that is done with its own samples helps the others with theirs.
+    """
+    shards = getattr(getattr(model, "language_model", None), SHARDS, None)
+    if shards is not None:
+        shards.catch_up()

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -20,22 +20,28 @@ from torch import nn
 
 from lyrics.core.data.draws import generator
 from lyrics.core.training.config import TrainConfig
+from lyrics.core.training.distributed import average
 from lyrics.core.training.reduction import Flags, Reduced, is_finite, reduce_losses
 from lyrics.core.training.schedule import learning_rate
 from lyrics.core.training.step import Loss
 
+if TYPE_CHECKING:
+    from lyrics.core.training.sharding import Shards
+
 
 class StageModule(nn.Module):
-    """What data parallelism wraps: all losses of a stage in one forward call."""
+    """What data parallelism wraps: all losses of a stage in one forward call. ``shards`` is set where the language model is shared out."""
 
-    def __init__(self, model: Any, stage: Literal["pretrain", "instruct"]) -> None:
+    def __init__(self, model: Any, stage: Literal["pretrain", "instruct"], shards: Shards | None = None) -> None:
         super().__init__()
-        self.model, self.stage = model, stage
+        self.model, self.stage, self.shards = model, stage, shards
 
     def forward(self, batch: Any, seed: int, step: int) -> dict[str, Loss]:
         losses: dict[str, Loss]
         if self.stage == "pretrain":
             losses = self.model.pretraining_step(batch, seed=seed, step=step)
+        elif self.shards is not None:
+            losses = self.shards.instruction_step(self.model, batch)
         else:
             losses = self.model.instruction_step(batch)
         return losses
@@ -86,7 +92,7 @@ class StepEngine:
     Args:
         accelerator: of this process.
         bare: the stage's forward pass.
-        wrapped: the same as ``accelerator.prepare`` returned it.
+        wrapped: the same as ``accelerator`` prepared it.
         optimizer: prepared.
         parameters: what is trained, by name.
         config: of the run.
@@ -191,6 +197,9 @@ class StepEngine:
         if last:
             loss = _Touched.apply(loss, *self._trained)  # type: ignore[no-untyped-call]
         loss.backward()  # type: ignore[no-untyped-call]
+        if last and self.bare.shards is not None:
+            # Nothing is wrapped then. After the backward pass, so that it does not come between the collectives of the shards.
+            average([parameter.grad for parameter in self._trained if parameter.grad is not None])
 
     def _synchronised(self, last: bool) -> AbstractContextManager[Any]:
         """Gradients are exchanged with the last micro-batch of a step alone."""

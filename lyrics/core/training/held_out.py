@@ -23,7 +23,7 @@ from lyrics.core.errors import DatasetError, GeometryError, ImageError, PromptEr
 from lyrics.core.prompting import Encoded
 from lyrics.core.prompts import Dialogue, Exchange
 from lyrics.core.training.config import TrainConfig
-from lyrics.core.training.distributed import rank, summed, world_size
+from lyrics.core.training.distributed import catch_up, rank, summed, world_size
 
 #: Samples that are kept to be looked at.
 SHOWN = 6
@@ -62,16 +62,20 @@ class HeldOut:
         self.shown = []
         found: dict[str, float] = {}
         per_rank = max(1, self.config.evaluation.samples // world_size())
+        measured = {}
         for name, data in self.datasets.items():
             if name not in self.examples:
                 self.examples[name] = _spread(name, data, per_rank)
-            examples = self.examples[name]
+            measured[name] = self._measure(model, self.examples[name])
+        catch_up(model)
+        for name, counts in measured.items():
             prefix = f"{name}: " if len(self.datasets) > 1 else ""
-            for key, value in self._measure(model, examples).items():
-                found[f"{prefix}{key}"] = value
+            for key, (right, count) in _over_ranks(counts).items():
+                if count:
+                    found[f"{prefix}{key}"] = right / count
         return Evaluation(found, tuple(self.shown))
 
-    def _measure(self, model: Any, examples: Sequence[Example]) -> dict[str, float]:
+    def _measure(self, model: Any, examples: Sequence[Example]) -> dict[str, list[int]]:
         counts: dict[str, list[int]] = {}
         size = self.config.evaluation.batch
         for start in range(0, len(examples), size):
@@ -86,7 +90,7 @@ class HeldOut:
                 both = counts.setdefault(name, [0, 0])
                 both[0] += right
                 both[1] += count
-        return {name: right / count for name, (right, count) in _over_ranks(counts).items() if count}
+        return counts
 
     def _aligned(self, model: Any, examples: Sequence[Example], batch: PretrainExamples) -> dict[str, tuple[int, int]]:
         if len(self.shown) < SHOWN:

@@ -41,6 +41,8 @@ def start(config: TrainConfig, say: Callable[[str], None]) -> Accelerator:
     )
     check_ranks(accelerator.num_processes, config.ranks)
     check_kind(accelerator.distributed_type)
+    if config.strategy == "fsdp2" and accelerator.num_processes == 1:
+        say("strategy=fsdp2: with one process nothing is shared out; start more with torchrun --nproc-per-node N")
     return accelerator
 
 
@@ -48,8 +50,8 @@ def check_kind(kind: DistributedType) -> None:
     """Raises ``SpecError`` for what accelerate may be configured to do with parameters beyond keeping them whole on every rank."""
     if kind not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
         raise SpecError(
-            f"accelerate is configured for {kind.value}. What is trained here is small, so every rank keeps all of it: use plain data "
-            "parallelism (torchrun without an accelerate configuration)."
+            f"accelerate is configured for {kind.value}. What is trained here is small, so every rank keeps all of it: use torchrun "
+            "without an accelerate configuration. To share out the frozen language model over the ranks, set strategy=fsdp2."
         )
 
 

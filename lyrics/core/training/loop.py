@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -9,7 +10,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
@@ -35,6 +36,9 @@ from lyrics.core.training.report import write_report
 from lyrics.core.training.runfolder import RunFolder
 from lyrics.core.training.signals import StopRequest, stop_on_signals
 from lyrics.core.training.writer import MAX_FAILURES, CheckpointWriter
+
+if TYPE_CHECKING:
+    from lyrics.core.training.sharding import Shards
 
 #: Steps in a row that may be skipped for a loss or a gradient that is not finite.
 MAX_SKIPPED = 5
@@ -66,11 +70,13 @@ def train(
 
     Args:
         config: of the run.
-        model: has ``pretraining_step`` and ``instruction_step``, which return losses as sums and counts, and ``trainable_parameters``.
+        model: has ``pretraining_step`` and ``instruction_step``, which return losses as sums and counts, and ``trainable_parameters``;
+            under ``strategy: fsdp2`` also ``language_model``, whose frozen weights are shared out in place.
         datasets: by the names of ``config.data.sets``.
         collate: examples -> one micro-batch; runs in loader workers.
         resume_from: ``auto``, ``never``, or the path of a checkpoint or a run folder.
-        evaluate: called on all ranks as ``evaluate(model, step)``, in evaluation mode; what the first rank gets is recorded.
+        evaluate: called on all ranks as ``evaluate(model, step)``, in evaluation mode; what the first rank gets is recorded. It calls
+            ``lyrics.core.training.distributed.catch_up`` before ranks exchange anything.
         disk: how checkpoints are written.
 
     Raises:
@@ -116,11 +122,17 @@ class _Run:
         self.folder = RunFolder(config.out)
         # What does not fit is refused before anything is written: here by the sampler and the mixture.
         check_negatives(config, self._batches(start=0).per_step)
+        self.sharded = config.strategy == "fsdp2" and accelerator.num_processes > 1
+        if self.sharded:
+            from lyrics.core.training import sharding
+
+            sharding.check_model(model, config.stage)
         mixture = build_mixture(config, datasets)
         self.facts = data_facts(config, mixture)
         self.stream = SampleStream(mixture, datasets, ledger=Ledger(self.folder.ledger_file))
         self.collate = collate
         self.writer: CheckpointWriter | None = None
+        self.shards: Shards | None = None
         self.skipped_in_a_row = 0
 
     def _batches(self, start: int) -> MicroBatches:
@@ -161,27 +173,39 @@ class _Run:
         return outcome
 
     def _engine(self, found: Checkpoint | None, chosen: Path | None) -> StepEngine:
-        self.model.to(self.accelerator.device)
         self.model.train()
         parameters = dict(self.model.trainable_parameters(self.config.stage))
         asking = {id(one) for one in self.model.parameters() if one.requires_grad}
         assert asking == {id(one) for one in parameters.values()}, (
             "what is trained asks for gradients, and nothing else"
         )
+        shards = self._share_out(parameters)
         optimizer = build_optimizer(parameters, self.config.optimisation)
-        bare = StageModule(self.model, self.config.stage)
+        bare = StageModule(self.model, self.config.stage, shards)
         if self.config.optimisation.compile:
             bare.compile()
         with warnings.catch_warnings():
             # accelerate passes DDP an argument under the name that torch 2.13 has renamed; earlier releases know no other.
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-            wrapped, prepared = self.accelerator.prepare(bare, optimizer)
+            # What is shared out is not wrapped: the engine averages gradients.
+            wrapped = self.accelerator.prepare_model(bare, evaluation_mode=shards is not None)
+            prepared = self.accelerator.prepare_optimizer(optimizer)
         if found is not None and chosen is not None:
             load_parameters(parameters, found.trained, f"{chosen / checkpoints.TRAINED_FILE}")
             load_optimizer(optimizer, parameters, found.optimizer, f"{chosen / checkpoints.OPTIMIZER_FILE}")
             self.skipped_in_a_row = int(found.state["skipped_in_a_row"])
             say(f"going on from {chosen}, after {found.step} steps")
         return StepEngine(self.accelerator, bare, wrapped, prepared, parameters, self.config)
+
+    def _share_out(self, parameters: Mapping[str, torch.nn.Parameter]) -> Shards | None:
+        """Bring the model to the device: whole, or the language model in shares."""
+        if not self.sharded:
+            self.model.to(self.accelerator.device)
+            return None
+        from lyrics.core.training.sharding import Shards
+
+        self.shards = Shards(self.model, parameters.values(), self.accelerator.device)
+        return self.shards
 
     def _prepare_folder(self, start: int) -> None:
         folder = self.folder
@@ -229,7 +253,7 @@ class _Run:
         if every is None or self.evaluate is None or (step % every and step < self.config.optimisation.steps):
             return
         self.model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), contextlib.nullcontext() if self.shards is None else self.shards.evaluating():
             found = self.evaluate(self.model, step)
         self.model.train()
         recorder.evaluation(step, found)

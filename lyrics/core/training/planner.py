@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import json
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from lyrics.core.build import build_model
 from lyrics.core.errors import SpecError
 from lyrics.core.memory import Memory, training_memory
 from lyrics.core.training.config import TrainConfig
+from lyrics.core.training.frozen import DTYPES
+from lyrics.core.training.sharding import check_model, largest_share, layers
 
 #: Bytes for each picture of what may be stored of the refiner: tags, boxes and scores; a token for each box; dense feature maps
 #: (257 x 1024, 900 x 256 and 256 x 64 x 64 numbers in half precision).
@@ -42,9 +45,10 @@ class RunPlan:
 def plan_run(config: TrainConfig, gpus: int, *, samples_per_s: float | None = None) -> RunPlan:
     """Count what ``config`` needs on ``gpus`` devices.
 
-    ``samples_per_s`` is what one device does. Under ``precision: bf16`` weights are fp32 and activations bf16, as autocast has them.
+    ``samples_per_s`` is what one device does. Under ``precision: bf16`` weights are fp32 and activations bf16, as autocast has them; the
+    language model's frozen weights are of ``frozen_precision``, and under ``strategy: fsdp2`` shared out.
 
-    Raises ``SpecError`` when the batch cannot be shared equally.
+    Raises ``SpecError`` when the batch cannot be shared equally, or the language model cannot be shared out.
     """
     settings = config.optimisation
     if settings.global_batch % gpus:
@@ -55,13 +59,18 @@ def plan_run(config: TrainConfig, gpus: int, *, samples_per_s: float | None = No
     share = settings.global_batch // gpus
     micro_batch = min(share, settings.micro_batch or share)
     whole = build_model(config.model.spec, weights="meta")
+    if config.strategy == "fsdp2":
+        check_model(whole, config.stage)
     memory = training_memory(whole, config.stage, micro_batch)
     if settings.precision == "bf16":
         half = training_memory(
             build_model(config.model.spec, weights="meta", dtype=torch.bfloat16), config.stage, micro_batch
         )
         # Autocast keeps a copy of the trained weights in bf16 beside what the step itself makes.
-        memory = Memory(memory.weights, memory.gradients, memory.optimizer, half.working + half.gradients)
+        memory = replace(memory, working=half.working + half.gradients)
+    held, gathered = language_model_bytes(config, whole.language_model, gpus)
+    elsewhere = memory.weights - sum(one.numel() * one.element_size() for one in _frozen(whole.language_model))
+    memory = replace(memory, weights=elsewhere + held, working=memory.working + gathered)
     samples = settings.steps * settings.global_batch
     return RunPlan(
         memory,
@@ -72,6 +81,26 @@ def plan_run(config: TrainConfig, gpus: int, *, samples_per_s: float | None = No
         None if samples_per_s is None else samples_per_s * gpus,
         {name: size * samples for name, size in STORED_BYTES.items()},
     )
+
+
+def language_model_bytes(config: TrainConfig, language_model: nn.Module, gpus: int) -> tuple[int, int]:
+    """Of the frozen weights of a language model: what a device holds throughout, and what it has of the others' at the most.
+
+    A step of stage 2 has embeddings and head whole, the layer that runs, and the one that is fetched meanwhile.
+    """
+    width = DTYPES[config.optimisation.frozen_precision].itemsize
+    if config.strategy == "ddp" or gpus == 1:
+        return sum(one.numel() for one in _frozen(language_model)) * width, 0
+    held = sum(largest_share(one, gpus) for one in _frozen(language_model)) * width
+    if config.stage == "pretrain":
+        return held, 0
+    parts = sorted((sum(one.numel() for one in _frozen(layer)) for layer in layers(language_model)), reverse=True)
+    both_ends = sum(one.numel() for one in _frozen(language_model)) - sum(parts)
+    return held, (both_ends + sum(parts[:2])) * width
+
+
+def _frozen(module: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in module.parameters() if not parameter.requires_grad]
 
 
 def measured_throughput(run: Path) -> float:

@@ -32,6 +32,7 @@ def _paper_optimisation(steps: int, global_batch: int) -> OptimisationSection:
         weight_decay=0.05,  # "a weight decay of 0.05"
         warmup_share=0.15,  # "a linear warmup ratio of 15%"
         precision="bf16",  # not in the paper
+        frozen_precision="bf16",  # likewise
     )
 
 

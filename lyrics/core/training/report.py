@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -14,12 +13,10 @@ from PIL import Image
 
 from lyrics.core.data.stream import SampleStream
 from lyrics.core.errors import LyricsError
+from lyrics.core.plots import curve
 from lyrics.core.training.config import TrainConfig
 from lyrics.core.training.runfolder import RunFolder
 
-_WIDTH, _HEIGHT, _LEFT = 420, 160, 52
-#: Points of a curve; more are averaged in groups.
-_POINTS = 400
 _EXAMPLES = 6
 _THUMBNAIL = 160
 _STYLE = (
@@ -87,36 +84,6 @@ def _table(rows: Mapping[str, str]) -> str:
 
 def _figure(name: str, points: Sequence[tuple[int, float]]) -> str:
     return f"<figure><figcaption>{escape(name)}</figcaption>{curve(points)}</figure>"
-
-
-def curve(points: Sequence[tuple[int, float]]) -> str:
-    """(step, value) pairs as an inline SVG; values that are not finite are left out."""
-    finite = [(step, value) for step, value in points if math.isfinite(value)]
-    if not finite:
-        return "<p>no finite value</p>"
-    group = -(-len(finite) // _POINTS)
-    means = [
-        (part[-1][0], sum(value for _, value in part) / len(part))
-        for part in (finite[start : start + group] for start in range(0, len(finite), group))
-    ]
-    first, last = means[0][0], means[-1][0]
-    low, high = min(value for _, value in means), max(value for _, value in means)
-    across, up = max(1, last - first), (high - low) or 1.0
-
-    def at(step: int, value: float) -> str:
-        x = _LEFT + (step - first) / across * (_WIDTH - _LEFT - 8)
-        y = 8 + (high - value) / up * (_HEIGHT - 30)
-        return f"{x:.1f},{y:.1f}"
-
-    line = " ".join(at(step, value) for step, value in means)
-    return (
-        f"<svg viewBox='0 0 {_WIDTH} {_HEIGHT}' width='{_WIDTH}' height='{_HEIGHT}' role='img'>"
-        f"<path d='M{_LEFT} 4V{_HEIGHT - 20}H{_WIDTH - 4}' fill='none' stroke='#bbb'/>"
-        f"<polyline points='{line}' fill='none' stroke='#0072b2' stroke-width='1.5'/>"
-        f"<text x='2' y='14'>{high:.4g}</text><text x='2' y='{_HEIGHT - 22}'>{low:.4g}</text>"
-        f"<text x='{_LEFT}' y='{_HEIGHT - 6}'>{first}</text>"
-        f"<text x='{_WIDTH - 4}' y='{_HEIGHT - 6}' text-anchor='end'>{last}</text></svg>"
-    )
 
 
 def _held_out(folder: RunFolder) -> str:

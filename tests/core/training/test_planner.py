@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from lyrics.core.build import build_model
 from lyrics.core.errors import SpecError
-from lyrics.core.training.config import dump_config
-from lyrics.core.training.planner import measured_throughput, plan_run
+from lyrics.core.training.config import dump_config, load_config
+from lyrics.core.training.planner import language_model_bytes, measured_throughput, plan_run
 from tests.commands import Run
+from tests.core.small import small
 from tests.core.training.test_assemble import settings
 
 
@@ -29,6 +31,46 @@ def test_numbers_follow_from_the_configuration(tmp_path: Path) -> None:
     assert half.memory.working < whole.memory.working
     with pytest.raises(SpecError, match=r"global_batch=8 cannot be shared equally by 3 devices; take 6"):
         plan_run(config, 3)
+
+
+def test_a_language_model_in_half_and_in_shares() -> None:
+    """Vicuna-13B in stage 2, on the meta device: 40 layers, and embeddings and head of 32,000 words."""
+    config = load_config("paper-stage2")
+    slot = {"language_model": config.model.spec.language_model.model_dump()}
+    model = build_model(small(**slot), weights="meta")
+    model.trainable_parameters("instruct")
+    layer, both_ends = 317_204_480, 2 * 32_000 * 5_120 + 5_120
+    whole = 40 * layer + both_ends
+
+    def counted(gpus: int, **changes: str) -> tuple[int, int]:
+        overrides = {path.replace("__", "."): value for path, value in changes.items()}
+        return language_model_bytes(config.with_overrides(overrides), model.language_model, gpus)
+
+    assert counted(16) == (2 * whole, 0)
+    assert counted(16, optimisation__frozen_precision="fp32") == (4 * whole, 0)
+    assert counted(1, strategy="fsdp2") == (2 * whole, 0)
+    assert counted(16, strategy="fsdp2") == (2 * whole // 16, 2 * (both_ends + 2 * layer))
+    assert counted(16, strategy="fsdp2", stage="pretrain") == (2 * whole // 16, 0), "stage 1 does not run it"
+
+
+def test_shares_are_part_of_the_plan(tmp_path: Path) -> None:
+    config = settings(tmp_path, "instruct")
+    model = build_model(config.model.spec, weights="meta")
+    model.trainable_parameters("instruct")
+    alone = plan_run(config, 2).memory
+    (whole, _), shared = (
+        language_model_bytes(config, model.language_model, 2),
+        config.model_copy(update={"strategy": "fsdp2"}),
+    )
+    held, gathered = language_model_bytes(shared, model.language_model, 2)
+    found = plan_run(shared, 2).memory
+    assert 0 < held < 0.6 * whole
+    assert found.weights == alone.weights - whole + held
+    assert found.working == alone.working + gathered > alone.working
+    assert (found.gradients, found.optimizer) == (alone.gradients, alone.optimizer)
+    full = {"strategy": "fsdp2", "model.spec.language_model.options.adaptation": "full"}
+    with pytest.raises(SpecError, match="adaptation=full leaves none"):
+        plan_run(config.with_overrides(full), 2)
 
 
 def test_the_command(tmp_path: Path, run: Run) -> None:

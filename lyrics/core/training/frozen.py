@@ -1,0 +1,23 @@
+"""The type in which the language model's frozen weights are held."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from lyrics.core.training.config import TrainConfig
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def hold_frozen(model: Any, config: TrainConfig) -> None:
+    """Convert what the stage leaves frozen in the language model to ``optimisation.frozen_precision``, and what it trains to fp32.
+
+    Quantised weights stay what they are; so do the experts, some of which run in fp32 only.
+    """
+    trained = model.trainable_parameters(config.stage)
+    for name, parameter in model.language_model.named_parameters():
+        if parameter.is_floating_point():
+            kept = f"language_model.{name}" in trained
+            parameter.data = parameter.data.to(torch.float32 if kept else DTYPES[config.optimisation.frozen_precision])
