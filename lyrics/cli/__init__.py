@@ -11,6 +11,7 @@ import warnings
 import typer
 
 from lyrics.cli import (
+    ablate,
     ask,
     bench,
     chat,
@@ -20,6 +21,7 @@ from lyrics.cli import (
     data,
     doctor,
     evaluate,
+    parity,
     parts,
     quickstart,
     refine,
@@ -50,6 +52,8 @@ app.command("pretrain", short_help="Stage 1: align with four losses.")(train.pre
 app.command("plan", short_help="Memory, samples and time of a training run, before it.")(train.plan)
 app.command("finetune", short_help="Stage 2: instruction tuning.")(train.finetune)
 app.command("evaluate", short_help="A model over benchmarks: predictions, scores, worst cases.")(evaluate.evaluate)
+app.command("parity", short_help="The same answers in batches, bfloat16, 4 bits and every attention?")(parity.parity)
+app.command("ablate", short_help="The paper's ablations: Tables 5 and 6, Figures 4a and 4b.")(ablate.ablate)
 app.add_typer(bench.app, name="bench", short_help="Benchmarks: correctness first, then time.")
 app.add_typer(data.app, name="data", short_help="Prepare, look at and check data sets.")
 app.command("quickstart", short_help="Compose lyrics-tiny and run a picture through it.")(quickstart.quickstart)

@@ -26,7 +26,8 @@ def step(
     dtype: Annotated[list[str] | None, typer.Option(help="fp32 or bf16; may be given several times. [both]")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Turns that every variant gets.")] = 3,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+    profile: Annotated[bool, typer.Option("--profile", help="Also seconds by kind of kernel, in the file.")] = False,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write, and a chart (.svg) beside it.")] = None,
     json: JsonFlag = False,
 ) -> None:
     """Time the paper's stage-1 step: one dense pass per objective (N1), BLIP-2's way (N3), and packed.
@@ -52,6 +53,7 @@ def step(
         dtype or ("fp32", "bf16"),
         rounds,
         device=device,
+        profile=profile,
         out=out,
         say=lambda text: print(text, file=sys.stderr),
     )
@@ -76,7 +78,7 @@ def attention(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     minutes: Annotated[float, typer.Option(min=0, help="Begin nothing after so long.")] = 8.0,
     toy: Annotated[bool, typer.Option("--toy", help="Tiny sizes, to see that it runs.")] = False,
-    out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write, and a chart (.svg) beside it.")] = None,
     json: JsonFlag = False,
 ) -> None:
     """Compare each implementation with the definition in float64, then time it against dense masked attention.

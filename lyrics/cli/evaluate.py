@@ -68,11 +68,11 @@ def evaluate(
         raise SpecError("--rescore and --shard: scores are of the answers of all processes; leave --shard out.")
     if out.exists() and not out.is_dir():
         raise SpecError(f"--out {out}: is a file, not a folder.")
-    built, about = _benchmarks(benchmark, data, split, option)
+    built, about = asked_benchmarks(benchmark, data, split, option)
     described = " ".join([model, *(["(random weights)"] if weights == "random" else []), *sorted(settings or ())])
     if not rescore:  # then the answers say whose they are
         about = {name: {"model": described, **known} for name, known in about.items()}
-    with _Progress() as progress:
+    with BenchmarkProgress() as progress:
         results = run(
             None if rescore else lambda: open_model(model, weights, settings, None, device, dtype),
             built,
@@ -109,7 +109,7 @@ def _shard(text: str | None) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _benchmarks(
+def asked_benchmarks(
     names: str, data: Sequence[str] | None, split: str | None, option: Sequence[str] | None
 ) -> tuple[dict[str, Benchmark], dict[str, dict[str, str]]]:
     """Benchmarks by the name of their folder, and what is known of each."""
@@ -158,7 +158,7 @@ def _options(data: Sequence[str] | None, option: Sequence[str] | None, names: se
     return found
 
 
-class _Progress:
+class BenchmarkProgress:
     """A bar on standard error with the benchmark's name, samples per second and the time left."""
 
     def __init__(self) -> None:
@@ -174,7 +174,7 @@ class _Progress:
         )
         self.tasks: dict[str, TaskID] = {}
 
-    def __enter__(self) -> _Progress:
+    def __enter__(self) -> BenchmarkProgress:
         self.bars.start()
         return self
 

@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lyrics.core.bench_charts import attention_chart
 from lyrics.core.bench_step import environment
 from lyrics.kernels import (
     IMPLEMENTATIONS,
@@ -461,6 +462,7 @@ def run_bench_attention(
             written = {"benchmark": "attention", **where, "bytes_per_second": copied, "rows": rows}
             out.parent.mkdir(parents=True, exist_ok=True)
             out.write_text(json.dumps(written, indent=2) + "\n")
+            out.with_suffix(".svg").write_text(attention_chart(rows), encoding="utf-8")
     return rows
 
 

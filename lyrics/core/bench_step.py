@@ -29,6 +29,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from lyrics.core.bench_charts import step_chart
 from lyrics.core.contracts import BuildContext
 from lyrics.core.registry import default_registry
 from lyrics.core.streams import Features, Text
@@ -174,6 +175,57 @@ def _seconds(
     return time.perf_counter() - start, time.process_time() - worked
 
 
+#: What a kernel's or an operator's name says about its kind; the first that is found counts.
+_KINDS: Mapping[str, tuple[str, ...]] = {
+    "attention": ("attention", "flash", "fmha", "fwd_kernel", "bwd_kernel", "_forward_kernel", "_grad_"),
+    "matrix product": ("mm", "gemm", "matmul", "linear", "cutlass", "xmma", "cublas"),
+    "normalisation": ("layer_norm", "layernorm", "_norm"),
+    "softmax and cross-entropy": ("softmax", "nll_loss", "cross_entropy"),
+    "indexing and copying": (
+        "index",
+        "gather",
+        "scatter",
+        "embedding",
+        "copy",
+        "cat",
+        "clone",
+        "slice",
+        "memcpy",
+        "memset",
+    ),
+    "elementwise": (
+        "gelu",
+        "add",
+        "mul",
+        "div",
+        "sub",
+        "dropout",
+        "fill",
+        "sum",
+        "elementwise",
+        "vectorized",
+        "reduce",
+    ),
+}
+
+
+def profile_by_kind(step: Step, device: str) -> dict[str, float]:
+    """Seconds of one forward and backward pass by kind of kernel (on a GPU) or operator (on a CPU), the greatest first."""
+    gpu = device.startswith("cuda")
+    activity = torch.profiler.ProfilerActivity.CUDA if gpu else torch.profiler.ProfilerActivity.CPU
+    with torch.profiler.profile(activities=[activity]) as profile:
+        _forward_backward(step)
+        if gpu:
+            torch.cuda.synchronize()
+    found: dict[str, float] = {}
+    for event in profile.key_averages():
+        name = event.key.lower()
+        kind = next((kind for kind, marks in _KINDS.items() if any(mark in name for mark in marks)), "other")
+        spent = event.self_device_time_total if gpu else event.self_cpu_time_total
+        found[kind] = found.get(kind, 0.0) + spent / 1e6
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
 def compare(
     batch_size: int,
     dtype: str,
@@ -183,11 +235,12 @@ def compare(
     say: Callable[[str], None] = lambda text: None,
     true: tuple[int, int] = TRUE,
     padded: tuple[int, int] = PADDED,
+    profile: bool = False,
     **case: Any,
 ) -> list[dict[str, Any]]:
     """All variants at one batch size: losses compared, then timed in turns; one row per variant and lengths.
 
-    ``case`` goes to ``build_case``.
+    ``profile`` adds seconds by kind of kernel; ``case`` goes to ``build_case``.
 
     Raises:
         AssertionError: a variant's losses differ from N1's by more than fp32 rounding (bf16: 3 %).
@@ -219,7 +272,7 @@ def compare(
         else:
             with torch.no_grad():
                 computed = step()
-        values[key] = {name: float(loss.sum) / max(loss.count, 1) for name, loss in computed.items()}
+        values[key] = {name: loss.sum.item() / max(loss.count, 1) for name, loss in computed.items()}
     for (name, label), losses in values.items():
         for loss, value in losses.items():
             want = values["N1", label][loss]
@@ -242,6 +295,14 @@ def compare(
                 times[key][kind].append(spent)
             say(f"round {turn + 1}/{rounds} {key[0]:>6} {key[1]:>6}: {both[0]:.2f} s forward + backward")
     for key in timed:
+        for parameter in parameters:
+            parameter.grad = None
+        if device.startswith("cuda"):
+            torch.cuda.reset_peak_memory_stats()
+            _forward_backward(steps[key])
+            rows[key]["peak_bytes"] = torch.cuda.max_memory_allocated()
+        if profile:
+            rows[key]["profile_seconds"] = profile_by_kind(steps[key], device)
         median = {kind: statistics.median(found) for kind, found in times[key].items()}
         rows[key] |= {
             "seconds_forward": median["forward"],
@@ -357,16 +418,18 @@ def run_bench_step(
     rounds: int = 3,
     *,
     device: str = "cpu",
+    profile: bool = False,
     out: Path | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[dict[str, Any]]:
-    """Measure everything and write one JSON file.
+    """Measure everything and write one JSON file, and a chart beside it.
 
     Args:
         batch_sizes: samples per step.
         dtypes: ``fp32``, ``bf16`` (autocast).
         rounds: turns; the median of each variant counts.
         device: ``cpu`` or ``cuda``.
+        profile: add seconds by kind of kernel or operator to every row.
         out: where the JSON goes; not written when None.
         say: called with a line of progress.
 
@@ -376,8 +439,12 @@ def run_bench_step(
     rows: list[dict[str, Any]] = []
     for dtype in dtypes:
         for batch_size in batch_sizes:
-            rows += [row | environment() for row in compare(batch_size, dtype, rounds, device=device, say=say)]
+            rows += [
+                row | environment()
+                for row in compare(batch_size, dtype, rounds, device=device, say=say, profile=profile)
+            ]
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps({"benchmark": "step", "rows": rows}, indent=2) + "\n")
+        out.with_suffix(".svg").write_text(step_chart(rows), encoding="utf-8")
     return rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -91,6 +92,9 @@ def test_the_command_writes_one_file(run: Run, tmp_path: Path) -> None:
     done = run("bench", "attention", "--toy", "--rounds", "1", "--json", "--out", str(out))
     assert done.code == 0, done.err
     written = json.loads(out.read_text())
+    chart = ElementTree.fromstring(out.with_suffix(".svg").read_text())
+    titles = [one.text or "" for one in chart.iter() if one.get("font-weight") == "bold"]
+    assert "segment, ms: batch 2, padded, fp32" in titles
     assert written["rows"] == json.loads(done.out)
     assert written["versions"]["torch"] == torch.__version__
     served = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ SMALL = {
 
 
 def test_rows_compare_all_variants() -> None:
-    rows = bench_step.compare(3, "fp32", 1, true=(16, 6), **SMALL)
+    rows = bench_step.compare(3, "fp32", 1, true=(16, 6), profile=True, **SMALL)
     assert [(row["variant"], row["lengths"]) for row in rows] == [
         ("N1", "padded"),
         ("N3", "padded"),
@@ -41,6 +42,10 @@ def test_rows_compare_all_variants() -> None:
     assert true["saved_bytes"] < padded["saved_bytes"] < n1["saved_bytes"]
     for name, value in padded["losses"].items():
         assert value == pytest.approx(n1["losses"][name], rel=1e-4)
+    for row in rows:
+        assert row["cpu_seconds_forward_backward"] > 0
+        assert {"attention", "matrix product", "normalisation", "elementwise"} <= row["profile_seconds"].keys()
+        assert all(seconds > 0 for seconds in row["profile_seconds"].values())
     shown = bench_step.table(rows)
     assert len(shown.splitlines()) == 5
     assert "packed" in shown
@@ -68,7 +73,9 @@ def test_saved_bytes_counts_a_storage_once_and_no_parameters() -> None:
 
 
 def test_the_file_carries_machine_versions_and_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_step, "compare", lambda *args, **kwargs: [{"variant": "N1"}])
+    measured = {"variant": "N1", "lengths": "padded", "batch": 2, "dtype": "fp32", "saved_bytes": 5e9}
+    measured |= {"seconds_forward_backward": 1.5, "all_seconds": {"both": [1.0, 1.5, 3.0]}}
+    monkeypatch.setattr(bench_step, "compare", lambda *args, **kwargs: [measured])
     out = tmp_path / "results" / "step.json"
     bench_step.run_bench_step((2,), ("fp32",), 1, out=out)
     (row,) = json.loads(out.read_text())["rows"]
@@ -76,3 +83,8 @@ def test_the_file_carries_machine_versions_and_commit(tmp_path: Path, monkeypatc
     assert row["machine"]["cpu"]
     assert row["versions"]["torch"] == torch.__version__
     assert {"commit", "time"} <= set(row)
+    chart = ElementTree.fromstring(out.with_suffix(".svg").read_text())
+    texts = [one.text for one in chart.iter() if one.text]
+    assert {"step, s: batch 2, fp32", "kept for backward, GB: batch 2, fp32", "N1 padded: 1.5", "N1 padded: 5"} <= set(
+        texts
+    )

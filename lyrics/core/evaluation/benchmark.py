@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lyrics.core.answers import Answer
+from lyrics.core.answers import Answer, AnswerObject
 from lyrics.core.contracts import Dataset
 from lyrics.core.geometry import Box
 from lyrics.core.spatial import parse
@@ -31,7 +31,7 @@ class PredictedObject:
     """An object that an answer points at.
 
     Whether the refiner saw it is ``supported``; ``score`` is the refiner's of what it saw there, ``iou`` how much the two boxes overlap
-    (``lyrics.core.answers``).
+    (``lyrics.core.answers``). ``evidence`` is that overlap times the score of the refiner's object, supported or not.
     """
 
     tag: str
@@ -39,6 +39,12 @@ class PredictedObject:
     supported: bool = False
     score: float | None = None
     iou: float = 0.0
+    evidence: float = 0.0
+
+    @classmethod
+    def of(cls, one: AnswerObject) -> PredictedObject:
+        evidence = 0.0 if one.detection is None else one.iou * one.detection.score
+        return cls(one.tag, one.box_norm, one.supported, one.score, one.iou, evidence)
 
 
 @dataclass(frozen=True)
@@ -51,10 +57,7 @@ class Prediction:
 
     @classmethod
     def of(cls, answer: Answer) -> Prediction:
-        objects = tuple(
-            PredictedObject(one.tag, one.box_norm, one.supported, one.score, one.iou) for one in answer.objects
-        )
-        return cls(answer.text, answer.plain_text, objects)
+        return cls(answer.text, answer.plain_text, tuple(PredictedObject.of(one) for one in answer.objects))
 
     @classmethod
     def of_text(cls, text: str) -> Prediction:

@@ -1,9 +1,9 @@
 """``predictions.jsonl``: one line per sample, written as soon as it is answered, so that a run that was killed goes on.
 
 A line is ``{"id", "prompt", "text", "answer", "objects"}``: ``text`` as the model wrote it, ``answer`` without box markup, ``objects``
-each with ``tag``, ``box_norm`` (left, top, right, bottom as shares), ``box_px`` (pixels), ``supported``, ``score``, ``iou``. Ids are
-``ROW:KEY``: the number of the sample in its benchmark and the data set's own key. Processes that share a benchmark write a file each,
-``predictions.I-of-N.jsonl``.
+each with ``tag``, ``box_norm`` (left, top, right, bottom as shares), ``box_px`` (pixels), ``supported``, ``score``, ``iou``,
+``evidence``. Ids are ``ROW:KEY``: the number of the sample in its benchmark and the data set's own key. Processes that share a benchmark
+write a file each, ``predictions.I-of-N.jsonl``.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ def as_json(id: str, prompt: str, answer: Answer) -> str:
             "supported": one.supported,
             "score": one.score,
             "iou": one.iou,
+            "evidence": PredictedObject.of(one).evidence,
         }
         for one in answer.objects
     ]
@@ -168,7 +169,13 @@ def _parsed(text: str, where: str) -> Line:
         data: Any = json.loads(text)
         objects = tuple(
             PredictedObject(
-                str(one["tag"]), Box(*one["box_norm"]), bool(one["supported"]), one["score"], float(one["iou"])
+                str(one["tag"]),
+                Box(*one["box_norm"]),
+                bool(one["supported"]),
+                one["score"],
+                float(one["iou"]),
+                # Lines of earlier releases have none; what was not supported has no score there.
+                float(one.get("evidence", one["iou"] * (one["score"] or 0.0))),
             )
             for one in data["objects"]
         )

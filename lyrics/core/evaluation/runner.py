@@ -4,6 +4,7 @@
     OUT/NAME/run.json                        what the answers are of: model, benchmark, split
     OUT/NAME/predictions.jsonl               one line per sample (``lyrics.core.evaluation.predictions``)
     OUT/NAME/scores.json, OUT/NAME/worst.html
+    OUT/NAME/evidence.svg                    where answers have boxes and it is known what is there
 
 Everything that can be wrong is looked at before the model answers anything and before a file is written: the data set's files, the
 predictions that are there, whether a split exists.
@@ -22,6 +23,7 @@ from lyrics.core.contracts import Benchmark
 from lyrics.core.errors import ImageError, LyricsError, SampleError, StorageError
 from lyrics.core.evaluation import predictions
 from lyrics.core.evaluation.benchmark import MAX_NEW_TOKENS, Answerer, Prediction, Verdict
+from lyrics.core.evaluation.curves import precision_recall_svg
 from lyrics.core.evaluation.gallery import gallery
 from lyrics.core.evaluation.predictions import Line
 from lyrics.core.evaluation.report import SCORES, write_report
@@ -29,6 +31,7 @@ from lyrics.core.types import Sample
 
 RUN = "run.json"
 WORST = "worst.html"
+EVIDENCE = "evidence.svg"
 Shard = tuple[int, int]
 
 
@@ -178,7 +181,7 @@ def score(run: Run) -> tuple[Result, Verdict]:
 
 
 def write(run: Run, result: Result, verdict: Verdict) -> None:
-    """The folder's ``scores.json`` and ``worst.html``, and one ``predictions.jsonl`` of those of several processes."""
+    """The folder's ``scores.json``, ``worst.html`` and ``evidence.svg``, and one ``predictions.jsonl`` of those of several processes."""
     predictions.merge(run.folder)
     _write_json(run.folder / SCORES, {**run.about, **result.to_json()})
     if verdict.marks:
@@ -187,6 +190,10 @@ def write(run: Run, result: Result, verdict: Verdict) -> None:
         lines = [run.lines[id] for id in run.ids]
         page = gallery(run.name, result.scores, run.samples, lines, verdict.marks, picture)
         predictions.write_whole(run.folder / WORST, page)
+    evidence = result.details.get("evidence")
+    if isinstance(evidence, Mapping) and (points := evidence.get("points")):
+        title = f"{run.name}: real boxes by the refiner's evidence"
+        predictions.write_whole(run.folder / EVIDENCE, precision_recall_svg(points, title))
 
 
 def _write_json(path: Path, data: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The benchmarks that the paper reports in Tables 2 and 3, and ``scenes``: one row here for each. This manifest imports no torch.
+"""The benchmarks that the paper reports in Tables 2 and 3, ``scenes``, and POPE's probe. This manifest imports no torch.
 
 A benchmark reads its samples through the data set of the same name. docs/evaluation.md says which command gives which number of the paper.
 """
@@ -31,6 +31,24 @@ class ScenesOptions(Options):
     side: int = Field(128, ge=128, le=512, description="longer side of the pictures in pixels")
     max_objects: int = Field(8, ge=1, le=20, description="most objects of a scene")
     seed: int = Field(0, ge=0, lt=2**64, description="another seed is another world")
+
+
+class PopeOptions(Options):
+    """Of ``pope`` and ``pope-boxes``."""
+
+    split: Literal["random", "popular", "adversarial"] = Field(
+        "random", description="how what is not there is drawn (docs/evaluation.md)"
+    )
+    data: str = Field("scenes", description="data set whose samples have objects")
+    root: str | None = Field(None, description="folder that holds the data set's files; null for scenes")
+    images: str | None = Field(None, description="folder that holds its pictures, where that is not root")
+    part: str | None = Field("test", description="split of the data set, such as val2014; null for its own default")
+    pictures: int = Field(500, ge=1, description="pictures that are asked about")
+    per_picture: int = Field(3, ge=1, description="questions about things that are there, and as many about others")
+    counted: int | None = Field(
+        1000, ge=1, description="pictures that frequencies are counted over, the first; null for all of the data set"
+    )
+    seed: int = Field(0, ge=0, lt=2**64, description="of the draws")
 
 
 _ACCURACY = (
@@ -112,3 +130,24 @@ def lyrics_components() -> Iterator[Component]:
         licence="as lyrics; nothing is downloaded",
         test_options={"scenes": 4},
     )
+    for name, build, summary in (
+        (
+            "pope",
+            "pope:pope",
+            "is it there? yes or no about things that are and are not, over any data set with objects",
+        ),
+        (
+            "pope-boxes",
+            "pope:pope_boxes",
+            "boxes of things that are not there, and how well the refiner's evidence tells",
+        ),
+    ):
+        yield Component(
+            kind="benchmark",
+            name=name,
+            build=f"lyrics.plugins.benchmarks.{build}",
+            options=PopeOptions,
+            summary=summary,
+            licence="the data set's own",
+            test_options={"pictures": 2, "counted": 20},
+        )

@@ -21,6 +21,7 @@ from lyrics.core.evaluation.benchmark import Prediction, Verdict
 from lyrics.core.evaluation.metrics.exact import exact_match
 from lyrics.core.evaluation.metrics.rec import box_is_right
 from lyrics.core.evaluation.metrics.support import support_at, support_curve
+from lyrics.core.evaluation.pointing import Real, evidence_scores
 from lyrics.core.evaluation.prompts import IF_FOUND, PROMPTS, prompt_of
 from lyrics.core.geometry import Box
 from lyrics.core.types import Sample
@@ -83,8 +84,9 @@ class ScenesBenchmark:
             notes += [f"{task}: {note}" for note in verdict.notes]
             for row, mark in zip(rows, verdict.marks, strict=True):
                 marks[row] = mark
-        pointing, curve = _pointing(predictions, samples)
-        return Verdict({**scores, **pointing}, tuple(marks), tuple(notes), curve)
+        pointing, warnings = _pointing(predictions, samples)
+        evidence, curve = evidence_scores(predictions, [_named(sample) for sample in samples])
+        return Verdict({**scores, **pointing, **evidence}, tuple(marks), tuple(notes), {**warnings, **curve})
 
 
 def _part(sample: Sample) -> str:
@@ -151,6 +153,13 @@ def _pointing(predictions: Sequence[Prediction], samples: Sequence[Sample]) -> t
         if value is not None:
             scores[f"pointing: not supported means nothing there, {name}"] = 100 * value
     return scores, {"support": [asdict(point) for point in support_curve(overlaps, real)]}
+
+
+def _named(sample: Sample) -> list[Real]:
+    """What is there, under each name that it may have: an expression that means it, its colour and shape, a word as it is written."""
+    objects = [Real(one.tag, one.box_norm) for one in sample.objects]
+    things = [Real(f"{one['colour']} {one['shape']}", Box(*one["box_norm"])) for one in sample.extra["things"]]
+    return [*objects, *things, *(Real(word["text"], Box(*word["box_norm"])) for word in sample.extra["words"])]
 
 
 _JUDGES = {

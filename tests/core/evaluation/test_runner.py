@@ -54,6 +54,7 @@ def test_what_is_written(tmp_path: Path) -> None:
                 "supported": True,
                 "score": 0.75,
                 "iou": 1.0,
+                "evidence": 0.75,
             }
         ],
     }

@@ -35,7 +35,8 @@ def truth(sample: Sample) -> Prediction:
         said = " and ".join(f"{thing['colour']} {thing['shape']}s" for thing in sample.extra["things"])
         return Prediction(said, said)
     if task == "rec":
-        return Prediction("there", "there", (PredictedObject("it", sample.objects[0].box_norm),))
+        there = sample.objects[0]
+        return Prediction("there", "there", (PredictedObject(there.tag, there.box_norm),))
     said = sample.turns[0].answer
     if task == "multi-choice":
         said = f"({'abcd'[sample.extra['options'].index(said)]}) {said}"
@@ -67,12 +68,19 @@ def test_the_truth_has_full_marks(benchmark_: Any, samples: list[Sample]) -> Non
         "pointing: boxes of nothing": 0.0,
         "pointing: not supported means nothing there, precision": 0.0,
     }
+    # All have their right name, and no evidence: every one is real, none is supported.
+    assert {name: value for name, value in verdict.scores.items() if name.startswith("evidence")} == {
+        "evidence: boxes": verdict.scores["pointing: boxes"],
+        "evidence: real": 100.0,
+        "evidence: average precision": 100.0,
+        "evidence: supported, recall": 0.0,
+    }
     counts = {name: value for name, value in verdict.scores.items() if "unparsed" in name}
     shares = {
         name: value
         for name, value in verdict.scores.items()
         if name not in counts
-        and not name.startswith("pointing")
+        and not name.startswith(("pointing", "evidence"))
         and not any(score in name for score in ("CIDEr", "BLEU", "ROUGE", "METEOR"))
     }
     assert shares == dict.fromkeys(shares, 100.0)
@@ -105,7 +113,9 @@ def test_a_mistake_shows_in_its_own_part(benchmark_: Any, samples: list[Sample],
 
     right = scores_of(benchmark_, samples, lambda sample: None).scores
     wrong = scores_of(benchmark_, samples, lambda sample: Prediction("zzz", "zzz") if is_part(sample) else None).scores
-    changed = {name for name in right if right[name] != wrong.get(name) and not name.startswith("pointing")}
+    changed = {
+        name for name in right if right[name] != wrong.get(name) and not name.startswith(("pointing", "evidence"))
+    }
     assert changed
     assert all(name.startswith(f"{part}: ") for name in changed), changed
 
@@ -194,5 +204,23 @@ def test_support_as_a_warning(benchmark_: Any, samples: list[Sample]) -> None:
 
 def test_without_a_box_nothing_is_said_of_support(benchmark_: Any, samples: list[Sample]) -> None:
     verdict = benchmark_.judge([Prediction("x", "x")], [samples[0]])
-    assert not [name for name in verdict.scores if name.startswith("pointing")]
+    assert not [name for name in verdict.scores if name.startswith(("pointing", "evidence"))]
     assert verdict.details == {}
+
+
+def test_a_real_box_needs_its_name(benchmark_: Any, samples: list[Sample]) -> None:
+    sample = next(s for s in samples if s.extra["task"] == "rec" and not s.extra.get("absent"))
+    target = sample.objects[0]
+    thing = next(one for one in sample.extra["things"] if one["box_norm"] == target.box_norm.as_tuple())
+    found = (
+        PredictedObject(f"The {target.tag}.", target.box_norm, True, 0.9, 1.0, 0.9),  # the expression
+        PredictedObject(f"{thing['colour']} {thing['shape']}", target.box_norm, True, 0.8, 1.0, 0.8),
+        PredictedObject("elephant", target.box_norm, True, 0.7, 1.0, 0.7),
+        PredictedObject("", Box(0.0, 0.0, 1.0, 0.01), False, None, 0.1, 0.05),
+    )
+    scores = benchmark_.judge([Prediction("", "", found)], [sample]).scores
+    assert scores["evidence: boxes"] == 4
+    assert scores["evidence: real"] == 50.0
+    assert scores["evidence: average precision"] == 100.0
+    assert scores["evidence: supported, precision"] == pytest.approx(200 / 3)
+    assert scores["evidence: supported, recall"] == 100.0

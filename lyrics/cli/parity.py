@@ -1,0 +1,142 @@
+"""``lyrics parity``: does a model say the same in batches, in another number type, and with another implementation of attention?"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lyrics.cli._model import DeviceOption, WeightsOption
+from lyrics.cli._output import JsonFlag, SetOption, print_json, print_table, print_text
+
+if TYPE_CHECKING:
+    from lyrics.core.evaluation.parity import Question, Report, Tolerance
+
+
+def parity(
+    model: Annotated[str, typer.Argument(help="A model folder, a preset, a spec file, or a hub id.")],
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder of pictures; with --questions. Without both, scenes' test split is asked."),
+    ] = None,
+    questions: Annotated[
+        Path | None, typer.Option(help="Text file with a question on each line; each is asked of every picture.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Questions that are asked, the first.")] = 20,
+    compare: Annotated[
+        str | None, typer.Option(help="Some of batch,attention,bfloat16,4bit; without it, all that can be made here.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=2, help="Questions answered together in the comparison 'batch'.")] = 8,
+    tolerance: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME.KEY=VALUE",
+            help="How far a comparison may be off, such as bfloat16.logit=0.02; may be given several times (docs/evaluation.md).",
+        ),
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")] = 32,
+    settings: SetOption = None,
+    weights: WeightsOption = "pretrained",
+    device: DeviceOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """The same questions one at a time in float32, and then otherwise: answers, logits and boxes compared. Exit code 1 beyond tolerance."""
+    from lyrics.cli._overrides import parse_overrides
+
+    tolerances = _tolerances(tolerance)
+    names = None if compare is None else [name.strip() for name in compare.split(",") if name.strip()]
+    overrides = parse_overrides(settings)
+
+    from lyrics.core.evaluation.parity import loader
+    from lyrics.core.evaluation.parity import parity as hold
+
+    report = hold(
+        loader(model, overrides=overrides, weights=weights, device=device),
+        _questions(images, questions, limit),
+        compare=names,
+        tolerances=tolerances,
+        batch=batch,
+        max_new_tokens=max_new_tokens,
+        progress=lambda stage: print(f"parity: {stage}", file=sys.stderr),
+    )
+    if json:
+        print_json({"model": model, **report.to_json()})
+    else:
+        _print(report)
+    if not report.within:
+        raise typer.Exit(1)
+
+
+def _tolerances(given: Sequence[str] | None) -> Mapping[str, Tolerance]:
+    from lyrics.cli._overrides import parse_overrides
+    from lyrics.core.evaluation.parity import TOLERANCES, with_tolerance
+
+    found = dict(TOLERANCES)
+    for path, value in parse_overrides(list(given or ())).items():
+        name, _, key = path.rpartition(".")
+        found = with_tolerance(found, name, key, value)
+    return found
+
+
+def _questions(images: Path | None, file: Path | None, limit: int) -> list[Question]:
+    from lyrics.core.errors import SpecError
+    from lyrics.core.evaluation.parity import Question
+
+    if images is None and file is None:
+        return _scenes(limit)
+    if images is None or file is None:
+        raise SpecError("--images and --questions: give both, or none for the scenes of the embedded data set.")
+
+    from lyrics.core.refine_files import find_pictures
+
+    pictures = find_pictures([images])
+    if not pictures:
+        raise SpecError(f"--images {images}: holds no picture.")
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"--questions {file}: cannot be read: {error}.") from None
+    texts = [line for line in lines if line]
+    if not texts:
+        raise SpecError(f"--questions {file}: holds no question; write one on each line.")
+    return [Question(f"{path.name}: {text}", path, text) for path in pictures for text in texts][:limit]
+
+
+def _scenes(limit: int) -> list[Question]:
+    """The first questions of the benchmark ``scenes``, with its prompts: five tasks take turns."""
+    from itertools import islice
+
+    from lyrics.core.evaluation.build import build_benchmark
+    from lyrics.core.evaluation.parity import Question
+
+    benchmark: Any = build_benchmark("scenes", {"split": "test", "scenes": limit})
+    return [
+        Question(sample.extra["sample_id"], benchmark.picture(sample), benchmark.prompt(sample))
+        for sample in islice(benchmark.samples(), limit)
+    ]
+
+
+def _print(report: Report) -> None:
+    def share(worst: float | None, largest: float | None) -> str:
+        return "" if worst is None or not largest else f"{worst:.3g} ({worst / largest:.2g} of the largest)"
+
+    rows = []
+    for one in report.comparisons:
+        answers = "" if one.worst_logit is None else f"{len(one.differing)} of {one.questions}"
+        boxes = "" if one.mean_iou is None else f"{one.mean_iou:.3f} ({one.boxes})"
+        far = share(one.worst_logit, one.largest_logit) or share(one.worst_output, one.largest_output)
+        rows.append((one.variant, answers, far, boxes, "beyond tolerance" if one.exceeded else "within"))
+    columns = ("held against float32, one by one", "answers differ", "worst difference", "mean IoU (boxes)", "")
+    print_table(columns, rows)
+    for one in report.comparisons:
+        for reason in one.exceeded:
+            print_text(f"{one.variant}: {reason}")
+        if one.differing:
+            print_text(
+                f"{one.variant}: other answers to {', '.join(one.differing[:5])}{' ...' if len(one.differing) > 5 else ''}"
+            )
+    for name, reason in report.skipped.items():
+        print_text(f"not compared: {name}: {reason}")

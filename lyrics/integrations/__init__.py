@@ -1,0 +1,15 @@
+"""Lyrics inside other projects. This file imports none of them; a module named after a project needs that project."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def lmms_eval_models() -> Any:
+    """What the entry point ``lyrics`` of the group ``lmms_eval.models`` gives: the model ``lyrics`` of lmms-eval.
+
+    lmms-eval (0.7.3, ``lmms_eval/models/registry_v2.py``) calls it and takes a ``ModelManifest``.
+    """
+    from lmms_eval.models.registry_v2 import ModelManifest
+
+    return ModelManifest(model_id="lyrics", simple_class_path="lyrics.integrations.lmms_eval.Lyrics")
