@@ -56,7 +56,10 @@ class PromptWriter:
         if not phrases:
             return []
         texts = [spelling(phrase) for phrase in phrases]
-        encoded = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
+        # A tag that is spelt like a special token stays text.
+        encoded = self.tokenizer(
+            texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
+        )
         return [ids if any(token != self._unknown for token in ids) else [] for ids in encoded["input_ids"]]
 
     def prompts(self, tokens: Sequence[Sequence[int]]) -> list[Prompt]:

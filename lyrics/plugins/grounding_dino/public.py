@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from transformers import GroundingDinoForObjectDetection
 
 from lyrics.core.contracts import BuildContext
-from lyrics.core.conversion import Checkpoint, Piece, Plan
+from lyrics.core.conversion import Beside, Checkpoint, Piece, Plan, fewer_tokens, read_tokenizer
 from lyrics.core.errors import WeightsError
 from lyrics.core.pretrained import load_transformers
 from lyrics.plugins.grounding_dino import GroundingDinoOptions
-from lyrics.plugins.grounding_dino.detector import network_config
+from lyrics.plugins.grounding_dino.detector import GroundingDino, network_config, prompt_writer
 from lyrics.plugins.grounding_dino.weights import UNUSED, from_original
 
 _TOKENIZER = ("vocab.txt", "tokenizer.json", "tokenizer_config.json")
@@ -64,7 +65,19 @@ def convert_released(source: Mapping[str, torch.Tensor], options: GroundingDinoO
         {f"network.{own}": Piece((keys[pieces[hub][0]],), _Part(*pieces[hub])) for own, hub in names.items() if hub},
         # A norm that transformers has after the last stage, which nothing reads (``weights.py``).
         new=tuple(f"network.{own}" for own, hub in names.items() if not hub),
+        beside=Beside(
+            "the text encoder's tokenizer (BERT's)", "bytes as tokens, with which no phrase is found", _read_tokenizer
+        ),
     )
+
+
+def _read_tokenizer(folder: Path, detector: GroundingDino) -> tuple[str, ...]:
+    """Puts the tokenizer of a folder into a detector."""
+    words = detector.options.text_vocabulary
+    read_tokenizer(folder, words)
+    options = detector.options.model_copy(update={"tokenizer": str(folder)})
+    detector.writer = prompt_writer(options, BuildContext("pretrained"))
+    return fewer_tokens(folder, detector.writer.tokenizer, words)
 
 
 def _pieces(original: Mapping[str, torch.Tensor]) -> dict[str, tuple[str, str]]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
 from lyrics.core.contracts import BuildContext
-from lyrics.core.conversion import Checkpoint, Piece, Plan
+from lyrics.core.conversion import Beside, Checkpoint, Piece, Plan, fewer_tokens, read_tokenizer
 from lyrics.core.errors import WeightsError
 from lyrics.plugins.mqformer import MQFormerOptions, QFormerOptions
 from lyrics.plugins.mqformer.convert import (
@@ -25,7 +26,7 @@ from lyrics.plugins.mqformer.convert import (
     load_converted,
     sources,
 )
-from lyrics.plugins.mqformer.model import MQFormer, build_mqformer, build_qformer
+from lyrics.plugins.mqformer.model import MQFormer, _tokenizer, build_mqformer, build_qformer
 
 #: Where no spec says which local tokens there are: both kinds. Only the names of the new tensors depend on it, not their width.
 _LOCAL_DIMS = {"detector": 260, "segmenter": 260}
@@ -81,7 +82,26 @@ def convert_released(source: Mapping[str, torch.Tensor], options: MQFormerOption
     return Plan(
         {name: Piece(wanted[name].keys, _Own(model, name, own[name].shape)) for name in converted.trunk},
         new=report.initialised,
+        beside=Beside(
+            "the tokenizer of the texts that it reads (BERT's)",
+            "bytes as tokens, with which its words mean nothing",
+            _Tokenizer(options),
+        ),
     )
+
+
+class _Tokenizer:
+    """Puts the tokenizer of a folder into a query transformer, with the tokens that it adds to BERT's."""
+
+    def __init__(self, options: MQFormerOptions) -> None:
+        self.options = options
+
+    def __call__(self, folder: Path, part: MQFormer) -> tuple[str, ...]:
+        words = self.options.vocab_size
+        read_tokenizer(folder, words)
+        options = self.options.model_copy(update={"tokenizer": str(folder)})
+        part.tokenizer = _tokenizer(options, BuildContext("pretrained"))
+        return fewer_tokens(folder, part.tokenizer, words)
 
 
 class _Own:

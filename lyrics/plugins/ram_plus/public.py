@@ -12,10 +12,19 @@ from pathlib import Path
 import torch
 
 from lyrics.core.contracts import BuildContext
-from lyrics.core.conversion import Checkpoint, Piece, Plan
+from lyrics.core.conversion import Beside, Checkpoint, Piece, Plan
 from lyrics.core.errors import WeightsError
 from lyrics.plugins.ram_plus import RamOptions, RamPlusOptions
-from lyrics.plugins.ram_plus.checkpoint import IGNORED, PROJECTION, TAGS, THRESHOLDS, from_upstream, upstream_name
+from lyrics.plugins.ram_plus.checkpoint import (
+    IGNORED,
+    PROJECTION,
+    TAGS,
+    THRESHOLDS,
+    _read_tags,
+    _read_thresholds,
+    from_upstream,
+    upstream_name,
+)
 from lyrics.plugins.ram_plus.tagger import RamTagger, build_ram, build_ram_plus
 
 #: Our file -> upstream's name of it.
@@ -29,7 +38,7 @@ def convert(source: Checkpoint, options: RamOptions, context: BuildContext) -> P
     """``ram`` or ``ram-plus``, by the options. Raises ``WeightsError`` as ``from_upstream`` does, or for a list that is not there."""
     from_upstream(source.shapes(), _on_meta(options).state_dict(), source=str(source.path))
     kept = {key: Piece((key,)) for key in source if not IGNORED.fullmatch(key)}
-    files = {name: _beside(source.folder, name, options.num_tags) for name in _LISTS}
+    files = {name: _list(source.folder, name, options.num_tags) for name in _LISTS}
     return Plan(kept, files=files, notes=("set the tagger's option checkpoint to this folder",))
 
 
@@ -46,10 +55,26 @@ def convert_released(source: Mapping[str, torch.Tensor], options: RamOptions, co
         )
     return Plan(
         {name: Piece((names[upstream_name(name)],), _Part(name)) for name in own},
-        notes=(
-            "the tag list and the thresholds of the tagger are in no checkpoint: it needs upstream's, see docs/convert.md",
+        beside=Beside(
+            f"the tag list ({_LISTS[TAGS]}) with the thresholds ({_LISTS[THRESHOLDS]})",
+            f'tags named "tag 0" to "tag {options.num_tags - 1}", one threshold for all',
+            _Lists(options),
         ),
     )
+
+
+class _Lists:
+    """Puts the two lists of a folder into a tagger."""
+
+    def __init__(self, options: RamOptions) -> None:
+        self.options = options
+
+    def __call__(self, folder: Path, tagger: RamTagger) -> tuple[str, ...]:
+        tags, thresholds = (_list(folder, name, self.options.num_tags) for name in _LISTS)
+        tagger.tags = _read_tags(tags, self.options.num_tags)
+        if self.options.threshold is None:
+            tagger.thresholds = _read_thresholds(thresholds, self.options.num_tags)
+        return ()
 
 
 class _Part:
@@ -70,13 +95,13 @@ def _on_meta(options: RamOptions) -> RamTagger:
         return build_ram(options, BuildContext("meta"))
 
 
-def _beside(folder: Path, name: str, num_tags: int) -> Path:
-    """The list of that name beside the checkpoint, under ours or upstream's name."""
+def _list(folder: Path, name: str, num_tags: int) -> Path:
+    """The list of that name in a folder, under ours or upstream's name."""
     found = next((folder / n for n in (name, _LISTS[name]) if (folder / n).is_file()), None)
     if found is None:
         raise WeightsError(
-            f"{folder}: has no {_LISTS[name]} (or {name}), which the tagger needs and no checkpoint holds. Put it beside the "
-            f"checkpoint; upstream has it at {_SOURCE}."
+            f"{folder}: has no {_LISTS[name]} (or {name}), which the tagger needs and no checkpoint holds. Put it there; "
+            f"upstream has it at {_SOURCE}."
         )
     lines = len(found.read_bytes().splitlines())
     if lines != num_tags:
