@@ -1,5 +1,5 @@
 # One command each, from nothing: a private environment pinned by constraints.txt, then the job.
-#   make demo          compose lyrics-tiny and run a picture through it
+#   make demo          lyrics-tiny looks at drawn scenes, or at PICTURES=folder; quickstart/report.html shows what it sees
 #   make test          all tests but those of the extra experts
 #   make test-experts  those, in an environment of their own: torchvision breaks transformers where it does not fit torch
 #   make check         format, lint and types
@@ -18,7 +18,7 @@ EXPERTS_READY := $(EXPERTS)/.ready
 .PHONY: demo test test-experts check format clean
 
 demo: $(READY)
-	$(BIN)/lyrics quickstart
+	$(BIN)/lyrics quickstart $(PICTURES)
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from lyrics.core.component import KINDS
+from lyrics.core.data.build import build_dataset
 from lyrics.core.registry import default_registry
 from lyrics.core.spec import dump, loads
 from tests.commands import Run
@@ -225,26 +227,48 @@ def test_test_plugin_of_a_broken_plugin_fails_with_its_cause(run: Run, monkeypat
 # --- quickstart ---
 
 
-def test_quickstart_does_the_main_job(tmp_path: Path, run: Run) -> None:
-    done = run("quickstart", "--out", str(tmp_path / "new" / "out"), "--json")
+def test_quickstart_finds_what_is_drawn(tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "new" / "out"
+    done = run("quickstart", "--out", str(out), "--json")
     assert done.code == 0, done.err
     assert done.data["soft_tokens"] == [32, 192]
-    assert done.data["objects"]
-    for found in done.data["objects"]:
-        x1, y1, x2, y2 = found["box_px"]
-        assert 0 <= x1 < x2 <= done.data["width"]
-        assert 0 <= y1 < y2 <= done.data["height"]
-    assert json.loads((tmp_path / "new" / "out" / "result.json").read_text()) == done.data
-    with Image.open(done.data["picture"]) as picture:
-        assert picture.size == (done.data["width"], done.data["height"])
-    assert "running it" in done.err
+    assert json.loads((out / "result.json").read_text()) == done.data
+    scenes = build_dataset("scenes", {"split": "test", "scenes": 6})
+    found, there = [], []
+    for row, one in enumerate(done.data["pictures"]):
+        with Image.open(one["picture"]) as picture:
+            assert picture.size == (one["width"], one["height"])
+        for seen in one["objects"]:
+            x1, y1, x2, y2 = seen["box_px"]
+            assert 0 <= x1 < x2 <= one["width"]
+            assert 0 <= y1 < y2 <= one["height"]
+        found += [(row, seen["tag"]) for seen in one["objects"] if not seen["tag"].startswith("word")]
+        there += [(row, thing.tag) for thing in scenes[row].objects]
+    right = sum((Counter(found) & Counter(there)).values())
+    assert right >= 0.8 * len(there)
+    assert right >= 0.7 * len(found)
+    page = (out / "report.html").read_text()
+    assert page.count("<img") == 6
+    assert "http" not in page.replace("http-equiv", "")
+    assert "looking" in done.err
 
 
-def test_quickstart_takes_a_picture(tmp_path: Path, run: Run) -> None:
-    Image.new("RGB", (50, 40), "red").save(tmp_path / "mine.png")
-    done = run("quickstart", str(tmp_path / "mine.png"), "--out", str(tmp_path))
+def test_quickstart_takes_pictures_and_folders(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "more").mkdir()
+    for name in ("mine.png", "more/other.png"):
+        Image.new("RGB", (50, 40), "red").save(tmp_path / name)
+    done = run("quickstart", str(tmp_path / "mine.png"), str(tmp_path / "more"), "--out", str(tmp_path))
     assert done.code == 0, done.err
-    assert f"picture: {tmp_path / 'mine.png'} (50 x 40)" in done.out
+    assert f"{tmp_path / 'mine.png'} (50 x 40)" in done.out
+    assert f"{tmp_path / 'more' / 'other.png'} (50 x 40)" in done.out
+    assert "know drawn shapes and words only" in done.out
+
+
+def test_quickstart_of_an_empty_folder_says_so(tmp_path: Path, run: Run) -> None:
+    done = run("quickstart", str(tmp_path), "--out", str(tmp_path / "out"))
+    assert done.code == 1
+    assert "there is no picture in it" in done.err
+    assert not (tmp_path / "out").exists()
 
 
 # --- called wrongly ---
@@ -286,7 +310,7 @@ WRONG: Mapping[str, tuple[tuple[str, ...], str]] = {
     "name of a loss": (("check", "lyrics-tiny", "--set", "objectives.train=itc"), "objectives.train: torch keeps the name"),
     "dtype": (("check", "lyrics-tiny", "--dtype", "float8"), "--dtype float8: is one of float32, bfloat16, float16."),
     "distribution": (("test-plugin", "lyrics-vll"), "comes from a distribution 'lyrics-vll'. Did you mean 'lyrics-vl'?"),
-    "picture": (("quickstart", "nowhere.png"), "nowhere.png: no such file."),
+    "picture": (("quickstart", "nowhere.png"), "nowhere.png: no such file or folder."),
     "no argument": (("show",), "Missing argument"),
 }  # fmt: skip
 

@@ -12,34 +12,43 @@ from lyrics.cli._output import JsonFlag, print_json, print_text
 
 
 def quickstart(
-    image: Annotated[Path | None, typer.Argument(help="A picture; one is drawn if left out.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the picture and the result.")] = Path("quickstart"),
+    pictures: Annotated[
+        list[Path] | None, typer.Argument(help="Pictures or folders of pictures; scenes are drawn if left out.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the report, the result, and the scenes that are drawn.")] = Path(
+        "quickstart"
+    ),
     json: JsonFlag = False,
 ) -> None:
-    """Compose lyrics-tiny with random weights and run a picture through every part of it."""
+    """Show lyrics-tiny some pictures: its trained experts find, name, box and cut out what is drawn there; report.html shows it."""
     from lyrics.core.errors import LyricsError
     from lyrics.core.quickstart import run
+    from lyrics.core.refine_files import find_pictures
 
     def progress(text: str) -> None:
         print(text, file=sys.stderr)
 
+    found = find_pictures(pictures) if pictures else []
+    if pictures and not found:
+        raise LyricsError(f"{', '.join(map(str, pictures))}: there is no picture in it.")
     try:
-        result = run(image, out, progress=progress)
+        result = run(found, out, progress=progress)
     except OSError as error:
         raise LyricsError(f"--out {out}: cannot be written: {error.strerror}.") from error
     if json:
         print_json(result)
         return
-    print_text(f"picture: {result['picture']} ({result['width']} x {result['height']})")
-    names = [tag["name"] for tag in result["tags"]]
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    print_text(f"tags: {', '.join(names[:8]) or 'none'}{more}")
-    print_text(f"objects: {len(result['objects'])}")
-    for found in result["objects"][:5]:
-        corners = ", ".join(f"{value:.0f}" for value in found["box_px"])
-        print_text(f"  {found['tag']}  ({corners})  score {found['score']:.2f}  mask {found['mask_area_px']} px")
-    print_text(f"soft tokens: {result['soft_tokens'][0]} x {result['soft_tokens'][1]}")
-    print_text(f"question: {result['question']}")
-    print_text(f"answer: {result['answer']!r}")
-    print_text(f"written: {result['written']}")
-    print_text("\nThe weights are random, so tags, boxes and answer mean nothing yet: this shows that every part runs.")
+    for one in result["pictures"]:
+        print_text(f"{one['picture']} ({one['width']} x {one['height']})")
+        for seen in one["objects"][:8]:
+            corners = ", ".join(f"{value:.0f}" for value in seen["box_px"])
+            print_text(f"  {seen['tag']}  ({corners})  score {seen['score']:.2f}  mask {seen['mask_area_px']} px")
+        if not one["objects"]:
+            print_text("  nothing found")
+    if found:
+        print_text("\nThe experts know drawn shapes and words only; what they say of a photograph means nothing.")
+    print_text(f"\nreport: {result['report']}")
+    print_text(
+        "The query transformer and the language model are not trained yet: they run, and their answers mean nothing.\n"
+        "Next: lyrics refine FOLDER --spec lyrics-tiny --out refined, lyrics show lyrics-tiny, lyrics pretrain tiny-stage1"
+    )

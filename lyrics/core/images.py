@@ -36,6 +36,13 @@ _OTHER_FORMATS = (
 ImageLike = str | os.PathLike[str] | Image.Image
 
 
+def picture_name(source: ImageLike) -> str:
+    """What a picture is called: its path; of an open picture the file it came from, or nothing. The experts ``cached`` find it by this."""
+    if isinstance(source, Image.Image):
+        return str(getattr(source, "filename", ""))
+    return os.fspath(source)
+
+
 def open_image(source: ImageLike) -> Image.Image:
     """The picture as RGB, turned upright by its EXIF orientation; transparent pixels become white.
 

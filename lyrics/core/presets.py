@@ -231,14 +231,16 @@ def lyrics_tiny() -> ModelSpec:
                 "num_heads": 4,
                 "intermediate_size": 512,
                 "vocab_size": 1856,  # the built-in word tokenizer's, padded
-                "random_tokenizer": "words",
+                "builtin_tokenizer": "words",
+                "tokenizer": None,
             },
         ),
         language_model=Slot(
             use="causal-lm",
             options={
                 "vocab_size": 1856,
-                "random_tokenizer": "words",
+                "builtin_tokenizer": "words",
+                "checkpoint": None,  # none is shipped yet
                 "hidden_size": 192,
                 "num_layers": 6,
                 "num_heads": 6,

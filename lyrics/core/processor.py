@@ -5,7 +5,6 @@ Shapes: B images, C colour channels, H and W pixels.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,7 +13,7 @@ import torch
 from PIL import Image
 
 from lyrics.core.geometry import Frame
-from lyrics.core.images import ImageLike, open_image
+from lyrics.core.images import ImageLike, open_image, picture_name
 from lyrics.core.types import DetectedObject, ImageBatch, Preprocessing
 
 _FILTERS = {
@@ -121,7 +120,7 @@ class Processor:
         """
         opened = [open_image(picture) for picture in pictures]
         if names is None:
-            names = ["" if isinstance(picture, Image.Image) else os.fspath(picture) for picture in pictures]
+            names = [picture_name(picture) for picture in pictures]
         batches = {
             expert: prepare(opened, preprocessing, names, known_objects)
             for expert, preprocessing in self.preprocessing.items()

@@ -141,6 +141,25 @@ def test_stored_refinements_stand_above_annotations(model: LyricsModel) -> None:
         collated(model, "pretrain", example(1), refined=stored)
 
 
+@pytest.mark.parametrize(
+    ("extra", "shown"),
+    [
+        ({"task": "rec"}, ["blue square"]),
+        ({"task": "grounded-caption"}, ["blue square"]),
+        ({"task": "rec", "absent": "a green star"}, ["the thing on the left", "blue square"]),
+        ({"task": "caption"}, ["the thing on the left", "blue square"]),
+    ],
+)
+def test_annotated_objects_do_not_give_the_answer_away(model: LyricsModel, extra: dict, shown: list[str]) -> None:
+    """The object that is asked for stands first, under the expression that asks for it."""
+    asked = DetectedObject("the thing on the left", BLUE.box_norm, 1.0)
+    given = example(0)
+    sample = replace(given.sample, objects=(asked, replace(BLUE, tag="blue square")), extra=extra)
+    batch = collated(model, "instruct", replace(given, sample=sample))
+    (known,) = batch.images.by_expert["detector"].known_objects
+    assert [found.tag for found in known or ()] == shown
+
+
 def test_captions_and_pictures_have_fixed_draws(model: LyricsModel) -> None:
     one, two = (collated(model, "pretrain", *(example(p) for p in range(6))) for _ in range(2))
     assert one.captions == two.captions

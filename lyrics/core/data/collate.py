@@ -17,6 +17,7 @@ from lyrics.core.data.conversation import converse
 from lyrics.core.data.draws import generator
 from lyrics.core.data.mentions import CODEC
 from lyrics.core.data.stream import Example
+from lyrics.core.data.templates import ABOUT_FIRST_OBJECT
 from lyrics.core.errors import DatasetError
 from lyrics.core.geometry import Frame
 from lyrics.core.processor import ModelImages, Processor
@@ -120,7 +121,9 @@ class Collator:
 
     def _known(self, example: Example, sample: Sample, frame: Frame, min_visible: float) -> tuple[DetectedObject, ...]:
         if self.refined is None:
-            return sample.objects
+            # The object that a sample is about carries the expression that asks for it: to show it would give the answer away.
+            asked_for = sample.extra.get("task") in ABOUT_FIRST_OBJECT and not sample.extra.get("absent")
+            return sample.objects[1:] if asked_for else sample.objects
         stored = self.refined.get(example.sample.image or "")
         if stored is None:
             raise DatasetError(

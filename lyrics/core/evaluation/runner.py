@@ -19,6 +19,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from lyrics.core.contracts import Benchmark
 from lyrics.core.errors import ImageError, LyricsError, SampleError, StorageError
 from lyrics.core.evaluation import predictions
@@ -163,11 +165,15 @@ def picture_of(benchmark: Benchmark, sample: Sample) -> Any:
     if picture is None:
         return sample.image
     try:
-        return picture(sample)
+        found = picture(sample)
     except (ImageError, SampleError):
         raise
     except OSError as error:
         raise StorageError(f"{sample.source}: the picture {sample.image} cannot be read: {error}.") from error
+    # Pillow's name for where an open picture came from; stored objects are found by it.
+    if isinstance(found, Image.Image):
+        found.filename = sample.image  # type: ignore[attr-defined]
+    return found
 
 
 def score(run: Run) -> tuple[Result, Verdict]:

@@ -92,7 +92,7 @@ def tiny_stage1() -> TrainConfig:
     return TrainConfig(
         stage="pretrain",
         out="runs/tiny-stage1",
-        model=ModelSection(spec=lyrics_tiny(), weights="random"),
+        model=ModelSection(spec=lyrics_tiny()),
         data=DataSection(
             sets={"scenes": DataSlot(use="scenes", options={"task": "caption"})},
             # A crop would make captions false that count things or say where they are.
@@ -109,7 +109,7 @@ def tiny_stage2() -> TrainConfig:
     return TrainConfig(
         stage="instruct",
         out="runs/tiny-stage2",
-        model=ModelSection(spec=lyrics_tiny(), weights="random"),
+        model=ModelSection(spec=lyrics_tiny()),
         data=DataSection(
             sets={"scenes": DataSlot(use="scenes", options={"task": "mixed"})},
             augmentation=None,  # as in stage 1

@@ -27,7 +27,10 @@ class CausalLMOptions(Options):
     architecture: Literal["llama", "qwen2", "opt"] = Field(
         "llama", description="family of the transformers configuration"
     )
-    checkpoint: str = Field("lmsys/vicuna-7b-v1.5", description="hub id or folder, read with weights='pretrained'")
+    checkpoint: str | None = Field(
+        "lmsys/vicuna-7b-v1.5",
+        description="hub id or folder, read with weights='pretrained'; null: none, so random weights",
+    )
     vocab_size: int = Field(32000, ge=1, description="rows of the word embeddings")
     hidden_size: int = Field(4096, ge=1, description="width of the embeddings")
     num_layers: int = Field(32, ge=1, description="transformer layers")
@@ -37,8 +40,8 @@ class CausalLMOptions(Options):
     )
     intermediate_size: int = Field(11008, ge=1, description="width of the feed-forward layer")
     max_positions: int = Field(4096, ge=1, description="longest sequence in tokens")
-    random_tokenizer: Literal["bytes", "words"] = Field(
-        "bytes", description="built-in tokenizer of random weights: bytes, or also the words of the embedded scenes"
+    builtin_tokenizer: Literal["bytes", "words"] = Field(
+        "bytes", description="the built-in tokenizer: bytes, or also the words of the embedded scenes"
     )
     chat_template: Literal["plain", "vicuna-v1.1", "chatml", "released"] = Field(
         "plain", description="what stands around instructions and answers in a prompt"

@@ -6,6 +6,7 @@ Shapes: B samples, L tokens, D width of the embeddings.
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -159,9 +160,15 @@ def build(options: CausalLMOptions, context: BuildContext) -> CausalLM:
     Raises ``WeightsError`` when the checkpoint cannot be had or is not of the sizes that the options state,
     ``MissingRequirementError`` when ``quantization`` needs bitsandbytes and it is not installed.
     """
-    if context.weights == "pretrained":
-        model, tokenizer = _from_checkpoint(options)
+    if context.weights == "pretrained" and options.checkpoint is not None:
+        model, tokenizer = _from_checkpoint(options.checkpoint, options)
     else:
+        if context.weights == "pretrained":
+            warnings.warn(
+                "language_model.options.checkpoint is null: the language model has random weights, and until it is trained its answers "
+                "mean nothing.",
+                stacklevel=2,
+            )
         model, tokenizer = _from_numbers(options)
     if options.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
@@ -188,7 +195,7 @@ def _from_numbers(options: CausalLMOptions) -> tuple[nn.Module, Any]:
             f"language_model.options.quantization={options.quantization}: random weights are not quantized; "
             "set it to none, or build with weights='pretrained'."
         )
-    tokenizer = builtin_tokenizer(options.random_tokenizer, SPECIAL_TOKENS)
+    tokenizer = builtin_tokenizer(options.builtin_tokenizer, SPECIAL_TOKENS)
     if len(tokenizer) > options.vocab_size:
         raise WeightsError(
             f"the built-in tokenizer needs {len(tokenizer)} words, but vocab_size is {options.vocab_size}; "
@@ -209,30 +216,30 @@ def _from_numbers(options: CausalLMOptions) -> tuple[nn.Module, Any]:
     return AutoModelForCausalLM.from_config(config), tokenizer
 
 
-def _from_checkpoint(options: CausalLMOptions) -> tuple[nn.Module, Any]:
+def _from_checkpoint(checkpoint: str, options: CausalLMOptions) -> tuple[nn.Module, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     quantization = _quantization(options.quantization)
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            options.checkpoint,
+            checkpoint,
             use_safetensors=True,
             quantization_config=quantization,
             # What the caller builds in, and not what the checkpoint was saved in.
             dtype=torch.get_default_dtype(),
         )
-        tokenizer = AutoTokenizer.from_pretrained(options.checkpoint)
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise WeightsError(
-            f"language_model.options.checkpoint: {options.checkpoint!r} cannot be loaded: {reason} "
+            f"language_model.options.checkpoint: {checkpoint!r} cannot be loaded: {reason} "
             "Give a hub id or a folder with safetensors, or build with weights='random'."
         ) from error
     for option, name in _NAMES[options.architecture].items():
         stated, found = getattr(options, option), getattr(model.config, name, None)
         if stated is not None and option not in {"vocab_size", "max_positions"} and stated != found:
             raise WeightsError(
-                f"language_model.options.checkpoint: {options.checkpoint!r} has {option} {found}, the spec says {stated}; "
+                f"language_model.options.checkpoint: {checkpoint!r} has {option} {found}, the spec says {stated}; "
                 f"set language_model.options.{option}={found}."
             )
     if tokenizer.pad_token_id is None:

@@ -38,11 +38,12 @@ class QFormerOptions(Options):
     attention: Literal["auto", "reference", "sdpa", "triton", "flash", "flex"] = Field(
         "auto", description="implementation of both attentions; a named one never falls back"
     )
-    tokenizer: str = Field(
-        "bert-base-uncased", description="where pretrained weights take their tokenizer from: hub id or folder"
+    tokenizer: str | None = Field(
+        "bert-base-uncased",
+        description="where pretrained weights take their tokenizer from: hub id or folder; null: the built-in one",
     )
-    random_tokenizer: Literal["bytes", "words"] = Field(
-        "bytes", description="built-in tokenizer of random weights: bytes, or also the words of the embedded scenes"
+    builtin_tokenizer: Literal["bytes", "words"] = Field(
+        "bytes", description="the built-in tokenizer: bytes, or also the words of the embedded scenes"
     )
     checkpoint: str | None = Field(
         None,

@@ -506,8 +506,8 @@ def _build(options: QFormerOptions, context: BuildContext, local_dims: Mapping[s
 
 def _tokenizer(options: QFormerOptions, context: BuildContext) -> Any:
     """BERT's with the added tokens; without pretrained weights the built-in one, which needs no download."""
-    if context.weights != "pretrained":
-        return builtin_tokenizer(options.random_tokenizer, SPECIAL_TOKENS)
+    if context.weights != "pretrained" or options.tokenizer is None:
+        return builtin_tokenizer(options.builtin_tokenizer, SPECIAL_TOKENS)
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(options.tokenizer)

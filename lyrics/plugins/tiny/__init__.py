@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from lyrics.core.component import Component, Options, hookimpl
 from lyrics.plugins.tiny.vocabulary import VOCABULARY, normalised
 
-LICENCE = "code as lyrics; no weights are shipped in this version"
+LICENCE = "as lyrics; the weights were trained on scenes, which lyrics draws itself"
 
 
 def _checked_vocabulary(vocabulary: tuple[str, ...]) -> tuple[str, ...]:
@@ -37,7 +37,8 @@ class TinyVitOptions(Options):
     image_size: int = Field(112, ge=8, description="side in pixels of the square that pictures are squashed to")
     patch_size: int = Field(8, ge=4, le=32, description="pixels per token along each side; a power of two")
     width: int = Field(128, ge=8, multiple_of=8, description="width of a token")
-    layers: int = Field(4, ge=1, description="transformer layers")
+    blocks: int = Field(4, ge=0, description="residual blocks of the last stage of the convolutional trunk")
+    layers: int = Field(2, ge=1, description="transformer layers on the trunk")
     heads: int = Field(4, ge=1, description="attention heads; divides the width")
 
     @model_validator(mode="after")
@@ -58,7 +59,9 @@ class TinyVitOptions(Options):
 
 class _VocabularyOptions(Options):
     vocabulary: tuple[str, ...] = Field(
-        VOCABULARY, min_length=1, description="the names it knows; a name's logit is made of those of its words"
+        VOCABULARY,
+        min_length=1,
+        description="the names it knows; a name's logit is made of those of its words (quoted: letters)",
     )
 
     @field_validator("vocabulary")
@@ -125,9 +128,9 @@ def lyrics_components() -> Iterator[Component]:
         name="tiny-vit",
         build="lyrics.plugins.tiny.vit:build",
         options=TinyVitOptions,
-        summary="small vision transformer for drawn scenes: 196 tokens of width 128",
+        summary="small vision transformer on a convolutional trunk for drawn scenes: 196 tokens of width 128",
         licence=LICENCE,
-        test_options={"image_size": 32, "width": 16, "layers": 1, "heads": 2},
+        test_options={"image_size": 32, "width": 16, "blocks": 1, "layers": 1, "heads": 2},
     )
     yield Component(
         kind="tagger",

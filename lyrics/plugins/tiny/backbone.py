@@ -13,18 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lyrics.core.contracts import BuildContext
-from lyrics.core.errors import WeightsError
-
-
-def require_random_weights(component: str, context: BuildContext) -> None:
-    """Raises ``WeightsError`` when trained weights are asked for: none exist for these experts."""
-    if context.weights == "pretrained":
-        raise WeightsError(
-            f"{component}: trained tiny weights are not shipped in this version, so weights='pretrained' cannot be built; "
-            "weights='random' works"
-        )
-
 
 class ChannelNorm(nn.LayerNorm):
     """LayerNorm over the channels of [B,C,H,W], each position by itself."""

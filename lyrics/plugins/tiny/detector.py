@@ -19,9 +19,10 @@ from lyrics.core.contracts import BuildContext
 from lyrics.core.geometry import Box
 from lyrics.core.types import Detection, DetectorOutput, ImageBatch, Preprocessing
 from lyrics.plugins.tiny import TinyDetectorOptions
-from lyrics.plugins.tiny.backbone import ConvTrunk, require_random_weights
+from lyrics.plugins.tiny.backbone import ConvTrunk
 from lyrics.plugins.tiny.boxes import non_maximum_suppression, to_centre_size
 from lyrics.plugins.tiny.phrases import PhraseHead
+from lyrics.plugins.tiny.shipped import materialise
 
 logger = logging.getLogger(__name__)
 
@@ -151,6 +152,7 @@ class TinyDetector(nn.Module):
 
 
 def build(options: TinyDetectorOptions, context: BuildContext) -> TinyDetector:
-    """The component. Raises ``WeightsError`` for pretrained weights, of which there are none yet."""
-    require_random_weights("tiny-detector", context)
-    return TinyDetector(options)
+    """The component. Raises ``WeightsError`` where trained weights are asked for and do not fit the options."""
+    module = TinyDetector(options)
+    materialise(module, "tiny-detector", options, context)
+    return module

@@ -1,6 +1,6 @@
-"""Logits for a fixed list of phrases, each made of the logits of its words.
+"""Logits for a fixed list of phrases, each made of the logits of its words, and of the letters of what is quoted.
 
-Shapes: P phrases, U different words, D width; the leading dimensions are free.
+Shapes: P phrases, U different parts, D width; the leading dimensions are free.
 """
 
 from __future__ import annotations
@@ -13,10 +13,27 @@ from torch import nn
 from lyrics.plugins.tiny.vocabulary import normalised
 
 
-class PhraseHead(nn.Module):
-    """States [..., D] -> logits [..., P]: a phrase's logit is the sum of its words' logits plus one common bias.
+def parts(phrase: str) -> list[str]:
+    """What a phrase's logit is the sum of: its words; in place of a word in quotes, its letters with their places and their number.
 
-    Because words are shared, a pair never seen in training ("cyan star") follows from its parts.
+    ``word "tea"`` has the parts ``word``, ``"t1``, ``"e2``, ``"a3`` and ``"3``.
+    """
+    found: list[str] = []
+    for word in phrase.split():
+        letters = word[1:-1]
+        if word == f'"{letters}"' and letters:
+            found += [f'"{letter}{place}' for place, letter in enumerate(letters, start=1)]
+            found.append(f'"{len(letters)}')
+        else:
+            found.append(word)
+    return found
+
+
+class PhraseHead(nn.Module):
+    """States [..., D] -> logits [..., P]: a phrase's logit is the sum of the logits of its ``parts`` plus one common bias.
+
+    Because parts are shared, a pair never seen in training ("cyan star") follows from its words, and what a written word looks like is
+    learned from all that have its letters.
 
     Args:
         width: D.
@@ -29,10 +46,10 @@ class PhraseHead(nn.Module):
     def __init__(self, width: int, vocabulary: Sequence[str], prior_logit: float) -> None:
         super().__init__()
         self.columns = {normalised(phrase): column for column, phrase in enumerate(vocabulary)}
-        words = sorted({word for phrase in self.columns for word in phrase.split()})
+        words = sorted({part for phrase in self.columns for part in parts(phrase)})
         self.words = nn.Linear(width, len(words), bias=False)
         self.bias = nn.Parameter(torch.full((), prior_logit))
-        membership = [[float(phrase.split().count(word)) for word in words] for phrase in self.columns]
+        membership = [[float(parts(phrase).count(word)) for word in words] for phrase in self.columns]
         self.register_buffer("phrase_words_PU", torch.tensor(membership), persistent=False)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:

@@ -22,8 +22,9 @@ from lyrics.core.geometry import Box, Frame
 from lyrics.core.masks import Mask
 from lyrics.core.types import ImageBatch, Preprocessing, SegmenterOutput
 from lyrics.plugins.tiny import TinySegmenterOptions
-from lyrics.plugins.tiny.backbone import ConvTrunk, ResidualBlock, require_random_weights
+from lyrics.plugins.tiny.backbone import ConvTrunk, ResidualBlock
 from lyrics.plugins.tiny.boxes import to_centre_size
+from lyrics.plugins.tiny.shipped import materialise
 
 #: Samples reach beyond the box by this share of its sides at each edge: a detected box may cut off a tip.
 MARGIN = 0.125
@@ -168,6 +169,7 @@ def _chunks(boxes: Sequence[Box]) -> Iterator[list[Box]]:
 
 
 def build(options: TinySegmenterOptions, context: BuildContext) -> TinySegmenter:
-    """The component. Raises ``WeightsError`` for pretrained weights, of which there are none yet."""
-    require_random_weights("tiny-segmenter", context)
-    return TinySegmenter(options)
+    """The component. Raises ``WeightsError`` where trained weights are asked for and do not fit the options."""
+    module = TinySegmenter(options)
+    materialise(module, "tiny-segmenter", options, context)
+    return module

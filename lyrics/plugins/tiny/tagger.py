@@ -11,8 +11,9 @@ from torch import nn
 from lyrics.core.contracts import BuildContext
 from lyrics.core.types import ImageBatch, Preprocessing, Tag
 from lyrics.plugins.tiny import TinyTaggerOptions
-from lyrics.plugins.tiny.backbone import ConvTrunk, require_random_weights
+from lyrics.plugins.tiny.backbone import ConvTrunk
 from lyrics.plugins.tiny.phrases import PhraseHead
+from lyrics.plugins.tiny.shipped import materialise
 
 
 class TinyTagger(nn.Module):
@@ -56,6 +57,7 @@ class TinyTagger(nn.Module):
 
 
 def build(options: TinyTaggerOptions, context: BuildContext) -> TinyTagger:
-    """The component. Raises ``WeightsError`` for pretrained weights, of which there are none yet."""
-    require_random_weights("tiny-tagger", context)
-    return TinyTagger(options)
+    """The component. Raises ``WeightsError`` where trained weights are asked for and do not fit the options."""
+    module = TinyTagger(options)
+    materialise(module, "tiny-tagger", options, context)
+    return module

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
 from typing import TypeVar
 
 import numpy as np
@@ -21,6 +20,7 @@ from torch import nn
 
 from lyrics.core.geometry import Frame
 from lyrics.core.types import DetectedObject, ImageBatch
+from lyrics.plugins.tiny.boxes import areas, to_centre_size
 from lyrics.plugins.tiny.detector import TinyDetector
 from lyrics.plugins.tiny.losses import detection_loss, mask_loss, multilabel_loss
 from lyrics.plugins.tiny.phrases import PhraseHead
@@ -35,6 +35,16 @@ WARMUP_SHARE = 0.05
 MAX_GRADIENT_NORM = 1.0
 
 
+def adamw(module: nn.Module, *, weight_decay: float = 0.05) -> torch.optim.AdamW:
+    """The optimizer of ``fit``. Biases, normalisations and other vectors do not decay."""
+    decaying = [parameter for parameter in module.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in module.parameters() if parameter.ndim <= 1]
+    return torch.optim.AdamW(
+        [{"params": decaying, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}],
+        betas=(0.9, 0.98),
+    )
+
+
 def fit(
     module: Expert,
     batches: Iterable[tuple[ImageBatch, Objects]],
@@ -42,24 +52,31 @@ def fit(
     *,
     steps: int,
     learning_rate: float = 2e-3,
-    weight_decay: float = 0.05,
+    optimizer: torch.optim.Optimizer | None = None,
+    done: int = 0,
+    after_step: Callable[[int, float], None] | None = None,
 ) -> list[float]:
-    """Train ``module`` in place for ``steps`` batches; returns the loss of every step and leaves the module in evaluation mode.
+    """Train ``module`` in place until ``steps`` batches were seen; returns the loss of every step and leaves the module in evaluation mode.
 
-    AdamW, a short linear warm-up and then a cosine to zero, gradients clipped to norm 1. Biases and normalisations do not decay.
-    Batches are on the module's device. Raises ``ValueError`` when ``batches`` ends before ``steps``.
+    A short linear warm-up and then a cosine to zero, gradients clipped to norm 1. Batches are on the module's device.
+
+    Args:
+        module: what ``loss`` takes.
+        batches: from step ``done`` on.
+        loss: scalar of a batch.
+        steps: of the whole training.
+        learning_rate: at its peak.
+        optimizer: ``adamw(module)`` unless given; with ``done``, the one that a stopped training had.
+        done: steps of a stopped training that this one goes on with.
+        after_step: called with the number of finished steps and the loss of the last.
+
+    Raises ``ValueError`` when ``batches`` ends before ``steps``.
     """
-    decaying = [parameter for parameter in module.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in module.parameters() if parameter.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decaying, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}],
-        lr=learning_rate,
-        betas=(0.9, 0.98),
-    )
+    optimizer = optimizer or adamw(module)
     warmup = max(1, round(steps * WARMUP_SHARE))
     module.train()
     history: list[float] = []
-    for step, (images, objects) in enumerate(islice(batches, steps)):
+    for step, (images, objects) in zip(range(done, steps), batches, strict=False):
         rate = min((step + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * step / steps))
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * rate
@@ -69,9 +86,11 @@ def fit(
         torch.nn.utils.clip_grad_norm_(module.parameters(), MAX_GRADIENT_NORM)
         optimizer.step()
         history.append(value.item())
+        if after_step is not None:
+            after_step(step + 1, history[-1])
     module.eval()
-    if len(history) < steps:
-        raise ValueError(f"asked to train for {steps} steps, but the batches ended after {len(history)}")
+    if done + len(history) < steps:
+        raise ValueError(f"asked to train for {steps} steps, but the batches ended after {done + len(history)}")
     return history
 
 
@@ -104,29 +123,55 @@ def segmenter_loss(segmenter: TinySegmenter, images: ImageBatch, objects: Object
 
 
 class EncoderWithNames(nn.Module):
-    """An image encoder and, for its training only, a head that names what each image token lies on."""
+    """An image encoder and, for its training only, heads that say what each image token lies on, and where that begins and ends."""
 
     def __init__(self, encoder: TinyVit, vocabulary: Sequence[str]) -> None:
         super().__init__()
         self.encoder = encoder
         self.phrases = PhraseHead(encoder.feature_dim, vocabulary, prior_logit=-4.0)
+        self.boxes = nn.Linear(encoder.feature_dim, 4)
+
+    def predict(self, images: ImageBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits of the names [B,M,P], and boxes [B,M,4]: (centre x, centre y, width, height) as shares of the canvas."""
+        tokens_BMD = self.encoder(images.pixels_BCHW)
+        return self.phrases(tokens_BMD), self.boxes(tokens_BMD)
+
+
+def token_targets(
+    module: EncoderWithNames, images: ImageBatch, objects: Objects
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What each image token lies on: the names of all objects whose box holds the centre of its patch, 0 or 1, [B,M,P]; the smallest of
+    these boxes [B,M,4], as ``EncoderWithNames.predict`` gives it; and whether there is any, bool [B,M].
+    """
+    device = images.pixels_BCHW.device
+    side = math.isqrt(len(module.encoder.positions_ND))
+    size = images.pixels_BCHW.shape[-1]
+    places = (torch.arange(side, device=device) + 0.5) * (size / side)
+    centres_px_M2 = torch.cartesian_prod(places, places).flip(1)
+    names, boxes, lying = [], [], []
+    for frame, found in zip(images.frames, objects, strict=True):
+        boxes_px_N4 = _boxes_on_canvas(frame, found).to(device)
+        after_MN2 = centres_px_M2[:, None] >= boxes_px_N4[:, :2]
+        before_MN2 = centres_px_M2[:, None] < boxes_px_N4[:, 2:]
+        inside_MN = (after_MN2 & before_MN2).all(-1)
+        names.append((inside_MN.float() @ module.phrases.targets([obj.tag for obj in found])).clamp(max=1))
+        lying.append(inside_MN.any(1))
+        if found:
+            smallest_M = torch.where(inside_MN, areas(boxes_px_N4), torch.inf).argmin(1)
+            boxes.append(to_centre_size(boxes_px_N4)[smallest_M] / size)
+        else:
+            boxes.append(torch.zeros(len(centres_px_M2), 4, device=device))
+    return torch.stack(names), torch.stack(boxes), torch.stack(lying)
 
 
 def encoder_loss(module: EncoderWithNames, images: ImageBatch, objects: Objects) -> torch.Tensor:
-    """A token's targets are the tags of all objects whose box holds the centre of the token's patch."""
-    logits_BMP = module.phrases(module.encoder(images.pixels_BCHW))
-    side = math.isqrt(logits_BMP.shape[1])
-    size = images.pixels_BCHW.shape[-1]
-    places = (torch.arange(side, device=logits_BMP.device) + 0.5) * (size / side)
-    centres_px_M2 = torch.cartesian_prod(places, places).flip(1)
-    targets_BMP = torch.zeros_like(logits_BMP)
-    for row_MP, frame, found in zip(targets_BMP, images.frames, objects, strict=True):
-        boxes_px_N4 = _boxes_on_canvas(frame, found).to(logits_BMP.device)
-        after_MN2 = centres_px_M2[:, None] >= boxes_px_N4[:, :2]
-        before_MN2 = centres_px_M2[:, None] < boxes_px_N4[:, 2:]
-        inside_MN = (after_MN2 & before_MN2).all(-1).to(logits_BMP.dtype)
-        row_MP.copy_((inside_MN @ module.phrases.targets([obj.tag for obj in found])).clamp(max=1))
-    return multilabel_loss(logits_BMP, targets_BMP)
+    """Names of every token, and the L1 distance of the box of those tokens that lie on something, in quarters of the canvas."""
+    logits_BMP, boxes_BM4 = module.predict(images)
+    names_BMP, wanted_BM4, lying_BM = token_targets(module, images, objects)
+    naming = multilabel_loss(logits_BMP, names_BMP)
+    if not lying_BM.any():
+        return naming
+    return naming + 4 * (boxes_BM4 - wanted_BM4)[lying_BM].abs().mean()
 
 
 def _boxes_on_canvas(frame: Frame, objects: Sequence[DetectedObject]) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""``tiny-vit``: a vision transformer with a convolutional stem.
+"""``tiny-vit``: a small vision transformer on a convolutional trunk, which learns shapes from far fewer pictures than attention does.
 
 Shapes: B images, H and W pixels, N image tokens, D width.
 """
@@ -13,7 +13,8 @@ from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import ContractError
 from lyrics.core.types import Preprocessing
 from lyrics.plugins.tiny import TinyVitOptions
-from lyrics.plugins.tiny.backbone import Downsample, require_random_weights
+from lyrics.plugins.tiny.backbone import ConvTrunk
+from lyrics.plugins.tiny.shipped import materialise
 
 
 class Layer(nn.Module):
@@ -45,9 +46,10 @@ class TinyVit(nn.Module):
         self.preprocessing = Preprocessing(
             resize="squash", size=options.image_size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
         )
-        halvings = options.patch_size.bit_length() - 1
-        widths = [max(options.width >> (halvings - 1 - step), options.width // 4) for step in range(halvings)]
-        self.stem = nn.Sequential(*(Downsample(a, b) for a, b in zip([3, *widths], widths, strict=False)))
+        stages = options.patch_size.bit_length() - 1
+        widths = [options.width * (stage + 1) // (stages + 1) for stage in range(stages)]
+        self.trunk = ConvTrunk(tuple(widths), (0, *[2] * (stages - 2), options.blocks))
+        self.entry = nn.Linear(widths[-1], options.width)
         side = options.image_size // options.patch_size
         self.positions_ND = nn.Parameter(torch.empty(side * side, options.width))
         nn.init.trunc_normal_(self.positions_ND, std=0.02)
@@ -62,13 +64,16 @@ class TinyVit(nn.Module):
                 f"tiny-vit reads pictures of shape (batch, 3, {size}, {size}), not {tuple(pixels_BCHW.shape)}; "
                 "prepare them as its `preprocessing` says"
             )
-        tokens_BND = self.stem(pixels_BCHW).flatten(2).transpose(1, 2) + self.positions_ND
+        everywhere_BHW = pixels_BCHW.new_ones(pixels_BCHW.shape[0], size, size, dtype=torch.bool)
+        features_BChw, _ = self.trunk(pixels_BCHW, everywhere_BHW)
+        tokens_BND = self.entry(features_BChw.flatten(2).transpose(1, 2)) + self.positions_ND
         for layer in self.layers:
             tokens_BND = layer(tokens_BND)
         return self.norm(tokens_BND)
 
 
 def build(options: TinyVitOptions, context: BuildContext) -> TinyVit:
-    """The component. Raises ``WeightsError`` for pretrained weights, of which there are none yet."""
-    require_random_weights("tiny-vit", context)
-    return TinyVit(options)
+    """The component. Raises ``WeightsError`` where trained weights are asked for and do not fit the options."""
+    module = TinyVit(options)
+    materialise(module, "tiny-vit", options, context)
+    return module

@@ -1,12 +1,30 @@
-"""The names that the tiny experts know unless their options say otherwise: every colour with every shape."""
+"""The names that the tiny experts know unless their options say otherwise: every colour with every shape, and the words that are written.
+
+They are what ``scenes`` can show; a test compares the two.
+"""
 
 from __future__ import annotations
 
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "gray")
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "diamond", "heart")
 
-#: "red circle", "red square", ... "gray heart": 64 names.
-VOCABULARY = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
+# fmt: off
+WORDS = (
+    "BAKE", "BALL", "BANK", "BELL", "BIKE", "BIRD", "BLUE", "BOAT", "BOOK", "CAFE", "CAKE", "CITY", "CLUB", "COFFEE", "DANCE", "DEER",
+    "DOOR", "EXIT", "FARM", "FISH", "FREE", "GATE", "GIFT", "GOLD", "HELP", "HERE", "HOME", "HOTEL", "IDEA", "JAZZ", "JUICE", "KEYS",
+    "KIWI", "LAKE", "LAMP", "MENU", "MILK", "MOON", "MUSIC", "NEWS", "NORTH", "OPEN", "PARK", "PIZZA", "POST", "QUEEN", "QUIZ", "RADIO",
+    "RICE", "SALE", "SHOP", "STOP", "TAXI", "TEA", "TOUR", "TRAIN", "UNIT", "VIEW", "VOTE", "WEST", "WOOD", "YARD", "ZERO", "ZOO",
+)
+# fmt: on
+
+
+def word_tag(text: str) -> str:
+    """The name of a written word. Its quotes keep the word "BLUE" apart from the colour."""
+    return f'word "{text}"'
+
+
+#: "red circle", "red square", ... "gray heart", 'word "BAKE"', ... 'word "ZOO"': 128 names.
+VOCABULARY = (*(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES), *map(word_tag, WORDS))
 
 
 def normalised(phrase: str) -> str:

@@ -14,6 +14,7 @@ from lyrics.core.errors import ImageError, LyricsError
 from lyrics.core.evaluation.benchmark import Prediction
 from lyrics.core.evaluation.runner import evaluate
 from lyrics.core.geometry import Box
+from lyrics.core.images import picture_name
 from tests.core.evaluation.toys import COLOURS, Colours, Model, Plain
 from tests.fresh import fresh
 
@@ -30,6 +31,20 @@ def rows(out: Path, file: str = "predictions.jsonl") -> list[dict[str, Any]]:
 
 def everything(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_pictures_carry_the_names_by_which_stored_objects_are_found(tmp_path: Path) -> None:
+    model = Model()
+    asked: list[str] = []
+    generate = model.generate
+
+    def noting(pictures: Any, *rest: Any, **more: Any) -> Any:
+        asked.extend(picture_name(picture) for picture in pictures)
+        return generate(pictures, *rest, **more)
+
+    model.generate = noting  # type: ignore[method-assign]
+    run(tmp_path, model)
+    assert asked == [f"{colour}.png" for colour in COLOURS]
 
 
 def test_what_is_written(tmp_path: Path) -> None:

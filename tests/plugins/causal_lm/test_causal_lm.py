@@ -78,6 +78,14 @@ def test_a_checkpoint_is_read_in_the_caller_s_type_and_not_in_its_own(tmp_path: 
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
 
 
+def test_without_a_checkpoint_pretrained_is_random_and_says_so() -> None:
+    with pytest.warns(UserWarning, match="random weights, and until it is trained its answers mean nothing"):
+        found = make("pretrained", checkpoint=None)
+    expected = make()
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(found.state_dict()[name], tensor), name
+
+
 def test_a_missing_checkpoint_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="weights='random'"):
         make("pretrained", checkpoint=str(tmp_path / "nothing"))

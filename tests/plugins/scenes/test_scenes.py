@@ -34,7 +34,8 @@ def scenes(**options: object) -> Scenes:
 
 
 def test_tags_are_the_tiny_experts_vocabulary() -> None:
-    assert tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES) == VOCABULARY
+    shapes = (f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
+    assert (*shapes, *(f'word "{word}"' for word in WORDS)) == VOCABULARY
 
 
 def test_a_thousand_scenes_are_annotated_as_they_are_laid() -> None:

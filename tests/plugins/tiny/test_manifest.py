@@ -1,4 +1,4 @@
-"""The records of the family: the contracts of their kinds, sizes, options, and what there are no weights for."""
+"""The records of the family: the contracts of their kinds, sizes and options."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 from pydantic import ValidationError
 
 from lyrics.core.contracts import BuildContext
-from lyrics.core.errors import WeightsError
 from lyrics.plugins import tiny
-from lyrics.plugins.tiny.vocabulary import COLOURS, SHAPES, VOCABULARY
+from lyrics.plugins.tiny.phrases import PhraseHead
+from lyrics.plugins.tiny.vocabulary import COLOURS, SHAPES, VOCABULARY, WORDS, word_tag
 from lyrics.testing import DetectorContract, ImageEncoderContract, SegmenterContract, TaggerContract
 
 COMPONENTS = tuple(tiny.lyrics_components())
@@ -40,19 +40,20 @@ def test_together_they_have_at_most_two_million_parameters():
     assert 1_000_000 < sum(p.numel() for module in built for p in module.parameters()) <= 2_000_000
 
 
-@pytest.mark.parametrize("component", COMPONENTS, ids=lambda component: component.name)
-def test_pretrained_weights_are_refused_in_one_sentence(component):
-    with pytest.raises(
-        WeightsError, match=r"trained tiny weights are not shipped in this version.*weights='random' works$"
-    ) as caught:
-        resolve_name(component.build)(component.options(**component.test_options), BuildContext("pretrained"))
-    assert str(caught.value).startswith(component.name)
-
-
-def test_default_vocabulary_is_every_colour_with_every_shape():
-    assert len(VOCABULARY) == len(set(VOCABULARY)) == len(COLOURS) * len(SHAPES) == 64
-    assert "red circle" in VOCABULARY
+def test_default_vocabulary_is_every_colour_with_every_shape_and_the_words():
+    things = [name for name in VOCABULARY if not name.startswith("word ")]
+    assert len(things) == len(set(things)) == len(COLOURS) * len(SHAPES) == 64
+    assert "red circle" in things
+    assert [name for name in VOCABULARY if name not in things] == [word_tag(text) for text in WORDS]
+    assert word_tag("STOP") == 'word "STOP"'
+    assert len(WORDS) == len(set(WORDS)) == 64
     assert tiny.TinyTaggerOptions().vocabulary == tiny.TinyDetectorOptions().vocabulary == VOCABULARY
+
+
+def test_the_written_word_blue_shares_nothing_with_the_colour():
+    head = PhraseHead(4, VOCABULARY, prior_logit=0.0)
+    rows = head.phrase_words_PU
+    assert rows[head.column('word "BLUE"')] @ rows[head.column("blue star")] == 0
 
 
 @pytest.mark.parametrize(

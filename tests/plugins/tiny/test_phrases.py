@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lyrics.plugins.tiny.phrases import PhraseHead
+from lyrics.plugins.tiny.phrases import PhraseHead, parts
 
 VOCABULARY = ("red circle", "red square", "blue circle", "blue square")
 
@@ -31,3 +31,13 @@ def test_a_repeated_word_counts_each_time():
     head = PhraseHead(8, ("tut", "tut tut"), prior_logit=0.0)
     once, twice = head(torch.randn(8)).tolist()
     assert abs(twice - 2 * once) < 1e-5
+
+
+def test_quoted_words_are_made_of_their_letters():
+    assert parts('word "tea"') == ["word", '"t1', '"e2', '"a3', '"3']
+    assert parts('blue "" "') == ["blue", '""', '"']
+    head = PhraseHead(8, ('word "TEA"', 'word "ATE"', 'word "TEE"', "tea"), prior_logit=0.0)
+    tea, ate, tee, plain = head.phrase_words_PU
+    assert tea @ tee == 4
+    assert tea @ ate == 2  # "word" and the number of letters: no letter stands in the same place
+    assert tea @ plain == 0

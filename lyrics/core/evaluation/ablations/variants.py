@@ -7,7 +7,6 @@ what follows from the blank picture (the boxes of a detector, and so the segment
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ import torch
 from PIL import Image
 
 from lyrics.core.errors import SpecError
-from lyrics.core.images import ImageLike, open_image
+from lyrics.core.images import ImageLike, open_image, picture_name
 from lyrics.core.processor import ModelImages, Processor
 from lyrics.core.types import DetectedObject, Preprocessing
 
@@ -53,7 +52,7 @@ class BlankingProcessor(Processor):
         """As ``Processor.images``; names, sizes and frames are those of the pictures, also for the experts that do not see them."""
         opened = [open_image(picture) for picture in pictures]
         if names is None:
-            names = ["" if isinstance(picture, Image.Image) else os.fspath(picture) for picture in pictures]
+            names = [picture_name(picture) for picture in pictures]
         white = [Image.new("RGB", picture.size, BLANK) for picture in opened]
         seen = self._seeing.images(opened, device, names=names, known_objects=known_objects, dtype=dtype)
         unseen = self._blank.images(white, device, names=names, known_objects=known_objects, dtype=dtype)

@@ -1,0 +1,268 @@
+"""How the shipped experts were made: trained one after the other on scenes that are drawn as they are needed, resumable at any step.
+
+Batch ``k`` of an expert is rows ``k * batch`` to ``(k + 1) * batch`` of the data set, so no data state is kept: a stopped training goes on
+from its newest checkpoint as if it had not been stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from safetensors.torch import save as tensors_to_bytes
+from torch import nn
+
+from lyrics.core.component import Options
+from lyrics.core.contracts import BuildContext, Dataset
+from lyrics.core.data.build import build_dataset
+from lyrics.core.data.draws import generator
+from lyrics.core.errors import WeightsError
+from lyrics.core.geometry import Box
+from lyrics.core.masks import Mask
+from lyrics.core.processor import prepare
+from lyrics.core.training.checkpoint import Checkpoint, load, newest_valid, prune, remove_leftovers, save
+from lyrics.core.training.disk import Disk
+from lyrics.core.training.optimizer import load_optimizer, load_parameters, optimizer_tensors
+from lyrics.core.types import DetectedObject, ImageBatch, Preprocessing, Sample
+from lyrics.plugins.tiny import TinyDetectorOptions, TinySegmenterOptions, TinyTaggerOptions, TinyVitOptions
+from lyrics.plugins.tiny import detector as detector_file
+from lyrics.plugins.tiny import segmenter as segmenter_file
+from lyrics.plugins.tiny import tagger as tagger_file
+from lyrics.plugins.tiny import vit as vit_file
+from lyrics.plugins.tiny.shipped import HASHES_FILE, load_weights, weights_file
+from lyrics.plugins.tiny.training import (
+    EncoderWithNames,
+    Objects,
+    adamw,
+    detector_loss,
+    encoder_loss,
+    fit,
+    segmenter_loss,
+    tagger_loss,
+)
+from lyrics.plugins.tiny.vocabulary import VOCABULARY, word_tag
+
+Say = Callable[[str], None]
+
+#: Steps between two checkpoints, and between two lines of the log.
+SAVE_EVERY, LOG_EVERY = 100, 20
+#: Boxes that the segmenter is trained with are off by up to this share of their sides at each edge, as a detector's are.
+BOX_JITTER = 0.06
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one expert is trained. ``after`` names an expert that is trained before it and lends it the layers that they share."""
+
+    component: str
+    steps: int
+    batch: int
+    learning_rate: float
+    after: str | None = None
+
+
+#: In the order of training.
+PLANS = (
+    Plan("tiny-detector", steps=1200, batch=16, learning_rate=2e-3),
+    Plan("tiny-tagger", steps=450, batch=16, learning_rate=2e-3, after="tiny-detector"),
+    Plan("tiny-segmenter", steps=300, batch=16, learning_rate=2e-3, after="tiny-detector"),
+    Plan("tiny-vit", steps=500, batch=16, learning_rate=1e-3, after="tiny-detector"),
+)
+
+_OPTIONS: Mapping[str, type[Options]] = {
+    "tiny-detector": TinyDetectorOptions,
+    "tiny-tagger": TinyTaggerOptions,
+    "tiny-segmenter": TinySegmenterOptions,
+    "tiny-vit": TinyVitOptions,
+}
+_BUILDS: Mapping[str, Callable[[Any, BuildContext], nn.Module]] = {
+    "tiny-detector": detector_file.build,
+    "tiny-tagger": tagger_file.build,
+    "tiny-segmenter": segmenter_file.build,
+    "tiny-vit": vit_file.build,
+}
+_LOSSES: Mapping[str, Callable[[Any, ImageBatch, Objects], torch.Tensor]] = {
+    "tiny-detector": detector_loss,
+    "tiny-tagger": tagger_loss,
+    "tiny-segmenter": segmenter_loss,
+    "tiny-vit": encoder_loss,
+}
+
+
+def build_expert(component: str, folder: Path | None = None) -> Any:
+    """An expert with its default options, in evaluation mode: with the weights of ``folder``, or untrained, the same every time.
+
+    Raises ``WeightsError`` for a file that is missing or does not fit.
+    """
+    options = _OPTIONS[component]()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        expert = _BUILDS[component](options, BuildContext("random"))
+    if folder is not None:
+        load_weights(expert, component, options, folder)
+    return expert.eval()
+
+
+def train_expert(plan: Plan, out: Path, dataset: Dataset, say: Say = print) -> nn.Module:
+    """Train one expert, or go on with it, with checkpoints in ``out/COMPONENT``. What is finished is only read back.
+
+    Returns the expert, the image encoder within its ``EncoderWithNames``.
+
+    Raises ``WeightsError`` when ``out`` holds a training of another plan, or not the one that this goes on from; ``CheckpointError`` for
+    checkpoints of another model.
+    """
+    module = _trainable(plan.component)
+    parameters = dict(module.named_parameters())
+    optimizer = adamw(module)
+    disk, folder = Disk(), out / plan.component
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(disk, folder)
+    done = 0
+    if newest := newest_valid(folder, say):
+        checkpoint = load(newest)
+        if checkpoint.state["plan"] != asdict(plan):
+            raise WeightsError(
+                f"{folder} holds a training by another plan, {checkpoint.state['plan']}; give another folder, or delete it."
+            )
+        load_parameters(parameters, checkpoint.trained, str(newest))
+        load_optimizer(optimizer, parameters, checkpoint.optimizer, str(newest))
+        done = checkpoint.step
+    elif plan.after is not None:
+        borrowed = _borrow(parameters, _newest(plan.after, out).trained)
+        say(f"{plan.component}: {borrowed} of {len(parameters)} tensors begin as those of {plan.after}")
+    last = [time.perf_counter(), float(done)]
+
+    def after_step(step: int, loss: float) -> None:
+        if step % LOG_EVERY == 0 or step == plan.steps:
+            seconds, (last[0], last[1]) = time.perf_counter() - last[0], (time.perf_counter(), step - last[1])
+            say(f"{plan.component}: step {step} of {plan.steps}, loss {loss:.4f}, {seconds / last[1]:.3f} s/step")
+            last[1] = step
+        if step % SAVE_EVERY == 0 or step == plan.steps:
+            trained = {name: parameter.detach() for name, parameter in parameters.items()}
+            state = {"step": step, "plan": asdict(plan)}
+            save(disk, folder, Checkpoint(trained, optimizer_tensors(optimizer, parameters), state), {})
+            prune(disk, folder, keep=2)
+
+    fit(
+        module,
+        batches(dataset, plan, expert_of(module).preprocessing, first=done),
+        _LOSSES[plan.component],
+        steps=plan.steps,
+        learning_rate=plan.learning_rate,
+        optimizer=optimizer,
+        done=done,
+        after_step=after_step,
+    )
+    return module
+
+
+def expert_of(module: nn.Module) -> Any:
+    """The part of what is trained that is kept."""
+    return module.encoder if isinstance(module, EncoderWithNames) else module
+
+
+def _trainable(component: str) -> nn.Module:
+    expert: nn.Module = build_expert(component)
+    if component != "tiny-vit":
+        return expert
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return EncoderWithNames(expert, VOCABULARY)  # type: ignore[arg-type]
+
+
+def _newest(component: str, out: Path) -> Checkpoint:
+    newest = newest_valid(out / component, print)
+    if newest is None:
+        raise WeightsError(f"{out} holds no training of {component}; train it first.")
+    return load(newest)
+
+
+@torch.no_grad()
+def _borrow(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, torch.Tensor]) -> int:
+    """Copies the trunk's tensors of the same name and shape; returns how many."""
+    borrowed = 0
+    for name, parameter in parameters.items():
+        lent = tensors.get(name.removeprefix("encoder."))
+        if "trunk." in name and lent is not None and lent.shape == parameter.shape:
+            parameter.copy_(lent)
+            borrowed += 1
+    return borrowed
+
+
+def scenes(split: str, count: int) -> Dataset:
+    """The first ``count`` rows of a split of ``scenes``."""
+    return build_dataset("scenes", {"split": split, "scenes": count})
+
+
+def annotated(sample: Sample, size_px: tuple[int, int]) -> tuple[DetectedObject, ...]:
+    """All that can be named in a scene of ``size_px`` (width, height): its objects, and its words with their whole box as mask."""
+    words = []
+    for word in sample.extra["words"]:
+        box = Box(*word["box_norm"])
+        words.append(DetectedObject(word_tag(word["text"]), box, 1.0, Mask.from_box(box, size_px)))
+    return (*sample.objects, *words)
+
+
+def drawn(dataset: Dataset, rows: Sequence[int]) -> tuple[list[Image], list[tuple[DetectedObject, ...]]]:
+    """The pictures of some rows, and what is in them."""
+    pictures, objects = [], []
+    for row in rows:
+        sample = dataset[row]
+        pictures.append(dataset.picture(sample))
+        objects.append(annotated(sample, pictures[-1].size))
+    return pictures, objects
+
+
+def batches(
+    dataset: Dataset, plan: Plan, preprocessing: Preprocessing, *, first: int = 0
+) -> Iterator[tuple[ImageBatch, Objects]]:
+    """The plan's batches from batch ``first`` on, to the end of the data set."""
+    for start in range(first * plan.batch, len(dataset) - plan.batch + 1, plan.batch):
+        rows = range(start, start + plan.batch)
+        pictures, objects = drawn(dataset, rows)
+        if plan.component == "tiny-segmenter":
+            objects = [_jittered(found, row) for found, row in zip(objects, rows, strict=True)]
+        yield prepare(pictures, preprocessing), objects
+
+
+def _jittered(objects: Sequence[DetectedObject], row: int) -> tuple[DetectedObject, ...]:
+    """The objects with boxes that are a little off, the same for the same row; masks stay."""
+    draws = generator(0, "tiny-segmenter: boxes", row).uniform(-BOX_JITTER, BOX_JITTER, (len(objects), 4))
+    moved = []
+    for obj, (x1, y1, x2, y2) in zip(objects, draws.tolist(), strict=True):
+        box = obj.box_norm
+        width, height = box.x2 - box.x1, box.y2 - box.y1
+        off = Box.clip(box.x1 + x1 * width, box.y1 + y1 * height, box.x2 + x2 * width, box.y2 + y2 * height)
+        assert off is not None
+        moved.append(replace(obj, box_norm=off))
+    return tuple(moved)
+
+
+def trained(component: str, out: Path) -> tuple[nn.Module, int]:
+    """What ``train_expert`` has made so far, in evaluation mode, and its step. Raises ``WeightsError`` where there is nothing."""
+    checkpoint = _newest(component, out)
+    module = _trainable(component)
+    load_parameters(dict(module.named_parameters()), checkpoint.trained, str(out / component))
+    return module.eval(), checkpoint.step
+
+
+def export(component: str, out: Path, folder: Path) -> int:
+    """Write the expert to ``folder`` in half precision as far as it is trained, and its sha256 to the list there. Returns its step."""
+    module, step = trained(component, out)
+    state = {name: tensor.half().contiguous() for name, tensor in expert_of(module).state_dict().items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / weights_file(component)
+    data = tensors_to_bytes(state, {"format": "pt"})
+    file.write_bytes(data)
+    listed = folder / HASHES_FILE
+    hashes = json.loads(listed.read_text(encoding="utf-8")) if listed.is_file() else {}
+    hashes[file.name] = hashlib.sha256(data).hexdigest()
+    listed.write_text(json.dumps(hashes, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return step

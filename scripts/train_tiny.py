@@ -1,0 +1,72 @@
+"""Rebuild the trained parts of ``lyrics-tiny``. A stage that was stopped goes on where it was; one that is finished is not done again.
+
+python scripts/train_tiny.py experts --out runs/tiny      # train the four experts, then write their weights to runs/tiny/weights
+python scripts/train_tiny.py export --out runs/tiny       # write the weights of the newest checkpoints, finished or not
+python scripts/train_tiny.py measure --weights runs/tiny/weights --split test --scenes 1000
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from lyrics.plugins.tiny import measure, recipe, shipped
+
+
+def experts(given: argparse.Namespace) -> None:
+    for plan in recipe.PLANS:
+        if given.only in (None, plan.component):
+            recipe.train_expert(plan, given.out, recipe.scenes("train", plan.steps * plan.batch), say)
+            recipe.export(plan.component, given.out, given.out / "weights")
+
+
+def export(given: argparse.Namespace) -> None:
+    for plan in recipe.PLANS:
+        step = recipe.export(plan.component, given.out, given.to or given.out / "weights")
+        say(f"{plan.component}: weights of step {step} of {plan.steps}")
+
+
+def measured(given: argparse.Namespace) -> None:
+    dataset = recipe.scenes(given.split, given.scenes)
+    tagger, detector, segmenter = (
+        recipe.build_expert(name, given.weights) for name in ("tiny-tagger", "tiny-detector", "tiny-segmenter")
+    )
+    figures = {"split": given.split, **measure.measure(tagger, detector, segmenter, dataset)}
+    if given.out is not None:
+        module, _ = recipe.trained("tiny-vit", given.out)
+        figures["encoder"] = measure.measure_encoder(module, dataset)
+    say(json.dumps(figures, indent=1))
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    stages = parser.add_subparsers(required=True)
+
+    stage = stages.add_parser("experts", help="train the image encoder, tagger, detector and segmenter")
+    stage.add_argument("--out", type=Path, required=True, help="folder for checkpoints and weights")
+    stage.add_argument("--only", choices=[plan.component for plan in recipe.PLANS], help="this one alone")
+    stage.set_defaults(run=experts)
+
+    stage = stages.add_parser("export", help="write weights of the newest checkpoints")
+    stage.add_argument("--out", type=Path, required=True, help="folder with the checkpoints")
+    stage.add_argument("--to", type=Path, help="folder for the weights; OUT/weights unless given")
+    stage.set_defaults(run=export)
+
+    stage = stages.add_parser("measure", help="tags, boxes and masks on scenes that were not trained on")
+    stage.add_argument("--weights", type=Path, default=shipped.WEIGHTS, help="the shipped ones unless given")
+    stage.add_argument("--split", choices=["validation", "test", "held-out"], default="test")
+    stage.add_argument("--scenes", type=int, default=1000)
+    stage.add_argument("--out", type=Path, help="folder with the encoder's checkpoints: measures it, too")
+    stage.set_defaults(run=measured)
+
+    given = parser.parse_args()
+    given.run(given)
+
+
+if __name__ == "__main__":
+    main()

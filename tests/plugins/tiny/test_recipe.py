@@ -1,0 +1,146 @@
+"""Training that is stopped goes on as if it had not been; what is exported is what was trained."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lyrics.core.errors import WeightsError
+from lyrics.plugins.tiny import recipe
+from lyrics.plugins.tiny.vocabulary import VOCABULARY
+
+SEGMENTER = recipe.Plan("tiny-segmenter", steps=3, batch=2, learning_rate=1e-3)
+DETECTOR = recipe.Plan("tiny-detector", steps=1, batch=1, learning_rate=1e-3)
+
+
+@pytest.fixture
+def every_step_is_saved(monkeypatch):
+    monkeypatch.setattr(recipe, "SAVE_EVERY", 1)
+
+
+class Stopped(Exception):
+    pass
+
+
+class Stopping:
+    """A data set whose row ``at`` stops the process."""
+
+    def __init__(self, dataset, at):
+        self.dataset, self.at = dataset, at
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, row):
+        if row == self.at:
+            raise Stopped
+        return self.dataset[row]
+
+    def picture(self, sample):
+        return self.dataset.picture(sample)
+
+
+def test_every_expert_has_a_plan_and_begins_after_those_that_it_borrows_from():
+    names = [plan.component for plan in recipe.PLANS]
+    assert sorted(names) == ["tiny-detector", "tiny-segmenter", "tiny-tagger", "tiny-vit"]
+    assert all(plan.after in (None, *names[:place]) for place, plan in enumerate(recipe.PLANS))
+
+
+def test_a_stopped_training_goes_on(tmp_path, every_step_is_saved):
+    dataset = recipe.scenes("train", 6)
+    whole = recipe.train_expert(SEGMENTER, tmp_path / "whole", dataset, lambda line: None)
+    lines = []
+    with pytest.raises(Stopped):
+        recipe.train_expert(SEGMENTER, tmp_path / "halves", Stopping(dataset, 4), lines.append)
+    assert recipe.trained("tiny-segmenter", tmp_path / "halves")[1] == 2
+    halves = recipe.train_expert(SEGMENTER, tmp_path / "halves", Stopping(dataset, 3), lines.append)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), halves.parameters(), strict=True))
+    assert lines[-1].startswith("tiny-segmenter: step 3 of 3, loss ")
+    with pytest.raises(WeightsError, match=r"another plan, .*'steps': 3"):
+        recipe.train_expert(replace(SEGMENTER, steps=4), tmp_path / "halves", dataset)
+
+
+def test_layers_are_borrowed_and_the_rest_is_as_ever(tmp_path):
+    plan = replace(SEGMENTER, after="tiny-detector", steps=1)
+    with pytest.raises(WeightsError, match="holds no training of tiny-detector"):
+        recipe.train_expert(plan, tmp_path / "empty", recipe.scenes("train", 2))
+    detector = recipe.train_expert(DETECTOR, tmp_path, recipe.scenes("train", 1), lambda line: None)
+    lines = []
+    with pytest.raises(Stopped):
+        recipe.train_expert(plan, tmp_path, Stopping(recipe.scenes("train", 2), 0), lines.append)
+    # 4 tensors of each of two downsamplings, 8 of each of two blocks
+    assert lines == ["tiny-segmenter: 24 of 54 tensors begin as those of tiny-detector"]
+    segmenter = recipe.build_expert("tiny-segmenter")
+    recipe._borrow(dict(segmenter.named_parameters()), detector.state_dict())
+    assert torch.equal(segmenter.trunk.stages[1][0].depthwise.weight, detector.trunk.stages[1][0].depthwise.weight)
+    assert torch.equal(segmenter.trunk.norm.weight, torch.ones(64))
+
+
+def test_export_is_what_was_trained(tmp_path):
+    module = recipe.train_expert(DETECTOR, tmp_path, recipe.scenes("train", 1), lambda line: None)
+    assert recipe.export("tiny-detector", tmp_path, tmp_path / "weights") == 1
+    (file,) = (tmp_path / "weights").glob("*.safetensors")
+    stored = load_file(file)
+    assert stored.keys() == module.state_dict().keys()
+    assert all(torch.equal(stored[name], tensor.half()) for name, tensor in module.state_dict().items())
+    listed = json.loads((tmp_path / "weights" / "sha256.json").read_text())
+    assert listed == {"tiny-detector.safetensors": hashlib.sha256(file.read_bytes()).hexdigest()}
+    loaded = recipe.build_expert("tiny-detector", tmp_path / "weights")
+    assert torch.equal(loaded.objectness.weight, module.objectness.weight.half().float())
+
+
+def test_the_encoder_is_kept_without_its_heads(tmp_path):
+    plan = recipe.Plan("tiny-vit", steps=1, batch=1, learning_rate=1e-3)
+    module = recipe.train_expert(plan, tmp_path, recipe.scenes("train", 1), lambda line: None)
+    recipe.export("tiny-vit", tmp_path, tmp_path / "weights")
+    assert load_file(tmp_path / "weights" / "tiny-vit.safetensors").keys() == module.encoder.state_dict().keys()
+
+
+def test_words_are_objects_whose_mask_is_their_box():
+    dataset = recipe.scenes("train", 40)
+    pictures, objects = recipe.drawn(dataset, range(40))
+    tags = {obj.tag for found in objects for obj in found}
+    assert tags <= set(VOCABULARY)
+    words = [
+        (picture, obj)
+        for picture, found in zip(pictures, objects, strict=True)
+        for obj in found
+        if obj.tag.startswith("word ")
+    ]
+    assert 10 < len(words) < 30
+    for picture, obj in words:
+        mask = obj.mask.to_array()
+        x1, y1, x2, y2 = map(round, obj.box_norm.to_px(picture.size))
+        assert mask[y1:y2, x1:x2].all()
+        assert mask.sum() == (x2 - x1) * (y2 - y1)
+
+
+def test_batches_depend_on_their_number_alone():
+    dataset = recipe.scenes("train", 8)
+    preprocessing = recipe.build_expert("tiny-segmenter").preprocessing
+    third, last = islice(recipe.batches(dataset, SEGMENTER, preprocessing, first=2), 2)
+    *_, again, _ = recipe.batches(dataset, SEGMENTER, preprocessing)
+    assert torch.equal(third[0].pixels_BCHW, again[0].pixels_BCHW)
+    assert third[1] == again[1] != last[1]
+
+
+def test_the_segmenter_is_asked_with_boxes_that_are_a_little_off():
+    dataset = recipe.scenes("train", 2)
+    _, true = recipe.drawn(dataset, range(2))
+    for component, moves in (("tiny-segmenter", True), ("tiny-detector", False)):
+        plan = replace(SEGMENTER, component=component)
+        ((_, objects),) = recipe.batches(dataset, plan, recipe.build_expert(component).preprocessing)
+        for found, there in zip(objects, true, strict=True):
+            for ours, theirs in zip(found, there, strict=True):
+                assert (ours.tag, ours.mask) == (theirs.tag, theirs.mask)
+                a, b = np.array(ours.box_norm.as_tuple()), np.array(theirs.box_norm.as_tuple())
+                side = np.tile(b[2:] - b[:2], 2)
+                assert (np.abs(a - b) <= recipe.BOX_JITTER * side + 1e-9).all()
+                assert (a != b).any() == moves

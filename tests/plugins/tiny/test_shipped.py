@@ -1,0 +1,104 @@
+"""The weights in the package: whole, of the default options, and good at what they are for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pkgutil import resolve_name
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lyrics.core.build import build_refiner
+from lyrics.core.contracts import BuildContext
+from lyrics.core.errors import WeightsError
+from lyrics.plugins import tiny
+from lyrics.plugins.tiny import measure, recipe, shipped
+
+COMPONENTS = {component.name: component for component in tiny.lyrics_components()}
+PRETRAINED = BuildContext("pretrained")
+
+
+def build(name, **options):
+    component = COMPONENTS[name]
+    return resolve_name(component.build)(component.options(**options), PRETRAINED)
+
+
+def test_the_files_are_those_of_the_list():
+    listed = json.loads((shipped.WEIGHTS / shipped.HASHES_FILE).read_text(encoding="utf-8"))
+    assert sorted(listed) == sorted(map(shipped.weights_file, COMPONENTS))
+    assert {path.name for path in shipped.WEIGHTS.iterdir()} == {*listed, shipped.HASHES_FILE}
+    for name, sha256 in listed.items():
+        assert hashlib.sha256((shipped.WEIGHTS / name).read_bytes()).hexdigest() == sha256, name
+    assert sum(path.stat().st_size for path in shipped.WEIGHTS.iterdir()) < 4_000_000
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_pretrained_experts_hold_them(name):
+    expert = build(name)
+    stored = load_file(shipped.WEIGHTS / shipped.weights_file(name))
+    own = expert.state_dict()
+    assert own.keys() == stored.keys()
+    assert all(tensor.dtype == torch.float16 for tensor in stored.values())
+    assert all(torch.equal(own[key], tensor.float()) for key, tensor in stored.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "complaint"),
+    [
+        ("tiny-vit", {"heads": 2}, "heads=2 does not fit the trained weights, which are of heads=4. Leave heads out"),
+        ("tiny-vit", {"image_size": 224}, "image_size=224"),
+        ("tiny-tagger", {"width": 48}, "width=48 .* width=96"),
+        ("tiny-tagger", {"vocabulary": ("dog", "cat")}, "vocabulary of 2 names .* vocabulary of 128 names"),
+        ("tiny-detector", {"blocks": 2, "score_threshold": 0.1}, "blocks=2 .* weights='random' and train your own"),
+        ("tiny-segmenter", {"roi_size": 14}, "roi_size=14"),
+    ],
+)
+def test_options_that_the_weights_were_not_trained_with_are_refused(name, options, complaint):
+    with pytest.raises(WeightsError, match=f"^{name}: {complaint}"):
+        build(name, **options)
+
+
+def test_thresholds_are_free():
+    assert build("tiny-tagger", threshold=0.9).threshold == 0.9
+    detector = build("tiny-detector", score_threshold=0.01, nms_iou=0.9, max_detections=3)
+    assert (detector.score_threshold, detector.nms_iou, detector.max_detections) == (0.01, 0.9, 3)
+
+
+def test_files_that_do_not_fit_are_named(tmp_path):
+    name = "tiny-segmenter"
+    file = tmp_path / shipped.weights_file(name)
+    with pytest.raises(WeightsError, match=r"tiny-segmenter\.safetensors are not there"):
+        recipe.build_expert(name, tmp_path)
+    shutil.copy(shipped.WEIGHTS / file.name, file)
+    stored = load_file(file)
+    save_file({**stored, "exit.bias": torch.zeros(2)}, file)
+    with pytest.raises(WeightsError, match=r"exit.bias is \[2\], but the options need \[1\]"):
+        recipe.build_expert(name, tmp_path)
+    del stored["exit.bias"]
+    save_file({**stored, "exist.bias": torch.zeros(1)}, file)
+    with pytest.raises(WeightsError, match=r"exit.bias is missing; exist.bias is not part of the model"):
+        recipe.build_expert(name, tmp_path)
+    file.write_bytes(b"no tensors")
+    with pytest.raises(WeightsError, match="cannot be read as safetensors"):
+        recipe.build_expert(name, tmp_path)
+
+
+def test_they_see_scenes_that_they_were_not_trained_on():
+    experts = (build(name) for name in ("tiny-tagger", "tiny-detector", "tiny-segmenter"))
+    figures = measure.measure(*experts, recipe.scenes("test", 48))
+    assert figures["tags mAP, things"] > 0.9
+    assert figures["AP50, true tags, things"] > 0.9
+    assert figures["AP50, tagger's tags"] > 0.8
+    assert figures["mIoU, detected boxes"] > 0.8
+
+
+def test_the_refiner_of_lyrics_tiny_is_built_of_them():
+    refiner = build_refiner("lyrics-tiny")
+    dataset = recipe.scenes("test", 1)
+    sample = dataset[0]
+    (found,) = refiner([dataset.picture(sample)])
+    assert {obj.tag for obj in found.objects} & {obj.tag for obj in sample.objects}
+    assert all(obj.mask is not None for obj in found.objects)
