@@ -2,7 +2,9 @@
 
 - *loop*: ``lyrics pretrain`` and ``lyrics finetune`` at tiny size (recipes ``tiny-stage1``, ``tiny-stage2``) against the bare step (forward
   and backward, clipping, AdamW in five lines) on the same batches and weights, in turns in one process. Compared are the medians of a step
-  without the time that it waited for data.
+  without the time that it waited for data. On a machine whose speed drifts by more than the loop costs, that says little, so
+- *loop alone*: the same comparison for a model that has the same trained tensors and computes next to nothing: what the loop adds to
+  its step, in milliseconds, as a share of the real bare step.
 - *saving*: the same run with an asynchronous save every so many steps, and without.
 
 Losses of the loop and of the bare steps are compared before anything is reported. Writes ``benchmarks/results/training.json``.
@@ -16,11 +18,12 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from lyrics.core.bench_step import environment
 from lyrics.core.build import build_model
@@ -33,7 +36,7 @@ from lyrics.core.training.config import TrainConfig, load_config
 from lyrics.core.training.loop import train
 from lyrics.core.training.optimizer import build_optimizer
 from lyrics.core.training.schedule import learning_rate
-from lyrics.core.training.step import total_loss
+from lyrics.core.training.step import Loss, total_loss
 
 RESULTS = Path(__file__).parent / "results"
 # The first steps of a run are slower: memory is taken, kernels are chosen.
@@ -85,18 +88,54 @@ def measure(recipe: str, given: argparse.Namespace) -> dict[str, Any]:
     for way in ("loop", "loop with saves"):
         worst = max(abs(one - other) / abs(one) for one, other in zip(losses["bare"], losses[way], strict=True))
         assert worst < 1e-4, f"the losses of {way} differ from the bare step's by {worst}"
+    own = loop_alone(config, batches[0], given.rounds)
     median = {way: statistics.median(seconds) for way, seconds in ways.items()}
     mean = {way: statistics.fmean(seconds) for way, seconds in ways.items()}
     return {
         "batch": given.batch,
         "median_step_s": median,
         "mean_step_s": mean,
+        "loop_alone_ms": own,
+        "loop_alone_adds": own["difference"] / 1e3 / median["bare"],
         "loop_adds": median["loop"] / median["bare"] - 1,
         "saves_every_steps": given.save_every,
         "saving_adds_to_median": median["loop with saves"] / median["loop"] - 1,
         "saving_adds_to_mean": mean["loop with saves"] / mean["loop"] - 1,
         "all_seconds": ways,
     }
+
+
+class Idle(nn.Module):
+    """The trained tensors of a model, and a loss that reads one number of each."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        super().__init__()
+        self.named = dict(parameters)
+        self.kept = nn.ParameterList(self.named.values())
+
+    def trainable_parameters(self, stage: str) -> dict[str, nn.Parameter]:
+        return self.named
+
+    def pretraining_step(self, batch: Any, *, seed: int, step: int) -> dict[str, Loss]:
+        return self.instruction_step(batch)
+
+    def instruction_step(self, batch: Any) -> dict[str, Loss]:
+        return {"loss": Loss(torch.stack([one.flatten()[0] for one in self.named.values()]).sum(), 1)}
+
+    def forward(self, batch: Any, *, seed: int, step: int) -> dict[str, Loss]:
+        return self.instruction_step(batch)
+
+
+def loop_alone(config: TrainConfig, batch: Any, rounds: int, steps: int = 60) -> dict[str, float]:
+    """Median milliseconds of a step of ``Idle``, bare and in the loop, and their difference."""
+    idle = config.with_overrides({"optimisation.steps": steps, "optimisation.global_batch": 1})
+    found: dict[str, list[float]] = {"bare": [], "loop": []}
+    for _ in range(rounds):
+        for way, run in (("bare", bare), ("loop", loop)):
+            model = Idle(prepared(config).trainable_parameters(config.stage))
+            found[way] += run(idle, [batch] * steps, model)[0][SETTLED:]
+    median = {way: 1e3 * statistics.median(seconds) for way, seconds in found.items()}
+    return {**median, "difference": median["loop"] - median["bare"]}
 
 
 def prepared(config: TrainConfig) -> Any:
@@ -115,12 +154,13 @@ def collated(config: TrainConfig) -> list[Any]:
     return [batch for (batch,), _ in StepLoader(stream, MicroBatches(sampler, None), collator, 0)]
 
 
-def bare(config: TrainConfig, batches: Sequence[Any]) -> tuple[list[float], list[float]]:
+def bare(config: TrainConfig, batches: Sequence[Any], model: Any = None) -> tuple[list[float], list[float]]:
     """Seconds and total loss of each step, with nothing around it."""
-    model = prepared(config).train()
+    model = (model or prepared(config)).train()
     parameters = model.trainable_parameters(config.stage)
     optimizer = build_optimizer(parameters, config.optimisation)
-    weights = {name: slot.weight for name, slot in config.model.spec.objectives.items()}
+    objectives = config.model.spec.objectives if config.stage == "pretrain" and not isinstance(model, Idle) else {}
+    weights = {name: slot.weight for name, slot in objectives.items()} or None
     seconds, losses = [], []
     for step, batch in enumerate(batches):
         start = time.perf_counter()
@@ -141,13 +181,13 @@ def rate(config: TrainConfig, step: int) -> float:
     return learning_rate(step, steps=own.steps, peak=own.learning_rate, warmup_share=own.warmup_share)
 
 
-def loop(config: TrainConfig, batches: Sequence[Any]) -> tuple[list[float], list[float]]:
+def loop(config: TrainConfig, batches: Sequence[Any], model: Any = None) -> tuple[list[float], list[float]]:
     """The same of a run's log: seconds without the wait for data."""
     waiting = iter(batches)
     with tempfile.TemporaryDirectory() as folder:
         config = config.with_overrides({"out": folder + "/run"})
         datasets = build_datasets(config.data.sets, "data.sets")
-        train(config, prepared(config), datasets, lambda examples: next(waiting))
+        train(config, model or prepared(config), datasets, lambda examples: next(waiting))
         lines = [json.loads(line) for line in Path(folder, "run", "log.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "step_s" in line]
     return [line["step_s"] - line["wait_s"] for line in steps], [line["losses"]["total"] for line in steps]
