@@ -29,6 +29,7 @@ table{border-collapse:collapse;width:100%;font-size:.85rem}
 td,th{text-align:left;border-top:1px solid #ddd;padding:.1rem .3rem}code{background:#f2f2f2}"""
 #: Shorter pictures are enlarged before boxes and labels are drawn.
 _DRAWN_SIDE_PX = 384
+_SHOWN_SIDE_PX = 600
 _BATCH = 8
 
 
@@ -141,8 +142,11 @@ def page(result: dict[str, Any], drawn: Sequence[Image.Image], *, own: bool) -> 
 
 
 def _figure(one: dict[str, Any], picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    buffer, kind = io.BytesIO(), "png"
+    if max(picture.size) > _SHOWN_SIDE_PX:  # a photograph, which need not be as large as it came
+        picture.thumbnail((_SHOWN_SIDE_PX, _SHOWN_SIDE_PX))
+        kind = "jpeg"
+    picture.save(buffer, kind)
     rows = "".join(
         f"<tr><td>{html.escape(found['tag'])}</td><td>{found['score']:.2f}</td>"
         f"<td>{', '.join(f'{value:.0f}' for value in found['box_px'])}</td></tr>"
@@ -155,6 +159,4 @@ def _figure(one: dict[str, Any], picture: Image.Image) -> str:
     )
     data = base64.b64encode(buffer.getvalue()).decode()
     name = html.escape(Path(one["picture"]).name)
-    return (
-        f'<figure><img alt="{name}" src="data:image/png;base64,{data}"><figcaption>{name}</figcaption>{table}</figure>'
-    )
+    return f'<figure><img alt="{name}" src="data:image/{kind};base64,{data}"><figcaption>{name}</figcaption>{table}</figure>'
