@@ -16,15 +16,16 @@ from lyrics.plugins.tiny import measure, recipe, shipped
 
 def experts(given: argparse.Namespace) -> None:
     for plan in recipe.PLANS:
-        if given.only in (None, plan.component):
-            recipe.train_expert(plan, given.out, recipe.scenes("train", plan.steps * plan.batch), say)
+        if given.only in (None, plan.name):
+            pictures = plan.first_row + plan.steps * plan.batch
+            recipe.train_expert(plan, given.out, recipe.scenes("train", pictures), say)
             recipe.export(plan.component, given.out, given.out / "weights")
 
 
 def export(given: argparse.Namespace) -> None:
-    for plan in recipe.PLANS:
-        step = recipe.export(plan.component, given.out, given.to or given.out / "weights")
-        say(f"{plan.component}: weights of step {step} of {plan.steps}")
+    for component in dict.fromkeys(plan.component for plan in recipe.PLANS):
+        step = recipe.export(component, given.out, given.to or given.out / "weights")
+        say(f"{component}: weights of step {step}")
 
 
 def measured(given: argparse.Namespace) -> None:
@@ -49,7 +50,7 @@ def main() -> None:
 
     stage = stages.add_parser("experts", help="train the image encoder, tagger, detector and segmenter")
     stage.add_argument("--out", type=Path, required=True, help="folder for checkpoints and weights")
-    stage.add_argument("--only", choices=[plan.component for plan in recipe.PLANS], help="this one alone")
+    stage.add_argument("--only", choices=[plan.name for plan in recipe.PLANS], help="this one alone")
     stage.set_defaults(run=experts)
 
     stage = stages.add_parser("export", help="write weights of the newest checkpoints")

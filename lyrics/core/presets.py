@@ -230,6 +230,8 @@ def lyrics_tiny() -> ModelSpec:
                 "num_layers": 4,
                 "num_heads": 4,
                 "intermediate_size": 512,
+                "hidden_dropout": 0.0,  # no scene is seen twice
+                "attention_dropout": 0.0,
                 "vocab_size": 1856,  # the built-in word tokenizer's, padded
                 "builtin_tokenizer": "words",
                 "tokenizer": None,
@@ -242,7 +244,7 @@ def lyrics_tiny() -> ModelSpec:
                 "builtin_tokenizer": "words",
                 "checkpoint": None,  # none is shipped yet
                 "hidden_size": 192,
-                "num_layers": 6,
+                "num_layers": 4,
                 "num_heads": 6,
                 "intermediate_size": 512,
                 "max_positions": 1024,

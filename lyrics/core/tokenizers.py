@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from lyrics.core.vocabulary import MARKUP, NUMBERS, WORDS
 
 if TYPE_CHECKING:
+    import torch
     from tokenizers.pre_tokenizers import PreTokenizer
     from transformers import PreTrainedTokenizerFast
 
@@ -67,6 +68,26 @@ def word_tokenizer(special_tokens: Sequence[str]) -> PreTrainedTokenizerFast:
     ]  # a space, as ByteLevel writes it
     numbers = [number for number in NUMBERS if len(number) > 1]
     return _tokenizer(special_tokens, [*known, *numbers, *MARKUP], pre_tokenizers.Sequence([pieces, to_bytes]))
+
+
+def numbers_in_order(rows: torch.Tensor, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Begin with what a number is worth: the rows [V, D] of the numbers that are one token each become smooth functions of their value.
+
+    Rows of near numbers are near each other, so that what is learnt of one coordinate holds for its neighbours; the spread of the values
+    stays. Nothing happens with a tokenizer that has no such tokens. Uses torch's global generator.
+    """
+    import torch
+
+    vocabulary = tokenizer.get_vocab()
+    if NUMBERS[-1] not in vocabulary:
+        return
+    values = torch.arange(len(NUMBERS)) / len(NUMBERS)
+    waves = 2.0 ** torch.arange(-1, 9)  # the shortest is four numbers long
+    angles = 2 * torch.pi * values[:, None] * waves
+    mixed = torch.cat([angles.cos(), angles.sin()], dim=1) @ torch.randn(2 * len(waves), rows.shape[1])
+    with torch.no_grad():
+        ids = torch.tensor([vocabulary[number] for number in NUMBERS])
+        rows[ids] = (mixed * (rows.std() / mixed.std())).to(rows)
 
 
 def _tokenizer(

@@ -87,6 +87,23 @@ def _on_scenes(task: str) -> EvaluationSection:
     )
 
 
+def tiny_text() -> TrainConfig:
+    """What ``lyrics-tiny``'s language model learns before it sees anything: to read scenes that are written down. Trains all of it."""
+    alone = {
+        "refiner": None,  # no part but the language model has anything to do
+        "language_model.options.adaptation": "full",
+        "language_model.options.checkpoint": None,
+    }
+    return TrainConfig(
+        stage="instruct",
+        out="runs/tiny-text",
+        model=ModelSection(spec=lyrics_tiny().with_overrides(alone), weights="random"),
+        data=DataSection(sets={"texts": DataSlot(use="scene-texts")}, augmentation=None),
+        optimisation=OptimisationSection(steps=4000, global_batch=8, learning_rate=1.5e-3),
+        checkpoint=CheckpointSection(every_steps=100),
+    )
+
+
 def tiny_stage1() -> TrainConfig:
     """Stage 1 of ``lyrics-tiny`` on the embedded scenes: runs on a laptop's CPU."""
     return TrainConfig(
@@ -123,6 +140,7 @@ def tiny_stage2() -> TrainConfig:
 RECIPES: Mapping[str, Callable[[], TrainConfig]] = {
     "paper-stage1": paper_stage1,
     "paper-stage2": paper_stage2,
+    "tiny-text": tiny_text,
     "tiny-stage1": tiny_stage1,
     "tiny-stage2": tiny_stage2,
 }

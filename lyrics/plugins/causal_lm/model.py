@@ -17,7 +17,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import MissingRequirementError, WeightsError
-from lyrics.core.tokenizers import builtin_tokenizer
+from lyrics.core.tokenizers import builtin_tokenizer, numbers_in_order
 from lyrics.plugins.causal_lm import CausalLMOptions
 
 # Option -> name in the transformers configuration, per architecture.
@@ -213,7 +213,11 @@ def _from_numbers(options: CausalLMOptions) -> tuple[nn.Module, Any]:
         eos_token_id=tokenizer.eos_token_id,
         **values,
     )
-    return AutoModelForCausalLM.from_config(config), tokenizer
+    model = AutoModelForCausalLM.from_config(config)
+    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+        if not layer.weight.is_meta:
+            numbers_in_order(layer.weight, tokenizer)
+    return model, tokenizer
 
 
 def _from_checkpoint(checkpoint: str, options: CausalLMOptions) -> tuple[nn.Module, Any]:

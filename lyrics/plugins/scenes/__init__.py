@@ -30,6 +30,15 @@ class ScenesOptions(Options):
     seed: int = Field(0, ge=0, lt=2**64, description="another seed is another world")
 
 
+class SceneTextsOptions(Options):
+    """Options of ``scene-texts``."""
+
+    split: Split = Field("train", description="as for scenes; row i tells of scene i")
+    scenes: int = Field(100_000, ge=1, le=SPLIT_ROOM, description="number of scenes; more of them begin with the same")
+    turns: int = Field(12, ge=1, le=12, description="turns of a conversation at most")
+    seed: int = Field(0, ge=0, lt=2**64, description="another seed is another world")
+
+
 @hookimpl
 def lyrics_components() -> Iterator[Component]:
     yield Component(
@@ -40,4 +49,13 @@ def lyrics_components() -> Iterator[Component]:
         summary="coloured shapes and words, drawn on demand, with exact tags, boxes, masks, captions and answers",
         licence="as lyrics; nothing is downloaded",
         test_options={"scenes": 20, "task": "mixed"},
+    )
+    yield Component(
+        kind="dataset",
+        name="scene-texts",
+        build="lyrics.plugins.scenes.texts:build",
+        options=SceneTextsOptions,
+        summary="scenes as text alone: objects with their boxes, and a conversation about them",
+        licence="as lyrics; nothing is downloaded",
+        test_options={"scenes": 20},
     )

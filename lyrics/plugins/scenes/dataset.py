@@ -69,8 +69,7 @@ class Scenes:
         task = self.options.task
         if task == "mixed":
             task = draws.pick(SCENE_TASKS[:-1])
-        key = f"{self.options.split}/{index}"
-        return _SAMPLES[task](_Telling(scene, draws, key))
+        return sample_of(scene, task, draws, f"{self.options.split}/{index}")
 
     def picture(self, sample: Sample) -> Image.Image:
         """Raises ``ValueError`` for a sample of another split."""
@@ -82,6 +81,11 @@ class Scenes:
 
 def build(options: ScenesOptions, context: BuildContext) -> Scenes:
     return Scenes(options)
+
+
+def sample_of(scene: Scene, task: SceneTask, draws: Draws, key: str) -> Sample:
+    """What is said of a scene for a task (not ``mixed``); ``key`` names its picture."""
+    return _SAMPLES[task](_Telling(scene, draws, key))
 
 
 class _Telling:

@@ -59,21 +59,37 @@ BOX_JITTER = 0.06
 
 @dataclass(frozen=True)
 class Plan:
-    """How one expert is trained. ``after`` names an expert that is trained before it and lends it the layers that they share."""
+    """How one expert is trained. ``after`` names the training that lends it its first weights: the layers that they share, or all."""
 
     component: str
     steps: int
     batch: int
     learning_rate: float
     after: str | None = None
+    #: The row of its first picture.
+    first_row: int = 0
+    #: Its folder; one expert may be trained more than once.
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name or self.component)
 
 
-#: In the order of training.
+#: In the order of training. The last one of a component is the one that ships.
 PLANS = (
     Plan("tiny-detector", steps=1200, batch=16, learning_rate=2e-3),
     Plan("tiny-tagger", steps=450, batch=16, learning_rate=2e-3, after="tiny-detector"),
     Plan("tiny-segmenter", steps=300, batch=16, learning_rate=2e-3, after="tiny-detector"),
-    Plan("tiny-vit", steps=500, batch=16, learning_rate=1e-3, after="tiny-detector"),
+    Plan("tiny-vit", steps=2500, batch=16, learning_rate=1e-3, after="tiny-detector"),
+    Plan(
+        "tiny-detector",
+        steps=2800,
+        batch=16,
+        learning_rate=1.5e-3,
+        after="tiny-detector",
+        first_row=1200 * 16,
+        name="tiny-detector-2",
+    ),
 )
 
 _OPTIONS: Mapping[str, type[Options]] = {
@@ -121,7 +137,7 @@ def train_expert(plan: Plan, out: Path, dataset: Dataset, say: Say = print) -> n
     module = _trainable(plan.component)
     parameters = dict(module.named_parameters())
     optimizer = adamw(module)
-    disk, folder = Disk(), out / plan.component
+    disk, folder = Disk(), out / plan.name
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(disk, folder)
     done = 0
@@ -135,14 +151,16 @@ def train_expert(plan: Plan, out: Path, dataset: Dataset, say: Say = print) -> n
         load_optimizer(optimizer, parameters, checkpoint.optimizer, str(newest))
         done = checkpoint.step
     elif plan.after is not None:
-        borrowed = _borrow(parameters, _newest(plan.after, out).trained)
-        say(f"{plan.component}: {borrowed} of {len(parameters)} tensors begin as those of {plan.after}")
+        lent = _newest(plan.after, out).trained
+        trunk = {name: tensor for name, tensor in lent.items() if "trunk." in name}
+        borrowed = _borrow(parameters, lent if plan.name != plan.component else trunk)
+        say(f"{plan.name}: {borrowed} of {len(parameters)} tensors begin as those of {plan.after}")
     last = [time.perf_counter(), float(done)]
 
     def after_step(step: int, loss: float) -> None:
         if step % LOG_EVERY == 0 or step == plan.steps:
             seconds, (last[0], last[1]) = time.perf_counter() - last[0], (time.perf_counter(), step - last[1])
-            say(f"{plan.component}: step {step} of {plan.steps}, loss {loss:.4f}, {seconds / last[1]:.3f} s/step")
+            say(f"{plan.name}: step {step} of {plan.steps}, loss {loss:.4f}, {seconds / last[1]:.3f} s/step")
             last[1] = step
         if step % SAVE_EVERY == 0 or step == plan.steps:
             trained = {name: parameter.detach() for name, parameter in parameters.items()}
@@ -177,20 +195,20 @@ def _trainable(component: str) -> nn.Module:
         return EncoderWithNames(expert, VOCABULARY)  # type: ignore[arg-type]
 
 
-def _newest(component: str, out: Path) -> Checkpoint:
-    newest = newest_valid(out / component, print)
+def _newest(name: str, out: Path) -> Checkpoint:
+    newest = newest_valid(out / name, print)
     if newest is None:
-        raise WeightsError(f"{out} holds no training of {component}; train it first.")
+        raise WeightsError(f"{out} holds no training of {name}; train it first.")
     return load(newest)
 
 
 @torch.no_grad()
 def _borrow(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, torch.Tensor]) -> int:
-    """Copies the trunk's tensors of the same name and shape; returns how many."""
+    """Copies the tensors of the same name and shape; returns how many."""
     borrowed = 0
     for name, parameter in parameters.items():
         lent = tensors.get(name.removeprefix("encoder."))
-        if "trunk." in name and lent is not None and lent.shape == parameter.shape:
+        if lent is not None and lent.shape == parameter.shape:
             parameter.copy_(lent)
             borrowed += 1
     return borrowed
@@ -224,7 +242,7 @@ def batches(
     dataset: Dataset, plan: Plan, preprocessing: Preprocessing, *, first: int = 0
 ) -> Iterator[tuple[ImageBatch, Objects]]:
     """The plan's batches from batch ``first`` on, to the end of the data set."""
-    for start in range(first * plan.batch, len(dataset) - plan.batch + 1, plan.batch):
+    for start in range(plan.first_row + first * plan.batch, len(dataset) - plan.batch + 1, plan.batch):
         rows = range(start, start + plan.batch)
         pictures, objects = drawn(dataset, rows)
         if plan.component == "tiny-segmenter":
@@ -247,9 +265,11 @@ def _jittered(objects: Sequence[DetectedObject], row: int) -> tuple[DetectedObje
 
 def trained(component: str, out: Path) -> tuple[nn.Module, int]:
     """What ``train_expert`` has made so far, in evaluation mode, and its step. Raises ``WeightsError`` where there is nothing."""
-    checkpoint = _newest(component, out)
+    made = [plan.name for plan in PLANS if plan.component == component and (out / plan.name).is_dir()]
+    name = made[-1] if made else component
+    checkpoint = _newest(name, out)
     module = _trainable(component)
-    load_parameters(dict(module.named_parameters()), checkpoint.trained, str(out / component))
+    load_parameters(dict(module.named_parameters()), checkpoint.trained, str(out / name))
     return module.eval(), checkpoint.step
 
 

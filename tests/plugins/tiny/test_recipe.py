@@ -48,8 +48,9 @@ class Stopping:
 
 
 def test_every_expert_has_a_plan_and_begins_after_those_that_it_borrows_from():
-    names = [plan.component for plan in recipe.PLANS]
-    assert sorted(names) == ["tiny-detector", "tiny-segmenter", "tiny-tagger", "tiny-vit"]
+    assert {plan.component for plan in recipe.PLANS} == {"tiny-detector", "tiny-segmenter", "tiny-tagger", "tiny-vit"}
+    names = [plan.name for plan in recipe.PLANS]
+    assert len(names) == len(set(names))
     assert all(plan.after in (None, *names[:place]) for place, plan in enumerate(recipe.PLANS))
 
 

@@ -1,0 +1,70 @@
+"""The data set ``scene-texts``: scenes as the refiner writes them, and a conversation about each. No pictures: language models learn to read."""
+
+from __future__ import annotations
+
+from PIL import Image
+
+from lyrics.core.contracts import BuildContext
+from lyrics.core.data.conversation import converse
+from lyrics.core.data.draws import generator
+from lyrics.core.geometry import Box
+from lyrics.core.spatial import SpatialObject, format_objects
+from lyrics.core.types import Sample, Turn
+from lyrics.plugins.scenes import ScenesOptions, SceneTextsOptions
+from lyrics.plugins.scenes.dataset import Scenes, sample_of
+from lyrics.plugins.scenes.layout import Draws, Scene
+from lyrics.plugins.scenes.names import SceneTask
+
+#: What each scene is asked, in any order.
+_TASKS: tuple[SceneTask, ...] = (
+    *("vqa", "vqa", "vqa", "text-vqa", "rec", "referential", "multi-choice"),
+    *("caption", "grounded-caption", "dialogue"),
+)
+#: A box is off by up to this share of its sides, as a detector's is.
+_JITTER = 0.04
+
+
+class SceneTexts:
+    """Row i is scene i of ``scenes`` with the same split and seed: its objects in the codec ``lyrics``, then the turns."""
+
+    def __init__(self, options: SceneTextsOptions) -> None:
+        self.options = options
+        self._scenes = Scenes(ScenesOptions(split=options.split, scenes=options.scenes, seed=options.seed))
+
+    def __len__(self) -> int:
+        return len(self._scenes)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Raises ``IndexError`` unless ``0 <= index < len``."""
+        scene = self._scenes.scene(index)
+        draws = Draws(generator(self.options.seed, "scene-texts", scene.number))
+        turns: list[Turn] = []
+        for number, task in enumerate(draws.shuffled(_TASKS)):
+            told = sample_of(scene, task, draws, "")
+            turns += converse(told, seed=self.options.seed, position=index * len(_TASKS) + number)
+        written = format_objects(_seen(scene, draws))
+        turns = turns[: self.options.turns]
+        turns[0] = Turn(f"{written}\n{turns[0].instruction}", turns[0].answer)
+        return Sample(image=None, turns=tuple(turns), source=f"scene-texts {self.options.split}/{index}")
+
+    def picture(self, sample: Sample) -> Image.Image | None:
+        return None
+
+
+def _seen(scene: Scene, draws: Draws) -> list[SpatialObject]:
+    """Things and words as a refiner names them, in any order."""
+    named = [(thing.tag, thing.box) for thing in scene.things]
+    named += [(f'word "{word.text}"', word.box) for word in scene.words]
+    return [SpatialObject(tag, _jittered(box, draws)) for tag, box in draws.shuffled(named)]
+
+
+def _jittered(box: Box, draws: Draws) -> Box:
+    width, height = box.x2 - box.x1, box.y2 - box.y1
+    x1, y1, x2, y2 = ((2 * draws.unit() - 1) * _JITTER * side for side in (width, height, width, height))
+    moved = Box.clip(box.x1 + x1, box.y1 + y1, box.x2 + x2, box.y2 + y2)
+    assert moved is not None
+    return moved
+
+
+def build(options: SceneTextsOptions, context: BuildContext) -> SceneTexts:
+    return SceneTexts(options)
