@@ -302,7 +302,14 @@ def _detector_ways(expert: Any) -> tuple[Way, Way]:
 
 
 def _segmenter_ways(expert: Any) -> tuple[Way, Way]:
-    """Six boxes a picture. The plain way is upstream's predictor: embed a picture, decode its boxes, enlarge all their masks at once."""
+    """Six boxes a picture. The plain way is upstream's predictor on transformers' network as it comes: embed a picture, decode its boxes,
+    enlarge all their masks at once."""
+    from transformers import SamHQModel
+
+    stock = SamHQModel(expert.network.config).eval().requires_grad_(False)
+    stock.load_state_dict(expert.network.state_dict())
+    as_it_comes = copy.copy(expert)
+    as_it_comes.__dict__["_modules"] = {**expert._modules, "network": stock}
 
     def ours(images: ImageBatch) -> Any:
         return list(expert(images, [BOXES] * len(images)).masks)
@@ -311,7 +318,7 @@ def _segmenter_ways(expert: Any) -> tuple[Way, Way]:
         (frame,) = images.frames
         width, height = frame.size
         boxes_px = torch.tensor([frame.box_to_canvas(box) for box in BOXES], dtype=torch.float32)
-        logits = expert.mask_logits(expert.embed(images.pixels_BCHW[0]), boxes_px)
+        logits = as_it_comes.mask_logits(as_it_comes.embed(images.pixels_BCHW[0]), boxes_px)
         side = images.pixels_BCHW.shape[2:]
         canvas = F.interpolate(logits[None], side, mode="bilinear", align_corners=False)
         original = F.interpolate(

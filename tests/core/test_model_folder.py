@@ -119,6 +119,19 @@ def test_frozen_parts_come_from_the_checkpoints_of_the_specification(tmp_path: P
     assert same(again, trained)
     assert random_parts <= set(load_file(tmp_path / "trained" / WEIGHTS_FILE))
 
+    # Another language model is refused; but quantised weights are other numbers by their nature, and are not compared.
+    with torch.no_grad():
+        base.model.get_input_embeddings().weight.add_(1)
+    base.model.save_pretrained(tmp_path / "llama")
+    with pytest.raises(WeightsError, match="language_model is not the part that this model was trained with"):
+        LyricsModel.from_pretrained(tmp_path / "trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "lyrics.plugins.causal_lm.model._quantization", lambda name: None
+        )  # bitsandbytes need not be there
+        folder = tmp_path / "trained"
+        build_model(folder / "spec.json", overrides={"language_model.options.quantization": "4bit"}, weights=folder)
+
 
 def tiny_clip() -> Any:
     from transformers import CLIPVisionConfig, CLIPVisionModel

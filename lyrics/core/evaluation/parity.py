@@ -31,7 +31,7 @@ from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import LyricsError, SpecError, WeightsError, did_you_mean
 from lyrics.core.loading import load_model
 from lyrics.core.model import LyricsModel, Pictures, picture_list
-from lyrics.core.model_folder import holds_all_tensors, spec_file
+from lyrics.core.model_folder import holds_all_tensors, is_frozen, spec_file
 from lyrics.core.prompting import fitted_prompt
 from lyrics.core.prompts import Exchange
 from lyrics.core.registry import Registry
@@ -172,7 +172,11 @@ Load = Callable[[torch.dtype, Mapping[str, Any]], LyricsModel]
 
 
 def loader(name: str, *, overrides: Mapping[str, Any], weights: str, device: str | None) -> Load:
-    """The model of that name (``lyrics.core.loading``). Random weights are drawn once and kept; others are read anew each time."""
+    """The model of that name (``lyrics.core.loading``), read anew each time, but for what may be random.
+
+    With a preset or a specification that is what training changes, whose weights no checkpoint need name, and with ``weights="random"``
+    everything: drawn once and kept.
+    """
     drawn: dict[str, torch.Tensor] = {}
 
     def load(dtype: torch.dtype, more: Mapping[str, Any]) -> LyricsModel:
@@ -184,11 +188,11 @@ def loader(name: str, *, overrides: Mapping[str, Any], weights: str, device: str
                 )
             return build_model(spec_file(name), overrides=more, weights=name, device=device, dtype=dtype).eval()
         model = load_model(name, overrides={**overrides, **more}, weights=weights, device=device, dtype=dtype)
-        if weights == "random":
-            if drawn:
-                model.load_state_dict(drawn)
-            else:
-                drawn.update(model.state_dict())
+        if drawn:
+            model.load_state_dict(drawn, strict=weights == "random")
+        else:
+            kept = model.state_dict().items()
+            drawn.update((key, tensor) for key, tensor in kept if weights == "random" or not is_frozen(model, key))
         return model
 
     return load

@@ -23,6 +23,7 @@ from lyrics.core.pretrained import load_transformers, locate_checkpoint, read_te
 from lyrics.core.types import ImageBatch, Preprocessing, SegmenterOutput
 from lyrics.plugins.sam_hq import SamHqOptions
 from lyrics.plugins.sam_hq.decoder import Embedding, box_prompts, decode, embed, encode_positions_in_float32
+from lyrics.plugins.sam_hq.encoder import exchange_layers
 from lyrics.plugins.sam_hq.weights import from_original, is_original
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -226,4 +227,5 @@ def build(options: SamHqOptions, context: BuildContext) -> SamHq:
     else:
         network = SamHQModel(config)
     encode_positions_in_float32(network, config)
+    exchange_layers(network)
     return SamHq(options, network).eval()

@@ -1,4 +1,4 @@
-"""The data set ``scene-texts``: scenes as the refiner writes them, and a conversation about each. No pictures: language models learn to read."""
+"""The data set ``scene-texts``: scenes as the refiner writes them, and a conversation about each: for language models that see nothing."""
 
 from __future__ import annotations
 

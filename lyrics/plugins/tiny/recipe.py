@@ -78,7 +78,6 @@ class Plan:
 #: In the order of training. The last one of a component is the one that ships.
 PLANS = (
     Plan("tiny-detector", steps=1200, batch=16, learning_rate=2e-3),
-    Plan("tiny-tagger", steps=450, batch=16, learning_rate=2e-3, after="tiny-detector"),
     Plan("tiny-segmenter", steps=300, batch=16, learning_rate=2e-3, after="tiny-detector"),
     Plan("tiny-vit", steps=2500, batch=16, learning_rate=1e-3, after="tiny-detector"),
     Plan(
@@ -90,6 +89,7 @@ PLANS = (
         first_row=1200 * 16,
         name="tiny-detector-2",
     ),
+    Plan("tiny-tagger", steps=1000, batch=16, learning_rate=2e-3, after="tiny-detector-2"),
 )
 
 _OPTIONS: Mapping[str, type[Options]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,20 @@ def test_4bit_is_the_model_with_another_option(load: module.Load, monkeypatch: p
     assert asked == [(torch.float32, {}), (torch.float32, {"language_model.options.quantization": "4bit"})]
     assert [one.variant for one in report.comparisons] == ["4bit"]
     assert report.within
+
+
+def test_what_no_checkpoint_names_is_drawn_once() -> None:
+    """A preset of pretrained experts has a query transformer of random weights: every comparison must be of the same one."""
+    again = loader(
+        "lyrics-tiny", overrides={"language_model.options.checkpoint": None}, weights="pretrained", device=None
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        first, half = again(torch.float32, {}), again(torch.bfloat16, {})
+    held = half.state_dict()
+    for name, tensor in first.state_dict().items():
+        if not name.startswith("language_model.") or "lora" in name:
+            assert torch.equal(held[name], tensor.to(held[name].dtype)), name
 
 
 def test_a_folder_is_read_anew_and_says_why_it_has_no_4_bits(tmp_path: Path) -> None:
