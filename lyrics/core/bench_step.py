@@ -461,11 +461,11 @@ def run_bench_step(
         One row per batch size, dtype and variant; ``table`` prints them.
     """
     rows: list[dict[str, Any]] = []
+    measured_on = environment()  # before, since the checkout may change while this runs
     for dtype in dtypes:
         for batch_size in batch_sizes:
             rows += [
-                row | environment()
-                for row in compare(batch_size, dtype, rounds, device=device, say=say, profile=profile)
+                row | measured_on for row in compare(batch_size, dtype, rounds, device=device, say=say, profile=profile)
             ]
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)

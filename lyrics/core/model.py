@@ -237,7 +237,7 @@ class LyricsModel(
 
         Raises ``ValueError`` for a model without objectives.
         """
-        features, texts = self._pretraining_inputs(batch, seed, step)
+        features, texts = self.pretraining_inputs(batch, seed, step)
         objectives = dict(self.objectives.items())
         return pretrain_losses(self.query_transformer, objectives, features, texts, negatives)
 
@@ -245,7 +245,7 @@ class LyricsModel(
         self, batch: PretrainExamples, *, seed: int = 0, step: int = 0
     ) -> dict[str, tuple[int, int]]:
         """What the objectives get right on a batch: name -> (how many, of how many)."""
-        features, texts = self._pretraining_inputs(batch, seed, step)
+        features, texts = self.pretraining_inputs(batch, seed, step)
         state = pretrain_state(self.query_transformer, dict(self.objectives.items()), features, texts)
         found: dict[str, tuple[int, int]] = {}
         objectives: dict[str, Any] = dict(self.objectives.items())
@@ -254,7 +254,8 @@ class LyricsModel(
                 found |= objective.accuracy(state)
         return found
 
-    def _pretraining_inputs(self, batch: PretrainExamples, seed: int, step: int) -> tuple[Features, PretrainBatch]:
+    def pretraining_inputs(self, batch: PretrainExamples, seed: int, step: int) -> tuple[Features, PretrainBatch]:
+        """What the objectives read of a batch: frozen features, and texts as token ids."""
         if not self.objectives:
             raise ValueError("this model has no objectives, so there is nothing to pretrain; set spec.objectives")
         images = batch.images.to(self.device, self.dtype)

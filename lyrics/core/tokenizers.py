@@ -7,6 +7,7 @@ into bytes, or into words that are known and bytes: any string is encoded and co
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -31,8 +32,8 @@ _BERT_ROLES = {
 }
 
 
-#: A word with the space before it, a number of up to three digits, a piece of markup, or any one character.
-_PIECE = r"<br><T>|</T><Bbox>\(|\),\(|\)</Bbox></br>| ?[A-Za-z]+|[0-9]{1,3}|."
+#: A piece of markup (the longest that fits), a word with the space before it, a number of up to three digits, or any one character.
+_PIECE = "|".join([*(re.escape(mark) for mark in sorted(MARKUP, key=len, reverse=True)), " ?[A-Za-z]+|[0-9]{1,3}|."])
 
 
 def builtin_tokenizer(kind: BuiltinTokenizer, special_tokens: Sequence[str]) -> PreTrainedTokenizerFast:

@@ -99,7 +99,7 @@ def tiny_text() -> TrainConfig:
         out="runs/tiny-text",
         model=ModelSection(spec=lyrics_tiny().with_overrides(alone), weights="random"),
         data=DataSection(sets={"texts": DataSlot(use="scene-texts")}, augmentation=None),
-        optimisation=OptimisationSection(steps=4000, global_batch=8, learning_rate=1.5e-3),
+        optimisation=OptimisationSection(steps=3600, global_batch=8, learning_rate=1.5e-3),
         checkpoint=CheckpointSection(every_steps=100),
     )
 
@@ -115,8 +115,8 @@ def tiny_stage1() -> TrainConfig:
             # A crop would make captions false that count things or say where they are.
             augmentation=None,
         ),
-        optimisation=OptimisationSection(steps=2000, global_batch=32, learning_rate=5e-4),
-        checkpoint=CheckpointSection(every_steps=200),
+        optimisation=OptimisationSection(steps=1500, global_batch=32, learning_rate=1e-3),
+        checkpoint=CheckpointSection(every_steps=100),
         evaluation=_on_scenes("caption"),
     )
 

@@ -11,13 +11,15 @@ Letters: B samples, L tokens, n target tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from lyrics.core.contracts import BuildContext
-from lyrics.core.streams import Stream, Table, Text
+from lyrics.core.streams import Features, Stream, Table, Text, merge
 from lyrics.core.training.batch import PretrainBatch
 from lyrics.core.training.step import Loss, StepState
 from lyrics.plugins.objectives import ICGOptions
@@ -35,6 +37,8 @@ class ICG(nn.Module):
         self.options = options
         self.after_spatial = options.recipe == "released" and "S" in segments
         self.smoothing = 0.1 if options.recipe == "released" else 0.0
+        #: Recipe ``released`` learns no end where there is spatial text: what it writes does not stop.
+        self.ends_captions = not self.after_spatial
 
     def text(self, batch: PretrainBatch) -> dict[str, Text]:
         start = special_id(batch.special, "dec")
@@ -72,6 +76,27 @@ class ICG(nn.Module):
     def loss(self, state: StepState) -> Loss:
         logits, targets = self._predicted(state)
         return Loss(token_cross_entropy(logits, targets, self.smoothing), len(targets))
+
+    def captions(
+        self, query_transformer: Any, features: Features, batch: PretrainBatch, longest: int
+    ) -> list[list[int]]:
+        """Captions of B images as token ids, greedily, without [SEP] and of ``longest`` tokens at most; the batch's own are not read."""
+        assert self.ends_captions
+        memory = query_transformer.project(features)
+        written: list[list[int]] = [[] for _ in range(len(batch))]
+        open_B = torch.ones(len(batch), dtype=torch.bool)
+        for _ in range(longest):
+            so_far = replace(batch, caption=Text.from_lists(written))
+            outputs = query_transformer(merge(self.streams(so_far)), memory)
+            # Every token but the end has a state here; a sample's last foretells the next.
+            last_B = (so_far.caption.lengths_R + 1).cumsum(0) - 1
+            next_B = query_transformer.token_logits(outputs(CAPTION, "C")[last_B]).argmax(dim=-1).cpu()
+            open_B &= next_B != batch.special.sep
+            if not open_B.any():
+                break
+            for row, token in zip(written, next_B.where(open_B, -1).tolist(), strict=True):
+                row += [token] if token >= 0 else []
+        return written
 
     def accuracy(self, state: StepState) -> dict[str, tuple[int, int]]:
         """Caption tokens foretold rightly, given those before."""

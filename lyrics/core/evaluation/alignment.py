@@ -1,0 +1,168 @@
+"""What stage 1 taught: retrieval among many, matching, masked objects and captions of the query transformer, on samples with captions.
+
+Shapes: B samples of a batch, N of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lyrics.core.contracts import Dataset
+from lyrics.core.data.collate import Collator, PretrainExamples
+from lyrics.core.data.stream import Example
+from lyrics.core.errors import SpecError
+from lyrics.core.evaluation.metrics.captions import caption_scores, has_java
+from lyrics.core.streams import Features, Text, merge
+from lyrics.core.training.batch import PretrainBatch, Spatial
+
+if TYPE_CHECKING:
+    from lyrics.core.model import LyricsModel
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Shares by name, each with how many it is of; ``captions`` are those that the query transformer wrote, in the order of the rows."""
+
+    samples: int
+    shares: Mapping[str, tuple[float, int]]
+    captions: tuple[str, ...]
+    caption_scores: Mapping[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """A batch as the objectives read it, and the samples' references."""
+
+    features: Features
+    texts: PretrainBatch
+    references: list[tuple[str, ...]]
+
+
+@torch.no_grad()
+def alignment(
+    model: LyricsModel,
+    dataset: Dataset,
+    *,
+    samples: int,
+    batch: int = 50,
+    seed: int = 0,
+    longest_caption: int = 48,
+    say: Callable[[str], None] = lambda line: None,
+) -> Alignment:
+    """Measure a model after stage 1 on the first ``samples`` rows.
+
+    - Retrieval: each picture among the texts of all samples, and the other way round (R@1). A text is the sample's caption with the
+      refiner's spatial text, as the contrastive objective has it; ``captions alone`` leaves the spatial text empty.
+    - What else the objectives count (``accuracy``), batch by batch: pairs judged, hard negatives among ``batch`` samples; tokens
+      foretold, the masks drawn as for a step that never comes.
+    - Captions: greedy, by the objective that can write and end them (``captions``, ``ends_captions``), held against all captions of the sample.
+
+    Raises ``SpecError`` for a model without objectives, ``MissingRequirementError`` where captions need pycocoevalcap.
+    """
+    if not model.objectives:
+        raise SpecError("this model has no objectives, so stage 1 cannot be measured; set spec.objectives.")
+    model.eval()
+    objectives: dict[str, Any] = dict(model.objectives.items())
+    writer = next((one for one in objectives.values() if getattr(one, "ends_captions", False)), None)
+    parts: list[_Part] = []
+    counts: dict[str, list[int]] = {}
+    written: list[str] = []
+    collator = Collator("pretrain", model.processor, seed=seed, codec=model.spec.codec)
+    for examples in _batches(dataset, samples, batch):
+        prepared = collator(examples)
+        assert isinstance(prepared, PretrainExamples)
+        for name, (right, count) in model.pretraining_accuracy(prepared, seed=seed).items():
+            if "R@1" not in name:  # among the samples of a batch only
+                both = counts.setdefault(name, [0, 0])
+                both[0] += right
+                both[1] += count
+        features, texts = model.pretraining_inputs(prepared, seed, 0)
+        parts.append(_Part(features, texts, [one.sample.captions for one in examples]))
+        if writer is not None:
+            ids = writer.captions(model.query_transformer, features, texts, longest_caption)
+            written += model.query_transformer.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        say(f"{sum(len(part.texts) for part in parts)} of {samples} samples")
+    shares = {name: (right / max(count, 1), count) for name, (right, count) in counts.items()}
+    chooser = next((one for one in objectives.values() if hasattr(one, "similarity")), None)
+    if chooser is not None:
+        features, texts = _joined(parts)
+        shares |= _retrieval(model, chooser, features, texts, "")
+        empty = Spatial.from_objects([[] for _ in range(len(texts))])
+        shares |= _retrieval(model, chooser, features, replace(texts, spatial=empty), ", captions alone")
+    scores: Mapping[str, float] = {}
+    if written:
+        references = [one for part in parts for one in part.references]
+        scores = caption_scores(written, references, java=has_java()).scores
+    return Alignment(sum(len(part.texts) for part in parts), shares, tuple(written), scores)
+
+
+def _batches(dataset: Dataset, samples: int, size: int) -> Iterator[list[Example]]:
+    rows = range(min(samples, len(dataset)))
+    for start in range(0, len(rows), size):
+        found = []
+        for row in rows[start : start + size]:
+            sample = dataset[row]
+            found.append(Example(row, "", row, sample, dataset.picture(sample)))
+        yield found
+
+
+def _retrieval(
+    model: LyricsModel, chooser: Any, features: Features, texts: PretrainBatch, label: str
+) -> dict[str, tuple[float, int]]:
+    streams = merge(list(chooser.streams(texts)))
+    outputs = model.query_transformer(streams, model.query_transformer.project(features))
+    similarity = chooser.similarity(outputs, texts)
+    size = len(texts)
+    right = torch.arange(size, device=similarity.image_to_text_BN.device)
+    return {
+        f"{name} R@1 of {size}{label}": (float((logits_NN.argmax(dim=1) == right).float().mean()), size)
+        for name, logits_NN in (
+            ("image to text", similarity.image_to_text_BN),
+            ("text to image", similarity.text_to_image_BN),
+        )
+    }
+
+
+def _joined(parts: Sequence[_Part]) -> tuple[Features, PretrainBatch]:
+    """All batches as one."""
+    names = parts[0].features.local.keys()
+    features = Features(
+        torch.cat([part.features.image_tokens_BND for part in parts]),
+        {
+            name: (
+                _stacked([part.features.local[name][0] for part in parts]),
+                _stacked([part.features.local[name][1] for part in parts]),
+            )
+            for name in names
+        },
+    )
+    first = parts[0].texts
+    spatial = Spatial(
+        _text([part.texts.spatial.text for part in parts]),
+        _stacked([part.texts.spatial.object_BL for part in parts], -1),
+        _stacked([part.texts.spatial.unit_BL for part in parts], -1),
+    )
+    return features, replace(
+        first,
+        spatial=spatial,
+        caption=_text([part.texts.caption for part in parts]),
+        sample_B=torch.cat([part.texts.sample_B for part in parts]),
+        image_B=torch.cat([part.texts.image_B for part in parts if part.texts.image_B is not None]),
+    )
+
+
+def _text(texts: Sequence[Text]) -> Text:
+    return Text(_stacked([one.ids_RL for one in texts]), torch.cat([one.lengths_R for one in texts]))
+
+
+def _stacked(tensors: Sequence[torch.Tensor], filler: float = 0) -> torch.Tensor:
+    """[B, L, ...] of several lengths L, one under the other."""
+    longest = max(tensor.shape[1] for tensor in tensors)
+    wide = [tensor.new_full((len(tensor), longest, *tensor.shape[2:]), filler) for tensor in tensors]
+    for room, tensor in zip(wide, tensors, strict=True):
+        room[:, : tensor.shape[1]] = tensor
+    return torch.cat(wide)

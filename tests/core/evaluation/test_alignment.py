@@ -1,0 +1,115 @@
+"""What stage 1 taught: the same numbers however samples are batched, and captions that are the model's own first choices."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+
+from lyrics.core.build import build_model
+from lyrics.core.data.build import build_dataset
+from lyrics.core.data.collate import Collator
+from lyrics.core.data.stream import Example
+from lyrics.core.errors import SpecError
+from lyrics.core.evaluation import alignment as module
+from lyrics.core.evaluation.alignment import alignment
+from lyrics.core.evaluation.metrics.captions import CaptionScores
+from lyrics.core.model import LyricsModel
+from lyrics.core.streams import Text
+from lyrics.core.training.step import pretrain_state
+
+
+@pytest.fixture(scope="module")
+def model() -> LyricsModel:
+    """Trained experts, everything else random, with logits far enough from each other to be ordered alike in any batch."""
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = build_model("lyrics-tiny")
+    with torch.no_grad():
+        for parameter in made.query_transformer.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(4)
+    return made.eval()
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return build_dataset("scenes", {"split": "validation", "scenes": 7, "task": "caption"})
+
+
+@pytest.fixture(autouse=True)
+def no_pycocoevalcap(monkeypatch: pytest.MonkeyPatch) -> None:
+    def scored(captions, references, *, java):
+        assert len(captions) == len(references)
+        return CaptionScores({"captions": len(captions)}, (0.0,) * len(captions), ())
+
+    monkeypatch.setattr(module, "caption_scores", scored)
+
+
+def test_batches_do_not_change_what_is_measured(model, scenes) -> None:
+    whole = alignment(model, scenes, samples=7, batch=7, longest_caption=5)
+    parts = alignment(model, scenes, samples=7, batch=3, longest_caption=5)
+    assert whole.samples == parts.samples == 7
+    assert whole.captions == parts.captions
+    assert whole.caption_scores == {"captions": 7}
+    # Hard negatives are those of the batch; all else is the samples' own.
+    for name in set(whole.shares) - {"ITM accuracy"}:
+        assert whole.shares[name] == pytest.approx(parts.shares[name]), name
+    assert set(whole.shares) == {
+        "ITM accuracy",
+        "caption token accuracy",
+        "masked token accuracy",
+        *(f"{way} R@1 of 7{text}" for way in ("image to text", "text to image") for text in ("", ", captions alone")),
+    }
+    assert whole.shares["ITM accuracy"][1] == 21
+
+
+def test_retrieval_counts_what_is_nearest(model, scenes, monkeypatch) -> None:
+    """By hand: the features of the objective, all against all."""
+    seen = []
+    itc = model.objectives["itc"]
+    features = itc.features
+
+    def noted(outputs):
+        seen.append(features(outputs))
+        return seen[-1]
+
+    monkeypatch.setattr(itc, "features", noted)
+    found = alignment(model, scenes, samples=7, batch=4, longest_caption=1).shares
+    image_N1E, text_NE = seen[-1]  # captions alone come last
+    scores_NN = image_N1E[:, 0] @ text_NE.T
+    right = sum(int(row.argmax()) == index for index, row in enumerate(scores_NN))
+    assert found["image to text R@1 of 7, captions alone"] == (pytest.approx(right / 7), 7)
+    image_N1E, text_NE = seen[-2]
+    right = sum(int(row.argmax()) == index for index, row in enumerate(text_NE @ image_N1E[:, 0].T))
+    assert found["text to image R@1 of 7"] == (pytest.approx(right / 7), 7)
+
+
+@torch.no_grad()
+def test_captions_are_first_choices_given_what_is_written(model, scenes) -> None:
+    collator = Collator("pretrain", model.processor, seed=0, codec=model.spec.codec)
+    samples = [scenes[row] for row in range(4)]
+    examples = [Example(row, "", row, one, scenes.picture(one)) for row, one in enumerate(samples)]
+    features, texts = model.pretraining_inputs(collator(examples), 0, 0)
+    icg = model.objectives["icg"]
+    written = icg.captions(model.query_transformer, features, texts, 6)
+    assert all(1 <= len(row) <= 6 for row in written)
+    again = module.replace(texts, caption=Text.from_lists(written))
+    state = pretrain_state(model.query_transformer, {"icg": icg}, features, again)
+    logits, targets = icg._predicted(state)
+    foretold = logits.argmax(-1)
+    start = 0
+    for row in written:
+        # The target after the last token is the end, which was chosen only where the caption is short.
+        assert foretold[start : start + len(row)].tolist() == row == targets[start : start + len(row)].tolist()
+        if len(row) < 6:
+            assert foretold[start + len(row)] == texts.special.sep
+        start += len(row) + 1
+
+
+def test_a_model_without_objectives_says_so(scenes) -> None:
+    bare = build_model("lyrics-tiny", overrides={"objectives": {}}, weights="random")
+    with pytest.raises(SpecError, match="no objectives"):
+        alignment(bare, scenes, samples=1)
