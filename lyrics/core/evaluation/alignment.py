@@ -59,7 +59,7 @@ def alignment(
       refiner's spatial text, as the contrastive objective has it; ``captions alone`` leaves the spatial text empty.
     - What else the objectives count (``accuracy``), batch by batch: pairs judged, hard negatives among ``batch`` samples; tokens
       foretold, the masks drawn as for a step that never comes.
-    - Captions: greedy, by the objective that can write and end them (``captions``, ``ends_captions``), held against all captions of the sample.
+    - Captions: greedy, by the objective that can write and end them (``captions``, ``ends_captions``), held against all of the sample's.
 
     Raises ``SpecError`` for a model without objectives, ``MissingRequirementError`` where captions need pycocoevalcap.
     """
