@@ -27,6 +27,9 @@ def step(
     rounds: Annotated[int, typer.Option(min=1, help="Turns that every variant gets.")] = 3,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     profile: Annotated[bool, typer.Option("--profile", help="Also seconds by kind of kernel, in the file.")] = False,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Also ours with its dense blocks through torch.compile.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="JSON file to write, and a chart (.svg) beside it.")] = None,
     json: JsonFlag = False,
 ) -> None:
@@ -54,6 +57,7 @@ def step(
         rounds,
         device=device,
         profile=profile,
+        compiled=compiled,
         out=out,
         say=lambda text: print(text, file=sys.stderr),
     )

@@ -4,7 +4,8 @@ Variants, all with the weights of one model and in one process, alternating:
 
 - ``N1``: one dense-masked pass of 224 tokens per objective (``lyrics.core.training.baselines.dense_losses``);
 - ``N3``: BLIP-2's way, query keys and values cached, everything else separate (``cached_losses``);
-- ``packed``: ours.
+- ``packed``: ours;
+- ``compiled``, where asked for: ours with its dense blocks through torch.compile (``optimisation.compile`` of a training run).
 
 N1 and N3 always run at padded lengths. The packed step runs once on texts of the full padded length and once on true lengths; its losses
 are compared with the baselines' on the same texts before anything is timed.
@@ -13,6 +14,7 @@ are compared with the baselines' on the same texts before anything is timed.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import gc
 import json
@@ -37,6 +39,7 @@ from lyrics.core.registry import default_registry
 from lyrics.core.streams import Features, Text
 from lyrics.core.training.baselines import cached_losses, dense_losses
 from lyrics.core.training.batch import PretrainBatch, Spatial
+from lyrics.core.training.engine import compile_blocks
 from lyrics.core.training.negatives import Negatives
 from lyrics.core.training.step import Loss, pretrain_losses, total_loss
 
@@ -256,11 +259,12 @@ def compare(
     true: tuple[int, int] = TRUE,
     padded: tuple[int, int] = PADDED,
     profile: bool = False,
+    compiled: bool = False,
     **case: Any,
 ) -> list[dict[str, Any]]:
     """All variants at one batch size: losses compared, then timed in turns; one row per variant and lengths.
 
-    ``profile`` adds seconds by kind of kernel; ``case`` goes to ``build_case``.
+    ``profile`` adds seconds by kind of kernel, ``compiled`` the variant of that name; ``case`` goes to ``build_case``.
 
     Raises:
         AssertionError: a variant's losses differ from N1's by more than fp32 rounding (bf16: 3 %).
@@ -272,19 +276,28 @@ def compare(
     steps: dict[tuple[str, str], Step] = {}
     counted: dict[tuple[str, str], Step] = {}
     built = (query_transformer, objectives)
+    variants = [
+        ("N1", dense_losses, query_transformer),
+        ("N3", cached_losses, query_transformer),
+        ("packed", pretrain_losses, query_transformer),
+    ]
+    if compiled:
+        variants.append(("compiled", pretrain_losses, copy.deepcopy(query_transformer)))
+        compile_blocks(variants[-1][2])
+        parameters += variants[-1][2].parameters()
     for label, lengths in (("padded", padded), ("true", true)):
         _, _, features, batch, negatives = build_case(batch_size, lengths, padded=padded, model=built, **case)
         features = _on(features, device)
-        for name, function in (("N1", dense_losses), ("N3", cached_losses), ("packed", pretrain_losses)):
+        for name, function, network in variants:
+            steps[name, label] = _autocast(function, dtype, device, network, objectives, features, batch, negatives)
             arguments = (query_transformer, objectives, features, batch, negatives)
-            steps[name, label] = _autocast(function, dtype, device, *arguments)
             # Operations are counted in fp32, whatever the type: there are as many, and some CPUs take ten times longer in bf16.
             counted[name, label] = _autocast(function, "fp32", device, *arguments)
     synchronise = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
 
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     # The baselines' work does not depend on the true lengths: there they are compared with, not timed.
-    timed = [key for key in steps if key[0] == "packed" or key[1] == "padded"]
+    timed = [key for key in steps if key[0] in ("packed", "compiled") or key[1] == "padded"]
     products = _products(dtype, device)
     values, kept = {}, {}
     for key, step in steps.items():
@@ -443,6 +456,7 @@ def run_bench_step(
     *,
     device: str = "cpu",
     profile: bool = False,
+    compiled: bool = False,
     out: Path | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[dict[str, Any]]:
@@ -454,6 +468,7 @@ def run_bench_step(
         rounds: turns; the median of each variant counts.
         device: ``cpu`` or ``cuda``.
         profile: add seconds by kind of kernel or operator to every row.
+        compiled: also the packed step with its dense blocks compiled.
         out: where the JSON goes; not written when None.
         say: called with a line of progress.
 
@@ -465,7 +480,10 @@ def run_bench_step(
     for dtype in dtypes:
         for batch_size in batch_sizes:
             rows += [
-                row | measured_on for row in compare(batch_size, dtype, rounds, device=device, say=say, profile=profile)
+                row | measured_on
+                for row in compare(
+                    batch_size, dtype, rounds, device=device, say=say, profile=profile, compiled=compiled
+                )
             ]
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -51,6 +51,37 @@ def test_rows_compare_all_variants() -> None:
     assert "packed" in shown
 
 
+def test_compiled_blocks_are_a_variant_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here by a backend that runs what it was given as it is."""
+    compiled = []
+    original = torch.nn.Module.compile
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self, dynamic: original(self, backend=backend, dynamic=dynamic)
+    )
+    rows = bench_step.compare(2, "fp32", 1, true=(16, 6), compiled=True, **SMALL)
+    assert compiled
+    assert [row["variant"] for row in rows] == ["N1", "N3", "packed", "compiled", "packed", "compiled"]
+    assert rows[3]["losses"] == pytest.approx(rows[2]["losses"], rel=1e-5)
+    assert rows[3]["flops"] == rows[2]["flops"]
+
+
+def test_bf16_factors_are_copied_to_columns_only_where_torch_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = torch.randn(5, 7).bfloat16(), torch.randn(7, 3).bfloat16()
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    with bench_step._products("bf16", "cpu") as mode:
+        assert isinstance(mode, bench_step._ColumnMajorFactors)
+        found = first @ second
+    torch.testing.assert_close(found, first @ second, atol=2e-2, rtol=0)
+    assert bench_step._products("fp32", "cpu").__class__ is not bench_step._ColumnMajorFactors
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    assert bench_step._products("bf16", "cpu").__class__ is not bench_step._ColumnMajorFactors
+
+
 def test_unequal_losses_stop_the_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(*arguments):
         losses = bench_step.dense_losses(*arguments)

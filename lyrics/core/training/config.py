@@ -105,7 +105,9 @@ class OptimisationSection(_Section):
     frozen_precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="type of the language model's frozen weights; what is trained stays fp32"
     )
-    compile: bool = Field(False, description="torch.compile the forward pass")
+    compile: bool = Field(
+        False, description="torch.compile the query transformer's feed-forwards (a language model has its own option)"
+    )
     itc_negatives: Literal["global", "micro-batch"] = Field(
         "global",
         description="micro-batch allows several micro-batches in stage 1, each with the negatives of its own samples alone",

@@ -47,6 +47,17 @@ class StageModule(nn.Module):
         return losses
 
 
+def compile_blocks(module: nn.Module) -> int:
+    """Compile the blocks that say ``compiled_alone = True``: dense arithmetic, row by row. Returns how many there are.
+
+    Between them stands what changes from batch to batch (packing, plans, texts), which a compiler would trace anew each time.
+    """
+    blocks = [part for part in module.modules() if getattr(part, "compiled_alone", False)]
+    for block in blocks:
+        block.compile(dynamic=True)
+    return len(blocks)
+
+
 class _Touched(torch.autograd.Function):
     """A loss, and a gradient of zero for every parameter: one that the losses did not use must still take part in the reduction."""
 

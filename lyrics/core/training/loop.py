@@ -26,7 +26,7 @@ from lyrics.core.training.batches import MicroBatches, StepLoader, build_mixture
 from lyrics.core.training.checkpoint import Checkpoint
 from lyrics.core.training.config import TrainConfig, digest
 from lyrics.core.training.disk import Disk
-from lyrics.core.training.engine import StageModule, StepEngine
+from lyrics.core.training.engine import StageModule, StepEngine, compile_blocks
 from lyrics.core.training.errors import TrainingError
 from lyrics.core.training.held_out import Evaluation
 from lyrics.core.training.optimizer import build_optimizer, load_optimizer, load_parameters, optimizer_tensors
@@ -182,8 +182,10 @@ class _Run:
         shards = self._share_out(parameters)
         optimizer = build_optimizer(parameters, self.config.optimisation)
         bare = StageModule(self.model, self.config.stage, shards)
-        if self.config.optimisation.compile:
-            bare.compile()
+        if self.config.optimisation.compile and not compile_blocks(bare):
+            warnings.warn(
+                "optimisation.compile: no part of this model can be compiled; it has no effect.", stacklevel=2
+            )
         with warnings.catch_warnings():
             # accelerate passes DDP an argument under the name that torch 2.13 has renamed; earlier releases know no other.
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)

@@ -443,6 +443,8 @@ class CrossAttention(nn.Module):
 class FeedForward(nn.Module):
     """Two linear maps with the activation between them, residual and LayerNorm."""
 
+    compiled_alone = True
+
     def __init__(self, options: QFormerOptions):
         super().__init__()
         self.dropout = options.hidden_dropout
@@ -458,6 +460,8 @@ class FeedForward(nn.Module):
 
 class TokenHead(nn.Module):
     """BERT's prediction head up to the output embedding, which is the word embedding."""
+
+    compiled_alone = True
 
     def __init__(self, options: QFormerOptions):
         super().__init__()

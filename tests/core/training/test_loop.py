@@ -204,7 +204,7 @@ def test_bad_samples_are_counted(
 
 
 def test_compiling_needs_no_other_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The forward pass is compiled (here by a backend that runs it as it is) and checkpoints stay interchangeable."""
+    """The blocks that say so are compiled (here by a backend that runs them as they are) and checkpoints stay interchangeable."""
     compiled = []
 
     def backend(graph, inputs):
@@ -212,10 +212,17 @@ def test_compiling_needs_no_other_names(tmp_path: Path, monkeypatch: pytest.Monk
         return graph.forward
 
     original = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: original(self, backend=backend))
-    run(config(tmp_path, optimisation__steps=2, optimisation__compile=True))
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self, dynamic: original(self, backend=backend, dynamic=dynamic)
+    )
+    run(config(tmp_path / "run", optimisation__steps=2, optimisation__compile=True))
     assert compiled
-    assert run(config(tmp_path, optimisation__steps=4)).step == 4
+    assert run(config(tmp_path / "run", optimisation__steps=4)).step == 4
+
+    model = StandIn()
+    model.trunk.compiled_alone = False
+    with pytest.warns(UserWarning, match="no part of this model can be compiled"):
+        run(config(tmp_path / "none", optimisation__steps=1, optimisation__compile=True), model=model)
 
 
 @pytest.fixture
