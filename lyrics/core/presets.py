@@ -243,6 +243,7 @@ def lyrics_tiny() -> ModelSpec:
                 "vocab_size": 1856,
                 "builtin_tokenizer": "words",
                 "checkpoint": None,  # none is shipped yet
+                "tie_word_embeddings": True,  # to repeat what was read is then the easiest thing to say
                 "hidden_size": 192,
                 "num_layers": 4,
                 "num_heads": 6,

@@ -83,7 +83,7 @@ def numbers_in_order(rows: torch.Tensor, tokenizer: PreTrainedTokenizerFast) -> 
     if NUMBERS[-1] not in vocabulary:
         return
     values = torch.arange(len(NUMBERS)) / len(NUMBERS)
-    waves = 2.0 ** torch.arange(-1, 9)  # the shortest is four numbers long
+    waves = 0.5 * 1.3 ** torch.arange(23)  # of half the range, to five numbers long; no two numbers meet in all of them
     angles = 2 * torch.pi * values[:, None] * waves
     mixed = torch.cat([angles.cos(), angles.sin()], dim=1) @ torch.randn(2 * len(waves), rows.shape[1])
     with torch.no_grad():

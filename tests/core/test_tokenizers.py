@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lyrics.core.data.build import build_dataset
 from lyrics.core.data.conversation import converse
 from lyrics.core.data.templates import TEMPLATES
-from lyrics.core.tokenizers import builtin_tokenizer, byte_tokenizer, word_tokenizer
+from lyrics.core.tokenizers import builtin_tokenizer, byte_tokenizer, numbers_in_order, word_tokenizer
 from lyrics.plugins.scenes.names import SceneTask
 
 BERT = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[BOS]", "[DEC]", "[MLM]")
@@ -129,3 +130,29 @@ def test_it_saves_and_loads(tmp_path: Path, tokenizer: Any) -> None:
 def test_repeated_special_token_is_refused(kind: Any) -> None:
     with pytest.raises(ValueError, match="special tokens must differ"):
         builtin_tokenizer(kind, ("<s>", "<s>"))
+
+
+def test_numbers_begin_near_their_neighbours() -> None:
+    words = word_tokenizer(LLAMA)
+    torch.manual_seed(0)
+    rows = torch.randn(len(words), 64) * 0.02
+    before = rows.clone()
+    numbers_in_order(rows, words)
+    ids = [words.convert_tokens_to_ids(str(number)) for number in range(1000)]
+    others = torch.ones(len(words), dtype=torch.bool)
+    others[ids] = False
+    assert torch.equal(rows[others], before[others])
+    unit = torch.nn.functional.normalize(rows[ids], dim=1)
+    alike = unit @ unit.T
+    apart = (torch.arange(1000)[:, None] - torch.arange(1000)).abs()
+    assert alike[apart == 1].min() > 0.75
+    assert alike[apart > 100].max() < 0.75
+    assert alike[apart > 100].mean().abs() < 0.2
+    assert rows[ids].std() == pytest.approx(0.02, rel=0.1)
+    assert len(unit.unique(dim=0)) == 1000
+
+    letters = byte_tokenizer(LLAMA)
+    plain = torch.randn(len(letters), 8)
+    unchanged = plain.clone()
+    numbers_in_order(plain, letters)
+    assert torch.equal(plain, unchanged)

@@ -40,6 +40,9 @@ class CausalLMOptions(Options):
     )
     intermediate_size: int = Field(11008, ge=1, description="width of the feed-forward layer")
     max_positions: int = Field(4096, ge=1, description="longest sequence in tokens")
+    tie_word_embeddings: bool = Field(
+        False, description="one matrix for the word embeddings and the output head; a checkpoint says so by itself"
+    )
     builtin_tokenizer: Literal["bytes", "words"] = Field(
         "bytes", description="the built-in tokenizer: bytes, or also the words of the embedded scenes"
     )

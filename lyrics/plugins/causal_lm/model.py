@@ -211,12 +211,13 @@ def _from_numbers(options: CausalLMOptions) -> tuple[nn.Module, Any]:
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
+        tie_word_embeddings=options.tie_word_embeddings,
         **values,
     )
     model = AutoModelForCausalLM.from_config(config)
-    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
-        if not layer.weight.is_meta:
-            numbers_in_order(layer.weight, tokenizer)
+    for weight in dict.fromkeys((model.get_input_embeddings().weight, model.get_output_embeddings().weight)):
+        if not weight.is_meta:
+            numbers_in_order(weight, tokenizer)
     return model, tokenizer
 
 

@@ -7,7 +7,6 @@ from PIL import Image
 from lyrics.core.contracts import BuildContext
 from lyrics.core.data.conversation import converse
 from lyrics.core.data.draws import generator
-from lyrics.core.geometry import Box
 from lyrics.core.spatial import SpatialObject, format_objects
 from lyrics.core.types import Sample, Turn
 from lyrics.plugins.scenes import ScenesOptions, SceneTextsOptions
@@ -20,8 +19,6 @@ _TASKS: tuple[SceneTask, ...] = (
     *("vqa", "vqa", "vqa", "text-vqa", "rec", "referential", "multi-choice"),
     *("caption", "grounded-caption", "dialogue"),
 )
-#: A box is off by up to this share of its sides, as a detector's is.
-_JITTER = 0.04
 
 
 class SceneTexts:
@@ -55,15 +52,7 @@ def _seen(scene: Scene, draws: Draws) -> list[SpatialObject]:
     """Things and words as a refiner names them, in any order."""
     named = [(thing.tag, thing.box) for thing in scene.things]
     named += [(f'word "{word.text}"', word.box) for word in scene.words]
-    return [SpatialObject(tag, _jittered(box, draws)) for tag, box in draws.shuffled(named)]
-
-
-def _jittered(box: Box, draws: Draws) -> Box:
-    width, height = box.x2 - box.x1, box.y2 - box.y1
-    x1, y1, x2, y2 = ((2 * draws.unit() - 1) * _JITTER * side for side in (width, height, width, height))
-    moved = Box.clip(box.x1 + x1, box.y1 + y1, box.x2 + x2, box.y2 + y2)
-    assert moved is not None
-    return moved
+    return [SpatialObject(tag, box) for tag, box in draws.shuffled(named)]
 
 
 def build(options: SceneTextsOptions, context: BuildContext) -> SceneTexts:

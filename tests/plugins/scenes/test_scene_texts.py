@@ -1,0 +1,64 @@
+"""``scene-texts``: all that answers need stands in the text, and nothing else decides a row."""
+
+from __future__ import annotations
+
+import pytest
+
+from lyrics.core.data.build import build_dataset
+from lyrics.core.prompts import Exchange, segments_of, template_named, tokenize
+from lyrics.core.spatial import parse
+from lyrics.core.tokenizers import builtin_tokenizer
+from lyrics.plugins.scenes import ScenesOptions
+from lyrics.plugins.scenes.dataset import Scenes
+
+TEXTS = build_dataset("scene-texts", {"split": "validation", "scenes": 60})
+
+
+def test_the_first_instruction_begins_with_everything_that_is_in_the_scene() -> None:
+    scenes = Scenes(ScenesOptions(split="validation", scenes=60))
+    for row in range(60):
+        written, _, instruction = TEXTS[row].turns[0].instruction.partition("\n")
+        found = sorted(
+            (one.tag, tuple(round(999 * edge) for edge in one.box.as_tuple())) for one in parse(written).objects
+        )
+        scene = scenes.scene(row)
+        named = [(thing.tag, thing.box) for thing in scene.things]
+        named += [(f'word "{word.text}"', word.box) for word in scene.words]
+        assert found == sorted((tag, tuple(round(999 * edge) for edge in box.as_tuple())) for tag, box in named)
+        assert instruction
+
+
+def test_every_box_that_is_answered_can_be_copied() -> None:
+    answered = 0
+    for row in range(60):
+        turns = TEXTS[row].turns
+        written = {one.box for one in parse(turns[0].instruction.partition("\n")[0]).objects}
+        for turn in turns:
+            for one in parse(turn.answer).objects:
+                answered += 1
+                assert one.box in written, (row, turn)
+    assert answered > 60
+
+
+def test_rows_are_functions_of_their_number() -> None:
+    more = build_dataset("scene-texts", {"split": "validation", "scenes": 1000})
+    assert more[7] == TEXTS[7] != TEXTS[8]
+    other = build_dataset("scene-texts", {"split": "train", "scenes": 60})
+    assert other[7] != TEXTS[7]
+    assert build_dataset("scene-texts", {"split": "validation", "scenes": 60, "seed": 1})[7] != TEXTS[7]
+
+
+def test_there_is_no_picture_and_as_many_turns_as_asked_for() -> None:
+    assert all(TEXTS.picture(TEXTS[row]) is TEXTS[row].image is None for row in range(5))
+    assert {len(TEXTS[row].turns) for row in range(60)} == {12}
+    few = build_dataset("scene-texts", {"split": "validation", "scenes": 60, "turns": 3})
+    assert few[4].turns == TEXTS[4].turns[:3]
+    with pytest.raises(IndexError):
+        TEXTS[60]
+
+
+def test_conversations_fit_into_the_tiny_language_model() -> None:
+    tokenizer = builtin_tokenizer("words", ("<pad>", "<s>", "</s>"))
+    for row in range(60):
+        dialogue = [Exchange(turn.instruction, turn.answer) for turn in TEXTS[row].turns]
+        assert len(tokenize(segments_of(dialogue, template_named("plain")), tokenizer, 32)) < 1024
