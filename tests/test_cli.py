@@ -252,6 +252,19 @@ def test_quickstart_finds_what_is_drawn(tmp_path: Path, run: Run) -> None:
     assert "http" not in page.replace("http-equiv", "")
     assert "looking" in done.err
 
+    swapped = done.data["swap"]["pictures"]
+    assert [one["picture"] for one in swapped] == [one["picture"] for one in done.data["pictures"]]
+    for one, seen, row in zip(swapped, done.data["pictures"], range(6), strict=True):
+        words = scenes[row].extra["words"]
+        assert one["both"] + len(one["annotations alone"]) == len(scenes[row].objects) + len(words)
+        assert one["both"] + len(one["trained detector alone"]) == len(seen["objects"])
+    assert sum(one["both"] for one in swapped) >= 0.8 * len(there)
+    assert set(done.data["training"]) == {"stage 1", "stage 2"}
+    first, second = done.data["training"].values()
+    assert first[-1]["icg"] < first[0]["icg"]
+    assert second[-1]["answer"] < second[0]["answer"]
+    assert page.count("<table") == 6 + 1 + 2
+
 
 def test_quickstart_takes_pictures_and_folders(tmp_path: Path, run: Run) -> None:
     (tmp_path / "more").mkdir()
@@ -262,6 +275,8 @@ def test_quickstart_takes_pictures_and_folders(tmp_path: Path, run: Run) -> None
     assert f"{tmp_path / 'mine.png'} (50 x 40)" in done.out
     assert f"{tmp_path / 'more' / 'other.png'} (50 x 40)" in done.out
     assert "know drawn shapes and words only" in done.out
+    assert "annotations" not in done.out  # nobody annotated these
+    assert "training, stage 2" in done.out
 
 
 def test_quickstart_of_an_empty_folder_says_so(tmp_path: Path, run: Run) -> None:

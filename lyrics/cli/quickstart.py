@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -47,8 +48,21 @@ def quickstart(
             print_text("  nothing found")
     if found:
         print_text("\nThe experts know drawn shapes and words only; what they say of a photograph means nothing.")
+    if result["swap"] is not None:
+        _print_swap(result["swap"]["pictures"])
+    for stage, steps in result["training"].items():
+        name = "icg" if "icg" in steps[0] else "answer"  # msp has nothing masked in some batches, and no loss then
+        print_text(f"training, {stage}: {len(steps)} steps, loss {name} {steps[0][name]:.2f} -> {steps[-1][name]:.2f}")
     print_text(f"\nreport: {result['report']}")
     print_text(
         "The query transformer and the language model are not trained yet: they run, and their answers mean nothing.\n"
         "Next: lyrics refine FOLDER --spec lyrics-tiny --out refined, lyrics show lyrics-tiny, lyrics pretrain tiny-stage1"
     )
+
+
+def _print_swap(pictures: Sequence[Mapping[str, Any]]) -> None:
+    print_text("\nwith the annotations in the detector's place (--set refiner.detector=cached):")
+    for one in pictures:
+        wrong, missed = ", ".join(one["trained detector alone"]), ", ".join(one["annotations alone"])
+        rest = f"{f'; trained detector alone: {wrong}' if wrong else ''}{f'; annotations alone: {missed}' if missed else ''}"
+        print_text(f"  {Path(one['picture']).name}: {one['both']} objects the same{rest}")

@@ -1,10 +1,10 @@
-"""The main job in one function: what ``lyrics-tiny`` sees in drawn scenes or in a user's picture, and a report of it."""
+"""The main job in one function: what ``lyrics-tiny`` sees in drawn scenes or in a user's picture, and a report of it.
+
+``swap`` exchanges a part, ``training`` takes steps of both stages, ``page`` writes the report.
+"""
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 import json
 import warnings
 from collections.abc import Callable, Sequence
@@ -15,21 +15,18 @@ from typing import Any
 from PIL import Image
 
 from lyrics.core.masks import Mask
+from lyrics.core.quickstart.page import page
+from lyrics.core.quickstart.swap import OVERRIDES, annotated, difference
+from lyrics.core.quickstart.training import few_steps
 from lyrics.core.refinement import Refinement
+from lyrics.core.types import DetectedObject
 
 QUESTION = "What is in the picture?"
 SCENES = 6
 SEED = 0
 RESULT, REPORT = "result.json", "report.html"
-# Nothing on the page may run or be fetched.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-_STYLE = """body{font:16px/1.45 sans-serif;margin:1rem auto;max-width:60rem;padding:0 1rem;color:#222}
-figure{display:inline-block;vertical-align:top;margin:0 1rem 1.5rem 0;width:min(18rem,100%)}img{width:100%;image-rendering:auto}
-table{border-collapse:collapse;width:100%;font-size:.85rem}
-td,th{text-align:left;border-top:1px solid #ddd;padding:.1rem .3rem}code{background:#f2f2f2}"""
 #: Shorter pictures are enlarged before boxes and labels are drawn.
 _DRAWN_SIDE_PX = 384
-_SHOWN_SIDE_PX = 600
 _BATCH = 8
 
 
@@ -45,9 +42,10 @@ def run(pictures: Sequence[Path], out: Path, *, progress: Callable[[str], None])
 
     opened = [(str(path), open_image(path)) for path in pictures]
     out.mkdir(parents=True, exist_ok=True)
+    truth: list[tuple[DetectedObject, ...]] = []
     if not opened:
         progress(f"drawing {SCENES} scenes that the experts have not seen ...")
-        opened = _scenes(out)
+        opened, truth = _scenes(out)
     progress("composing lyrics-tiny with its trained experts ...")
     torch.manual_seed(SEED)
     with warnings.catch_warnings():
@@ -69,6 +67,8 @@ def run(pictures: Sequence[Path], out: Path, *, progress: Callable[[str], None])
         "trained": ["image_encoder", "refiner.tagger", "refiner.detector", "refiner.segmenter"],
         "random": ["query_transformer", "projection", "language_model"],
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "swap": _swapped(opened, truth, refinements, progress) if truth else None,
+        "training": _trained(progress),
         "report": str(out / REPORT),
         "written": str(out / RESULT),
     }
@@ -78,16 +78,44 @@ def run(pictures: Sequence[Path], out: Path, *, progress: Callable[[str], None])
     return result
 
 
-def _scenes(out: Path) -> list[tuple[str, Image.Image]]:
+def _scenes(out: Path) -> tuple[list[tuple[str, Image.Image]], list[tuple[DetectedObject, ...]]]:
+    """Pictures with their paths, and what is drawn in each: shapes, and words under the name that the detector has for them."""
     from lyrics.core.data.build import build_dataset
+    from lyrics.core.geometry import Box
 
     data = build_dataset("lyrics-vl/scenes", {"split": "test", "scenes": SCENES})
-    found = []
+    found, truth = [], []
     for row in range(SCENES):
-        path, picture = out / f"scene-{row}.png", data.picture(data[row])
+        sample = data[row]
+        path, picture = out / f"scene-{row}.png", data.picture(sample)
+        assert picture is not None
         picture.save(path)
         found.append((str(path), picture))
-    return found
+        words = [
+            DetectedObject(f'word "{word["text"]}"', Box(*word["box_norm"]), 1.0) for word in sample.extra["words"]
+        ]
+        truth.append((*sample.objects, *words))
+    return found, truth
+
+
+def _swapped(
+    opened: Sequence[tuple[str, Image.Image]],
+    truth: Sequence[Sequence[DetectedObject]],
+    seen: Sequence[Refinement],
+    progress: Callable[[str], None],
+) -> dict[str, Any]:
+    progress("swapping the detector: the annotations, through refiner.detector=cached ...")
+    others = annotated([picture for _, picture in opened], truth)
+    differences = [difference(one, other) for one, other in zip(seen, others, strict=True)]
+    return {
+        "overrides": OVERRIDES,
+        "pictures": [{"picture": name, **one} for (name, _), one in zip(opened, differences, strict=True)],
+    }
+
+
+def _trained(progress: Callable[[str], None]) -> dict[str, Any]:
+    progress("training: some steps of stage 1 and of stage 2 ...")
+    return few_steps()
 
 
 def _seen(name: str, picture: Image.Image, refinement: Refinement) -> dict[str, Any]:
@@ -120,43 +148,3 @@ def _drawn(picture: Image.Image, refinement: Refinement) -> Image.Image:
 
 def _enlarged(mask: Mask | None, times: int) -> Mask | None:
     return None if mask is None else Mask.from_array(mask.to_array().repeat(times, 0).repeat(times, 1))
-
-
-def page(result: dict[str, Any], drawn: Sequence[Image.Image], *, own: bool) -> str:
-    """One HTML page that needs no other file and no network, and is readable on a phone."""
-    figures = "\n".join(_figure(one, picture) for one, picture in zip(result["pictures"], drawn, strict=True))
-    warning = (
-        "<p><strong>The experts know drawn shapes and words only.</strong> What they say of a photograph means nothing.</p>"
-        if own
-        else "<p>Scenes of the test split, which the experts never saw in training.</p>"
-    )
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}"><title>lyrics quickstart</title>'
-        f"<style>{_STYLE}</style></head>\n<body><h1>What lyrics-tiny sees</h1>{warning}\n{figures}\n<h2>What the language model reads</h2>"
-        f"<p>Soft tokens: {result['soft_tokens'][0]} of width {result['soft_tokens'][1]}, and of the first picture this text:</p>"
-        f"<p><code>{html.escape(result['spatial_text'])}</code></p>"
-        "<p>The four experts are trained and ship with the package. The query transformer and the language model are not trained yet: "
-        "they run, and their answers mean nothing.</p></body></html>\n"
-    )
-
-
-def _figure(one: dict[str, Any], picture: Image.Image) -> str:
-    buffer, kind = io.BytesIO(), "png"
-    if max(picture.size) > _SHOWN_SIDE_PX:  # a photograph, which need not be as large as it came
-        picture.thumbnail((_SHOWN_SIDE_PX, _SHOWN_SIDE_PX))
-        kind = "jpeg"
-    picture.save(buffer, kind)
-    rows = "".join(
-        f"<tr><td>{html.escape(found['tag'])}</td><td>{found['score']:.2f}</td>"
-        f"<td>{', '.join(f'{value:.0f}' for value in found['box_px'])}</td></tr>"
-        for found in one["objects"]
-    )
-    table = (
-        f"<table><tr><th>object</th><th>score</th><th>box, px</th></tr>{rows}</table>"
-        if rows
-        else "<p>nothing found</p>"
-    )
-    data = base64.b64encode(buffer.getvalue()).decode()
-    name = html.escape(Path(one["picture"]).name)
-    return f'<figure><img alt="{name}" src="data:image/{kind};base64,{data}"><figcaption>{name}</figcaption>{table}</figure>'
