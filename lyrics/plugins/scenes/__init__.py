@@ -35,7 +35,9 @@ class SceneTextsOptions(Options):
 
     split: Split = Field("train", description="as for scenes; row i tells of scene i")
     scenes: int = Field(100_000, ge=1, le=SPLIT_ROOM, description="number of scenes; more of them begin with the same")
-    turns: int = Field(12, ge=1, le=12, description="turns of a conversation at most")
+    turns: int = Field(
+        13, ge=1, le=13, description="turns of a conversation at most; in the first everything is repeated"
+    )
     seed: int = Field(0, ge=0, lt=2**64, description="another seed is another world")
 
 

@@ -21,6 +21,9 @@ _TASKS: tuple[SceneTask, ...] = (
 )
 
 
+_LIST = "Provide the coordinates of all objects."
+
+
 class SceneTexts:
     """Row i is scene i of ``scenes`` with the same split and seed: its objects in the codec ``lyrics``, then the turns."""
 
@@ -40,8 +43,8 @@ class SceneTexts:
             told = sample_of(scene, task, draws, "")
             turns += converse(told, seed=self.options.seed, position=index * len(_TASKS) + number)
         written = format_objects(_seen(scene, draws))
-        turns = turns[: self.options.turns]
-        turns[0] = Turn(f"{written}\n{turns[0].instruction}", turns[0].answer)
+        # To repeat everything comes first: nothing teaches sooner to look up what was written before.
+        turns = [Turn(f"{written}\n{_LIST}", written), *turns[: self.options.turns - 1]]
         return Sample(image=None, turns=tuple(turns), source=f"scene-texts {self.options.split}/{index}")
 
     def picture(self, sample: Sample) -> Image.Image | None:

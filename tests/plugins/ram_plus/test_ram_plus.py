@@ -231,6 +231,25 @@ def test_pictures_do_not_depend_on_their_batch() -> None:
         assert [tag.score for tag in ours] == pytest.approx([tag.score for tag in theirs], abs=1e-6)
 
 
+@torch.no_grad()
+def test_a_cpu_takes_few_large_pictures_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tagger, pixels = small(), pictures(5)
+    expected = tagger.logits(pixels)
+    passes: list[int] = []
+    encode = tagger.encode
+
+    def noted(some: torch.Tensor) -> torch.Tensor:
+        passes.append(len(some))
+        return encode(some)
+
+    monkeypatch.setattr(tagger, "encode", noted)
+    for room, lengths in ((2.9, [2, 2, 1]), (0.5, [1] * 5), (5, [5])):
+        monkeypatch.setattr("lyrics.plugins.ram_plus.tagger._CPU_PIXELS", int(room * tagger.image_size**2))
+        passes.clear()
+        torch.testing.assert_close(tagger.logits(pixels), expected, atol=1e-5, rtol=0)
+        assert passes == lengths
+
+
 def test_an_empty_batch_and_a_batch_without_tags() -> None:
     assert small()(batch(pictures(0))) == []
     assert small().logits(pictures(0)).shape == (0, 6)

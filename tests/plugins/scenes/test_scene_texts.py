@@ -26,6 +26,7 @@ def test_the_first_instruction_begins_with_everything_that_is_in_the_scene() -> 
         named += [(f'word "{word.text}"', word.box) for word in scene.words]
         assert found == sorted((tag, tuple(round(999 * edge) for edge in box.as_tuple())) for tag, box in named)
         assert instruction
+        assert TEXTS[row].turns[0].answer == written
 
 
 def test_every_box_that_is_answered_can_be_copied() -> None:
@@ -50,7 +51,7 @@ def test_rows_are_functions_of_their_number() -> None:
 
 def test_there_is_no_picture_and_as_many_turns_as_asked_for() -> None:
     assert all(TEXTS.picture(TEXTS[row]) is TEXTS[row].image is None for row in range(5))
-    assert {len(TEXTS[row].turns) for row in range(60)} == {12}
+    assert {len(TEXTS[row].turns) for row in range(60)} == {13}
     few = build_dataset("scene-texts", {"split": "validation", "scenes": 60, "turns": 3})
     assert few[4].turns == TEXTS[4].turns[:3]
     with pytest.raises(IndexError):
