@@ -293,6 +293,8 @@ def _detector_ways(expert: Any) -> tuple[Way, Way]:
     from transformers.models.grounding_dino.modeling_grounding_dino import MultiScaleDeformableAttention
 
     plain = copy.deepcopy(expert)
+    plain._texts = None
+    del plain.network.model.text_backbone.forward
     for module in list(plain.modules()):
         if isinstance(getattr(module, "attn", None), MultiScaleDeformableAttention):
             module.attn = MultiScaleDeformableAttention()

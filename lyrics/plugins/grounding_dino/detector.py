@@ -7,6 +7,7 @@ Shapes: B images, C colour channels, H and W pixels, Q queries, T text tokens, D
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections import defaultdict
@@ -42,6 +43,7 @@ from lyrics.plugins.grounding_dino.prompts import (
 )
 from lyrics.plugins.grounding_dino.sampling import exchange_sampling
 from lyrics.plugins.grounding_dino.selection import phrase_scores, select
+from lyrics.plugins.grounding_dino.texts import DistinctTexts, exchange_text_calls
 from lyrics.plugins.grounding_dino.weights import from_original, is_original
 
 logger = logging.getLogger(__name__)
@@ -85,9 +87,16 @@ class GroundingDino(nn.Module):
     that a picture's result does not depend on its neighbours, pictures run together only when their canvases are of one size.
     """
 
-    def __init__(self, options: GroundingDinoOptions, network: nn.Module, writer: PromptWriter) -> None:
-        """``network`` is a ``GroundingDinoForObjectDetection``, or is called and answers as one."""
+    def __init__(
+        self,
+        options: GroundingDinoOptions,
+        network: nn.Module,
+        writer: PromptWriter,
+        texts: DistinctTexts | None = None,
+    ) -> None:
+        """``network`` is a ``GroundingDinoForObjectDetection``, or is called and answers as one; ``texts`` its text encoder's calls."""
         super().__init__()
+        self._texts = texts
         self.options = options
         self.feature_dim = options.feature_dim
         self.preprocessing = Preprocessing(
@@ -119,6 +128,12 @@ class GroundingDino(nn.Module):
                 f"a detector needs one list of phrases for each of the {len(images)} pictures, not {phrases!r:.200}"
             )
         prompts = [self._prompts(names, picture) for picture, names in enumerate(phrases)]
+        with contextlib.nullcontext() if self._texts is None else self._texts.remembered():
+            return self._found(images, phrases, prompts)
+
+    def _found(
+        self, images: ImageBatch, phrases: Sequence[Sequence[str]], prompts: Sequence[Sequence[Prompt]]
+    ) -> DetectorOutput:
         tokens: dict[int, torch.Tensor] = {}
         found: list[list[Detection]] = [[] for _ in prompts]
         seen = [0] * len(prompts)
@@ -340,7 +355,7 @@ def build(options: GroundingDinoOptions, context: BuildContext) -> GroundingDino
             nn.Module.to(network, "meta")  # one of its parameters does not follow the device that is in force
     _set_delimiters(network, writer.delimiters)
     exchange_sampling(network)
-    return GroundingDino(options, network, writer).eval()
+    return GroundingDino(options, network, writer, exchange_text_calls(network)).eval()
 
 
 def prompt_writer(options: GroundingDinoOptions, context: BuildContext) -> PromptWriter:
