@@ -27,8 +27,8 @@ def test_each_prompt_is_encoded_once(small, pictures, monkeypatch: pytest.Monkey
     del stock.network.model.text_backbone.forward
     expected = stock(images, ASKED)
     torch.testing.assert_close(found.tokens_BMD, expected.tokens_BMD, atol=1e-5, rtol=0)
-    assert [[(one.name, pytest.approx(one.score, abs=1e-5)) for one in own] for own in found.detections] == [
-        [(one.name, one.score) for one in own] for own in expected.detections
+    assert [[(one.phrase, pytest.approx(one.score, abs=1e-5)) for one in own] for own in found.detections] == [
+        [(one.phrase, one.score) for one in own] for own in expected.detections
     ]
     encoded.clear()
     component(images, ASKED)
