@@ -31,6 +31,7 @@ from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import SpecError, WeightsError
 from lyrics.core.geometry import Frame
 from lyrics.core.pretrained import load_transformers, locate_checkpoint, read_tensors
+from lyrics.core.side_by_side import side_by_side
 from lyrics.core.types import Detection, DetectorOutput, ImageBatch, Preprocessing
 from lyrics.plugins.grounding_dino import GroundingDinoOptions
 from lyrics.plugins.grounding_dino.prompts import (
@@ -139,8 +140,15 @@ class GroundingDino(nn.Module):
         seen = [0] * len(prompts)
         for number in range(max(map(len, prompts), default=0)):
             asked = [picture for picture, own in enumerate(prompts) if number < len(own)]
-            for group in _same_size(images.frames, asked):
-                queries = self.query(images, group, [prompts[picture][number] for picture in group])
+            groups = _same_size(images.frames, asked)
+            if side := self._side_by_side():
+                groups = [[picture] for picture in asked]
+
+            def answered(group: list[int], number: int = number) -> _Queries:
+                return self.query(images, group, [prompts[picture][number] for picture in group])
+
+            answers = side_by_side(answered, groups, self._parameter().device) if side else map(answered, groups)
+            for group, queries in zip(groups, answers, strict=True):
                 for row, picture in enumerate(group):
                     tokens.setdefault(picture, queries.tokens_BQD[row])
                     detections, dropped = self._detections(
@@ -165,6 +173,12 @@ class GroundingDino(nn.Module):
             tokens_BMD=tokens_BQD,
             mask_BM=torch.ones(tokens_BQD.shape[:2], dtype=torch.bool, device=tokens_BQD.device),
         )
+
+    def _side_by_side(self) -> bool:
+        """On a CPU with threads a batch is no faster than one picture, and two pictures side by side are. The authors' network keeps what
+        it computes in itself, so it cannot be called twice at a time."""
+        ours = isinstance(self.network, GroundingDinoForObjectDetection)
+        return ours and self._parameter().device.type == "cpu" and torch.get_num_threads() > 1
 
     def query(self, images: ImageBatch, pictures: Sequence[int], prompts: Sequence[Prompt]) -> _Queries:
         """The network's answer for ``pictures`` (indices into the batch, canvases of one size) with one prompt each."""

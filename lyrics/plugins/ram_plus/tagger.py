@@ -19,6 +19,7 @@ from transformers import SwinConfig, SwinModel
 
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import ContractError, WeightsError
+from lyrics.core.side_by_side import side_by_side
 from lyrics.core.types import ImageBatch, Preprocessing, Tag
 from lyrics.plugins.ram_plus import PATCH_SIZE, RamOptions, RamPlusOptions
 from lyrics.plugins.ram_plus.checkpoint import load_checkpoint
@@ -153,7 +154,7 @@ class RamTagger(nn.Module):
         if len(pixels_BCHW) == 0:  # transformers' Swin cannot reshape an empty batch
             return self.fc.weight.new_zeros(0, self.num_tags)
         if len(pixels_BCHW) > (most := self._pictures_at_once(pixels_BCHW)):
-            return torch.cat([self.logits(some) for some in pixels_BCHW.split(most)])
+            return torch.cat(side_by_side(self.logits, pixels_BCHW.split(most), pixels_BCHW.device))
         image_BNL = self.image_proj(self.encode(pixels_BCHW))
         tags_BCD = F.relu(self.wordvec_proj(self.labels(image_BNL[:, 0])))
         for layer in self.tagging_head:

@@ -20,6 +20,7 @@ from lyrics.core.contracts import BuildContext
 from lyrics.core.geometry import Box, Frame
 from lyrics.core.masks import Mask
 from lyrics.core.pretrained import load_transformers, locate_checkpoint, read_tensors
+from lyrics.core.side_by_side import side_by_side
 from lyrics.core.types import ImageBatch, Preprocessing, SegmenterOutput
 from lyrics.plugins.sam_hq import SamHqOptions
 from lyrics.plugins.sam_hq.decoder import Embedding, box_prompts, decode, embed, encode_positions_in_float32
@@ -45,6 +46,8 @@ class SamHq(nn.Module):
     """
 
     network: Any
+    #: Whether the network may be called twice at a time.
+    reentrant = True
 
     def __init__(self, options: SamHqOptions, network: nn.Module) -> None:
         super().__init__()
@@ -72,12 +75,17 @@ class SamHq(nn.Module):
         tokens_BKD = parameter.new_zeros(len(boxes), most, self.feature_dim)
         mask_BK = torch.zeros(len(boxes), most, dtype=torch.bool, device=parameter.device)
         masks: list[tuple[Mask, ...]] = [()] * len(boxes)
-        for picture, own in enumerate(boxes):
-            if own:
-                embedding = self.embed(images.pixels_BCHW[picture].to(parameter))
-                masks[picture], tokens_KD = self._segment(embedding, own, images.frames[picture])
-                tokens_BKD[picture, : len(own)] = tokens_KD
-                mask_BK[picture, : len(own)] = True
+        asked = [picture for picture, own in enumerate(boxes) if own]
+
+        def segmented(picture: int) -> tuple[tuple[Mask, ...], torch.Tensor]:
+            embedding = self.embed(images.pixels_BCHW[picture].to(parameter))
+            return self._segment(embedding, boxes[picture], images.frames[picture])
+
+        results = side_by_side(segmented, asked, parameter.device) if self.reentrant else map(segmented, asked)
+        for picture, (own_masks, tokens_KD) in zip(asked, results, strict=True):
+            masks[picture] = own_masks
+            tokens_BKD[picture, : len(own_masks)] = tokens_KD
+            mask_BK[picture, : len(own_masks)] = True
         return SegmenterOutput(masks=tuple(masks), tokens_BKD=tokens_BKD, mask_BK=mask_BK)
 
     def embed(self, pixels_CHW: torch.Tensor) -> Embedding:

@@ -25,6 +25,8 @@ from lyrics.plugins.sam_hq.weights import is_original, to_original
 class SamHqUpstream(SamHq):
     """``SamHq`` on the authors' modules; their decoder itself adds the first mask and the high-quality one."""
 
+    reentrant = False
+
     def embed(self, pixels_CHW: torch.Tensor) -> Embedding:
         """One picture's embedding; the fine features are those of the first layer that attends everywhere, as the encoder gives them.
 

@@ -46,3 +46,20 @@ def test_gradients_are_those_of_every_picture(small, pictures) -> None:
     component(images, [["dog"], ["dog"]]).tokens_BMD.sum().backward()
     torch.testing.assert_close(first, encoder.embeddings.word_embeddings.weight.grad)
     assert first.any()
+
+
+@torch.no_grad()
+def test_pictures_side_by_side_are_detected_as_one_after_the_other(small, pictures) -> None:
+    component = small()
+    images = pictures(component, *SIZES)
+    expected = component(images, ASKED)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = component(images, ASKED)
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(found.tokens_BMD, expected.tokens_BMD, atol=1e-4, rtol=0)
+    assert [[one.phrase for one in own] for own in found.detections] == [
+        [one.phrase for one in own] for own in expected.detections
+    ]

@@ -239,3 +239,19 @@ def test_true_size_on_the_meta_device():
 def test_options_are_checked(options, message):
     with pytest.raises(ValueError, match=message):
         SamHqOptions(**options)
+
+
+@torch.no_grad()
+def test_pictures_side_by_side_are_segmented_as_one_after_the_other(small, pictures):
+    component = small()
+    images = pictures(component, *SIZES)
+    expected = component(images, ASKED)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = component(images, ASKED)
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(found.tokens_BKD, expected.tokens_BKD, atol=1e-4, rtol=0)
+    assert found.masks == expected.masks
+    assert torch.equal(found.mask_BK, expected.mask_BK)
