@@ -15,7 +15,8 @@ from transformers.modeling_outputs import BaseModelOutput
 
 
 class DistinctTexts:
-    """Stands in for the forward call of a frozen text encoder. Outside of ``remembered`` and with gradients it is that call."""
+    """Stands in for the forward call of a frozen text encoder. Outside of ``remembered``, with gradients and on
+    the meta device it is that call."""
 
     def __init__(self, encoder: nn.Module) -> None:
         self._encode = encoder.forward
@@ -32,7 +33,7 @@ class DistinctTexts:
 
     def __call__(self, input_ids: torch.Tensor, *masks: torch.Tensor, **options: Any) -> Any:
         """``masks`` (attention, token types, positions, [B, ...] each) follow from the tokens: equal prompts, padding included, are one."""
-        if self._known is None or torch.is_grad_enabled():
+        if self._known is None or torch.is_grad_enabled() or input_ids.is_meta:
             return self._encode(input_ids, *masks, **options)
         rows = [tuple(row) for row in input_ids.tolist()]
         new = [rows.index(row) for row in dict.fromkeys(rows) if row not in self._known]

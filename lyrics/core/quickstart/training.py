@@ -1,0 +1,38 @@
+"""A few optimizer steps of both stages, to show that training works here: the recipes of ``lyrics-tiny`` at a small batch."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+STEPS, BATCH = 6, 8
+
+
+def few_steps() -> dict[str, list[Mapping[str, float]]]:
+    """Stage 1 from new weights, then stage 2 from there. The losses of every step, by stage; the runs themselves are not kept."""
+    from lyrics.core.training.assemble import run
+    from lyrics.core.training.config import load_config
+
+    found: dict[str, list[Mapping[str, float]]] = {}
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "language_model.options.checkpoint is null")
+        for number, recipe in enumerate(("tiny-stage1", "tiny-stage2"), 1):
+            out = Path(folder) / recipe
+            settings: dict[str, Any] = {
+                "out": str(out),
+                "optimisation.steps": STEPS,
+                "optimisation.global_batch": BATCH,
+                "data.workers": 0,  # processes would take longer to start than they save
+                "evaluation.every_steps": None,
+                "logging.trackers": [],
+            }
+            if number == 2:
+                settings["model.start_from"] = str(Path(folder) / "tiny-stage1")
+            run(load_config(recipe, settings))
+            lines = (out / "log.jsonl").read_text(encoding="utf-8").splitlines()
+            found[f"stage {number}"] = [json.loads(line)["losses"] for line in lines]
+    return found
