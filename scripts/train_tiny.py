@@ -1,6 +1,8 @@
 """Rebuild the trained parts of ``lyrics-tiny``. A stage that was stopped goes on where it was; one that is finished is not done again.
 
 python scripts/train_tiny.py experts --out runs/tiny      # train the four experts, then write their weights to runs/tiny/weights
+python scripts/train_tiny.py model --out runs/tiny        # then the language model, stage 1 and stage 2, and write those
+python scripts/train_tiny.py all --out runs/tiny          # both
 python scripts/train_tiny.py export --out runs/tiny       # write the weights of the newest checkpoints, finished or not
 python scripts/train_tiny.py measure --weights runs/tiny/weights --split test --scenes 1000
 """
@@ -11,7 +13,8 @@ import argparse
 import json
 from pathlib import Path
 
-from lyrics.plugins.tiny import measure, recipe, shipped
+from lyrics.cli._overrides import parse_overrides
+from lyrics.plugins.tiny import measure, model_recipe, recipe, shipped
 
 
 def experts(given: argparse.Namespace) -> None:
@@ -22,10 +25,28 @@ def experts(given: argparse.Namespace) -> None:
             recipe.export(plan.component, given.out, given.out / "weights")
 
 
+def model(given: argparse.Namespace) -> None:
+    settings = parse_overrides(given.set)
+    for stage in model_recipe.STAGES:
+        if given.only in (None, stage.name):
+            model_recipe.train_stage(stage, given.out, settings)
+    if given.only in (None, model_recipe.STAGES[-1].name):
+        model_recipe.export_model(given.out, given.out / "weights")
+
+
+def everything(given: argparse.Namespace) -> None:
+    experts(given)
+    model(given)
+
+
 def export(given: argparse.Namespace) -> None:
-    for component in dict.fromkeys(plan.component for plan in recipe.PLANS):
-        step = recipe.export(component, given.out, given.to or given.out / "weights")
-        say(f"{component}: weights of step {step}")
+    to = given.to or given.out / "weights"
+    if given.what in ("experts", "all"):
+        for component in dict.fromkeys(plan.component for plan in recipe.PLANS):
+            step = recipe.export(component, given.out, to)
+            say(f"{component}: weights of step {step}")
+    if given.what in ("model", "all"):
+        model_recipe.export_model(given.out, to)
 
 
 def measured(given: argparse.Namespace) -> None:
@@ -53,7 +74,18 @@ def main() -> None:
     stage.add_argument("--only", choices=[plan.name for plan in recipe.PLANS], help="this one alone")
     stage.set_defaults(run=experts)
 
+    stage = stages.add_parser("model", help="train the language model on text, then stage 1 and stage 2")
+    stage.add_argument("--out", type=Path, required=True, help="folder for the runs and weights")
+    stage.add_argument("--only", choices=[stage.name for stage in model_recipe.STAGES], help="this stage alone")
+    stage.add_argument("--set", action="append", metavar="PATH=VALUE", help="change the stages' configurations")
+    stage.set_defaults(run=model)
+
+    stage = stages.add_parser("all", help="experts, then model")
+    stage.add_argument("--out", type=Path, required=True, help="folder for checkpoints, runs and weights")
+    stage.set_defaults(run=everything, only=None, set=None)
+
     stage = stages.add_parser("export", help="write weights of the newest checkpoints")
+    stage.add_argument("--what", choices=["experts", "model", "all"], default="all")
     stage.add_argument("--out", type=Path, required=True, help="folder with the checkpoints")
     stage.add_argument("--to", type=Path, help="folder for the weights; OUT/weights unless given")
     stage.set_defaults(run=export)

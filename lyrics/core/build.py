@@ -62,8 +62,9 @@ def build_model(
     Args:
         spec: a preset's name, a path to a YAML or JSON file, a mapping, or a ``ModelSpec``.
         overrides: dotted paths, e.g. ``{"refiner.detector": "cached"}``.
-        weights: ``"pretrained"`` loads what the parts' options name (this may download from the hub); ``"random"`` and ``"meta"`` download
-            nothing, and ``"meta"`` allocates nothing; anything else is a folder written by ``save_pretrained``.
+        weights: ``"pretrained"`` loads what the parts' options name (this may download from the hub), and then what ships with the preset
+            of that name, if anything does (``Preset.weights``); ``"random"`` and ``"meta"`` download nothing, and ``"meta"`` allocates
+            nothing; anything else is a folder written by ``save_pretrained``.
         base: a model folder with the frozen parts, where ``weights`` is a folder that leaves them out.
         device: where the parameters live; the CPU unless given. Not with ``weights="meta"``.
         dtype: floating-point type of the parameters; ``torch.float32`` unless given.
@@ -106,6 +107,11 @@ def build_resolved(
     model = _construct(resolved, wiring, how, trained, device=device, dtype=dtype)
     if folder is not None:
         load_folder(model, folder, base=base)
+    elif how == "pretrained" and resolved.preset_weights is not None:
+        from lyrics.core.model_folder import load_trained_parts
+        from lyrics.core.pretrained import locate_checkpoint
+
+        load_trained_parts(model, locate_checkpoint(resolved.preset_weights))
     return model
 
 

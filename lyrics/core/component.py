@@ -123,10 +123,14 @@ class Preset:
 
     ``reported_trainable`` is the number of trainable parameters that the model's source reports, if it does, and ``reported_note`` says why
     ours may differ; ``lyrics check`` prints both.
+
+    ``weights`` names what training made of it, where that ships with the package: a model folder of trained parts
+    (``save_pretrained(folder, trainable_only=True)``), as ``package:MODULE/PATH``.
     """
 
     name: str
     spec: Callable[[], ModelSpec]
     summary: str = ""
+    weights: str | None = None
     reported_trainable: int | None = None
     reported_note: str = ""

@@ -25,7 +25,7 @@ import torch
 
 from lyrics.core.errors import WeightsError
 from lyrics.core.spec import ModelSpec, dump
-from lyrics.core.weights import digest, load_tensors, save_tensors, stored_tensors
+from lyrics.core.weights import digest, load_tensors, save_tensors, stored_tensors, tensor_shapes
 
 if TYPE_CHECKING:
     from lyrics.core.model import LyricsModel
@@ -141,6 +141,28 @@ def load_folder(
         if hasattr(expert, "load_files") and (path / "parts" / part).is_dir():
             expert.load_files(path / "parts" / part)
     _compare_preprocessing(model, path / PREPROCESSING_FILE)
+
+
+def load_trained_parts(model: LyricsModel, folder: Path) -> None:
+    """Fill what training changes, as far as it fits, from the folder of a model that may have other parts than this one.
+
+    Warns of parts that keep random weights because the folder has none that fit.
+    """
+    wanted = {name: tensor for name, tensor in stored_tensors(model).items() if not is_frozen(model, name)}
+    shapes = tensor_shapes(folder)
+    fitting = {name: tensor for name, tensor in wanted.items() if shapes.get(name) == tuple(tensor.shape)}
+    load_tensors(fitting, folder, others="ignore")
+    random: dict[str, int] = {}
+    for name in wanted.keys() - fitting.keys():
+        part = ".".join(name.split(".")[: 2 if name.startswith("objectives.") else 1])
+        random[part] = random.get(part, 0) + 1
+    if random:
+        counts = ", ".join(f"{part} ({count})" for part, count in sorted(random.items()))
+        warnings.warn(
+            f"the trained weights of {folder.name} do not fit the parts that were changed: tensors that stay random: {counts}. "
+            "Until they are trained, answers mean little.",
+            stacklevel=2,
+        )
 
 
 def _compare(spec: ModelSpec, tensors: Mapping[str, torch.Tensor], frozen: set[str], file: Path) -> None:

@@ -211,6 +211,11 @@ def lyrics_mini() -> ModelSpec:
     )
 
 
+#: What ships of ``lyrics-tiny`` beside its experts: the language model that can read, and all that the two stages trained.
+TINY_LANGUAGE_MODEL = "package:lyrics.plugins.tiny/weights/language-model"
+TINY_WEIGHTS = "package:lyrics.plugins.tiny/weights/model"
+
+
 def lyrics_tiny() -> ModelSpec:
     """The same code paths at toy size, for the embedded world ``scenes``: runs on a laptop's CPU, offline."""
     return ModelSpec(
@@ -242,14 +247,22 @@ def lyrics_tiny() -> ModelSpec:
             options={
                 "vocab_size": 1856,
                 "builtin_tokenizer": "words",
+                # Short convolutions bind a box to the name before it; attention alone takes several times as long to learn that.
+                "architecture": "lfm2",
+                "layer_types": ["conv", "conv", "full_attention", "full_attention", "full_attention"],
                 "checkpoint": None,  # none is shipped yet
                 "tie_word_embeddings": True,  # to repeat what was read is then the easiest thing to say
                 "hidden_size": 192,
-                "num_layers": 4,
+                "num_layers": 5,
                 "num_heads": 6,
                 "intermediate_size": 512,
                 "max_positions": 1024,
-                "lora": {"rank": 8, "alpha": 16.0},
+                "lora": {
+                    "rank": 16,
+                    "alpha": 32.0,
+                    "dropout": 0.0,
+                    "target_modules": ["q_proj", "k_proj", "v_proj", "in_proj", "out_proj", "w1", "w2", "w3"],
+                },
             },
         ),
         objectives=_objectives(),

@@ -5,6 +5,7 @@ Safetensors only: nothing here unpickles. The network is used only to fetch a hu
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+#: How the name of a checkpoint that an installed package holds begins.
+PACKAGED = "package:"
 _TENSORS = ("*.safetensors", "*.safetensors.index.json")
 
 
@@ -23,13 +26,16 @@ def locate_checkpoint(checkpoint: str, also: Sequence[str] = (), tensors: Sequen
     """The local file or folder that ``checkpoint`` names; a hub id is downloaded first.
 
     Args:
-        checkpoint: a ``.safetensors`` file, a folder that holds some, or a hub id (``owner/name``).
+        checkpoint: a ``.safetensors`` file, a folder that holds some, a hub id (``owner/name``), or what an installed package holds
+            (``package:MODULE/PATH``, see ``packaged``).
         also: patterns of the files to fetch from the hub beside the tensors, e.g. those of a tokenizer.
         tensors: patterns of the tensors' files, where a repository holds more than those of one checkpoint.
 
     Raises:
         WeightsError: there is no such file or folder, or the hub does not give it.
     """
+    if checkpoint.startswith(PACKAGED):
+        return packaged(checkpoint)
     path = Path(checkpoint).expanduser()
     if path.exists():
         return path
@@ -44,6 +50,27 @@ def locate_checkpoint(checkpoint: str, also: Sequence[str] = (), tensors: Sequen
             f"the checkpoint {checkpoint!r} is no local path, and the hub did not give it: {error}. "
             "Check the name and the connection, or give a local folder."
         ) from error
+
+
+def packaged(name: str) -> Path:
+    """The file or folder within an installed package that ``package:MODULE/PATH`` names. The module is found, not imported.
+
+    Raises ``WeightsError`` where there is no such module, or nothing at that path in it.
+    """
+    module, _, within = name.removeprefix(PACKAGED).partition("/")
+    try:
+        found = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        found = None
+    if found is None or not found.submodule_search_locations:
+        raise WeightsError(
+            f"{name!r}: there is no installed package {module!r}; a packaged checkpoint is package:MODULE/PATH."
+        )
+    places = [Path(place) / within for place in found.submodule_search_locations]
+    path = next((place for place in places if place.exists()), None)
+    if path is None or not within:
+        raise WeightsError(f"{name!r}: there is no {str(places[0])!r}; install the package that it belongs to again.")
+    return path
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -151,12 +151,7 @@ class Registry:
         A part that the preset names without its distribution is the preset's own distribution's, where two distributions provide it: a
         stranger's component of the same name does not disturb a preset.
         """
-        found = [(p, s) for p, s in self.presets if name in (p.name, f"{s.distribution}/{p.name}")]
-        if len(found) > 1:
-            raise self._ambiguous("preset", name, [(s, f"{s.distribution}/{p.name}") for p, s in found])
-        if not found:
-            raise self._unknown("preset", name, [preset.name for preset, _ in self.presets])
-        preset, source = found[0]
+        preset, source = self._preset(name)
         try:
             spec = preset.spec()
         except LyricsError as error:
@@ -166,6 +161,18 @@ class Registry:
         if not isinstance(spec, ModelSpec):
             raise PluginError(f"preset {name!r} of {source} returned a {type(spec).__name__}, not a ModelSpec.")
         return self._prefer(spec, source.distribution)
+
+    def preset_weights(self, name: str) -> str | None:
+        """What the preset ``name`` says of its trained weights (``Preset.weights``). Raises as ``preset``."""
+        return self._preset(name)[0].weights
+
+    def _preset(self, name: str) -> tuple[Preset, Source]:
+        found = [(p, s) for p, s in self.presets if name in (p.name, f"{s.distribution}/{p.name}")]
+        if len(found) > 1:
+            raise self._ambiguous("preset", name, [(s, f"{s.distribution}/{p.name}") for p, s in found])
+        if not found:
+            raise self._unknown("preset", name, [preset.name for preset, _ in self.presets])
+        return found[0]
 
     def _prefer(self, spec: ModelSpec, distribution: str) -> ModelSpec:
         changes = {}
@@ -397,6 +404,8 @@ def _problem_with_preset(record: Any) -> str | None:
         return f"{record.name!r} is not a preset name: lower-case words joined by hyphens."
     if not isinstance(record.summary, str):
         return f"preset {record.name!r}: summary must be a string, not {record.summary!r}."
+    if not isinstance(record.weights, str | None):
+        return f"preset {record.name!r}: weights must be a string or None, not {record.weights!r}."
     if not callable(record.spec):
         return f"preset {record.name!r}: spec must be a function returning a ModelSpec, not {record.spec!r}."
     return None

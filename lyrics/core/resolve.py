@@ -38,10 +38,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Resolved:
-    """A specification with every default filled in, and the parts behind it."""
+    """A specification with every default filled in, and the parts behind it.
+
+    ``preset_weights`` is what the preset that it came from says of its trained weights (``Preset.weights``).
+    """
 
     spec: ModelSpec
     parts: Mapping[str, Part]
+    preset_weights: str | None = None
 
 
 def read_spec(spec: SpecLike, registry: Registry | None = None) -> ModelSpec:
@@ -56,12 +60,16 @@ def read_spec(spec: SpecLike, registry: Registry | None = None) -> ModelSpec:
     if not isinstance(spec, str | os.PathLike):
         raise SpecError(f"a spec is a preset's name, a path, a mapping or a ModelSpec, not a {type(spec).__name__}.")
     text = os.fspath(spec)
-    if Path(text).suffix in {".yaml", ".yml", ".json"}:
+    if _is_spec_file(text):
         return load(text)
     # One separator may also be a preset's qualified name, distribution/preset.
     if isinstance(spec, os.PathLike) or text.count(os.sep) > 1 or (os.sep in text and Path(text).exists()):
         raise SpecError(f"{text}: a spec file ends in .yaml, .yml or .json.")
     return (registry or default_registry()).preset(text)
+
+
+def _is_spec_file(text: str) -> bool:
+    return Path(text).suffix in {".yaml", ".yml", ".json"}
 
 
 def resolve(
@@ -87,7 +95,9 @@ def resolve(
     _warn_of_other_versions(wanted, parts)
     filled: dict[str, Any] = {f"{path}.options": part.options.model_dump(mode="json") for path, part in parts.items()}
     filled["distributions"] = {path: _version_of(part) for path, part in parts.items()}
-    return Resolved(wanted.with_overrides(filled), parts)
+    named = isinstance(spec, str) and not _is_spec_file(spec)
+    trained = registry.preset_weights(spec) if named else None  # type: ignore[arg-type]
+    return Resolved(wanted.with_overrides(filled), parts, trained)
 
 
 def _at(path: str, message: str) -> str:

@@ -62,10 +62,7 @@ def load_tensors(wanted: Mapping[str, torch.Tensor], folder: str | os.PathLike[s
     source = path / (WEIGHTS_FILE if set(where.values()) <= {path / WEIGHTS_FILE} else INDEX_FILE)
     with contextlib.ExitStack() as stack:
         opened: dict[Path, Any] = {file: stack.enter_context(_opened(file)) for file in sorted(set(where.values()))}
-        shapes: dict[str, tuple[int, ...]] = {}
-        for name, file in where.items():
-            with _reading(file):
-                shapes[name] = tuple(opened[file].get_slice(name).get_shape())
+        shapes = _shapes(where, opened)
         if others == "ignore":
             shapes = {name: shape for name, shape in shapes.items() if name in wanted}
         _match(source, {name: tuple(tensor.shape) for name, tensor in wanted.items()}, shapes)
@@ -73,6 +70,22 @@ def load_tensors(wanted: Mapping[str, torch.Tensor], folder: str | os.PathLike[s
             for name, tensor in wanted.items():
                 with _reading(where[name]):
                     tensor.copy_(opened[where[name]].get_tensor(name))
+
+
+def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor of a model folder. Raises ``WeightsError`` for a file that cannot be read."""
+    where = _files(folder)
+    with contextlib.ExitStack() as stack:
+        opened: dict[Path, Any] = {file: stack.enter_context(_opened(file)) for file in sorted(set(where.values()))}
+        return _shapes(where, opened)
+
+
+def _shapes(where: Mapping[str, Path], opened: Mapping[Path, Any]) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, file in where.items():
+        with _reading(file):
+            shapes[name] = tuple(opened[file].get_slice(name).get_shape())
+    return shapes
 
 
 def _files(folder: Path) -> dict[str, Path]:

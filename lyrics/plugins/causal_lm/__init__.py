@@ -24,16 +24,20 @@ class LoraOptions(Options):
 class CausalLMOptions(Options):
     """Defaults are Llama-7B's numbers (arXiv 2302.13971, table 2), which Vicuna-7B shares."""
 
-    architecture: Literal["llama", "qwen2", "opt"] = Field(
+    architecture: Literal["llama", "qwen2", "opt", "lfm2"] = Field(
         "llama", description="family of the transformers configuration"
     )
     checkpoint: str | None = Field(
         "lmsys/vicuna-7b-v1.5",
-        description="hub id or folder, read with weights='pretrained'; null: none, so random weights",
+        description="hub id, folder, or package:MODULE/PATH, read with weights='pretrained'; null: none, so random weights",
     )
     vocab_size: int = Field(32000, ge=1, description="rows of the word embeddings")
     hidden_size: int = Field(4096, ge=1, description="width of the embeddings")
     num_layers: int = Field(32, ge=1, description="transformer layers")
+    layer_types: tuple[Literal["conv", "full_attention"], ...] | None = Field(
+        None,
+        description="of lfm2: what mixes the tokens in each layer, a short convolution or attention; null: attention",
+    )
     num_heads: int = Field(32, ge=1, description="attention heads")
     num_key_value_heads: int | None = Field(
         None, ge=1, description="heads of keys and values; null: as many as num_heads"
@@ -65,6 +69,10 @@ class CausalLMOptions(Options):
             raise ValueError(
                 f"num_heads {self.num_heads} is not a multiple of num_key_value_heads {self.num_key_value_heads}"
             )
+        if self.layer_types is not None and self.architecture != "lfm2":
+            raise ValueError(f"layer_types is an option of lfm2; the layers of {self.architecture} are all alike")
+        if self.layer_types is not None and len(self.layer_types) != self.num_layers:
+            raise ValueError(f"layer_types names {len(self.layer_types)} layers, but num_layers is {self.num_layers}")
         if self.quantization != "none" and self.adaptation == "full":
             raise ValueError(
                 f"quantization {self.quantization} cannot be trained with adaptation full; use lora or frozen"

@@ -6,6 +6,7 @@ Shapes: B samples, L tokens, D width of the embeddings.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import MissingRequirementError, WeightsError
+from lyrics.core.pretrained import PACKAGED, packaged
 from lyrics.core.tokenizers import builtin_tokenizer, numbers_in_order
 from lyrics.plugins.causal_lm import CausalLMOptions
 
@@ -38,7 +40,9 @@ _OPT_NAMES = {
     "intermediate_size": "ffn_dim",
     "max_positions": "max_position_embeddings",
 }
-_NAMES = {"llama": _LLAMA_NAMES, "qwen2": _LLAMA_NAMES, "opt": _OPT_NAMES}
+_NAMES = {"llama": _LLAMA_NAMES, "qwen2": _LLAMA_NAMES, "opt": _OPT_NAMES, "lfm2": _LLAMA_NAMES}
+# Says at the first token that lfm2's convolutions would be faster with a package for CUDA, to those who never chose lfm2 as well.
+_LOG_OF_KERNELS = logging.getLogger("transformers.integrations.hub_kernels")
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>")
 
 
@@ -206,12 +210,18 @@ def _from_numbers(options: CausalLMOptions) -> tuple[nn.Module, Any]:
         values["num_key_value_heads"] = options.num_heads
     if options.architecture == "opt":
         values["word_embed_proj_dim"] = options.hidden_size
+    if options.architecture == "lfm2":
+        _LOG_OF_KERNELS.addFilter(_not_of_convolutions)
+        values["layer_types"] = list(options.layer_types or ["full_attention"] * options.num_layers)
+        values["block_auto_adjust_ff_dim"] = False  # intermediate_size as it is stated
     config = AutoConfig.for_model(
         options.architecture,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         tie_word_embeddings=options.tie_word_embeddings,
+        # Keeps variance at any width; 0.016 at Llama-7B's.
+        **{"init_std" if options.architecture == "opt" else "initializer_range": options.hidden_size**-0.5},
         **values,
     )
     model = AutoModelForCausalLM.from_config(config)
@@ -221,19 +231,26 @@ def _from_numbers(options: CausalLMOptions) -> tuple[nn.Module, Any]:
     return model, tokenizer
 
 
+def _not_of_convolutions(record: logging.LogRecord) -> bool:
+    return "causal_conv1d" not in record.getMessage()
+
+
 def _from_checkpoint(checkpoint: str, options: CausalLMOptions) -> tuple[nn.Module, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     quantization = _quantization(options.quantization)
+    if options.architecture == "lfm2":
+        _LOG_OF_KERNELS.addFilter(_not_of_convolutions)
+    source = str(packaged(checkpoint)) if checkpoint.startswith(PACKAGED) else checkpoint
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            checkpoint,
+            source,
             use_safetensors=True,
             quantization_config=quantization,
             # What the caller builds in, and not what the checkpoint was saved in.
             dtype=torch.get_default_dtype(),
         )
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise WeightsError(

@@ -29,7 +29,11 @@ class SceneTexts:
 
     def __init__(self, options: SceneTextsOptions) -> None:
         self.options = options
-        self._scenes = Scenes(ScenesOptions(split=options.split, scenes=options.scenes, seed=options.seed))
+        self._scenes = Scenes(
+            ScenesOptions(
+                split=options.split, scenes=options.scenes, seed=options.seed, max_objects=options.max_objects
+            )
+        )
 
     def __len__(self) -> int:
         return len(self._scenes)
@@ -42,9 +46,9 @@ class SceneTexts:
         for number, task in enumerate(draws.shuffled(_TASKS)):
             told = sample_of(scene, task, draws, "")
             turns += converse(told, seed=self.options.seed, position=index * len(_TASKS) + number)
-        written = format_objects(_seen(scene, draws))
-        # To repeat everything comes first: nothing teaches sooner to look up what was written before.
-        turns = [Turn(f"{written}\n{_LIST}", written), *turns[: self.options.turns - 1]]
+        written, again = (format_objects(_seen(scene, draws)) for _ in range(2))
+        # To say everything again, in another order, comes first: nothing teaches sooner to look up what was written before.
+        turns = [Turn(f"{written}\n{_LIST}", again), *turns[: self.options.turns - 1]]
         return Sample(image=None, turns=tuple(turns), source=f"scene-texts {self.options.split}/{index}")
 
     def picture(self, sample: Sample) -> Image.Image | None:

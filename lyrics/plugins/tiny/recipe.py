@@ -6,8 +6,6 @@ from its newest checkpoint as if it had not been stopped.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -36,7 +34,7 @@ from lyrics.plugins.tiny import detector as detector_file
 from lyrics.plugins.tiny import segmenter as segmenter_file
 from lyrics.plugins.tiny import tagger as tagger_file
 from lyrics.plugins.tiny import vit as vit_file
-from lyrics.plugins.tiny.shipped import HASHES_FILE, load_weights, weights_file
+from lyrics.plugins.tiny.shipped import list_files, load_weights, weights_file
 from lyrics.plugins.tiny.training import (
     EncoderWithNames,
     Objects,
@@ -278,11 +276,6 @@ def export(component: str, out: Path, folder: Path) -> int:
     module, step = trained(component, out)
     state = {name: tensor.half().contiguous() for name, tensor in expert_of(module).state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / weights_file(component)
-    data = tensors_to_bytes(state, {"format": "pt"})
-    file.write_bytes(data)
-    listed = folder / HASHES_FILE
-    hashes = json.loads(listed.read_text(encoding="utf-8")) if listed.is_file() else {}
-    hashes[file.name] = hashlib.sha256(data).hexdigest()
-    listed.write_text(json.dumps(hashes, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    (folder / weights_file(component)).write_bytes(tensors_to_bytes(state, {"format": "pt"}))
+    list_files(folder)
     return step

@@ -5,6 +5,8 @@ They are of the experts' default options. ``weights/sha256.json`` lists the file
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 from torch import nn
@@ -24,6 +26,13 @@ _FREE = frozenset({"threshold", "score_threshold", "nms_iou", "max_detections"})
 def weights_file(component: str) -> str:
     """The name of a component's file."""
     return f"{component}.safetensors"
+
+
+def list_files(folder: Path) -> None:
+    """Write the sha256 of every file of ``folder``, and of the folders in it, to the list there."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / HASHES_FILE)
+    hashes = {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    (folder / HASHES_FILE).write_text(json.dumps(hashes, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def load_weights(module: nn.Module, component: str, options: Options, folder: Path = WEIGHTS) -> None:

@@ -23,7 +23,7 @@ def make(weights: str = "random", **changes: Any) -> CausalLM:
     return build(options, BuildContext(weights)).eval()  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("architecture", ["llama", "qwen2", "opt"])
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "opt", "lfm2"])
 def test_embedding_forward_and_generation_agree(architecture: str) -> None:
     """Greedy generation from embeddings picks the arg max of the forward pass, token after token."""
     model = make(architecture=architecture, adaptation="frozen")
@@ -34,6 +34,39 @@ def test_embedding_forward_and_generation_agree(architecture: str) -> None:
         so_far = torch.tensor([ids + new[:step]])
         logits = model(model.embed(so_far), torch.ones_like(so_far))
         assert int(logits[0, -1].argmax()) == token
+
+
+CONVOLUTIONS = {"architecture": "lfm2", "layer_types": ["conv", "full_attention"]}
+
+
+def test_convolutions_look_back_and_pass_over_padding(caplog: pytest.LogCaptureFixture) -> None:
+    model = make(**CONVOLUTIONS, adaptation="frozen")
+    assert [type(layer).__name__ for layer in model.model.model.layers] == ["Lfm2DecoderLayer"] * 2  # type: ignore[union-attr]
+    ids = torch.tensor([[1, 40, 50, 60]])
+    alone = torch.ones_like(ids)
+    padded = torch.cat([torch.zeros(1, 3, dtype=torch.long), ids], dim=1)
+    mask = torch.cat([torch.zeros(1, 3, dtype=torch.long), alone], dim=1)
+    expected = model(model.embed(ids), alone)
+    torch.testing.assert_close(model(model.embed(padded), mask)[:, 3:], expected, rtol=1e-4, atol=1e-5)
+    new = model.generate(model.embed(padded), mask, max_new_tokens=4)
+    assert torch.equal(new, model.generate(model.embed(ids), alone, max_new_tokens=4))
+    for step in range(new.shape[1]):
+        so_far = torch.cat([ids, new[:, :step]], dim=1)
+        logits = model(model.embed(so_far), torch.ones_like(so_far))
+        assert int(logits[0, -1].argmax()) == int(new[0, step])
+    assert "causal_conv1d" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"layer_types": ["conv", "conv"]}, "layer_types is an option of lfm2; the layers of llama are all alike"),
+        ({"architecture": "lfm2", "layer_types": ["conv"]}, "names 1 layers, but num_layers is 2"),
+    ],
+)
+def test_layer_types_must_fit(changes: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(SpecError, match=complaint):
+        make(**changes)
 
 
 def test_lora_trains_the_named_projections_only() -> None:

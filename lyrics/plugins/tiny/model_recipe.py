@@ -1,0 +1,120 @@
+"""How the model around the experts of ``lyrics-tiny`` is trained: its stages, and what they leave as files.
+
+The experts come before (``lyrics.plugins.tiny.recipe``); the stages take theirs from the package.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from safetensors.torch import save_file as save_tensors
+
+from lyrics.core.build import build_model
+from lyrics.core.model import LyricsModel
+from lyrics.core.model_folder import SPEC_FILE, save_folder
+from lyrics.core.presets import TINY_LANGUAGE_MODEL, TINY_WEIGHTS, lyrics_tiny
+from lyrics.core.training.assemble import run, start_from
+from lyrics.core.training.config import TrainConfig, load_config
+from lyrics.core.weights import WEIGHTS_FILE
+from lyrics.plugins.tiny.shipped import list_files
+
+Say = Callable[[str], None]
+
+#: Names of the folders that the stages' weights are written to.
+LANGUAGE_MODEL, MODEL = (name.rpartition("/")[2] for name in (TINY_LANGUAGE_MODEL, TINY_WEIGHTS))
+_CHECKPOINT = "model.spec.language_model.options.checkpoint"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A recipe with what is set in it. ``after`` names the stage whose trained weights it begins with."""
+
+    name: str
+    recipe: str
+    after: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _text(most_objects: int, steps: int, after: str | None) -> Stage:
+    settings = {
+        "data.sets.texts.options.max_objects": most_objects,
+        "optimisation.steps": steps,
+        "optimisation.global_batch": 6,
+        "optimisation.learning_rate": 3e-3,
+    }
+    return Stage(f"text-{most_objects}", "tiny-text", after, settings)
+
+
+#: In the order of training. Copying is learnt from scenes of one object within minutes, and from scenes of eight not at all; then whose box
+#: it is, from two; then the rest.
+STAGES = (
+    _text(1, 150, None),
+    _text(2, 350, "text-1"),
+    _text(4, 250, "text-2"),
+    Stage("text", "tiny-text", "text-4"),
+    Stage("stage1", "tiny-stage1"),
+    Stage("stage2", "tiny-stage2", "stage1"),
+)
+
+
+def stage_config(stage: Stage, out: Path, settings: Mapping[str, Any] | None = None) -> TrainConfig:
+    """The configuration of a stage whose run folder, and those before it, are in ``out``. ``settings`` come last."""
+    given: dict[str, Any] = {"out": str(out / stage.name), **stage.settings}
+    if stage.after is not None:
+        given["model.start_from"] = str(out / stage.after)
+    if stage.recipe != "tiny-text":
+        given[_CHECKPOINT] = str(out / "weights" / LANGUAGE_MODEL)
+    return load_config(stage.recipe, {**given, **(settings or {})})
+
+
+def train_stage(stage: Stage, out: Path, settings: Mapping[str, Any] | None = None) -> None:
+    """Train a stage, or go on with it; what is finished is not done again. After ``text``, the language model is written to
+    ``out/weights``, where the next stages find it.
+
+    Raises what training raises (``lyrics.core.training.assemble.run``).
+    """
+    config = stage_config(stage, out, settings)
+    run(config)
+    if stage.name == "text":
+        export_language_model(config, out / "weights")
+
+
+def export_language_model(config: TrainConfig, weights: Path) -> None:
+    """Write the language model that a run of ``tiny-text`` has trained so far to a folder in ``weights``, in half precision."""
+    model = _trained(config)
+    folder = weights / LANGUAGE_MODEL
+    model.language_model.model.half().save_pretrained(folder)
+    model.language_model.tokenizer.save_pretrained(folder)
+    list_files(weights)
+
+
+def export_model(out: Path, weights: Path, stage: Stage = STAGES[-1]) -> None:
+    """Write what stage 2 has trained so far to a model folder in ``weights``, in half precision.
+
+    Its specification is the preset's: the language model that it names is the one in the package.
+    """
+    model = _trained(stage_config(stage, out))
+    folder = weights / MODEL
+    save_folder(model, folder, trainable_only=True)
+    tensors = load_file(folder / WEIGHTS_FILE)
+    save_tensors({name: _half(tensor) for name, tensor in tensors.items()}, folder / WEIGHTS_FILE, {"format": "pt"})
+    spec = json.loads((folder / SPEC_FILE).read_text(encoding="utf-8"))
+    spec["language_model"]["options"]["checkpoint"] = lyrics_tiny().language_model.options["checkpoint"]
+    (folder / SPEC_FILE).write_text(json.dumps(spec, indent=2) + "\n", encoding="utf-8")
+    list_files(weights)
+
+
+def _trained(config: TrainConfig) -> LyricsModel:
+    model = build_model(config.model.spec, weights=config.model.weights)
+    start_from(model, config.out)
+    return model.eval()
+
+
+def _half(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.half() if tensor.is_floating_point() else tensor
