@@ -21,7 +21,7 @@ def quickstart(
     ),
     json: JsonFlag = False,
 ) -> None:
-    """Show lyrics-tiny some pictures: its trained experts find, name, box and cut out what is drawn there; report.html shows it."""
+    """Show lyrics-tiny some pictures: it finds, names, boxes, cuts out and talks about what is drawn there; report.html shows it."""
     from lyrics.core.errors import LyricsError
     from lyrics.core.quickstart import run
     from lyrics.core.refine_files import find_pictures
@@ -46,17 +46,23 @@ def quickstart(
             print_text(f"  {seen['tag']}  ({corners})  score {seen['score']:.2f}  mask {seen['mask_area_px']} px")
         if not one["objects"]:
             print_text("  nothing found")
+        for turn in one["conversation"]:
+            truth = f"  (true: {turn['truth']})" if turn["truth"] else ""
+            print_text(f"  - {turn['question']}\n    {turn['text'].strip()}{truth}")
     if found:
-        print_text("\nThe experts know drawn shapes and words only; what they say of a photograph means nothing.")
+        print_text("\nlyrics-tiny knows drawn shapes and words only; what it says of a photograph means nothing.")
     if result["swap"] is not None:
         _print_swap(result["swap"]["pictures"])
     for stage, steps in result["training"].items():
         name = "icg" if "icg" in steps[0] else "answer"  # msp has nothing masked in some batches, and no loss then
         print_text(f"training, {stage}: {len(steps)} steps, loss {name} {steps[0][name]:.2f} -> {steps[-1][name]:.2f}")
     print_text(f"\nreport: {result['report']}")
+    first = result["pictures"][0]["picture"]
     print_text(
-        "The query transformer and the language model are not trained yet: they run, and their answers mean nothing.\n"
-        "Next: lyrics refine FOLDER --spec lyrics-tiny --out refined, lyrics show lyrics-tiny, lyrics pretrain tiny-stage1"
+        "Three things to try next:\n"
+        f"  lyrics chat {first} --model lyrics-tiny\n"
+        "  lyrics evaluate --model lyrics-tiny --benchmark scenes --limit 20 --out scores\n"
+        "  lyrics pretrain tiny-stage1 --out runs/stage1"
     )
 
 

@@ -1,12 +1,11 @@
 """The main job in one function: what ``lyrics-tiny`` sees in drawn scenes or in a user's picture, and a report of it.
 
-``swap`` exchanges a part, ``training`` takes steps of both stages, ``page`` writes the report.
+``dialogue`` asks about them, ``swap`` exchanges a part, ``training`` takes steps of both stages, ``page`` writes the report.
 """
 
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +14,13 @@ from typing import Any
 from PIL import Image
 
 from lyrics.core.masks import Mask
+from lyrics.core.quickstart.dialogue import conversation, referring
 from lyrics.core.quickstart.page import page
 from lyrics.core.quickstart.swap import OVERRIDES, annotated, difference
 from lyrics.core.quickstart.training import few_steps
 from lyrics.core.refinement import Refinement
-from lyrics.core.types import DetectedObject
+from lyrics.core.types import DetectedObject, Turn
 
-QUESTION = "What is in the picture?"
 SCENES = 6
 SEED = 0
 RESULT, REPORT = "result.json", "report.html"
@@ -43,29 +42,31 @@ def run(pictures: Sequence[Path], out: Path, *, progress: Callable[[str], None])
     opened = [(str(path), open_image(path)) for path in pictures]
     out.mkdir(parents=True, exist_ok=True)
     truth: list[tuple[DetectedObject, ...]] = []
+    questions: list[tuple[Turn, ...]] = []
     if not opened:
-        progress(f"drawing {SCENES} scenes that the experts have not seen ...")
-        opened, truth = _scenes(out)
-    progress("composing lyrics-tiny with its trained experts ...")
+        progress(f"drawing {SCENES} scenes that lyrics-tiny has not seen ...")
+        opened, truth, questions = _scenes(out)
+    progress("composing lyrics-tiny ...")
     torch.manual_seed(SEED)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "language_model.options.checkpoint is null")  # the report says so
-        model = build_model("lyrics-tiny").eval()
+    model = build_model("lyrics-tiny").eval()
     progress("looking ...")
     encoded = [
         model.encode([picture for _, picture in opened[first : first + _BATCH]])
         for first in range(0, len(opened), _BATCH)
     ]
     refinements = [refinement for one in encoded for refinement in one.refinements]
-    answer = model.generate([opened[0][1]], [QUESTION], max_new_tokens=16)[0]
+    progress("talking about what it sees ...")
+    questions = [referring(seen) for seen in refinements] if pictures else [*questions]
+    if not pictures:
+        questions[0] = (*referring(refinements[0]), *questions[0])
+    talks = [conversation(model, picture, asked) for (_, picture), asked in zip(opened, questions, strict=True)]
     result = {
-        "pictures": [_seen(*one, refinement) for one, refinement in zip(opened, refinements, strict=True)],
+        "pictures": [
+            {**_seen(*one, refinement), "conversation": talk}
+            for one, refinement, talk in zip(opened, refinements, talks, strict=True)
+        ],
         "soft_tokens": list(encoded[0].soft_tokens_PQD.shape[1:]),
         "spatial_text": encoded[0].spatial_texts[0],
-        "question": QUESTION,
-        "answer": answer.text,
-        "trained": ["image_encoder", "refiner.tagger", "refiner.detector", "refiner.segmenter"],
-        "random": ["query_transformer", "projection", "language_model"],
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "swap": _swapped(opened, truth, refinements, progress) if truth else None,
         "training": _trained(progress),
@@ -78,13 +79,15 @@ def run(pictures: Sequence[Path], out: Path, *, progress: Callable[[str], None])
     return result
 
 
-def _scenes(out: Path) -> tuple[list[tuple[str, Image.Image]], list[tuple[DetectedObject, ...]]]:
-    """Pictures with their paths, and what is drawn in each: shapes, and words under the name that the detector has for them."""
+def _scenes(
+    out: Path,
+) -> tuple[list[tuple[str, Image.Image]], list[tuple[DetectedObject, ...]], list[tuple[Turn, ...]]]:
+    """Pictures with their paths; what is drawn in each, words under the name that the detector has for them; questions with answers."""
     from lyrics.core.data.build import build_dataset
     from lyrics.core.geometry import Box
 
-    data = build_dataset("lyrics-vl/scenes", {"split": "test", "scenes": SCENES})
-    found, truth = [], []
+    data = build_dataset("lyrics-vl/scenes", {"split": "test", "scenes": SCENES, "task": "dialogue"})
+    found, truth, questions = [], [], []
     for row in range(SCENES):
         sample = data[row]
         path, picture = out / f"scene-{row}.png", data.picture(sample)
@@ -95,7 +98,8 @@ def _scenes(out: Path) -> tuple[list[tuple[str, Image.Image]], list[tuple[Detect
             DetectedObject(f'word "{word["text"]}"', Box(*word["box_norm"]), 1.0) for word in sample.extra["words"]
         ]
         truth.append((*sample.objects, *words))
-    return found, truth
+        questions.append(sample.turns)
+    return found, truth, questions
 
 
 def _swapped(

@@ -16,6 +16,7 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _STYLE = """body{font:16px/1.45 sans-serif;margin:1rem auto;max-width:60rem;padding:0 1rem;color:#222}
 figure{display:inline-block;vertical-align:top;margin:0 1rem 1.5rem 0;width:min(18rem,100%)}img{width:100%;image-rendering:auto}
 table{border-collapse:collapse;width:100%;font-size:.85rem}
+dl{font-size:.9rem}dd{margin:0 0 .3rem 1rem}small{color:#777}
 td,th{text-align:left;border-top:1px solid #ddd;padding:.1rem .3rem}code{background:#f2f2f2}"""
 _SHOWN_SIDE_PX = 600
 
@@ -24,9 +25,9 @@ def page(result: dict[str, Any], drawn: Sequence[Image.Image], *, own: bool) -> 
     """One HTML page that needs no other file and no network, and is readable on a phone."""
     figures = "\n".join(_figure(one, picture) for one, picture in zip(result["pictures"], drawn, strict=True))
     warning = (
-        "<p><strong>The experts know drawn shapes and words only.</strong> What they say of a photograph means nothing.</p>"
+        "<p><strong>lyrics-tiny knows drawn shapes and words only.</strong> What it says of a photograph means nothing.</p>"
         if own
-        else "<p>Scenes of the test split, which the experts never saw in training.</p>"
+        else "<p>Scenes of the test split, which were in no training.</p>"
     )
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
@@ -34,8 +35,7 @@ def page(result: dict[str, Any], drawn: Sequence[Image.Image], *, own: bool) -> 
         f"<style>{_STYLE}</style></head>\n<body><h1>What lyrics-tiny sees</h1>{warning}\n{figures}\n<h2>What the language model reads</h2>"
         f"<p>Soft tokens: {result['soft_tokens'][0]} of width {result['soft_tokens'][1]}, and of the first picture this text:</p>"
         f"<p><code>{html.escape(result['spatial_text'])}</code></p>"
-        "<p>The four experts are trained and ship with the package. The query transformer and the language model are not trained yet: "
-        f"they run, and their answers mean nothing.</p>{_swap(result['swap'])}{_training(result['training'])}</body></html>\n"
+        f"{_swap(result['swap'])}{_training(result['training'])}</body></html>\n"
     )
 
 
@@ -91,4 +91,17 @@ def _figure(one: dict[str, Any], picture: Image.Image) -> str:
     )
     data = base64.b64encode(buffer.getvalue()).decode()
     name = html.escape(Path(one["picture"]).name)
-    return f'<figure><img alt="{name}" src="data:image/{kind};base64,{data}"><figcaption>{name}</figcaption>{table}</figure>'
+    return (
+        f'<figure><img alt="{name}" src="data:image/{kind};base64,{data}"><figcaption>{name}</figcaption>{table}'
+        f"{_conversation(one['conversation'])}</figure>"
+    )
+
+
+def _conversation(turns: Sequence[Mapping[str, Any]]) -> str:
+    rows = []
+    for turn in turns:
+        boxes = "".join(f" ({', '.join(f'{value:.0f}' for value in seen['box_px'])})" for seen in turn["objects"])
+        truth = f" <small>true: {html.escape(turn['truth'])}</small>" if turn["truth"] else ""
+        answer = html.escape(turn["plain_text"] or turn["text"])
+        rows.append(f"<dt>{html.escape(turn['question'])}</dt><dd><b>{answer}</b>{boxes}{truth}</dd>")
+    return f"<dl>{''.join(rows)}</dl>"

@@ -42,13 +42,15 @@ class SceneTexts:
         """Raises ``IndexError`` unless ``0 <= index < len``."""
         scene = self._scenes.scene(index)
         draws = Draws(generator(self.options.seed, "scene-texts", scene.number))
-        turns: list[Turn] = []
-        for number, task in enumerate(draws.shuffled(_TASKS)):
-            told = sample_of(scene, task, draws, "")
-            turns += converse(told, seed=self.options.seed, position=index * len(_TASKS) + number)
         written, again = (format_objects(_seen(scene, draws)) for _ in range(2))
         # To say everything again, in another order, comes first: nothing teaches sooner to look up what was written before.
-        turns = [Turn(f"{written}\n{_LIST}", again), *turns[: self.options.turns - 1]]
+        turns = [Turn(f"{written}\n{_LIST}", again)]
+        for number, task in enumerate(draws.shuffled(_TASKS)):
+            if len(turns) >= self.options.turns:
+                break
+            told = sample_of(scene, task, draws, "")
+            turns += converse(told, seed=self.options.seed, position=index * len(_TASKS) + number)
+        turns = turns[: self.options.turns]
         return Sample(image=None, turns=tuple(turns), source=f"scene-texts {self.options.split}/{index}")
 
     def picture(self, sample: Sample) -> Image.Image | None:

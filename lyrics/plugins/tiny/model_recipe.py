@@ -41,22 +41,22 @@ class Stage:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _text(most_objects: int, steps: int, after: str | None) -> Stage:
+def _copying(most_objects: int, steps: int, batch: int, after: str | None) -> Stage:
     settings = {
-        "data.sets.texts.options.max_objects": most_objects,
+        "data.sets.texts.options": {"max_objects": most_objects, "turns": 1},
         "optimisation.steps": steps,
-        "optimisation.global_batch": 6,
+        "optimisation.global_batch": batch,
         "optimisation.learning_rate": 3e-3,
     }
     return Stage(f"text-{most_objects}", "tiny-text", after, settings)
 
 
-#: In the order of training. Copying is learnt from scenes of one object within minutes, and from scenes of eight not at all; then whose box
-#: it is, from two; then the rest.
+#: In the order of training. To copy a box is learnt from scenes of one object within minutes, and from scenes of eight not at all; then
+#: whose box it is, from two; then all that is said of a scene.
 STAGES = (
-    _text(1, 150, None),
-    _text(2, 350, "text-1"),
-    _text(4, 250, "text-2"),
+    _copying(1, 300, 32, None),
+    _copying(2, 500, 32, "text-1"),
+    _copying(4, 300, 16, "text-2"),
     Stage("text", "tiny-text", "text-4"),
     Stage("stage1", "tiny-stage1"),
     Stage("stage2", "tiny-stage2", "stage1"),
@@ -112,6 +112,8 @@ def export_model(out: Path, weights: Path, stage: Stage = STAGES[-1]) -> None:
 
 def _trained(config: TrainConfig) -> LyricsModel:
     model = build_model(config.model.spec, weights=config.model.weights)
+    if config.model.start_from is not None:  # what this stage leaves as it was, such as the objectives in stage 2
+        start_from(model, config.model.start_from)
     start_from(model, config.out)
     return model.eval()
 
