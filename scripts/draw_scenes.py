@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from lyrics.core.data.conversation import converse
 from lyrics.plugins.scenes import ScenesOptions
 from lyrics.plugins.scenes.dataset import Scenes
-from lyrics.plugins.scenes.names import SCENE_TASKS
+from lyrics.plugins.scenes.names import SINGLE_TASKS
 
 COLUMNS, CELL, TEXT_HEIGHT, GAP = 4, 256, 150, 12
 INK, QUIET = (20, 20, 20), (120, 120, 120)
@@ -47,7 +47,7 @@ def cell(task: str, index: int) -> Image.Image:
 
 
 def main(path: Path) -> None:
-    tasks = [task for task in SCENE_TASKS if task != "mixed"]
+    tasks = SINGLE_TASKS
     cells = [cell(task, 4 * row + column) for row, task in enumerate(tasks) for column in range(2)]
     rows = -(-len(cells) // COLUMNS)
     step_x, step_y = CELL + GAP, CELL + TEXT_HEIGHT + GAP

@@ -5,6 +5,8 @@ python scripts/train_tiny.py model --out runs/tiny        # then the language mo
 python scripts/train_tiny.py all --out runs/tiny          # both
 python scripts/train_tiny.py export --out runs/tiny       # write the weights of the newest checkpoints, finished or not
 python scripts/train_tiny.py measure --weights runs/tiny/weights --split test --scenes 1000
+python scripts/train_tiny.py align --out runs/tiny --split test --scenes 1000      # what stage 1 taught
+lyrics evaluate --model lyrics-tiny --benchmark scenes --split test --out scores   # what the whole model answers
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ import json
 from pathlib import Path
 
 from lyrics.cli._overrides import parse_overrides
+from lyrics.core.data.build import build_dataset
+from lyrics.core.evaluation.alignment import alignment
 from lyrics.plugins.tiny import measure, model_recipe, recipe, shipped
 
 
@@ -61,6 +65,19 @@ def measured(given: argparse.Namespace) -> None:
     say(json.dumps(figures, indent=1))
 
 
+def aligned(given: argparse.Namespace) -> None:
+    stage = next(stage for stage in model_recipe.STAGES if stage.recipe == "tiny-stage1")
+    found = alignment(
+        model_recipe.trained_model(model_recipe.stage_config(stage, given.out)),
+        build_dataset("lyrics-vl/scenes", {"split": given.split, "task": "caption"}),
+        samples=given.scenes,
+        say=say,
+    )
+    shares = {name: {"share": round(share, 4), "of": count} for name, (share, count) in sorted(found.shares.items())}
+    captions = {name: round(score, 4) for name, score in found.caption_scores.items()}
+    say(json.dumps({"split": given.split, "samples": found.samples, **shares, "captions": captions}, indent=1))
+
+
 def say(line: str) -> None:
     print(line, flush=True)
 
@@ -96,6 +113,12 @@ def main() -> None:
     stage.add_argument("--scenes", type=int, default=1000)
     stage.add_argument("--out", type=Path, help="folder with the encoder's checkpoints: measures it, too")
     stage.set_defaults(run=measured)
+
+    stage = stages.add_parser("align", help="retrieval, matching, masked objects and captions after stage 1")
+    stage.add_argument("--out", type=Path, required=True, help="folder with the run of stage 1")
+    stage.add_argument("--split", choices=["validation", "test", "held-out"], default="test")
+    stage.add_argument("--scenes", type=int, default=1000)
+    stage.set_defaults(run=aligned)
 
     given = parser.parse_args()
     given.run(given)

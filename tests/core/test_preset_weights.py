@@ -19,6 +19,7 @@ from lyrics.core.presets import lyrics_tiny
 from lyrics.core.pretrained import locate_checkpoint
 from lyrics.core.registry import Registry
 
+
 class _Boxed:
     """A plugin whose preset ``boxed`` has weights in a package."""
 
@@ -89,7 +90,10 @@ def test_what_is_not_trained_may_be_changed_in_silence(registry: Registry) -> No
     ("name", "complaint"),
     [
         ("package:no_such_module/x", "there is no installed package 'no_such_module'"),
-        ("package:lyrics.plugins.tiny/weights/nothing", "weights/nothing.*install the package that it belongs to again"),
+        (
+            "package:lyrics.plugins.tiny/weights/nothing",
+            "weights/nothing.*install the package that it belongs to again",
+        ),
         ("package:lyrics.plugins.tiny", "package:MODULE/PATH|there is no"),
         ("package:", "there is no installed package ''"),
         ("package:lyrics.core.errors/x", "there is no installed package 'lyrics.core.errors'"),

@@ -99,7 +99,7 @@ def tiny_text() -> TrainConfig:
         out="runs/tiny-text",
         model=ModelSection(spec=lyrics_tiny().with_overrides(alone), weights="random"),
         data=DataSection(sets={"texts": DataSlot(use="scene-texts")}, augmentation=None),
-        optimisation=OptimisationSection(steps=3000, global_batch=8, learning_rate=1.5e-3),
+        optimisation=OptimisationSection(steps=1100, global_batch=8, learning_rate=2e-3),
         checkpoint=CheckpointSection(every_steps=100),
     )
 
@@ -128,10 +128,11 @@ def tiny_stage2() -> TrainConfig:
         out="runs/tiny-stage2",
         model=ModelSection(spec=lyrics_tiny()),
         data=DataSection(
-            sets={"scenes": DataSlot(use="scenes", options={"task": "mixed"})},
+            # Several turns about a picture: looking at it costs as much as they do.
+            sets={"scenes": DataSlot(use="scenes", options={"task": "conversation"})},
             augmentation=None,  # as in stage 1
         ),
-        optimisation=OptimisationSection(steps=2000, global_batch=32, learning_rate=5e-4),
+        optimisation=OptimisationSection(steps=1000, global_batch=16, learning_rate=1e-3),
         checkpoint=CheckpointSection(every_steps=200),
         evaluation=_on_scenes("mixed"),
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from PIL import Image
 
 from lyrics.core.contracts import BuildContext
+from lyrics.core.data.conversation import converse
 from lyrics.core.data.draws import generator
 from lyrics.core.types import DetectedObject, Sample, Turn
 from lyrics.plugins.scenes import ScenesOptions
@@ -23,7 +25,7 @@ from lyrics.plugins.scenes.language import (
     with_article,
 )
 from lyrics.plugins.scenes.layout import Draws, Scene, Thing, make_scene, scene_number
-from lyrics.plugins.scenes.names import SCENE_TASKS, SceneTask
+from lyrics.plugins.scenes.names import SINGLE_TASKS, TASKS_OF_CONVERSATION, SceneTask
 from lyrics.plugins.scenes.questions import (
     CHOICE,
     VISUAL,
@@ -38,6 +40,7 @@ from lyrics.plugins.scenes.questions import (
 
 _CHOICES = 4
 _TURNS_OF_DIALOGUE = 3
+_TURNS_OF_CONVERSATION = 6
 #: Of referring expressions, those that nothing in the picture matches.
 _ABSENT_SHARE = 0.15
 
@@ -67,9 +70,13 @@ class Scenes:
         scene = self.scene(index)
         draws = Draws(generator(self.options.seed, "scenes: language", scene.number))
         task = self.options.task
+        key = f"{self.options.split}/{index}"
+        if task == "conversation":
+            turns = turns_about(scene, draws, index, self.options.seed, _TURNS_OF_CONVERSATION)
+            return replace(_Telling(scene, draws, key).sample("text"), turns=turns)
         if task == "mixed":
-            task = draws.pick(SCENE_TASKS[:-1])
-        return sample_of(scene, task, draws, f"{self.options.split}/{index}")
+            task = draws.pick(SINGLE_TASKS)
+        return sample_of(scene, task, draws, key)
 
     def picture(self, sample: Sample) -> Image.Image:
         """Raises ``ValueError`` for a sample of another split."""
@@ -84,8 +91,19 @@ def build(options: ScenesOptions, context: BuildContext) -> Scenes:
 
 
 def sample_of(scene: Scene, task: SceneTask, draws: Draws, key: str) -> Sample:
-    """What is said of a scene for a task (not ``mixed``); ``key`` names its picture."""
+    """What is said of a scene for a task (not ``mixed`` or ``conversation``); ``key`` names its picture."""
     return _SAMPLES[task](_Telling(scene, draws, key))
+
+
+def turns_about(scene: Scene, draws: Draws, index: int, seed: int, most: int) -> tuple[Turn, ...]:
+    """A conversation of ``most`` turns (or all there are) about scene ``index`` of its split, in which several tasks take turns."""
+    turns: list[Turn] = []
+    for number, task in enumerate(draws.shuffled(TASKS_OF_CONVERSATION)):
+        if len(turns) >= most:
+            break
+        position = index * len(TASKS_OF_CONVERSATION) + number
+        turns += converse(sample_of(scene, task, draws, ""), seed=seed, position=position)
+    return tuple(turns[:most])
 
 
 class _Telling:

@@ -21,9 +21,17 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 SPLIT_ROOM = 1_000_000_000
 
 SceneTask = Literal[
-    "caption", "vqa", "text-vqa", "grounded-caption", "rec", "referential", "multi-choice", "dialogue", "mixed"
+    *("caption", "vqa", "text-vqa", "grounded-caption", "rec", "referential", "multi-choice", "dialogue"),
+    *("mixed", "conversation"),
 ]
 SCENE_TASKS: tuple[SceneTask, ...] = get_args(SceneTask)
+#: What each row of the task ``mixed`` is one of.
+SINGLE_TASKS = SCENE_TASKS[:-2]
+#: What each scene is asked in the task ``conversation``, in any order.
+TASKS_OF_CONVERSATION: tuple[SceneTask, ...] = (
+    *("vqa", "vqa", "vqa", "text-vqa", "rec", "referential", "multi-choice"),
+    *("caption", "grounded-caption", "dialogue"),
+)
 
 # fmt: off
 WORDS = (

@@ -5,21 +5,12 @@ from __future__ import annotations
 from PIL import Image
 
 from lyrics.core.contracts import BuildContext
-from lyrics.core.data.conversation import converse
 from lyrics.core.data.draws import generator
 from lyrics.core.spatial import SpatialObject, format_objects
 from lyrics.core.types import Sample, Turn
 from lyrics.plugins.scenes import ScenesOptions, SceneTextsOptions
-from lyrics.plugins.scenes.dataset import Scenes, sample_of
+from lyrics.plugins.scenes.dataset import Scenes, turns_about
 from lyrics.plugins.scenes.layout import Draws, Scene
-from lyrics.plugins.scenes.names import SceneTask
-
-#: What each scene is asked, in any order.
-_TASKS: tuple[SceneTask, ...] = (
-    *("vqa", "vqa", "vqa", "text-vqa", "rec", "referential", "multi-choice"),
-    *("caption", "grounded-caption", "dialogue"),
-)
-
 
 _LIST = "Provide the coordinates of all objects."
 
@@ -44,14 +35,9 @@ class SceneTexts:
         draws = Draws(generator(self.options.seed, "scene-texts", scene.number))
         written, again = (format_objects(_seen(scene, draws)) for _ in range(2))
         # To say everything again, in another order, comes first: nothing teaches sooner to look up what was written before.
-        turns = [Turn(f"{written}\n{_LIST}", again)]
-        for number, task in enumerate(draws.shuffled(_TASKS)):
-            if len(turns) >= self.options.turns:
-                break
-            told = sample_of(scene, task, draws, "")
-            turns += converse(told, seed=self.options.seed, position=index * len(_TASKS) + number)
-        turns = turns[: self.options.turns]
-        return Sample(image=None, turns=tuple(turns), source=f"scene-texts {self.options.split}/{index}")
+        turns = turns_about(scene, draws, index, self.options.seed, self.options.turns - 1)
+        turns = (Turn(f"{written}\n{_LIST}", again), *turns)
+        return Sample(image=None, turns=turns, source=f"scene-texts {self.options.split}/{index}")
 
     def picture(self, sample: Sample) -> Image.Image | None:
         return None

@@ -55,8 +55,8 @@ def _copying(most_objects: int, steps: int, batch: int, after: str | None) -> St
 #: whose box it is, from two; then all that is said of a scene.
 STAGES = (
     _copying(1, 300, 32, None),
-    _copying(2, 500, 32, "text-1"),
-    _copying(4, 300, 16, "text-2"),
+    _copying(2, 320, 32, "text-1"),
+    _copying(4, 120, 16, "text-2"),
     Stage("text", "tiny-text", "text-4"),
     Stage("stage1", "tiny-stage1"),
     Stage("stage2", "tiny-stage2", "stage1"),
@@ -87,7 +87,7 @@ def train_stage(stage: Stage, out: Path, settings: Mapping[str, Any] | None = No
 
 def export_language_model(config: TrainConfig, weights: Path) -> None:
     """Write the language model that a run of ``tiny-text`` has trained so far to a folder in ``weights``, in half precision."""
-    model = _trained(config)
+    model = trained_model(config)
     folder = weights / LANGUAGE_MODEL
     model.language_model.model.half().save_pretrained(folder)
     model.language_model.tokenizer.save_pretrained(folder)
@@ -99,7 +99,7 @@ def export_model(out: Path, weights: Path, stage: Stage = STAGES[-1]) -> None:
 
     Its specification is the preset's: the language model that it names is the one in the package.
     """
-    model = _trained(stage_config(stage, out))
+    model = trained_model(stage_config(stage, out))
     folder = weights / MODEL
     save_folder(model, folder, trainable_only=True)
     tensors = load_file(folder / WEIGHTS_FILE)
@@ -110,7 +110,8 @@ def export_model(out: Path, weights: Path, stage: Stage = STAGES[-1]) -> None:
     list_files(weights)
 
 
-def _trained(config: TrainConfig) -> LyricsModel:
+def trained_model(config: TrainConfig) -> LyricsModel:
+    """The model that a run has made so far, in evaluation mode. Raises ``CheckpointError`` where there is none."""
     model = build_model(config.model.spec, weights=config.model.weights)
     if config.model.start_from is not None:  # what this stage leaves as it was, such as the objectives in stage 2
         start_from(model, config.model.start_from)

@@ -146,6 +146,16 @@ def test_every_task_makes_a_conversation(task: str) -> None:
         assert all(turn.instruction and turn.answer for turn in turns)
 
 
+def test_a_conversation_is_of_several_tasks_about_what_is_in_its_picture() -> None:
+    found = samples("conversation", "train", 200)
+    assert {len(sample.turns) for sample in found} == {6}
+    assert {sample.image for sample in found} == {f"train/{row}" for row in range(200)}
+    instructions = [turn.instruction for sample in found for turn in sample.turns]
+    for piece in ("Options: (a)", "<Bbox>(", "image", "color", "How many"):
+        assert sum(piece in one for one in instructions) > 10, piece
+    assert any(turn.answer == "Not found." for sample in found for turn in sample.turns)
+
+
 def test_mixed_has_all_tasks() -> None:
     tasks = Counter(sample.extra["task"] for sample in samples("mixed", "train", 400))
     assert set(tasks) == {
