@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ def _spec() -> lyrics.ModelSpec:
 
 
 @pytest.fixture
-def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
     package = tmp_path / "a_box" / "inner"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("raise RuntimeError('it was imported')")
@@ -44,7 +44,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Regist
     torch.manual_seed(7)
     trained = build_model("boxed", weights="random", registry=registry)
     trained.save_pretrained(package / "weights" / "boxed", trainable_only=True)
-    yield registry
+    return registry
 
 
 def built(registry: Registry, **given: Any) -> LyricsModel:

@@ -23,7 +23,7 @@ class ScenesOptions(Options):
     scenes: int = Field(100_000, ge=1, le=SPLIT_ROOM, description="number of scenes; more of them begin with the same")
     task: SceneTask = Field(
         "caption",
-        description="what is said of a scene; mixed draws one of the single tasks for each, conversation takes several. The pictures stay the same",
+        description="what is said of a scene; mixed draws a single task for each, conversation takes several. The pictures stay the same",
     )
     side: int = Field(128, ge=128, le=512, description="longer side of the pictures in pixels; some are not square")
     max_objects: int = Field(8, ge=1, le=len(NUMBERS) - 1, description="most objects of a scene; the fewest is 1")
