@@ -25,7 +25,7 @@ from lyrics.plugins.scenes.language import (
     with_article,
 )
 from lyrics.plugins.scenes.layout import Draws, Scene, Thing, make_scene, scene_number
-from lyrics.plugins.scenes.names import SINGLE_TASKS, TASKS_OF_CONVERSATION, SceneTask
+from lyrics.plugins.scenes.names import SINGLE_TASKS, TASKS_OF_CONVERSATION, SingleTask
 from lyrics.plugins.scenes.questions import (
     CHOICE,
     VISUAL,
@@ -74,9 +74,7 @@ class Scenes:
         if task == "conversation":
             turns = turns_about(scene, draws, index, self.options.seed, _TURNS_OF_CONVERSATION)
             return replace(_Telling(scene, draws, key).sample("text"), turns=turns)
-        if task == "mixed":
-            task = draws.pick(SINGLE_TASKS)
-        return sample_of(scene, task, draws, key)
+        return sample_of(scene, draws.pick(SINGLE_TASKS) if task == "mixed" else task, draws, key)
 
     def picture(self, sample: Sample) -> Image.Image:
         """Raises ``ValueError`` for a sample of another split."""
@@ -90,8 +88,8 @@ def build(options: ScenesOptions, context: BuildContext) -> Scenes:
     return Scenes(options)
 
 
-def sample_of(scene: Scene, task: SceneTask, draws: Draws, key: str) -> Sample:
-    """What is said of a scene for a task (not ``mixed`` or ``conversation``); ``key`` names its picture."""
+def sample_of(scene: Scene, task: SingleTask, draws: Draws, key: str) -> Sample:
+    """What is said of a scene for a task; ``key`` names its picture."""
     return _SAMPLES[task](_Telling(scene, draws, key))
 
 
@@ -214,7 +212,7 @@ def _dialogue(telling: _Telling) -> Sample:
     return telling.sample("text", questions=tuple(questions))
 
 
-_SAMPLES: dict[SceneTask, Callable[[_Telling], Sample]] = {
+_SAMPLES: dict[SingleTask, Callable[[_Telling], Sample]] = {
     "caption": _caption,
     "vqa": _vqa,
     "text-vqa": _text_vqa,

@@ -20,15 +20,13 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 #: Scenes are numbered; each split has a range of numbers to itself.
 SPLIT_ROOM = 1_000_000_000
 
-SceneTask = Literal[
-    *("caption", "vqa", "text-vqa", "grounded-caption", "rec", "referential", "multi-choice", "dialogue"),
-    *("mixed", "conversation"),
-]
-SCENE_TASKS: tuple[SceneTask, ...] = get_args(SceneTask)
 #: What each row of the task ``mixed`` is one of.
-SINGLE_TASKS = SCENE_TASKS[:-2]
+SingleTask = Literal["caption", "vqa", "text-vqa", "grounded-caption", "rec", "referential", "multi-choice", "dialogue"]
+SINGLE_TASKS: tuple[SingleTask, ...] = get_args(SingleTask)
+SceneTask = Literal[SingleTask, "mixed", "conversation"]
+SCENE_TASKS: tuple[SceneTask, ...] = get_args(SceneTask)
 #: What each scene is asked in the task ``conversation``, in any order.
-TASKS_OF_CONVERSATION: tuple[SceneTask, ...] = (
+TASKS_OF_CONVERSATION: tuple[SingleTask, ...] = (
     *("vqa", "vqa", "vqa", "text-vqa", "rec", "referential", "multi-choice"),
     *("caption", "grounded-caption", "dialogue"),
 )
