@@ -252,6 +252,12 @@ def test_quickstart_finds_what_is_drawn(tmp_path: Path, run: Run) -> None:
     assert "http" not in page.replace("http-equiv", "")
     assert "looking" in done.err
 
+    turns = [turn for one in done.data["pictures"] for turn in one["conversation"]]
+    assert len(turns) == 2 + 3 * 6
+    assert all(turn["question"] in page.replace("&lt;", "<").replace("&gt;", ">") for turn in turns)
+    asked = [turn for turn in turns if turn["truth"]]
+    assert sum(turn["plain_text"].strip() == turn["truth"] for turn in asked) >= 0.5 * len(asked)
+
     swapped = done.data["swap"]["pictures"]
     assert [one["picture"] for one in swapped] == [one["picture"] for one in done.data["pictures"]]
     for one, seen, row in zip(swapped, done.data["pictures"], range(6), strict=True):
@@ -274,7 +280,7 @@ def test_quickstart_takes_pictures_and_folders(tmp_path: Path, run: Run) -> None
     assert done.code == 0, done.err
     assert f"{tmp_path / 'mine.png'} (50 x 40)" in done.out
     assert f"{tmp_path / 'more' / 'other.png'} (50 x 40)" in done.out
-    assert "know drawn shapes and words only" in done.out
+    assert "knows drawn shapes and words only" in done.out
     assert "annotations" not in done.out  # nobody annotated these
     assert "training, stage 2" in done.out
 

@@ -250,7 +250,7 @@ def lyrics_tiny() -> ModelSpec:
                 # Short convolutions bind a box to the name before it; attention alone takes several times as long to learn that.
                 "architecture": "lfm2",
                 "layer_types": ["conv", "conv", "full_attention", "full_attention", "full_attention"],
-                "checkpoint": None,  # none is shipped yet
+                "checkpoint": TINY_LANGUAGE_MODEL,
                 "tie_word_embeddings": True,  # to repeat what was read is then the easiest thing to say
                 "hidden_size": 192,
                 "num_layers": 5,
@@ -285,5 +285,10 @@ def lyrics_presets() -> Iterable[Preset]:
         "what the authors released: EVA ViT-g, RAM, 32 + 64 queries, no segmenter",
     )
     yield Preset("lyrics-mini", lyrics_mini, "the paper's parts at a twentieth of their width, for random weights")
-    yield Preset("lyrics-tiny", lyrics_tiny, "the same code paths at toy size: CPU, offline")
+    yield Preset(
+        "lyrics-tiny",
+        lyrics_tiny,
+        "trained, at toy size, for drawn scenes: the same code paths on a CPU, offline",
+        weights=TINY_WEIGHTS,
+    )
     yield Preset("blip2-13b", blip2_13b, "the baseline: no refiner, BLIP-2's Q-Former")

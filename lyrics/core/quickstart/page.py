@@ -32,7 +32,9 @@ def page(result: dict[str, Any], drawn: Sequence[Image.Image], *, own: bool) -> 
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}"><title>lyrics quickstart</title>'
-        f"<style>{_STYLE}</style></head>\n<body><h1>What lyrics-tiny sees</h1>{warning}\n{figures}\n<h2>What the language model reads</h2>"
+        f"<style>{_STYLE}</style></head>\n<body><h1>What lyrics-tiny sees</h1>{warning}"
+        "<p>Names, boxes and masks are the experts'; the answers are the language model's, which has only begun to learn.</p>"
+        f"\n{figures}\n<h2>What the language model reads</h2>"
         f"<p>Soft tokens: {result['soft_tokens'][0]} of width {result['soft_tokens'][1]}, and of the first picture this text:</p>"
         f"<p><code>{html.escape(result['spatial_text'])}</code></p>"
         f"{_swap(result['swap'])}{_training(result['training'])}</body></html>\n"
@@ -68,7 +70,7 @@ def _training(training: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
         )
         tables.append(f"<h3>{html.escape(stage)}</h3><table><tr><th>step</th>{head}</tr>{rows}</table>")
     return (
-        "<h2>Training works here</h2><p>The first steps of both stages from new weights; the losses have hardly begun to fall. "
+        "<h2>Training works here</h2><p>The first steps of both stages with a new query transformer; the losses have hardly begun to fall. "
         "<code>lyrics pretrain tiny-stage1</code> goes on.</p>" + "".join(tables)
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,12 @@ STEPS, BATCH = 6, 8
 
 
 def few_steps() -> dict[str, list[Mapping[str, float]]]:
-    """Stage 1 from new weights, then stage 2 from there. The losses of every step, by stage; the runs themselves are not kept."""
+    """Stage 1 with a new query transformer, then stage 2 from there. The losses of every step, by stage; the runs are not kept."""
     from lyrics.core.training.assemble import run
     from lyrics.core.training.config import load_config
 
     found: dict[str, list[Mapping[str, float]]] = {}
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "language_model.options.checkpoint is null")
+    with tempfile.TemporaryDirectory() as folder:
         for number, recipe in enumerate(("tiny-stage1", "tiny-stage2"), 1):
             out = Path(folder) / recipe
             settings: dict[str, Any] = {

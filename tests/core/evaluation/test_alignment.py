@@ -16,6 +16,7 @@ from lyrics.core.evaluation import alignment as module
 from lyrics.core.evaluation.alignment import alignment
 from lyrics.core.evaluation.metrics.captions import CaptionScores
 from lyrics.core.model import LyricsModel
+from lyrics.core.presets import lyrics_tiny
 from lyrics.core.streams import Text
 from lyrics.core.training.step import pretrain_state
 
@@ -26,7 +27,7 @@ def model() -> LyricsModel:
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        made = build_model("lyrics-tiny")
+        made = build_model(lyrics_tiny())
     with torch.no_grad():
         for parameter in made.query_transformer.parameters():
             if parameter.ndim > 1:

@@ -132,10 +132,9 @@ def test_4bit_is_the_model_with_another_option(load: module.Load, monkeypatch: p
 
 
 def test_what_no_checkpoint_names_is_drawn_once() -> None:
-    """A preset of pretrained experts has a query transformer of random weights: every comparison must be of the same one."""
-    again = loader(
-        "lyrics-tiny", overrides={"language_model.options.checkpoint": None}, weights="pretrained", device=None
-    )
+    """A changed query transformer has random weights: every comparison must be of the same one."""
+    changed = {"language_model.options.checkpoint": None, "query_transformer.options.intermediate_size": 256}
+    again = loader("lyrics-tiny", overrides=changed, weights="pretrained", device=None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         first, half = again(torch.float32, {}), again(torch.bfloat16, {})

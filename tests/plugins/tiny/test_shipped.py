@@ -28,11 +28,12 @@ def build(name, **options):
 
 def test_the_files_are_those_of_the_list():
     listed = json.loads((shipped.WEIGHTS / shipped.HASHES_FILE).read_text(encoding="utf-8"))
-    assert sorted(listed) == sorted(map(shipped.weights_file, COMPONENTS))
-    assert {path.name for path in shipped.WEIGHTS.iterdir()} == {*listed, shipped.HASHES_FILE}
+    assert {shipped.weights_file(name) for name in COMPONENTS} <= set(listed)
+    files = [path for path in shipped.WEIGHTS.rglob("*") if path.is_file()]
+    assert {path.relative_to(shipped.WEIGHTS).as_posix() for path in files} == {*listed, shipped.HASHES_FILE}
     for name, sha256 in listed.items():
         assert hashlib.sha256((shipped.WEIGHTS / name).read_bytes()).hexdigest() == sha256, name
-    assert sum(path.stat().st_size for path in shipped.WEIGHTS.iterdir()) < 4_000_000
+    assert sum(path.stat().st_size for path in files) < 30_000_000
 
 
 @pytest.mark.parametrize("name", COMPONENTS)
