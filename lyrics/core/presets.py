@@ -212,8 +212,8 @@ def lyrics_mini() -> ModelSpec:
 
 
 #: What ships of ``lyrics-tiny`` beside its experts: the language model that can read, and all that the two stages trained.
-TINY_LANGUAGE_MODEL = "package:lyrics.plugins.tiny/weights/language-model"
-TINY_WEIGHTS = "package:lyrics.plugins.tiny/weights/model"
+TINY_LANGUAGE_MODEL = "package:lyrics/plugins/tiny/weights/language-model"
+TINY_WEIGHTS = "package:lyrics/plugins/tiny/weights/model"
 
 
 def lyrics_tiny() -> ModelSpec:

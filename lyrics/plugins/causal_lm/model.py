@@ -214,14 +214,13 @@ def _from_numbers(options: CausalLMOptions) -> tuple[nn.Module, Any]:
         _LOG_OF_KERNELS.addFilter(_not_of_convolutions)
         values["layer_types"] = list(options.layer_types or ["full_attention"] * options.num_layers)
         values["block_auto_adjust_ff_dim"] = False  # intermediate_size as it is stated
+        values["initializer_range"] = options.hidden_size**-0.5  # keeps variance at any width
     config = AutoConfig.for_model(
         options.architecture,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         tie_word_embeddings=options.tie_word_embeddings,
-        # Keeps variance at any width; 0.016 at Llama-7B's.
-        **{"init_std" if options.architecture == "opt" else "initializer_range": options.hidden_size**-0.5},
         **values,
     )
     model = AutoModelForCausalLM.from_config(config)

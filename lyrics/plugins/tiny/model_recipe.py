@@ -5,7 +5,6 @@ The experts come before (``lyrics.plugins.tiny.recipe``); the stages take theirs
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from safetensors.torch import save_file as save_tensors
 
 from lyrics.core.build import build_model
 from lyrics.core.model import LyricsModel
-from lyrics.core.model_folder import SPEC_FILE, save_folder
+from lyrics.core.model_folder import save_folder
 from lyrics.core.presets import TINY_LANGUAGE_MODEL, TINY_WEIGHTS, lyrics_tiny
 from lyrics.core.training.assemble import run, start_from
 from lyrics.core.training.config import TrainConfig, load_config
@@ -100,13 +99,12 @@ def export_model(out: Path, weights: Path, stage: Stage = STAGES[-1]) -> None:
     Its specification is the preset's: the language model that it names is the one in the package.
     """
     model = trained_model(stage_config(stage, out))
+    named = {"language_model.options.checkpoint": lyrics_tiny().language_model.options["checkpoint"]}
+    model.spec = model.spec.with_overrides(named)
     folder = weights / MODEL
     save_folder(model, folder, trainable_only=True)
     tensors = load_file(folder / WEIGHTS_FILE)
     save_tensors({name: _half(tensor) for name, tensor in tensors.items()}, folder / WEIGHTS_FILE, {"format": "pt"})
-    spec = json.loads((folder / SPEC_FILE).read_text(encoding="utf-8"))
-    spec["language_model"]["options"]["checkpoint"] = lyrics_tiny().language_model.options["checkpoint"]
-    (folder / SPEC_FILE).write_text(json.dumps(spec, indent=2) + "\n", encoding="utf-8")
     list_files(weights)
 
 

@@ -46,7 +46,9 @@ HELD_OUT = {
 
 
 def instruct(out: Path, **changes: Any) -> TrainConfig:
-    return settings(out, "instruct", **{"optimisation__steps": 5, "timeout_minutes": 2.0} | changes)
+    # At 1e-2 five steps of Adam make 1.6e-6 of rounding in two tensors, more than the 1e-6 that is asked of all.
+    gentle = {"optimisation__steps": 5, "optimisation__learning_rate": 2e-3, "timeout_minutes": 2.0}
+    return settings(out, "instruct", **gentle | changes)
 
 
 def altered(step: Callable[..., Any]) -> Callable[..., Any]:
