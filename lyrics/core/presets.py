@@ -247,7 +247,7 @@ def lyrics_tiny() -> ModelSpec:
             options={
                 "vocab_size": 1856,
                 "builtin_tokenizer": "words",
-                # Short convolutions bind a box to the name before it; attention alone takes several times as long to learn that.
+                # Short convolutions bind a box to the name before it; attention alone took 1.6 times as many steps to learn that.
                 "architecture": "lfm2",
                 "layer_types": ["conv", "conv", "full_attention", "full_attention", "full_attention"],
                 "checkpoint": TINY_LANGUAGE_MODEL,
