@@ -20,7 +20,7 @@ from lyrics.core.answers import Answer, read_answer
 from lyrics.core.errors import PromptError, SpecError
 from lyrics.core.images import ImageLike
 from lyrics.core.processor import ModelImages, Processor
-from lyrics.core.prompting import Encoded, fitted_prompt, spatial_text
+from lyrics.core.prompting import Encoded, fitted_prompt, snapped_dialogue, spatial_text
 from lyrics.core.prompts import Dialogue, Exchange, TokenPrompt, cut, encode_words
 from lyrics.core.refinement import Refinement
 from lyrics.core.refiner import VisualRefiner
@@ -285,7 +285,9 @@ class LyricsModel(
         encoded = self.encode_images(batch.images.to(self.device, self.dtype), instructions)
         limit = min(longest or self.language_model.max_positions, self.language_model.max_positions)
         queries = int(self.query_transformer.num_queries)
-        dialogues = [dialogue for dialogue in batch.dialogues if dialogue]
+        dialogues: list[Dialogue] = [dialogue for dialogue in batch.dialogues if dialogue]
+        if batch.snap_iou is not None:
+            dialogues = [snapped_dialogue(one, encoded, batch.snap_iou, self.spec.codec) for one in dialogues]
         prompts = [cut(self._prompt(dialogue, encoded, limit), limit, queries) for dialogue in dialogues]
         soft = embed(prompts, encoded.soft_tokens_PQD, self.language_model, "right")
         targets_BL = soft.targets_BL[:, 1:]

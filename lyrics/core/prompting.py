@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from lyrics.core.data.mentions import snapped
 from lyrics.core.prompts import Dialogue, TokenPrompt, encode_words, segments_of, template_named, tokenize
 from lyrics.core.refinement import Refinement
 from lyrics.core.spatial import SpatialObject, format_objects
@@ -43,6 +44,19 @@ def spatial_text(refinement: Refinement, codec: str) -> str:
     """A picture's spatial representation: its objects, best first."""
     objects = [SpatialObject(found.tag, found.box_norm, found.score) for found in refinement.objects]
     return format_objects(objects, codec, refinement.size_px)
+
+
+def snapped_dialogue(dialogue: Dialogue, encoded: Encoded, min_iou: float, codec: str) -> Dialogue:
+    """The dialogue with boxes in its answers exchanged for those that the refiner found in its pictures, where they overlap enough."""
+    pictures = [encoded.refinements[picture] for exchange in dialogue for picture in exchange.pictures]
+    if not pictures:
+        return dialogue
+    boxes = [found.box_norm for picture in pictures for found in picture.objects]
+
+    def answer(text: str | None) -> str | None:
+        return None if text is None else snapped(text, boxes, min_iou, codec, pictures[0].size_px)
+
+    return tuple(replace(exchange, answer=answer(exchange.answer)) for exchange in dialogue)
 
 
 def fitted_prompt(

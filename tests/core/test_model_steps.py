@@ -18,6 +18,7 @@ from lyrics.core.geometry import Box
 from lyrics.core.model import LyricsModel
 from lyrics.core.prompts import Exchange
 from lyrics.core.refinement import Refinement
+from lyrics.core.spatial import format_box
 from lyrics.core.types import DetectedObject, Sample, Turn
 from tests.core.small import drawn, small
 
@@ -210,6 +211,24 @@ def test_stage_2_is_the_mean_over_answer_tokens(model: LyricsModel) -> None:
     assert float(loss.sum) == pytest.approx(total, rel=1e-4)
     answers = [turn.answer for dialogue in batch.dialogues for turn in dialogue]
     assert count == sum(len(answer) + 1 for answer in answers if answer is not None)  # bytes, and </s>
+
+
+def test_stage_2_answers_with_the_boxes_that_the_refiner_found_where_it_is_told_to(model: LyricsModel) -> None:
+    """Only answers, and only boxes that are nearly the refiner's: instructions name boxes as a user would."""
+    near, far = Box(0.22, 0.18, 0.5, 0.58), Box(0.0, 0.7, 0.3, 1.0)
+
+    def asked(answer: str) -> Example:
+        return talk(0, (f"What is at {format_box(near)}?", "a circle"), ("Where?", answer), task="text")
+
+    def loss(answer: str, **options: Any) -> float:
+        return float(model(collated(model, "instruct", asked(answer), **options))["answer"].sum.detach())
+
+    text = f"here {format_box(near)} or {format_box(far)}"
+    copied = text.replace(format_box(near), format_box(RED.box_norm))
+    assert loss(text, snap_iou=0.5) == loss(copied) == loss(copied, snap_iou=0.5) != loss(text)
+    assert loss(text, snap_iou=0.99) == loss(text)
+    words = replace(talk(0, ("Say it.", text), task="text"), picture=None)
+    assert float(model(collated(model, "instruct", words, snap_iou=0.5))["answer"].sum) > 0
 
 
 def test_stage_2_trains_queries_projection_and_lora(model: LyricsModel) -> None:

@@ -52,12 +52,14 @@ class PretrainExamples:
 class InstructionExamples:
     """A batch of stage 2: conversations, and the pictures of all of them.
 
-    ``dialogues[i]`` names its pictures by their number in ``images``; a conversation may have none.
+    ``dialogues[i]`` names its pictures by their number in ``images``; a conversation may have none. With ``snap_iou``, boxes in the
+    answers are to be exchanged for those that the refiner finds, where they overlap by so much.
     """
 
     images: ModelImages
     dialogues: tuple[tuple[Exchange, ...], ...]
     positions: tuple[int, ...]
+    snap_iou: float | None = None
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -84,6 +86,7 @@ class Collator:
         refined: stored refinements by the picture's name in its data set. Their objects travel with the picture as ``known_objects``,
             moved by the augmentation; without any, the sample's own objects do. Experts that look answers up (``cached``) read them,
             others see for themselves.
+        snap_iou: passed on with batches of stage 2.
 
     Raises ``DatasetError`` for a picture that ``refined`` lacks, and for text alone in stage 1.
     """
@@ -97,9 +100,10 @@ class Collator:
         codec: str = CODEC,
         augmentation: Augmentation | None = None,
         refined: Mapping[str, Refinement] | None = None,
+        snap_iou: float | None = None,
     ) -> None:
         self.stage, self.processor, self.seed, self.codec = stage, processor, seed, codec
-        self.augmentation, self.refined = augmentation, refined
+        self.augmentation, self.refined, self.snap_iou = augmentation, refined, snap_iou
 
     def __call__(self, examples: Sequence[Example]) -> PretrainExamples | InstructionExamples:
         return self._pretrain(examples) if self.stage == "pretrain" else self._instruct(examples)
@@ -177,7 +181,7 @@ class Collator:
                 )
             )
         positions = tuple(example.position for example in examples)
-        return InstructionExamples(self._images(pictures, shown, known), tuple(dialogues), positions)
+        return InstructionExamples(self._images(pictures, shown, known), tuple(dialogues), positions, self.snap_iou)
 
     def _turns(self, example: Example, varied: _Varied) -> tuple[Turn, ...]:
         size = None if varied.picture is None else varied.picture.size

@@ -59,6 +59,7 @@ def run(
         codec=model.spec.codec,
         augmentation=augmentation,
         refined=refined,
+        snap_iou=config.data.snap_iou,
     )
     if evaluate is None and config.evaluation.every_steps is not None:
         if not config.evaluation.sets:

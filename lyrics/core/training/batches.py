@@ -45,6 +45,7 @@ def data_facts(config: TrainConfig, mixture: Mixture) -> dict[str, Any]:
             for (name, slot), source in zip(config.data.sets.items(), mixture.sources, strict=True)
         },
         "refined": None if config.data.refined is None else _sha256(config.data.refined),
+        **({} if config.data.snap_iou is None else {"snap_iou": config.data.snap_iou}),
         "augmentation": None if config.data.augmentation is None else config.data.augmentation.model_dump(mode="json"),
     }
     facts["digest"] = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

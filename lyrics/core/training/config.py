@@ -83,6 +83,12 @@ class DataSection(_Section):
     augmentation: AugmentationSection | None = Field(
         AugmentationSection(), description="null leaves pictures as they are"
     )
+    snap_iou: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="stage 2: a box in an answer becomes the refiner's where they overlap so much, so that it can be copied; null: stays",
+    )
     workers: int = Field(2, ge=0, description="loader processes per rank; the samples do not depend on it")
 
 

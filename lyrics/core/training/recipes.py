@@ -131,6 +131,7 @@ def tiny_stage2() -> TrainConfig:
             # Several turns about a picture: looking at it costs as much as they do.
             sets={"scenes": DataSlot(use="scenes", options={"task": "conversation"})},
             augmentation=None,  # as in stage 1
+            snap_iou=0.5,  # so few steps teach to copy a box, and not to mend it
         ),
         optimisation=OptimisationSection(steps=1000, global_batch=16, learning_rate=1e-3),
         checkpoint=CheckpointSection(every_steps=200),

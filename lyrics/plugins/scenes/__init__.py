@@ -39,6 +39,15 @@ class SceneTextsOptions(Options):
     turns: int = Field(
         13, ge=1, le=13, description="turns of a conversation at most; in the first everything is repeated"
     )
+    plain: bool = Field(
+        False, description="questions about the whole scene as they are, without the wordy instructions of the tasks"
+    )
+    box_error: float = Field(
+        0.0,
+        ge=0,
+        le=0.1,
+        description="most that a listed coordinate is off, as a detector's, as a share of the box's side. Answers have listed boxes",
+    )
     seed: int = Field(0, ge=0, lt=2**64, description="another seed is another world")
 
 

@@ -107,7 +107,7 @@ def ask_absent(scene: Scene, draws: Draws) -> Question | None:
     if pair is None:
         return None
     noun = Kind(*pair).noun()
-    form = draws.pick(("How big is the {}?", "Where is the {}?"))
+    form = draws.pick(("How big is the {}?", "Where is the {}?", "Where in the picture is the {}?"))
     return Question("absent", form.format(noun), f"There is no {noun}.")
 
 
@@ -133,7 +133,7 @@ def ask_position(scene: Scene, draws: Draws) -> Question | None:
     place = place_of(found[0].box) if found else None
     if found is None or place is None:
         return None
-    return Question("position", f"Where is the {found[1].noun()}?", place, PLACES)
+    return Question("position", f"Where in the picture is the {found[1].noun()}?", place, PLACES)
 
 
 def ask_word(scene: Scene, draws: Draws) -> Question:

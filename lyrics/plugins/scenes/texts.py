@@ -6,13 +6,20 @@ from PIL import Image
 
 from lyrics.core.contracts import BuildContext
 from lyrics.core.data.draws import generator
+from lyrics.core.data.mentions import snapped
+from lyrics.core.geometry import Box
 from lyrics.core.spatial import SpatialObject, format_objects
 from lyrics.core.types import Sample, Turn
 from lyrics.plugins.scenes import ScenesOptions, SceneTextsOptions
 from lyrics.plugins.scenes.dataset import Scenes, turns_about
 from lyrics.plugins.scenes.layout import Draws, Scene
+from lyrics.plugins.scenes.questions import VISUAL, ask_what, ask_where, ask_word
 
+#: Those that need more than a look at one object are learnt last, so they come more often.
+_PLAIN = (*VISUAL, *VISUAL, ask_word, ask_where, ask_where, ask_where, ask_what, ask_what)
 _LIST = "Provide the coordinates of all objects."
+#: The largest error that the options allow leaves more.
+_SAME_IOU = 0.5
 
 
 class SceneTexts:
@@ -33,21 +40,47 @@ class SceneTexts:
         """Raises ``IndexError`` unless ``0 <= index < len``."""
         scene = self._scenes.scene(index)
         draws = Draws(generator(self.options.seed, "scene-texts", scene.number))
-        written, again = (format_objects(_seen(scene, draws)) for _ in range(2))
+        objects = _seen(scene, draws, self.options.box_error)
         # To say everything again, in another order, comes first: nothing teaches sooner to look up what was written before.
-        turns = turns_about(scene, draws, index, self.options.seed, self.options.turns - 1)
-        turns = (Turn(f"{written}\n{_LIST}", again), *turns)
-        return Sample(image=None, turns=turns, source=f"scene-texts {self.options.split}/{index}")
+        first = Turn(f"{format_objects(objects)}\n{_LIST}", format_objects(draws.shuffled(objects)))
+        if self.options.plain:
+            turns = _plain_turns(scene, draws, self.options.turns - 1)
+        else:
+            turns = turns_about(scene, draws, index, self.options.seed, self.options.turns - 1)
+        if self.options.box_error:
+            boxes = [one.box for one in objects]
+            turns = tuple(Turn(turn.instruction, snapped(turn.answer, boxes, _SAME_IOU)) for turn in turns)
+        return Sample(image=None, turns=(first, *turns), source=f"scene-texts {self.options.split}/{index}")
 
     def picture(self, sample: Sample) -> Image.Image | None:
         return None
 
 
-def _seen(scene: Scene, draws: Draws) -> list[SpatialObject]:
+def _seen(scene: Scene, draws: Draws, box_error: float) -> list[SpatialObject]:
     """Things and words as a refiner names them, in any order."""
     named = [(thing.tag, thing.box) for thing in scene.things]
     named += [(f'word "{word.text}"', word.box) for word in scene.words]
-    return [SpatialObject(tag, box) for tag, box in draws.shuffled(named)]
+    return [SpatialObject(tag, _about(box, draws, box_error)) for tag, box in draws.shuffled(named)]
+
+
+def _about(box: Box, draws: Draws, error: float) -> Box:
+    """The box with each coordinate off by up to ``error`` of its side, inside of the picture."""
+    if not error:
+        return box
+    width, height = error * (box.x2 - box.x1), error * (box.y2 - box.y1)
+    off = [draws.between(-most, most) for most in (width, height, width, height)]
+    moved = Box.clip(*(value + by for value, by in zip(box.as_tuple(), off, strict=True)))
+    assert moved is not None
+    return moved
+
+
+def _plain_turns(scene: Scene, draws: Draws, most: int) -> tuple[Turn, ...]:
+    """Different questions about the scene, ``most`` of them or fewer where it has no more to ask."""
+    turns: dict[str, Turn] = {}
+    for _ in range(2 * most):
+        if len(turns) < most and (question := draws.pick(_PLAIN)(scene, draws)):
+            turns[question.text] = Turn(question.text, question.answer)
+    return tuple(turns.values())
 
 
 def build(options: SceneTextsOptions, context: BuildContext) -> SceneTexts:

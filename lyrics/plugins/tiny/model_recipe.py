@@ -50,13 +50,30 @@ def _copying(most_objects: int, steps: int, batch: int, after: str | None) -> St
     return Stage(f"text-{most_objects}", "tiny-text", after, settings)
 
 
+def _texts(**options: Any) -> dict[str, Any]:
+    return {"use": "scene-texts", "options": {"box_error": 0.06, **options}}
+
+
+#: Questions as they are, about few objects and many, and a few turns of every task. Sets of about equal length, for little padding.
+_QUESTIONS: Mapping[str, Any] = {
+    "data.sets": {
+        "few": _texts(plain=True, max_objects=2),
+        "some": _texts(plain=True, max_objects=4, seed=1),
+        "many": _texts(plain=True, max_objects=8, seed=2),
+        "tasks": _texts(turns=6, seed=3),
+    },
+    "optimisation.steps": 1100,
+    "optimisation.global_batch": 32,
+}
+
 #: In the order of training. To copy a box is learnt from scenes of one object within minutes, and from scenes of eight not at all; then
-#: whose box it is, from two; then all that is said of a scene.
+#: whose box it is, from two; then all that is said of a scene, of which the wordy tasks teach the questions themselves slowly.
 STAGES = (
     _copying(1, 300, 32, None),
     _copying(2, 320, 32, "text-1"),
     _copying(4, 120, 16, "text-2"),
     Stage("text", "tiny-text", "text-4"),
+    Stage("questions", "tiny-text", "text", _QUESTIONS),
     Stage("stage1", "tiny-stage1"),
     Stage("stage2", "tiny-stage2", "stage1"),
 )
@@ -73,14 +90,14 @@ def stage_config(stage: Stage, out: Path, settings: Mapping[str, Any] | None = N
 
 
 def train_stage(stage: Stage, out: Path, settings: Mapping[str, Any] | None = None) -> None:
-    """Train a stage, or go on with it; what is finished is not done again. After ``text``, the language model is written to
+    """Train a stage, or go on with it; what is finished is not done again. After ``questions``, the language model is written to
     ``out/weights``, where the next stages find it.
 
     Raises what training raises (``lyrics.core.training.assemble.run``).
     """
     config = stage_config(stage, out, settings)
     run(config)
-    if stage.name == "text":
+    if stage.name == "questions":
         export_language_model(config, out / "weights")
 
 

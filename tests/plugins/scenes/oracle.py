@@ -106,6 +106,9 @@ def answer(question: str, sample: Sample) -> str | list[Thing]:
     if found := re.fullmatch(r"Is the (.+?) (to the left of|to the right of|above|below) the (.+)\?", question):
         (one,), (other,) = like(things, found[1]), like(things, found[3])
         return "yes" if holds(one, found[2], other) else "no"
+    if found := re.fullmatch(r"Where in the picture is the (.+)\?", question):
+        named = like(things, found[1])
+        return place(named[0]["box_norm"]) if len(named) == 1 else missing(named, found[1])
     if found := re.fullmatch(r"Where is the (.+)\?", question):
         named = referents(things, found[1])
         return named if len(named) == 1 else missing(named, found[1])

@@ -10,6 +10,8 @@ from lyrics.core.spatial import parse
 from lyrics.core.tokenizers import builtin_tokenizer
 from lyrics.plugins.scenes import ScenesOptions
 from lyrics.plugins.scenes.dataset import Scenes
+from tests.plugins.scenes import oracle
+from tests.plugins.scenes.test_scenes_texts import agrees
 
 TEXTS = build_dataset("scene-texts", {"split": "validation", "scenes": 60})
 
@@ -72,3 +74,35 @@ def test_conversations_fit_into_the_tiny_language_model() -> None:
     for row in range(60):
         dialogue = [Exchange(turn.instruction, turn.answer) for turn in TEXTS[row].turns]
         assert len(tokenize(segments_of(dialogue, template_named("plain")), tokenizer, 32)) < 1024
+
+
+def test_plain_questions_differ_and_their_answers_are_right() -> None:
+    texts = build_dataset("scene-texts", {"split": "test", "plain": True})
+    scenes = Scenes(ScenesOptions(split="test"))
+    counts = []
+    for row in range(150):
+        sample, turns = scenes[row], texts[row].turns[1:]
+        assert len({turn.instruction for turn in turns}) == len(turns) <= 12
+        counts.append(len(turns))
+        for turn in turns:
+            assert agrees(turn, oracle.answer(turn.instruction, sample), sample), (row, turn)
+    assert counts.count(12) > 100
+
+
+def test_a_detectors_error_is_small_and_answers_have_the_boxes_that_are_listed() -> None:
+    exact, texts = (build_dataset("scene-texts", {"plain": True, "box_error": error}) for error in (0.0, 0.1))
+    answered, numbers = 0, set()
+    for row in range(150):
+        first, *others = texts[row].turns
+        written, true = (parse(turn.instruction).objects for turn in (first, exact[row].turns[0]))
+        assert len(written) == len(true)
+        for one in written:
+            assert 0.5 < max(one.box.iou(other.box) for other in true if other.tag == one.tag) <= 1
+            numbers |= {round(999 * edge) for edge in one.box.as_tuple()}
+        for turn in others:
+            for one in parse(turn.answer).objects:
+                answered += 1
+                assert one.box in {other.box for other in written}, (row, turn)
+    assert answered > 100
+    # The edges of scenes are whole pixels of 128; those of a detector are not.
+    assert len(numbers) > 600

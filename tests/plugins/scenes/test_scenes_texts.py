@@ -29,17 +29,14 @@ def target_of(sample: Sample) -> oracle.Thing:
 
 
 def agrees(turn: Turn, expected: str | list[oracle.Thing], sample: Sample) -> bool:
-    """A list of things may be answered by their boxes, or, for one of them, by its place."""
+    """A list of things is answered by their boxes."""
     if isinstance(expected, str):
         return turn.answer == expected
     things = list(sample.extra["things"])
     if not expected:
         return turn.answer == "None."
-    if "<Bbox>" in turn.answer:
-        named = oracle.boxed(turn.answer, things)
-        return len(named) == len(expected) and all(any(one is other for other in expected) for one in named)
-    (thing,) = expected
-    return turn.answer == oracle.place(thing["box_norm"])
+    named = oracle.boxed(turn.answer, things)
+    return len(named) == len(expected) and all(any(one is other for other in expected) for one in named)
 
 
 @pytest.mark.parametrize(("split", "rows"), SPLIT_ROWS)
