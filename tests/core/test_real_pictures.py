@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lyrics.cli._model import open_model
 from lyrics.core.build import build_refiner
 from lyrics.core.geometry import Box
 from lyrics.core.images import open_image
 from lyrics.core.processor import prepare_one
+from lyrics.core.prompts import Exchange
 from lyrics.core.refine_files import OBJECTS_FILE, read_refinements, refine_files
 from lyrics.core.types import Preprocessing
 
@@ -24,18 +26,22 @@ def annotations() -> list[dict]:
     return [json.loads(line) for line in (FOLDER / "annotations.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
+def write_table(table: Path) -> dict[str, dict]:
+    """The annotated objects of all photographs as a file that the cached refiner reads; the annotations by the photograph's path."""
+    entries = {str(FOLDER / entry["image"]): entry for entry in annotations()}
+    with table.open("w", encoding="utf-8") as lines:
+        for name, entry in entries.items():
+            objects = [{"tag": one["tag"], "box_px": one["bbox"]} for one in entry["objects"]]
+            size = {"width": entry["width"], "height": entry["height"]}
+            lines.write(json.dumps({"image": name, **size, "objects": objects}) + "\n")
+    return entries
+
+
 def test_annotated_boxes_come_through_the_cached_refiner(tmp_path: Path) -> None:
     """All photographs, through every part of the way: file -> table -> experts -> file, drawn."""
     table = tmp_path / "annotated.jsonl"
-    pictures, expected = [], {}
-    with table.open("w", encoding="utf-8") as lines:
-        for entry in annotations():
-            path = FOLDER / entry["image"]
-            pictures.append(path)
-            expected[str(path)] = entry
-            objects = [{"tag": o["tag"], "box_px": o["bbox"]} for o in entry["objects"]]
-            size = {"width": entry["width"], "height": entry["height"]}
-            lines.write(json.dumps({"image": str(path), **size, "objects": objects}) + "\n")
+    expected = write_table(table)
+    pictures = [Path(name) for name in expected]
     part = {"use": "cached", "options": {"file": str(table)}}
     overrides = {"refiner": {"tagger": part, "detector": part, "segmenter": part, "max_objects": 1000}}
     refiner = build_refiner("lyrics-tiny", overrides=overrides, weights="random")
@@ -51,6 +57,29 @@ def test_annotated_boxes_come_through_the_cached_refiner(tmp_path: Path) -> None
             assert ours[0] == theirs[0]
             assert ours[1:] == pytest.approx(theirs[1:], abs=2e-3)
     assert len(list((tmp_path / "out" / "drawn").iterdir())) == 58
+
+
+def test_every_photograph_can_be_asked_about_with_its_annotated_objects(tmp_path: Path) -> None:
+    """As ``lyrics ask --refined``. What the tiny model says of a photograph means nothing; its boxes are in the picture all the same."""
+    table = tmp_path / "annotated.jsonl"
+    expected = write_table(table)
+    model = open_model("lyrics-tiny", "pretrained", None, table, None, "float32")
+    answered = 0
+    for start in range(0, len(expected), 8):
+        names = list(expected)[start : start + 8]
+        tags = [(expected[name]["objects"] or [{"tag": "dog"}])[0]["tag"] for name in names]
+        questions = [f"Where is the {tag}?" for tag in tags]
+        encoded = model.look(names, questions)
+        dialogues = [[Exchange(question, None, (number,))] for number, question in enumerate(questions)]
+        answers = model.answer(dialogues, encoded, max_new_tokens=24)
+        for name, seen, answer in zip(names, encoded.refinements, answers, strict=True):
+            objects = expected[name]["objects"]
+            assert seen.size_px == (expected[name]["width"], expected[name]["height"])
+            assert len(seen.objects) == min(len(objects), model.refiner.max_objects)
+            assert {found.tag for found in seen.objects} <= {one["tag"] for one in objects}
+            assert all(0 <= edge <= 1 for found in answer.objects for edge in found.box_norm.as_tuple())
+            answered += 1
+    assert answered == 58
 
 
 def _clipped(box_px: list[float], size_px: tuple[int, int]) -> tuple[float, ...]:
