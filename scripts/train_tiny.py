@@ -17,6 +17,7 @@ from pathlib import Path
 
 from lyrics.cli._overrides import parse_overrides
 from lyrics.core.data.build import build_dataset
+from lyrics.core.errors import LyricsError
 from lyrics.core.evaluation.alignment import alignment
 from lyrics.plugins.tiny import measure, model_recipe, recipe, shipped
 
@@ -121,7 +122,10 @@ def main() -> None:
     stage.set_defaults(run=aligned)
 
     given = parser.parse_args()
-    given.run(given)
+    try:
+        given.run(given)
+    except LyricsError as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
 
 
 if __name__ == "__main__":

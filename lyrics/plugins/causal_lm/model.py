@@ -8,7 +8,9 @@ from __future__ import annotations
 import importlib.util
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -240,18 +242,22 @@ def _from_checkpoint(checkpoint: str, options: CausalLMOptions) -> tuple[nn.Modu
     quantization = _quantization(options.quantization)
     if options.architecture == "lfm2":
         _LOG_OF_KERNELS.addFilter(_not_of_convolutions)
-    source = str(packaged(checkpoint)) if checkpoint.startswith(PACKAGED) else checkpoint
+    in_package = checkpoint.startswith(PACKAGED)
+    source = str(packaged(checkpoint)) if in_package else checkpoint
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            source,
-            use_safetensors=True,
-            quantization_config=quantization,
-            # What the caller builds in, and not what the checkpoint was saved in.
-            dtype=torch.get_default_dtype(),
-        )
+        with _no_progress_bar() if in_package else nullcontext():
+            model = AutoModelForCausalLM.from_pretrained(
+                source,
+                use_safetensors=True,
+                quantization_config=quantization,
+                # What the caller builds in, and not what the checkpoint was saved in.
+                dtype=torch.get_default_dtype(),
+            )
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
+        if (checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") > 1) and not Path(checkpoint).exists():
+            reason = "there is no such folder."
         raise WeightsError(
             f"language_model.options.checkpoint: {checkpoint!r} cannot be loaded: {reason} "
             "Give a hub id or a folder with safetensors, or build with weights='random'."
@@ -266,6 +272,20 @@ def _from_checkpoint(checkpoint: str, options: CausalLMOptions) -> tuple[nn.Modu
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     return model, tokenizer
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """What is in a package is small: a bar would come and go among a command's output."""
+    from transformers.utils import logging as library
+
+    shown = library.is_progress_bar_enabled()
+    library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            library.enable_progress_bar()
 
 
 def _quantization(name: str) -> Any:

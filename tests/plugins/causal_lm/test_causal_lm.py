@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from lyrics.core.build import build_model
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import MissingRequirementError, SpecError, WeightsError
 from lyrics.core.spec import validate
@@ -120,8 +121,17 @@ def test_without_a_checkpoint_pretrained_is_random_and_says_so() -> None:
 
 
 def test_a_missing_checkpoint_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="weights='random'"):
+    with pytest.raises(WeightsError, match=r"there is no such folder\. Give .* or build with weights='random'"):
         make("pretrained", checkpoint=str(tmp_path / "nothing"))
+
+
+def test_a_packaged_checkpoint_shows_no_progress_bar(capfd: pytest.CaptureFixture[str]) -> None:
+    from transformers.utils import logging as library
+
+    shown = library.is_progress_bar_enabled()
+    build_model("lyrics-tiny", overrides={"refiner": None}, weights="pretrained")
+    assert "Loading weights" not in capfd.readouterr().err
+    assert library.is_progress_bar_enabled() == shown
 
 
 def test_sizes_that_do_not_divide_are_refused() -> None:
