@@ -2,6 +2,7 @@
 
 python scripts/train_tiny.py experts --out runs/tiny      # train the four experts, then write their weights to runs/tiny/weights
 python scripts/train_tiny.py model --out runs/tiny        # then the language model, stage 1 and stage 2, and write those
+torchrun --nproc-per-node 2 scripts/train_tiny.py model --out runs/tiny --only questions   # two processes; then without
 python scripts/train_tiny.py all --out runs/tiny          # both
 python scripts/train_tiny.py export --out runs/tiny       # write the weights of the newest checkpoints, finished or not
 python scripts/train_tiny.py measure --weights runs/tiny/weights --split test --scenes 1000
@@ -19,6 +20,7 @@ from lyrics.cli._overrides import parse_overrides
 from lyrics.core.data.build import build_dataset
 from lyrics.core.errors import LyricsError
 from lyrics.core.evaluation.alignment import alignment
+from lyrics.core.training.launch import several_processes
 from lyrics.plugins.tiny import measure, model_recipe, recipe, shipped
 
 
@@ -35,7 +37,7 @@ def model(given: argparse.Namespace) -> None:
     for stage in model_recipe.STAGES:
         if given.only in (None, stage.name):
             model_recipe.train_stage(stage, given.out, settings)
-    if given.only in (None, model_recipe.STAGES[-1].name):
+    if given.only in (None, model_recipe.STAGES[-1].name) and not several_processes():
         model_recipe.export_model(given.out, given.out / "weights")
 
 

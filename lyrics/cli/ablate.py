@@ -105,8 +105,8 @@ def ablate(
 
     import torch
 
-    from lyrics.core.evaluation.ablations.runs import Evaluating, StoppedError, several_processes
-    from lyrics.core.training.launch import leave
+    from lyrics.core.evaluation.ablations.runs import Evaluating, StoppedError
+    from lyrics.core.training.launch import leave, several_processes
 
     described = [model or "lyrics-tiny", *(["(random weights)"] if weights == "random" else [])]
     described += sorted(_as_settings(overrides["model"]))

@@ -46,6 +46,11 @@ def start(config: TrainConfig, say: Callable[[str], None]) -> Accelerator:
     return accelerator
 
 
+def several_processes() -> bool:
+    """Whether torchrun started this process among others: they train together, and what comes after is left to a call without it."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
 def check_kind(kind: DistributedType) -> None:
     """Raises ``SpecError`` for what accelerate may be configured to do with parameters beyond keeping them whole on every rank."""
     if kind not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):

@@ -20,6 +20,7 @@ from lyrics.core.model_folder import save_folder
 from lyrics.core.presets import TINY_LANGUAGE_MODEL, TINY_WEIGHTS, lyrics_tiny
 from lyrics.core.training.assemble import run, start_from
 from lyrics.core.training.config import TrainConfig, load_config
+from lyrics.core.training.launch import several_processes
 from lyrics.core.weights import WEIGHTS_FILE
 from lyrics.plugins.tiny.shipped import list_files
 
@@ -91,13 +92,13 @@ def stage_config(stage: Stage, out: Path, settings: Mapping[str, Any] | None = N
 
 def train_stage(stage: Stage, out: Path, settings: Mapping[str, Any] | None = None) -> None:
     """Train a stage, or go on with it; what is finished is not done again. After ``questions``, the language model is written to
-    ``out/weights``, where the next stages find it.
+    ``out/weights``, where the next stages find it; where several processes train, the same call by one process afterwards writes it.
 
     Raises what training raises (``lyrics.core.training.assemble.run``).
     """
     config = stage_config(stage, out, settings)
     run(config)
-    if stage.name == "questions":
+    if stage.name == "questions" and not several_processes():
         export_language_model(config, out / "weights")
 
 

@@ -15,12 +15,12 @@ from lyrics.core.evaluation.ablations.runs import (
     Evaluating,
     Stages,
     changed,
-    several_processes,
     train_once,
     trained_model,
 )
 from lyrics.core.evaluation.ablations.tables import Ablation, Row, rows_of
 from lyrics.core.training.config import TrainConfig
+from lyrics.core.training.launch import several_processes
 
 AMOUNTS = (Fraction(0), Fraction(1, 4), Fraction(1, 2), Fraction(1))
 

@@ -18,13 +18,13 @@ from lyrics.core.evaluation.ablations.runs import (
     Evaluating,
     Stages,
     changed,
-    several_processes,
     train_once,
     trained_model,
 )
 from lyrics.core.evaluation.ablations.tables import Ablation, Published, Row, rows_of
 from lyrics.core.evaluation.ablations.variants import check_looks, check_part, show_blank
 from lyrics.core.registry import default_registry
+from lyrics.core.training.launch import several_processes
 
 if TYPE_CHECKING:
     from lyrics.core.model import LyricsModel

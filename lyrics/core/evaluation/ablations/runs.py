@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -214,8 +213,3 @@ def trained_model(config: TrainConfig, evaluating: Evaluating, blank: Collection
     if blank:
         show_blank(model, blank)
     return model.to(device=evaluating.device, dtype=evaluating.dtype).eval()
-
-
-def several_processes() -> bool:
-    """Whether torchrun started this process among others: they train together, and a call without it evaluates."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1

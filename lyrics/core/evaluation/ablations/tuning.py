@@ -14,11 +14,11 @@ from lyrics.core.evaluation.ablations.runs import (
     Evaluating,
     Stages,
     changed,
-    several_processes,
     train_once,
     trained_model,
 )
 from lyrics.core.evaluation.ablations.tables import Ablation, Curve, Row, rows_of
+from lyrics.core.training.launch import several_processes
 from lyrics.core.training.runfolder import RunFolder
 
 ADAPTATIONS = ("frozen", "lora", "full")
