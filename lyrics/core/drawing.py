@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from lyrics.core.types import DetectedObject
@@ -19,21 +20,23 @@ PALETTE = (
     (213, 94, 0),
     (204, 121, 167),
 )
-MASK_OPACITY = 0.45
+#: The picture's own colours stay to be seen; a line along its edge shows where a mask ends.
+MASK_OPACITY = 0.2
 
 
 def draw_objects(picture: Image.Image, objects: Sequence[DetectedObject]) -> Image.Image:
     """A copy of ``picture`` with the objects on it; one colour per tag. The best object is drawn last, on top of the others."""
     colours = {tag: PALETTE[index % len(PALETTE)] for index, tag in enumerate(sorted({found.tag for found in objects}))}
     pixels_HWC = np.asarray(picture.convert("RGB"), dtype=np.float32).copy()
+    stroke = max(2, round(min(picture.size) / 200))
     for found in reversed(objects):
         if found.mask is not None:
             inside = found.mask.to_array()
             colour = np.asarray(colours[found.tag], dtype=np.float32)
             pixels_HWC[inside] = (1 - MASK_OPACITY) * pixels_HWC[inside] + MASK_OPACITY * colour
+            pixels_HWC[_rim(inside, stroke)] = colour
     drawn = Image.fromarray(pixels_HWC.round().astype(np.uint8))
     pen = ImageDraw.Draw(drawn)
-    stroke = max(2, round(min(picture.size) / 200))
     font = ImageFont.load_default(size=max(12, round(min(picture.size) / 32)))
     for found in reversed(objects):
         x1, y1, x2, y2 = found.box_norm.to_px(picture.size)
@@ -43,6 +46,15 @@ def draw_objects(picture: Image.Image, objects: Sequence[DetectedObject]) -> Ima
     for found in reversed(objects):
         _label(pen, picture.size, found, colours[found.tag], font)
     return drawn
+
+
+def _rim(inside_HW: npt.NDArray[np.bool_], width_px: int) -> npt.NDArray[np.bool_]:
+    """The pixels of a mask that are at most ``width_px`` steps from what is outside of it; the picture's border is no edge."""
+    core = inside_HW
+    for _ in range(width_px):
+        around = np.pad(core, 1, constant_values=True)
+        core = core & around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:]
+    return inside_HW & ~core
 
 
 def _label(
