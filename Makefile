@@ -1,8 +1,11 @@
 # One command each, from nothing: a private environment pinned by constraints.txt, then the job.
 #   make demo          lyrics-tiny looks at drawn scenes, or at PICTURES=folder; quickstart/report.html shows what it sees
-#   make test          all tests but those of the extra experts
-#   make test-experts  those, in an environment of their own: torchvision breaks transformers where it does not fit torch
+#   make test          all tests but those of the extra experts and of the Triton kernels
+#   make test-experts  those, in an environment of their own: torchvision breaks transformers where it does not fit torch, and Triton is large
 #   make check         format, lint and types
+#   make bench-gpu     attention, then the stage-1 step, on this machine's GPU, in under ten minutes; JSON and charts into benchmarks/results
+#                      GPU_PYTHON=python3: not in a private environment, but with a Python that has CUDA's torch and this package
+#                      COMMIT=abc1234: what to call these files where they lie without their history
 # Another Python: make test PYTHON=python3.12
 
 PYTHON ?= python3.11
@@ -15,7 +18,12 @@ PYTEST_FLAGS ?= -q -n 2 --dist loadfile
 EXPERTS := .venv-experts
 EXPERTS_READY := $(EXPERTS)/.ready
 
-.PHONY: demo test test-experts check format clean
+GPU_PYTHON ?= $(BIN)/python
+COMMIT ?=
+LYRICS_BENCH = $(GPU_PYTHON) -c "from lyrics.cli import main; main()" bench
+RESULTS := benchmarks/results
+
+.PHONY: demo test test-experts check bench-gpu format clean
 
 demo: $(READY)
 	$(BIN)/lyrics quickstart $(PICTURES)
@@ -24,12 +32,19 @@ test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 test-experts: $(EXPERTS_READY)
-	OMP_NUM_THREADS=1 $(EXPERTS)/bin/python -m pytest -q tests/experts
+	OMP_NUM_THREADS=1 $(EXPERTS)/bin/python -m pytest -q tests/experts tests/kernels/test_triton_child.py tests/kernels/test_triton_compile.py
 
 check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Each command stops by itself in time; what hangs is killed, and keeps what it had written. The second runs whatever the first found.
+bench-gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(READY))
+	@gpu=$$($(GPU_PYTHON) -c "import torch; print(torch.cuda.get_device_name().replace(' ', '-').lower())") || exit 1; \
+	export LYRICS_COMMIT=$(COMMIT); \
+	timeout -k 10 300 $(LYRICS_BENCH) attention --device cuda --minutes 4 --out $(RESULTS)/attention-$$gpu.json; attention=$$?; \
+	timeout -k 10 270 $(LYRICS_BENCH) step --device cuda --minutes 2 --profile --compile --out $(RESULTS)/step-$$gpu.json && exit $$attention
 
 format: $(READY)
 	$(BIN)/ruff format .
@@ -50,7 +65,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 # groundingdino-py asks for opencv-python, which does not import on a machine without libGL; the headless build takes its place there.
-$(EXPERTS_READY): EXTRAS := dev,experts
+$(EXPERTS_READY): EXTRAS := dev,experts,kernels
 $(EXPERTS_READY): pyproject.toml constraints.txt
 	$(environment)
 	@$(EXPERTS)/bin/python -c "import cv2" 2>/dev/null || $(EXPERTS)/bin/python -m pip install --quiet --disable-pip-version-check \

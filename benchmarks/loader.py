@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lyrics.core.bench_step import environment
+from lyrics.core.bench_machine import environment
 from lyrics.core.contracts import Dataset
 from lyrics.core.data.build import build_dataset
 from lyrics.core.data.mixture import Mixture, Source

@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from lyrics.core.bench_step import environment
+from lyrics.core.bench_machine import environment
 from lyrics.core.contracts import BuildContext
 from lyrics.core.geometry import Box
 from lyrics.core.images import open_image

@@ -1,8 +1,8 @@
 """pytest-benchmark over both attentions: ``pytest benchmarks/test_attention.py --benchmark-only``.
 
 ``lyrics bench attention`` prints the whole comparison in one table; this file gives pytest-benchmark's statistics for the implementations
-that run here, at the paper's sizes. Environment: LYRICS_BENCH_BATCH (default 2), LYRICS_BENCH_DEVICE (default cpu),
-LYRICS_BENCH_DTYPE (default fp32).
+that run here, at the paper's sizes, forward and backward. On a GPU its timer reads CUDA events. Environment: LYRICS_BENCH_BATCH
+(default 2), LYRICS_BENCH_DEVICE (default cpu), LYRICS_BENCH_DTYPE (default fp32).
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import torch
 
 pytest.importorskip("pytest_benchmark")
 
-from lyrics.core.bench_attention import DTYPES, PAPER, cross_sets, packed_streams
-from lyrics.core.bench_step import environment
-from lyrics.kernels import available_implementations, cross_attention, segment_attention
+from lyrics.core.bench_attention import SEED, errors
+from lyrics.core.bench_machine import device_clock, environment
+from lyrics.core.bench_work import PAPER, Case, inputs_of, plan_of
+from lyrics.kernels import ImplementationError, available_implementations, cross_attention, segment_attention
 
 BATCH = int(os.environ.get("LYRICS_BENCH_BATCH", "2"))
 DEVICE = os.environ.get("LYRICS_BENCH_DEVICE", "cpu")
@@ -24,26 +25,24 @@ DTYPE = os.environ.get("LYRICS_BENCH_DTYPE", "fp32")
 HERE = [entry.name for entry in available_implementations() if entry.available and entry.name != "reference"]
 
 
+@pytest.mark.benchmark(timer=device_clock(DEVICE))
 @pytest.mark.parametrize("impl", HERE)
+@pytest.mark.parametrize("dropout_p", [0.0, 0.1])
 @pytest.mark.parametrize("operation", ["segment-padded", "segment-true", "cross"])
-def test_attention(benchmark, operation: str, impl: str) -> None:
+def test_attention(benchmark, operation: str, dropout_p: float, impl: str) -> None:
     op, _, lengths = operation.partition("-")
-    if op == "segment":
-        function, plan = segment_attention, packed_streams(PAPER, lengths, BATCH)[1].to(DEVICE)
-        q_shape, k_shape = ((n, PAPER.heads, PAPER.width) for n in (plan.num_queries, plan.num_keys))
-    else:
-        function, plan = cross_attention, cross_sets(PAPER, BATCH, DEVICE)
-        q_shape = (*plan.row_id_SQ.shape, PAPER.heads, PAPER.width)
-        k_shape = (BATCH, PAPER.image_tokens, PAPER.heads, PAPER.width)
-    made = {"device": DEVICE, "dtype": DTYPES[DTYPE]}
-    q, k, v = (torch.randn(shape, **made).requires_grad_() for shape in (q_shape, k_shape, k_shape))
-    grad = torch.randn(q_shape, **made)
+    case = Case(op, BATCH, lengths or "padded", DTYPE, dropout_p, PAPER)
+    function = segment_attention if op == "segment" else cross_attention
+    try:
+        found = errors(case, impl, DEVICE)
+    except ImplementationError as error:
+        pytest.skip(str(error))
+    assert all(error <= allowed for error, allowed in found.values()), found
+    plan = plan_of(case, DEVICE)
+    *qkv, grad = inputs_of(case, plan, PAPER.heads, DEVICE)
 
-    def step() -> list[torch.Tensor]:
-        grads = torch.autograd.grad(function(q, k, v, plan, impl=impl), (q, k, v), grad)
-        if DEVICE.startswith("cuda"):
-            torch.cuda.synchronize()
-        return list(grads)
+    def step() -> tuple[torch.Tensor, ...]:
+        return torch.autograd.grad(function(*qkv, plan, impl=impl, dropout_p=dropout_p, seed=SEED), qkv, grad)
 
     benchmark.extra_info |= environment() | {"batch": BATCH, "dtype": DTYPE, "device": DEVICE}
     grads = benchmark.pedantic(step, rounds=3, iterations=1, warmup_rounds=1)

@@ -12,7 +12,8 @@ import pytest
 
 pytest.importorskip("pytest_benchmark")
 
-from lyrics.core.bench_step import PADDED, TRUE, build_case, environment
+from lyrics.core.bench_machine import environment
+from lyrics.core.bench_step import PADDED, TRUE, build_case
 from lyrics.core.training.baselines import cached_losses, dense_losses
 from lyrics.core.training.step import pretrain_losses, total_loss
 

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lyrics.core.bench_step import environment
+from lyrics.core.bench_machine import environment
 from lyrics.core.build import build_model
 from lyrics.core.data.collate import Collator
 from lyrics.core.data.sampler import StepSampler

@@ -21,11 +21,19 @@ def bench() -> None:
 @app.command("step", short_help="The packed stage-1 step against one pass per objective.")
 def step(
     batch: Annotated[
-        list[int] | None, typer.Option(min=1, help="Samples per step; may be given several times. [4 8 16]")
+        list[int] | None,
+        typer.Option(min=1, help="Samples per step; may be given several times. [cpu: 4 8 16; cuda: 128 64]"),
     ] = None,
-    dtype: Annotated[list[str] | None, typer.Option(help="fp32 or bf16; may be given several times. [both]")] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Turns that every variant gets.")] = 3,
+    dtype: Annotated[
+        list[str] | None, typer.Option(help="fp32 or bf16; may be given several times. [cpu: both; cuda: bf16]")
+    ] = None,
+    attention: Annotated[
+        list[str] | None,
+        typer.Option(help="What the packed step uses; may be given several times. [cpu: auto; cuda: triton sdpa]"),
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Turns that every variant gets. [cpu: 3; cuda: 10]")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    minutes: Annotated[float | None, typer.Option(min=0, help="Begin no case after so long. [no limit]")] = None,
     profile: Annotated[bool, typer.Option("--profile", help="Also seconds by kind of kernel, in the file.")] = False,
     compiled: Annotated[
         bool, typer.Option("--compile", help="Also ours with its dense blocks through torch.compile.")
@@ -36,7 +44,7 @@ def step(
     """Time the paper's stage-1 step: one dense pass per objective (N1), BLIP-2's way (N3), and packed.
 
     Losses are compared before anything is timed; the variants take turns in one process. The paper's size needs about 12 GiB of memory and
-    several minutes on a CPU.
+    several minutes on a CPU. On a GPU a case that fails is a row that says why, and the exit code is 1.
     """
     from lyrics.core.errors import SpecError, UnknownNameError
 
@@ -49,13 +57,20 @@ def step(
     if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
         raise SpecError(f"--device {device}: is not here; 'lyrics doctor' says what is.")
 
-    from lyrics.core.bench_step import run_bench_step, table
+    from lyrics.core.bench_step import ATTENTIONS, run_bench_step, table
 
+    for name in attention or ():
+        if name not in ATTENTIONS:
+            raise UnknownNameError(f"--attention {name}: is one of {', '.join(ATTENTIONS)}.")
+
+    gpu = device != "cpu"
     rows = run_bench_step(
-        batch or (4, 8, 16),
-        dtype or ("fp32", "bf16"),
-        rounds,
+        batch or ((128, 64) if gpu else (4, 8, 16)),
+        dtype or (("bf16",) if gpu else ("fp32", "bf16")),
+        rounds or (10 if gpu else 3),
         device=device,
+        attentions=attention or (("triton", "sdpa") if gpu else ("auto",)),
+        minutes=minutes,
         profile=profile,
         compiled=compiled,
         out=out,
@@ -67,16 +82,18 @@ def step(
         print_text(table(rows))
         if out is not None:
             print_text(f"written: {out}")
+    if any(row.get("status") == "failed" for row in rows):
+        raise typer.Exit(1)
 
 
 @app.command("attention", short_help="Both attentions of a packed layer, every implementation.")
 def attention(
     batch: Annotated[
-        list[int] | None, typer.Option(min=1, help="Samples; may be given several times. [cpu: 2; cuda: 128 16]")
+        list[int] | None, typer.Option(min=1, help="Samples; may be given several times. [cpu: 2; cuda: 128 256 64 16]")
     ] = None,
     dtype: Annotated[
         list[str] | None,
-        typer.Option(help="fp32, bf16, fp16; may be given several times. [cpu: fp32; cuda: bf16 fp16]"),
+        typer.Option(help="fp32, bf16, fp16; may be given several times. [cpu: fp32; cuda: bf16]"),
     ] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Runs; medians count. [cpu: 3; cuda: 30]")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
@@ -100,12 +117,13 @@ def attention(
     if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
         raise SpecError(f"--device {device}: is not here; 'lyrics doctor' says what is.")
 
-    from lyrics.core.bench_attention import PAPER, TOY, run_bench_attention, table
+    from lyrics.core.bench_attention import run_bench_attention, table
+    from lyrics.core.bench_work import PAPER, TOY
 
     gpu = device != "cpu"
     rows = run_bench_attention(
-        batch or ((128, 16) if gpu else (2,)),
-        dtype or (("bf16", "fp16") if gpu else ("fp32",)),
+        batch or ((128, 256, 64, 16) if gpu else (2,)),
+        dtype or (("bf16",) if gpu else ("fp32",)),
         rounds or (30 if gpu else 3),
         sizes=TOY if toy else PAPER,
         device=device,

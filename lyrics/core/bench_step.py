@@ -17,14 +17,11 @@ import contextlib
 import copy
 import functools
 import gc
+import itertools
 import json
-import os
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +31,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from lyrics.core.bench_charts import step_chart
+from lyrics.core.bench_machine import environment
 from lyrics.core.contracts import BuildContext
 from lyrics.core.registry import default_registry
 from lyrics.core.streams import Features, Text
@@ -42,12 +40,17 @@ from lyrics.core.training.batch import PretrainBatch, Spatial
 from lyrics.core.training.engine import compile_blocks
 from lyrics.core.training.negatives import Negatives
 from lyrics.core.training.step import Loss, pretrain_losses, total_loss
+from lyrics.kernels import IMPLEMENTATIONS
+from lyrics.kernels.tiles import ROW_TILE
 
 #: The paper's sizes: CLIP ViT-L/14 gives 257 tokens of 1024, Grounding DINO 900 query states of 256 with their boxes.
 IMAGE_TOKENS, IMAGE_DIM, LOCAL_TOKENS, LOCAL_DIM = 257, 1024, 900, 260
 #: Padded and true lengths of spatial text and caption, special tokens included.
 PADDED, TRUE = (128, 32), (64, 16)
 _OBJECT_TOKENS = 13
+
+#: What the packed step's attention may be.
+ATTENTIONS = ("auto", *IMPLEMENTATIONS)
 
 Step = Callable[[], dict[str, Loss]]
 
@@ -150,13 +153,28 @@ def _attention_backward_flops(_: torch.Size, q: torch.Size, k: torch.Size, v: to
     return 2 * q[0] * q[1] * q[2] * k[2] * (3 * q[3] + 2 * v[3])
 
 
+def _tiles_flops(products: int) -> Callable[..., int]:
+    """The same of our Triton operations, whose pairs are those of their row tiles (``lyrics.kernels.tiles``), a diagonal counted whole."""
+
+    def count(*arguments: Any, **_: Any) -> int:
+        heads, width = next(x for x in arguments if isinstance(x, torch.Tensor)).shape[-2:]
+        tiles = next(x for x in arguments if isinstance(x, torch.Tensor) and x.dim() == 2 and x.shape[1] == ROW_TILE)
+        pairs = int((tiles[:, 1] * (tiles[:, 3] + tiles[:, 5])).sum())
+        return 2 * products * pairs * heads * width
+
+    count._get_raw = True  # type: ignore[attr-defined]
+    return count
+
+
 def counted_flops(step: Step) -> int:
     """Floating-point operations of forward and backward as torch counts them."""
-    aten = torch.ops.aten
-    attention = {  # torch counts attention on GPUs only
+    aten, own = torch.ops.aten, torch.ops.lyrics
+    attention: dict[Any, Callable[..., int]] = {  # torch counts attention on GPUs only
         aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
         aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
     }
+    if hasattr(own, "attention"):  # there once the Triton implementation was imported
+        attention |= {own.attention: _tiles_flops(2), own.attention_backward: _tiles_flops(5)}
     with FlopCounterMode(display=False, custom_mapping=attention) as counter:
         total_loss(step())[0].backward()
     return int(counter.get_total_flops())
@@ -200,9 +218,21 @@ def _seconds(
 
 #: What a kernel's or an operator's name says about its kind; the first that is found counts.
 _KINDS: Mapping[str, tuple[str, ...]] = {
-    "attention": ("attention", "flash", "fmha", "fwd_kernel", "bwd_kernel", "_forward_kernel", "_grad_"),
-    "matrix product": ("mm", "gemm", "matmul", "linear", "cutlass", "xmma", "cublas"),
-    "normalisation": ("layer_norm", "layernorm", "_norm"),
+    "attention": ("attention", "flash", "fmha", "sdpa", "grad_q", "grad_kv"),
+    "normalisation": ("layer_norm", "layernorm", "_norm", "gammabeta"),
+    "matrix product": (
+        "::mm",
+        "addmm",
+        "bmm",
+        "gemm",
+        "matmul",
+        "linear",
+        "cutlass",
+        "xmma",
+        "cublas",
+        "nvjet",
+        "_mm_",
+    ),
     "softmax and cross-entropy": ("softmax", "nll_loss", "cross_entropy"),
     "indexing and copying": (
         "index",
@@ -232,6 +262,14 @@ _KINDS: Mapping[str, tuple[str, ...]] = {
 }
 
 
+def kind_of(name: str) -> str:
+    """The kind of a kernel or operator; our Triton kernel of the forward pass is called ``forward`` and no more."""
+    name = name.lower()
+    if name == "forward":
+        return "attention"
+    return next((kind for kind, marks in _KINDS.items() if any(mark in name for mark in marks)), "other")
+
+
 def profile_by_kind(step: Step, device: str) -> dict[str, float]:
     """Seconds of one forward and backward pass by kind of kernel (on a GPU) or operator (on a CPU), the greatest first."""
     gpu = device.startswith("cuda")
@@ -242,8 +280,7 @@ def profile_by_kind(step: Step, device: str) -> dict[str, float]:
             torch.cuda.synchronize()
     found: dict[str, float] = {}
     for event in profile.key_averages():
-        name = event.key.lower()
-        kind = next((kind for kind, marks in _KINDS.items() if any(mark in name for mark in marks)), "other")
+        kind = kind_of(event.key)
         spent = event.self_device_time_total if gpu else event.self_cpu_time_total
         found[kind] = found.get(kind, 0.0) + spent / 1e6
     return dict(sorted(found.items(), key=lambda item: -item[1]))
@@ -258,18 +295,22 @@ def compare(
     say: Callable[[str], None] = lambda text: None,
     true: tuple[int, int] = TRUE,
     padded: tuple[int, int] = PADDED,
+    attention: str = "auto",
     profile: bool = False,
     compiled: bool = False,
     **case: Any,
 ) -> list[dict[str, Any]]:
     """All variants at one batch size: losses compared, then timed in turns; one row per variant and lengths.
 
-    ``profile`` adds seconds by kind of kernel, ``compiled`` the variant of that name; ``case`` goes to ``build_case``.
+    ``attention`` is the implementation that ours uses, ``profile`` adds seconds by kind of kernel, ``compiled`` the variant of that name;
+    ``case`` goes to ``build_case``.
 
     Raises:
         AssertionError: a variant's losses differ from N1's by more than fp32 rounding (bf16: 3 %).
     """
+    case["sizes"] = {**case.get("sizes", {}), "attention": attention}  # the baselines have their own
     query_transformer, objectives, *_ = build_case(batch_size, true, padded=padded, **case)
+    gpu = device.startswith("cuda")
     query_transformer.to(device)
     objectives.to(device)
     parameters = [*query_transformer.parameters(), *objectives.parameters()]
@@ -291,9 +332,10 @@ def compare(
         for name, function, network in variants:
             steps[name, label] = _autocast(function, dtype, device, network, objectives, features, batch, negatives)
             arguments = (query_transformer, objectives, features, batch, negatives)
-            # Operations are counted in fp32, whatever the type: there are as many, and some CPUs take ten times longer in bf16.
-            counted[name, label] = _autocast(function, "fp32", device, *arguments)
-    synchronise = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+            # On a CPU operations are counted in fp32, whatever the type: there are as many, and some CPUs take ten times longer in bf16.
+            # A GPU may not have the memory for that.
+            counted[name, label] = _autocast(function, dtype if gpu else "fp32", device, *arguments)
+    synchronise = torch.cuda.synchronize if gpu else lambda: None
 
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     # The baselines' work does not depend on the true lengths: there they are compared with, not timed.
@@ -316,6 +358,7 @@ def compare(
                 f"{loss} of {name} at {label} lengths is {value}, N1 has {want}"
             )
         rows[name, label] = {"variant": name, "lengths": label, "batch": batch_size, "dtype": dtype, "losses": losses}
+        rows[name, label]["attention"] = attention
     say(f"batch {batch_size}, {dtype}: losses of all variants agree")
     for key in timed:
         rows[key] |= {"saved_bytes": kept[key], "flops": counted_flops(counted[key])}
@@ -333,7 +376,7 @@ def compare(
     for key in timed:
         for parameter in parameters:
             parameter.grad = None
-        if device.startswith("cuda"):
+        if gpu:
             torch.cuda.reset_peak_memory_stats()
             _forward_backward(steps[key])
             rows[key]["peak_bytes"] = torch.cuda.max_memory_allocated()
@@ -379,38 +422,6 @@ def _autocast(function: Callable[..., dict[str, Loss]], dtype: str, device: str,
 # --- reporting -------------------------------------------------------------------------------------------------------
 
 
-def environment() -> dict[str, Any]:
-    """What every row was measured on: machine, versions, commit, time."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {
-        "machine": {"cpu": _cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu},
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "commit": _commit(),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _commit() -> str | None:
-    """The commit of the checkout this file lies in, with a mark if the tree has changes; None for an installed package."""
-    here = Path(__file__).parent
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=True
-        )
-        changes = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return commit.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
-
-
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows as aligned text."""
     head = (
@@ -422,6 +433,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         "fwd+bwd s",
         "samples/s",
         "saved MB",
+        "peak GB",
         "GFLOP",
         "vs N1",
         "vs N3",
@@ -429,16 +441,20 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     )
     lines = [head]
     for row in rows:
+        if "status" in row:
+            lines.append((str(row["batch"]), row["dtype"], row["attention"], row["status"], *[""] * (len(head) - 4)))
+            continue
         lines.append(
             (
                 str(row["batch"]),
                 row["dtype"],
                 row["variant"],
                 row["lengths"],
-                f"{row['seconds_forward']:.2f}",
-                f"{row['seconds_forward_backward']:.2f}",
+                f"{row['seconds_forward']:.3f}",
+                f"{row['seconds_forward_backward']:.3f}",
                 f"{row['samples_per_second']:.2f}",
                 f"{row['saved_bytes'] / 1e6:.0f}",
+                f"{row['peak_bytes'] / 1e9:.1f}" if "peak_bytes" in row else "",
                 f"{row['flops'] / 1e9:.0f}",
                 f"{row['speedup_vs_N1']:.2f}x",
                 f"{row['speedup_vs_N3']:.2f}x",
@@ -455,38 +471,61 @@ def run_bench_step(
     rounds: int = 3,
     *,
     device: str = "cpu",
+    attentions: Sequence[str] = ("auto",),
     profile: bool = False,
     compiled: bool = False,
+    minutes: float | None = None,
     out: Path | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[dict[str, Any]]:
-    """Measure everything and write one JSON file, and a chart beside it.
+    """Measure everything, and write one JSON file and a chart beside it after each case.
 
     Args:
         batch_sizes: samples per step.
         dtypes: ``fp32``, ``bf16`` (autocast).
         rounds: turns; the median of each variant counts.
         device: ``cpu`` or ``cuda``.
+        attentions: implementations of attention that the packed step is measured with, one after another.
         profile: add seconds by kind of kernel or operator to every row.
         compiled: also the packed step with its dense blocks compiled.
+        minutes: no case is begun after so long; None: all are.
         out: where the JSON goes; not written when None.
         say: called with a line of progress.
 
     Returns:
-        One row per batch size, dtype and variant; ``table`` prints them.
+        One row per batch size, dtype and variant; ``table`` prints them. A case for which no time was left is one row of status
+        ``not run``, and on a GPU one that fails (for want of memory, say) is one of status ``failed``; on a CPU it raises.
     """
+    begun = time.monotonic()
     rows: list[dict[str, Any]] = []
     measured_on = environment()  # before, since the checkout may change while this runs
-    for dtype in dtypes:
-        for batch_size in batch_sizes:
-            rows += [
-                row | measured_on
-                for row in compare(
-                    batch_size, dtype, rounds, device=device, say=say, profile=profile, compiled=compiled
+    for dtype, batch_size, attention in itertools.product(dtypes, batch_sizes, attentions):
+        status, reason = "not run", "out of time"
+        try:
+            if minutes is None or time.monotonic() - begun <= 60 * minutes:
+                found = compare(
+                    *(batch_size, dtype, rounds),
+                    device=device,
+                    say=say,
+                    attention=attention,
+                    profile=profile,
+                    compiled=compiled,
                 )
-            ]
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps({"benchmark": "step", "rows": rows}, indent=2) + "\n")
-        out.with_suffix(".svg").write_text(step_chart(rows), encoding="utf-8")
+                rows += [row | measured_on for row in found]
+                status = "ok"
+        except Exception as error:  # one case must not end an unattended run
+            if not device.startswith("cuda"):
+                raise
+            status, reason = "failed", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        if status != "ok":
+            say(f"batch {batch_size}, {dtype}, {attention}: {status}: {reason}")
+            absent = {"batch": batch_size, "dtype": dtype, "attention": attention, "status": status, "reason": reason}
+            rows.append(absent | measured_on)
+        if device.startswith("cuda"):
+            gc.collect()
+            torch.cuda.empty_cache()
+        if out is not None:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text(json.dumps({"benchmark": "step", "rows": rows}, indent=2) + "\n")
+            out.with_suffix(".svg").write_text(step_chart(rows), encoding="utf-8")
     return rows

@@ -1,5 +1,8 @@
-"""Both attentions on flash-attn's variable-length kernels, in two calls: one for blocks of rows that see the same keys, one for causal
-blocks, whose diagonal is flash-attn's (it ends at the last row and the last key).
+"""Both attentions on flash attention's variable-length kernels, in two calls: one for blocks of rows that see the same keys, one for
+causal blocks, whose diagonal is flash attention's (it ends at the last row and the last key).
+
+The kernels are flash-attn's where that package is installed, else torch's own build of them (``torch.nn.attention.varlen``), which
+serves the same types and head dimensions.
 
 Rows and keys are gathered into blocks, so a key seen by several blocks is copied, and its gradient is summed by an atomic
 ``index_add``: this way is not deterministic. It has no dropout either: flash-attn's own depends on how the batch is packed.
@@ -7,15 +10,26 @@ Rows and keys are gathered into blocks, so a key seen by several blocks is copie
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from flash_attn import flash_attn_varlen_func
 
 from lyrics.kernels.cross import CrossPlan
 from lyrics.kernels.plan import Plan
 from lyrics.kernels.tiles import Block, Blocks, blocks_of, key_exists_of
+
+if importlib.util.find_spec("flash_attn") is not None:
+    from flash_attn import flash_attn_varlen_func as _varlen
+
+    #: The last arguments of a call: whether row r sees all keys or, causally, all but the last (rows - 1 - r).
+    _MASKS: dict[bool, dict[str, Any]] = {False: {}, True: {"causal": True}}
+else:
+    from torch.nn.attention.varlen import varlen_attn as _varlen
+
+    _MASKS = {False: {}, True: {"window_size": (-1, 0)}}
 
 
 @dataclass(frozen=True)
@@ -50,7 +64,7 @@ def _attend(
     assert dropout_p == 0, "the dispatcher refuses dropout"
     out = torch.zeros_like(q, memory_format=torch.contiguous_format)
     for call in _calls(plan, q.device):
-        read = flash_attn_varlen_func(
+        read = _varlen(
             q.index_select(0, call.rows),
             k.index_select(0, call.keys),
             v.index_select(0, call.keys),
@@ -58,7 +72,7 @@ def _attend(
             call.key_starts,
             call.most_rows,
             call.most_keys,
-            causal=call.causal,
+            **_MASKS[call.causal],
         )
         out = out.index_copy(0, call.rows, read)
     return out

@@ -18,6 +18,8 @@ from lyrics.kernels.plan import Plan
 from lyrics.kernels.tiles import key_exists_of, runs_of
 
 _BLOCK = 128
+#: Both attentions, with and without gradients and key masks, in every type and number of heads: more than torch's limit of 8 compilations.
+_VARIANTS = 64
 
 
 def segment_attention(
@@ -44,8 +46,14 @@ def _attend(
 
 @lru_cache(maxsize=1)
 def _function() -> Callable[..., Any]:
-    compiled: Callable[..., Any] = torch.compile(flex_attention)
-    return compiled
+    # In one graph or not at all: uncompiled, it would compute the dense matrix of all packed tokens without a word.
+    compiled: Callable[..., Any] = torch.compile(flex_attention, fullgraph=True)
+
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        with torch._dynamo.config.patch(recompile_limit=_VARIANTS):
+            return compiled(*arguments, **keywords)
+
+    return call
 
 
 def _block_mask(plan: Plan | CrossPlan, num_queries: int, num_keys: int, device: torch.device) -> BlockMask:
@@ -58,21 +66,25 @@ def _block_mask(plan: Plan | CrossPlan, num_queries: int, num_keys: int, device:
 def build_block_mask(plan: Plan | CrossPlan, num_queries: int, num_keys: int, device: torch.device) -> BlockMask:
     """The plan as flex's block mask: two key intervals per row, and for each block of rows the blocks of keys that they touch."""
     runs = runs_of(plan)
+    q0, qn, k0, kn, k1, k1n, cm = runs[runs[:, 1] > 0].T
+    row = np.arange(qn.sum()) - np.repeat(np.cumsum(qn) - qn, qn)  # of each row, its number in its run
+    at = np.repeat(q0, qn) + row
     ends = np.zeros((4, num_queries), np.int64)
-    touched: list[set[int]] = [set() for _ in range(-(-num_queries // _BLOCK))]
-    for q0, qn, k0, kn, k1, k1n, cm in runs.tolist():
-        ends[0, q0 : q0 + qn], ends[1, q0 : q0 + qn] = k0, k0 + kn
-        ends[2, q0 : q0 + qn] = k1
-        ends[3, q0 : q0 + qn] = k1 + np.minimum(k1n, np.arange(qn) + cm)
-        blocks = {
-            b for start, n in ((k0, kn), (k1, k1n)) if n for b in range(start // _BLOCK, (start + n - 1) // _BLOCK + 1)
-        }
-        for row_block in range(q0 // _BLOCK, (q0 + qn - 1) // _BLOCK + 1):
-            touched[row_block] |= blocks
-    counts = np.array([len(blocks) for blocks in touched], np.int32)
-    indices = np.zeros((len(touched), -(-num_keys // _BLOCK)), np.int32)
-    for row_block, blocks in enumerate(touched):
-        indices[row_block, : len(blocks)] = sorted(blocks)
+    ends[0, at], ends[1, at], ends[2, at] = (np.repeat(edge, qn) for edge in (k0, k0 + kn, k1))
+    ends[3, at] = np.repeat(k1, qn) + np.minimum(np.repeat(k1n, qn), row + np.repeat(cm, qn))
+    # Every interval of every run touches a rectangle of blocks: its corners, summed along both axes.
+    corners = np.zeros((-(-num_queries // _BLOCK) + 1, -(-num_keys // _BLOCK) + 1), np.int32)
+    for start, length in ((k0, kn), (k1, k1n)):
+        some = length > 0
+        top, bottom = q0[some] // _BLOCK, (q0 + qn - 1)[some] // _BLOCK + 1
+        left, right = start[some] // _BLOCK, (start + length - 1)[some] // _BLOCK + 1
+        for rows, columns, sign in ((top, left, 1), (top, right, -1), (bottom, left, -1), (bottom, right, 1)):
+            np.add.at(corners, (rows, columns), sign)
+    touched = corners.cumsum(0).cumsum(1)[:-1, :-1] > 0
+    counts = touched.sum(1).astype(np.int32)
+    row_blocks, key_blocks = touched.nonzero()
+    indices = np.zeros(touched.shape, np.int32)
+    indices[row_blocks, np.arange(len(row_blocks)) - np.repeat(np.cumsum(counts) - counts, counts)] = key_blocks
     first, first_end, second, second_end = torch.from_numpy(ends.astype(np.int32)).to(device)
     exists = key_exists_of(plan)
     exists = None if exists is None else exists.to(device)

@@ -9,14 +9,17 @@ kernels run on CPU tensors instead, slowly; that is how they are tested without 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+import os
+import statistics
+from collections.abc import Callable
+from dataclasses import astuple
 from typing import Any
 
 import torch
 import triton
 
 from lyrics.kernels import _triton_kernels as kernels
+from lyrics.kernels._triton_configs import CANDIDATES, SHIPPED, Config, Key, key_of
 from lyrics.kernels.cross import CrossPlan
 from lyrics.kernels.plan import Plan
 from lyrics.kernels.tiles import Tiles, tiles_of
@@ -25,55 +28,56 @@ from lyrics.kernels.tiles import Tiles, tiles_of
 INTERPRETED = not isinstance(kernels.forward, triton.JITFunction)
 _MASK = 0xFFFFFFFF
 
+#: ``LYRICS_AUTOTUNE=1`` in the environment: ``tune`` every case when it is first met, instead of using the shipped configuration.
+AUTOTUNE = os.environ.get("LYRICS_AUTOTUNE") == "1"
+#: What that found in this process.
+_tuned: dict[Key, Config] = {}
 
-@dataclass(frozen=True)
-class Config:
-    """Tile sizes (powers of two, at least 16) and how a program is run.
 
-    The forward pass and dQ take ``row_block`` rows and walk over ``key_step`` keys at a time; dK and dV take ``key_block`` keys and walk
-    over at most ``row_step`` rows at a time.
+def tune(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan | CrossPlan, *, dropout_p: float, rounds: int = 10
+) -> Config:
+    """The fastest of the few configurations there are, forward and backward, on these tensors (as the two attentions take them).
+
+    Another configuration sums in another order: its results differ in their last bits.
     """
+    q, k, v = (x.detach().reshape(-1, *x.shape[-2:]).requires_grad_() for x in (q, k, v))
 
-    row_block: int
-    key_step: int
-    key_block: int
-    row_step: int
-    num_warps: int
-    num_stages: int
+    def took(config: Config) -> float:
+        def run() -> None:
+            with torch.enable_grad():
+                out = _attend(q, k, v, plan, dropout_p, 0, config)
+            torch.autograd.grad(out, (q, k, v), torch.ones_like(out))
 
+        try:
+            return _milliseconds(run, rounds)
+        except triton.runtime.errors.OutOfResources:  # tiles for narrow heads and halves may not fit wide ones and fp32
+            return float("inf")
 
-#: (compute capability's first digit, head dimension, bytes per number) -> configuration. Chosen for fit to 64-256 tokens and by what
-#: ptxas says of registers, spills and shared memory (docs/kernels.md); nothing here was timed.
-CONFIGS: Mapping[tuple[int, int, int], Config] = {
-    (8, 32, 2): Config(64, 32, 64, 32, 4, 2),
-    (8, 64, 2): Config(64, 32, 32, 32, 4, 2),
-    (8, 128, 2): Config(64, 32, 64, 32, 8, 2),
-    (8, 32, 4): Config(32, 32, 32, 32, 4, 2),
-    (8, 64, 4): Config(32, 32, 32, 32, 4, 2),
-    (8, 128, 4): Config(32, 16, 32, 16, 8, 2),
-    (9, 32, 2): Config(64, 32, 64, 32, 4, 2),
-    (9, 64, 2): Config(64, 32, 64, 32, 4, 2),
-    (9, 128, 2): Config(64, 32, 64, 32, 8, 2),
-    (9, 32, 4): Config(32, 32, 32, 32, 4, 2),
-    (9, 64, 4): Config(32, 32, 32, 32, 4, 2),
-    (9, 128, 4): Config(32, 16, 32, 16, 8, 2),
-}
-
-#: What ``lyrics bench attention`` tries on a GPU beside the shipped configurations, at the paper's head dimension of 64.
-CANDIDATES = (
-    Config(32, 32, 32, 32, 4, 2),
-    Config(64, 32, 32, 32, 4, 2),
-    Config(64, 32, 64, 32, 4, 2),
-    Config(64, 64, 64, 32, 4, 2),
-    Config(64, 64, 32, 64, 8, 2),
-    Config(64, 32, 64, 32, 8, 3),
-)
+    return min(dict.fromkeys((SHIPPED[key_of(q, plan, dropout_p > 0)], *CANDIDATES)), key=took)
 
 
-def config_for(q: torch.Tensor) -> Config:
-    """The shipped configuration for this tensor's device, head dimension and type; generations after Hopper take Hopper's."""
-    major = torch.cuda.get_device_capability(q.device)[0] if q.is_cuda else 8
-    return CONFIGS[min(major, 9), q.shape[-1], q.element_size()]
+def _milliseconds(run: Callable[[], object], rounds: int) -> float:
+    """The median by CUDA events, after runs that compile and warm up."""
+    found = []
+    for turn in range(rounds + 2):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        run()
+        end.record()
+        end.synchronize()
+        if turn >= 2:
+            found.append(start.elapsed_time(end))
+    return statistics.median(found)
+
+
+def _config_for(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan | CrossPlan, dropout_p: float) -> Config:
+    key = key_of(q, plan, dropout_p > 0)
+    # While a graph is captured or traced nothing can be timed.
+    busy = torch.compiler.is_compiling() or (q.is_cuda and torch.cuda.is_current_stream_capturing())
+    if AUTOTUNE and key not in _tuned and not busy:
+        _tuned[key] = tune(q, k, v, plan, dropout_p=dropout_p)
+    return _tuned.get(key, SHIPPED[key])
 
 
 def segment_attention(
@@ -112,7 +116,8 @@ def _attend(
     seed: int,
     config: Config | None,
 ) -> torch.Tensor:
-    config = config or config_for(q)
+    if config is None:
+        config = _config_for(q, k, v, plan, dropout_p)
     tiles = tiles_of(plan, config.row_block, config.key_block, config.row_step, q.device)
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     out: torch.Tensor

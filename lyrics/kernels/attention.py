@@ -35,7 +35,7 @@ IMPLEMENTATIONS = tuple(_MODULES)
 UNPROVEN: tuple[str, ...] = ("triton", "flash", "flex")
 _ABOUT = {
     "triton": "kernels of its own, by tiles of the plan",
-    "flash": "flash-attn's variable-length kernels, one call for full and one for causal blocks",
+    "flash": "flash attention's variable-length kernels, one call for full and one for causal blocks",
     "flex": "torch's compiled flex_attention with the plan as block mask",
     "sdpa": "torch's scaled_dot_product_attention over buckets of like streams",
     "reference": "plain torch, dense: the definition",
@@ -64,7 +64,7 @@ def available_implementations() -> list[Availability]:
     found = []
     for name in _MODULES:
         missing = _missing(name)
-        found.append(Availability(name, missing is None, _ABOUT[name] if missing is None else missing))
+        found.append(Availability(name, missing is None, _about(name) if missing is None else missing))
     return found
 
 
@@ -77,7 +77,7 @@ def explain(
     """What ``impl="auto"`` takes for such tensors, and why, in one sentence."""
     chosen, refusals = _choose(torch.device(device), dtype, head_dim, dropout_p > 0)
     reasons = "; ".join(f"{name}: {reason}" for name, reason in refusals.items())
-    return f"{chosen} ({_ABOUT[chosen]}) for {dtype} on {device}" + (f" [{reasons}]" if reasons else "")
+    return f"{chosen} ({_about(chosen)}) for {dtype} on {device}" + (f" [{reasons}]" if reasons else "")
 
 
 def _missing(name: str) -> str | None:
@@ -88,14 +88,27 @@ def _missing(name: str) -> str | None:
         return "triton is not installed (pip install 'lyrics-vl[kernels]')"
     if name == "triton" and _interpreted():
         return None
-    if name == "flash" and importlib.util.find_spec("flash_attn") is None:
-        return "flash-attn is not installed (pip install 'lyrics-vl[flash]', where CUDA's compiler is)"
+    if name == "flash" and not (_has_flash_attn() or torch.backends.cuda.is_flash_attention_available()):
+        return (
+            "flash-attn is not installed (pip install 'lyrics-vl[flash]', where CUDA's compiler is), "
+            "and this build of torch has no flash kernels of its own"
+        )
     if not torch.cuda.is_available():
         return "needs a CUDA device, and torch sees none"
     major, minor = torch.cuda.get_device_capability()
     if major < 8:
         return f"needs a GPU of compute capability 8.0 or more; this one has {major}.{minor}"
     return None
+
+
+def _has_flash_attn() -> bool:
+    return importlib.util.find_spec("flash_attn") is not None
+
+
+def _about(name: str) -> str:
+    if name == "flash" and not _has_flash_attn():
+        return f"{_ABOUT[name]}; by torch's own varlen_attn, since flash-attn is not installed"
+    return _ABOUT[name]
 
 
 def _interpreted() -> bool:
@@ -174,7 +187,7 @@ def segment_attention(
             f"the plan is for {plan.num_queries} query rows and {plan.num_keys} keys; got {q.shape[0]} and {k.shape[0]}."
         )
     _check_common(q, k, v, dropout_p)
-    module = _implementation(impl, q.device, q.dtype, q.shape[-1], dropout_p > 0)
+    module = _LOADED[_served_by(impl, q.device, q.dtype, q.shape[-1], dropout_p > 0)]
     return module.segment_attention(q, k, v, plan, dropout_p=dropout_p, seed=seed)
 
 
@@ -210,7 +223,7 @@ def cross_attention(
     _check_common(q, k, v, dropout_p)
     if k.shape[1] == 0:
         return q * 0.0
-    module = _implementation(impl, q.device, q.dtype, q.shape[-1], dropout_p > 0)
+    module = _LOADED[_served_by(impl, q.device, q.dtype, q.shape[-1], dropout_p > 0)]
     return module.cross_attention(q, k, v, plan, dropout_p=dropout_p, seed=seed)
 
 
@@ -221,8 +234,22 @@ def _check_common(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout_p: 
         raise ValueError(f"dropout_p must be in [0, 1), not {dropout_p}.")
 
 
+#: Implementations that were asked for -> their modules. A module because traced code may read it; see ``_served_by``.
+_LOADED: dict[str, ModuleType] = {}
+
+
+def _served_by(impl: str, device: torch.device, dtype: torch.dtype, head_dim: int, dropout: bool) -> str:
+    """``_implementation``, which torch.compile asks once while it traces: a choice, a log line and an import are no part of a graph."""
+    return _implementation(impl, device, dtype, head_dim, dropout)
+
+
+# What torch.compiler.assume_constant_result does, which would first import torch's compiler: a second for those who compile nothing.
+_served_by._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 @lru_cache(maxsize=64)
-def _implementation(impl: str, device: torch.device, dtype: torch.dtype, head_dim: int, dropout: bool) -> ModuleType:
+def _implementation(impl: str, device: torch.device, dtype: torch.dtype, head_dim: int, dropout: bool) -> str:
+    """The name that serves, its module loaded."""
     if impl == "auto":
         impl, _ = _choose(device, dtype, head_dim, dropout)
         _say_once(f"attention: auto takes {explain(device, dtype, head_dim, float(dropout))}")
@@ -234,7 +261,8 @@ def _implementation(impl: str, device: torch.device, dtype: torch.dtype, head_di
     if reason is not None:
         usable = [name for name in _MODULES if _refusal(name, device, dtype, head_dim, dropout) is None]
         raise ImplementationError(f"implementation {impl!r} cannot run here: {reason}. Available: {', '.join(usable)}.")
-    return importlib.import_module(_MODULES[impl])
+    _LOADED[impl] = importlib.import_module(_MODULES[impl])
+    return impl
 
 
 @lru_cache(maxsize=64)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from lyrics.core import bench_step
+from tests.commands import Run
 
 SMALL = {
     "sizes": {
@@ -105,7 +106,7 @@ def test_saved_bytes_counts_a_storage_once_and_no_parameters() -> None:
 
 def test_the_file_carries_machine_versions_and_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured = {"variant": "N1", "lengths": "padded", "batch": 2, "dtype": "fp32", "saved_bytes": 5e9}
-    measured |= {"seconds_forward_backward": 1.5, "all_seconds": {"both": [1.0, 1.5, 3.0]}}
+    measured |= {"attention": "auto", "seconds_forward_backward": 1.5, "all_seconds": {"both": [1.0, 1.5, 3.0]}}
     monkeypatch.setattr(bench_step, "compare", lambda *args, **kwargs: [measured])
     out = tmp_path / "results" / "step.json"
     bench_step.run_bench_step((2,), ("fp32",), 1, out=out)
@@ -119,3 +120,86 @@ def test_the_file_carries_machine_versions_and_commit(tmp_path: Path, monkeypatc
     assert {"step, s: batch 2, fp32", "kept for backward, GB: batch 2, fp32", "N1 padded: 1.5", "N1 padded: 5"} <= set(
         texts
     )
+
+
+def test_a_case_that_fails_on_a_gpu_does_not_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here without a GPU: what is measured is stood in for."""
+    measured = {"variant": "N1", "lengths": "padded", "batch": 64, "dtype": "bf16", "saved_bytes": 5e9}
+    measured |= {"seconds_forward": 0.5, "seconds_forward_backward": 1.5, "all_seconds": {"both": [1.0, 1.5, 3.0]}}
+    measured |= {"samples_per_second": 42.0, "flops": 1e12, "peak_bytes": 73e9}
+    measured |= {"speedup_vs_N1": 1.0, "speedup_vs_N3": 1.0, "saved_vs_N1": 1.0}
+
+    def compare(batch_size, *rest, attention, **kwargs):
+        if batch_size == 128:
+            raise torch.OutOfMemoryError("tried to allocate\n9 GiB")
+        return [measured | {"attention": attention}]
+
+    monkeypatch.setattr(bench_step, "compare", compare)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    out = tmp_path / "step.json"
+    rows = bench_step.run_bench_step((128, 64), ("bf16",), 1, device="cuda", attentions=("triton", "sdpa"), out=out)
+    assert [(row["batch"], row["attention"], row.get("status")) for row in rows] == [
+        (128, "triton", "failed"),
+        (128, "sdpa", "failed"),
+        (64, "triton", None),
+        (64, "sdpa", None),
+    ]
+    assert rows[0]["reason"] == "OutOfMemoryError: tried to allocate 9 GiB"
+    assert json.loads(out.read_text())["rows"] == rows
+    shown = bench_step.table(rows).splitlines()
+    assert "failed" in shown[1]
+    assert "73.0" in shown[3]
+    with pytest.raises(torch.OutOfMemoryError):
+        bench_step.run_bench_step((128,), ("bf16",), 1)
+
+
+def test_out_of_time_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    (row,) = bench_step.run_bench_step((2,), ("fp32",), 1, minutes=-1.0)
+    assert (row["status"], row["reason"]) == ("not run", "out of time")
+    assert "not run" in bench_step.table([row])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("forward", "attention"),
+        ("grad_kv", "attention"),
+        ("fmha_cutlassF_bf16_aligned_64x64_rf_sm80(PyTorchMemEffAttention)", "attention"),
+        ("cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16_knob_7", "attention"),
+        ("nvjet_tst_256x128_64x4_2x1_v_bz_coopA_TNT", "matrix product"),
+        ("sm90_xmma_gemm_bf16bf16_bf16f32_f32_tn_n", "matrix product"),
+        ("aten::addmm", "matrix product"),
+        ("void at::native::(anonymous namespace)::vectorized_layer_norm_kernel<float>", "normalisation"),
+        ("void at::native::GammaBetaBackwardCUDAKernelTemplate<float>", "normalisation"),
+        ("void (anonymous namespace)::softmax_warp_forward<float>", "softmax and cross-entropy"),
+        ("void at::native::nll_loss_forward_reduce_cuda_kernel_2d<float>", "softmax and cross-entropy"),
+        ("void at::native::vectorized_elementwise_kernel<4, at::native::GeluCUDAKernelImpl>", "elementwise"),
+        ("Memcpy DtoD (Device -> Device)", "indexing and copying"),
+    ],
+)
+def test_kernels_are_known_by_their_names(name: str, kind: str) -> None:
+    assert bench_step.kind_of(name) == kind
+
+
+def test_the_packed_step_uses_the_attention_it_is_told() -> None:
+    rows = bench_step.compare(2, "fp32", 1, true=(16, 6), attention="reference", **SMALL)
+    assert {row["attention"] for row in rows} == {"reference"}
+    with pytest.raises(ValueError, match="'flash' cannot run here"):
+        bench_step.compare(2, "fp32", 1, true=(16, 6), attention="flash", **SMALL)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--attention", "fast"), ("--dtype", "fp8"), ("--device", "tpu"), ("--device", "cuda:99x")]
+)
+def test_what_is_not_here_is_said(run: Run, arguments: tuple[str, str]) -> None:
+    done = run("bench", "step", *arguments)
+    assert done.code == 2
+    assert arguments[1] in done.err
+
+
+def test_the_command_fails_where_a_case_failed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = {"batch": 128, "dtype": "bf16", "attention": "triton", "status": "failed", "reason": "out of memory"}
+    monkeypatch.setattr(bench_step, "run_bench_step", lambda *arguments, **kwargs: [absent])
+    done = run("bench", "step")
+    assert done.code == 1
+    assert "failed" in done.out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 
 import pytest
 import torch
@@ -281,6 +282,26 @@ def test_old_gpus_are_told_so(monkeypatch: pytest.MonkeyPatch, capability: tuple
     assert found.available is (reason is None)
     if reason:
         assert reason in found.reason
+
+
+@pytest.mark.parametrize(
+    ("package", "torchs", "reason"),
+    [
+        (True, False, "one call for full and one for causal blocks"),
+        (False, True, "by torch's own varlen_attn, since flash-attn is not installed"),
+        (False, False, "flash-attn is not installed .* and this build of torch has no flash kernels of its own"),
+    ],
+)
+def test_flash_is_torchs_own_where_flash_attn_is_absent(
+    monkeypatch: pytest.MonkeyPatch, package: bool, torchs: bool, reason: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: torchs)
+    monkeypatch.setattr(attention_module, "_has_flash_attn", lambda: package)
+    found = {entry.name: entry for entry in available_implementations()}["flash"]
+    assert found.available is (package or torchs)
+    assert re.search(reason, found.reason)
 
 
 def test_auto_says_once_what_it_chose(caplog: pytest.LogCaptureFixture) -> None:

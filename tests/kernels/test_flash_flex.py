@@ -1,15 +1,20 @@
-"""The rivals' plans, without their kernels: flash-attn's call is stood in for by its definition, and flex runs uncompiled, forward."""
+"""The rivals' plans, without their kernels: flash-attn's call, and torch's, are stood in for by their definition, and flex runs
+uncompiled, forward."""
 
 from __future__ import annotations
 
+import importlib.util
+import inspect
 import sys
 from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
 from itertools import pairwise
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import pytest
 import torch
 from torch.nn.attention.flex_attention import flex_attention
+from torch.nn.attention.varlen import varlen_attn
 
 from lyrics.kernels import Plan, _flex, _reference
 from lyrics.kernels.cross import CrossPlan
@@ -36,10 +41,24 @@ def varlen(q, k, v, cu_q, cu_k, max_q, max_k, causal=False):
     return torch.cat(pieces)
 
 
-@pytest.fixture
-def flash(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    monkeypatch.setitem(sys.modules, "flash_attn", SimpleNamespace(flash_attn_varlen_func=varlen))
+def varlen_of_torch(q, k, v, cu_q, cu_k, max_q, max_k, *, window_size=(-1, -1)):
+    """torch.nn.attention.varlen.varlen_attn: the same kernels; (-1, 0) is causal."""
+    assert window_size in ((-1, -1), (-1, 0))
+    return varlen(q, k, v, cu_q, cu_k, max_q, max_k, causal=window_size == (-1, 0))
+
+
+@pytest.fixture(params=["flash-attn", "torch"])
+def flash(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     monkeypatch.delitem(sys.modules, "lyrics.kernels._flash", raising=False)
+    if request.param == "flash-attn":
+        package = ModuleType("flash_attn")
+        package.__spec__ = ModuleSpec("flash_attn", None)
+        monkeypatch.setattr(package, "flash_attn_varlen_func", varlen, raising=False)
+        monkeypatch.setitem(sys.modules, "flash_attn", package)
+    elif importlib.util.find_spec("flash_attn") is not None:
+        pytest.skip("flash-attn is installed, and is preferred")
+    else:
+        monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_of_torch)
     calls.clear()
     from lyrics.kernels import _flash
 
@@ -79,6 +98,12 @@ def test_flash_in_two_calls_is_the_definition(flash: ModuleType, case: int) -> N
         torch.testing.assert_close(got, expected, rtol=1e-11, atol=1e-12)
     kinds = [causal for _, causal in calls]
     assert kinds == sorted(set(kinds)), "one call for full blocks and one for causal ones"
+
+
+def test_torchs_own_call_is_as_the_stand_in_takes_it() -> None:
+    theirs = list(inspect.signature(varlen_attn).parameters)
+    assert theirs[:7] == ["query", "key", "value", "cu_seq_q", "cu_seq_k", "max_q", "max_k"]
+    assert inspect.signature(varlen_attn).parameters["window_size"].default == (-1, -1)
 
 
 def test_flash_gets_one_block_per_image(flash: ModuleType) -> None:

@@ -4,17 +4,22 @@ its own, because the interpreter is chosen before triton is imported and would b
 from __future__ import annotations
 
 import os
+from dataclasses import astuple
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 pytest.importorskip("triton", reason="triton is not installed")
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("test_triton_child.py runs this file, with TRITON_INTERPRET=1", allow_module_level=True)
 
-from lyrics.kernels import ImplementationError, _triton, build_plan, explain, segment_attention
-from lyrics.kernels._triton import Config
+from triton.runtime.errors import OutOfResources
+
+from lyrics.kernels import ImplementationError, Plan, _triton, build_plan, cross_attention, explain, segment_attention
+from lyrics.kernels._triton_configs import CANDIDATES, LENGTHS, SHIPPED, Config, key_of, length_of
 from lyrics.kernels.tiles import tiles_of
+from tests.kernels.step_cases import TOY, step_results, worst_difference
 from tests.kernels.test_plan import TABLES, full, group
 from tests.kernels.triton_cases import caption_plan, cross_case, exact, random_inputs, run, stage_one_plan, worst
 
@@ -183,26 +188,109 @@ def test_auto_does_not_take_the_interpreter() -> None:
 
 
 def test_under_compile() -> None:
-    """Traced with fake tensors, forward and backward, and bit-equal to eager."""
-    plan = caption_plan(8)
-    *qkv, weights = random_inputs(plan, 1, 32, torch.float32)
-    leaves = [x.requires_grad_() for x in qkv]
+    """In one graph once the plan has its tables; forward and backward are bit-equal to eager, and new seeds and plans reuse the graph."""
+    counter = CompileCounterWithBackend("aot_eager")
+
+    def function(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan, seed: int) -> torch.Tensor:
+        return segment_attention(q * 2, k, v, plan, dropout_p=0.2, seed=seed, impl="triton")
+
+    compiled = torch.compile(function, backend=counter, fullgraph=True)
+    for turn, tokens in enumerate((8, 9, 11, 13)):
+        plan = caption_plan(tokens)
+        *qkv, weights = random_inputs(plan, 1, 32, torch.float32)
+        leaves = [x.requires_grad_() for x in qkv]
+        outs = [call(*leaves, plan, SEED + turn) for call in (function, compiled)]
+        assert torch.equal(*outs)
+        grads = [torch.autograd.grad(out, leaves, weights) for out in outs]
+        assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+    assert counter.frame_count == 2, "one for the first lengths, one for all others"
+
+
+def test_cross_attention_under_compile() -> None:
+    plan, (q, k, v, _) = cross_case([2, 1, 0, 0], None, 32, torch.float32)
 
     def function(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        return segment_attention(q * 2, k, v, plan, impl="triton")
+        return cross_attention(q * 2, k, v, plan, impl="triton")
 
-    eager, compiled = function(*leaves), torch.compile(function, backend="aot_eager")(*leaves)
-    assert torch.equal(eager, compiled)
-    grads = [torch.autograd.grad(out, leaves, weights) for out in (eager, compiled)]
-    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+    want = function(q, k, v)
+    assert torch.equal(torch.compile(function, backend="aot_eager", fullgraph=True)(q, k, v), want)
 
 
-def test_the_benchmark_runs_named_configurations() -> None:
+def test_a_step_of_mqformer_is_the_references() -> None:
+    """Losses and every parameter's gradient."""
+    got, want = (step_results(impl, 2, (9, 6), dropout_p=0.2, **TOY) for impl in ("triton", "reference"))
+    differences = worst_difference(got, want)
+    assert len(differences) > 40
+    assert max(differences.values()) <= 1e-4, differences
+
+
+# --- configurations --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("tokens", "bucket"), [(1, 32), (32, 32), (33, 128), (129, 256), (500, 256)])
+def test_a_case_is_keyed_on_the_longest_block_not_on_the_number_of_tokens(tokens: int, bucket: int) -> None:
+    for samples in (1, 50):
+        plan = build_plan([group("x", {"V": [tokens] * samples}, full("V"))])[1]
+        assert length_of(plan) == bucket
+    q = torch.zeros(tokens * 50, 2, 64, dtype=torch.float16)
+    key = key_of(q, plan, dropout=True)
+    assert (key.dtype, key.head_dim, key.dropout, key.length) == (torch.float16, 64, True, bucket)
+    assert key in SHIPPED
+
+
+def test_short_blocks_get_short_tiles_on_ampere() -> None:
+    short = {config.row_block for key, config in SHIPPED.items() if (key.length, key.generation) == (LENGTHS[0], 8)}
+    assert short == {32}
+
+
+def test_tuning_takes_the_fastest_that_fits_once_per_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = caption_plan(8)
+    q, k, v, _ = random_inputs(plan, 1, 32, torch.float32)
+    tried: list[Config] = []
+    attend = _triton.attention_op
+
+    def launch(*arguments):
+        tried.append(Config(*arguments[-1]))
+        if tried[-1].num_stages == 3:
+            raise OutOfResources(2, 1, "shared memory")
+        return attend(*arguments)
+
+    def milliseconds(run, rounds: int) -> float:
+        run()
+        return float(tried[-1] != CANDIDATES[1])
+
+    monkeypatch.setattr(_triton, "attention_op", launch)
+    monkeypatch.setattr(_triton, "_milliseconds", milliseconds)
+    monkeypatch.setattr(_triton, "AUTOTUNE", True)
+    monkeypatch.setattr(_triton, "_tuned", {})
+    for _ in range(2):
+        segment_attention(q, k, v, plan, impl="triton")
+    assert set(CANDIDATES) <= set(tried)
+    assert len(tried) == len(set(tried)) + 2, "every configuration once; then both calls with the fastest"
+    assert tried[-2:] == [CANDIDATES[1]] * 2
+
+
+def test_the_benchmark_runs_the_tuned_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     from lyrics.core import bench_attention as bench
+    from lyrics.core.bench_work import Case, Sizes, inputs_of, plan_of
 
-    assert all(name.startswith("triton ") for name in bench.candidates())
-    sizes = bench.Sizes(2, 2, (3, 2), (2, 1), 1, 32, 3)
+    monkeypatch.setattr(_triton, "_milliseconds", lambda run, rounds: next(times))
     for op in ("segment", "cross"):
-        case = bench.Case(op, 2, "padded", "fp32", 0.1, sizes)
+        case = Case(op, 2, "padded", "fp32", 0.1, Sizes(2, 2, (3, 2), (2, 1), 1, 32, 3))
+        plan = plan_of(case, "cpu")
+        times = iter(range(9, 0, -1))
+        name = bench._tuned(plan, inputs_of(case, plan, 1, "cpu")[:3], 0.1)
+        assert name == "triton " + "-".join(str(number) for number in astuple(CANDIDATES[-1]))
         found = bench.errors(case, "triton 16-16-16-16-4-1", "cpu")
         assert all(error <= allowed for error, allowed in found.values()), found
+
+
+def test_operations_are_counted_from_the_tiles() -> None:
+    from lyrics.core.bench_step import counted_flops
+    from lyrics.core.training.step import Loss
+
+    plan = build_plan([group("x", {"V": [5, 3], "C": [2, 0]}, full("V"))])[1]
+    q, k, v, _ = random_inputs(plan, 2, 32, torch.float32)
+    leaves = [x.requires_grad_() for x in (q, k, v)]
+    counted = counted_flops(lambda: {"loss": Loss(segment_attention(*leaves, plan, impl="triton").sum(), 1)})
+    assert counted == 2 * (2 + 5) * (5 * 5 + 3 * 3) * 2 * 32
