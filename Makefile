@@ -41,7 +41,7 @@ check: $(READY)
 
 # Each command stops by itself in time; what hangs is killed, and keeps what it had written. The second runs whatever the first found.
 bench-gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(READY))
-	@gpu=$$($(GPU_PYTHON) -c "import torch; print(torch.cuda.get_device_name().replace(' ', '-').lower())") || exit 1; \
+	@gpu=$$($(GPU_PYTHON) -c "import sys, torch; torch.cuda.is_available() or sys.exit('make bench-gpu: torch sees no CUDA device; lyrics doctor says what is here'); print(torch.cuda.get_device_name().replace(' ', '-').lower())") || exit 1; \
 	export LYRICS_COMMIT=$(COMMIT); \
 	timeout -k 10 300 $(LYRICS_BENCH) attention --device cuda --minutes 4 --out $(RESULTS)/attention-$$gpu.json; attention=$$?; \
 	timeout -k 10 270 $(LYRICS_BENCH) step --device cuda --minutes 2 --profile --compile --out $(RESULTS)/step-$$gpu.json && exit $$attention
