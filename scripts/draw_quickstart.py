@@ -39,7 +39,10 @@ def cell(entry: dict[str, Any], folder: Path) -> Image.Image:
     pen, font, y = ImageDraw.Draw(sheet), ImageFont.load_default(size=14), CELL + 8
     for turn in entry["conversation"]:
         boxes = "".join(" [{}]".format(" ".join(f"{edge:.0f}" for edge in one["box_px"])) for one in turn["objects"])
-        for text, ink in ((turn["question"], QUIET), (f"{turn['plain_text'] or turn['text']}{boxes}", INK)):
+        answer = f"{turn['plain_text'] or turn['text']}{boxes}"
+        if turn["truth"] not in ("", turn["text"]):
+            answer += f"   (true: {turn['truth']})"
+        for text, ink in ((turn["question"], QUIET), (answer, INK)):
             for line in textwrap.wrap(text, 52):
                 pen.text((4 if ink == QUIET else 20, y), line, fill=ink, font=font)
                 y += 18

@@ -55,8 +55,13 @@ def quickstart(
         _print_swap(result["swap"]["pictures"])
     for stage, steps in result["training"].items():
         name = "icg" if "icg" in steps[0] else "answer"  # msp has nothing masked in some batches, and no loss then
-        print_text(f"training, {stage}: {len(steps)} steps, loss {name} {steps[0][name]:.2f} -> {steps[-1][name]:.2f}")
-    print_text("\nThe language model of lyrics-tiny has only begun to learn; docs/tiny.md says how often it is right.")
+        print_text(
+            f"training, {stage}, from new weights: {len(steps)} steps, loss {name} {steps[0][name]:.2f} -> {steps[-1][name]:.2f}"
+        )
+    print_text(
+        "\nThe language model is mostly right about words, names and what is not there, and often wrong about sizes, places and relations; "
+        "docs/tiny.md has the figures."
+    )
     print_text(f"report: {result['report']}")
     first = result["pictures"][0]["picture"]
     print_text(
