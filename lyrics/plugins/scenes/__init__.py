@@ -36,9 +36,8 @@ class SceneTextsOptions(Options):
     split: Split = Field("train", description="as for scenes; row i tells of scene i")
     scenes: int = Field(100_000, ge=1, le=SPLIT_ROOM, description="number of scenes; more of them begin with the same")
     max_objects: int = Field(8, ge=1, le=len(NUMBERS) - 1, description="as for scenes: most objects of one")
-    turns: int = Field(
-        13, ge=1, le=13, description="turns of a conversation at most; in the first everything is repeated"
-    )
+    turns: int = Field(13, ge=1, le=13, description="turns of a conversation at most")
+    repeat: bool = Field(True, description="in the first turn everything is repeated, in another order")
     plain: bool = Field(
         False, description="questions about the whole scene as they are, without the wordy instructions of the tasks"
     )

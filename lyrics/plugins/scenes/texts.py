@@ -13,7 +13,7 @@ from lyrics.core.types import Sample, Turn
 from lyrics.plugins.scenes import ScenesOptions, SceneTextsOptions
 from lyrics.plugins.scenes.dataset import Scenes, turns_about
 from lyrics.plugins.scenes.layout import Draws, Scene
-from lyrics.plugins.scenes.questions import VISUAL, ask_what, ask_where, ask_word
+from lyrics.plugins.scenes.questions import VISUAL, ask_count, ask_what, ask_where, ask_word
 
 #: Those that need more than a look at one object are learnt last, so they come more often.
 _PLAIN = (*VISUAL, *VISUAL, ask_word, ask_where, ask_where, ask_where, ask_what, ask_what)
@@ -42,15 +42,18 @@ class SceneTexts:
         draws = Draws(generator(self.options.seed, "scene-texts", scene.number))
         objects = _seen(scene, draws, self.options.box_error)
         # To say everything again, in another order, comes first: nothing teaches sooner to look up what was written before.
-        first = Turn(f"{format_objects(objects)}\n{_LIST}", format_objects(draws.shuffled(objects)))
+        repeated = [Turn(_LIST, format_objects(draws.shuffled(objects)))] if self.options.repeat else []
+        most = self.options.turns - len(repeated)
         if self.options.plain:
-            turns = _plain_turns(scene, draws, self.options.turns - 1)
+            turns = _plain_turns(scene, draws, most)
         else:
-            turns = turns_about(scene, draws, index, self.options.seed, self.options.turns - 1)
+            turns = turns_about(scene, draws, index, self.options.seed, most)
         if self.options.box_error:
             boxes = [one.box for one in objects]
             turns = tuple(Turn(turn.instruction, snapped(turn.answer, boxes, _SAME_IOU)) for turn in turns)
-        return Sample(image=None, turns=(first, *turns), source=f"scene-texts {self.options.split}/{index}")
+        first, *others = (*repeated, *turns)
+        first = Turn(f"{format_objects(objects)}\n{first.instruction}", first.answer)
+        return Sample(image=None, turns=(first, *others), source=f"scene-texts {self.options.split}/{index}")
 
     def picture(self, sample: Sample) -> Image.Image | None:
         return None
@@ -75,12 +78,10 @@ def _about(box: Box, draws: Draws, error: float) -> Box:
 
 
 def _plain_turns(scene: Scene, draws: Draws, most: int) -> tuple[Turn, ...]:
-    """Different questions about the scene, ``most`` of them or fewer where it has no more to ask."""
-    turns: dict[str, Turn] = {}
-    for _ in range(2 * most):
-        if len(turns) < most and (question := draws.pick(_PLAIN)(scene, draws)):
-            turns[question.text] = Turn(question.text, question.answer)
-    return tuple(turns.values())
+    """Different questions about the scene, ``most`` of them or fewer (but one) where it has no more to ask."""
+    questions = [draws.pick(_PLAIN)(scene, draws) for _ in range(2 * most)]
+    different = {question.text: question for question in [*questions, ask_count(scene, draws)] if question}
+    return tuple(Turn(one.text, one.answer) for one in [*different.values()][:most])
 
 
 def build(options: SceneTextsOptions, context: BuildContext) -> SceneTexts:

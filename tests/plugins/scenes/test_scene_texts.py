@@ -63,6 +63,21 @@ def test_there_is_no_picture_and_as_many_turns_as_asked_for() -> None:
         TEXTS[60]
 
 
+@pytest.mark.parametrize("plain", [False, True])
+def test_without_the_repetition_the_objects_stand_before_the_first_question(plain: bool) -> None:
+    whole, bare = (build_dataset("scene-texts", {"plain": plain, "repeat": repeat}) for repeat in (True, False))
+    for row in range(30):
+        written, _, question = bare[row].turns[0].instruction.partition("\n")
+        assert sorted(one.tag for one in parse(written).objects) == sorted(
+            one.tag for one in parse(whole[row].turns[0].answer).objects
+        )
+        assert question != whole[row].turns[0].instruction.partition("\n")[2]
+        assert bare[row].turns[0].answer
+        assert len(bare[row].turns) <= 13
+    one = build_dataset("scene-texts", {"plain": plain, "repeat": False, "turns": 1, "scenes": 300})
+    assert {len(one[row].turns) for row in range(300)} == {1}
+
+
 def test_scenes_may_have_fewer_objects() -> None:
     alone = build_dataset("scene-texts", {"split": "validation", "scenes": 40, "max_objects": 1})
     counts = [len(parse(alone[row].turns[0].answer).objects) for row in range(40)]
