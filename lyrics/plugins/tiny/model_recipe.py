@@ -78,6 +78,8 @@ STAGES = (
     Stage("stage1", "tiny-stage1"),
     Stage("stage2", "tiny-stage2", "stage1"),
 )
+#: After it the language model is what the next stages build on.
+LAST_TEXT = next(stage for stage in reversed(STAGES) if stage.recipe == "tiny-text")
 
 
 def stage_config(stage: Stage, out: Path, settings: Mapping[str, Any] | None = None) -> TrainConfig:
@@ -91,14 +93,14 @@ def stage_config(stage: Stage, out: Path, settings: Mapping[str, Any] | None = N
 
 
 def train_stage(stage: Stage, out: Path, settings: Mapping[str, Any] | None = None) -> None:
-    """Train a stage, or go on with it; what is finished is not done again. After ``questions``, the language model is written to
+    """Train a stage, or go on with it; what is finished is not done again. After the last text, the language model is written to
     ``out/weights``, where the next stages find it; where several processes train, the same call by one process afterwards writes it.
 
     Raises what training raises (``lyrics.core.training.assemble.run``).
     """
     config = stage_config(stage, out, settings)
     run(config)
-    if stage.name == "questions" and not several_processes():
+    if stage == LAST_TEXT and not several_processes():
         export_language_model(config, out / "weights")
 
 

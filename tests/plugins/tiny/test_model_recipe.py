@@ -38,16 +38,19 @@ def test_every_stage_is_a_recipe_that_begins_after_those_before_it(tmp_path):
 
 def test_scenes_grow_until_they_are_whole(tmp_path):
     texts = [model_recipe.stage_config(stage, tmp_path) for stage in STAGES if stage.recipe == "tiny-text"]
-    most = [config.data.sets["texts"].options.get("max_objects", 8) for config in texts]  # 8 by default, as of scenes
-    assert most == [1, 2, 4, 8]
+    most = [
+        [one.options.get("max_objects", 8) for one in config.data.sets.values()] for config in texts
+    ]  # 8 by default
+    assert most == [[1], [2], [4], [8], [2, 4, 8, 8]]
+    # What is copied last must be what a detector writes.
+    assert all(one.options["box_error"] > 0 for one in texts[-1].data.sets.values())
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run of the last text stage, of stage 1 and of stage 2, one step each, and the weights that they leave."""
     out = tmp_path_factory.mktemp("tiny")
-    text = {**SHORT, "model.start_from": None, "data.sets.texts.options.turns": 2}
-    model_recipe.train_stage(BY_NAME["text"], out, text)
+    model_recipe.train_stage(model_recipe.LAST_TEXT, out, {**SHORT, "model.start_from": None})
     for name in ("stage1", "stage2"):
         model_recipe.train_stage(BY_NAME[name], out, SHORT)
     model_recipe.export_model(out, out / "weights")
@@ -60,7 +63,7 @@ def run_tensors(out, stage):
 
 def test_the_language_model_is_what_its_text_made_of_it(trained):
     folder = trained / "weights" / model_recipe.LANGUAGE_MODEL
-    stored, run = load_file(folder / "model.safetensors"), run_tensors(trained, "text")
+    stored, run = load_file(folder / "model.safetensors"), run_tensors(trained, model_recipe.LAST_TEXT.name)
     assert stored
     for name, tensor in stored.items():
         assert torch.equal(tensor, run[f"language_model.model.{name}"].half()), name
