@@ -7,6 +7,7 @@ python scripts/train_tiny.py all --out runs/tiny          # both
 python scripts/train_tiny.py export --out runs/tiny       # write the weights of the newest checkpoints, finished or not
 python scripts/train_tiny.py measure --weights runs/tiny/weights --split test --scenes 1000
 python scripts/train_tiny.py align --out runs/tiny --split test --scenes 1000      # what stage 1 taught
+python scripts/train_tiny.py read --split test --scenes 100                        # what the language model reads
 lyrics evaluate --model lyrics-tiny --benchmark scenes --split test --out scores   # what the whole model answers
 """
 
@@ -17,11 +18,13 @@ import json
 from pathlib import Path
 
 from lyrics.cli._overrides import parse_overrides
+from lyrics.core.build import build_model
 from lyrics.core.data.build import build_dataset
 from lyrics.core.errors import LyricsError
 from lyrics.core.evaluation.alignment import alignment
 from lyrics.core.training.launch import several_processes
 from lyrics.plugins.tiny import measure, model_recipe, recipe, shipped
+from lyrics.plugins.tiny.reading import reading_accuracy
 
 
 def experts(given: argparse.Namespace) -> None:
@@ -81,6 +84,13 @@ def aligned(given: argparse.Namespace) -> None:
     say(json.dumps({"split": given.split, "samples": found.samples, **shares, "captions": captions}, indent=1))
 
 
+def read(given: argparse.Namespace) -> None:
+    model = build_model("lyrics-tiny", overrides={"refiner": None})
+    options = {"split": given.split, "plain": True, "box_error": 0.06, "max_objects": given.objects}
+    found = reading_accuracy(model.eval().language_model, build_dataset("lyrics-vl/scene-texts", options), given.scenes)
+    say(json.dumps({kind: {"share": round(share, 4), "of": count} for kind, (share, count) in found.items()}, indent=1))
+
+
 def say(line: str) -> None:
     print(line, flush=True)
 
@@ -122,6 +132,12 @@ def main() -> None:
     stage.add_argument("--split", choices=["validation", "test", "held-out"], default="test")
     stage.add_argument("--scenes", type=int, default=1000)
     stage.set_defaults(run=aligned)
+
+    stage = stages.add_parser("read", help="questions about written scenes, answered by the packaged language model")
+    stage.add_argument("--split", choices=["validation", "test", "held-out"], default="test")
+    stage.add_argument("--scenes", type=int, default=100)
+    stage.add_argument("--objects", type=int, default=8, help="objects of a scene at most")
+    stage.set_defaults(run=read)
 
     given = parser.parse_args()
     try:

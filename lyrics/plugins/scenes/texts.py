@@ -13,7 +13,7 @@ from lyrics.core.types import Sample, Turn
 from lyrics.plugins.scenes import ScenesOptions, SceneTextsOptions
 from lyrics.plugins.scenes.dataset import Scenes, turns_about
 from lyrics.plugins.scenes.layout import Draws, Scene
-from lyrics.plugins.scenes.questions import VISUAL, ask_count, ask_what, ask_where, ask_word
+from lyrics.plugins.scenes.questions import VISUAL, Question, ask_count, ask_what, ask_where, ask_word
 
 #: Those that need more than a look at one object are learnt last, so they come more often.
 _PLAIN = (*VISUAL, *VISUAL, ask_word, ask_where, ask_where, ask_where, ask_what, ask_what)
@@ -23,7 +23,10 @@ _SAME_IOU = 0.5
 
 
 class SceneTexts:
-    """Row i is scene i of ``scenes`` with the same split and seed: its objects in the codec ``lyrics``, then the turns."""
+    """Row i is scene i of ``scenes`` with the same split and seed: its objects in the codec ``lyrics``, then the turns.
+
+    With plain questions ``Sample.extra["question_types"]`` has the type of each turn.
+    """
 
     def __init__(self, options: SceneTextsOptions) -> None:
         self.options = options
@@ -44,8 +47,11 @@ class SceneTexts:
         # To say everything again, in another order, comes first: nothing teaches sooner to look up what was written before.
         repeated = [Turn(_LIST, format_objects(draws.shuffled(objects)))] if self.options.repeat else []
         most = self.options.turns - len(repeated)
+        extra = {}
         if self.options.plain:
-            turns = _plain_turns(scene, draws, most)
+            questions = _plain_questions(scene, draws, most)
+            turns = tuple(Turn(one.text, one.answer) for one in questions)
+            extra["question_types"] = (*("repetition" for _ in repeated), *(one.type for one in questions))
         else:
             turns = turns_about(scene, draws, index, self.options.seed, most)
         if self.options.box_error:
@@ -53,7 +59,8 @@ class SceneTexts:
             turns = tuple(Turn(turn.instruction, snapped(turn.answer, boxes, _SAME_IOU)) for turn in turns)
         first, *others = (*repeated, *turns)
         first = Turn(f"{format_objects(objects)}\n{first.instruction}", first.answer)
-        return Sample(image=None, turns=(first, *others), source=f"scene-texts {self.options.split}/{index}")
+        source = f"scene-texts {self.options.split}/{index}"
+        return Sample(image=None, turns=(first, *others), source=source, extra=extra)
 
     def picture(self, sample: Sample) -> Image.Image | None:
         return None
@@ -77,11 +84,11 @@ def _about(box: Box, draws: Draws, error: float) -> Box:
     return moved
 
 
-def _plain_turns(scene: Scene, draws: Draws, most: int) -> tuple[Turn, ...]:
+def _plain_questions(scene: Scene, draws: Draws, most: int) -> list[Question]:
     """Different questions about the scene, ``most`` of them or fewer (but one) where it has no more to ask."""
     questions = [draws.pick(_PLAIN)(scene, draws) for _ in range(2 * most)]
     different = {question.text: question for question in [*questions, ask_count(scene, draws)] if question}
-    return tuple(Turn(one.text, one.answer) for one in [*different.values()][:most])
+    return [*different.values()][:most]
 
 
 def build(options: SceneTextsOptions, context: BuildContext) -> SceneTexts:
