@@ -21,7 +21,7 @@ PALETTE = (
     (204, 121, 167),
 )
 #: The picture's own colours stay to be seen; a line along its edge shows where a mask ends.
-MASK_OPACITY = 0.2
+MASK_OPACITY = 0.1
 
 
 def draw_objects(picture: Image.Image, objects: Sequence[DetectedObject]) -> Image.Image:
