@@ -6,11 +6,12 @@ This file is the manifest: it imports no torch.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lyrics.core.component import Component, Options, hookimpl
-from lyrics.plugins.scenes.names import NUMBERS, SPLIT_ROOM, SceneTask, Split
+from lyrics.plugins.scenes.names import NUMBERS, SPLIT_ROOM, QuestionType, SceneTask, Split
 
 
 class ScenesOptions(Options):
@@ -41,6 +42,9 @@ class SceneTextsOptions(Options):
     plain: bool = Field(
         False, description="questions about the whole scene as they are, without the wordy instructions of the tasks"
     )
+    types: tuple[QuestionType, ...] = Field(
+        (), description="plain questions of these types alone; named twice, one comes twice as often"
+    )
     box_error: float = Field(
         0.0,
         ge=0,
@@ -48,6 +52,12 @@ class SceneTextsOptions(Options):
         description="most that a listed coordinate is off, as a detector's, as a share of the box's side. Answers have listed boxes",
     )
     seed: int = Field(0, ge=0, lt=2**64, description="another seed is another world")
+
+    @model_validator(mode="after")
+    def _plain_questions_have_types(self) -> Self:
+        if self.types and not self.plain:
+            raise ValueError("types are those of plain questions: set plain=true, or leave types out")
+        return self
 
 
 @hookimpl

@@ -43,3 +43,7 @@ NUMBERS = (
     *("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
     *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"),
 )
+#: Of plain questions, what it takes to answer them.
+QuestionType = Literal[
+    "count", "color", "shape", "size", "existence", "absent", "relation", "position", "text", "location", "naming"
+]

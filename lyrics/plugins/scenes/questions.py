@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from lyrics.core.spatial import SpatialObject, format_box, format_objects
@@ -19,7 +19,7 @@ from lyrics.plugins.scenes.language import (
     with_article,
 )
 from lyrics.plugins.scenes.layout import Draws, Scene, Thing, combinations
-from lyrics.plugins.scenes.names import COLOURS, SHAPES, SIZES, SPLIT_ROOM, SPLITS, WORDS
+from lyrics.plugins.scenes.names import COLOURS, SHAPES, SIZES, SPLIT_ROOM, SPLITS, WORDS, QuestionType
 
 
 @dataclass(frozen=True)
@@ -212,3 +212,19 @@ def ask_what(scene: Scene, draws: Draws) -> Question:
     """A question that points with a box."""
     thing = draws.pick(scene.things)
     return Question("naming", f"What is at {format_box(thing.box)}?", with_article(thing.tag))
+
+
+#: Type -> what asks questions of it. ``types`` of ``scene-texts`` are its keys.
+BY_TYPE: Mapping[QuestionType, Ask] = {
+    "count": ask_count,
+    "color": ask_colour,
+    "shape": ask_shape,
+    "size": ask_size,
+    "existence": ask_existence,
+    "absent": ask_absent,
+    "relation": ask_relation,
+    "position": ask_position,
+    "text": ask_word,
+    "location": ask_where,
+    "naming": ask_what,
+}

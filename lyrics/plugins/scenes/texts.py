@@ -13,7 +13,16 @@ from lyrics.core.types import Sample, Turn
 from lyrics.plugins.scenes import ScenesOptions, SceneTextsOptions
 from lyrics.plugins.scenes.dataset import Scenes, turns_about
 from lyrics.plugins.scenes.layout import Draws, Scene
-from lyrics.plugins.scenes.questions import VISUAL, Question, ask_count, ask_what, ask_where, ask_word
+from lyrics.plugins.scenes.questions import (
+    BY_TYPE,
+    VISUAL,
+    Ask,
+    Question,
+    ask_count,
+    ask_what,
+    ask_where,
+    ask_word,
+)
 
 #: Those that need more than a look at one object are learnt last, so they come more often.
 _PLAIN = (*VISUAL, *VISUAL, ask_word, ask_where, ask_where, ask_where, ask_what, ask_what)
@@ -49,7 +58,8 @@ class SceneTexts:
         most = self.options.turns - len(repeated)
         extra = {}
         if self.options.plain:
-            questions = _plain_questions(scene, draws, most)
+            asks = tuple(BY_TYPE[name] for name in self.options.types) or _PLAIN
+            questions = _plain_questions(scene, draws, asks, most)
             turns = tuple(Turn(one.text, one.answer) for one in questions)
             extra["question_types"] = (*("repetition" for _ in repeated), *(one.type for one in questions))
         else:
@@ -84,11 +94,11 @@ def _about(box: Box, draws: Draws, error: float) -> Box:
     return moved
 
 
-def _plain_questions(scene: Scene, draws: Draws, most: int) -> list[Question]:
-    """Different questions about the scene, ``most`` of them or fewer (but one) where it has no more to ask."""
-    questions = [draws.pick(_PLAIN)(scene, draws) for _ in range(2 * most)]
-    different = {question.text: question for question in [*questions, ask_count(scene, draws)] if question}
-    return [*different.values()][:most]
+def _plain_questions(scene: Scene, draws: Draws, asks: tuple[Ask, ...], most: int) -> list[Question]:
+    """Different questions about the scene, ``most`` of them or fewer where it has no more to ask. How many objects can always be asked."""
+    questions = [draws.pick(asks)(scene, draws) for _ in range(2 * most)]
+    different = {question.text: question for question in questions if question}
+    return [*different.values()][:most] or [ask_count(scene, draws)]
 
 
 def build(options: SceneTextsOptions, context: BuildContext) -> SceneTexts:

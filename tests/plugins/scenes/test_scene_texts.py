@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import get_args
+
 import pytest
 
 from lyrics.core.data.build import build_dataset
+from lyrics.core.errors import SpecError
 from lyrics.core.prompts import Exchange, segments_of, template_named, tokenize
 from lyrics.core.spatial import parse
 from lyrics.core.tokenizers import builtin_tokenizer
 from lyrics.plugins.scenes import ScenesOptions
 from lyrics.plugins.scenes.dataset import Scenes
+from lyrics.plugins.scenes.names import QuestionType
 from tests.plugins.scenes import oracle
 from tests.plugins.scenes.test_scenes_texts import agrees
 
@@ -102,6 +107,25 @@ def test_plain_questions_differ_and_their_answers_are_right() -> None:
         for turn in turns:
             assert agrees(turn, oracle.answer(turn.instruction, sample), sample), (row, turn)
     assert counts.count(12) > 100
+
+
+def test_plain_questions_may_be_of_some_types_alone() -> None:
+    def types(names: tuple[str, ...], **options: int) -> Counter[str]:
+        texts = build_dataset("scene-texts", {"plain": True, "types": names, "repeat": False, **options})
+        return Counter(name for row in range(100) for name in texts[row].extra["question_types"])
+
+    for name in get_args(QuestionType):
+        found = types((name,))
+        # Where there is nothing to ask, such as of relations with one object, it is how many there are.
+        assert set(found) <= {name, "count"}, name
+        assert found[name] > 50, name
+    assert set(types(("relation",), max_objects=1)) == {"count"}
+    one = types(("size", "size", "size", "position"), turns=1)
+    assert one["size"] > 2 * one["position"] > 0
+    with pytest.raises(SpecError, match="set plain=true"):
+        build_dataset("scene-texts", {"types": ("size",)})
+    with pytest.raises(SpecError, match="types"):
+        build_dataset("scene-texts", {"plain": True, "types": ("weight",)})
 
 
 def test_a_detectors_error_is_small_and_answers_have_the_boxes_that_are_listed() -> None:
