@@ -40,7 +40,8 @@ def cell(entry: dict[str, Any], folder: Path) -> Image.Image:
     for turn in entry["conversation"]:
         boxes = "".join(" [{}]".format(" ".join(f"{edge:.0f}" for edge in one["box_px"])) for one in turn["objects"])
         answer = f"{turn['plain_text'] or turn['text']}{boxes}"
-        if turn["truth"] not in ("", turn["text"]):
+        named = turn["text"].removeprefix("a ").removeprefix("an ")
+        if turn["truth"] not in ("", turn["text"], named):
             answer += f"   (true: {turn['truth']})"
         for text, ink in ((turn["question"], QUIET), (answer, INK)):
             for line in textwrap.wrap(text, 52):

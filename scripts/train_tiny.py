@@ -86,7 +86,7 @@ def aligned(given: argparse.Namespace) -> None:
 
 def read(given: argparse.Namespace) -> None:
     model = build_model("lyrics-tiny", overrides={"refiner": None})
-    options = {"split": given.split, "plain": True, "box_error": 0.06, "max_objects": given.objects}
+    options = {"split": given.split, "plain": True, "repeat": False, "box_error": 0.06, "max_objects": given.objects}
     found = reading_accuracy(model.eval().language_model, build_dataset("lyrics-vl/scene-texts", options), given.scenes)
     say(json.dumps({kind: {"share": round(share, 4), "of": count} for kind, (share, count) in found.items()}, indent=1))
 
