@@ -95,6 +95,13 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
+def positive(text: str) -> int:
+    """Raises ``ValueError``, of which argparse makes a message, unless it is at least 1."""
+    if (number := int(text)) < 1:
+        raise ValueError(text)
+    return number
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     stages = parser.add_subparsers(required=True)
@@ -123,19 +130,19 @@ def main() -> None:
     stage = stages.add_parser("measure", help="tags, boxes and masks on scenes that were not trained on")
     stage.add_argument("--weights", type=Path, default=shipped.WEIGHTS, help="the shipped ones unless given")
     stage.add_argument("--split", choices=["validation", "test", "held-out"], default="test")
-    stage.add_argument("--scenes", type=int, default=1000)
+    stage.add_argument("--scenes", type=positive, default=1000)
     stage.add_argument("--out", type=Path, help="folder with the encoder's checkpoints: measures it, too")
     stage.set_defaults(run=measured)
 
     stage = stages.add_parser("align", help="retrieval, matching, masked objects and captions after stage 1")
     stage.add_argument("--out", type=Path, required=True, help="folder with the run of stage 1")
     stage.add_argument("--split", choices=["validation", "test", "held-out"], default="test")
-    stage.add_argument("--scenes", type=int, default=1000)
+    stage.add_argument("--scenes", type=positive, default=1000)
     stage.set_defaults(run=aligned)
 
     stage = stages.add_parser("read", help="questions about written scenes, answered by the packaged language model")
     stage.add_argument("--split", choices=["validation", "test", "held-out"], default="test")
-    stage.add_argument("--scenes", type=int, default=100)
+    stage.add_argument("--scenes", type=positive, default=100)
     stage.add_argument("--objects", type=int, default=8, help="objects of a scene at most")
     stage.set_defaults(run=read)
 
