@@ -24,12 +24,13 @@ from lyrics.core.prompting import Encoded, fitted_prompt, snapped_dialogue, spat
 from lyrics.core.prompts import Dialogue, Exchange, TokenPrompt, cut, encode_words
 from lyrics.core.refinement import Refinement
 from lyrics.core.refiner import VisualRefiner
-from lyrics.core.soft_prompts import embed
+from lyrics.core.soft_prompts import embed, groups_by_length
 from lyrics.core.spatial_tokens import spatial_units
 from lyrics.core.spec import ModelSpec
 from lyrics.core.streams import QUERY_SEGMENTS, Features, SpecialTokens, Stream, Text, full
 from lyrics.core.text_stream import TextStream
 from lyrics.core.training.batch import PretrainBatch, Spatial, Units
+from lyrics.core.training.distributed import SHARDS
 from lyrics.core.training.negatives import Negatives
 from lyrics.core.training.step import Loss, pretrain_losses, pretrain_state
 
@@ -289,15 +290,21 @@ class LyricsModel(
         if batch.snap_iou is not None:
             dialogues = [snapped_dialogue(one, encoded, batch.snap_iou, self.spec.codec) for one in dialogues]
         prompts = [cut(self._prompt(dialogue, encoded, limit), limit, queries) for dialogue in dialogues]
-        soft = embed(prompts, encoded.soft_tokens_PQD, self.language_model, "right")
+        # Ranks that share out the language model must all run it equally often.
+        groups = [prompts] if hasattr(self.language_model, SHARDS) else groups_by_length(prompts)
+        losses = [self._answer_loss(group, encoded.soft_tokens_PQD) for group in groups or [prompts]]
+        return {"answer": Loss(torch.stack([one.sum for one in losses]).sum(), sum(one.count for one in losses))}
+
+    def _answer_loss(self, prompts: Sequence[TokenPrompt], soft_tokens_PQD: torch.Tensor) -> Loss:
+        soft = embed(prompts, soft_tokens_PQD, self.language_model, "right")
         targets_BL = soft.targets_BL[:, 1:]
         labels = soft.ids_BL[:, 1:][targets_BL].to(self.device)
         if not len(labels):
             # Still connected to the weights, so that every rank has the same gradients to average.
-            return {"answer": Loss(soft.embeddings_BLD.sum() * 0 + encoded.soft_tokens_PQD.sum() * 0, 0)}
+            return Loss(soft.embeddings_BLD.sum() * 0 + soft_tokens_PQD.sum() * 0, 0)
         logits_BLV = self.language_model(soft.embeddings_BLD, soft.mask_BL)
         logits = logits_BLV[:, :-1][targets_BL.to(self.device)].float()
-        return {"answer": Loss(F.cross_entropy(logits, labels, reduction="sum"), len(labels))}
+        return Loss(F.cross_entropy(logits, labels, reduction="sum"), len(labels))
 
     # --- answering ---------------------------------------------------------------------------------------------------
 

@@ -247,9 +247,10 @@ def lyrics_tiny() -> ModelSpec:
             options={
                 "vocab_size": 1856,
                 "builtin_tokenizer": "words",
-                # Short convolutions bind a box to the name before it; attention alone took 1.6 times as many steps to learn that.
+                # Convolutions over an object's 12 tokens bind its box to the name before it, and its sides to each other.
                 "architecture": "lfm2",
                 "layer_types": ["conv", "conv", "full_attention", "full_attention", "full_attention"],
+                "conv_kernel": 12,
                 "checkpoint": TINY_LANGUAGE_MODEL,
                 "tie_word_embeddings": True,  # to repeat what was read is then the easiest thing to say
                 "hidden_size": 192,

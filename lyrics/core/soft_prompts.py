@@ -13,6 +13,10 @@ import torch
 
 from lyrics.core.prompts import TokenPrompt
 
+#: A pass of fewer prompts would cost more than their padding.
+_SMALLEST = 4
+_SHORTEST = 0.8
+
 
 @dataclass(frozen=True, eq=False)
 class SoftPrompts:
@@ -22,6 +26,19 @@ class SoftPrompts:
     mask_BL: torch.Tensor
     ids_BL: torch.Tensor
     targets_BL: torch.Tensor
+
+
+def groups_by_length(prompts: Sequence[TokenPrompt]) -> list[list[TokenPrompt]]:
+    """The prompts, those together that are padded at little cost. Shortest first.
+
+    A prompt of less than ``_SHORTEST`` of the longest of a group begins another, once the group has ``_SMALLEST``.
+    """
+    groups: list[list[TokenPrompt]] = []
+    for prompt in sorted(prompts, key=len, reverse=True):
+        if not groups or (len(groups[-1]) >= _SMALLEST and len(prompt) < _SHORTEST * len(groups[-1][0])):
+            groups.append([])
+        groups[-1].append(prompt)
+    return groups[::-1]
 
 
 def embed(

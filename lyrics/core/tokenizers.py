@@ -36,6 +36,10 @@ _BERT_ROLES = {
 _PIECE = "|".join([*(re.escape(mark) for mark in sorted(MARKUP, key=len, reverse=True)), " ?[A-Za-z]+|[0-9]{1,3}|."])
 
 
+#: How a wave's strength falls with its frequency.
+_SLOPE = -0.5
+
+
 def builtin_tokenizer(kind: BuiltinTokenizer, special_tokens: Sequence[str]) -> PreTrainedTokenizerFast:
     """``byte_tokenizer`` or ``word_tokenizer``."""
     return byte_tokenizer(special_tokens) if kind == "bytes" else word_tokenizer(special_tokens)
@@ -74,8 +78,9 @@ def word_tokenizer(special_tokens: Sequence[str]) -> PreTrainedTokenizerFast:
 def numbers_in_order(rows: torch.Tensor, tokenizer: PreTrainedTokenizerFast) -> None:
     """Begin with what a number is worth: the rows [V, D] of the numbers that are one token each become smooth functions of their value.
 
-    Rows of near numbers are near each other, so that what is learnt of one coordinate holds for its neighbours; the spread of the values
-    stays. Nothing happens with a tokenizer that has no such tokens. Uses torch's global generator.
+    Rows of near numbers are near each other, the more so as slow waves are the strongest: what is learnt of one coordinate holds for its
+    neighbours, and differences and thresholds are found soonest. The spread of the values stays. Nothing happens with a tokenizer that has
+    no such tokens. Uses torch's global generator.
     """
     import torch
 
@@ -85,7 +90,8 @@ def numbers_in_order(rows: torch.Tensor, tokenizer: PreTrainedTokenizerFast) -> 
     values = torch.arange(len(NUMBERS)) / len(NUMBERS)
     waves = 0.5 * 1.3 ** torch.arange(23)  # of half the range, to five numbers long; no two numbers meet in all of them
     angles = 2 * torch.pi * values[:, None] * waves
-    mixed = torch.cat([angles.cos(), angles.sin()], dim=1) @ torch.randn(2 * len(waves), rows.shape[1])
+    found = torch.cat([angles.cos() * waves**_SLOPE, angles.sin() * waves**_SLOPE], dim=1)
+    mixed = (found - found.mean(dim=0)) @ torch.randn(2 * len(waves), rows.shape[1])
     with torch.no_grad():
         ids = torch.tensor([vocabulary[number] for number in NUMBERS])
         rows[ids] = (mixed * (rows.std() / mixed.std())).to(rows)

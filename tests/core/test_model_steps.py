@@ -18,6 +18,7 @@ from lyrics.core.geometry import Box
 from lyrics.core.model import LyricsModel
 from lyrics.core.prompts import Exchange
 from lyrics.core.refinement import Refinement
+from lyrics.core.soft_prompts import groups_by_length
 from lyrics.core.spatial import format_box
 from lyrics.core.types import DetectedObject, Sample, Turn
 from tests.core.small import drawn, small
@@ -182,22 +183,25 @@ def test_a_sample_that_augmentation_empties_is_taken_as_it_was(model: LyricsMode
 
 
 def test_stage_2_is_the_mean_over_answer_tokens(model: LyricsModel) -> None:
-    """Against the language model called by hand, one conversation at a time and without padding."""
+    """Against the language model called by hand, one conversation at a time and without padding, where it reads two groups of them."""
     examples = [
         talk(0, ("What is red?", "a circle"), ("And blue?", "a box"), task="text"),
         talk(1, ("How many?", "2"), task="vqa"),
         replace(talk(2, ("Say hello.", "hello there"), task="text"), picture=None),
+        *(talk(3 + more, ("And what is " + "very " * 60 + "red?", "this"), task="text") for more in range(5)),
     ]
     batch = collated(model, "instruct", *examples)
     assert isinstance(batch, InstructionExamples)
-    assert [dialogue[0].pictures for dialogue in batch.dialogues] == [(0,), (1,), ()]
+    assert [dialogue[0].pictures for dialogue in batch.dialogues][:4] == [(0,), (1,), (), (2,)]
     loss = model(batch)["answer"]
     total, count = 0.0, 0
-    for index in range(3):
+    prompts = []
+    for index in range(len(examples)):
         alone = collated(model, "instruct", examples[index])
         instruction = alone.dialogues[0][0].instruction
         encoded = model.encode_images(alone.images, [instruction] * len(alone.images))
         prompt = model._prompt(alone.dialogues[0], encoded, 512)
+        prompts.append(prompt)
         embeddings = model.language_model.embed(torch.tensor([prompt.ids]))
         for start, picture in prompt.slots:
             queries = encoded.soft_tokens_PQD[picture]
@@ -207,6 +211,7 @@ def test_stage_2_is_the_mean_over_answer_tokens(model: LyricsModel) -> None:
             if learnt:
                 total += float(F.cross_entropy(logits[position - 1], torch.tensor(prompt.ids[position])))
                 count += 1
+    assert len(groups_by_length(prompts)) == 2
     assert loss.count == count
     assert float(loss.sum) == pytest.approx(total, rel=1e-4)
     answers = [turn.answer for dialogue in batch.dialogues for turn in dialogue]

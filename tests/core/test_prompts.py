@@ -22,7 +22,7 @@ from lyrics.core.prompts import (
     template_named,
     tokenize,
 )
-from lyrics.core.soft_prompts import embed
+from lyrics.core.soft_prompts import embed, groups_by_length
 from lyrics.core.tokenizers import byte_tokenizer
 
 SPECIALS = ("<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<image>", "[INST]")
@@ -231,3 +231,20 @@ def test_soft_tokens_stand_where_their_pictures_do(side: Any) -> None:
     assert soft.grad is not None
     assert soft.grad[:, :, 0].tolist() == [[1.0, 1.0], [2.0, 2.0]]
     assert embed([], soft, Table(), side).embeddings_BLD.shape[:2] == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        ([], []),
+        ([7], [[7]]),
+        ([9, 1, 5], [[9, 5, 1]]),
+        ([10, 10, 10, 10, 8, 7, 6, 5, 1], [[7, 6, 5, 1], [10, 10, 10, 10, 8]]),
+        ([100] * 5, [[100] * 5]),
+    ],
+)
+def test_prompts_of_like_length_go_together(lengths: list[int], expected: list[list[int]]) -> None:
+    prompts = [TokenPrompt((index,) * length, (False,) * length, ()) for index, length in enumerate(lengths)]
+    groups = groups_by_length(prompts)
+    assert [[len(prompt) for prompt in group] for group in groups] == expected
+    assert sorted(prompt.ids for group in groups for prompt in group) == sorted(prompt.ids for prompt in prompts)

@@ -101,6 +101,10 @@ class OptimisationSection(_Section):
         None, ge=1, description="most samples of a rank in one forward pass; null takes its whole share"
     )
     learning_rate: float = Field(1e-4, gt=0, description="peak")
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw",
+        description="muon: torch's Muon for the matrices between the embeddings and the heads, AdamW for all else",
+    )
     betas: tuple[float, float] = Field((0.9, 0.98), description="of AdamW")
     weight_decay: float = Field(0.05, ge=0, description="not for biases, norms, the temperature and query tokens")
     warmup_share: float = Field(0.15, ge=0, le=1, description="share of the steps in which the rate rises linearly")

@@ -1,4 +1,4 @@
-"""AdamW over what a stage trains: which parameters decay, and the optimizer's state as named tensors.
+"""AdamW or Muon over what a stage trains: which parameters decay, and the optimizer's state as named tensors.
 
 State is stored by the parameters' names, so that neither the order of parameters nor the number of ranks matters to a checkpoint.
 """
@@ -10,8 +10,10 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from lyrics.core.training import muon
 from lyrics.core.training.config import OptimisationSection
 from lyrics.core.training.errors import CheckpointError
+from lyrics.core.training.muon import MuonWithAdamW
 
 _SLOTS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -24,17 +26,41 @@ def decays(name: str, parameter: torch.Tensor) -> bool:
     return parameter.ndim >= 2 and "query_tokens" not in name.rpartition(".")[2]
 
 
-def build_optimizer(parameters: Mapping[str, nn.Parameter], settings: OptimisationSection) -> torch.optim.AdamW:
-    """One group with weight decay and one without."""
-    with_decay = [parameter for name, parameter in parameters.items() if decays(name, parameter)]
-    without = [parameter for name, parameter in parameters.items() if not decays(name, parameter)]
-    groups = [
-        {"params": with_decay, "weight_decay": settings.weight_decay},
-        {"params": without, "weight_decay": 0.0},
+def orthogonalised(name: str, parameter: torch.Tensor) -> bool:
+    """Whether Muon updates it: a matrix from features to features, and so neither an embedding, nor a head, nor query tokens."""
+    return parameter.ndim == 2 and decays(name, parameter) and not any(part in name for part in ("embed", "head."))
+
+
+def build_optimizer(parameters: Mapping[str, nn.Parameter], settings: OptimisationSection) -> torch.optim.Optimizer:
+    """One group with weight decay and one without; with ``optimizer: muon`` the matrices that it takes before them."""
+    matrices = [
+        parameter
+        for name, parameter in parameters.items()
+        if settings.optimizer == "muon" and orthogonalised(name, parameter)
     ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=settings.learning_rate, betas=settings.betas
+    taken = {id(parameter) for parameter in matrices}
+    others = {name: parameter for name, parameter in parameters.items() if id(parameter) not in taken}
+    groups = [
+        {"params": [one for name, one in others.items() if decays(name, one) is decaying], "weight_decay": decay}
+        for decaying, decay in ((True, settings.weight_decay), (False, 0.0))
+    ]
+    groups = [group for group in groups if group["params"]]
+    if not matrices:
+        return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas)
+    return MuonWithAdamW(
+        matrices,
+        groups,
+        lr=settings.learning_rate,
+        betas=settings.betas,
+        weight_decay=settings.weight_decay,
     )
+
+
+def _slots(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, tuple[str, ...]]:
+    """What the optimizer keeps of each parameter."""
+    optimizer = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper holds it
+    by_muon = optimizer.takes() if isinstance(optimizer, MuonWithAdamW) else set()
+    return {name: muon.SLOTS if id(one) in by_muon else _SLOTS for name, one in parameters.items()}
 
 
 def optimizer_tensors(
@@ -42,10 +68,10 @@ def optimizer_tensors(
 ) -> dict[str, torch.Tensor]:
     """The optimizer's state: ``parameter/slot`` -> tensor. A parameter that was never updated has none."""
     return {
-        f"{name}/{slot}": optimizer.state[parameter][slot]
-        for name, parameter in parameters.items()
-        if optimizer.state.get(parameter)
-        for slot in _SLOTS
+        f"{name}/{slot}": optimizer.state[parameters[name]][slot]
+        for name, slots in _slots(optimizer, parameters).items()
+        if optimizer.state.get(parameters[name])
+        for slot in slots
     }
 
 
@@ -56,19 +82,22 @@ def load_optimizer(
     where: str,
 ) -> None:
     """The inverse of ``optimizer_tensors``. Raises ``CheckpointError`` beginning with ``where`` for state that does not fit."""
-    slots = {f"{name}/{slot}" for name in parameters for slot in _SLOTS}
-    if unexpected := sorted(set(tensors) - slots):
+    slots = _slots(optimizer, parameters)
+    known = {f"{name}/{slot}" for name in parameters for slot in slots[name]}
+    if unexpected := sorted(set(tensors) - known):
         raise CheckpointError(f"{where}: has state of parameters that are not trained here, such as {unexpected[0]}.")
     for name, parameter in parameters.items():
-        state = {slot: tensors[f"{name}/{slot}"] for slot in _SLOTS if f"{name}/{slot}" in tensors}
+        state = {slot: tensors[f"{name}/{slot}"] for slot in slots[name] if f"{name}/{slot}" in tensors}
         if not state:
             continue
-        if len(state) < len(_SLOTS) or any(state[slot].shape != parameter.shape for slot in _SLOTS[1:]):
+        if len(state) < len(slots[name]) or any(
+            tensor.shape != parameter.shape for slot, tensor in state.items() if slot != "step"
+        ):
             raise CheckpointError(f"{where}: the state of {name} is not of shape {tuple(parameter.shape)}.")
         # AdamW keeps its step counts on the host.
         optimizer.state[parameter] = {
-            "step": state["step"].clone(),
-            **{slot: state[slot].to(parameter.device, copy=True) for slot in _SLOTS[1:]},
+            slot: tensor.clone() if slot == "step" else tensor.to(parameter.device, copy=True)
+            for slot, tensor in state.items()
         }
 
 

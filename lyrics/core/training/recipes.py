@@ -99,7 +99,7 @@ def tiny_text() -> TrainConfig:
         out="runs/tiny-text",
         model=ModelSection(spec=lyrics_tiny().with_overrides(alone), weights="random"),
         data=DataSection(sets={"texts": DataSlot(use="scene-texts")}, augmentation=None),
-        optimisation=OptimisationSection(steps=1100, global_batch=8, learning_rate=2e-3),
+        optimisation=OptimisationSection(steps=1100, global_batch=8, learning_rate=6e-3, optimizer="muon"),
         checkpoint=CheckpointSection(every_steps=100),
     )
 

@@ -38,6 +38,9 @@ class CausalLMOptions(Options):
         None,
         description="of lfm2: what mixes the tokens in each layer, a short convolution or attention; null: attention",
     )
+    conv_kernel: int = Field(
+        3, ge=1, description="of lfm2: tokens that a short convolution mixes, the last one included"
+    )
     num_heads: int = Field(32, ge=1, description="attention heads")
     num_key_value_heads: int | None = Field(
         None, ge=1, description="heads of keys and values; null: as many as num_heads"
@@ -71,6 +74,8 @@ class CausalLMOptions(Options):
             )
         if self.layer_types is not None and self.architecture != "lfm2":
             raise ValueError(f"layer_types is an option of lfm2; the layers of {self.architecture} are all alike")
+        if self.conv_kernel != 3 and self.architecture != "lfm2":
+            raise ValueError(f"conv_kernel is an option of lfm2; {self.architecture} has no convolutions")
         if self.layer_types is not None and len(self.layer_types) != self.num_layers:
             raise ValueError(f"layer_types names {len(self.layer_types)} layers, but num_layers is {self.num_layers}")
         if self.quantization != "none" and self.adaptation == "full":

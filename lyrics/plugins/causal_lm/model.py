@@ -42,7 +42,12 @@ _OPT_NAMES = {
     "intermediate_size": "ffn_dim",
     "max_positions": "max_position_embeddings",
 }
-_NAMES = {"llama": _LLAMA_NAMES, "qwen2": _LLAMA_NAMES, "opt": _OPT_NAMES, "lfm2": _LLAMA_NAMES}
+_NAMES = {
+    "llama": _LLAMA_NAMES,
+    "qwen2": _LLAMA_NAMES,
+    "opt": _OPT_NAMES,
+    "lfm2": {**_LLAMA_NAMES, "conv_kernel": "conv_L_cache"},
+}
 # Says at the first token that lfm2's convolutions would be faster with a package for CUDA, to those who never chose lfm2 as well.
 _LOG_OF_KERNELS = logging.getLogger("transformers.integrations.hub_kernels")
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>")

@@ -45,5 +45,16 @@ NUMBERS = (
 )
 #: Of plain questions, what it takes to answer them.
 QuestionType = Literal[
-    "count", "color", "shape", "size", "existence", "absent", "relation", "position", "text", "location", "naming"
+    "count",
+    "color",
+    "shape",
+    "size",
+    "existence",
+    "absent",
+    "relation",
+    "position",
+    "text",
+    "location",
+    "naming",
+    "side",
 ]

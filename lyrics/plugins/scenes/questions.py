@@ -33,6 +33,8 @@ class Question:
 
 
 Ask = Callable[[Scene, Draws], Question | None]
+#: Opposite relations.
+_PAIRS = (("to the left of", "to the right of"), ("above", "below"))
 
 
 def _nameable(scene: Scene, draws: Draws) -> tuple[Thing, Kind] | None:
@@ -111,21 +113,42 @@ def ask_absent(scene: Scene, draws: Draws) -> Question | None:
     return Question("absent", form.format(noun), f"There is no {noun}.")
 
 
-def ask_relation(scene: Scene, draws: Draws) -> Question | None:
+def _related(scene: Scene, draws: Draws) -> tuple[str, str, Thing] | None:
+    """The name of a thing, a relation that it has, and the other thing, which has a name, too."""
     found = _nameable(scene, draws)
     if found is None:
         return None
     one, name = found
     for other in draws.shuffled(scene.things):
-        names = names_of(scene, other)
-        if other is one or not names:
+        if other is one or not names_of(scene, other):
             continue
         for relation in draws.shuffled(tuple(RELATIONS)):
             if stands(relation, one.box, other.box):
-                asked, answer = (relation, "yes") if draws.below(2) else (OPPOSITE[relation], "no")
-                text = f"Is the {name.noun()} {asked} the {draws.pick(names).noun()}?"
-                return Question("relation", text, answer, ("yes", "no"))
+                return name.noun(), relation, other
     return None
+
+
+def ask_relation(scene: Scene, draws: Draws) -> Question | None:
+    found = _related(scene, draws)
+    if found is None:
+        return None
+    name, relation, other = found
+    asked, answer = (relation, "yes") if draws.below(2) else (OPPOSITE[relation], "no")
+    text = f"Is the {name} {asked} the {draws.pick(names_of(scene, other)).noun()}?"
+    return Question("relation", text, answer, ("yes", "no"))
+
+
+def ask_side(scene: Scene, draws: Draws) -> Question | None:
+    """Which of two opposite relations holds: what to ask for one by yes and no is learnt from."""
+    found = _related(scene, draws)
+    if found is None:
+        return None
+    name, relation, other = found
+    first, second = next(pair for pair in _PAIRS if relation in pair)
+    ways = [way.removeprefix("to the ").removesuffix(" of") for way in (first, second)]
+    noun = draws.pick(names_of(scene, other)).noun()
+    text = f"Is the {name} {first.removesuffix(' of')} or {second} the {noun}?"
+    return Question("side", text, ways[relation == second], tuple(ways))
 
 
 def ask_position(scene: Scene, draws: Draws) -> Question | None:
@@ -227,4 +250,5 @@ BY_TYPE: Mapping[QuestionType, Ask] = {
     "text": ask_word,
     "location": ask_where,
     "naming": ask_what,
+    "side": ask_side,
 }

@@ -89,9 +89,15 @@ class TinyDetectorOptions(_VocabularyOptions):
     )
     width: int = Field(96, ge=8, multiple_of=8, description="channels of the last stage")
     blocks: int = Field(6, ge=0, description="residual blocks of the last stage")
-    score_threshold: float = Field(0.3, ge=0, le=1, description="detections whose score is lower are not reported")
+    score_threshold: float = Field(0.4, ge=0, le=1, description="detections whose score is lower are not reported")
     nms_iou: float = Field(
         0.5, ge=0, le=1, description="of two boxes for one phrase that overlap more, the better stays"
+    )
+    rival_iou: float = Field(
+        0.7,
+        ge=0,
+        le=1,
+        description="of two boxes for different phrases that overlap more, the better stays: a thing has one name; 1: both stay",
     )
     max_detections: int = Field(100, ge=1, description="most detections per picture; the best are kept")
 
@@ -154,6 +160,7 @@ def lyrics_components() -> Iterator[Component]:
             "blocks": 1,
             "vocabulary": _TEST_VOCABULARY,
             "score_threshold": 0.0,
+            "rival_iou": 1.0,
         },
     )
     yield Component(

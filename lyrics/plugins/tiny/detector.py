@@ -70,6 +70,7 @@ class TinyDetector(nn.Module):
         )
         self.score_threshold = options.score_threshold
         self.nms_iou = options.nms_iou
+        self.rival_iou = options.rival_iou
         self.max_detections = options.max_detections
         width = options.width
         self.trunk = ConvTrunk((width // 3, 2 * width // 3, width), (0, 2, options.blocks))
@@ -133,7 +134,7 @@ class TinyDetector(nn.Module):
     def _detections(
         self, boxes_norm_M4: torch.Tensor, scores_MP: torch.Tensor, wanted: Sequence[str]
     ) -> tuple[Detection, ...]:
-        """The detections of one picture, best first; suppression is among the boxes of one phrase only."""
+        """The detections of one picture, best first: suppressed among the boxes of each phrase, then among those of all."""
         found: list[Detection] = []
         for phrase in dict.fromkeys(wanted):
             column = self.phrases.column(phrase)
@@ -146,9 +147,18 @@ class TinyDetector(nn.Module):
                 if box is not None:
                     found.append(Detection(phrase, box, scores_N[row].item()))
         found.sort(key=lambda detection: -detection.score)
+        found = self._without_rivals(found)
         if len(found) > self.max_detections:
             logger.info("tiny-detector: kept the best %d of %d detections", self.max_detections, len(found))
         return tuple(found[: self.max_detections])
+
+    def _without_rivals(self, found: Sequence[Detection]) -> list[Detection]:
+        """Of several names for nearly the same box, the best; best first in and out."""
+        if not found:
+            return []
+        boxes_norm_N4 = torch.tensor([one.box_norm.as_tuple() for one in found])
+        scores_N = torch.tensor([one.score for one in found])
+        return [found[row] for row in non_maximum_suppression(boxes_norm_N4, scores_N, self.rival_iou)]
 
 
 def build(options: TinyDetectorOptions, context: BuildContext) -> TinyDetector:

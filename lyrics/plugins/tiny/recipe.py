@@ -87,6 +87,15 @@ PLANS = (
         first_row=1200 * 16,
         name="tiny-detector-2",
     ),
+    Plan(
+        "tiny-detector",
+        steps=2000,
+        batch=32,
+        learning_rate=1e-3,
+        after="tiny-detector-2",
+        first_row=4000 * 16,
+        name="tiny-detector-3",
+    ),
     Plan("tiny-tagger", steps=1000, batch=16, learning_rate=2e-3, after="tiny-detector-2"),
 )
 

@@ -20,7 +20,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 #: File name -> sha256, in ``WEIGHTS``.
 HASHES_FILE = "sha256.json"
 #: Options that say what is reported, not what is computed: any value goes with any weights.
-_FREE = frozenset({"threshold", "score_threshold", "nms_iou", "max_detections"})
+_FREE = frozenset({"threshold", "score_threshold", "nms_iou", "rival_iou", "max_detections"})
 
 
 def weights_file(component: str) -> str:

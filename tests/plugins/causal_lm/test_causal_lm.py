@@ -58,14 +58,25 @@ def test_convolutions_look_back_and_pass_over_padding(caplog: pytest.LogCaptureF
     assert "causal_conv1d" not in caplog.text
 
 
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+def test_a_convolution_reaches_as_far_back_as_its_kernel(kernel: int) -> None:
+    model = make(architecture="lfm2", layer_types=["conv"], num_layers=1, conv_kernel=kernel, adaptation="frozen")
+    embeddings = model.embed(torch.tensor([[40, 41, 42, 43, 44, 45, 46]])).detach().requires_grad_()
+    model(embeddings, torch.ones(1, 7, dtype=torch.long))[0, -1].sum().backward()
+    assert embeddings.grad is not None
+    read = embeddings.grad[0].abs().sum(dim=1) > 0
+    assert read.tolist() == [False] * (7 - kernel) + [True] * kernel
+
+
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
         ({"layer_types": ["conv", "conv"]}, "layer_types is an option of lfm2; the layers of llama are all alike"),
         ({"architecture": "lfm2", "layer_types": ["conv"]}, "names 1 layers, but num_layers is 2"),
+        ({"conv_kernel": 12}, "conv_kernel is an option of lfm2; llama has no convolutions"),
     ],
 )
-def test_layer_types_must_fit(changes: dict[str, Any], complaint: str) -> None:
+def test_convolutions_must_fit(changes: dict[str, Any], complaint: str) -> None:
     with pytest.raises(SpecError, match=complaint):
         make(**changes)
 

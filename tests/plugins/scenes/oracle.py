@@ -103,6 +103,11 @@ def answer(question: str, sample: Sample) -> str | list[Thing]:
     if found := re.fullmatch(r"How big is the (.+)\?", question):
         named = like(things, found[1])
         return named[0]["size"] if len(named) == 1 else missing(named, found[1])
+    if found := re.fullmatch(r"Is the (.+?) (to the left or to the right of|above or below) the (.+)\?", question):
+        (one,), (other,) = like(things, found[1]), like(things, found[3])
+        first, second = {"above or below": ("above", "below")}.get(found[2], ("to the left of", "to the right of"))
+        ways = [way for way in (first, second) if holds(one, way, other)]
+        return {"to the left of": "left", "to the right of": "right"}.get(ways[0], ways[0])
     if found := re.fullmatch(r"Is the (.+?) (to the left of|to the right of|above|below) the (.+)\?", question):
         (one,), (other,) = like(things, found[1]), like(things, found[3])
         return "yes" if holds(one, found[2], other) else "no"

@@ -128,6 +128,20 @@ def test_plain_questions_may_be_of_some_types_alone() -> None:
         build_dataset("scene-texts", {"plain": True, "types": ("weight",)})
 
 
+def test_sides_are_true_and_each_as_frequent_as_its_opposite() -> None:
+    texts = build_dataset("scene-texts", {"split": "test", "plain": True, "types": ("side",), "repeat": False})
+    scenes = Scenes(ScenesOptions(split="test"))
+    said = Counter[str]()
+    for row in range(200):
+        for turn, kind in zip(texts[row].turns, texts[row].extra["question_types"], strict=True):
+            if kind == "side":
+                question = turn.instruction.splitlines()[-1]
+                assert turn.answer == oracle.answer(question, scenes[row]), (row, turn)
+                said[turn.answer] += 1
+    assert set(said) == {"left", "right", "above", "below"}
+    assert min(said.values()) > 0.7 * max(said.values())
+
+
 def test_a_detectors_error_is_small_and_answers_have_the_boxes_that_are_listed() -> None:
     exact, texts = (build_dataset("scene-texts", {"plain": True, "box_error": error}) for error in (0.0, 0.1))
     answered, numbers = 0, set()

@@ -89,7 +89,8 @@ def test_score_is_objectness_times_name(detector, monkeypatch):
     assert found.score == pytest.approx(float(torch.tensor(1.0).sigmoid() * torch.tensor(0.5).sigmoid()))
 
 
-def test_suppression_is_within_a_phrase_and_the_best_box_stays(detector, monkeypatch):
+def test_suppression_is_within_a_phrase_and_the_best_box_stays(monkeypatch):
+    detector = builders.detector(**builders.SMALL, vocabulary=builders.NAMES, rival_iou=1.0)
     boxes_px = [[0.0, 0.0, 30.0, 32.0], [0.0, 0.0, 32.0, 32.0], [0.0, 0.0, 32.0, 10.0]]
     saying(detector, boxes_px, [1.0, 2.0, 3.0], [[SURE, SURE]] * 3, monkeypatch)
     found = detector(images(SQUARE), [["red circle", "blue square"]]).detections[0]
@@ -98,6 +99,18 @@ def test_suppression_is_within_a_phrase_and_the_best_box_stays(detector, monkeyp
         assert boxes == [(0, 0, 32, 10), (0, 0, 32, 32)]
     scores = [detection.score for detection in found]
     assert scores == sorted(scores, reverse=True)
+
+
+def test_of_two_names_for_nearly_the_same_box_the_better_stays(detector, monkeypatch):
+    boxes_px = [[0.0, 0.0, 32.0, 32.0], [0.0, 0.0, 32.0, 30.0], [0.0, 0.0, 32.0, 16.0]]
+    saying(detector, boxes_px, [SURE] * 3, [[2.0, 1.0], [-SURE, 3.0], [1.5, -SURE]], monkeypatch)
+    found = detector(images(SQUARE), [["red circle", "blue square"]]).detections[0]
+    assert [(one.phrase, one.box_norm.to_px((64, 64))) for one in found] == [
+        ("blue square", (0, 0, 32, 30)),
+        ("red circle", (0, 0, 32, 16)),
+    ]
+    (alone,) = (one for one in detector(images(SQUARE), [["red circle"]]).detections[0] if one.box_norm.y2 == 0.5)
+    assert alone.phrase == "red circle"
 
 
 def test_at_most_max_detections_the_best_and_the_cut_is_logged(monkeypatch, caplog):
@@ -131,9 +144,8 @@ def test_boxes_reach_from_the_centre_of_their_cell(detector):
 
 @torch.no_grad()
 def test_padding_is_never_detected_even_at_threshold_zero():
-    detector = builders.detector(
-        **builders.SMALL, vocabulary=builders.NAMES, score_threshold=0.0, nms_iou=1.0, max_detections=999
-    )
+    free = {"score_threshold": 0.0, "nms_iou": 1.0, "rival_iou": 1.0, "max_detections": 999}
+    detector = builders.detector(**builders.SMALL, vocabulary=builders.NAMES, **free)
     out = detector(images(Frame.of(64, 16)), [["red circle"]])
     assert out.mask_BM.sum() == 8 * 2
     assert len(out.detections[0]) == 8 * 2

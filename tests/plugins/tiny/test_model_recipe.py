@@ -41,9 +41,13 @@ def test_scenes_grow_until_they_are_whole(tmp_path):
     most = [
         [one.options.get("max_objects", 8) for one in config.data.sets.values()] for config in texts
     ]  # 8 by default
-    assert most == [[1], [2], [4], [8], [2, 4, 8, 8], [1], [2], [4, 2], [2, 4, 8, 8, 8]]
-    # What is copied last must be what a detector writes.
-    assert all(one.options["box_error"] > 0 for one in texts[-1].data.sets.values())
+    assert most == [[1, 1], [2, 2], [2, 4, 4], [2, 4, 8, 8, 8], [2, 4], [2, 4], [2, 4], [2, 4, 8, 8, 8]]
+    # What is copied must be what a detector writes.
+    assert all(one.options["box_error"] > 0 for config in texts for one in config.data.sets.values())
+    # The benchmarks ask in the words of the tasks.
+    assert [name for name, one in texts[-1].data.sets.items() if not one.options["plain"]] == ["tasks"]
+    seeds = [one.options.get("seed", 0) for config in texts for one in config.data.sets.values()]
+    assert len(set(seeds)) == len(seeds), "no scene is read twice"
 
 
 @pytest.fixture(scope="module")
