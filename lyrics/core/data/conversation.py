@@ -106,7 +106,7 @@ def _grounded_caption(sample: Sample, writer: _Writer) -> tuple[Turn, ...]:
 
 def _referring_expression(sample: Sample, writer: _Writer) -> tuple[Turn, ...]:
     if absent := sample.extra.get("absent"):
-        return (Turn(fill(_IF_FOUND, {"Tag": absent}), NOT_FOUND),)
+        return (Turn(fill(IF_FOUND, {"Tag": absent}), NOT_FOUND),)
     if not sample.objects:
         return ()
     target, *others = sample.objects
@@ -173,7 +173,7 @@ def recoded(text: str, codec: str, size: Size | None = None) -> str:
 
 
 # The one template that allows for an expression that nothing matches.
-(_IF_FOUND,) = (template for template in TEMPLATES["rec"] if "if found" in template)
+(IF_FOUND,) = (template for template in TEMPLATES["rec"] if "if found" in template)
 
 _TASKS: dict[Task, Callable[[Sample, _Writer], tuple[Turn, ...]]] = {
     "caption": _caption,

@@ -57,4 +57,5 @@ QuestionType = Literal[
     "location",
     "naming",
     "side",
+    "search",
 ]

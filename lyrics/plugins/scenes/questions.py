@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from lyrics.core.data.conversation import IF_FOUND, NOT_FOUND
+from lyrics.core.data.templates import fill
 from lyrics.core.spatial import SpatialObject, format_box, format_objects
 from lyrics.plugins.scenes.language import (
     OPPOSITE,
@@ -231,6 +233,26 @@ def ask_where(scene: Scene, draws: Draws) -> Question | None:
     return Question("location", f"Where is the {expression}?", mention(thing)) if expression else None
 
 
+def ask_search(scene: Scene, draws: Draws) -> Question | None:
+    """A referring expression in the words of the task ``rec``: a colour and a shape, which are there or not, or one that takes more."""
+    thing = draws.pick(scene.things)
+    tag = Kind(thing.colour, thing.shape)
+    expression: str | None = tag.noun() if tag.of(scene) == [thing] else None
+    # A scene has many more names to deny than things to find.
+    form = draws.below(8)
+    if form == 0:
+        pair = absent_pair(scene, draws)
+        return Question("search", fill(IF_FOUND, {"Tag": Kind(*pair).noun()}), NOT_FOUND) if pair else None
+    if form > 3:
+        # What has no name of its own is what expressions are for.
+        thing = min(draws.shuffled(scene.things), key=lambda one: bool(names_of(scene, one)))
+        expression = expression_for(scene, thing, draws)
+    if expression is None:
+        return None
+    answer = format_objects([SpatialObject(expression, thing.box)])
+    return Question("search", fill(IF_FOUND, {"Tag": expression}), answer)
+
+
 def ask_what(scene: Scene, draws: Draws) -> Question:
     """A question that points with a box."""
     thing = draws.pick(scene.things)
@@ -251,4 +273,5 @@ BY_TYPE: Mapping[QuestionType, Ask] = {
     "location": ask_where,
     "naming": ask_what,
     "side": ask_side,
+    "search": ask_search,
 }

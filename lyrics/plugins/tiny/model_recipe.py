@@ -145,6 +145,18 @@ STAGES = (
         hard={"types": (*_HARDEST, "relation", "side"), "seed": 19},
         tasks={"plain": False, "turns": 7, "seed": 20},
     ),
+    _text(
+        "search",
+        300,
+        48,
+        "everything",
+        2e-3,
+        search={"turns": 7, "types": ("search",), "seed": 23},
+        some={"max_objects": 4, "turns": 8, "types": ("search",) * 4 + ("relation", "count"), "seed": 24},
+        many={"seed": 25},
+        hard={"types": (*_HARDEST, "relation", "search", "search"), "seed": 26},
+        tasks={"plain": False, "turns": 7, "seed": 27},
+    ),
     Stage("stage1", "tiny-stage1"),
     Stage("stage2", "tiny-stage2", "stage1", {"optimisation.steps": 200}),
 )

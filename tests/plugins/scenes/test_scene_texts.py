@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import get_args
 
@@ -9,6 +10,7 @@ import pytest
 
 from lyrics.core.data.build import build_dataset
 from lyrics.core.errors import SpecError
+from lyrics.core.geometry import Box
 from lyrics.core.prompts import Exchange, segments_of, template_named, tokenize
 from lyrics.core.spatial import parse
 from lyrics.core.tokenizers import builtin_tokenizer
@@ -140,6 +142,35 @@ def test_sides_are_true_and_each_as_frequent_as_its_opposite() -> None:
                 said[turn.answer] += 1
     assert set(said) == {"left", "right", "above", "below"}
     assert min(said.values()) > 0.7 * max(said.values())
+
+
+def test_what_is_searched_for_is_there_as_often_as_not_under_a_name_of_two_words() -> None:
+    texts = build_dataset("scene-texts", {"split": "test", "plain": True, "types": ("search",), "repeat": False})
+    scenes = Scenes(ScenesOptions(split="test"))
+    there, absent, longer = 0, 0, 0
+    for row in range(150):
+        things = list(scenes[row].extra["things"])
+        for turn, kind in zip(texts[row].turns, texts[row].extra["question_types"], strict=True):
+            if kind != "search":
+                continue
+            found = re.search(r"Search for (.+) in the image and give its coordinates if found\.", turn.instruction)
+            assert found
+            meant = oracle.referents(things, found[1])
+            if turn.answer == "Not found.":
+                assert meant == []
+                absent += 1
+                continue
+            (named,) = parse(turn.answer).objects
+            assert named.tag == found[1]
+            assert [max(things, key=lambda one: Box(*one["box_norm"]).iou(named.box))] == meant, (row, turn)
+            bare = (
+                re.fullmatch(r"\w+ \w+", found[1])
+                and found[1].split()[0] in oracle.COLOURS
+                and "object" not in found[1]
+            )
+            there, longer = there + bool(bare), longer + (not bare)
+    assert 0.5 < there / absent < 2
+    assert longer > 0.5 * there
 
 
 def test_a_detectors_error_is_small_and_answers_have_the_boxes_that_are_listed() -> None:
