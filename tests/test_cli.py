@@ -50,7 +50,7 @@ def test_show_prints_options_with_types_defaults_ranges_and_help(run: Run) -> No
     assert options["score_threshold"] == {
         "path": "score_threshold",
         "type": "float",
-        "default": 0.3,
+        "default": 0.4,
         "allowed": ">= 0, <= 1",
         "description": options["score_threshold"]["description"],
     }

@@ -41,7 +41,17 @@ def test_scenes_grow_until_they_are_whole(tmp_path):
     most = [
         [one.options.get("max_objects", 8) for one in config.data.sets.values()] for config in texts
     ]  # 8 by default
-    assert most == [[1, 1], [2, 2], [2, 4, 4], [2, 4, 8, 8, 8], [2, 4], [2, 4], [2, 4], [2, 4, 8, 8, 8], [8, 4, 8, 8, 8]]
+    assert most == [
+        [1, 1],
+        [2, 2],
+        [2, 4, 4],
+        [2, 4, 8, 8, 8],
+        [2, 4],
+        [2, 4],
+        [2, 4],
+        [2, 4, 8, 8, 8],
+        [8, 4, 8, 8, 8],
+    ]
     # What is copied must be what a detector writes.
     assert all(one.options["box_error"] > 0 for config in texts for one in config.data.sets.values())
     # The benchmarks ask in the words of the tasks.
