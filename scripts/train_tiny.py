@@ -6,7 +6,7 @@ torchrun --nproc-per-node 2 scripts/train_tiny.py model --out runs/tiny --only q
 python scripts/train_tiny.py all --out runs/tiny          # both
 python scripts/train_tiny.py export --out runs/tiny       # write the weights of the newest checkpoints, finished or not
 python scripts/train_tiny.py measure --weights runs/tiny/weights --split test --scenes 1000
-python scripts/train_tiny.py align --out runs/tiny --split test --scenes 1000      # what stage 1 taught
+python scripts/train_tiny.py align --split test --scenes 1000                      # what stage 1 taught
 python scripts/train_tiny.py read --split test --scenes 100                        # what the language model reads
 lyrics evaluate --model lyrics-tiny --benchmark scenes --split test --out scores   # what the whole model answers
 """
@@ -30,8 +30,7 @@ from lyrics.plugins.tiny.reading import reading_accuracy
 def experts(given: argparse.Namespace) -> None:
     for plan in recipe.PLANS:
         if given.only in (None, plan.name):
-            pictures = plan.first_row + plan.steps * plan.batch
-            recipe.train_expert(plan, given.out, recipe.scenes("train", pictures), say)
+            recipe.train_expert(plan, given.out, recipe.scenes_for(plan), say)
             recipe.export(plan.component, given.out, given.out / "weights")
 
 
@@ -40,8 +39,8 @@ def model(given: argparse.Namespace) -> None:
     for stage in model_recipe.STAGES:
         if given.only in (None, stage.name):
             model_recipe.train_stage(stage, given.out, settings)
-    if given.only in (None, model_recipe.STAGES[-1].name) and not several_processes():
-        model_recipe.export_model(given.out, given.out / "weights")
+            if stage.name in model_recipe.MODELS and not several_processes():
+                model_recipe.export_model(given.out, given.out / "weights", stage)
 
 
 def everything(given: argparse.Namespace) -> None:
@@ -55,8 +54,9 @@ def export(given: argparse.Namespace) -> None:
         for component in dict.fromkeys(plan.component for plan in recipe.PLANS):
             step = recipe.export(component, given.out, to)
             say(f"{component}: weights of step {step}")
-    if given.what in ("model", "all"):
-        model_recipe.export_model(given.out, to)
+    for stage in model_recipe.STAGES:
+        if stage.name in model_recipe.MODELS and given.what in (stage.name, "all"):
+            model_recipe.export_model(given.out, to, stage)
 
 
 def measured(given: argparse.Namespace) -> None:
@@ -73,8 +73,12 @@ def measured(given: argparse.Namespace) -> None:
 
 def aligned(given: argparse.Namespace) -> None:
     stage = next(stage for stage in model_recipe.STAGES if stage.recipe == "tiny-stage1")
+    if given.out is None:
+        model = build_model(given.model)
+    else:
+        model = model_recipe.trained_model(model_recipe.stage_config(stage, given.out))
     found = alignment(
-        model_recipe.trained_model(model_recipe.stage_config(stage, given.out)),
+        model,
         build_dataset("lyrics-vl/scenes", {"split": given.split, "task": "caption"}),
         samples=given.scenes,
         say=say,
@@ -122,7 +126,7 @@ def main() -> None:
     stage.set_defaults(run=everything, only=None, set=None)
 
     stage = stages.add_parser("export", help="write weights of the newest checkpoints")
-    stage.add_argument("--what", choices=["experts", "model", "all"], default="all")
+    stage.add_argument("--what", choices=["experts", *model_recipe.MODELS, "all"], default="all")
     stage.add_argument("--out", type=Path, required=True, help="folder with the checkpoints")
     stage.add_argument("--to", type=Path, help="folder for the weights; OUT/weights unless given")
     stage.set_defaults(run=export)
@@ -135,7 +139,10 @@ def main() -> None:
     stage.set_defaults(run=measured)
 
     stage = stages.add_parser("align", help="retrieval, matching, masked objects and captions after stage 1")
-    stage.add_argument("--out", type=Path, required=True, help="folder with the run of stage 1")
+    stage.add_argument("--model", default="lyrics-tiny-stage1", help="a preset")
+    stage.add_argument(
+        "--out", type=Path, help="folder with a run of stage 1, which is measured in place of the preset"
+    )
     stage.add_argument("--split", choices=["validation", "test", "held-out"], default="test")
     stage.add_argument("--scenes", type=positive, default=1000)
     stage.set_defaults(run=aligned)

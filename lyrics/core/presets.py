@@ -211,8 +211,9 @@ def lyrics_mini() -> ModelSpec:
     )
 
 
-#: What ships of ``lyrics-tiny`` beside its experts: the language model that can read, and all that the two stages trained.
+#: What ships of ``lyrics-tiny`` beside its experts: the language model that can read, what stage 1 trained, and what both stages did.
 TINY_LANGUAGE_MODEL = "package:lyrics/plugins/tiny/weights/language-model"
+TINY_STAGE1_WEIGHTS = "package:lyrics/plugins/tiny/weights/stage1"
 TINY_WEIGHTS = "package:lyrics/plugins/tiny/weights/model"
 
 
@@ -291,5 +292,11 @@ def lyrics_presets() -> Iterable[Preset]:
         lyrics_tiny,
         "trained, at toy size, for drawn scenes: the same code paths on a CPU, offline",
         weights=TINY_WEIGHTS,
+    )
+    yield Preset(
+        "lyrics-tiny-stage1",
+        lyrics_tiny,
+        "lyrics-tiny as stage 1 left it: for retrieval and matching, and to begin stage 2 with",
+        weights=TINY_STAGE1_WEIGHTS,
     )
     yield Preset("blip2-13b", blip2_13b, "the baseline: no refiner, BLIP-2's Q-Former")

@@ -115,7 +115,7 @@ def tiny_stage1() -> TrainConfig:
             # A crop would make captions false that count things or say where they are.
             augmentation=None,
         ),
-        optimisation=OptimisationSection(steps=1500, global_batch=32, learning_rate=1e-3),
+        optimisation=OptimisationSection(steps=900, global_batch=32, learning_rate=2e-3, optimizer="muon"),
         checkpoint=CheckpointSection(every_steps=100),
         evaluation=_on_scenes("caption"),
     )

@@ -28,6 +28,7 @@ from lyrics.plugins.scenes.layout import Draws, Scene, Thing, make_scene, scene_
 from lyrics.plugins.scenes.names import SINGLE_TASKS, TASKS_OF_CONVERSATION, SingleTask
 from lyrics.plugins.scenes.questions import (
     CHOICE,
+    OPTIONS,
     VISUAL,
     Question,
     absent_pair,
@@ -36,9 +37,9 @@ from lyrics.plugins.scenes.questions import (
     ask_what,
     ask_where,
     ask_word,
+    with_options,
 )
 
-_CHOICES = 4
 _TURNS_OF_DIALOGUE = 3
 _TURNS_OF_CONVERSATION = 6
 #: Of referring expressions, those that nothing in the picture matches.
@@ -196,10 +197,9 @@ def _referential(telling: _Telling) -> Sample:
 
 def _multiple_choice(telling: _Telling) -> Sample:
     question = ask(telling.scene, telling.draws, CHOICE)
-    while len(question.choices) < _CHOICES:
+    while len(question.choices) < OPTIONS:
         question = ask(telling.scene, telling.draws, CHOICE)
-    wrong = telling.draws.shuffled([choice for choice in question.choices if choice != question.answer])
-    options = telling.draws.shuffled([question.answer, *wrong[: _CHOICES - 1]])
+    options = with_options(question, telling.draws)
     return telling.sample("multi-choice", questions=(question,), options=tuple(options))
 
 

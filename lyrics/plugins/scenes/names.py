@@ -58,4 +58,5 @@ QuestionType = Literal[
     "naming",
     "side",
     "search",
+    "choice",
 ]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from string import ascii_lowercase
 
 from lyrics.core.data.conversation import IF_FOUND, NOT_FOUND
-from lyrics.core.data.templates import fill
+from lyrics.core.data.templates import TEMPLATES, fill
 from lyrics.core.spatial import SpatialObject, format_box, format_objects
 from lyrics.plugins.scenes.language import (
     OPPOSITE,
@@ -35,6 +36,8 @@ class Question:
 
 
 Ask = Callable[[Scene, Draws], Question | None]
+#: Of a multiple choice.
+OPTIONS = 4
 #: Opposite relations.
 _PAIRS = (("to the left of", "to the right of"), ("above", "below"))
 
@@ -195,6 +198,23 @@ def ask(scene: Scene, draws: Draws, asks: tuple[Ask, ...]) -> Question:
     raise AssertionError("a count can always be asked for")
 
 
+def with_options(question: Question, draws: Draws) -> list[str]:
+    """The answer of a question among others that it might have had, in any order."""
+    wrong = draws.shuffled([choice for choice in question.choices if choice != question.answer])
+    return draws.shuffled([question.answer, *wrong[: OPTIONS - 1]])
+
+
+def ask_choice(scene: Scene, draws: Draws) -> Question | None:
+    """A question with options, in the first of the words of the task ``multi-choice``."""
+    question = draws.pick(CHOICE)(scene, draws)
+    if question is None or len(question.choices) < OPTIONS:
+        return None
+    options = with_options(question, draws)
+    lettered = [f"({letter}) {option}" for letter, option in zip(ascii_lowercase, options, strict=False)]
+    text = fill(TEMPLATES["multi-choice"][0], {"Question": question.text, "Option": " ".join(lettered)})
+    return Question("choice", text, lettered[options.index(question.answer)], tuple(lettered))
+
+
 def mention(thing: Thing) -> str:
     """The thing in the paper's markup."""
     return format_objects([SpatialObject(thing.tag, thing.box)])
@@ -274,4 +294,5 @@ BY_TYPE: Mapping[QuestionType, Ask] = {
     "naming": ask_what,
     "side": ask_side,
     "search": ask_search,
+    "choice": ask_choice,
 }

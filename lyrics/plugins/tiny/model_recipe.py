@@ -17,7 +17,7 @@ from safetensors.torch import save_file as save_tensors
 from lyrics.core.build import build_model
 from lyrics.core.model import LyricsModel
 from lyrics.core.model_folder import save_folder
-from lyrics.core.presets import TINY_LANGUAGE_MODEL, TINY_WEIGHTS, lyrics_tiny
+from lyrics.core.presets import TINY_LANGUAGE_MODEL, TINY_STAGE1_WEIGHTS, TINY_WEIGHTS, lyrics_tiny
 from lyrics.core.training.assemble import run, start_from
 from lyrics.core.training.config import TrainConfig, load_config
 from lyrics.core.training.launch import several_processes
@@ -27,7 +27,9 @@ from lyrics.plugins.tiny.shipped import list_files
 Say = Callable[[str], None]
 
 #: Names of the folders that the stages' weights are written to.
-LANGUAGE_MODEL, MODEL = (name.rpartition("/")[2] for name in (TINY_LANGUAGE_MODEL, TINY_WEIGHTS))
+LANGUAGE_MODEL = TINY_LANGUAGE_MODEL.rpartition("/")[2]
+#: Stage -> the folder of its model.
+MODELS = {"stage1": TINY_STAGE1_WEIGHTS.rpartition("/")[2], "stage2": TINY_WEIGHTS.rpartition("/")[2]}
 _CHECKPOINT = "model.spec.language_model.options.checkpoint"
 
 
@@ -157,6 +159,23 @@ STAGES = (
         hard={"types": (*_HARDEST, "relation", "search", "search"), "seed": 26},
         tasks={"plain": False, "turns": 7, "seed": 27},
     ),
+    _text(
+        "answers",
+        1000,
+        48,
+        "search",
+        2e-3,
+        many={"seed": 28},
+        some={
+            "max_objects": 4,
+            "turns": 9,
+            "types": ("relation",) * 3 + ("search",) * 2 + ("choice", "choice", "size", "naming"),
+            "seed": 29,
+        },
+        hard={"turns": 11, "types": (*_HARDEST, "relation", "shape", *("search", "choice") * 3), "seed": 30},
+        search={"turns": 7, "types": ("search",) * 3 + ("relation",), "seed": 31},
+        tasks={"plain": False, "turns": 7, "seed": 32},
+    ),
     Stage("stage1", "tiny-stage1"),
     Stage("stage2", "tiny-stage2", "stage1", {"optimisation.steps": 200}),
 )
@@ -195,15 +214,15 @@ def export_language_model(config: TrainConfig, weights: Path) -> None:
     list_files(weights)
 
 
-def export_model(out: Path, weights: Path, stage: Stage = STAGES[-1]) -> None:
-    """Write what stage 2 has trained so far to a model folder in ``weights``, in half precision.
+def export_model(out: Path, weights: Path, stage: Stage) -> None:
+    """Write what stage 1 or stage 2 has trained so far to its model folder in ``weights``, in half precision.
 
     Its specification is the preset's: the language model that it names is the one in the package.
     """
     model = trained_model(stage_config(stage, out))
     named = {"language_model.options.checkpoint": lyrics_tiny().language_model.options["checkpoint"]}
     model.spec = model.spec.with_overrides(named)
-    folder = weights / MODEL
+    folder = weights / MODELS[stage.name]
     save_folder(model, folder, trainable_only=True)
     tensors = load_file(folder / WEIGHTS_FILE)
     save_tensors({name: _half(tensor) for name, tensor in tensors.items()}, folder / WEIGHTS_FILE, {"format": "pt"})

@@ -68,6 +68,8 @@ class Plan:
     first_row: int = 0
     #: Its folder; one expert may be trained more than once.
     name: str = ""
+    #: The most objects of a scene. Crowded scenes have more small things on large ones, which are what is missed.
+    max_objects: int = 8
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or self.component)
@@ -96,7 +98,27 @@ PLANS = (
         first_row=4000 * 16,
         name="tiny-detector-3",
     ),
+    Plan(
+        "tiny-detector",
+        steps=1800,
+        batch=32,
+        learning_rate=1e-3,
+        after="tiny-detector-3",
+        first_row=8000 * 16,
+        name="tiny-detector-4",
+        max_objects=14,
+    ),
     Plan("tiny-tagger", steps=1000, batch=16, learning_rate=2e-3, after="tiny-detector-2"),
+    Plan(
+        "tiny-tagger",
+        steps=1200,
+        batch=32,
+        learning_rate=1e-3,
+        after="tiny-tagger",
+        first_row=12000 * 16,
+        name="tiny-tagger-2",
+        max_objects=14,
+    ),
 )
 
 _OPTIONS: Mapping[str, type[Options]] = {
@@ -221,9 +243,14 @@ def _borrow(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, torch.
     return borrowed
 
 
-def scenes(split: str, count: int) -> Dataset:
+def scenes(split: str, count: int, max_objects: int = 8) -> Dataset:
     """The first ``count`` rows of a split of ``scenes``."""
-    return build_dataset("scenes", {"split": split, "scenes": count})
+    return build_dataset("scenes", {"split": split, "scenes": count, "max_objects": max_objects})
+
+
+def scenes_for(plan: Plan) -> Dataset:
+    """All scenes that a training draws, and those before its first."""
+    return scenes("train", plan.first_row + plan.steps * plan.batch, plan.max_objects)
 
 
 def annotated(sample: Sample, size_px: tuple[int, int]) -> tuple[DetectedObject, ...]:

@@ -144,6 +144,25 @@ def test_sides_are_true_and_each_as_frequent_as_its_opposite() -> None:
     assert min(said.values()) > 0.7 * max(said.values())
 
 
+def test_a_choice_has_its_answer_among_four_options_each_letter_as_often_as_the_others() -> None:
+    texts = build_dataset("scene-texts", {"split": "test", "plain": True, "types": ("choice",), "repeat": False})
+    scenes = Scenes(ScenesOptions(split="test"))
+    letters = Counter[str]()
+    for row in range(150):
+        for turn, kind in zip(texts[row].turns, texts[row].extra["question_types"], strict=True):
+            if kind != "choice":
+                continue
+            asked = re.search(r"Question: (.+\?) Options: (.+)\. Answer:$", turn.instruction)
+            assert asked
+            options = dict(re.findall(r"\((\w)\) (.+?)(?= \(|$)", asked[2]))
+            assert list(options) == list("abcd")
+            letter, answer = re.fullmatch(r"\((\w)\) (.+)", turn.answer).groups()
+            assert options[letter] == answer == oracle.answer(asked[1], scenes[row]), (row, turn)
+            letters[letter] += 1
+    assert set(letters) == set("abcd")
+    assert min(letters.values()) > 0.7 * max(letters.values())
+
+
 def test_what_is_searched_for_is_there_as_often_as_not_under_a_name_of_two_words() -> None:
     texts = build_dataset("scene-texts", {"split": "test", "plain": True, "types": ("search",), "repeat": False})
     scenes = Scenes(ScenesOptions(split="test"))

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from lyrics.core.build import build_model
 from lyrics.core.model_folder import load_trained_parts
-from lyrics.core.presets import TINY_LANGUAGE_MODEL, TINY_WEIGHTS, lyrics_tiny
+from lyrics.core.presets import TINY_LANGUAGE_MODEL, TINY_STAGE1_WEIGHTS, TINY_WEIGHTS, lyrics_tiny
 from lyrics.core.training import checkpoint as checkpoints
 from lyrics.plugins.tiny import model_recipe
 from lyrics.plugins.tiny.model_recipe import STAGES
@@ -51,6 +51,7 @@ def test_scenes_grow_until_they_are_whole(tmp_path):
         [2, 4],
         [2, 4, 8, 8, 8],
         [8, 4, 8, 8, 8],
+        [8, 4, 8, 8, 8],
     ]
     # What is copied must be what a detector writes.
     assert all(one.options["box_error"] > 0 for config in texts for one in config.data.sets.values())
@@ -67,7 +68,7 @@ def trained(tmp_path_factory):
     model_recipe.train_stage(model_recipe.LAST_TEXT, out, {**SHORT, "model.start_from": None})
     for name in ("stage1", "stage2"):
         model_recipe.train_stage(BY_NAME[name], out, SHORT)
-    model_recipe.export_model(out, out / "weights")
+        model_recipe.export_model(out, out / "weights", BY_NAME[name])
     return out
 
 
@@ -89,8 +90,20 @@ def test_the_language_model_is_what_its_text_made_of_it(trained):
     assert torch.equal(embedded, stored["model.embed_tokens.weight"].float())
 
 
+def test_what_stage_1_made_ships_by_itself(trained):
+    run = run_tensors(trained, "stage1")
+    torch.manual_seed(9)
+    model = build_model(lyrics_tiny(), weights="random")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_trained_parts(model, trained / "weights" / model_recipe.MODELS["stage1"])
+    own = dict(model.named_parameters())
+    assert {name.split(".")[0] for name in run} == {"query_transformer", "objectives"}
+    assert all(torch.equal(own[name], tensor.half().float()) for name, tensor in run.items())
+
+
 def test_the_model_is_what_stage_2_made_of_it(trained):
-    folder = trained / "weights" / model_recipe.MODEL
+    folder = trained / "weights" / model_recipe.MODELS["stage2"]
     run = run_tensors(trained, "stage2")
     assert {name.split(".")[0] for name in run} == {"query_transformer", "projection", "language_model"}
     spec = json.loads((folder / "spec.json").read_text())
@@ -117,4 +130,5 @@ def test_all_files_are_listed(trained):
 
 def test_the_names_of_the_package_are_those_of_the_folders():
     assert TINY_LANGUAGE_MODEL.endswith(f"/weights/{model_recipe.LANGUAGE_MODEL}")
-    assert TINY_WEIGHTS.endswith(f"/weights/{model_recipe.MODEL}")
+    assert TINY_STAGE1_WEIGHTS.endswith(f"/weights/{model_recipe.MODELS['stage1']}")
+    assert TINY_WEIGHTS.endswith(f"/weights/{model_recipe.MODELS['stage2']}")
