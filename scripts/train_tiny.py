@@ -8,6 +8,7 @@ python scripts/train_tiny.py export --out runs/tiny       # write the weights of
 python scripts/train_tiny.py measure --weights runs/tiny/weights --split test --scenes 1000
 python scripts/train_tiny.py align --split test --scenes 1000                      # what stage 1 taught
 python scripts/train_tiny.py read --split test --scenes 100                        # what the language model reads
+python scripts/train_tiny.py annotate --split test --scenes 100 --to objects.jsonl # what the experts should find
 lyrics evaluate --model lyrics-tiny --benchmark scenes --split test --out scores   # what the whole model answers
 """
 
@@ -22,6 +23,7 @@ from lyrics.core.build import build_model
 from lyrics.core.data.build import build_dataset
 from lyrics.core.errors import LyricsError
 from lyrics.core.evaluation.alignment import alignment
+from lyrics.core.refinement import Refinement
 from lyrics.core.training.launch import several_processes
 from lyrics.plugins.tiny import measure, model_recipe, recipe, shipped
 from lyrics.plugins.tiny.reading import reading_accuracy
@@ -95,6 +97,16 @@ def read(given: argparse.Namespace) -> None:
     say(json.dumps({kind: {"share": round(share, 4), "of": count} for kind, (share, count) in found.items()}, indent=1))
 
 
+def annotate(given: argparse.Namespace) -> None:
+    dataset = recipe.scenes(given.split, given.scenes)
+    with given.to.open("w", encoding="utf-8") as file:
+        for row in range(given.scenes):
+            (picture,), (objects,) = recipe.drawn(dataset, [row])
+            truth = Refinement(picture.size, objects=objects, name=f"{given.split}/{row}")
+            file.write(json.dumps(truth.to_json()) + "\n")
+    say(f"{given.to}: what {given.scenes} scenes hold, for the experts named cached")
+
+
 def say(line: str) -> None:
     print(line, flush=True)
 
@@ -152,6 +164,14 @@ def main() -> None:
     stage.add_argument("--scenes", type=positive, default=100)
     stage.add_argument("--objects", type=int, default=8, help="objects of a scene at most")
     stage.set_defaults(run=read)
+
+    stage = stages.add_parser(
+        "annotate", help="write what scenes hold as an objects.jsonl, to evaluate without the experts' errors"
+    )
+    stage.add_argument("--split", choices=["validation", "test", "held-out"], default="test")
+    stage.add_argument("--scenes", type=positive, default=100)
+    stage.add_argument("--to", type=Path, required=True, help="the file")
+    stage.set_defaults(run=annotate)
 
     given = parser.parse_args()
     try:

@@ -15,7 +15,15 @@ from lyrics.core.resolve import Resolved, resolve, wire
 from lyrics.core.spec import ModelSpec
 from tests.fresh import fresh
 
-PRESETS = ("blip2-13b", "lyrics-13b", "lyrics-7b", "lyrics-mini", "lyrics-released-14b", "lyrics-tiny")
+PRESETS = (
+    "blip2-13b",
+    "lyrics-13b",
+    "lyrics-7b",
+    "lyrics-mini",
+    "lyrics-released-14b",
+    "lyrics-tiny",
+    "lyrics-tiny-stage1",
+)
 
 
 def value(spec: ModelSpec, path: str) -> Any:

@@ -176,8 +176,29 @@ STAGES = (
         search={"turns": 7, "types": ("search",) * 3 + ("relation",), "seed": 31},
         tasks={"plain": False, "turns": 7, "seed": 32},
     ),
+    _text(
+        "choices",
+        600,
+        48,
+        "answers",
+        2.5e-3,
+        many={"seed": 33},
+        some={
+            "max_objects": 4,
+            "turns": 10,
+            "types": (*("choice",) * 5, "color", "shape", "naming", "location", "search"),
+            "seed": 34,
+        },
+        hard={
+            "turns": 11,
+            "types": (*("color", "shape", "count", "location", "search") * 2, *("choice",) * 5, "relation", "position"),
+            "seed": 35,
+        },
+        search={"turns": 7, "types": (*("search",) * 3, "count"), "seed": 36},
+        tasks={"plain": False, "turns": 7, "seed": 37},
+    ),
     Stage("stage1", "tiny-stage1"),
-    Stage("stage2", "tiny-stage2", "stage1", {"optimisation.steps": 200}),
+    Stage("stage2", "tiny-stage2", "stage1", {"optimisation.steps": 400}),
 )
 #: After it the language model is what the next stages build on.
 LAST_TEXT = next(stage for stage in reversed(STAGES) if stage.recipe == "tiny-text")

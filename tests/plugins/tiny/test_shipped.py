@@ -11,9 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lyrics.core.build import build_refiner
+from lyrics.core.build import build_model, build_refiner
 from lyrics.core.contracts import BuildContext
+from lyrics.core.data.build import build_dataset
 from lyrics.core.errors import WeightsError
+from lyrics.core.evaluation.alignment import alignment
 from lyrics.plugins import tiny
 from lyrics.plugins.tiny import measure, recipe, shipped
 
@@ -103,3 +105,12 @@ def test_the_refiner_of_lyrics_tiny_is_built_of_them():
     (found,) = refiner([dataset.picture(sample)])
     assert {obj.tag for obj in found.objects} & {obj.tag for obj in sample.objects}
     assert all(obj.mask is not None for obj in found.objects)
+
+
+def test_stage_1_ships_and_finds_the_text_of_a_picture():
+    model = build_model("lyrics-tiny-stage1")
+    captioned = build_dataset("scenes", {"split": "validation", "task": "caption"})
+    shares = alignment(model, captioned, samples=40, batch=20).shares
+    assert shares["image to text R@1 of 40"][0] > 0.9
+    assert shares["text to image R@1 of 40"][0] > 0.9
+    assert shares["ITM accuracy"][0] > 0.9
