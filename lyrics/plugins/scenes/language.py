@@ -32,7 +32,7 @@ OPPOSITE = {
     "below": "above",
 }
 #: Superlative -> (coordinate of the centre, whether the smallest is meant).
-_EXTREMES = {"leftmost": ("x", True), "rightmost": ("x", False), "topmost": ("y", True), "lowest": ("y", False)}
+EXTREMES = {"leftmost": ("x", True), "rightmost": ("x", False), "topmost": ("y", True), "lowest": ("y", False)}
 #: The most extreme thing must be ahead of the next by this share of the side.
 _LEAD = 0.06
 _FRAMES = ("{}", "a picture of {}", "a drawing with {}", "this picture shows {}")
@@ -112,7 +112,7 @@ def expressions_for(scene: Scene, thing: Thing) -> Iterator[str]:
         rivals = [other for other in kind.of(scene) if other is not thing]
         if not rivals:
             continue
-        for word, (axis, smallest) in _EXTREMES.items():
+        for word, (axis, smallest) in EXTREMES.items():
             if all(_ahead(thing.box, rival.box, axis, smallest=smallest) for rival in rivals):
                 yield f"{word} {kind.noun()}"
         for other in scene.things:

@@ -59,4 +59,5 @@ QuestionType = Literal[
     "side",
     "search",
     "choice",
+    "extreme",
 ]

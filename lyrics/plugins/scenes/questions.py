@@ -10,11 +10,13 @@ from lyrics.core.data.conversation import IF_FOUND, NOT_FOUND
 from lyrics.core.data.templates import TEMPLATES, fill
 from lyrics.core.spatial import SpatialObject, format_box, format_objects
 from lyrics.plugins.scenes.language import (
+    EXTREMES,
     OPPOSITE,
     PLACES,
     RELATIONS,
     Kind,
     expression_for,
+    expressions_for,
     joined,
     names_of,
     place_of,
@@ -273,6 +275,21 @@ def ask_search(scene: Scene, draws: Draws) -> Question | None:
     return Question("search", fill(IF_FOUND, {"Tag": expression}), answer)
 
 
+def ask_extreme(scene: Scene, draws: Draws) -> Question | None:
+    """As ``ask_search``, for the leftmost, rightmost, topmost or lowest of its kind."""
+    found = [
+        (thing, expression)
+        for thing in scene.things
+        for expression in expressions_for(scene, thing)
+        if expression.split()[0] in EXTREMES
+    ]
+    if not found:
+        return None
+    thing, expression = draws.pick(found)
+    answer = format_objects([SpatialObject(expression, thing.box)])
+    return Question("extreme", fill(IF_FOUND, {"Tag": expression}), answer)
+
+
 def ask_what(scene: Scene, draws: Draws) -> Question:
     """A question that points with a box."""
     thing = draws.pick(scene.things)
@@ -295,4 +312,5 @@ BY_TYPE: Mapping[QuestionType, Ask] = {
     "side": ask_side,
     "search": ask_search,
     "choice": ask_choice,
+    "extreme": ask_extreme,
 }

@@ -197,6 +197,22 @@ STAGES = (
         search={"turns": 7, "types": (*("search",) * 3, "count"), "seed": 36},
         tasks={"plain": False, "turns": 7, "seed": 37},
     ),
+    _text(
+        "extremes",
+        450,
+        48,
+        "choices",
+        2e-3,
+        some={"max_objects": 4, "turns": 8, "types": (*("extreme",) * 3, "count"), "seed": 38},
+        many={"seed": 39},
+        hard={
+            "turns": 10,
+            "types": (*("extreme",) * 5, *("count", "search") * 2, "choice", "color", "shape", "relation", "position"),
+            "seed": 40,
+        },
+        tasks={"plain": False, "turns": 7, "seed": 41},
+        wordy={"plain": False, "turns": 7, "seed": 42},
+    ),
     Stage("stage1", "tiny-stage1"),
     Stage("stage2", "tiny-stage2", "stage1", {"optimisation.steps": 400}),
 )

@@ -144,6 +144,26 @@ def test_sides_are_true_and_each_as_frequent_as_its_opposite() -> None:
     assert min(said.values()) > 0.7 * max(said.values())
 
 
+def test_an_extreme_is_of_its_kind_and_all_four_are_asked_for() -> None:
+    texts = build_dataset("scene-texts", {"split": "test", "plain": True, "types": ("extreme",), "repeat": False})
+    scenes = Scenes(ScenesOptions(split="test"))
+    words = Counter[str]()
+    for row in range(100):
+        things = list(scenes[row].extra["things"])
+        for turn, kind in zip(texts[row].turns, texts[row].extra["question_types"], strict=True):
+            if kind != "extreme":  # nothing has a rival
+                continue
+            found = re.search(r"Search for (.+) in the image and give its coordinates if found\.", turn.instruction)
+            assert found
+            (named,) = parse(turn.answer).objects
+            assert named.tag == found[1]
+            meant = oracle.referents(things, found[1])
+            assert [max(things, key=lambda one: Box(*one["box_norm"]).iou(named.box))] == meant, (row, turn)
+            words[found[1].split()[0]] += 1
+    assert set(words) == {"leftmost", "rightmost", "topmost", "lowest"}
+    assert min(words.values()) > 0.6 * max(words.values())
+
+
 def test_a_choice_has_its_answer_among_four_options_each_letter_as_often_as_the_others() -> None:
     texts = build_dataset("scene-texts", {"split": "test", "plain": True, "types": ("choice",), "repeat": False})
     scenes = Scenes(ScenesOptions(split="test"))
