@@ -60,4 +60,5 @@ QuestionType = Literal[
     "search",
     "choice",
     "extreme",
+    "amount",
 ]

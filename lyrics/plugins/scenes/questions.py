@@ -77,6 +77,14 @@ def ask_count(scene: Scene, draws: Draws) -> Question:
     return Question("count", f"How many {kind.noun(plural=True)} are there?", str(count), choices)
 
 
+def ask_amount(scene: Scene, draws: Draws) -> Question:
+    """As ``ask_count``, for a colour with a shape, which three times in four is there."""
+    thing = draws.pick(scene.things)
+    pair = absent_pair(scene, draws) if draws.below(4) == 0 else None
+    kind = Kind(*(pair or (thing.colour, thing.shape)))
+    return Question("amount", f"How many {kind.noun(plural=True)} are there?", str(len(kind.of(scene))))
+
+
 def ask_colour(scene: Scene, draws: Draws) -> Question | None:
     for thing in draws.shuffled(scene.things):
         for kind in (Kind(shape=thing.shape), Kind(shape=thing.shape, size=thing.size)):
@@ -313,4 +321,5 @@ BY_TYPE: Mapping[QuestionType, Ask] = {
     "search": ask_search,
     "choice": ask_choice,
     "extreme": ask_extreme,
+    "amount": ask_amount,
 }

@@ -213,6 +213,27 @@ STAGES = (
         tasks={"plain": False, "turns": 7, "seed": 41},
         wordy={"plain": False, "turns": 7, "seed": 42},
     ),
+    _text(
+        "amounts",
+        400,
+        48,
+        "extremes",
+        2.5e-3,
+        some={"max_objects": 4, "turns": 8, "types": (*("extreme",) * 3, "amount", "amount", "relation"), "seed": 43},
+        many={"seed": 44},
+        hard={
+            "turns": 10,
+            "types": (
+                *("extreme",) * 4,
+                *("amount",) * 3,
+                *("relation", "choice") * 2,
+                *("count", "color", "shape", "position"),
+            ),
+            "seed": 45,
+        },
+        tasks={"plain": False, "turns": 7, "seed": 46},
+        wordy={"plain": False, "turns": 7, "seed": 47},
+    ),
     Stage("stage1", "tiny-stage1"),
     Stage("stage2", "tiny-stage2", "stage1", {"optimisation.steps": 400}),
 )
@@ -254,9 +275,12 @@ def export_language_model(config: TrainConfig, weights: Path) -> None:
 def export_model(out: Path, weights: Path, stage: Stage) -> None:
     """Write what stage 1 or stage 2 has trained so far to its model folder in ``weights``, in half precision.
 
-    Its specification is the preset's: the language model that it names is the one in the package.
+    Its specification is the preset's: the language model that it names is the one in the package. What stage 1 does not train is random,
+    the same every time.
     """
-    model = trained_model(stage_config(stage, out))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = trained_model(stage_config(stage, out))
     named = {"language_model.options.checkpoint": lyrics_tiny().language_model.options["checkpoint"]}
     model.spec = model.spec.with_overrides(named)
     folder = weights / MODELS[stage.name]

@@ -164,6 +164,22 @@ def test_an_extreme_is_of_its_kind_and_all_four_are_asked_for() -> None:
     assert min(words.values()) > 0.6 * max(words.values())
 
 
+def test_an_amount_is_of_a_colour_with_a_shape_that_is_mostly_there() -> None:
+    # No question is asked twice, and there are more pairs to deny than things: so only one for each scene.
+    options = {"split": "test", "plain": True, "types": ("amount",), "repeat": False, "turns": 1}
+    texts = build_dataset("scene-texts", options)
+    scenes = Scenes(ScenesOptions(split="test"))
+    said = Counter[str]()
+    for row in range(300):
+        for turn in texts[row].turns:
+            question = turn.instruction.splitlines()[-1]
+            assert re.fullmatch(r"How many \w+ \w+ are there\?", question)
+            assert turn.answer == oracle.answer(question, scenes[row]), (row, turn)
+            said[turn.answer] += 1
+    assert 0.15 < said["0"] / said.total() < 0.35
+    assert said["2"] > 5
+
+
 def test_a_choice_has_its_answer_among_four_options_each_letter_as_often_as_the_others() -> None:
     texts = build_dataset("scene-texts", {"split": "test", "plain": True, "types": ("choice",), "repeat": False})
     scenes = Scenes(ScenesOptions(split="test"))
