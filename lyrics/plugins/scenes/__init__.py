@@ -45,6 +45,9 @@ class SceneTextsOptions(Options):
     types: tuple[QuestionType, ...] = Field(
         (), description="plain questions of these types alone; named twice, one comes twice as often"
     )
+    worded: bool = Field(
+        False, description="plain questions of the kinds that the task vqa asks are in the words of its templates"
+    )
     box_error: float = Field(
         0.0,
         ge=0,
@@ -57,6 +60,8 @@ class SceneTextsOptions(Options):
     def _plain_questions_have_types(self) -> Self:
         if self.types and not self.plain:
             raise ValueError("types are those of plain questions: set plain=true, or leave types out")
+        if self.worded and not self.plain:
+            raise ValueError("worded is for plain questions, others are always so: set plain=true, or leave worded out")
         return self
 
 

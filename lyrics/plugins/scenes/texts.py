@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from PIL import Image
 
 from lyrics.core.contracts import BuildContext
 from lyrics.core.data.draws import generator
 from lyrics.core.data.mentions import snapped
+from lyrics.core.data.templates import TEMPLATES, fill
 from lyrics.core.geometry import Box
 from lyrics.core.spatial import SpatialObject, format_objects
 from lyrics.core.types import Sample, Turn
@@ -18,6 +21,7 @@ from lyrics.plugins.scenes.questions import (
     VISUAL,
     Ask,
     Question,
+    ask_amount,
     ask_count,
     ask_what,
     ask_where,
@@ -60,6 +64,8 @@ class SceneTexts:
         if self.options.plain:
             asks = tuple(BY_TYPE[name] for name in self.options.types) or _PLAIN
             questions = _plain_questions(scene, draws, asks, most)
+            if self.options.worded:
+                questions = [_worded(one, draws) for one in questions]
             turns = tuple(Turn(one.text, one.answer) for one in questions)
             extra["question_types"] = (*("repetition" for _ in repeated), *(one.type for one in questions))
         else:
@@ -99,6 +105,13 @@ def _plain_questions(scene: Scene, draws: Draws, asks: tuple[Ask, ...], most: in
     questions = [draws.pick(asks)(scene, draws) for _ in range(2 * most)]
     different = {question.text: question for question in questions if question}
     return [*different.values()][:most] or [ask_count(scene, draws)]
+
+
+def _worded(question: Question, draws: Draws) -> Question:
+    """A question of the kinds that the task ``vqa`` asks in one of its templates; others as they are."""
+    if BY_TYPE[question.type] not in (*VISUAL, ask_amount):  # type: ignore[index]
+        return question
+    return replace(question, text=fill(draws.pick(TEMPLATES["vqa"]), {"Question": question.text}))
 
 
 def build(options: SceneTextsOptions, context: BuildContext) -> SceneTexts:

@@ -62,6 +62,21 @@ _HARD = ("size", "existence", "existence", "absent", "location", "count", "relat
 #: Those that are learnt last.
 _HARDEST = (*("size", "relation", "color", "count", "location") * 2, "relation", "naming", "position")
 
+#: Those that the task ``vqa`` asks, relations and counts of what is there more often.
+_VISUAL = (
+    "count",
+    "amount",
+    "amount",
+    "color",
+    "shape",
+    "size",
+    "existence",
+    "absent",
+    "relation",
+    "relation",
+    "position",
+)
+
 #: In the order of training. What a box says of size and place is learnt from scenes of one object within minutes, and so is to copy it;
 #: then whose box it is, from two; then all that is said of a scene, also in the wordy instructions of the tasks. Relations come last and at
 #: a lower rate: while a loss is at chance, Muon's steps, all of one size, forget what was known. Which way one thing lies from another
@@ -233,6 +248,17 @@ STAGES = (
         },
         tasks={"plain": False, "turns": 7, "seed": 46},
         wordy={"plain": False, "turns": 7, "seed": 47},
+    ),
+    _text(
+        "words",
+        150,
+        48,
+        "amounts",
+        2e-3,
+        some={"max_objects": 4, "turns": 9, "types": _VISUAL, "worded": True, "seed": 48},
+        many={"turns": 10, "types": _VISUAL, "worded": True, "seed": 49},
+        hard={"turns": 8, "types": (*("search", "choice") * 3, *("extreme",) * 2, "location"), "seed": 50},
+        tasks={"plain": False, "turns": 7, "seed": 51},
     ),
     Stage("stage1", "tiny-stage1"),
     Stage("stage2", "tiny-stage2", "stage1", {"optimisation.steps": 400}),

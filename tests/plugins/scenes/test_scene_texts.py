@@ -9,6 +9,7 @@ from typing import get_args
 import pytest
 
 from lyrics.core.data.build import build_dataset
+from lyrics.core.data.templates import TEMPLATES, fill
 from lyrics.core.errors import SpecError
 from lyrics.core.geometry import Box
 from lyrics.core.prompts import Exchange, segments_of, template_named, tokenize
@@ -162,6 +163,27 @@ def test_an_extreme_is_of_its_kind_and_all_four_are_asked_for() -> None:
             words[found[1].split()[0]] += 1
     assert set(words) == {"leftmost", "rightmost", "topmost", "lowest"}
     assert min(words.values()) > 0.6 * max(words.values())
+
+
+def test_worded_questions_are_the_plain_ones_in_the_templates_of_the_task() -> None:
+    options = {"split": "test", "plain": True, "types": ("count", "amount", "relation", "search"), "repeat": False}
+    plain, worded = (build_dataset("scene-texts", {**options, "worded": given}) for given in (False, True))
+    used = Counter[str]()
+    for row in range(40):
+        kinds = plain[row].extra["question_types"]
+        assert worded[row].extra["question_types"] == kinds
+        for one, other, kind in zip(plain[row].turns, worded[row].turns, kinds, strict=True):
+            assert one.answer == other.answer
+            (head, asked), (same, said) = (turn.instruction.rpartition("\n")[::2] for turn in (one, other))
+            assert head == same
+            if kind == "search":
+                assert asked == said
+            else:
+                (template,) = (text for text in TEMPLATES["vqa"] if fill(text, {"Question": asked}) == said)
+                used[template] += 1
+    assert set(used) == set(TEMPLATES["vqa"])
+    with pytest.raises(SpecError, match="set plain=true"):
+        build_dataset("scene-texts", {"worded": True})
 
 
 def test_an_amount_is_of_a_colour_with_a_shape_that_is_mostly_there() -> None:
