@@ -59,7 +59,7 @@ def quickstart(
             f"training, {stage}, from new weights: {len(steps)} steps, loss {name} {steps[0][name]:.2f} -> {steps[-1][name]:.2f}"
         )
     print_text(
-        "\nThe language model is mostly right about words, names, sizes, places and what is not there, and often wrong about relations and "
+        "\nThe language model is mostly right about words, names, sizes, places and what is not there, and often wrong about counts and "
         "about what is in a box; docs/tiny.md has the figures."
     )
     print_text(f"report: {result['report']}")
