@@ -2,7 +2,7 @@
 
 python scripts/train_tiny.py experts --out runs/tiny      # train the four experts, then write their weights to runs/tiny/weights
 python scripts/train_tiny.py model --out runs/tiny        # then the language model, stage 1 and stage 2, and write those
-torchrun --nproc-per-node 2 scripts/train_tiny.py model --out runs/tiny --only questions   # two processes; then without
+torchrun --nproc-per-node 2 scripts/train_tiny.py model --out runs/tiny --only text-8   # two processes; then without
 python scripts/train_tiny.py all --out runs/tiny          # both
 python scripts/train_tiny.py export --out runs/tiny       # write the weights of the newest checkpoints, finished or not
 python scripts/train_tiny.py measure --weights runs/tiny/weights --split test --scenes 1000
@@ -98,6 +98,8 @@ def read(given: argparse.Namespace) -> None:
 
 
 def annotate(given: argparse.Namespace) -> None:
+    if not given.to.parent.is_dir():
+        raise LyricsError(f"--to {given.to}: there is no folder {given.to.parent}; make it first.")
     dataset = recipe.scenes(given.split, given.scenes)
     with given.to.open("w", encoding="utf-8") as file:
         for row in range(given.scenes):
@@ -151,10 +153,9 @@ def main() -> None:
     stage.set_defaults(run=measured)
 
     stage = stages.add_parser("align", help="retrieval, matching, masked objects and captions after stage 1")
-    stage.add_argument("--model", default="lyrics-tiny-stage1", help="a preset")
-    stage.add_argument(
-        "--out", type=Path, help="folder with a run of stage 1, which is measured in place of the preset"
-    )
+    one = stage.add_mutually_exclusive_group()
+    one.add_argument("--model", default="lyrics-tiny-stage1", help="a preset")
+    one.add_argument("--out", type=Path, help="folder with a run of stage 1, measured in place of a preset")
     stage.add_argument("--split", choices=["validation", "test", "held-out"], default="test")
     stage.add_argument("--scenes", type=positive, default=1000)
     stage.set_defaults(run=aligned)

@@ -31,7 +31,7 @@ import numpy as np
 
 from lyrics.core.data.draws import generator
 from lyrics.core.data.mentions import CODEC, mention, mentioned, rewritten
-from lyrics.core.data.templates import TASKS, TEMPLATES, Task, fill, placeholders
+from lyrics.core.data.templates import IF_FOUND, TASKS, TEMPLATES, Task, fill, lettered, placeholders
 from lyrics.core.errors import SampleError, did_you_mean
 from lyrics.core.geometry import Size
 from lyrics.core.spatial import SpatialObject, format_box, format_objects
@@ -148,13 +148,13 @@ def _multiple_choice(sample: Sample, writer: _Writer) -> tuple[Turn, ...]:
     options = tuple(sample.extra.get("options", ()))
     if not 2 <= len(options) <= len(ascii_lowercase):
         raise SampleError(f"{sample.source}: a multiple-choice question with {len(options)} options", "record")
-    lettered = [f"({letter}) {writer.text(option)}" for letter, option in zip(ascii_lowercase, options, strict=False)]
+    choices = lettered([writer.text(option) for option in options])
     turns = []
     for turn in sample.turns:
         if turn.answer and turn.answer not in options:
             raise SampleError(f"{sample.source}: the answer {turn.answer!r} is none of the options {options}", "record")
-        answer = lettered[options.index(turn.answer)] if turn.answer else ""
-        values = {"Question": writer.text(turn.instruction), "Option": " ".join(lettered)}
+        answer = choices[options.index(turn.answer)] if turn.answer else ""
+        values = {"Question": writer.text(turn.instruction), "Option": " ".join(choices)}
         turns.append(Turn(fill(writer.template(), values), answer))
     return tuple(turns)
 
@@ -171,9 +171,6 @@ def recoded(text: str, codec: str, size: Size | None = None) -> str:
     assert written is not None
     return written
 
-
-# The one template that allows for an expression that nothing matches.
-(IF_FOUND,) = (template for template in TEMPLATES["rec"] if "if found" in template)
 
 _TASKS: dict[Task, Callable[[Sample, _Writer], tuple[Turn, ...]]] = {
     "caption": _caption,

@@ -9,7 +9,8 @@ around placeholders are plain ``{Question}``, ``{Tag}``, ``{Bbox}``, ``{Tag & Bb
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from string import ascii_lowercase
 from types import MappingProxyType
 from typing import Literal, get_args
 
@@ -87,12 +88,20 @@ TEMPLATES: Mapping[Task, tuple[str, ...]] = MappingProxyType(
     }
 )
 
+#: Of ``rec``, the one that allows for an expression that nothing matches.
+(IF_FOUND,) = (template for template in TEMPLATES["rec"] if "if found" in template)
+
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}(\.?)")
 
 
 def placeholders(template: str) -> frozenset[str]:
     """Names of what a template leaves open."""
     return frozenset(found[1] for found in _PLACEHOLDER.finditer(template))
+
+
+def lettered(options: Sequence[str]) -> list[str]:
+    """ "(a) blue", "(b) yellow", as the paper writes options (appendix A); 26 at most."""
+    return [f"({letter}) {option}" for letter, option in zip(ascii_lowercase, options, strict=False)]
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:

@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lyrics.core.contracts import Dataset
 from lyrics.core.data.draws import generator
-from lyrics.core.data.templates import fill
+from lyrics.core.data.templates import IF_FOUND, fill
 from lyrics.core.errors import DatasetError
 from lyrics.core.evaluation.benchmark import Prediction, Verdict
 from lyrics.core.evaluation.metrics.rec import box_is_right
 from lyrics.core.evaluation.metrics.yes_no import yes_no_scores, yes_or_no
 from lyrics.core.evaluation.pointing import Real, evidence_scores, plain_name
-from lyrics.core.evaluation.prompts import IF_FOUND, PROMPTS
+from lyrics.core.evaluation.prompts import PROMPTS
 from lyrics.core.types import Sample, Turn
 
 if TYPE_CHECKING:

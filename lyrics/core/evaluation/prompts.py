@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from string import ascii_lowercase
 from types import MappingProxyType
 
-from lyrics.core.data.templates import TEMPLATES, Task, fill, placeholders
+from lyrics.core.data.templates import TEMPLATES, Task, fill, lettered, placeholders
 from lyrics.core.errors import SampleError
 from lyrics.core.types import Sample
 
@@ -24,9 +24,7 @@ PROMPTS: Mapping[Task, str] = MappingProxyType(
         "multi-choice": "Question: {Question} Options: {Option}. Answer:",
     }
 )
-#: Of ``rec``, the one that allows for an expression that nothing matches.
-IF_FOUND = "Search for {Tag} in the image and give its coordinates if found."
-assert all(text in TEMPLATES[task] for task, text in (*PROMPTS.items(), ("rec", IF_FOUND)))
+assert all(text in TEMPLATES[task] for task, text in PROMPTS.items())
 
 
 def prompt_of(sample: Sample, template: str) -> str:
@@ -54,4 +52,4 @@ def _lettered(sample: Sample) -> str:
     options = tuple(sample.extra.get("options", ()))
     if not 1 <= len(options) <= len(ascii_lowercase):
         raise SampleError(f"{sample.source}: a multiple-choice question with {len(options)} options", "record")
-    return " ".join(f"({letter}) {option}" for letter, option in zip(ascii_lowercase, options, strict=False))
+    return " ".join(lettered(options))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lyrics.core.answers import SUPPORT_IOU
 from lyrics.core.contracts import BuildContext, Dataset
 from lyrics.core.data.build import build_dataset
-from lyrics.core.data.templates import Task
+from lyrics.core.data.templates import IF_FOUND, Task
 from lyrics.core.errors import MissingRequirementError
 from lyrics.core.evaluation import judges
 from lyrics.core.evaluation.benchmark import Prediction, Verdict
@@ -22,7 +22,7 @@ from lyrics.core.evaluation.metrics.exact import exact_match
 from lyrics.core.evaluation.metrics.rec import box_is_right
 from lyrics.core.evaluation.metrics.support import support_at, support_curve
 from lyrics.core.evaluation.pointing import Real, evidence_scores
-from lyrics.core.evaluation.prompts import IF_FOUND, PROMPTS, prompt_of
+from lyrics.core.evaluation.prompts import PROMPTS, prompt_of
 from lyrics.core.geometry import Box
 from lyrics.core.types import Sample
 from lyrics.plugins.benchmarks import ScenesOptions

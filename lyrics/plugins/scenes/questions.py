@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from string import ascii_lowercase
 
-from lyrics.core.data.conversation import IF_FOUND, NOT_FOUND
-from lyrics.core.data.templates import TEMPLATES, fill
+from lyrics.core.data.conversation import NOT_FOUND
+from lyrics.core.data.templates import IF_FOUND, TEMPLATES, fill, lettered
 from lyrics.core.spatial import SpatialObject, format_box, format_objects
 from lyrics.plugins.scenes.language import (
     EXTREMES,
@@ -220,9 +219,9 @@ def ask_choice(scene: Scene, draws: Draws) -> Question | None:
     if question is None or len(question.choices) < OPTIONS:
         return None
     options = with_options(question, draws)
-    lettered = [f"({letter}) {option}" for letter, option in zip(ascii_lowercase, options, strict=False)]
-    text = fill(TEMPLATES["multi-choice"][0], {"Question": question.text, "Option": " ".join(lettered)})
-    return Question("choice", text, lettered[options.index(question.answer)], tuple(lettered))
+    choices = lettered(options)
+    text = fill(TEMPLATES["multi-choice"][0], {"Question": question.text, "Option": " ".join(choices)})
+    return Question("choice", text, choices[options.index(question.answer)], tuple(choices))
 
 
 def mention(thing: Thing) -> str:
@@ -277,10 +276,7 @@ def ask_search(scene: Scene, draws: Draws) -> Question | None:
         # What has no name of its own is what expressions are for.
         thing = min(draws.shuffled(scene.things), key=lambda one: bool(names_of(scene, one)))
         expression = expression_for(scene, thing, draws)
-    if expression is None:
-        return None
-    answer = format_objects([SpatialObject(expression, thing.box)])
-    return Question("search", fill(IF_FOUND, {"Tag": expression}), answer)
+    return _searched("search", expression, thing) if expression else None
 
 
 def ask_extreme(scene: Scene, draws: Draws) -> Question | None:
@@ -294,8 +290,13 @@ def ask_extreme(scene: Scene, draws: Draws) -> Question | None:
     if not found:
         return None
     thing, expression = draws.pick(found)
+    return _searched("extreme", expression, thing)
+
+
+def _searched(kind: QuestionType, expression: str, thing: Thing) -> Question:
+    """A question answered by a thing under the name that it was asked for by."""
     answer = format_objects([SpatialObject(expression, thing.box)])
-    return Question("extreme", fill(IF_FOUND, {"Tag": expression}), answer)
+    return Question(kind, fill(IF_FOUND, {"Tag": expression}), answer)
 
 
 def ask_what(scene: Scene, draws: Draws) -> Question:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from lyrics.core.data.templates import TEMPLATES
-from lyrics.core.evaluation.prompts import IF_FOUND, PROMPTS
+from lyrics.core.data.templates import IF_FOUND, TEMPLATES
+from lyrics.core.evaluation.prompts import PROMPTS
 from tests.plugins.benchmarks.conftest import REGISTRY
 
 PAGE = (Path(__file__).parents[3] / "docs" / "evaluation.md").read_text(encoding="utf-8")
