@@ -87,7 +87,8 @@ def aligned(given: argparse.Namespace) -> None:
     )
     shares = {name: {"share": round(share, 4), "of": count} for name, (share, count) in sorted(found.shares.items())}
     captions = {name: round(score, 4) for name, score in found.caption_scores.items()}
-    say(json.dumps({"split": given.split, "samples": found.samples, **shares, "captions": captions}, indent=1))
+    figures = {"split": given.split, "samples": found.samples, **shares, "captions": captions}
+    say(json.dumps({**figures, "notes": found.notes} if found.notes else figures, indent=1))
 
 
 def read(given: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ import torch
 from lyrics.core.contracts import Dataset
 from lyrics.core.data.collate import Collator, PretrainExamples
 from lyrics.core.data.stream import Example
-from lyrics.core.errors import SpecError
+from lyrics.core.errors import MissingRequirementError, SpecError
 from lyrics.core.evaluation.metrics.captions import caption_scores, has_java
 from lyrics.core.streams import Features, Text, merge
 from lyrics.core.training.batch import PretrainBatch, Spatial
@@ -25,12 +25,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Alignment:
-    """Shares by name, each with how many it is of; ``captions`` are those that the query transformer wrote, in the order of the rows."""
+    """Shares by name, each with how many it is of; ``captions`` are those that the query transformer wrote, in the order of the rows.
+
+    ``notes`` say what could not be had, and why.
+    """
 
     samples: int
     shares: Mapping[str, tuple[float, int]]
     captions: tuple[str, ...]
     caption_scores: Mapping[str, float]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,9 +63,10 @@ def alignment(
       refiner's spatial text, as the contrastive objective has it; ``captions alone`` leaves the spatial text empty.
     - What else the objectives count (``accuracy``), batch by batch: pairs judged, hard negatives among ``batch`` samples; tokens
       foretold, the masks drawn as for a step that never comes.
-    - Captions: greedy, by the objective that can write and end them (``captions``, ``ends_captions``), held against all of the sample's.
+    - Captions: greedy, by the objective that can write and end them (``captions``, ``ends_captions``), held against all of the sample's;
+      without pycocoevalcap a note says that they have no scores.
 
-    Raises ``SpecError`` for a model without objectives, ``MissingRequirementError`` where captions need pycocoevalcap.
+    Raises ``SpecError`` for a model without objectives.
     """
     if not model.objectives:
         raise SpecError("this model has no objectives, so stage 1 cannot be measured; set spec.objectives.")
@@ -94,10 +99,15 @@ def alignment(
         empty = Spatial.from_objects([[] for _ in range(len(texts))])
         shares |= _retrieval(model, chooser, features, replace(texts, spatial=empty), ", captions alone")
     scores: Mapping[str, float] = {}
+    notes: tuple[str, ...] = ()
     if written:
         references = [one for part in parts for one in part.references]
-        scores = caption_scores(written, references, java=has_java()).scores
-    return Alignment(sum(len(part.texts) for part in parts), shares, tuple(written), scores)
+        try:
+            scored = caption_scores(written, references, java=has_java())
+            scores, notes = scored.scores, scored.notes
+        except MissingRequirementError as error:
+            notes = (str(error),)
+    return Alignment(sum(len(part.texts) for part in parts), shares, tuple(written), scores, notes)
 
 
 def _batches(dataset: Dataset, samples: int, size: int) -> Iterator[list[Example]]:

@@ -11,7 +11,7 @@ from lyrics.core.build import build_model
 from lyrics.core.data.build import build_dataset
 from lyrics.core.data.collate import Collator
 from lyrics.core.data.stream import Example
-from lyrics.core.errors import SpecError
+from lyrics.core.errors import MissingRequirementError, SpecError
 from lyrics.core.evaluation import alignment as module
 from lyrics.core.evaluation.alignment import alignment
 from lyrics.core.evaluation.metrics.captions import CaptionScores
@@ -65,6 +65,17 @@ def test_batches_do_not_change_what_is_measured(model, scenes) -> None:
         *(f"{way} R@1 of 7{text}" for way in ("image to text", "text to image") for text in ("", ", captions alone")),
     }
     assert whole.shares["ITM accuracy"][1] == 21
+
+
+def test_without_pycocoevalcap_the_rest_is_measured_and_a_note_says_so(model, scenes, monkeypatch) -> None:
+    def missing(captions, references, *, java):
+        raise MissingRequirementError("caption scores need pycocoevalcap")
+
+    monkeypatch.setattr(module, "caption_scores", missing)
+    found = alignment(model, scenes, samples=2, longest_caption=2)
+    assert (found.caption_scores, found.notes) == ({}, ("caption scores need pycocoevalcap",))
+    assert len(found.captions) == 2
+    assert found.shares["ITM accuracy"][1] == 6
 
 
 def test_retrieval_counts_what_is_nearest(model, scenes, monkeypatch) -> None:
