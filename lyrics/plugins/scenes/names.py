@@ -61,4 +61,9 @@ QuestionType = Literal[
     "choice",
     "extreme",
     "amount",
+    "height",
+    "beside",
+    "place-choice",
+    "word-choice",
+    "sized",
 ]

@@ -100,6 +100,19 @@ def ask_shape(scene: Scene, draws: Draws) -> Question | None:
     return None
 
 
+def ask_sized(scene: Scene, draws: Draws) -> Question | None:
+    """The colour or the shape of a thing that is told from others like it by its size alone."""
+    for thing in draws.shuffled(scene.things):
+        by_shape, by_colour = Kind(shape=thing.shape), Kind(colour=thing.colour)
+        for kind in draws.shuffled((by_shape, by_colour)):
+            sized = kind._replace(size=thing.size)
+            if len(kind.of(scene)) > 1 and sized.of(scene) == [thing]:
+                if kind == by_shape:
+                    return Question("sized", f"What color is the {sized.noun()}?", thing.colour, COLOURS)
+                return Question("sized", f"What shape is the {sized.noun()}?", thing.shape, SHAPES)
+    return None
+
+
 def ask_size(scene: Scene, draws: Draws) -> Question | None:
     for thing in draws.shuffled(scene.things):
         for kind in (Kind(shape=thing.shape), Kind(thing.colour, thing.shape)):
@@ -215,13 +228,27 @@ def with_options(question: Question, draws: Draws) -> list[str]:
 
 def ask_choice(scene: Scene, draws: Draws) -> Question | None:
     """A question with options, in the first of the words of the task ``multi-choice``."""
-    question = draws.pick(CHOICE)(scene, draws)
+    return _chosen("choice", draws.pick(CHOICE)(scene, draws), draws)
+
+
+def ask_place_choice(scene: Scene, draws: Draws) -> Question | None:
+    """As ``ask_choice``, for the place of a thing."""
+    return _chosen("place-choice", ask_position(scene, draws), draws)
+
+
+def ask_word_choice(scene: Scene, draws: Draws) -> Question | None:
+    """As ``ask_choice``, for the word that is written."""
+    return _chosen("word-choice", ask_word(scene, draws), draws)
+
+
+def _chosen(kind: QuestionType, question: Question | None, draws: Draws) -> Question | None:
+    """The question with options, or None where its form has too few answers."""
     if question is None or len(question.choices) < OPTIONS:
         return None
     options = with_options(question, draws)
     choices = lettered(options)
     text = fill(TEMPLATES["multi-choice"][0], {"Question": question.text, "Option": " ".join(choices)})
-    return Question("choice", text, choices[options.index(question.answer)], tuple(choices))
+    return Question(kind, text, choices[options.index(question.answer)], tuple(choices))
 
 
 def mention(thing: Thing) -> str:
@@ -281,16 +308,34 @@ def ask_search(scene: Scene, draws: Draws) -> Question | None:
 
 def ask_extreme(scene: Scene, draws: Draws) -> Question | None:
     """As ``ask_search``, for the leftmost, rightmost, topmost or lowest of its kind."""
+    return _searched_any("extreme", scene, draws, lambda expression: expression.split()[0] in EXTREMES)
+
+
+def ask_height(scene: Scene, draws: Draws) -> Question | None:
+    """As ``ask_search``, for the topmost or lowest of its kind."""
+    heights = tuple(word for word, (axis, _) in EXTREMES.items() if axis == "y")
+    return _searched_any("height", scene, draws, lambda expression: expression.split()[0] in heights)
+
+
+def ask_beside(scene: Scene, draws: Draws) -> Question | None:
+    """As ``ask_search``, for what lies in some direction from another thing."""
+    return _searched_any(
+        "beside", scene, draws, lambda expression: any(f" {way} the " in expression for way in RELATIONS)
+    )
+
+
+def _searched_any(kind: QuestionType, scene: Scene, draws: Draws, wanted: Callable[[str], bool]) -> Question | None:
+    """One of the wanted expressions of all things, or None where there is none."""
     found = [
         (thing, expression)
         for thing in scene.things
         for expression in expressions_for(scene, thing)
-        if expression.split()[0] in EXTREMES
+        if wanted(expression)
     ]
     if not found:
         return None
     thing, expression = draws.pick(found)
-    return _searched("extreme", expression, thing)
+    return _searched(kind, expression, thing)
 
 
 def _searched(kind: QuestionType, expression: str, thing: Thing) -> Question:
@@ -323,4 +368,9 @@ BY_TYPE: Mapping[QuestionType, Ask] = {
     "choice": ask_choice,
     "extreme": ask_extreme,
     "amount": ask_amount,
+    "height": ask_height,
+    "beside": ask_beside,
+    "place-choice": ask_place_choice,
+    "word-choice": ask_word_choice,
+    "sized": ask_sized,
 }

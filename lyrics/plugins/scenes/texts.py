@@ -23,6 +23,7 @@ from lyrics.plugins.scenes.questions import (
     Question,
     ask_amount,
     ask_count,
+    ask_sized,
     ask_what,
     ask_where,
     ask_word,
@@ -109,7 +110,7 @@ def _plain_questions(scene: Scene, draws: Draws, asks: tuple[Ask, ...], most: in
 
 def _worded(question: Question, draws: Draws) -> Question:
     """A question of the kinds that the task ``vqa`` asks in one of its templates; others as they are."""
-    if BY_TYPE[question.type] not in (*VISUAL, ask_amount):  # type: ignore[index]
+    if BY_TYPE[question.type] not in (*VISUAL, ask_amount, ask_sized):  # type: ignore[index]
         return question
     return replace(question, text=fill(draws.pick(TEMPLATES["vqa"]), {"Question": question.text}))
 

@@ -43,7 +43,15 @@ class Stage:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _text(name: str, steps: int, batch: int, after: str | None, rate: float = 6e-3, **sets: Mapping[str, Any]) -> Stage:
+def _text(
+    name: str,
+    steps: int,
+    batch: int,
+    after: str | None,
+    rate: float = 6e-3,
+    precision: str = "fp32",
+    **sets: Mapping[str, Any],
+) -> Stage:
     """Plain questions about scenes, boxes as a detector finds them, unless a set says otherwise."""
     settings = {
         "data.sets": {
@@ -53,6 +61,7 @@ def _text(name: str, steps: int, batch: int, after: str | None, rate: float = 6e
         "optimisation.steps": steps,
         "optimisation.global_batch": batch,
         "optimisation.learning_rate": rate,
+        "optimisation.precision": precision,
     }
     return Stage(name, "tiny-text", after, settings)
 
@@ -76,6 +85,9 @@ _VISUAL = (
     "relation",
     "position",
 )
+
+#: Those answered by a box that takes a comparison.
+_POINTING = (*("height",) * 3, *("beside",) * 2, "extreme", "search")
 
 #: In the order of training. What a box says of size and place is learnt from scenes of one object within minutes, and so is to copy it;
 #: then whose box it is, from two; then all that is said of a scene, also in the wordy instructions of the tasks. Relations follow at
@@ -260,6 +272,44 @@ STAGES = (
         many={"turns": 10, "types": _VISUAL, "worded": True, "seed": 49},
         hard={"turns": 8, "types": (*("search", "choice") * 3, *("extreme",) * 2, "location"), "seed": 50},
         tasks={"plain": False, "turns": 7, "seed": 51},
+    ),
+    _text(
+        "gaps",
+        1500,
+        48,
+        "words",
+        2.5e-3,
+        "bf16",
+        some={"max_objects": 4, "turns": 9, "types": _VISUAL, "worded": True, "seed": 52},
+        many={"turns": 10, "types": (*_VISUAL, "count", "color", "size"), "worded": True, "seed": 53},
+        few={"max_objects": 4, "turns": 8, "types": _POINTING, "seed": 54},
+        points={"turns": 9, "types": (*_POINTING, "search", "location"), "seed": 55},
+        choices={"turns": 8, "types": (*("choice",) * 3, "place-choice", "place-choice", "word-choice"), "seed": 56},
+        tasks={"plain": False, "turns": 7, "seed": 57},
+    ),
+    _text(
+        "heights",
+        600,
+        64,
+        "gaps",
+        2.5e-3,
+        "bf16",
+        two={"max_objects": 2, "turns": 5, "types": ("height",), "seed": 58},
+        three={"max_objects": 3, "turns": 5, "types": ("height", "height", "extreme"), "seed": 59},
+    ),
+    _text(
+        "together",
+        900,
+        48,
+        "heights",
+        2.5e-3,
+        "bf16",
+        few={"max_objects": 3, "turns": 6, "types": ("height", "height", "extreme"), "seed": 60},
+        some={"max_objects": 5, "turns": 8, "types": _POINTING, "seed": 61},
+        points={"turns": 9, "types": (*_POINTING, "search", "location"), "seed": 62},
+        sees={"turns": 10, "types": (*_VISUAL, "sized", "sized", "sized"), "worded": True, "seed": 63},
+        choices={"turns": 8, "types": (*("choice",) * 3, "place-choice", "word-choice"), "seed": 64},
+        tasks={"plain": False, "turns": 7, "seed": 65},
     ),
     Stage("stage1", "tiny-stage1"),
     Stage("stage2", "tiny-stage2", "stage1", {"optimisation.steps": 400}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from typing import get_args
 
 import pytest
@@ -13,10 +14,11 @@ from lyrics.core.data.templates import TEMPLATES, fill
 from lyrics.core.errors import SpecError
 from lyrics.core.geometry import Box
 from lyrics.core.prompts import Exchange, segments_of, template_named, tokenize
-from lyrics.core.spatial import parse
+from lyrics.core.spatial import SpatialObject, parse
 from lyrics.core.tokenizers import builtin_tokenizer
 from lyrics.plugins.scenes import ScenesOptions
 from lyrics.plugins.scenes.dataset import Scenes
+from lyrics.plugins.scenes.language import RELATIONS
 from lyrics.plugins.scenes.names import QuestionType
 from tests.plugins.scenes import oracle
 from tests.plugins.scenes.test_scenes_texts import agrees
@@ -145,24 +147,43 @@ def test_sides_are_true_and_each_as_frequent_as_its_opposite() -> None:
     assert min(said.values()) > 0.7 * max(said.values())
 
 
-def test_an_extreme_is_of_its_kind_and_all_four_are_asked_for() -> None:
-    texts = build_dataset("scene-texts", {"split": "test", "plain": True, "types": ("extreme",), "repeat": False})
-    scenes = Scenes(ScenesOptions(split="test"))
-    words = Counter[str]()
-    for row in range(100):
-        things = list(scenes[row].extra["things"])
-        for turn, kind in zip(texts[row].turns, texts[row].extra["question_types"], strict=True):
-            if kind != "extreme":  # nothing has a rival
-                continue
-            found = re.search(r"Search for (.+) in the image and give its coordinates if found\.", turn.instruction)
-            assert found
-            (named,) = parse(turn.answer).objects
-            assert named.tag == found[1]
-            meant = oracle.referents(things, found[1])
-            assert [max(things, key=lambda one: Box(*one["box_norm"]).iou(named.box))] == meant, (row, turn)
-            words[found[1].split()[0]] += 1
-    assert set(words) == {"leftmost", "rightmost", "topmost", "lowest"}
-    assert min(words.values()) > 0.6 * max(words.values())
+def found_by(row: int, kind: str) -> Iterator[tuple[str, SpatialObject]]:
+    """Expressions of a scene of ``test`` that the plain questions of a type ask for, and what is answered: always the thing meant."""
+    options = {"split": "test", "plain": True, "types": (kind,), "repeat": False}
+    sample = build_dataset("scene-texts", options)[row]
+    things = list(Scenes(ScenesOptions(split="test"))[row].extra["things"])
+    for turn, given in zip(sample.turns, sample.extra["question_types"], strict=True):
+        if given != kind:  # nothing has a rival
+            continue
+        found = re.search(r"Search for (.+) in the image and give its coordinates if found\.", turn.instruction)
+        assert found
+        (named,) = parse(turn.answer).objects
+        assert named.tag == found[1]
+        meant = oracle.referents(things, found[1])
+        assert [max(things, key=lambda one: Box(*one["box_norm"]).iou(named.box))] == meant, (row, turn)
+        yield found[1], named
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("extreme", {"leftmost", "rightmost", "topmost", "lowest"}), ("height", {"topmost", "lowest"})],
+)
+def test_an_extreme_is_of_its_kind_and_each_is_asked_for(kind: str, words: set[str]) -> None:
+    said = Counter(expression.split()[0] for row in range(100) for expression, _ in found_by(row, kind))
+    assert set(said) == words
+    assert min(said.values()) > 0.6 * max(said.values())
+
+
+def test_what_lies_beside_another_thing_is_the_one_that_is_meant() -> None:
+    said = Counter(
+        way
+        for row in range(150)
+        for expression, _ in found_by(row, "beside")
+        for way in RELATIONS
+        if f" {way} the " in expression
+    )
+    assert set(said) == set(RELATIONS)
+    assert min(said.values()) > 0.6 * max(said.values())
 
 
 def test_worded_questions_are_the_plain_ones_in_the_templates_of_the_task() -> None:
@@ -202,16 +223,40 @@ def test_an_amount_is_of_a_colour_with_a_shape_that_is_mostly_there() -> None:
     assert said["2"] > 5
 
 
-def test_a_choice_has_its_answer_among_four_options_each_letter_as_often_as_the_others() -> None:
-    texts = build_dataset("scene-texts", {"split": "test", "plain": True, "types": ("choice",), "repeat": False})
+def test_what_is_told_by_its_size_has_another_like_it_of_another_size() -> None:
+    texts = build_dataset("scene-texts", {"split": "test", "plain": True, "types": ("sized",), "repeat": False})
+    scenes = Scenes(ScenesOptions(split="test"))
+    said = Counter[str]()
+    for row in range(100):
+        things = list(scenes[row].extra["things"])
+        for turn, kind in zip(texts[row].turns, texts[row].extra["question_types"], strict=True):
+            if kind != "sized":  # no two things are alike but for their size
+                continue
+            question = turn.instruction.splitlines()[-1]
+            found = re.fullmatch(r"What (color|shape) is the (small|medium|large) (\w+)( object)?\?", question)
+            assert found
+            assert turn.answer == oracle.answer(question, scenes[row]), (row, turn)
+            alike = [one for one in things if found[3] in (one["colour"], one["shape"])]
+            assert [one["size"] for one in alike].count(found[2]) == 1 < len(alike)
+            said[found[1]] += 1
+    assert min(said["color"], said["shape"]) > 0.5 * max(said.values())
+
+
+@pytest.mark.parametrize(
+    ("chosen", "asks"),
+    [("choice", ""), ("place-choice", "Where in the picture"), ("word-choice", "What word is written")],
+)
+def test_a_choice_has_its_answer_among_four_options_each_letter_as_often_as_the_others(chosen: str, asks: str) -> None:
+    texts = build_dataset("scene-texts", {"split": "test", "plain": True, "types": (chosen,), "repeat": False})
     scenes = Scenes(ScenesOptions(split="test"))
     letters = Counter[str]()
     for row in range(150):
         for turn, kind in zip(texts[row].turns, texts[row].extra["question_types"], strict=True):
-            if kind != "choice":
+            if kind != chosen:
                 continue
             asked = re.search(r"Question: (.+\?) Options: (.+)\. Answer:$", turn.instruction)
             assert asked
+            assert asked[1].startswith(asks)
             options = dict(re.findall(r"\((\w)\) (.+?)(?= \(|$)", asked[2]))
             assert list(options) == list("abcd")
             letter, answer = re.fullmatch(r"\((\w)\) (.+)", turn.answer).groups()

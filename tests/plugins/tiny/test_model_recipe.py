@@ -56,6 +56,9 @@ def test_scenes_grow_until_they_are_whole(tmp_path):
         [4, 8, 8, 8, 8],
         [4, 8, 8, 8, 8],
         [4, 8, 8, 8],
+        [4, 8, 4, 8, 8, 8],
+        [2, 3],
+        [3, 5, 8, 8, 8, 8],
     ]
     # What is copied must be what a detector writes.
     assert all(one.options["box_error"] > 0 for config in texts for one in config.data.sets.values())
