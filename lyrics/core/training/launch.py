@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
 
 from lyrics import __version__
@@ -29,6 +30,7 @@ def start(config: TrainConfig, say: Callable[[str], None]) -> Accelerator:
     Raises ``SpecError`` when there are not as many ranks as were asked for, ``MissingRequirementError`` for a tracker that is not
     installed.
     """
+    AcceleratorState._reset_state()  # a run before this one in the same process may have had another precision
     accelerator = Accelerator(
         cpu=config.device == "cpu" or not torch.cuda.is_available(),
         mixed_precision="bf16" if config.optimisation.precision == "bf16" else "no",

@@ -8,14 +8,13 @@ import math
 import os
 import signal
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from torch.distributed.tensor import DTensor
 
 from lyrics.core.build import build_model
@@ -119,7 +118,6 @@ def watched_runs(folder: Path, runs: Sequence[tuple[TrainConfig, Any]]) -> None:
     assemble.train = watched
     try:
         for config, evaluate in runs:
-            AcceleratorState._reset_state(reset_partial_state=True)  # it keeps the precision of the run before
             assemble.run(config, evaluate=evaluate)
     finally:
         assemble.train = train
@@ -152,11 +150,9 @@ def assert_same_tensors(found: Path, wanted: Path) -> None:
 
 
 @pytest.fixture
-def untouched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Puts back afterwards what ``watched_runs`` changes in this process."""
     monkeypatch.setattr(LyricsModel, "instruction_step", LyricsModel.instruction_step)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 LORA = {"evaluation__every_steps": 3}
@@ -234,7 +230,6 @@ def test_frozen_weights_in_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(assemble, "train", keeping)
     for precision in ("fp32", "bf16"):
         out = tmp_path / precision
-        AcceleratorState._reset_state(reset_partial_state=True)
         half = {"optimisation__frozen_precision": "bf16", "optimisation__precision": precision}
         assemble.run(instruct(out, optimisation__steps=2, **half))
         assert all(math.isfinite(value) for step in values(out) for value in step.values())
@@ -244,7 +239,6 @@ def test_frozen_weights_in_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         saved = newest(out)
         assert any("lora" in name for name in saved)
         assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
-    AcceleratorState._reset_state(reset_partial_state=True)
     assemble.run(instruct(tmp_path / "whole", optimisation__steps=2))
     assert_same_losses(tmp_path / "fp32", tmp_path / "whole", 2e-2)
     assert values(tmp_path / "fp32") != values(tmp_path / "whole")
