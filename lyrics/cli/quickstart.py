@@ -59,8 +59,8 @@ def quickstart(
             f"training, {stage}, from new weights: {len(steps)} steps, loss {name} {steps[0][name]:.2f} -> {steps[-1][name]:.2f}"
         )
     print_text(
-        "\nThe language model is mostly right about words, names, sizes, places and what is not there, and often wrong about counts and "
-        "about what is in a box; docs/tiny.md has the figures."
+        "\nThe language model is mostly right about words, counts, places, relations and what is not there, and often wrong about what is "
+        "in a box and about things that only their size tells apart; docs/tiny.md has the figures."
     )
     print_text(f"report: {result['report']}")
     first = result["pictures"][0]["picture"]

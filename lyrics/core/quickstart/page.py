@@ -33,8 +33,8 @@ def page(result: dict[str, Any], drawn: Sequence[Image.Image], *, own: bool) -> 
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}"><title>lyrics quickstart</title>'
         f"<style>{_STYLE}</style></head>\n<body><h1>What lyrics-tiny sees</h1>{warning}"
-        "<p>Names, boxes and masks are the experts'; the answers are the language model's: mostly right about words, names, sizes, places "
-        "and what is not there, and often wrong about counts and about what is in a box.</p>"
+        "<p>Names, boxes and masks are the experts'; the answers are the language model's: mostly right about words, counts, places, "
+        "relations and what is not there, and often wrong about what is in a box and about things that only their size tells apart.</p>"
         f"\n{figures}\n<h2>What the language model reads</h2>"
         f"<p>Soft tokens: {result['soft_tokens'][0]} of width {result['soft_tokens'][1]}, and of the first picture this text:</p>"
         f"<p><code>{html.escape(result['spatial_text'])}</code></p>"
