@@ -7,6 +7,7 @@ python scripts/train_tiny.py all --out runs/tiny          # both
 python scripts/train_tiny.py export --out runs/tiny       # write the weights of the newest checkpoints, finished or not
 python scripts/train_tiny.py measure --weights runs/tiny/weights --split test --scenes 1000
 python scripts/train_tiny.py align --split test --scenes 1000                      # what stage 1 taught
+python scripts/train_tiny.py card --split test --out card                          # these and what the whole model answers: docs/tiny.md
 python scripts/train_tiny.py read --split test --scenes 100                        # what the language model reads
 python scripts/train_tiny.py annotate --split test --scenes 100 --to objects.jsonl # what the experts should find
 lyrics evaluate --model lyrics-tiny --benchmark scenes --split test --out scores   # what the whole model answers
@@ -16,17 +17,25 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
+from typing import Any
 
 from lyrics.cli._overrides import parse_overrides
 from lyrics.core.build import build_model
 from lyrics.core.data.build import build_dataset
 from lyrics.core.errors import LyricsError
 from lyrics.core.evaluation.alignment import alignment
+from lyrics.core.evaluation.build import build_benchmark
+from lyrics.core.evaluation.runner import evaluate
+from lyrics.core.model import LyricsModel
 from lyrics.core.refinement import Refinement
 from lyrics.core.training.launch import several_processes
 from lyrics.plugins.tiny import measure, model_recipe, recipe, shipped
 from lyrics.plugins.tiny.reading import reading_accuracy
+
+#: Scenes that the card's figures are of: of the experts, of stage 1, of the whole model.
+CARD_SCENES = (500, 1000, 200)
 
 
 def experts(given: argparse.Namespace) -> None:
@@ -62,15 +71,18 @@ def export(given: argparse.Namespace) -> None:
 
 
 def measured(given: argparse.Namespace) -> None:
-    dataset = recipe.scenes(given.split, given.scenes)
-    tagger, detector, segmenter = (
-        recipe.build_expert(name, given.weights) for name in ("tiny-tagger", "tiny-detector", "tiny-segmenter")
-    )
-    figures = {"split": given.split, **measure.measure(tagger, detector, segmenter, dataset)}
+    figures = expert_figures(given.weights, given.split, given.scenes)
     if given.out is not None:
         module, _ = recipe.trained("tiny-vit", given.out)
-        figures["encoder"] = measure.measure_encoder(module, dataset)
+        figures["encoder"] = measure.measure_encoder(module, recipe.scenes(given.split, given.scenes))
     say(json.dumps(figures, indent=1))
+
+
+def expert_figures(weights: Path, split: str, scenes: int) -> dict[str, Any]:
+    tagger, detector, segmenter = (
+        recipe.build_expert(name, weights) for name in ("tiny-tagger", "tiny-detector", "tiny-segmenter")
+    )
+    return {"split": split, **measure.measure(tagger, detector, segmenter, recipe.scenes(split, scenes))}
 
 
 def aligned(given: argparse.Namespace) -> None:
@@ -79,16 +91,34 @@ def aligned(given: argparse.Namespace) -> None:
         model = build_model(given.model)
     else:
         model = model_recipe.trained_model(model_recipe.stage_config(stage, given.out))
-    found = alignment(
-        model,
-        build_dataset("lyrics-vl/scenes", {"split": given.split, "task": "caption"}),
-        samples=given.scenes,
-        say=say,
-    )
+    say(json.dumps(alignment_figures(model, given.split, given.scenes), indent=1))
+
+
+def alignment_figures(model: LyricsModel, split: str, scenes: int) -> dict[str, Any]:
+    dataset = build_dataset("lyrics-vl/scenes", {"split": split, "task": "caption"})
+    found = alignment(model, dataset, samples=scenes, say=progress)
     shares = {name: {"share": round(share, 4), "of": count} for name, (share, count) in sorted(found.shares.items())}
     captions = {name: round(score, 4) for name, score in found.caption_scores.items()}
-    figures = {"split": given.split, "samples": found.samples, **shares, "captions": captions}
-    say(json.dumps({**figures, "notes": found.notes} if found.notes else figures, indent=1))
+    figures = {"split": split, "samples": found.samples, **shares, "captions": captions}
+    return {**figures, "notes": found.notes} if found.notes else figures
+
+
+def card(given: argparse.Namespace) -> None:
+    """All figures of the card: of the experts, of stage 1, of the whole model. Answers that are in ``given.out`` are not made again."""
+    experts, captioned, asked = (min(most, given.scenes or most) for most in CARD_SCENES)
+    options = {"split": given.split, "scenes": asked}
+    (whole,) = evaluate(
+        lambda: build_model("lyrics-tiny").eval(),
+        {f"scenes-{given.split}": build_benchmark("scenes", options)},
+        given.out,
+        progress=lambda name, done, total: progress(f"{done} of {total} answers"),
+    )
+    figures = {
+        "experts": expert_figures(shipped.WEIGHTS, given.split, experts),
+        "lyrics-tiny-stage1": alignment_figures(build_model("lyrics-tiny-stage1"), given.split, captioned),
+        "lyrics-tiny": {name: value for name, value in whole.to_json().items() if name != "details"},
+    }
+    say(json.dumps(figures, indent=1))
 
 
 def read(given: argparse.Namespace) -> None:
@@ -112,6 +142,10 @@ def annotate(given: argparse.Namespace) -> None:
 
 def say(line: str) -> None:
     print(line, flush=True)
+
+
+def progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def positive(text: str) -> int:
@@ -160,6 +194,14 @@ def main() -> None:
     stage.add_argument("--split", choices=["validation", "test", "held-out"], default="test")
     stage.add_argument("--scenes", type=positive, default=1000)
     stage.set_defaults(run=aligned)
+
+    stage = stages.add_parser(
+        "card", help="all figures of the model card: experts, stage 1, and the whole model's answers"
+    )
+    stage.add_argument("--split", choices=["validation", "test", "held-out"], default="test")
+    stage.add_argument("--scenes", type=positive, help="at most so many scenes for each figure, for a quick look")
+    stage.add_argument("--out", type=Path, required=True, help="folder for the answers")
+    stage.set_defaults(run=card)
 
     stage = stages.add_parser("read", help="questions about written scenes, answered by the packaged language model")
     stage.add_argument("--split", choices=["validation", "test", "held-out"], default="test")

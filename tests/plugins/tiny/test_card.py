@@ -1,0 +1,36 @@
+"""The script that trains ``lyrics-tiny`` prints all figures of its card by one command."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[3] / "scripts" / "train_tiny.py"
+
+
+def printed(*arguments: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> dict:
+    spec = importlib.util.spec_from_file_location("train_tiny", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    monkeypatch.setattr(sys, "argv", [SCRIPT.name, *arguments])
+    script.main()
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_card_has_experts_stage_1_and_the_whole_models_answers_and_is_the_same_again(
+    tmp_path, monkeypatch, capsys
+) -> None:
+    arguments = ("card", "--split", "test", "--scenes", "2", "--out", str(tmp_path / "answers"))
+    card = printed(*arguments, monkeypatch=monkeypatch, capsys=capsys)
+    assert card["experts"]["AP50, tagger's tags"] > 0.5
+    assert card["lyrics-tiny-stage1"]["ITM accuracy"]["of"] == 6
+    assert card["lyrics-tiny-stage1"]["samples"] == 2
+    assert card["lyrics-tiny"]["samples"] == 10  # five tasks
+    assert card["lyrics-tiny"]["scores"]["text-vqa: exact match"] == 100
+    assert printed(*arguments, monkeypatch=monkeypatch, capsys=capsys) == card
