@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from lyrics.cli._overrides import parse_overrides
+from lyrics.cli.evaluate import asked_benchmarks
 from lyrics.core.build import build_model
 from lyrics.core.data.build import build_dataset
 from lyrics.core.errors import LyricsError
 from lyrics.core.evaluation.alignment import alignment
-from lyrics.core.evaluation.build import build_benchmark
 from lyrics.core.evaluation.runner import evaluate
 from lyrics.core.model import LyricsModel
 from lyrics.core.refinement import Refinement
@@ -105,17 +105,18 @@ def alignment_figures(model: LyricsModel, split: str, scenes: int) -> dict[str, 
 
 def card(given: argparse.Namespace) -> None:
     """All figures of the card: of the experts, of stage 1, of the whole model. Answers that are in ``given.out`` are not made again."""
-    experts, captioned, asked = (min(most, given.scenes or most) for most in CARD_SCENES)
-    options = {"split": given.split, "scenes": asked}
+    of_experts, of_stage1, of_whole = (min(most, given.scenes or most) for most in CARD_SCENES)
+    built, about = asked_benchmarks("scenes", None, given.split, [f"scenes.scenes={of_whole}"])
     (whole,) = evaluate(
         lambda: build_model("lyrics-tiny").eval(),
-        {f"scenes-{given.split}": build_benchmark("scenes", options)},
+        built,
         given.out,
+        about={name: {"model": "lyrics-tiny", **known} for name, known in about.items()},
         progress=lambda name, done, total: progress(f"{done} of {total} answers"),
     )
     figures = {
-        "experts": expert_figures(shipped.WEIGHTS, given.split, experts),
-        "lyrics-tiny-stage1": alignment_figures(build_model("lyrics-tiny-stage1"), given.split, captioned),
+        "experts": expert_figures(shipped.WEIGHTS, given.split, of_experts),
+        "lyrics-tiny-stage1": alignment_figures(build_model("lyrics-tiny-stage1"), given.split, of_stage1),
         "lyrics-tiny": {name: value for name, value in whole.to_json().items() if name != "details"},
     }
     say(json.dumps(figures, indent=1))

@@ -34,3 +34,10 @@ def test_the_card_has_experts_stage_1_and_the_whole_models_answers_and_is_the_sa
     assert card["lyrics-tiny"]["samples"] == 10  # five tasks
     assert card["lyrics-tiny"]["scores"]["text-vqa: exact match"] == 100
     assert printed(*arguments, monkeypatch=monkeypatch, capsys=capsys) == card
+    # The folder is one of ``lyrics evaluate``, and answers of another model are not taken for these.
+    about = tmp_path / "answers" / "scenes-test" / "run.json"
+    assert json.loads(about.read_text())["model"] == "lyrics-tiny"
+    about.write_text(about.read_text().replace("lyrics-tiny", "lyrics-mini"))
+    with pytest.raises(SystemExit):
+        printed(*arguments, monkeypatch=monkeypatch, capsys=capsys)
+    assert "lyrics-mini" in capsys.readouterr().err
