@@ -10,7 +10,7 @@ import importlib
 import importlib.metadata
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lyrics.core.contracts import BuildContext, Weights
@@ -34,8 +34,11 @@ if TYPE_CHECKING:
 
     from lyrics.core.model import LyricsModel
     from lyrics.core.refiner import VisualRefiner
+    from lyrics.core.weights import TensorHeader
 
 _WORDS = ("pretrained", "random", "meta")
+#: The parts of a refiner, in the order in which a picture goes through them.
+EXPERTS = ("tagger", "detector", "segmenter")
 # What a built part must declare, per kind, and of which type.
 _DECLARES: Mapping[str, Mapping[str, type]] = {
     "image-encoder": {"feature_dim": int, "preprocessing": Preprocessing},
@@ -53,6 +56,7 @@ def build_model(
     overrides: Mapping[str, Any] | None = None,
     weights: str | os.PathLike[str] = "pretrained",
     base: str | os.PathLike[str] | None = None,
+    downloads: bool | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     registry: Registry | None = None,
@@ -66,6 +70,8 @@ def build_model(
             of that name, if anything does (``Preset.weights``); ``"random"`` and ``"meta"`` download nothing, and ``"meta"`` allocates
             nothing; anything else is a folder written by ``save_pretrained``.
         base: a model folder with the frozen parts, where ``weights`` is a folder that leaves them out.
+        downloads: whether parts may be fetched from the hub; unless given, not for a folder that ``save_pretrained`` wrote: a hub id
+            in it was not named by you.
         device: where the parameters live; the CPU unless given. Not with ``weights="meta"``.
         dtype: floating-point type of the parameters; ``torch.float32`` unless given.
         registry: where parts are looked up; everything installed unless given.
@@ -77,7 +83,7 @@ def build_model(
         WeightsError: weights cannot be found, read or matched.
     """
     resolved = resolve(spec, overrides, registry=registry)
-    return build_resolved(resolved, weights=weights, base=base, device=device, dtype=dtype)
+    return build_resolved(resolved, weights=weights, base=base, downloads=downloads, device=device, dtype=dtype)
 
 
 def build_resolved(
@@ -85,6 +91,7 @@ def build_resolved(
     *,
     weights: str | os.PathLike[str] = "pretrained",
     base: str | os.PathLike[str] | None = None,
+    downloads: bool | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
 ) -> LyricsModel:
@@ -93,18 +100,17 @@ def build_resolved(
     how, folder = _materialisation(weights, device)
     for part in resolved.parts.values():
         check_requirements(part)
-    trained = how
+    allowed = folder is None if downloads is None else downloads
+    sources = dict.fromkeys(resolved.parts, _PartSource(BuildContext(how, downloads=allowed)))
     if folder is not None:
-        from lyrics.core.model_folder import holds_all_tensors, load_folder
+        from lyrics.core.model_folder import load_folder
 
-        if base is None and not holds_all_tensors(folder):
-            # The folder holds what was trained; the rest comes from where the specification says.
-            how = "pretrained"
+        sources = _sources_in_folder(resolved, folder, base, allowed)
     elif base is not None:
         raise WeightsError(
             f"base={os.fspath(base)!r}: completes a folder of trained parts; give that folder as weights."
         )
-    model = _construct(resolved, wiring, how, trained, device=device, dtype=dtype)
+    model = _construct(resolved, wiring, sources, device="meta" if how == "meta" else device, dtype=dtype)
     if folder is not None:
         load_folder(model, folder, base=base)
     elif how == "pretrained" and resolved.preset_weights is not None:
@@ -113,6 +119,39 @@ def build_resolved(
 
         load_trained_parts(model, locate_checkpoint(resolved.preset_weights))
     return model
+
+
+@dataclass(frozen=True)
+class _PartSource:
+    """Where a part comes from: the context it is built in, and the tensors that will fill it, if a model folder holds them.
+
+    ``folder`` is that model folder, for messages; ``tensors`` are the headers of those that belong to the part.
+    """
+
+    context: BuildContext
+    folder: str = ""
+    tensors: Mapping[str, TensorHeader] | None = None
+
+
+def _sources_in_folder(
+    resolved: Resolved, folder: str, base: str | os.PathLike[str] | None, downloads: bool
+) -> dict[str, _PartSource]:
+    """Each part's source where a model folder is loaded, and ``base`` perhaps holds the frozen parts of it."""
+    from lyrics.core.model_folder import holds_all_tensors, is_frozen_part, part_files, part_prefix
+    from lyrics.core.weights import tensor_headers
+
+    whole = folder if holds_all_tensors(folder) else (None if base is None else os.fspath(base))
+    found: dict[str, _PartSource] = {}
+    for path in resolved.parts:
+        holder = whole if is_frozen_part(path) else folder
+        if holder is None:  # the folder holds what was trained; this part comes from where the specification says
+            found[path] = _PartSource(BuildContext("pretrained", downloads=downloads))
+            continue
+        prefix = part_prefix(path)
+        tensors = {name: header for name, header in tensor_headers(holder).items() if name.startswith(prefix)}
+        files = part_files(holder).get(path)
+        found[path] = _PartSource(BuildContext("random", files=files, downloads=downloads), holder, tensors)
+    return found
 
 
 def _materialisation(weights: str | os.PathLike[str], device: object) -> tuple[Weights, str | None]:
@@ -143,13 +182,11 @@ def check_requirements(part: Part) -> None:
 def _construct(
     resolved: Resolved,
     wiring: Wiring,
-    how: Weights,
-    trained: Weights,
+    sources: Mapping[str, _PartSource],
     *,
     device: str | torch.device | None,
     dtype: torch.dtype | None,
 ) -> LyricsModel:
-    """``how`` is for the image encoder, the refiner and the language model, ``trained`` for the parts that stage 1 trains."""
     from torch import nn
 
     from lyrics.core.model import LyricsModel
@@ -160,30 +197,46 @@ def _construct(
         raise SpecError(
             f"objectives.{taken}: torch keeps the name {taken!r} for itself; write objectives.{taken}-loss."
         )
-    with _placed("meta" if how == "meta" else device, dtype):
-        context = BuildContext(how)
-        encoder = build_part(parts["image_encoder"], context)
-        experts = _build_experts(parts, context)
-        local_dims = {source: experts[source].feature_dim for source in LOCAL_SOURCES if experts[source] is not None}
+
+    def built(path: str, **known: Any) -> Any:
+        return _build_from(parts[path], sources[path], **known)
+
+    with _placed(device, dtype):
+        encoder = built("image_encoder")
+        experts = {name: built(f"refiner.{name}") if f"refiner.{name}" in parts else None for name in EXPERTS}
+        local_dims = {source: one.feature_dim for source in LOCAL_SOURCES if (one := experts[source]) is not None}
         # Now the widths are known for certain, also those that no option declared.
         check_query_transformer(parts, Wiring(encoder.feature_dim, local_dims), warn=False)
-        context = BuildContext(trained, image_dim=encoder.feature_dim, local_dims=local_dims)
-        query_transformer = build_part(parts["query_transformer"], context)
-        context = replace(context, query_dim=query_transformer.hidden_size, query_segments=query_transformer.segments)
+        widths: dict[str, Any] = {"image_dim": encoder.feature_dim, "local_dims": local_dims}
+        query_transformer = built("query_transformer", **widths)
+        widths |= {"query_dim": query_transformer.hidden_size, "query_segments": query_transformer.segments}
         objectives = {
-            path.removeprefix("objectives."): build_part(part, context)
-            for path, part in parts.items()
-            if path.startswith("objectives.")
+            path.removeprefix("objectives."): built(path, **widths) for path in parts if path.startswith("objectives.")
         }
-        language_model = build_part(parts["language_model"], replace(context, weights=how))
         return LyricsModel(
             encoder=encoder,
             refiner=None if resolved.spec.refiner is None else _assemble(resolved, experts),
             query_transformer=query_transformer,
-            language_model=language_model,
+            language_model=built("language_model", **widths),
             objectives=objectives,
             spec=resolved.spec,
         )
+
+
+def _build_from(part: Part, source: _PartSource, **known: Any) -> Any:
+    """A part, of which the shapes are compared with the tensors that will fill it before any memory is taken for it."""
+    import torch
+
+    context = replace(source.context, **known)
+    if source.tensors is not None:
+        from lyrics.core.model_folder import part_prefix
+        from lyrics.core.weights import bounded, check_shapes
+
+        with torch.device("meta"), bounded(source.tensors.values(), f"{source.folder}: {part.path}"):
+            outline = build_part(part, replace(context, weights="meta"))
+        if isinstance(outline, torch.nn.Module):
+            check_shapes(outline, part_prefix(part.path), source.tensors, source.folder)
+    return build_part(part, context)
 
 
 def build_refiner(
@@ -211,15 +264,13 @@ def build_refiner(
     parts = {path: part for path, part in resolved.parts.items() if path.startswith("refiner.")}
     for part in parts.values():
         check_requirements(part)
+    context = BuildContext(how)
     with _placed("meta" if how == "meta" else device, dtype):
-        return _assemble(resolved, _build_experts(parts, BuildContext(how)))
-
-
-def _build_experts(parts: Mapping[str, Part], context: BuildContext) -> dict[str, Any]:
-    return {
-        name: build_part(parts[f"refiner.{name}"], context) if f"refiner.{name}" in parts else None
-        for name in ("tagger", "detector", "segmenter")
-    }
+        experts = {
+            name: build_part(parts[f"refiner.{name}"], context) if f"refiner.{name}" in parts else None
+            for name in EXPERTS
+        }
+        return _assemble(resolved, experts)
 
 
 def _assemble(resolved: Resolved, experts: Mapping[str, Any]) -> VisualRefiner:

@@ -125,7 +125,7 @@ class Preset:
     ours may differ; ``lyrics check`` prints both.
 
     ``weights`` names what training made of it, where that ships with the package: a model folder of trained parts
-    (``save_pretrained(folder, trainable_only=True)``), as ``package:MODULE/PATH``.
+    (``save_pretrained(folder, trainable_only=True)``), as ``package:NAME/PATH``.
     """
 
     name: str

@@ -39,6 +39,8 @@ class BuildContext:
         local_dims: ``feature_dim`` per local source (``detector``, ``segmenter``), in the order in which their tokens are concatenated.
         query_dim: ``hidden_size`` of the query transformer; 0 until it is built. Objectives size their heads by it.
         query_segments: ``segments`` of the query transformer: which of V, G (queries), S, C (texts) its streams may have.
+        files: the part's own folder of the model folder that it is rebuilt from, where there is one: what ``save_files`` wrote.
+        downloads: whether ``pretrained`` may use the network; pass it to ``lyrics.core.pretrained.locate_checkpoint``.
     """
 
     weights: Weights
@@ -46,12 +48,15 @@ class BuildContext:
     local_dims: Mapping[str, int] = field(default_factory=dict)
     query_dim: int = 0
     query_segments: tuple[str, ...] = ()
+    files: Path | None = None
+    downloads: bool = True
 
 
 class WithFiles(Protocol):
-    """Optional, for an image encoder or an expert of the refiner that needs more than tensors: names of its tags, a tokenizer.
+    """Optional, for an image encoder, an expert or a language model that needs more than tensors: its configuration, names of its tags.
 
-    A model folder holds a folder of its own for each part that has these two.
+    A model folder holds a folder of its own for each part that has these two. ``build`` finds it again as ``context.files``, and
+    ``load_files`` is called once the tensors are there.
     """
 
     def save_files(self, folder: Path) -> None:

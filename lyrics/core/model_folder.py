@@ -5,8 +5,8 @@
 ``model.safetensors``      the tensors (``lyrics.core.weights``); all of them, or only those that training changes
 ``frozen.json``            in the second case: for every part that is not stored, where it comes from and the sha256 of its tensors
 ``tokenizers/``            one folder each for ``query_transformer`` and ``language_model``, where the part has one that can be saved
-``parts/``                 one folder for each expert that needs more than tensors (a tagger's names, a detector's tokenizer); see
-                           ``save_files`` and ``load_files`` in ``lyrics.core.contracts``
+``parts/``                 one folder for each part that needs more than tensors (its configuration in transformers' format, a tagger's
+                           names, a detector's tokenizer); see ``save_files`` and ``load_files`` in ``lyrics.core.contracts``
 ``preprocessing.json``     how each expert prepares pictures; compared when the folder is read
 =========================  ==========================================================================================================
 """
@@ -25,7 +25,8 @@ import torch
 
 from lyrics.core.errors import WeightsError
 from lyrics.core.spec import ModelSpec, dump
-from lyrics.core.weights import digest, load_tensors, save_tensors, stored_tensors, tensor_shapes
+from lyrics.core.transformers_files import load_tokenizer
+from lyrics.core.weights import digest, load_tensors, save_tensors, stored_tensors, tensor_headers
 
 if TYPE_CHECKING:
     from lyrics.core.model import LyricsModel
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 SPEC_FILE = "spec.json"
 FROZEN_FILE = "frozen.json"
 PREPROCESSING_FILE = "preprocessing.json"
+PARTS = "parts"
 TOKENIZERS = ("query_transformer", "language_model")
 #: Spec paths of the parts that no stage trains, and of the one that is trained in part, with the prefix of their tensors.
 _FROZEN_PARTS = {
@@ -81,18 +83,36 @@ def save_beside(model: LyricsModel, folder: str | os.PathLike[str]) -> None:
     path = Path(folder)
     prepared = {name: dataclasses.asdict(one) for name, one in model.processor.preprocessing.items()}
     _write_json(path / PREPROCESSING_FILE, prepared)
-    for part, expert in _experts(model).items():
-        if hasattr(expert, "save_files"):
-            (path / "parts" / part).mkdir(parents=True, exist_ok=True)
-            expert.save_files(path / "parts" / part)
+    for name, part in _parts(model).items():
+        if hasattr(part, "save_files"):
+            (path / PARTS / name).mkdir(parents=True, exist_ok=True)
+            part.save_files(path / PARTS / name)
     for part in TOKENIZERS:
         tokenizer: Any = getattr(getattr(model, part), "tokenizer", None)
         if hasattr(tokenizer, "save_pretrained"):
             tokenizer.save_pretrained(path / "tokenizers" / part)
 
 
-def _experts(model: LyricsModel) -> dict[str, Any]:
-    return {"image_encoder": model.encoder, **(model.refiner.experts if model.refiner is not None else {})}
+def _parts(model: LyricsModel) -> dict[str, Any]:
+    """The parts that may have files of their own, by the names of their folders."""
+    experts = model.refiner.experts if model.refiner is not None else {}
+    return {"image_encoder": model.encoder, **experts, "language_model": model.language_model}
+
+
+def part_files(folder: str | os.PathLike[str]) -> dict[str, Path]:
+    """Spec path -> the folder of the part's own files, for every part that has one in a model folder."""
+    names = {path: path.removeprefix("refiner.") for path in _FROZEN_PARTS}
+    return {path: Path(folder) / PARTS / name for path, name in names.items() if (Path(folder) / PARTS / name).is_dir()}
+
+
+def is_frozen_part(path: str) -> bool:
+    """Whether a folder of trained parts leaves out that part; ``path`` is its place in the specification."""
+    return path in _FROZEN_PARTS
+
+
+def part_prefix(path: str) -> str:
+    """How the names of a part's tensors begin in a model folder; ``path`` is the part's place in the specification."""
+    return _FROZEN_PARTS.get(path, f"{path}.")
 
 
 def is_frozen(model: LyricsModel, name: str) -> bool:
@@ -137,9 +157,9 @@ def load_folder(
         load_tensors({name: tensor for name, tensor in tensors.items() if name not in frozen}, path)
         _compare(model.spec, tensors, frozen, path / FROZEN_FILE)
     _load_tokenizers(model, path)
-    for part, expert in _experts(model).items():
-        if hasattr(expert, "load_files") and (path / "parts" / part).is_dir():
-            expert.load_files(path / "parts" / part)
+    for name, part in _parts(model).items():
+        if hasattr(part, "load_files") and (path / PARTS / name).is_dir():
+            part.load_files(path / PARTS / name)
     _compare_preprocessing(model, path / PREPROCESSING_FILE)
 
 
@@ -149,8 +169,12 @@ def load_trained_parts(model: LyricsModel, folder: Path) -> None:
     Warns of parts that keep random weights because the folder has none that fit.
     """
     wanted = {name: tensor for name, tensor in stored_tensors(model).items() if not is_frozen(model, name)}
-    shapes = tensor_shapes(folder)
-    fitting = {name: tensor for name, tensor in wanted.items() if shapes.get(name) == tuple(tensor.shape)}
+    headers = tensor_headers(folder)
+    fitting = {
+        name: tensor
+        for name, tensor in wanted.items()
+        if name in headers and headers[name].shape == tuple(tensor.shape)
+    }
     load_tensors(fitting, folder, others="ignore")
     random: dict[str, int] = {}
     for name in wanted.keys() - fitting.keys():
@@ -183,16 +207,10 @@ def _compare(spec: ModelSpec, tensors: Mapping[str, torch.Tensor], frozen: set[s
 
 
 def _load_tokenizers(model: LyricsModel, folder: Path) -> None:
-    from transformers import AutoTokenizer
-
     for part in TOKENIZERS:
         place = folder / "tokenizers" / part
         if place.is_dir():
-            try:
-                getattr(model, part).tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True)
-            except (OSError, ValueError) as error:
-                reason = str(error).splitlines()[0]
-                raise WeightsError(f"{place}: not a tokenizer that can be read: {reason}") from error
+            getattr(model, part).tokenizer = load_tokenizer(place)
 
 
 def _compare_preprocessing(model: LyricsModel, file: Path) -> None:

@@ -86,7 +86,13 @@ def lyrics_7b() -> ModelSpec:
     return lyrics_13b().with_overrides(
         {
             "language_model.options": {
-                "checkpoint": "lmsys/vicuna-7b-v1.5",  # causal-lm's other defaults are Llama-7B's numbers
+                "architecture": "llama",
+                "checkpoint": "lmsys/vicuna-7b-v1.5",
+                "vocab_size": 32000,
+                "hidden_size": 4096,  # Llama-7B: arXiv 2302.13971, table 2
+                "num_layers": 32,
+                "num_heads": 32,
+                "intermediate_size": 11008,
                 "chat_template": "vicuna-v1.1",
                 "adaptation": "lora",
                 "lora": {"target_modules": ["q_proj", "v_proj"], "rank": 64, "alpha": 128.0},

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lyrics.core.errors import WeightsError
+from lyrics.core.registry import plugin_packages
 
 if TYPE_CHECKING:
     import torch
@@ -22,14 +23,22 @@ PACKAGED = "package:"
 _TENSORS = ("*.safetensors", "*.safetensors.index.json")
 
 
-def locate_checkpoint(checkpoint: str, also: Sequence[str] = (), tensors: Sequence[str] = _TENSORS) -> Path:
+def locate_checkpoint(
+    checkpoint: str,
+    also: Sequence[str] = (),
+    tensors: Sequence[str] = _TENSORS,
+    *,
+    downloads: bool = True,
+) -> Path:
     """The local file or folder that ``checkpoint`` names; a hub id is downloaded first.
 
     Args:
         checkpoint: a ``.safetensors`` file, a folder that holds some, a hub id (``owner/name``), or what an installed package holds
-            (``package:MODULE/PATH``, see ``packaged``).
+            (``package:NAME/PATH``, see ``packaged``).
         also: patterns of the files to fetch from the hub beside the tensors, e.g. those of a tokenizer.
         tensors: patterns of the tensors' files, where a repository holds more than those of one checkpoint.
+        downloads: whether the network may be used; False where a saved model names the hub id, and not the user
+            (``BuildContext.downloads``). What was downloaded before is found either way.
 
     Raises:
         WeightsError: there is no such file or folder, or the hub does not give it.
@@ -44,8 +53,14 @@ def locate_checkpoint(checkpoint: str, also: Sequence[str] = (), tensors: Sequen
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(checkpoint, allow_patterns=[*tensors, *also]))
+        return Path(snapshot_download(checkpoint, allow_patterns=[*tensors, *also], local_files_only=not downloads))
     except (OSError, ValueError) as error:
+        if not downloads:
+            raise WeightsError(
+                f"the model names the checkpoint {checkpoint!r} of the hub, which was not downloaded before, and a saved model fetches "
+                "nothing by itself. Allow it with downloads=True (--download on the command line), or give the folder of the whole "
+                "model as base=."
+            ) from error
         raise WeightsError(
             f"the checkpoint {checkpoint!r} is no local path, and the hub did not give it: {error}. "
             "Check the name and the connection, or give a local folder."
@@ -53,23 +68,30 @@ def locate_checkpoint(checkpoint: str, also: Sequence[str] = (), tensors: Sequen
 
 
 def packaged(name: str) -> Path:
-    """The file or folder within an installed package that ``package:MODULE/PATH`` names. The module is found, not imported.
+    """The file or folder within an installed package that ``package:NAME/PATH`` names.
 
-    Raises ``WeightsError`` where there is no such module, or nothing at that path in it.
+    NAME is the top-level package of a distribution that provides a lyrics plugin. It is looked up without importing anything, so that
+    a specification cannot run code.
+
+    Raises ``WeightsError`` where no plugin's distribution has such a package, or nothing is at that path in it.
     """
-    module, _, within = name.removeprefix(PACKAGED).partition("/")
-    try:
-        found = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        found = None
-    if found is None or not found.submodule_search_locations:
+    package, _, within = name.removeprefix(PACKAGED).partition("/")
+    plugins = plugin_packages()
+    if package not in plugins:
         raise WeightsError(
-            f"{name!r}: there is no installed package {module!r}; a packaged checkpoint is package:MODULE/PATH."
+            f"{name!r}: no installed lyrics plugin has a package {package!r}; a packaged checkpoint is package:NAME/PATH, "
+            f"where NAME is one of {', '.join(sorted(plugins))}."
         )
-    places = [Path(place) / within for place in found.submodule_search_locations]
-    path = next((place for place in places if place.exists()), None)
+    # Of a top-level name nothing is imported to find it; of a dotted one its parents would be.
+    found = importlib.util.find_spec(package)
+    places = [Path(place) for place in (found.submodule_search_locations or [])] if found is not None else []
+    path = next((place / within for place in places if (place / within).exists()), None)
     if path is None or not within:
-        raise WeightsError(f"{name!r}: there is no {str(places[0])!r}; install the package that it belongs to again.")
+        raise WeightsError(
+            f"{name!r}: there is no {within!r} in the installed package {package!r}; install the package that it belongs to again."
+        )
+    if not path.resolve().is_relative_to(next(place for place in places if path.is_relative_to(place)).resolve()):
+        raise WeightsError(f"{name!r}: leads out of the package {package!r}; a packaged checkpoint lies inside of it.")
     return path
 
 
@@ -118,14 +140,18 @@ def load_transformers(model_class: Any, config: Any, state: Mapping[str, torch.T
     """
     import torch
 
-    model, report = model_class.from_pretrained(
-        None,
-        config=config,
-        state_dict=dict(state),
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,
-        dtype=torch.get_default_dtype(),
-    )
+    from lyrics.core.weights import TensorHeader, bounded, check_finite
+
+    headers = [TensorHeader(tuple(tensor.shape), str(tensor.dtype)) for tensor in state.values()]
+    with bounded(headers, source):
+        model, report = model_class.from_pretrained(
+            None,
+            config=config,
+            state_dict=dict(state),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            dtype=torch.get_default_dtype(),
+        )
     problems = [
         *(f"{key} is missing" for key in sorted(report["missing_keys"])),
         *(f"{key} is not part of the model" for key in sorted(report["unexpected_keys"])),
@@ -134,8 +160,14 @@ def load_transformers(model_class: Any, config: Any, state: Mapping[str, torch.T
             for key, found, needed in sorted(report["mismatched_keys"])
         ),
         *report["error_msgs"],
+        *(
+            f"{key} is of {tensor.dtype}, not of a floating-point type"
+            for key, tensor in sorted(state.items())
+            if key.endswith("weight") and not tensor.is_floating_point()
+        ),
     ]
     _refuse(problems, source, model_class.__name__)
+    check_finite(model.named_parameters(), source)
     return model
 
 
@@ -153,6 +185,8 @@ def load_module(module: nn.Module, state: Mapping[str, torch.Tensor], source: ob
     """
     import torch
 
+    from lyrics.core.weights import check_finite
+
     own = module.state_dict(keep_vars=True)  # names of one tensor give one object
     ignored = re.compile(unread)
     read = {key: tensor for key, tensor in state.items() if not ignored.fullmatch(key)}
@@ -168,12 +202,15 @@ def load_module(module: nn.Module, state: Mapping[str, torch.Tensor], source: ob
     for first, *others in names.values():
         if read[first].shape != own[first].shape:
             problems.append(f"{first} is {list(read[first].shape)}, but the options need {list(own[first].shape)}")
+        if read[first].is_floating_point() != own[first].is_floating_point():
+            problems.append(f"{first} is of {read[first].dtype}, not of {own[first].dtype}")
         problems += [
             f"{key} differs from {first}, but the model has one tensor for both"
             for key in others
             if not torch.equal(read[key], read[first])
         ]
     _refuse(problems, source, type(module).__name__)
+    check_finite(read.items(), source)
     module.load_state_dict(read, strict=False)
 
 

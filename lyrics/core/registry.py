@@ -264,6 +264,12 @@ def _installed() -> list[tuple[Source, Callable[[], Any]]]:
     return _limited(list(found.values()))
 
 
+def plugin_packages() -> frozenset[str]:
+    """Top-level packages of the distributions that provide a plugin. Nothing is imported to find them."""
+    modules = (source.module for source, _ in _installed())
+    return frozenset(module.partition(".")[0] for module in modules if _MANIFEST.fullmatch(module))
+
+
 def _limited(found: list[tuple[Source, Callable[[], Any]]]) -> list[tuple[Source, Callable[[], Any]]]:
     """Without the third parties that ``LYRICS_PLUGINS`` leaves out."""
     wanted = os.environ.get("LYRICS_PLUGINS")

@@ -8,8 +8,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,21 @@ WEIGHTS_FILE = "model.safetensors"
 #: Which shard holds which tensor, as transformers writes it.
 INDEX_FILE = "model.safetensors.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+#: A model may have so many times the tensors and the numbers of its file (tied, adapted or left out), and so many more.
+_SLACK = 4
+_MORE_TENSORS, _MORE_NUMBERS = 4096, 10_000_000
+
+
+@dataclass(frozen=True)
+class TensorHeader:
+    """What a safetensors file says of a tensor before it is read: its shape, and its type as the format spells it (``BF16``)."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def is_floating_point(self) -> bool:
+        return self.dtype.startswith(("F", "BF"))
 
 
 def stored_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -62,30 +80,98 @@ def load_tensors(wanted: Mapping[str, torch.Tensor], folder: str | os.PathLike[s
     source = path / (WEIGHTS_FILE if set(where.values()) <= {path / WEIGHTS_FILE} else INDEX_FILE)
     with contextlib.ExitStack() as stack:
         opened: dict[Path, Any] = {file: stack.enter_context(_opened(file)) for file in sorted(set(where.values()))}
-        shapes = _shapes(where, opened)
+        headers = _headers(where, opened)
         if others == "ignore":
-            shapes = {name: shape for name, shape in shapes.items() if name in wanted}
-        _match(source, {name: tuple(tensor.shape) for name, tensor in wanted.items()}, shapes)
+            headers = {name: header for name, header in headers.items() if name in wanted}
+        _match(source, wanted, headers)
         with torch.no_grad():
             for name, tensor in wanted.items():
                 with _reading(where[name]):
-                    tensor.copy_(opened[where[name]].get_tensor(name))
+                    found = opened[where[name]].get_tensor(name)
+                check_finite([(name, found)], where[name])
+                tensor.copy_(found)
 
 
-def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor of a model folder. Raises ``WeightsError`` for a file that cannot be read."""
-    where = _files(folder)
+def tensor_headers(folder: str | os.PathLike[str]) -> dict[str, TensorHeader]:
+    """Shape and type of every tensor of a folder. Raises ``WeightsError`` for a file that cannot be read."""
+    where = _files(Path(folder))
     with contextlib.ExitStack() as stack:
         opened: dict[Path, Any] = {file: stack.enter_context(_opened(file)) for file in sorted(set(where.values()))}
-        return _shapes(where, opened)
+        return _headers(where, opened)
 
 
-def _shapes(where: Mapping[str, Path], opened: Mapping[Path, Any]) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {}
+def _headers(where: Mapping[str, Path], opened: Mapping[Path, Any]) -> dict[str, TensorHeader]:
+    headers: dict[str, TensorHeader] = {}
     for name, file in where.items():
         with _reading(file):
-            shapes[name] = tuple(opened[file].get_slice(name).get_shape())
-    return shapes
+            found = opened[file].get_slice(name)
+            headers[name] = TensorHeader(tuple(found.get_shape()), str(found.get_dtype()))
+    return headers
+
+
+@contextlib.contextmanager
+def bounded(headers: Iterable[TensorHeader], source: object) -> Iterator[None]:
+    """Parameters made inside stay near the count and size of ``headers``, the tensors that are to fill them.
+
+    A specification or a configuration may ask for a million layers where the file holds two; nothing of that kind is built to the end.
+
+    Raises ``WeightsError`` naming ``source`` at the first parameter beyond the bound.
+    """
+    from torch.nn.modules import module as modules
+
+    own = [math.prod(header.shape) for header in headers]
+    most_tensors, most_numbers = _SLACK * len(own) + _MORE_TENSORS, _SLACK * sum(own) + _MORE_NUMBERS
+    tensors = numbers = 0
+    thread = threading.get_ident()
+
+    def count(_module: object, name: str, tensor: torch.Tensor | None) -> None:
+        nonlocal tensors, numbers
+        if tensor is None or threading.get_ident() != thread:
+            return
+        tensors += 1
+        numbers += tensor.numel()
+        if tensors > most_tensors or numbers > most_numbers:
+            raise WeightsError(
+                f"{source}: holds {len(own):,} tensors of {sum(own):,} numbers, and its configuration asks for far more "
+                f"(stopped at {name} {list(tensor.shape)}). The two do not belong together; fetch the folder again."
+            )
+
+    hooks = (
+        modules.register_module_parameter_registration_hook(count),
+        modules.register_module_buffer_registration_hook(count),
+    )
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def check_types(headers: Mapping[str, TensorHeader], source: object) -> None:
+    """Raise ``WeightsError`` for weights of whole numbers: a cast would make noise of their bytes. Buffers may be of any type."""
+    odd = [
+        f"{name} ({header.dtype})"
+        for name, header in headers.items()
+        if name.endswith("weight") and not header.is_floating_point
+    ]
+    if odd:
+        raise WeightsError(
+            f"{source}: {len(odd)} weights are not of a floating-point type: {', '.join(odd[:3])}"
+            f"{', ...' if len(odd) > 3 else ''}. The file is damaged, or of a quantization that is not read."
+        )
+
+
+def check_finite(tensors: Iterable[tuple[str, torch.Tensor]], source: object) -> None:
+    """Raise ``WeightsError`` naming the first tensor that holds NaN or infinity."""
+    for name, tensor in tensors:
+        if not tensor.is_floating_point() or tensor.is_meta or not tensor.numel():
+            continue
+        smallest, largest = torch.aminmax(tensor.detach())  # one pass without a copy; NaN goes through
+        if not (math.isfinite(smallest.item()) and math.isfinite(largest.item())):
+            raise WeightsError(
+                f"{source}: {name} holds values that are not finite (NaN or infinity). "
+                "The file is damaged, or was saved from a run that had diverged."
+            )
 
 
 def _files(folder: Path) -> dict[str, Path]:
@@ -130,12 +216,17 @@ def _opened(file: Path) -> Iterator[Any]:
         yield found
 
 
-def _match(source: Path, wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
+def _match(source: Path, wanted: Mapping[str, torch.Tensor], found: Mapping[str, TensorHeader]) -> None:
     common = sorted(set(wanted) & set(found))
     faults = {
         "missing": sorted(set(wanted) - set(found)),
         "unexpected": sorted(set(found) - set(wanted)),
-        "of another shape": [f"{n} {found[n]}, not {wanted[n]}" for n in common if found[n] != wanted[n]],
+        "of another shape": _misshapen({name: wanted[name] for name in common}, found),
+        "of another kind of type": [
+            f"{n} {found[n].dtype}, not {wanted[n].dtype}"
+            for n in common
+            if found[n].is_floating_point != wanted[n].is_floating_point()
+        ],
     }
     complaints = [
         f"{len(names)} {what}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
@@ -144,6 +235,28 @@ def _match(source: Path, wanted: Mapping[str, tuple[int, ...]], found: Mapping[s
     ]
     if complaints:
         raise WeightsError(f"{source}: does not fit the model of spec.json: {'; '.join(complaints)}.")
+
+
+def _misshapen(wanted: Mapping[str, torch.Tensor], found: Mapping[str, TensorHeader]) -> list[str]:
+    return [
+        f"{name} {found[name].shape}, not {tuple(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if found[name].shape != tuple(tensor.shape)
+    ]
+
+
+def check_shapes(model: torch.nn.Module, prefix: str, headers: Mapping[str, TensorHeader], source: object) -> None:
+    """Compare a part, which may be on the meta device, with the tensors of a model folder whose names begin with ``prefix``.
+
+    Only tensors that both have are compared. Raises ``WeightsError`` naming the first of another shape.
+    """
+    own = {prefix + name: tensor for name, tensor in stored_tensors(model).items()}
+    wrong = _misshapen({name: tensor for name, tensor in own.items() if name in headers}, headers)
+    if wrong:
+        raise WeightsError(
+            f"{source}: does not fit the model of spec.json: {len(wrong)} of another shape: {', '.join(wrong[:3])}"
+            f"{', ...' if len(wrong) > 3 else ''}."
+        )
 
 
 def digest(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:

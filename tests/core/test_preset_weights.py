@@ -26,7 +26,7 @@ class _Boxed:
     @staticmethod
     @hookimpl
     def lyrics_presets() -> Iterable[lyrics.Preset]:
-        yield lyrics.Preset("boxed", _spec, weights="package:a_box.inner/weights/boxed")
+        yield lyrics.Preset("boxed", _spec, weights="package:a_box/inner/weights/boxed")
 
 
 def _spec() -> lyrics.ModelSpec:
@@ -37,8 +37,12 @@ def _spec() -> lyrics.ModelSpec:
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
     package = tmp_path / "a_box" / "inner"
     package.mkdir(parents=True)
-    (package / "__init__.py").write_text("raise RuntimeError('it was imported')")
-    (package.parent / "__init__.py").write_text("")
+    for folder in (package, package.parent):
+        (folder / "__init__.py").write_text("raise RuntimeError('it was imported')")
+    metadata = tmp_path / "a_box-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: a-box\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[lyrics]\nboxed = a_box.manifest\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     registry = Registry.discover(_Boxed)
     torch.manual_seed(7)
@@ -89,14 +93,16 @@ def test_what_is_not_trained_may_be_changed_in_silence(registry: Registry) -> No
 @pytest.mark.parametrize(
     ("name", "complaint"),
     [
-        ("package:no_such_module/x", "there is no installed package 'no_such_module'"),
+        ("package:no_such_module/x", "no installed lyrics plugin has a package 'no_such_module'.*one of .*lyrics"),
+        ("package:json/decoder.py", "no installed lyrics plugin has a package 'json'"),
         (
-            "package:lyrics.plugins.tiny/weights/nothing",
+            "package:lyrics/plugins/tiny/weights/nothing",
             "weights/nothing.*install the package that it belongs to again",
         ),
-        ("package:lyrics.plugins.tiny", "package:MODULE/PATH|there is no"),
-        ("package:", "there is no installed package ''"),
-        ("package:lyrics.core.errors/x", "there is no installed package 'lyrics.core.errors'"),
+        ("package:lyrics", "there is no ''"),
+        ("package:", "no installed lyrics plugin has a package ''"),
+        ("package:lyrics/plugins.tiny/weights", "no installed lyrics plugin has a package 'lyrics.plugins.tiny'"),
+        ("package:lyrics/../pyproject.toml", "leads out of the package 'lyrics'|there is no"),
     ],
 )
 def test_what_no_package_holds_is_named(name: str, complaint: str) -> None:

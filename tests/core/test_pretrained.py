@@ -25,7 +25,7 @@ def no_hub(monkeypatch):
     """A hub that cannot be reached, and a list of what was asked of it."""
     asked = []
 
-    def snapshot_download(repo_id, allow_patterns):
+    def snapshot_download(repo_id, allow_patterns, local_files_only):
         asked.append((repo_id, tuple(allow_patterns)))
         raise OSError("no connection")
 

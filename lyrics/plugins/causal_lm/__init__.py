@@ -21,34 +21,67 @@ class LoraOptions(Options):
     )
 
 
-class CausalLMOptions(Options):
-    """Defaults are Llama-7B's numbers (arXiv 2302.13971, table 2), which Vicuna-7B shares."""
+#: The numbers of Llama-7B (arXiv 2302.13971, table 2), which Vicuna-7B, the default checkpoint, shares.
+LLAMA_7B = {
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "num_layers": 32,
+    "num_heads": 32,
+    "intermediate_size": 11008,
+    "max_positions": 4096,
+}
+DEFAULT_CHECKPOINT = "lmsys/vicuna-7b-v1.5"
+_FROM_CHECKPOINT = "null: the checkpoint's; without one {}"
 
-    architecture: Literal["llama", "qwen2", "opt", "lfm2"] = Field(
-        "llama", description="family of the transformers configuration"
+
+class CausalLMOptions(Options):
+    """A checkpoint's own ``config.json`` says what the model is; options that are null are its numbers.
+
+    Numbers are stated for random weights, where nothing is downloaded. Those that are null are then the ones of a local checkpoint, or
+    Llama-7B's.
+    """
+
+    architecture: Literal["llama", "qwen2", "opt", "lfm2"] | None = Field(
+        None,
+        description="family of the transformers configuration, for random weights; null: the checkpoint's, or llama",
     )
     checkpoint: str | None = Field(
-        "lmsys/vicuna-7b-v1.5",
-        description="hub id, folder, or package:MODULE/PATH, read with weights='pretrained'; null: none, so random weights",
+        DEFAULT_CHECKPOINT,
+        description="hub id, folder, or package:NAME/PATH, read with weights='pretrained'; null: none, so random weights",
     )
-    vocab_size: int = Field(32000, ge=1, description="rows of the word embeddings")
-    hidden_size: int = Field(4096, ge=1, description="width of the embeddings")
-    num_layers: int = Field(32, ge=1, description="transformer layers")
+    vocab_size: int | None = Field(
+        None, ge=1, description=f"rows of the word embeddings; {_FROM_CHECKPOINT.format(LLAMA_7B['vocab_size'])}"
+    )
+    hidden_size: int | None = Field(
+        None, ge=1, description=f"width of the embeddings; {_FROM_CHECKPOINT.format(LLAMA_7B['hidden_size'])}"
+    )
+    num_layers: int | None = Field(
+        None, ge=1, description=f"transformer layers; {_FROM_CHECKPOINT.format(LLAMA_7B['num_layers'])}"
+    )
     layer_types: tuple[Literal["conv", "full_attention"], ...] | None = Field(
         None,
         description="of lfm2: what mixes the tokens in each layer, a short convolution or attention; null: attention",
     )
-    conv_kernel: int = Field(
-        3, ge=1, description="of lfm2: tokens that a short convolution mixes, the last one included"
+    conv_kernel: int | None = Field(
+        None, ge=1, description="of lfm2: tokens that a short convolution mixes, the last one included; null: 3"
     )
-    num_heads: int = Field(32, ge=1, description="attention heads")
+    num_heads: int | None = Field(
+        None, ge=1, description=f"attention heads; {_FROM_CHECKPOINT.format(LLAMA_7B['num_heads'])}"
+    )
     num_key_value_heads: int | None = Field(
-        None, ge=1, description="heads of keys and values; null: as many as num_heads"
+        None, ge=1, description="heads of keys and values; null: the checkpoint's; without one as many as num_heads"
     )
-    intermediate_size: int = Field(11008, ge=1, description="width of the feed-forward layer")
-    max_positions: int = Field(4096, ge=1, description="longest sequence in tokens")
-    tie_word_embeddings: bool = Field(
-        False, description="one matrix for the word embeddings and the output head; a checkpoint says so by itself"
+    intermediate_size: int | None = Field(
+        None,
+        ge=1,
+        description=f"width of the feed-forward layer; {_FROM_CHECKPOINT.format(LLAMA_7B['intermediate_size'])}",
+    )
+    max_positions: int | None = Field(
+        None, ge=1, description=f"longest sequence in tokens; {_FROM_CHECKPOINT.format(LLAMA_7B['max_positions'])}"
+    )
+    tie_word_embeddings: bool | None = Field(
+        None,
+        description="one matrix for the word embeddings and the output head; null: the checkpoint's; without one false",
     )
     builtin_tokenizer: Literal["bytes", "words"] = Field(
         "bytes", description="the built-in tokenizer: bytes, or also the words of the embedded scenes"
@@ -65,18 +98,19 @@ class CausalLMOptions(Options):
     lora: LoraOptions = Field(default_factory=LoraOptions, description="used with adaptation=lora")
 
     @model_validator(mode="after")
-    def _heads_divide_the_width(self) -> Self:
-        if self.hidden_size % self.num_heads:
+    def _numbers_fit_together(self) -> Self:
+        if self.hidden_size and self.num_heads and self.hidden_size % self.num_heads:
             raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
-        if self.num_heads % (self.num_key_value_heads or self.num_heads):
+        if self.num_heads and self.num_key_value_heads and self.num_heads % self.num_key_value_heads:
             raise ValueError(
                 f"num_heads {self.num_heads} is not a multiple of num_key_value_heads {self.num_key_value_heads}"
             )
-        if self.layer_types is not None and self.architecture != "lfm2":
-            raise ValueError(f"layer_types is an option of lfm2; the layers of {self.architecture} are all alike")
-        if self.conv_kernel != 3 and self.architecture != "lfm2":
-            raise ValueError(f"conv_kernel is an option of lfm2; {self.architecture} has no convolutions")
-        if self.layer_types is not None and len(self.layer_types) != self.num_layers:
+        family = self.architecture or "llama"
+        if self.layer_types is not None and family != "lfm2":
+            raise ValueError(f"layer_types is an option of lfm2; the layers of {family} are all alike")
+        if self.conv_kernel not in (None, 3) and family != "lfm2":
+            raise ValueError(f"conv_kernel is an option of lfm2; {family} has no convolutions")
+        if self.layer_types is not None and self.num_layers and len(self.layer_types) != self.num_layers:
             raise ValueError(f"layer_types names {len(self.layer_types)} layers, but num_layers is {self.num_layers}")
         if self.quantization != "none" and self.adaptation == "full":
             raise ValueError(

@@ -8,24 +8,37 @@ from __future__ import annotations
 import importlib.util
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedConfig
 from transformers.generation.streamers import BaseStreamer
 
 from lyrics.core.contracts import BuildContext
-from lyrics.core.errors import MissingRequirementError, WeightsError
-from lyrics.core.pretrained import PACKAGED, packaged
+from lyrics.core.errors import MissingRequirementError, SpecError, WeightsError
+from lyrics.core.pretrained import PACKAGED, locate_checkpoint
 from lyrics.core.tokenizers import builtin_tokenizer, numbers_in_order
-from lyrics.plugins.causal_lm import CausalLMOptions
+from lyrics.core.transformers_files import (
+    CONFIG_FILES,
+    MODEL_TENSORS,
+    TOKENIZER_PATTERNS,
+    compare_config,
+    load_causal_lm,
+    load_config,
+    load_generation_config,
+    load_tokenizer,
+    refuse_disagreements,
+    save_config,
+    stored_config,
+)
+from lyrics.plugins.causal_lm import DEFAULT_CHECKPOINT, LLAMA_7B, CausalLMOptions, LoraOptions
 
 # Option -> name in the transformers configuration, per architecture.
-_LLAMA_NAMES = {
+_LLAMA_NAMES: Mapping[str, str] = {
     "vocab_size": "vocab_size",
     "hidden_size": "hidden_size",
     "num_layers": "num_hidden_layers",
@@ -33,21 +46,24 @@ _LLAMA_NAMES = {
     "num_key_value_heads": "num_key_value_heads",
     "intermediate_size": "intermediate_size",
     "max_positions": "max_position_embeddings",
+    "tie_word_embeddings": "tie_word_embeddings",
 }
-_OPT_NAMES = {
+_OPT_NAMES: Mapping[str, str] = {
     "vocab_size": "vocab_size",
     "hidden_size": "hidden_size",
     "num_layers": "num_hidden_layers",
     "num_heads": "num_attention_heads",
     "intermediate_size": "ffn_dim",
     "max_positions": "max_position_embeddings",
+    "tie_word_embeddings": "tie_word_embeddings",
 }
-_NAMES = {
-    "llama": _LLAMA_NAMES,
-    "qwen2": _LLAMA_NAMES,
+# Families whose names are not Llama's.
+_NAMES: Mapping[str, Mapping[str, str]] = {
     "opt": _OPT_NAMES,
     "lfm2": {**_LLAMA_NAMES, "conv_kernel": "conv_L_cache"},
 }
+# A checkpoint may have more rows than its tokenizer has words, read further than is wanted of it, and says by itself what is tied.
+_MAY_DIFFER = frozenset({"vocab_size", "max_positions", "tie_word_embeddings"})
 # Says at the first token that lfm2's convolutions would be faster with a package for CUDA, to those who never chose lfm2 as well.
 _LOG_OF_KERNELS = logging.getLogger("transformers.integrations.hub_kernels")
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>")
@@ -130,6 +146,18 @@ class CausalLM(nn.Module):
             ends.add(self.tokenizer.convert_tokens_to_ids("<|im_end|>"))
         return sorted(end for end in ends if end is not None)
 
+    def save_files(self, folder: Path) -> None:
+        """The configuration of the model and of its generation, from which ``build`` makes it again."""
+        save_config(self._network(), folder)
+
+    def load_files(self, folder: Path) -> None:
+        """Compare the stored configuration with this model's. Raises ``WeightsError`` that lists what differs."""
+        compare_config(self._network().config, folder)
+
+    def _network(self) -> Any:
+        """The transformers model, without PEFT around it."""
+        return self.model.get_base_model() if self.adaptation == "lora" else self.model  # type: ignore[operator]
+
     def merge_lora(self) -> None:
         """Add the low-rank updates to the weights they adapt, in place, for faster answers. Undone by ``unmerge_lora``.
 
@@ -171,8 +199,12 @@ def build(options: CausalLMOptions, context: BuildContext) -> CausalLM:
     Raises ``WeightsError`` when the checkpoint cannot be had or is not of the sizes that the options state,
     ``MissingRequirementError`` when ``quantization`` needs bitsandbytes and it is not installed.
     """
+    stored = stored_config(context.files)
     if context.weights == "pretrained" and options.checkpoint is not None:
-        model, tokenizer = _from_checkpoint(options.checkpoint, options)
+        model, tokenizer = _from_checkpoint(options.checkpoint, options, context)
+    elif stored is not None:
+        assert context.files is not None
+        model, tokenizer = _from_stored(stored, context.files, options)
     else:
         if context.weights == "pretrained":
             warnings.warn(
@@ -184,96 +216,187 @@ def build(options: CausalLMOptions, context: BuildContext) -> CausalLM:
     if options.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
     if options.adaptation == "lora":
-        from peft import LoraConfig, get_peft_model
-
-        lora = options.lora
-        config = LoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.alpha,  # type: ignore[arg-type]
-            lora_dropout=lora.dropout,
-            target_modules=list(lora.target_modules),
-            task_type="CAUSAL_LM",
-        )
-        model = get_peft_model(model, config)
+        model = _adapted(model, options.lora)
     return CausalLM(model, tokenizer, options)
 
 
-def _from_numbers(options: CausalLMOptions) -> tuple[nn.Module, Any]:
-    from transformers import AutoConfig, AutoModelForCausalLM
+def _adapted(model: nn.Module, lora: LoraOptions) -> nn.Module:
+    """The model with low-rank updates beside the linear layers of those names. Raises ``SpecError`` where it has none of a name."""
+    from peft import LoraConfig, get_peft_model
 
+    linear = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module is not model.get_output_embeddings()  # type: ignore[operator]
+    }
+    if absent := [name for name in lora.target_modules if name.rpartition(".")[2] not in linear]:
+        raise SpecError(
+            f"language_model.options.lora.target_modules: {type(model).__name__} has no linear layer {', '.join(absent)}; "
+            f"it has {', '.join(sorted(linear))}."
+        )
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.target_modules),
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)  # type: ignore[arg-type]
+
+
+def _from_stored(config: PreTrainedConfig, folder: Path, options: CausalLMOptions) -> tuple[nn.Module, Any]:
+    """The model that a model folder describes, before its tensors are read. Its tokenizer is read with them."""
+    _compare(options, config, folder)
+    _quiet_about_convolutions(config)
+    model = _model_of(config)
+    generation = load_generation_config(folder)
+    if generation is not None:
+        model.generation_config = generation
+    return model, builtin_tokenizer(options.builtin_tokenizer, SPECIAL_TOKENS)
+
+
+def _from_numbers(options: CausalLMOptions) -> tuple[nn.Module, Any]:
     if options.quantization != "none":
         raise WeightsError(
             f"language_model.options.quantization={options.quantization}: random weights are not quantized; "
             "set it to none, or build with weights='pretrained'."
         )
     tokenizer = builtin_tokenizer(options.builtin_tokenizer, SPECIAL_TOKENS)
-    if len(tokenizer) > options.vocab_size:
+    config = _config_of_numbers(options, tokenizer)
+    vocab_size = int(config.get_text_config().vocab_size)
+    if len(tokenizer) > vocab_size:
         raise WeightsError(
-            f"the built-in tokenizer needs {len(tokenizer)} words, but vocab_size is {options.vocab_size}; "
+            f"the built-in tokenizer needs {len(tokenizer)} words, but vocab_size is {vocab_size}; "
             f"set language_model.options.vocab_size={len(tokenizer)} or more."
         )
-    values = {name: getattr(options, option) for option, name in _NAMES[options.architecture].items()}
-    if values.get("num_key_value_heads", 0) is None:
-        values["num_key_value_heads"] = options.num_heads
-    if options.architecture == "opt":
-        values["word_embed_proj_dim"] = options.hidden_size
-    if options.architecture == "lfm2":
-        _LOG_OF_KERNELS.addFilter(_not_of_convolutions)
-        values["layer_types"] = list(options.layer_types or ["full_attention"] * options.num_layers)
-        values["block_auto_adjust_ff_dim"] = False  # intermediate_size as it is stated
-        values["initializer_range"] = options.hidden_size**-0.5  # keeps variance at any width
-    config = AutoConfig.for_model(
-        options.architecture,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        tie_word_embeddings=options.tie_word_embeddings,
-        **values,
-    )
-    model = AutoModelForCausalLM.from_config(config)
+    _quiet_about_convolutions(config)
+    model = _model_of(config)
     for weight in dict.fromkeys((model.get_input_embeddings().weight, model.get_output_embeddings().weight)):
         if not weight.is_meta:
             numbers_in_order(weight, tokenizer)
     return model, tokenizer
 
 
+def _config_of_numbers(options: CausalLMOptions, tokenizer: Any) -> PreTrainedConfig:
+    """The configuration of random weights: what the options state, the rest from a local checkpoint, or else Llama-7B's numbers.
+
+    Raises ``WeightsError`` where the numbers of a checkpoint on the hub would be needed, since random weights download nothing.
+    """
+    from transformers import AutoConfig
+
+    stated = {name: value for name, value in _stated(options).items() if value is not None}
+    if missing := [name for name in LLAMA_7B if name not in stated and name != "max_positions"]:
+        local = _local_config(options.checkpoint)
+        if local is not None and options.architecture in (None, local.model_type):
+            for name, value in stated.items():
+                setattr(local.get_text_config(), _names(local)[name], value)
+            return local
+        if options.checkpoint not in (None, DEFAULT_CHECKPOINT):
+            raise WeightsError(
+                f"language_model.options.checkpoint: {options.checkpoint!r} is not on this machine, and random weights download nothing, "
+                f"so the sizes of the model are not known. State {', '.join(missing)}, or give a local folder."
+            )
+    architecture = options.architecture or "llama"
+    numbers = LLAMA_7B | stated
+    names = _names_of(architecture)
+    values = {names[name]: value for name, value in numbers.items() if name in names}
+    if "num_key_value_heads" in names:
+        values["num_key_value_heads"] = options.num_key_value_heads or numbers["num_heads"]
+    if architecture == "opt":
+        values["word_embed_proj_dim"] = numbers["hidden_size"]
+    if architecture == "lfm2":
+        values["layer_types"] = list(options.layer_types or ["full_attention"] * int(numbers["num_layers"]))
+        values["block_auto_adjust_ff_dim"] = False  # intermediate_size as it is stated
+        values["initializer_range"] = numbers["hidden_size"] ** -0.5  # keeps variance at any width
+    return AutoConfig.for_model(
+        architecture,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        **{"tie_word_embeddings": False, **values},
+    )
+
+
+def _stated(options: CausalLMOptions) -> dict[str, Any]:
+    """The numbers of the model as the options state them; None where they leave them to the checkpoint."""
+    return {name: getattr(options, name) for name in _LLAMA_NAMES} | {
+        "conv_kernel": options.conv_kernel,
+        "layer_types": options.layer_types,
+    }
+
+
+def _compare(options: CausalLMOptions, config: PreTrainedConfig, source: object) -> None:
+    """Raise one ``WeightsError`` that lists all that the options state otherwise than a checkpoint's configuration."""
+    stated = {name: value for name, value in _stated(options).items() if name not in _MAY_DIFFER}
+    found = _numbers_of(config) | {"architecture": config.model_type}
+    refuse_disagreements(stated | {"architecture": options.architecture}, found, source)
+
+
+def _names(config: PreTrainedConfig) -> Mapping[str, str]:
+    return _names_of(str(config.get_text_config().model_type))
+
+
+def _names_of(architecture: str) -> Mapping[str, str]:
+    """Option -> name in the transformers configuration. Most families have Llama's names."""
+    return _NAMES.get(architecture, _LLAMA_NAMES)
+
+
+def _numbers_of(config: PreTrainedConfig) -> dict[str, Any]:
+    """A configuration's numbers by the names of the options."""
+    text = config.get_text_config()
+    numbers = {option: getattr(text, name, None) for option, name in _names(config).items()}
+    return numbers | {"layer_types": getattr(text, "layer_types", None)}
+
+
+def _local_config(checkpoint: str | None) -> PreTrainedConfig | None:
+    """The configuration of a checkpoint that is on this machine: a folder, or in an installed package."""
+    if checkpoint is None or not (checkpoint.startswith(PACKAGED) or Path(checkpoint).expanduser().is_dir()):
+        return None
+    return load_config(locate_checkpoint(checkpoint))
+
+
+def _model_of(config: PreTrainedConfig) -> Any:
+    """A model with random weights, in the type that is in force and not the one that the checkpoint was saved in."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_config(config, dtype=torch.get_default_dtype(), trust_remote_code=False)
+
+
+def _quiet_about_convolutions(config: PreTrainedConfig) -> None:
+    if config.model_type == "lfm2":
+        _LOG_OF_KERNELS.addFilter(_not_of_convolutions)
+
+
 def _not_of_convolutions(record: logging.LogRecord) -> bool:
     return "causal_conv1d" not in record.getMessage()
 
 
-def _from_checkpoint(checkpoint: str, options: CausalLMOptions) -> tuple[nn.Module, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
+def _from_checkpoint(checkpoint: str, options: CausalLMOptions, context: BuildContext) -> tuple[nn.Module, Any]:
     quantization = _quantization(options.quantization)
-    if options.architecture == "lfm2":
-        _LOG_OF_KERNELS.addFilter(_not_of_convolutions)
-    in_package = checkpoint.startswith(PACKAGED)
-    source = str(packaged(checkpoint)) if in_package else checkpoint
     try:
-        with _no_progress_bar() if in_package else nullcontext():
-            model = AutoModelForCausalLM.from_pretrained(
-                source,
-                use_safetensors=True,
+        folder = locate_checkpoint(
+            checkpoint,
+            also=(*CONFIG_FILES, *TOKENIZER_PATTERNS),
+            tensors=MODEL_TENSORS,
+            downloads=context.downloads,
+        )
+        config = load_config(folder)
+        _compare(options, config, repr(checkpoint))
+        _quiet_about_convolutions(config)
+        with _no_progress_bar() if checkpoint.startswith(PACKAGED) else nullcontext():
+            model = load_causal_lm(
+                folder,
+                config,
                 quantization_config=quantization,
                 # What the caller builds in, and not what the checkpoint was saved in.
                 dtype=torch.get_default_dtype(),
             )
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        if (checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") > 1) and not Path(checkpoint).exists():
-            reason = "there is no such folder."
+        tokenizer = load_tokenizer(folder)
+    except WeightsError as error:
         raise WeightsError(
-            f"language_model.options.checkpoint: {checkpoint!r} cannot be loaded: {reason} "
+            f"language_model.options.checkpoint: {checkpoint!r} cannot be loaded: {error} "
             "Give a hub id or a folder with safetensors, or build with weights='random'."
         ) from error
-    for option, name in _NAMES[options.architecture].items():
-        stated, found = getattr(options, option), getattr(model.config, name, None)
-        if stated is not None and option not in {"vocab_size", "max_positions"} and stated != found:
-            raise WeightsError(
-                f"language_model.options.checkpoint: {checkpoint!r} has {option} {found}, the spec says {stated}; "
-                f"set language_model.options.{option}={found}."
-            )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     return model, tokenizer
