@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import pluggy
 from pydantic import BaseModel, ConfigDict
@@ -48,6 +48,34 @@ class Options(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False, defer_build=True
     )
+
+
+class CheckpointOptions(Options):
+    """Base of options whose numbers a checkpoint's own ``config.json`` states: each that is None is the checkpoint's.
+
+    ``PUBLIC`` holds the numbers of the default checkpoint. They serve where no configuration is at hand: for random weights, where
+    nothing is downloaded, and for a checkpoint in another format than transformers'.
+    """
+
+    PUBLIC: ClassVar[Mapping[str, Any]] = {}
+
+    checkpoint: str | None = None
+
+    @property
+    def stated(self) -> dict[str, Any]:
+        """The numbers of the model that are set; what is not is left to the checkpoint."""
+        return {name: value for name in self.PUBLIC if (value := getattr(self, name)) is not None}
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """All numbers of the model: those that are set, and otherwise the default checkpoint's."""
+        return {**self.PUBLIC, **self.stated}
+
+    @property
+    def is_known(self) -> bool:
+        """Whether ``numbers`` are the model's for certain: all are set, or the checkpoint is the default one."""
+        default = type(self).model_fields["checkpoint"].default
+        return len(self.stated) == len(self.PUBLIC) or self.checkpoint in (None, default)
 
 
 class NoOptions(Options):

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from lyrics.core.errors import WeightsError
+from lyrics.core.transformers_files import load_tokenizer
 from lyrics.core.unpickle import PICKLED, unpickle
 from lyrics.core.weights import INDEX_FILE
 
@@ -197,27 +198,12 @@ class Plan:
     beside: Beside | None = None
 
 
-#: Every tokenizer's folder has one of them.
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model")
-
-
 def read_tokenizer(folder: Path, words: int) -> Any:
     """The tokenizer of a folder, for a part with embeddings of so many words.
 
     Raises ``WeightsError`` when the folder holds none, when it cannot be read, and when it has more tokens than there are words.
     """
-    from transformers import AutoTokenizer
-
-    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
-        raise WeightsError(f"{folder}: holds no tokenizer; it should have one of {', '.join(_TOKENIZER_FILES)}.")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # the tokenizers package raises nothing more precise
-        reason = str(error).splitlines()[0].rstrip(" :.") if str(error) else type(error).__name__
-        raise WeightsError(
-            f"{folder}: not a tokenizer that can be read: {reason}. Give the folder as transformers saves it, tokenizer_config.json "
-            "included."
-        ) from error
+    tokenizer = load_tokenizer(folder)
     found = num_tokens(tokenizer)
     if found > words:
         raise WeightsError(f"{folder}: its tokenizer has {found} tokens, but the checkpoint has only {words} words.")

@@ -471,6 +471,7 @@ class LyricsModel(
         folder: str | os.PathLike[str],
         *,
         base: str | os.PathLike[str] | None = None,
+        downloads: bool = False,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
         revision: str | None = None,
@@ -485,6 +486,8 @@ class LyricsModel(
             folder: a model folder, or a hub id (``owner/name``) that is no local path.
             base: for a folder that holds trained parts only, a model folder with the frozen ones; without it they are loaded from the
                 checkpoints that the specification names.
+            downloads: whether checkpoints that the specification names may be fetched from the hub. Unless you allow it, a saved model
+                uses the network for nothing but the hub id that you gave.
             device, dtype: as for ``lyrics.build_model``.
             revision, token, cache_dir, local_files_only, force_download: for a hub id, as in transformers.
 
@@ -498,6 +501,7 @@ class LyricsModel(
             local_files_only=local_files_only,
             token=token,
             base=base,
+            downloads=downloads,
             device=device,
             dtype=dtype,
         )

@@ -62,7 +62,9 @@ def lyrics_13b() -> ModelSpec:
                 use="grounding-dino",  # "Grounding-DINO-T ... and Swin-T backbone" (section 4): the part's defaults
                 options={"queries": 900},  # "900 output object boxes" (section 4)
             ),
-            segmenter=Slot(use="sam-hq"),  # "SAM-HQ with MAE and pre-trained ViT-H" (section 4): the part's defaults
+            segmenter=Slot(
+                use="sam-hq", options={"width": 1280, "layers": 32}
+            ),  # "SAM-HQ with MAE and pre-trained ViT-H" (section 4)
         ),
         query_transformer=Slot(
             use="mqformer",
@@ -104,7 +106,13 @@ def lyrics_7b() -> ModelSpec:
 def lyrics_released_14b() -> ModelSpec:
     """What the authors released: IDEA-CCNL/Ziya-Visual-Lyrics-14B and Fengshenbang-LM pull request 449. It differs from the paper."""
     return ModelSpec(
-        image_encoder=Slot(use="eva-vit-g"),  # BLIP-2's tower: 257 x 1408
+        image_encoder=Slot(
+            use="eva-vit-g",  # BLIP-2's tower: 257 x 1408
+            options={
+                "width": 1408,
+                "layer_norm_eps": 1e-5,
+            },  # the released code's; newer BLIP-2 configurations say 1e-6
+        ),
         refiner=RefinerSpec(
             tagger=Slot(use="ram", options={"backbone": "swin-l"}),  # RAM, not RAM++
             detector=Slot(use="grounding-dino", options={"box_threshold": 0.25, "text_threshold": 0.2}),

@@ -140,10 +140,11 @@ def load_transformers(model_class: Any, config: Any, state: Mapping[str, torch.T
     """
     import torch
 
-    from lyrics.core.weights import TensorHeader, bounded, check_finite
+    from lyrics.core.weights import bounded, check_finite, check_types, headers_of
 
-    headers = [TensorHeader(tuple(tensor.shape), str(tensor.dtype)) for tensor in state.values()]
-    with bounded(headers, source):
+    headers = headers_of(state)
+    check_types(headers, source)
+    with bounded(headers.values(), source):
         model, report = model_class.from_pretrained(
             None,
             config=config,
@@ -160,11 +161,6 @@ def load_transformers(model_class: Any, config: Any, state: Mapping[str, torch.T
             for key, found, needed in sorted(report["mismatched_keys"])
         ),
         *report["error_msgs"],
-        *(
-            f"{key} is of {tensor.dtype}, not of a floating-point type"
-            for key, tensor in sorted(state.items())
-            if key.endswith("weight") and not tensor.is_floating_point()
-        ),
     ]
     _refuse(problems, source, model_class.__name__)
     check_finite(model.named_parameters(), source)

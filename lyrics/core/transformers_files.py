@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lyrics.core.errors import WeightsError
+from lyrics.core.component import CheckpointOptions
+from lyrics.core.errors import SpecError, WeightsError
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedConfig
@@ -56,7 +57,13 @@ def refuse_code(folder: Path) -> None:
     for file in sorted(folder.glob("*.json")):
         if file.name.endswith((".index.json", "vocab.json", "tokenizer.json")) or not file.is_file():
             continue
-        if _asks_for_code(_read_json(file)):
+        data = _read_json(file)
+        if _asks_for_backbone(data):
+            raise WeightsError(
+                f"{file}: has use_pretrained_backbone, which asks for the weights of another checkpoint. Nothing is fetched for a "
+                "checkpoint but its own files. Set it to false."
+            )
+        if _asks_for_code(data):
             raise WeightsError(
                 f"{file}: has an auto_map, which asks for Python code that comes with the checkpoint. Such code is never run. "
                 "Use a checkpoint of a class that transformers has itself."
@@ -67,6 +74,12 @@ def _asks_for_code(data: Any) -> bool:
     if isinstance(data, dict):
         return isinstance(data.get("auto_map"), dict | list | str) or any(map(_asks_for_code, data.values()))
     return isinstance(data, list) and any(map(_asks_for_code, data))
+
+
+def _asks_for_backbone(data: Any) -> bool:
+    if isinstance(data, dict):
+        return bool(data.get("use_pretrained_backbone")) or any(map(_asks_for_backbone, data.values()))
+    return isinstance(data, list) and any(map(_asks_for_backbone, data))
 
 
 def load_config(folder: Path) -> PreTrainedConfig:
@@ -80,6 +93,64 @@ def load_config(folder: Path) -> PreTrainedConfig:
     with _explained(file, "not a configuration that can be read"):
         config: PreTrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     return config
+
+
+def part_config(
+    options: CheckpointOptions,
+    *,
+    files: Path | None,
+    checkpoint: Path | None,
+    model_types: Collection[str],
+    numbers_of: Callable[[Any], Mapping[str, Any]],
+    from_numbers: Callable[[Mapping[str, Any]], Any],
+) -> Any:
+    """The transformers configuration of a part.
+
+    It is what the part's folder of a saved model holds, or else what lies beside the checkpoint, or else made of the options' numbers.
+
+    Args:
+        options: what the part is built from.
+        files: the part's folder of the model folder that it is rebuilt from (``BuildContext.files``).
+        checkpoint: the local file or folder with the checkpoint, where its weights are read.
+        model_types: ``model_type`` of configurations that describe the part. Another one beside a checkpoint is passed over.
+        numbers_of: a configuration -> its numbers by the names of the options.
+        from_numbers: numbers by the names of the options -> a configuration.
+
+    Raises:
+        WeightsError: a configuration cannot be read, or the options state something else than it does.
+        SpecError: random weights are wanted, and the sizes of the checkpoint are not known without downloading it.
+    """
+    named = _local_folder(options.checkpoint) if checkpoint is None else checkpoint
+    folder = files if stored_config(files) is not None else named
+    if folder is not None and folder.is_file():
+        folder = folder.parent
+    if folder is not None and _model_type(folder) in model_types:
+        config = load_config(folder)
+        # Random weights may be of a variant of a local checkpoint; they have no tensors to disagree with.
+        if checkpoint is not None or folder is files or not options.stated:
+            refuse_disagreements(options.stated, numbers_of(config), folder)
+            return config
+        return from_numbers({**numbers_of(config), **options.stated})
+    if checkpoint is None and files is None and not options.is_known:
+        missing = ", ".join(sorted(options.PUBLIC.keys() - options.stated.keys()))
+        raise SpecError(
+            f"the checkpoint {options.checkpoint!r} is not on this machine, and random weights download nothing, so its sizes are not "
+            f"known. State {missing}, or give a local folder."
+        )
+    return from_numbers(options.numbers)
+
+
+def _local_folder(checkpoint: str | None) -> Path | None:
+    path = None if checkpoint is None else Path(checkpoint).expanduser()
+    return path if path is not None and path.is_dir() else None
+
+
+def _model_type(folder: Path) -> str | None:
+    """What a folder's configuration says it is of; None where there is none that says so."""
+    if not (folder / CONFIG_FILE).is_file():
+        return None
+    data = _read_json(folder / CONFIG_FILE)
+    return data.get("model_type") if isinstance(data, dict) else None
 
 
 def load_generation_config(folder: Path) -> GenerationConfig | None:
@@ -104,7 +175,8 @@ def load_tokenizer(folder: Path, tokenizer_class: Any = None) -> Any:
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise WeightsError(f"{folder}: holds no tokenizer; it should have one of {', '.join(TOKENIZER_FILES)}.")
     refuse_code(folder)
-    with _explained(folder, "not a tokenizer that can be read"):
+    advice = "Give the folder as transformers saves it, tokenizer_config.json included."
+    with _explained(folder, "not a tokenizer that can be read", advice):
         return (tokenizer_class or AutoTokenizer).from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
@@ -152,12 +224,12 @@ def save_config(model: Any, folder: Path) -> None:
 
     What is written says what the model is, and nothing of the machine it was made on.
     """
-    _write_config(model.config, folder)
+    write_config(model.config, folder)
     if getattr(model, "generation_config", None) is not None:
         (folder / GENERATION_FILE).write_text(model.generation_config.to_json_string(use_diff=True), encoding="utf-8")
 
 
-def _write_config(config: PreTrainedConfig, folder: Path) -> None:
+def write_config(config: PreTrainedConfig, folder: Path) -> None:
     """Every entry is written out, defaults too, which another version of transformers may have changed."""
     text = json.dumps(_of_the_model(json.loads(config.to_json_string(use_diff=False))), indent=2, sort_keys=True)
     (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
@@ -224,7 +296,7 @@ def _plain(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _explained(where: Path, what: str) -> Iterator[None]:
+def _explained(where: Path, what: str, advice: str = "Fetch or save it again.") -> Iterator[None]:
     """Whatever a damaged file makes transformers raise becomes one ``WeightsError``."""
     try:
         yield
@@ -232,7 +304,7 @@ def _explained(where: Path, what: str) -> Iterator[None]:
         raise
     except Exception as error:  # a file of any content can make transformers raise anything
         reason = str(error).strip().splitlines()[0].rstrip(" :.") if str(error).strip() else type(error).__name__
-        raise WeightsError(f"{where}: {what}: {reason}.") from error
+        raise WeightsError(f"{where}: {what}: {reason}. {advice}") from error
 
 
 def _read_json(file: Path) -> Any:

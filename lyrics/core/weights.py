@@ -147,6 +147,17 @@ def bounded(headers: Iterable[TensorHeader], source: object) -> Iterator[None]:
             hook.remove()
 
 
+def headers_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, TensorHeader]:
+    """What a file of these tensors would say of them."""
+    kinds = {torch.bfloat16: "BF16", torch.bool: "BOOL"}
+    return {
+        name: TensorHeader(
+            tuple(one.shape), kinds.get(one.dtype, f"{'F' if one.is_floating_point() else 'I'}{one.itemsize * 8}")
+        )
+        for name, one in tensors.items()
+    }
+
+
 def check_types(headers: Mapping[str, TensorHeader], source: object) -> None:
     """Raise ``WeightsError`` for weights of whole numbers: a cast would make noise of their bytes. Buffers may be of any type."""
     odd = [

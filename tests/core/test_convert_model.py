@@ -186,7 +186,7 @@ def test_the_detector_is_the_one_that_is_read_directly(released: Released, conve
 
     prefix = "refiner.detector.network."
     found = {n.removeprefix(prefix): t for n, t in tensors_of(converted[1]).items() if n.startswith(prefix)}
-    config = network_config(GroundingDinoOptions(**released.detector.options))
+    config = network_config(GroundingDinoOptions(**released.detector.options).numbers)
     state = from_original(released.detector.state)
     wanted = stored_tensors(load_transformers(GroundingDinoForObjectDetection, config, state, "test"))
     assert found.keys() == wanted.keys()

@@ -313,7 +313,7 @@ def test_grounding_dino_loads_as_if_read_directly(tmp_path: Path, parity: Find) 
     assert {"module.label_enc.weight", "module.bert.embeddings.position_ids"} <= set(report.left)
     assert set(report.renamed) | set(report.left) == set(state)
     assert report.files == ("vocab.txt",)
-    config = network_config(GroundingDinoOptions(**public.options))
+    config = network_config(GroundingDinoOptions(**public.options).numbers)
     found, wanted = (
         load_transformers(GroundingDinoForObjectDetection, config, from_original(s), "test").state_dict()
         for s in (read_tensors(tmp_path / "out"), public.state)

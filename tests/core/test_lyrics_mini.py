@@ -104,7 +104,7 @@ def test_what_experts_need_beside_tensors_travels_with_the_model(model: LyricsMo
     assert again.detector.writer.tokens(["a dog"]) == model.refiner.detector.writer.tokens(["a dog"])  # type: ignore[union-attr]
     for file, complaint in (
         ("parts/tagger/classes.json", r"classes\.json: cannot be read"),
-        ("parts/detector/delimiters.json", "the detector's tokenizer cannot be read"),
+        ("parts/detector/delimiters.json", "delimiters.json: cannot be read"),
     ):
         kept = (tmp_path / file).read_text()
         (tmp_path / file).write_text("{")

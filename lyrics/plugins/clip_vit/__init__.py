@@ -5,40 +5,51 @@ This file is the manifest: it imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal, Self
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from lyrics.core.component import Component, Options, hookimpl
+from lyrics.core.component import CheckpointOptions, Component, hookimpl
 
 
-class _VitOptions(Options):
-    """Numbers that both towers have; each says its own defaults."""
+class _VitOptions(CheckpointOptions):
+    """Numbers that both towers have. Those that are null are the checkpoint's; ``PUBLIC`` are those of the default one."""
 
-    image_size: int = Field(224, ge=1, description="side in pixels of the square that the tower reads")
-    patch_size: int = Field(14, ge=1, description="pixels per token along each side; divides image_size")
-    width: int = Field(ge=1, description="width of a token")
-    layers: int = Field(ge=1, description="transformer layers of the checkpoint")
-    heads: int = Field(16, ge=1, description="attention heads; divides the width")
-    mlp_width: int = Field(ge=1, description="inner width of the feed-forward layers")
+    image_size: int | None = Field(
+        None, ge=1, le=10_000, description="side in pixels of the square that the tower reads; null: the checkpoint's"
+    )
+    patch_size: int | None = Field(
+        None, ge=1, description="pixels per token along each side; divides image_size; null: the checkpoint's"
+    )
+    width: int | None = Field(None, ge=1, description="width of a token; null: the checkpoint's")
+    layers: int | None = Field(None, ge=1, description="transformer layers of the checkpoint; null: the checkpoint's")
+    heads: int | None = Field(None, ge=1, description="attention heads; divides the width; null: the checkpoint's")
+    mlp_width: int | None = Field(
+        None, ge=1, description="inner width of the feed-forward layers; null: the checkpoint's"
+    )
 
     @model_validator(mode="after")
     def _sizes_divide(self) -> Self:
-        if self.image_size % self.patch_size:
-            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if not self.is_known:
+            return self
+        numbers = self.numbers
+        if numbers["image_size"] % numbers["patch_size"]:
+            raise ValueError(
+                f"image_size {numbers['image_size']} is not a multiple of patch_size {numbers['patch_size']}"
+            )
+        if numbers["width"] % numbers["heads"]:
+            raise ValueError(f"width {numbers['width']} is not a multiple of heads {numbers['heads']}")
         return self
 
     @property
-    def feature_dim(self) -> int:
-        """Width of an image token."""
-        return self.width
+    def feature_dim(self) -> int | None:
+        """Width of an image token; None where only the checkpoint knows it."""
+        return self.numbers["width"] if self.is_known else self.width
 
 
 class ClipVitOptions(_VitOptions):
-    """Options of ``clip-vit``; the defaults are CLIP ViT-L/14 at 224 pixels: 257 tokens of width 1024 (paper, section 3.1).
+    """Options of ``clip-vit``; the default checkpoint is CLIP ViT-L/14 at 224 pixels: 257 tokens of width 1024 (paper, section 3.1).
 
     The class token is kept. Where to read the tower is ``skip_layers``. The default 1, the last layer but one, is what BLIP-2's paper
     (section 3.4, "slightly better performance") and LLaVA say: CLIP's loss looks at the class token of the last layer alone, so
@@ -47,14 +58,20 @@ class ClipVitOptions(_VitOptions):
     of that Q-Former were trained on those. No LayerNorm follows in any case; CLIP's own was trained on the class token only.
     """
 
+    PUBLIC: ClassVar[Mapping[str, Any]] = {
+        "image_size": 224,
+        "patch_size": 14,
+        "width": 1024,
+        "layers": 24,
+        "heads": 16,
+        "mlp_width": 4096,
+    }
+
     checkpoint: str = Field(
         "openai/clip-vit-large-patch14",
         min_length=1,
         description="hub id or folder with safetensors of a CLIP model or of its vision tower, in transformers' naming",
     )
-    width: int = Field(1024, ge=1, description="width of a token")
-    layers: int = Field(24, ge=1, description="transformer layers of the checkpoint")
-    mlp_width: int = Field(4096, ge=1, description="inner width of the feed-forward layers")
     skip_layers: int = Field(
         1,
         ge=0,
@@ -67,29 +84,36 @@ class ClipVitOptions(_VitOptions):
 
     @model_validator(mode="after")
     def _some_layer_is_left(self) -> Self:
-        if self.skip_layers >= self.layers:
-            raise ValueError(f"skip_layers {self.skip_layers} leaves nothing of {self.layers} layers")
+        if self.is_known and self.skip_layers >= self.numbers["layers"]:
+            raise ValueError(f"skip_layers {self.skip_layers} leaves nothing of {self.numbers['layers']} layers")
         return self
 
 
 class EvaVitGOptions(_VitOptions):
-    """Options of ``eva-vit-g``; the defaults are BLIP-2's tower: 257 tokens of width 1408, after its last LayerNorm.
+    """Options of ``eva-vit-g``; the default checkpoint is BLIP-2's tower: 257 tokens of width 1408, after its last LayerNorm.
 
     The checkpoint has 39 layers because BLIP-2 left out the last of EVA's 40, for the reason that ``clip-vit`` gives.
     """
+
+    PUBLIC: ClassVar[Mapping[str, Any]] = {
+        "image_size": 224,
+        "patch_size": 14,
+        "width": 1408,
+        "layers": 39,
+        "heads": 16,
+        "mlp_width": 6144,
+    }
 
     checkpoint: str = Field(
         "Salesforce/blip2-itm-vit-g",
         min_length=1,
         description="hub id or folder with safetensors of a BLIP-2 or Lyrics model or of its tower, in transformers' naming",
     )
-    width: int = Field(1408, ge=1, description="width of a token")
-    layers: int = Field(39, ge=1, description="transformer layers of the checkpoint")
-    mlp_width: int = Field(6144, ge=1, description="inner width of the feed-forward layers")
-    layer_norm_eps: float = Field(
-        1e-5,
+    layer_norm_eps: float | None = Field(
+        None,
         gt=0,
-        description="LayerNorm epsilon: 1e-5 in the released Lyrics code, 1e-6 in newer BLIP-2 configurations",
+        description="LayerNorm epsilon; null: the checkpoint's (1e-6 in newer BLIP-2 configurations); without one 1e-5, as in the "
+        "released Lyrics code",
     )
 
 

@@ -5,7 +5,9 @@ Shapes: B images, C colour channels, H and W pixels, N tokens (class token first
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +15,9 @@ from torch import nn
 from transformers import Blip2VisionConfig, Blip2VisionModel, CLIPVisionConfig, CLIPVisionModel
 
 from lyrics.core.contracts import BuildContext
-from lyrics.core.errors import ContractError
+from lyrics.core.errors import ContractError, SpecError
 from lyrics.core.pretrained import load_transformers, locate_checkpoint, read_tensors
+from lyrics.core.transformers_files import CONFIG_FILES, compare_config, part_config, save_config, stored_config
 from lyrics.core.types import Preprocessing
 from lyrics.plugins.clip_vit import ClipVitOptions, EvaVitGOptions
 
@@ -34,15 +37,15 @@ class VitEncoder(nn.Module):
     def __init__(
         self,
         tower: CLIPVisionModel | Blip2VisionModel,
-        options: ClipVitOptions | EvaVitGOptions,
         preprocessing: Preprocessing,
     ) -> None:
         super().__init__()
         self.tower = tower
         self.preprocessing = preprocessing
-        self.feature_dim = options.feature_dim
-        self.image_size = options.image_size
-        self.num_tokens = 1 + (options.image_size // options.patch_size) ** 2
+        config: Any = tower.config
+        self.feature_dim = int(config.hidden_size)
+        self.image_size = int(config.image_size)
+        self.num_tokens = 1 + (config.image_size // config.patch_size) ** 2
 
     def forward(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
         """Tokens [B,N,D] in the tower's own dtype, class token first.
@@ -62,6 +65,14 @@ class VitEncoder(nn.Module):
         tokens_BND: torch.Tensor = self.tower(pixel_values=pixels_BCHW).last_hidden_state
         return tokens_BND
 
+    def save_files(self, folder: Path) -> None:
+        """The tower's configuration, from which it is made again."""
+        save_config(self.tower, folder)
+
+    def load_files(self, folder: Path) -> None:
+        """Compare the stored configuration with the tower's. Raises ``WeightsError`` that lists what differs."""
+        compare_config(self.tower.config, folder)
+
 
 def build_clip(options: ClipVitOptions, context: BuildContext) -> VitEncoder:
     """CLIP's vision tower without its last ``skip_layers`` layers.
@@ -69,26 +80,46 @@ def build_clip(options: ClipVitOptions, context: BuildContext) -> VitEncoder:
     Raises:
         WeightsError: the checkpoint cannot be found, is not safetensors, or does not fit the options.
     """
-    config = CLIPVisionConfig(
-        image_size=options.image_size,
-        patch_size=options.patch_size,
-        hidden_size=options.width,
-        num_hidden_layers=options.layers - options.skip_layers,
-        num_attention_heads=options.heads,
-        intermediate_size=options.mlp_width,
-        initializer_range=INITIALIZER_RANGE,
+    checkpoint = _located(options, context)
+    config = part_config(
+        options,
+        files=context.files,
+        checkpoint=checkpoint,
+        model_types=("clip", "clip_vision_model"),
+        numbers_of=lambda found: _numbers_of(found) | _whole_depth(found, options, context),
+        from_numbers=lambda numbers: CLIPVisionConfig(**_names(numbers), initializer_range=INITIALIZER_RANGE),
     )
-    if context.weights == "pretrained":
-        skipped = range(options.layers - options.skip_layers, options.layers)
+    config = getattr(config, "vision_config", config)
+    if _rebuilt(context):
+        kept = config.num_hidden_layers
+    else:
+        kept = config.num_hidden_layers - options.skip_layers
+        if kept < 1:
+            raise SpecError(
+                f"skip_layers {options.skip_layers} leaves nothing of the {config.num_hidden_layers} layers of {options.checkpoint!r}"
+            )
+    skipped = range(kept, config.num_hidden_layers)
+    config.num_hidden_layers = kept
+    if checkpoint is not None:
         unread = ("embeddings.position_ids", *(f"encoder.layers.{layer}." for layer in skipped))
-        tower = _pretrained(CLIPVisionModel, config, options.checkpoint, unread)
+        tower = _pretrained(CLIPVisionModel, config, options.checkpoint, checkpoint, unread)
     else:
         tower = CLIPVisionModel(config)
     tower.post_layernorm = nn.Identity()  # it normalises the pooled class token, which nobody reads here
-    preprocessing = _squash(options.image_size)
+    preprocessing = _squash(config.image_size)
     if options.resize == "crop":
-        preprocessing = replace(preprocessing, resize="shortest", crop=options.image_size)
-    return VitEncoder(tower, options, preprocessing).eval()
+        preprocessing = replace(preprocessing, resize="shortest", crop=config.image_size)
+    return VitEncoder(tower, preprocessing).eval()
+
+
+def _rebuilt(context: BuildContext) -> bool:
+    return stored_config(context.files) is not None
+
+
+def _whole_depth(config: Any, options: ClipVitOptions, context: BuildContext) -> dict[str, int]:
+    """The checkpoint's layers; a tower that was saved has only those that are run."""
+    layers = int(getattr(config, "vision_config", config).num_hidden_layers)
+    return {"layers": layers + options.skip_layers if _rebuilt(context) else layers}
 
 
 def build_eva(options: EvaVitGOptions, context: BuildContext) -> VitEncoder:
@@ -97,30 +128,62 @@ def build_eva(options: EvaVitGOptions, context: BuildContext) -> VitEncoder:
     Raises:
         WeightsError: the checkpoint cannot be found, is not safetensors, or does not fit the options.
     """
-    config = Blip2VisionConfig(
-        image_size=options.image_size,
-        patch_size=options.patch_size,
-        hidden_size=options.width,
-        num_hidden_layers=options.layers,
-        num_attention_heads=options.heads,
-        intermediate_size=options.mlp_width,
-        layer_norm_eps=options.layer_norm_eps,
-        initializer_range=INITIALIZER_RANGE,
+    checkpoint = _located(options, context)
+    config = part_config(
+        options,
+        files=context.files,
+        checkpoint=checkpoint,
+        model_types=("blip-2", "blip_2_vision_model"),
+        numbers_of=_numbers_of,
+        from_numbers=lambda numbers: Blip2VisionConfig(
+            **_names(numbers), layer_norm_eps=1e-5, initializer_range=INITIALIZER_RANGE
+        ),
     )
-    if context.weights == "pretrained":
-        tower = _pretrained(Blip2VisionModel, config, options.checkpoint, unread=())
+    config = getattr(config, "vision_config", config)
+    if options.layer_norm_eps is not None:
+        config.layer_norm_eps = options.layer_norm_eps
+    if checkpoint is not None:
+        tower = _pretrained(Blip2VisionModel, config, options.checkpoint, checkpoint, unread=())
     else:
         tower = Blip2VisionModel(config)
-    return VitEncoder(tower, options, _squash(options.image_size)).eval()
+    return VitEncoder(tower, _squash(config.image_size)).eval()
 
 
-def _pretrained(model_class: Any, config: Any, checkpoint: str, unread: tuple[str, ...]) -> Any:
+#: Option -> name in transformers' configuration of the tower.
+_CONFIG_NAMES = {
+    "image_size": "image_size",
+    "patch_size": "patch_size",
+    "width": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "mlp_width": "intermediate_size",
+}
+
+
+def _names(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    return {_CONFIG_NAMES[option]: value for option, value in numbers.items()}
+
+
+def _numbers_of(config: Any) -> dict[str, Any]:
+    """A configuration's numbers by the names of the options; of a whole model those of its tower."""
+    tower = getattr(config, "vision_config", config)
+    return {option: getattr(tower, name) for option, name in _CONFIG_NAMES.items()}
+
+
+def _located(options: ClipVitOptions | EvaVitGOptions, context: BuildContext) -> Path | None:
+    """Where the checkpoint lies, if its weights are to be read."""
+    if context.weights != "pretrained":
+        return None
+    return locate_checkpoint(options.checkpoint, also=CONFIG_FILES, downloads=context.downloads)
+
+
+def _pretrained(model_class: Any, config: Any, checkpoint: str, path: Path, unread: tuple[str, ...]) -> Any:
     """The tower of a checkpoint, every tensor accounted for but those whose names inside the tower begin as ``unread`` says.
 
     Whole models (CLIPModel, Blip2Model, the released Lyrics) keep their tower under ``vision_model.``, and what is outside of
     it is left alone; a tower saved alone has no prefix.
     """
-    tensors = read_tensors(locate_checkpoint(checkpoint))
+    tensors = read_tensors(path)
     if any(name.startswith(PREFIX) for name in tensors):
         tensors = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items() if name.startswith(PREFIX)}
     tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(unread)}

@@ -5,16 +5,37 @@ This file is the manifest: it imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Self
+from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
+from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from lyrics.core.component import Component, Converter, Options, hookimpl
+from lyrics.core.component import CheckpointOptions, Component, Converter, hookimpl
 
 
-class GroundingDinoOptions(Options):
-    """Options of ``grounding-dino``. The defaults are the public Grounding DINO-T's."""
+class GroundingDinoOptions(CheckpointOptions):
+    """Options of ``grounding-dino``. Numbers that are null are the checkpoint's; ``PUBLIC`` are those of the default one."""
+
+    PUBLIC: ClassVar[Mapping[str, Any]] = {
+        "swin_width": 96,
+        "swin_depths": (2, 2, 6, 2),
+        "swin_heads": (3, 6, 12, 24),
+        "swin_window": 7,
+        "text_width": 768,
+        "text_layers": 12,
+        "text_heads": 12,
+        "text_ffn": 3072,
+        "text_vocabulary": 30522,
+        "text_positions": 512,
+        "max_text_tokens": 256,
+        "width": 256,
+        "queries": 900,
+        "encoder_layers": 6,
+        "decoder_layers": 6,
+        "heads": 8,
+        "ffn": 2048,
+    }
 
     checkpoint: str = Field(
         "IDEA-Research/grounding-dino-tiny",
@@ -38,62 +59,71 @@ class GroundingDinoOptions(Options):
     )
     max_detections: int = Field(300, ge=1, description="most detections per picture; the best are kept")
 
-    swin_width: int = Field(96, ge=1, description="channels of the Swin backbone's first stage")
-    swin_depths: tuple[int, int, int, int] = Field((2, 2, 6, 2), description="layers of each Swin stage")
-    swin_heads: tuple[int, int, int, int] = Field((3, 6, 12, 24), description="attention heads of each Swin stage")
-    swin_window: int = Field(7, ge=1, description="side of a Swin attention window")
+    swin_width: int | None = Field(None, ge=1, description="channels of the Swin backbone's first stage")
+    swin_depths: tuple[int, int, int, int] | None = Field(None, description="layers of each Swin stage")
+    swin_heads: tuple[int, int, int, int] | None = Field(None, description="attention heads of each Swin stage")
+    swin_window: int | None = Field(None, ge=1, description="side of a Swin attention window")
 
-    text_width: int = Field(768, ge=1, description="width of the BERT text encoder")
-    text_layers: int = Field(12, ge=1, description="layers of the text encoder")
-    text_heads: int = Field(12, ge=1, description="attention heads of the text encoder")
-    text_ffn: int = Field(3072, ge=1, description="feed-forward width of the text encoder")
-    text_vocabulary: int = Field(30522, ge=1, description="word pieces that the text encoder knows")
-    text_positions: int = Field(512, ge=1, description="position embeddings of the text encoder")
-    max_text_tokens: int = Field(
-        256, ge=4, description="most tokens of one prompt; phrases that need more are detected in several prompts"
+    text_width: int | None = Field(None, ge=1, description="width of the BERT text encoder")
+    text_layers: int | None = Field(None, ge=1, description="layers of the text encoder")
+    text_heads: int | None = Field(None, ge=1, description="attention heads of the text encoder")
+    text_ffn: int | None = Field(None, ge=1, description="feed-forward width of the text encoder")
+    text_vocabulary: int | None = Field(None, ge=1, description="word pieces that the text encoder knows")
+    text_positions: int | None = Field(None, ge=1, description="position embeddings of the text encoder")
+    max_text_tokens: int | None = Field(
+        None, ge=4, description="most tokens of one prompt; phrases that need more are detected in several prompts"
     )
 
-    width: int = Field(256, ge=32, multiple_of=32, description="width of a query")
-    queries: int = Field(900, ge=1, description="queries, which are also the local tokens")
-    encoder_layers: int = Field(6, ge=1, description="fusion layers of picture and text")
-    decoder_layers: int = Field(6, ge=2, description="layers that refine the queries")
-    heads: int = Field(8, ge=2, multiple_of=2, description="attention heads of both")
-    ffn: int = Field(2048, ge=2, multiple_of=2, description="feed-forward width of both")
+    width: int | None = Field(None, ge=32, multiple_of=32, description="width of a query")
+    queries: int | None = Field(None, ge=1, description="queries, which are also the local tokens")
+    encoder_layers: int | None = Field(None, ge=1, description="fusion layers of picture and text")
+    decoder_layers: int | None = Field(None, ge=2, description="layers that refine the queries")
+    heads: int | None = Field(None, ge=2, multiple_of=2, description="attention heads of both")
+    ffn: int | None = Field(None, ge=2, multiple_of=2, description="feed-forward width of both")
 
     @model_validator(mode="after")
     def _sizes_divide(self) -> Self:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
-        if self.text_width % self.text_heads:
-            raise ValueError(f"text_width {self.text_width} is not a multiple of text_heads {self.text_heads}")
-        for stage, stage_heads in enumerate(self.swin_heads):
-            channels = self.swin_width * 2**stage
+        if not self.is_known:
+            return self
+        own = SimpleNamespace(**self.numbers)
+        if own.width % own.heads:
+            raise ValueError(f"width {own.width} is not a multiple of heads {own.heads}")
+        if own.text_width % own.text_heads:
+            raise ValueError(f"text_width {own.text_width} is not a multiple of text_heads {own.text_heads}")
+        for stage, stage_heads in enumerate(own.swin_heads):
+            channels = own.swin_width * 2**stage
             if stage_heads < 1 or channels % stage_heads:
                 raise ValueError(
                     f"the {channels} channels of Swin stage {stage} are not a multiple of its {stage_heads} heads"
                 )
-        if self.text_positions < self.max_text_tokens:
+        if own.text_positions < own.max_text_tokens:
             raise ValueError(
-                f"text_positions {self.text_positions} is less than max_text_tokens {self.max_text_tokens}; lower the latter"
+                f"text_positions {own.text_positions} is less than max_text_tokens {own.max_text_tokens}; lower the latter"
             )
         return self
 
     @property
-    def feature_dim(self) -> int:
-        """Width of a local token: a query's state and its box as (centre x, centre y, width, height)."""
-        return self.width + 4
+    def feature_dim(self) -> int | None:
+        """Width of a local token: a query's state and its box as (centre x, centre y, width, height).
+
+        None where only the checkpoint knows it.
+        """
+        width = self.numbers["width"] if self.is_known else self.width
+        return None if width is None else width + 4
 
 
 class GroundingDinoUpstreamOptions(GroundingDinoOptions):
     """Options of ``grounding-dino-upstream``: those of ``grounding-dino``, within what the original code takes for granted."""
 
-    max_text_tokens: int = Field(
-        256,
+    max_text_tokens: int | None = Field(
+        None,
         ge=4,
         le=256,
         description="most tokens of one prompt; phrases that need more are detected in several prompts",
     )
-    width: int = Field(256, ge=256, le=256, description="width of a query; the original code knows no other than 256")
+    width: int | None = Field(
+        None, ge=256, le=256, description="width of a query; the original code knows no other than 256"
+    )
 
 
 @hookimpl

@@ -11,15 +11,16 @@ import contextlib
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import (
-    AutoTokenizer,
     BertConfig,
     BertTokenizer,
     GroundingDinoConfig,
@@ -32,6 +33,14 @@ from lyrics.core.errors import SpecError, WeightsError
 from lyrics.core.geometry import Frame
 from lyrics.core.pretrained import load_transformers, locate_checkpoint, read_tensors
 from lyrics.core.side_by_side import side_by_side
+from lyrics.core.transformers_files import (
+    CONFIG_FILES,
+    TOKENIZER_PATTERNS,
+    compare_config,
+    load_tokenizer,
+    part_config,
+    write_config,
+)
 from lyrics.core.types import Detection, DetectorOutput, ImageBatch, Preprocessing
 from lyrics.plugins.grounding_dino import GroundingDinoOptions
 from lyrics.plugins.grounding_dino.prompts import (
@@ -92,14 +101,21 @@ class GroundingDino(nn.Module):
         self,
         options: GroundingDinoOptions,
         network: nn.Module,
+        config: GroundingDinoConfig,
         writer: PromptWriter,
         texts: DistinctTexts | None = None,
     ) -> None:
-        """``network`` is a ``GroundingDinoForObjectDetection``, or is called and answers as one; ``texts`` its text encoder's calls."""
+        """``network`` is a ``GroundingDinoForObjectDetection`` of ``config``, or is called and answers as one.
+
+        ``texts`` are its text encoder's calls.
+        """
         super().__init__()
         self._texts = texts
         self.options = options
-        self.feature_dim = options.feature_dim
+        self.config = config
+        self.num_queries = int(config.num_queries)
+        self.num_words = _words(config)
+        self.feature_dim = int(config.d_model) + 4
         self.preprocessing = Preprocessing(
             resize="shortest",
             size=options.shortest_side,
@@ -112,13 +128,15 @@ class GroundingDino(nn.Module):
         self.writer = writer
 
     def save_files(self, folder: Path) -> None:
-        """The text encoder's tokenizer, for a model folder."""
+        """The network's configuration and the text encoder's tokenizer, for a model folder."""
+        write_config(self.config, folder)
         self.writer.tokenizer.save_pretrained(folder)
         (folder / _DELIMITERS_FILE).write_text(json.dumps(self.writer.delimiters) + "\n", encoding="utf-8")
 
     def load_files(self, folder: Path) -> None:
-        """Raises ``WeightsError`` for files that are missing or broken."""
-        self.writer = read_writer(folder, self.options.max_text_tokens)
+        """Raises ``WeightsError`` for files that are missing or broken, and for the configuration of another network."""
+        compare_config(self.config, folder)
+        self.writer = read_writer(folder, int(self.config.max_text_len))
         if isinstance(self.network, GroundingDinoForObjectDetection):
             _set_delimiters(self.network, self.writer.delimiters)
 
@@ -167,7 +185,7 @@ class GroundingDino(nn.Module):
         if tokens:
             tokens_BQD = torch.stack([tokens[picture] for picture in range(len(prompts))])
         else:
-            tokens_BQD = self._parameter().new_zeros(0, self.options.queries, self.feature_dim)
+            tokens_BQD = self._parameter().new_zeros(0, self.num_queries, self.feature_dim)
         return DetectorOutput(
             detections=tuple(map(tuple, found)),
             tokens_BMD=tokens_BQD,
@@ -186,7 +204,7 @@ class GroundingDino(nn.Module):
         parameter = self._parameter()
         pixels_BCHW = images.pixels_BCHW[list(pictures), :, :height, :width].to(parameter)
         mask_BHW = torch.ones(len(pictures), height, width, dtype=torch.bool, device=pixels_BCHW.device)
-        missing = _missing_rows(width, height, self.options.queries)
+        missing = _missing_rows(width, height, self.num_queries)
         if missing:
             right, bottom = (missing, 0) if width < height else (0, missing)
             pixels_BCHW = F.pad(pixels_BCHW, (0, right, 0, bottom))
@@ -299,52 +317,100 @@ def _image_tokens(width: int, height: int) -> int:
     return tokens
 
 
-def network_config(options: GroundingDinoOptions) -> GroundingDinoConfig:
-    """The options as transformers' configuration; what is not an option is the same in every public checkpoint."""
+def network_config(numbers: Mapping[str, Any]) -> GroundingDinoConfig:
+    """The options' numbers as transformers' configuration; what is not an option is the same in every public checkpoint."""
+    own = SimpleNamespace(**numbers)
     return GroundingDinoConfig(
         backbone_config=SwinConfig(
             # Swin here reads any size; this number only says which windows are full: 224 for a window of 7, 384 for one of 12.
-            image_size=32 * options.swin_window,
-            embed_dim=options.swin_width,
-            depths=list(options.swin_depths),
-            num_heads=list(options.swin_heads),
-            window_size=options.swin_window,
+            image_size=32 * own.swin_window,
+            embed_dim=own.swin_width,
+            depths=list(own.swin_depths),
+            num_heads=list(own.swin_heads),
+            window_size=own.swin_window,
             out_indices=[2, 3, 4],  # type: ignore[call-arg]
         ),
-        text_config=text_config(options),
-        num_queries=options.queries,
-        d_model=options.width,
-        encoder_layers=options.encoder_layers,
-        decoder_layers=options.decoder_layers,
-        encoder_attention_heads=options.heads,
-        decoder_attention_heads=options.heads,
-        encoder_ffn_dim=options.ffn,
-        decoder_ffn_dim=options.ffn,
-        max_text_len=options.max_text_tokens,
+        text_config=BertConfig(
+            vocab_size=own.text_vocabulary,
+            hidden_size=own.text_width,
+            num_hidden_layers=own.text_layers,
+            num_attention_heads=own.text_heads,
+            intermediate_size=own.text_ffn,
+            max_position_embeddings=own.text_positions,
+        ),
+        num_queries=own.queries,
+        d_model=own.width,
+        encoder_layers=own.encoder_layers,
+        decoder_layers=own.decoder_layers,
+        encoder_attention_heads=own.heads,
+        decoder_attention_heads=own.heads,
+        encoder_ffn_dim=own.ffn,
+        decoder_ffn_dim=own.ffn,
+        max_text_len=own.max_text_tokens,
     )
 
 
-def text_config(options: GroundingDinoOptions) -> BertConfig:
-    """The text encoder's part of the options."""
-    return BertConfig(
-        vocab_size=options.text_vocabulary,
-        hidden_size=options.text_width,
-        num_hidden_layers=options.text_layers,
-        num_attention_heads=options.text_heads,
-        intermediate_size=options.text_ffn,
-        max_position_embeddings=options.text_positions,
+def numbers_of(config: GroundingDinoConfig) -> dict[str, Any]:
+    """A configuration's numbers by the names of the options."""
+    swin: Any = config.backbone_config
+    text: Any = config.text_config
+    return {
+        "swin_width": swin.embed_dim,
+        "swin_depths": tuple(swin.depths),
+        "swin_heads": tuple(swin.num_heads),
+        "swin_window": swin.window_size,
+        "text_width": text.hidden_size,
+        "text_layers": text.num_hidden_layers,
+        "text_heads": text.num_attention_heads,
+        "text_ffn": text.intermediate_size,
+        "text_vocabulary": text.vocab_size,
+        "text_positions": text.max_position_embeddings,
+        "max_text_tokens": config.max_text_len,
+        "width": config.d_model,
+        "queries": config.num_queries,
+        "encoder_layers": config.encoder_layers,
+        "decoder_layers": config.decoder_layers,
+        "heads": config.encoder_attention_heads,
+        "ffn": config.encoder_ffn_dim,
+    }
+
+
+def _words(config: GroundingDinoConfig) -> int:
+    """Word pieces that the text encoder knows."""
+    text: Any = config.text_config
+    return int(text.vocab_size)
+
+
+def settled_config(
+    options: GroundingDinoOptions, context: BuildContext, checkpoint: Path | None
+) -> GroundingDinoConfig:
+    """The configuration of the network that is to be built; ``checkpoint`` is where its weights lie, if any are read."""
+    config: GroundingDinoConfig = part_config(
+        options,
+        files=context.files,
+        checkpoint=checkpoint,
+        model_types=("grounding-dino",),
+        numbers_of=numbers_of,
+        from_numbers=network_config,
     )
+    return config
+
+
+def located(options: GroundingDinoOptions, context: BuildContext) -> Path | None:
+    """Where the checkpoint lies, if its weights are to be read."""
+    if context.weights != "pretrained":
+        return None
+    also = (*CONFIG_FILES, *TOKENIZER_PATTERNS)
+    return locate_checkpoint(options.checkpoint, also=also, downloads=context.downloads)
 
 
 def read_writer(folder: Path, max_tokens: int) -> PromptWriter:
     """The prompt writer that ``GroundingDino.save_files`` wrote. Raises ``WeightsError``."""
+    tokenizer = load_tokenizer(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         first, second, third, fourth = (int(i) for i in json.loads((folder / _DELIMITERS_FILE).read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise WeightsError(
-            f"{folder}: the detector's tokenizer cannot be read: {str(error).splitlines()[0]}"
-        ) from error
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise WeightsError(f"{folder / _DELIMITERS_FILE}: cannot be read: {str(error).splitlines()[0]}") from error
     return PromptWriter(tokenizer, (first, second, third, fourth), max_tokens)
 
 
@@ -355,10 +421,10 @@ def build(options: GroundingDinoOptions, context: BuildContext) -> GroundingDino
         WeightsError: checkpoint or tokenizer are not found or do not fit the options.
         SpecError: without pretrained weights, a text vocabulary that the built-in tokenizer does not fit in.
     """
-    writer = prompt_writer(options, context)
-    config = network_config(options)
-    if context.weights == "pretrained":
-        path = locate_checkpoint(options.checkpoint, also=_TOKENIZER_FILES)
+    path = located(options, context)
+    config = settled_config(options, context, path)
+    writer = prompt_writer(options, config, context)
+    if path is not None:
         state = read_tensors(path)
         network = load_transformers(
             GroundingDinoForObjectDetection, config, from_original(state) if is_original(state) else state, path
@@ -369,42 +435,47 @@ def build(options: GroundingDinoOptions, context: BuildContext) -> GroundingDino
             nn.Module.to(network, "meta")  # one of its parameters does not follow the device that is in force
     _set_delimiters(network, writer.delimiters)
     exchange_sampling(network)
-    return GroundingDino(options, network, writer, exchange_text_calls(network)).eval()
+    return GroundingDino(options, network, config, writer, exchange_text_calls(network)).eval()
 
 
-def prompt_writer(options: GroundingDinoOptions, context: BuildContext) -> PromptWriter:
+def prompt_writer(options: GroundingDinoOptions, config: GroundingDinoConfig, context: BuildContext) -> PromptWriter:
     """Writes prompts with the checkpoint's tokenizer, or with the built-in one where nothing is downloaded.
 
     Raises:
         WeightsError: the tokenizer is not found or does not fit the options.
         SpecError: without pretrained weights, a text vocabulary that the built-in tokenizer does not fit in.
     """
+    words, longest = _words(config), int(config.max_text_len)
+    if context.files is not None and (context.files / _DELIMITERS_FILE).is_file():
+        return read_writer(context.files, longest)
     if context.weights == "pretrained":
-        return PromptWriter(*_tokenizer(options), options.max_text_tokens)
+        return PromptWriter(*_tokenizer(options, words, context), longest)
     tokenizer = stand_in_tokenizer()
-    if options.text_vocabulary < len(tokenizer):
+    if words < len(tokenizer):
         raise SpecError(
-            f"text_vocabulary is {options.text_vocabulary}, but without pretrained weights the built-in tokenizer stands in, "
+            f"text_vocabulary is {words}, but without pretrained weights the built-in tokenizer stands in, "
             f"which has {len(tokenizer)} tokens; set text_vocabulary to {len(tokenizer)} or more."
         )
-    return PromptWriter(tokenizer, BERT_DELIMITERS, options.max_text_tokens)
+    return PromptWriter(tokenizer, BERT_DELIMITERS, longest)
 
 
-def _tokenizer(options: GroundingDinoOptions) -> tuple[BertTokenizer, tuple[int, int, int, int]]:
-    """The checkpoint's tokenizer, or the one that the options name."""
+def _tokenizer(
+    options: GroundingDinoOptions, words: int, context: BuildContext
+) -> tuple[BertTokenizer, tuple[int, int, int, int]]:
+    """The checkpoint's tokenizer, or the one that the options name; it may have ``words`` tokens."""
     source = options.tokenizer or options.checkpoint
-    folder = locate_checkpoint(source, also=_TOKENIZER_FILES)
+    folder = locate_checkpoint(source, also=TOKENIZER_PATTERNS, downloads=context.downloads)
     folder = folder.parent if folder.is_file() else folder
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         raise WeightsError(
             f"there is no tokenizer ({' or '.join(_TOKENIZER_FILES)}) in {folder}. Set the option tokenizer to the hub id or folder of the "
             "text encoder's: google-bert/bert-base-uncased for the public checkpoints."
         )
-    tokenizer = BertTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer: BertTokenizer = load_tokenizer(folder, BertTokenizer)
     delimiters = tokenizer_delimiters(tokenizer, folder)
-    if len(tokenizer) > options.text_vocabulary:
+    if len(tokenizer) > words:
         raise WeightsError(
-            f"the tokenizer of {folder} has {len(tokenizer)} tokens, but the text encoder only {options.text_vocabulary} (text_vocabulary)."
+            f"the tokenizer of {folder} has {len(tokenizer)} tokens, but the text encoder only {words} (text_vocabulary)."
         )
     return tokenizer, delimiters
 

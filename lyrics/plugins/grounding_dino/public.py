@@ -31,7 +31,7 @@ _BACKBONE = "backbone.swintransformer."
 def convert(source: Checkpoint, options: GroundingDinoOptions, context: BuildContext) -> Plan:
     """Every tensor that something reads. Raises ``WeightsError`` when one is unknown, missing, or not of the shape that the options say."""
     load_transformers(  # to see that it does
-        GroundingDinoForObjectDetection, network_config(options), from_original(source), source.path
+        GroundingDinoForObjectDetection, network_config(options.numbers), from_original(source), source.path
     )
     names = {key: key.removeprefix("module.") for key in source}
     files = {name: source.folder / name for name in _TOKENIZER if (source.folder / name).is_file()}
@@ -73,10 +73,10 @@ def convert_released(source: Mapping[str, torch.Tensor], options: GroundingDinoO
 
 def _read_tokenizer(folder: Path, detector: GroundingDino) -> tuple[str, ...]:
     """Puts the tokenizer of a folder into a detector."""
-    words = detector.options.text_vocabulary
+    words = detector.num_words
     read_tokenizer(folder, words)
     options = detector.options.model_copy(update={"tokenizer": str(folder)})
-    detector.writer = prompt_writer(options, BuildContext("pretrained"))
+    detector.writer = prompt_writer(options, detector.config, BuildContext("pretrained"))
     return fewer_tokens(folder, detector.writer.tokenizer, words)
 
 
@@ -104,5 +104,7 @@ def _hub_names(original: Mapping[str, torch.Tensor], options: GroundingDinoOptio
     state = from_original(original)
     numbered = dict(enumerate(state, start=1000))
     marked = {name: torch.tensor(float(number)).expand(state[name].shape) for number, name in numbered.items()}
-    network = load_transformers(GroundingDinoForObjectDetection, network_config(options), marked, "the released Lyrics")
+    network = load_transformers(
+        GroundingDinoForObjectDetection, network_config(options.numbers), marked, "the released Lyrics"
+    )
     return {name: numbered.get(round(float(tensor.flatten()[0]))) for name, tensor in network.state_dict().items()}

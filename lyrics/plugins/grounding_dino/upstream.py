@@ -23,14 +23,14 @@ from groundingdino.util import get_tokenlizer
 from groundingdino.util.misc import NestedTensor
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from transformers import BatchEncoding, BertModel
+from transformers import BatchEncoding, BertModel, GroundingDinoConfig
 from transformers.models.grounding_dino.modeling_grounding_dino import GroundingDinoObjectDetectionOutput
 
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import SpecError
-from lyrics.core.pretrained import load_module, locate_checkpoint, read_tensors
+from lyrics.core.pretrained import load_module, read_tensors
 from lyrics.plugins.grounding_dino import GroundingDinoUpstreamOptions
-from lyrics.plugins.grounding_dino.detector import GroundingDino, prompt_writer, text_config
+from lyrics.plugins.grounding_dino.detector import GroundingDino, located, prompt_writer, settled_config
 from lyrics.plugins.grounding_dino.weights import UNUSED, is_original, to_original
 
 # The two-stage detector of the published configurations (groundingdino/config/GroundingDINO_SwinT_OGC.py).
@@ -105,38 +105,40 @@ class OriginalNetwork(nn.Module):
     (``text_self_attention_masks.repeat(nhead, 1, 1)`` counts heads before pictures), so that results would depend on the neighbours.
     """
 
-    def __init__(self, options: GroundingDinoUpstreamOptions, delimiters: tuple[int, int, int, int]) -> None:
+    def __init__(self, config: GroundingDinoConfig, delimiters: tuple[int, int, int, int]) -> None:
         super().__init__()
+        swin_config: Any = config.backbone_config
+        bert_config: Any = config.text_config
         numbers = SimpleNamespace(
             **_FIXED,
-            hidden_dim=options.width,
-            nheads=options.heads,
-            num_queries=options.queries,
-            dim_feedforward=options.ffn,
-            enc_layers=options.encoder_layers,
-            dec_layers=options.decoder_layers,
+            hidden_dim=config.d_model,
+            nheads=config.encoder_attention_heads,
+            num_queries=config.num_queries,
+            dim_feedforward=config.encoder_ffn_dim,
+            enc_layers=config.encoder_layers,
+            dec_layers=config.decoder_layers,
         )
         with _LinspaceOnCpu():
             swin = SwinTransformer(
-                embed_dim=options.swin_width,
-                depths=list(options.swin_depths),
-                num_heads=list(options.swin_heads),
-                window_size=options.swin_window,
+                embed_dim=swin_config.embed_dim,
+                depths=list(swin_config.depths),
+                num_heads=list(swin_config.num_heads),
+                window_size=swin_config.window_size,
                 drop_path_rate=0.0,
                 out_indices=_SWIN_OUTPUTS,
             )
         backbone = Joiner(swin, build_position_encoding(numbers))
         backbone.num_channels = [swin.num_features[stage] for stage in _SWIN_OUTPUTS]
-        bert = BertWithMasks(text_config(options))
+        bert = BertWithMasks(bert_config)
         with _text_encoder(_GivenIds(delimiters), bert):
             self.model = GroundingDINO(
                 backbone,
                 build_transformer(numbers),
-                options.queries,
+                config.num_queries,
                 iter_update=True,
                 query_dim=4,
                 num_feature_levels=4,
-                nheads=options.heads,
+                nheads=config.encoder_attention_heads,
                 two_stage_type="standard",
                 two_stage_class_embed_share=False,
                 two_stage_bbox_embed_share=False,
@@ -222,10 +224,15 @@ def build(options: GroundingDinoUpstreamOptions, context: BuildContext) -> Groun
         WeightsError: checkpoint or tokenizer are not found or do not fit the options.
         SpecError: without pretrained weights, a text vocabulary that the built-in tokenizer does not fit in.
     """
-    writer = prompt_writer(options, context)
-    network = OriginalNetwork(options, writer.delimiters)
-    if context.weights == "pretrained":
-        path = locate_checkpoint(options.checkpoint)
+    path = located(options, context)
+    config = settled_config(options, context, path)
+    if config.d_model != 256:
+        raise SpecError(
+            f"{options.checkpoint!r} has queries of width {config.d_model}; the original code knows 256 only."
+        )
+    writer = prompt_writer(options, config, context)
+    network = OriginalNetwork(config, writer.delimiters)
+    if path is not None:
         state = read_tensors(path)
         if is_original(state):
             state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
@@ -234,4 +241,4 @@ def build(options: GroundingDinoUpstreamOptions, context: BuildContext) -> Groun
         load_module(network.model, state, path, UNUSED)
     elif context.weights == "meta":
         nn.Module.to(network, "meta")  # the level embedding does not follow the device that is in force
-    return GroundingDino(options, network, writer).eval()
+    return GroundingDino(options, network, config, writer).eval()

@@ -39,7 +39,7 @@ class QFormerOptions(Options):
         "auto", description="implementation of both attentions; a named one never falls back"
     )
     tokenizer: str | None = Field(
-        "bert-base-uncased",
+        "google-bert/bert-base-uncased",
         description="where pretrained weights take their tokenizer from: hub id or folder; null: the built-in one",
     )
     builtin_tokenizer: Literal["bytes", "words"] = Field(

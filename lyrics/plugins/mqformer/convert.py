@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 
 from lyrics.core.errors import WeightsError
+from lyrics.core.pretrained import read_tensors
+from lyrics.core.weights import check_finite, check_types, headers_of
 from lyrics.plugins.mqformer.model import MQFormer, padded
 
 State = Mapping[str, torch.Tensor]
@@ -300,12 +302,12 @@ def load_checkpoint(model: MQFormer, path: str | Path) -> LoadReport:
     Raises:
         WeightsError: no such file, another format, or weights that do not fit.
     """
-    from safetensors.torch import load_file
-
     file = Path(path)
     if not file.is_file() or file.suffix != ".safetensors":
         raise WeightsError(f"query_transformer.checkpoint: {file} is not a .safetensors file that exists.")
-    state = load_file(file)
+    state = read_tensors(file)
+    check_finite(state.items(), file)
+    check_types(headers_of(state), file)
     if set(state) == set(dict(model.named_parameters())):
         return load_converted(model, Converted("lyrics", dict(state), {}, (), ()))
     return load_converted(model, from_upstream(state, model))

@@ -22,8 +22,10 @@ from torch.utils.checkpoint import checkpoint
 
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import ContractError, SpecError
+from lyrics.core.pretrained import locate_checkpoint
 from lyrics.core.streams import Features, ProjectedFeatures, SpecialTokens, Stream, StreamOutputs
 from lyrics.core.tokenizers import builtin_tokenizer
+from lyrics.core.transformers_files import TOKENIZER_PATTERNS, load_tokenizer
 from lyrics.kernels import CrossPlan, Layout, Plan, build_cross_plan, build_plan, cross_attention, segment_attention
 from lyrics.plugins.mqformer import MQFormerOptions, QFormerOptions
 
@@ -512,9 +514,8 @@ def _tokenizer(options: QFormerOptions, context: BuildContext) -> Any:
     """BERT's with the added tokens; without pretrained weights the built-in one, which needs no download."""
     if context.weights != "pretrained" or options.tokenizer is None:
         return builtin_tokenizer(options.builtin_tokenizer, SPECIAL_TOKENS)
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(options.tokenizer)
+    folder = locate_checkpoint(options.tokenizer, tensors=(), also=TOKENIZER_PATTERNS, downloads=context.downloads)
+    tokenizer = load_tokenizer(folder)
     # [DEC] first: it is 30522 in BLIP-2's and the released checkpoints.
     added = [token for token in ("[DEC]", "[BOS]", "[MLM]") if token not in tokenizer.get_vocab()]
     tokenizer.add_special_tokens({"additional_special_tokens": added[: max(0, options.vocab_size - len(tokenizer))]})

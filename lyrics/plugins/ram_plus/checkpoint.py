@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from lyrics.core.errors import WeightsError
-from lyrics.core.pretrained import locate_checkpoint, read_tensors
+from lyrics.core.pretrained import load_module, locate_checkpoint, read_tensors
 
 Tags = tuple[str, ...]
 Thresholds = tuple[float, ...]
@@ -65,7 +65,9 @@ RENAMES = [
 ]
 
 
-def load_checkpoint(tagger: nn.Module, checkpoint: str | None, num_tags: int) -> tuple[Tags, Thresholds]:
+def load_checkpoint(
+    tagger: nn.Module, checkpoint: str | None, num_tags: int, *, downloads: bool = True
+) -> tuple[Tags, Thresholds]:
     """Fill ``tagger`` from the folder or hub repository ``checkpoint``; returns its tags and thresholds, in class order.
 
     Raises:
@@ -78,11 +80,11 @@ def load_checkpoint(tagger: nn.Module, checkpoint: str | None, num_tags: int) ->
             "`lyrics convert FILE.pth FOLDER --from ram-plus` (or ram), and set the option checkpoint to the folder; or build with "
             "weights='random'"
         )
-    folder = locate_checkpoint(checkpoint, also=(TAGS, THRESHOLDS))
+    folder = locate_checkpoint(checkpoint, also=(TAGS, THRESHOLDS), downloads=downloads)
     tags = _read_tags(folder / TAGS, num_tags)
     thresholds = _read_thresholds(folder / THRESHOLDS, num_tags)
     upstream = read_tensors(folder)
-    tagger.load_state_dict(from_upstream(upstream, tagger.state_dict(), source=repr(checkpoint)))
+    load_module(tagger, from_upstream(upstream, tagger.state_dict(), source=repr(checkpoint)), repr(checkpoint))
     return tags, thresholds
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,6 +21,7 @@ from transformers import SwinConfig, SwinModel
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import ContractError, WeightsError
 from lyrics.core.side_by_side import side_by_side
+from lyrics.core.transformers_files import compare_config, save_config, stored_config
 from lyrics.core.types import ImageBatch, Preprocessing, Tag
 from lyrics.plugins.ram_plus import PATCH_SIZE, RamOptions, RamPlusOptions
 from lyrics.plugins.ram_plus.checkpoint import load_checkpoint
@@ -69,24 +71,13 @@ _CLASSES_FILE = "classes.json"
 class RamTagger(nn.Module):
     """RAM, or RAM++ when ``num_descriptions`` is given.
 
-    ``tags`` and ``thresholds`` are the classes' in order; they come with the checkpoint and are no part of the state dict.
+    ``tags`` and ``thresholds`` are the classes' in order; they come with the checkpoint and are no part of the state dict. ``swin`` is the
+    backbone's configuration, where it is not the one that the options describe to today's transformers.
     """
 
-    def __init__(self, options: RamOptions, num_descriptions: int | None) -> None:
+    def __init__(self, options: RamOptions, num_descriptions: int | None, swin: SwinConfig | None = None) -> None:
         super().__init__()
-        swin = options.swin
-        self.visual_encoder = SwinModel(
-            SwinConfig(
-                image_size=options.image_size,
-                patch_size=PATCH_SIZE,
-                embed_dim=swin.embed_dim,
-                depths=list(swin.depths),
-                num_heads=list(swin.num_heads),
-                window_size=options.window_size,
-                drop_path_rate=0.0,
-            ),
-            add_pooling_layer=False,
-        )
+        self.visual_encoder = SwinModel(swin_config(options) if swin is None else swin, add_pooling_layer=False)
         self.image_proj = nn.Linear(self.visual_encoder.num_features, LABEL_WIDTH)
         self.label_embed = nn.Parameter(torch.randn(options.num_tags * (num_descriptions or 1), LABEL_WIDTH) * 0.02)
         if num_descriptions is None:
@@ -125,12 +116,14 @@ class RamTagger(nn.Module):
         ]
 
     def save_files(self, folder: Path) -> None:
-        """Tags and thresholds, for a model folder."""
+        """The backbone's configuration, tags and thresholds, for a model folder."""
+        save_config(self.visual_encoder, folder)
         data = {"tags": list(self.tags), "thresholds": list(self.thresholds)}
         (folder / _CLASSES_FILE).write_text(json.dumps(data, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def load_files(self, folder: Path) -> None:
-        """Raises ``WeightsError`` for a file that is missing, broken, or of another number of tags."""
+        """Raises ``WeightsError`` for a file that is missing, broken, or of another backbone or number of tags."""
+        compare_config(self.visual_encoder.config, folder)
         try:
             data = json.loads((folder / _CLASSES_FILE).read_text(encoding="utf-8"))
             tags = tuple(str(tag) for tag in data["tags"])
@@ -187,6 +180,20 @@ class RamTagger(nn.Module):
         return torch.bmm(weights_BCK.transpose(0, 1), label_CKL).transpose(0, 1)
 
 
+def swin_config(options: RamOptions) -> SwinConfig:
+    """The backbone's numbers as transformers' configuration."""
+    swin = options.swin
+    return SwinConfig(
+        image_size=options.image_size,
+        patch_size=PATCH_SIZE,
+        embed_dim=swin.embed_dim,
+        depths=list(swin.depths),
+        num_heads=list(swin.num_heads),
+        window_size=options.window_size,
+        drop_path_rate=0.0,
+    )
+
+
 def build_ram_plus(options: RamPlusOptions, context: BuildContext) -> RamTagger:
     """RAM++. See ``build_ram``."""
     return _build(options, options.num_descriptions, context)
@@ -203,9 +210,12 @@ def build_ram(options: RamOptions, context: BuildContext) -> RamTagger:
 
 
 def _build(options: RamOptions, num_descriptions: int | None, context: BuildContext) -> RamTagger:
-    tagger = RamTagger(options, num_descriptions)
+    stored: Any = stored_config(context.files)
+    tagger = RamTagger(options, num_descriptions, stored)
     if context.weights == "pretrained":
-        tagger.tags, tagger.thresholds = load_checkpoint(tagger, options.checkpoint, options.num_tags)
+        tagger.tags, tagger.thresholds = load_checkpoint(
+            tagger, options.checkpoint, options.num_tags, downloads=context.downloads
+        )
     if options.threshold is not None:
         tagger.thresholds = (options.threshold,) * options.num_tags
     return tagger.eval()

@@ -5,16 +5,32 @@ This file is the manifest: it imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Self
+from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
+from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from lyrics.core.component import Component, Converter, Options, hookimpl
+from lyrics.core.component import CheckpointOptions, Component, Converter, hookimpl
 
 
-class SamHqOptions(Options):
-    """Options of ``sam-hq``. The defaults are the public SAM-HQ ViT-H's."""
+class SamHqOptions(CheckpointOptions):
+    """Options of ``sam-hq``. Numbers that are null are the checkpoint's; ``PUBLIC`` are those of the default one, SAM-HQ ViT-H."""
+
+    PUBLIC: ClassVar[Mapping[str, Any]] = {
+        "image_size": 1024,
+        "patch_size": 16,
+        "width": 1280,
+        "layers": 32,
+        "heads": 16,
+        "mlp_ratio": 4.0,
+        "window": 14,
+        "global_layers": (7, 15, 23, 31),
+        "prompt_width": 256,
+        "decoder_layers": 2,
+        "decoder_heads": 8,
+        "decoder_ffn": 2048,
+    }
 
     checkpoint: str = Field(
         "syscv-community/sam-hq-vit-huge",
@@ -24,44 +40,55 @@ class SamHqOptions(Options):
         64, ge=1, description="boxes that go through the mask decoder together; fewer need less memory"
     )
 
-    image_size: int = Field(1024, ge=1, description="longest side in pixels, and side of the padded square")
-    patch_size: int = Field(16, ge=1, description="pixels per image token along each side")
-    width: int = Field(1280, ge=1, description="width of the image encoder")
-    layers: int = Field(32, ge=1, description="layers of the image encoder")
-    heads: int = Field(16, ge=1, description="attention heads of the image encoder")
-    mlp_ratio: float = Field(
-        4.0, gt=0, description="feed-forward width of the image encoder, as a multiple of its width"
+    image_size: int | None = Field(
+        None, ge=1, le=10_000, description="longest side in pixels, and side of the padded square"
     )
-    window: int = Field(14, ge=1, description="side in tokens of the windows that most layers attend in")
-    global_layers: tuple[int, ...] = Field(
-        (7, 15, 23, 31), min_length=1, description="layers that attend everywhere; the first gives the fine features"
+    patch_size: int | None = Field(None, ge=1, description="pixels per image token along each side")
+    width: int | None = Field(None, ge=1, description="width of the image encoder")
+    layers: int | None = Field(None, ge=1, description="layers of the image encoder")
+    heads: int | None = Field(None, ge=1, description="attention heads of the image encoder")
+    mlp_ratio: float | None = Field(
+        None, gt=0, description="feed-forward width of the image encoder, as a multiple of its width"
+    )
+    window: int | None = Field(None, ge=1, description="side in tokens of the windows that most layers attend in")
+    global_layers: tuple[int, ...] | None = Field(
+        None, min_length=1, description="layers that attend everywhere; the first gives the fine features"
     )
 
-    prompt_width: int = Field(256, ge=8, multiple_of=8, description="width of prompts and of the image embedding")
-    decoder_layers: int = Field(2, ge=1, description="layers of the mask decoder")
-    decoder_heads: int = Field(8, ge=1, description="attention heads of the mask decoder")
-    decoder_ffn: int = Field(2048, ge=1, description="feed-forward width of the mask decoder")
+    prompt_width: int | None = Field(
+        None, ge=8, multiple_of=8, description="width of prompts and of the image embedding"
+    )
+    decoder_layers: int | None = Field(None, ge=1, description="layers of the mask decoder")
+    decoder_heads: int | None = Field(None, ge=1, description="attention heads of the mask decoder")
+    decoder_ffn: int | None = Field(None, ge=1, description="feed-forward width of the mask decoder")
 
     @model_validator(mode="after")
     def _sizes_divide(self) -> Self:
-        if self.image_size % self.patch_size:
-            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
-        if self.prompt_width // 2 % self.decoder_heads:
+        if not self.is_known:
+            return self
+        own = SimpleNamespace(**self.numbers)
+        if own.image_size % own.patch_size:
+            raise ValueError(f"image_size {own.image_size} is not a multiple of patch_size {own.patch_size}")
+        if own.width % own.heads:
+            raise ValueError(f"width {own.width} is not a multiple of heads {own.heads}")
+        if own.prompt_width // 2 % own.decoder_heads:
             raise ValueError(
-                f"half of prompt_width {self.prompt_width} is not a multiple of decoder_heads {self.decoder_heads}"
+                f"half of prompt_width {own.prompt_width} is not a multiple of decoder_heads {own.decoder_heads}"
             )
-        if any(not 0 <= layer < self.layers for layer in self.global_layers):
+        if any(not 0 <= layer < own.layers for layer in own.global_layers):
             raise ValueError(
-                f"global_layers {self.global_layers} must lie in 0 to {self.layers - 1}, the encoder's layers"
+                f"global_layers {own.global_layers} must lie in 0 to {own.layers - 1}, the encoder's layers"
             )
         return self
 
     @property
-    def feature_dim(self) -> int:
-        """Width of a local token: the mask's pooled image embedding and the box as (centre x, centre y, width, height)."""
-        return self.prompt_width + 4
+    def feature_dim(self) -> int | None:
+        """Width of a local token: the mask's pooled image embedding and the box as (centre x, centre y, width, height).
+
+        None where only the checkpoint knows it.
+        """
+        width = self.numbers["prompt_width"] if self.is_known else self.prompt_width
+        return None if width is None else width + 4
 
 
 @hookimpl

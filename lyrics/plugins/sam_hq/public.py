@@ -14,5 +14,7 @@ from lyrics.plugins.sam_hq.weights import from_original
 
 def convert(source: Checkpoint, options: SamHqOptions, context: BuildContext) -> Plan:
     """Every tensor is kept. Raises ``WeightsError`` when one is unknown, missing, or of another shape than the options say."""
-    load_transformers(SamHQModel, network_config(options), from_original(source), source.path)  # to see that it does
+    load_transformers(
+        SamHQModel, network_config(options.numbers), from_original(source), source.path
+    )  # to see that it does
     return Plan({key: Piece((key,)) for key in source}, notes=("set the segmenter's option checkpoint to this folder",))

@@ -7,7 +7,9 @@ Shapes: B images, C colour channels, K boxes, H and W pixels of a canvas or pict
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from lyrics.core.geometry import Box, Frame
 from lyrics.core.masks import Mask
 from lyrics.core.pretrained import load_transformers, locate_checkpoint, read_tensors
 from lyrics.core.side_by_side import side_by_side
+from lyrics.core.transformers_files import CONFIG_FILES, compare_config, part_config, write_config
 from lyrics.core.types import ImageBatch, Preprocessing, SegmenterOutput
 from lyrics.plugins.sam_hq import SamHqOptions
 from lyrics.plugins.sam_hq.decoder import Embedding, box_prompts, decode, embed, encode_positions_in_float32
@@ -49,20 +52,31 @@ class SamHq(nn.Module):
     #: Whether the network may be called twice at a time.
     reentrant = True
 
-    def __init__(self, options: SamHqOptions, network: nn.Module) -> None:
+    def __init__(self, options: SamHqOptions, network: nn.Module, config: SamHQConfig) -> None:
         super().__init__()
-        self.feature_dim = options.feature_dim
+        self.config = config
+        vision, _, prompts = _parts(config)
+        self.feature_dim = int(prompts.hidden_size) + 4
+        image_size = int(vision.image_size)
         self.preprocessing = Preprocessing(
             resize="longest",
-            size=options.image_size,
-            pad_to=options.image_size,
+            size=image_size,
+            pad_to=image_size,
             mean=_IMAGENET_MEAN,
             std=_IMAGENET_STD,
             resampling="bilinear",
         )
         self.boxes_per_pass = options.boxes_per_pass
-        self.patch_size = options.patch_size
+        self.patch_size = int(vision.patch_size)
         self.network = network
+
+    def save_files(self, folder: Path) -> None:
+        """The network's configuration, from which it is made again."""
+        write_config(self.config, folder)
+
+    def load_files(self, folder: Path) -> None:
+        """Compare the stored configuration with the network's. Raises ``WeightsError`` that lists what differs."""
+        compare_config(self.config, folder)
 
     def forward(self, images: ImageBatch, boxes: Sequence[Sequence[Box]]) -> SegmenterOutput:
         """Masks and tokens, in the order of the boxes. Raises ``ValueError`` unless there is one list of boxes per picture."""
@@ -192,48 +206,93 @@ def _neighbours(
     return torch.from_numpy(first).to(device), torch.from_numpy(second).to(device), weight.to(device)
 
 
-def network_config(options: SamHqOptions) -> SamHQConfig:
-    """The options as transformers' configuration; what is not an option is the same in every public checkpoint."""
+def network_config(numbers: Mapping[str, Any]) -> SamHQConfig:
+    """The options' numbers as transformers' configuration; what is not an option is the same in every public checkpoint."""
+    own = SimpleNamespace(**numbers)
     return SamHQConfig(
         vision_config=SamHQVisionConfig(
-            hidden_size=options.width,
-            output_channels=options.prompt_width,
-            num_hidden_layers=options.layers,
-            num_attention_heads=options.heads,
-            image_size=options.image_size,
-            patch_size=options.patch_size,
-            mlp_ratio=options.mlp_ratio,
-            window_size=options.window,
-            global_attn_indexes=list(options.global_layers),
-            num_pos_feats=options.prompt_width // 2,
+            hidden_size=own.width,
+            output_channels=own.prompt_width,
+            num_hidden_layers=own.layers,
+            num_attention_heads=own.heads,
+            image_size=own.image_size,
+            patch_size=own.patch_size,
+            mlp_ratio=own.mlp_ratio,
+            window_size=own.window,
+            global_attn_indexes=list(own.global_layers),
+            num_pos_feats=own.prompt_width // 2,
             # transformers' 1e-10 would make an encoder without pretrained weights a constant.
             initializer_range=0.02,
         ),
         prompt_encoder_config=SamHQPromptEncoderConfig(
-            hidden_size=options.prompt_width, image_size=options.image_size, patch_size=options.patch_size
+            hidden_size=own.prompt_width, image_size=own.image_size, patch_size=own.patch_size
         ),
         mask_decoder_config=SamHQMaskDecoderConfig(
-            hidden_size=options.prompt_width,
-            mlp_dim=options.decoder_ffn,
-            num_hidden_layers=options.decoder_layers,
-            num_attention_heads=options.decoder_heads,
-            iou_head_hidden_dim=options.prompt_width,
-            vit_dim=options.width,
-            # The authors' two-way decoder keeps PyTorch's default; transformers' is 1e-6.
-            layer_norm_eps=1e-5,
+            hidden_size=own.prompt_width,
+            mlp_dim=own.decoder_ffn,
+            num_hidden_layers=own.decoder_layers,
+            num_attention_heads=own.decoder_heads,
+            iou_head_hidden_dim=own.prompt_width,
+            vit_dim=own.width,
         ),
     )
 
 
+def _parts(config: SamHQConfig) -> tuple[Any, Any, Any]:
+    """The configurations of image encoder, mask decoder and prompt encoder."""
+    return config.vision_config, config.mask_decoder_config, config.prompt_encoder_config
+
+
+def numbers_of(config: SamHQConfig) -> dict[str, Any]:
+    """A configuration's numbers by the names of the options."""
+    vision, decoder, prompts = _parts(config)
+    return {
+        "image_size": vision.image_size,
+        "patch_size": vision.patch_size,
+        "width": vision.hidden_size,
+        "layers": vision.num_hidden_layers,
+        "heads": vision.num_attention_heads,
+        "mlp_ratio": vision.mlp_ratio,
+        "window": vision.window_size,
+        "global_layers": tuple(vision.global_attn_indexes),
+        "prompt_width": prompts.hidden_size,
+        "decoder_layers": decoder.num_hidden_layers,
+        "decoder_heads": decoder.num_attention_heads,
+        "decoder_ffn": decoder.mlp_dim,
+    }
+
+
+def settled_config(options: SamHqOptions, context: BuildContext, checkpoint: Path | None) -> SamHQConfig:
+    """The configuration of the network that is to be built; ``checkpoint`` is where its weights lie, if any are read."""
+    config: SamHQConfig = part_config(
+        options,
+        files=context.files,
+        checkpoint=checkpoint,
+        model_types=("sam_hq",),
+        numbers_of=numbers_of,
+        from_numbers=network_config,
+    )
+    # The authors' two-way decoder keeps PyTorch's default; transformers' is 1e-6, in the public configurations too.
+    _parts(config)[1].layer_norm_eps = 1e-5
+    return config
+
+
+def located(options: SamHqOptions, context: BuildContext) -> Path | None:
+    """Where the checkpoint lies, if its weights are to be read."""
+    if context.weights != "pretrained":
+        return None
+    return locate_checkpoint(options.checkpoint, also=CONFIG_FILES, downloads=context.downloads)
+
+
 def build(options: SamHqOptions, context: BuildContext) -> SamHq:
     """The component ``sam-hq``. Raises ``WeightsError`` when the checkpoint is not found or does not fit the options."""
-    config = network_config(options)
-    if context.weights == "pretrained":
-        path = locate_checkpoint(options.checkpoint)
+    path = located(options, context)
+    config = settled_config(options, context, path)
+    if path is not None:
         state = read_tensors(path)
         network = load_transformers(SamHQModel, config, from_original(state) if is_original(state) else state, path)
     else:
         network = SamHQModel(config)
     encode_positions_in_float32(network, config)
     exchange_layers(network)
-    return SamHq(options, network).eval()
+    return SamHq(options, network, config).eval()

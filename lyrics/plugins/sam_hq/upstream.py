@@ -8,17 +8,19 @@ Shapes: C colour channels, H and W pixels, K boxes, h and w cells of the image e
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from segment_anything_hq.modeling import ImageEncoderViT, MaskDecoderHQ, PromptEncoder, Sam, TwoWayTransformer
 from torch import nn
+from transformers import SamHQConfig
 
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import SpecError
-from lyrics.core.pretrained import load_module, locate_checkpoint, read_tensors
+from lyrics.core.pretrained import load_module, read_tensors
 from lyrics.plugins.sam_hq import SamHqOptions
 from lyrics.plugins.sam_hq.decoder import Embedding
-from lyrics.plugins.sam_hq.segmenter import SamHq
+from lyrics.plugins.sam_hq.segmenter import SamHq, located, settled_config
 from lyrics.plugins.sam_hq.weights import is_original, to_original
 
 
@@ -57,52 +59,57 @@ class SamHqUpstream(SamHq):
         return logits_K1HW[:, 0]
 
 
-def original_network(options: SamHqOptions) -> Sam:
-    """The options as the authors' modules; what is not an option is the same in all their published models (``build_sam.py``)."""
-    cells = (options.image_size // options.patch_size,) * 2
+def original_network(config: SamHQConfig) -> Sam:
+    """A configuration as the authors' modules; what it does not say is the same in all their published models (``build_sam.py``)."""
+    prompts: Any = config.prompt_encoder_config
+    vision: Any = config.vision_config
+    decoder: Any = config.mask_decoder_config
+    prompt_width = prompts.hidden_size
+    cells = (vision.image_size // vision.patch_size,) * 2
     return Sam(
         image_encoder=ImageEncoderViT(
-            img_size=options.image_size,
-            patch_size=options.patch_size,
-            embed_dim=options.width,
-            depth=options.layers,
-            num_heads=options.heads,
-            mlp_ratio=options.mlp_ratio,
-            out_chans=options.prompt_width,
+            img_size=vision.image_size,
+            patch_size=vision.patch_size,
+            embed_dim=vision.hidden_size,
+            depth=vision.num_hidden_layers,
+            num_heads=vision.num_attention_heads,
+            mlp_ratio=vision.mlp_ratio,
+            out_chans=prompt_width,
             norm_layer=partial(nn.LayerNorm, eps=1e-6),
             use_rel_pos=True,
-            window_size=options.window,
-            global_attn_indexes=options.global_layers,
+            window_size=vision.window_size,
+            global_attn_indexes=tuple(vision.global_attn_indexes),
         ),
         prompt_encoder=PromptEncoder(
-            embed_dim=options.prompt_width,
+            embed_dim=prompt_width,
             image_embedding_size=cells,
-            input_image_size=(options.image_size, options.image_size),
+            input_image_size=(vision.image_size, vision.image_size),
             mask_in_chans=16,
         ),
         mask_decoder=MaskDecoderHQ(
-            transformer_dim=options.prompt_width,
+            transformer_dim=prompt_width,
             transformer=TwoWayTransformer(
-                depth=options.decoder_layers,
-                embedding_dim=options.prompt_width,
-                num_heads=options.decoder_heads,
-                mlp_dim=options.decoder_ffn,
+                depth=decoder.num_hidden_layers,
+                embedding_dim=prompt_width,
+                num_heads=decoder.num_attention_heads,
+                mlp_dim=decoder.mlp_dim,
             ),
-            iou_head_hidden_dim=options.prompt_width,
-            vit_dim=options.width,
+            iou_head_hidden_dim=prompt_width,
+            vit_dim=vision.hidden_size,
         ),
     )
 
 
 def build(options: SamHqOptions, context: BuildContext) -> SamHqUpstream:
     """The component ``sam-hq-upstream``. Raises ``WeightsError`` when the checkpoint is not found or does not fit the options."""
-    network = original_network(options)
-    if context.weights == "pretrained":
-        path = locate_checkpoint(options.checkpoint)
+    path = located(options, context)
+    config = settled_config(options, context, path)
+    network = original_network(config)
+    if path is not None:
         state = read_tensors(path)
         load_module(network, state if is_original(state) else to_original(state, network.state_dict()), path)
     elif context.weights == "meta":
         network.to(
             "meta"
         )  # its mean and standard deviation, which nothing reads here, do not follow the device in force
-    return SamHqUpstream(options, network).eval()
+    return SamHqUpstream(options, network, config).eval()

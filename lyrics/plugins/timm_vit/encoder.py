@@ -85,7 +85,7 @@ def build(options: TimmVitOptions, context: BuildContext) -> TimmVit:
     preprocessing = preprocessing_of(model, options)
     if context.weights == "pretrained":
         source = options.checkpoint or _repository(model, name)
-        path = locate_checkpoint(source, tensors=(_WEIGHTS,))
+        path = locate_checkpoint(source, tensors=(_WEIGHTS,), downloads=context.downloads)
         tensors = read_tensors(path / _WEIGHTS if (path / _WEIGHTS).is_file() else path)
         load_module(model, tensors, f"{source!r}", unread=_classifier(model))
     return TimmVit(model, preprocessing).eval()

@@ -18,7 +18,7 @@ from tests.plugins.sam_hq.conftest import TEST_OPTIONS
 def stock_layer(window: int, side: int) -> SamHQVisionLayer:
     """A layer of width 32 with 4 heads for side x side tokens; every weight has a say, those of distances included."""
     config = network_config(
-        SamHqOptions(**{**TEST_OPTIONS, "width": 32, "heads": 4, "image_size": 8 * side, "patch_size": 8})
+        SamHqOptions(**{**TEST_OPTIONS, "width": 32, "heads": 4, "image_size": 8 * side, "patch_size": 8}).numbers
     ).vision_config
     config._attn_implementation = "sdpa"  # what a whole model chooses
     torch.manual_seed(0)
@@ -84,7 +84,7 @@ def test_attention_equals_a_loop_over_tokens() -> None:
 @torch.no_grad()
 def test_a_whole_network_keeps_its_names_and_results() -> None:
     torch.manual_seed(0)
-    network = SamHQModel(network_config(SamHqOptions(**TEST_OPTIONS))).eval()
+    network = SamHQModel(network_config(SamHqOptions(**TEST_OPTIONS).numbers)).eval()
     names = list(network.state_dict())
     pixels = torch.randn(2, 3, TEST_OPTIONS["image_size"], TEST_OPTIONS["image_size"])
     expected, early = network.get_image_embeddings(pixels)
