@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lyrics.core.errors import WeightsError
+from lyrics.core.pretrained import first_line
 
 if TYPE_CHECKING:
     from lyrics.core.model import LyricsModel
@@ -78,7 +79,7 @@ def local_folder(
         )
     except (OSError, ValueError) as error:
         raise WeightsError(
-            f"{name!r} is no local folder, and the hub did not give it: {error}. Check the name and the connection."
+            f"{name!r} is no local folder, and the hub did not give it: {first_line(error)}. Check the name and the connection."
         ) from error
 
 

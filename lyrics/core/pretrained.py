@@ -62,9 +62,15 @@ def locate_checkpoint(
                 "model as base=."
             ) from error
         raise WeightsError(
-            f"the checkpoint {checkpoint!r} is no local path, and the hub did not give it: {error}. "
+            f"the checkpoint {checkpoint!r} is no local path, and the hub did not give it: {first_line(error)}. "
             "Check the name and the connection, or give a local folder."
         ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of another library says, without the paragraphs that may follow, and without a full stop."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(" :.") if lines else type(error).__name__
 
 
 def packaged(name: str) -> Path:

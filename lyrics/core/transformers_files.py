@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lyrics.core.component import CheckpointOptions
 from lyrics.core.errors import SpecError, WeightsError
+from lyrics.core.pretrained import first_line
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedConfig
@@ -303,8 +304,7 @@ def _explained(where: Path, what: str, advice: str = "Fetch or save it again.") 
     except WeightsError:
         raise
     except Exception as error:  # a file of any content can make transformers raise anything
-        reason = str(error).strip().splitlines()[0].rstrip(" :.") if str(error).strip() else type(error).__name__
-        raise WeightsError(f"{where}: {what}: {reason}. {advice}") from error
+        raise WeightsError(f"{where}: {what}: {first_line(error)}. {advice}") from error
 
 
 def _read_json(file: Path) -> Any:

@@ -90,7 +90,8 @@ class CausalLM(nn.Module):
 
     @property
     def hidden_size(self) -> int:
-        return int(self.model.config.hidden_size)  # type: ignore[union-attr, arg-type]
+        # Not the configuration's, which in a few families (OPT) is the width of the layers and not of the embeddings.
+        return int(self.model.get_input_embeddings().weight.shape[1])  # type: ignore[operator,union-attr]
 
     @property
     def max_positions(self) -> int:
@@ -140,8 +141,9 @@ class CausalLM(nn.Module):
             self.train(training)
 
     def _ends(self) -> list[int]:
-        """Tokens that end an answer: the tokenizer's, and the one that ends a turn of the chat template."""
-        ends = {self.tokenizer.eos_token_id}
+        """Tokens that end an answer: the tokenizer's, the checkpoint's, and the one that ends a turn of the chat template."""
+        stated = getattr(self._network().generation_config, "eos_token_id", None)
+        ends = {self.tokenizer.eos_token_id, *(stated if isinstance(stated, list) else [stated])}
         if self.chat_template == "chatml":
             ends.add(self.tokenizer.convert_tokens_to_ids("<|im_end|>"))
         return sorted(end for end in ends if end is not None)
