@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from lyrics.core.weights import TensorHeader
+
 #: How the name of a checkpoint that an installed package holds begins.
 PACKAGED = "package:"
 _TENSORS = ("*.safetensors", "*.safetensors.index.json")
@@ -110,12 +112,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
-    if not files or any(file.suffix != ".safetensors" for file in files):
-        raise WeightsError(
-            f"{path} holds no safetensors file. Other formats are not read, since they can run code when opened; "
-            "`lyrics convert` makes a safetensors file of them."
-        )
+    files = _tensor_files(path)
     tensors: dict[str, torch.Tensor] = {}
     for file in files:
         try:
@@ -128,6 +125,23 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
             )
         tensors.update(part)
     return tensors
+
+
+def read_headers(path: Path) -> list[TensorHeader]:
+    """Shapes and types of what ``read_tensors`` reads, without its values: for ``lyrics.core.weights.bounded``."""
+    from lyrics.core.weights import file_headers
+
+    return [header for file in _tensor_files(path) for header in file_headers(file).values()]
+
+
+def _tensor_files(path: Path) -> list[Path]:
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    if not files or any(file.suffix != ".safetensors" for file in files):
+        raise WeightsError(
+            f"{path} holds no safetensors file. Other formats are not read, since they can run code when opened; "
+            "`lyrics convert` makes a safetensors file of them."
+        )
+    return files
 
 
 def load_transformers(model_class: Any, config: Any, state: Mapping[str, torch.Tensor], source: object) -> Any:

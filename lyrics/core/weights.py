@@ -100,6 +100,12 @@ def tensor_headers(folder: str | os.PathLike[str]) -> dict[str, TensorHeader]:
         return _headers(where, opened)
 
 
+def file_headers(file: Path) -> dict[str, TensorHeader]:
+    """Shape and type of every tensor of a safetensors file. Raises ``WeightsError`` for a file that cannot be read."""
+    with _opened(file) as tensors:
+        return _headers(dict.fromkeys(tensors.keys(), file), {file: tensors})
+
+
 def _headers(where: Mapping[str, Path], opened: Mapping[Path, Any]) -> dict[str, TensorHeader]:
     headers: dict[str, TensorHeader] = {}
     for name, file in where.items():

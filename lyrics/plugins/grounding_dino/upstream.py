@@ -28,7 +28,8 @@ from transformers.models.grounding_dino.modeling_grounding_dino import Grounding
 
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import SpecError
-from lyrics.core.pretrained import load_module, read_tensors
+from lyrics.core.pretrained import load_module, read_headers, read_tensors
+from lyrics.core.weights import bounded
 from lyrics.plugins.grounding_dino import GroundingDinoUpstreamOptions
 from lyrics.plugins.grounding_dino.detector import GroundingDino, located, prompt_writer, settled_config
 from lyrics.plugins.grounding_dino.weights import UNUSED, is_original, to_original
@@ -231,7 +232,8 @@ def build(options: GroundingDinoUpstreamOptions, context: BuildContext) -> Groun
             f"{options.checkpoint!r} has queries of width {config.d_model}; the original code knows 256 only."
         )
     writer = prompt_writer(options, config, context)
-    network = OriginalNetwork(config, writer.delimiters)
+    with contextlib.nullcontext() if path is None else bounded(read_headers(path), path):
+        network = OriginalNetwork(config, writer.delimiters)
     if path is not None:
         state = read_tensors(path)
         if is_original(state):

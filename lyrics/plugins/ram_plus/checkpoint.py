@@ -65,26 +65,28 @@ RENAMES = [
 ]
 
 
-def load_checkpoint(
-    tagger: nn.Module, checkpoint: str | None, num_tags: int, *, downloads: bool = True
-) -> tuple[Tags, Thresholds]:
-    """Fill ``tagger`` from the folder or hub repository ``checkpoint``; returns its tags and thresholds, in class order.
-
-    Raises:
-        WeightsError: a file is missing or malformed, the numbers of lines and of classes differ, or the tensors are not those
-            of ``tagger`` (see ``from_upstream``).
-    """
+def find_checkpoint(checkpoint: str | None, *, downloads: bool = True) -> Path:
+    """The folder of ``checkpoint``: a local one, or a hub repository's. Raises ``WeightsError`` where there is none."""
     if checkpoint is None:
         raise WeightsError(
             "this tagger has no default checkpoint, because upstream publishes .pth files only. Convert one with "
             "`lyrics convert FILE.pth FOLDER --from ram-plus` (or ram), and set the option checkpoint to the folder; or build with "
             "weights='random'"
         )
-    folder = locate_checkpoint(checkpoint, also=(TAGS, THRESHOLDS), downloads=downloads)
+    return locate_checkpoint(checkpoint, also=(TAGS, THRESHOLDS), downloads=downloads)
+
+
+def load_checkpoint(tagger: nn.Module, folder: Path, num_tags: int) -> tuple[Tags, Thresholds]:
+    """Fill ``tagger`` from a folder that ``find_checkpoint`` found; returns its tags and thresholds, in class order.
+
+    Raises:
+        WeightsError: a file is missing or malformed, the numbers of lines and of classes differ, or the tensors are not those
+            of ``tagger`` (see ``from_upstream``).
+    """
     tags = _read_tags(folder / TAGS, num_tags)
     thresholds = _read_thresholds(folder / THRESHOLDS, num_tags)
-    upstream = read_tensors(folder)
-    load_module(tagger, from_upstream(upstream, tagger.state_dict(), source=repr(checkpoint)), repr(checkpoint))
+    source = repr(str(folder))
+    load_module(tagger, from_upstream(read_tensors(folder), tagger.state_dict(), source=source), source)
     return tags, thresholds
 
 

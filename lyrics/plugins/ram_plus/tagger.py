@@ -20,11 +20,13 @@ from transformers import SwinConfig, SwinModel
 
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import ContractError, WeightsError
+from lyrics.core.pretrained import read_headers
 from lyrics.core.side_by_side import side_by_side
 from lyrics.core.transformers_files import compare_config, save_config, stored_config
 from lyrics.core.types import ImageBatch, Preprocessing, Tag
+from lyrics.core.weights import bounded
 from lyrics.plugins.ram_plus import PATCH_SIZE, RamOptions, RamPlusOptions
-from lyrics.plugins.ram_plus.checkpoint import load_checkpoint
+from lyrics.plugins.ram_plus.checkpoint import find_checkpoint, load_checkpoint
 
 # Width of CLIP's text embedding, in which tags are described; pictures are projected to it.
 LABEL_WIDTH = 512
@@ -211,11 +213,13 @@ def build_ram(options: RamOptions, context: BuildContext) -> RamTagger:
 
 def _build(options: RamOptions, num_descriptions: int | None, context: BuildContext) -> RamTagger:
     stored: Any = stored_config(context.files)
-    tagger = RamTagger(options, num_descriptions, stored)
     if context.weights == "pretrained":
-        tagger.tags, tagger.thresholds = load_checkpoint(
-            tagger, options.checkpoint, options.num_tags, downloads=context.downloads
-        )
+        folder = find_checkpoint(options.checkpoint, downloads=context.downloads)
+        with bounded(read_headers(folder), folder):
+            tagger = RamTagger(options, num_descriptions, stored)
+        tagger.tags, tagger.thresholds = load_checkpoint(tagger, folder, options.num_tags)
+    else:
+        tagger = RamTagger(options, num_descriptions, stored)
     if options.threshold is not None:
         tagger.thresholds = (options.threshold,) * options.num_tags
     return tagger.eval()

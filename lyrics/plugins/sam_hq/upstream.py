@@ -7,6 +7,7 @@ Shapes: C colour channels, H and W pixels, K boxes, h and w cells of the image e
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,8 @@ from transformers import SamHQConfig
 
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import SpecError
-from lyrics.core.pretrained import load_module, read_tensors
+from lyrics.core.pretrained import load_module, read_headers, read_tensors
+from lyrics.core.weights import bounded
 from lyrics.plugins.sam_hq import SamHqOptions
 from lyrics.plugins.sam_hq.decoder import Embedding
 from lyrics.plugins.sam_hq.segmenter import SamHq, located, settled_config
@@ -104,7 +106,8 @@ def build(options: SamHqOptions, context: BuildContext) -> SamHqUpstream:
     """The component ``sam-hq-upstream``. Raises ``WeightsError`` when the checkpoint is not found or does not fit the options."""
     path = located(options, context)
     config = settled_config(options, context, path)
-    network = original_network(config)
+    with nullcontext() if path is None else bounded(read_headers(path), path):
+        network = original_network(config)
     if path is not None:
         state = read_tensors(path)
         load_module(network, state if is_original(state) else to_original(state, network.state_dict()), path)
