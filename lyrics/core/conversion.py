@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from lyrics.core.errors import WeightsError
+from lyrics.core.json_reading import read_json
 from lyrics.core.transformers_files import load_tokenizer
 from lyrics.core.unpickle import PICKLED, unpickle
 from lyrics.core.weights import INDEX_FILE
@@ -124,8 +125,8 @@ def source_files(path: Path) -> list[Path]:
 
 def _indexed(index: Path, ending: str) -> list[Path]:
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        names = sorted(set(read_json(index)["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{index}: is not an index of weights: {type(error).__name__}: {error}.") from error
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(ending):

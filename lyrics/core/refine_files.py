@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 from lyrics.core.errors import ImageError, LyricsError
 from lyrics.core.images import open_image
+from lyrics.core.json_reading import parse_json
 from lyrics.core.refinement import Refinement, to_coco
 from lyrics.core.refiner import VisualRefiner
 
@@ -134,7 +134,7 @@ def read_refinements(file: str | os.PathLike[str]) -> Iterator[Refinement]:
 
 def _parse_line(line: str, where: str) -> Refinement:
     try:
-        data: Any = json.loads(line)
+        data = parse_json(line)
         return Refinement.from_json(data)
     except ValueError as error:  # json's errors and LyricsError alike
         raise LyricsError(f"{where}: {error}") from None

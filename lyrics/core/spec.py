@@ -28,6 +28,7 @@ from pydantic import (
 )
 
 from lyrics.core.errors import SpecError, UnknownNameError, did_you_mean
+from lyrics.core.json_reading import parse_json, read_text
 
 M = TypeVar("M", bound=BaseModel)
 #: Lists and mappings within each other in a part's options. Real options need three; a spec that refers to itself needs infinitely many.
@@ -306,6 +307,11 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+#: Words of the text in the parser's messages; what they expected, such as '<document start>', is the parser's own.
+_QUOTED = re.compile(r"'(?!<)[^']{3,}'|\"[^\"]{3,}\"")
+_KINDS: Mapping[type, str] = {type(None): "this is empty", str: "this is a text", list: "this is a list"}
+
+
 class _UniqueKeyLoader(yaml.SafeLoader):
     """Safe YAML that refuses a key given twice: YAML itself lets the last one win without a word."""
 
@@ -314,7 +320,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, str | int | float | bool) and key in seen:
-                raise SpecError(f"line {key_node.start_mark.line + 1}: the key {key!r} is given twice.")
+                raise SpecError(f"line {key_node.start_mark.line + 1}: the key {_short(key)} is given twice.")
             if isinstance(key, str):
                 seen.add(key)
         return super().construct_mapping(node, deep)
@@ -328,13 +334,11 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    seen: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in seen:
-            raise SpecError(f"the key {key!r} is given twice.")
-        seen[key] = value
-    return seen
+def _reader_problem(error: yaml.YAMLError) -> str:
+    """Of text with characters that YAML has not."""
+    if isinstance(error, yaml.reader.ReaderError):
+        return f"unacceptable character #x{error.character:04x}"
+    return type(error).__name__
 
 
 def parse_yaml(text: str, *, source: str = "text") -> Any:
@@ -343,20 +347,20 @@ def parse_yaml(text: str, *, source: str = "text") -> Any:
     try:
         if text.lstrip().startswith("{"):
             # YAML 1.1 is not quite JSON's superset: it reads 1e-12 as a string, and splits surrogate pairs.
-            with contextlib.suppress(json.JSONDecodeError):
-                return json.loads(text, object_pairs_hook=_unique_keys)
+            with contextlib.suppress(SpecError):
+                return parse_json(text, error=SpecError, unique_keys=True)
         loader = _UniqueKeyLoader(text)
         return loader.get_single_data()
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark is not None else ""
-        raise SpecError(
-            f"{source}{line}: not valid YAML or JSON: {getattr(error, 'problem', None) or ' '.join(str(error).split())}."
-        ) from None
+        # The file may be any file of this machine: what it says is not repeated, only what is wrong with it.
+        problem = _QUOTED.sub("a word", str(getattr(error, "problem", None) or _reader_problem(error)))
+        raise SpecError(f"{source}{line}: not valid YAML or JSON: {problem}.") from None
     except SpecError as error:
         raise SpecError(f"{source}, {error}") from None
     except (RecursionError, ValueError) as error:
-        raise SpecError(f"{source}: not valid YAML or JSON: {type(error).__name__}: {error}.") from None
+        raise SpecError(f"{source}: not valid YAML or JSON: {type(error).__name__}.") from None
     finally:
         if loader is not None:
             loader.dispose()
@@ -366,7 +370,9 @@ def loads(text: str, *, source: str = "text") -> ModelSpec:
     """A spec from YAML or JSON text. Raises ``SpecError``."""
     data = parse_yaml(text, source=source)
     if not isinstance(data, dict):
-        raise SpecError(f"{source}: a model spec is a mapping with keys such as image_encoder, not {_short(data)}.")
+        raise SpecError(
+            f"{source}: a model spec is a mapping with keys such as image_encoder, and {_KINDS.get(type(data), 'this is a value')}."
+        )
     try:
         return validate(data, ModelSpec)
     except SpecError as error:
@@ -383,15 +389,7 @@ def dumps(spec: ModelSpec, *, format: Literal["yaml", "json"] = "yaml") -> str:
 
 def load(path: str | Path) -> ModelSpec:
     """A spec from a ``.yaml``, ``.yml`` or ``.json`` file. Raises ``SpecError`` naming the file."""
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        if "null byte" in str(error):
-            reason = "a file's name holds no null byte"
-        raise SpecError(f"{path}: cannot be read: {reason}.") from None
-    return loads(text, source=str(path))
+    return loads(read_text(path, SpecError), source=str(path))
 
 
 def dump(spec: ModelSpec, path: str | Path) -> None:

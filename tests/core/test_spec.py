@@ -103,9 +103,9 @@ def test_a_spec_is_written_as_yaml_or_json_only(tmp_path: Path) -> None:
         ("a: " + "[" * 1000, "not valid YAML or JSON: RecursionError"),
         ("a: &x [1]\nb: *x", "line 2: aliases are not read"),
         ("a: &x {b: *x}", "line 1: aliases are not read"),
-        ("", "a model spec is a mapping with keys such as image_encoder, not None"),
-        ("lyrics-tiny", "not 'lyrics-tiny'"),
-        ("- a\n- b", "not ['a', 'b']"),
+        ("", "a model spec is a mapping with keys such as image_encoder, and this is empty"),
+        ("lyrics-tiny", "this is a text"),
+        ("- a\n- b", "this is a list"),
         ("1: 2\n" + yaml.safe_dump(dict(MINIMAL)), "1: 1 is not allowed; keys should be strings"),
     ],
 )

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lyrics.core.errors import DatasetError
+from lyrics.core.json_reading import parse_json
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def read_ledger(path: str | os.PathLike[str]) -> list[BadSample]:
     *lines, _ = text.split("\n")
     for number, line in enumerate(lines, start=1):
         try:
-            bad = BadSample(**json.loads(line))
+            bad = BadSample(**parse_json(line))
             found.setdefault((str(bad.data_set), int(bad.row)), bad)
         except (TypeError, ValueError) as error:
             raise DatasetError(f"{path}, line {number}: not an entry of a ledger of bad samples: {error}") from None

@@ -14,12 +14,12 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lyrics.core.answers import Answer
 from lyrics.core.errors import LyricsError
 from lyrics.core.evaluation.benchmark import PredictedObject, Prediction
 from lyrics.core.geometry import Box
+from lyrics.core.json_reading import parse_json
 from lyrics.core.types import Sample
 
 FILE = "predictions.jsonl"
@@ -165,8 +165,9 @@ def _lines(path: Path) -> list[str]:
 
 
 def _parsed(text: str, where: str) -> Line:
+    advice = "Remove the line to have it answered again."
+    data = parse_json(text, f"{where}: is no prediction", LyricsError, advice=advice)
     try:
-        data: Any = json.loads(text)
         objects = tuple(
             PredictedObject(
                 str(one["tag"]),
@@ -183,9 +184,7 @@ def _parsed(text: str, where: str) -> Line:
         if not all(isinstance(value, str) for value in (id, prompt, written, answer)) or _row(id) < 0:
             raise ValueError("id (ROW:KEY), prompt, text and answer must be texts")
     except (KeyError, TypeError, ValueError) as error:
-        raise LyricsError(
-            f"{where}: is no prediction: {type(error).__name__}: {error}. Remove the line to have it answered again."
-        ) from None
+        raise LyricsError(f"{where}: is no prediction: {type(error).__name__}: {error}. {advice}") from None
     return Line(id, prompt, Prediction(written, answer, objects), where)
 
 

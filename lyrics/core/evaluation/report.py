@@ -9,6 +9,7 @@ from typing import Any
 
 from lyrics.core.errors import LyricsError
 from lyrics.core.evaluation.predictions import write_whole
+from lyrics.core.json_reading import read_json_object
 
 SCORES = "scores.json"
 TABLE = "table.md"
@@ -18,10 +19,7 @@ def read_scores(out: Path) -> dict[str, dict[str, Any]]:
     """By benchmark, in alphabetical order. Raises ``LyricsError`` naming a file that cannot be read."""
     found = {}
     for path in sorted(out.glob(f"*/{SCORES}")):
-        try:
-            found[path.parent.name] = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise LyricsError(f"{path}: cannot be read: {error}. Remove it and score again.") from None
+        found[path.parent.name] = read_json_object(path, LyricsError, advice="Remove it and score again.")
     return found
 
 

@@ -29,6 +29,7 @@ from lyrics.core.evaluation.curves import precision_recall_svg
 from lyrics.core.evaluation.gallery import gallery
 from lyrics.core.evaluation.predictions import Line
 from lyrics.core.evaluation.report import SCORES, write_report
+from lyrics.core.json_reading import read_json_object
 from lyrics.core.types import Sample
 
 RUN = "run.json"
@@ -106,10 +107,7 @@ def _agreed(folder: Path, about: Mapping[str, str]) -> dict[str, str]:
     path = folder / RUN
     if not path.is_file():
         return dict(about)
-    try:
-        there = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise LyricsError(f"{path}: cannot be read: {error}. Write to another folder.") from None
+    there = read_json_object(path, LyricsError, advice="Write to another folder.")
     for key in sorted(there.keys() & about.keys()):
         if there[key] != about[key]:
             raise LyricsError(

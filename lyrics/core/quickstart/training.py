@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from lyrics.core.json_reading import parse_json, read_text
 
 STEPS, BATCH = 6, 8
 
@@ -40,6 +41,6 @@ def few_steps() -> dict[str, list[Mapping[str, float]]]:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*random weights")  # which is meant
                 run(load_config(recipe, settings))
-            lines = (out / "log.jsonl").read_text(encoding="utf-8").splitlines()
-            found[f"stage {number}"] = [json.loads(line)["losses"] for line in lines]
+            lines = read_text(out / "log.jsonl").splitlines()
+            found[f"stage {number}"] = [parse_json(line)["losses"] for line in lines]
     return found

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from lyrics.core.json_reading import parse_json, read_json
 from lyrics.core.training.disk import CHUNK, Disk
 from lyrics.core.training.errors import CheckpointError
 from lyrics.core.training.tensor_file import as_pieces, read_tensors, write_file
@@ -142,7 +143,7 @@ def verify(folder: Path) -> None:
 def load(folder: Path) -> Checkpoint:
     """A checkpoint, verified. Raises ``CheckpointError`` naming the file that is wrong."""
     verify(folder)
-    state = json.loads((folder / STATE_FILE).read_bytes())
+    state = read_json(folder / STATE_FILE, CheckpointError, max_bytes=None)  # its size and sha256 were compared
     return Checkpoint(read_tensors(folder / TRAINED_FILE), read_tensors(folder / OPTIMIZER_FILE), state)
 
 
@@ -153,10 +154,10 @@ def _manifest(folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}): the checkpoint was not finished.") from error
     try:
-        manifest: dict[str, Any] = json.loads(text)
+        manifest: dict[str, Any] = parse_json(text)
         content = {key: value for key, value in manifest.items() if key != _OWN}
         whole = _sealed(content) == text
-    except (ValueError, AttributeError, RecursionError) as error:
+    except (ValueError, AttributeError) as error:
         raise CheckpointError(f"{path}: is damaged: {type(error).__name__}.") from error
     if not whole:
         raise CheckpointError(f"{path}: is damaged: it does not have its own sha256.")

@@ -20,6 +20,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lyrics.core.errors import SpecError, UnknownNameError, did_you_mean
+from lyrics.core.json_reading import read_text
 from lyrics.core.registry import Registry
 from lyrics.core.resolve import read_spec, resolve
 
@@ -237,12 +238,7 @@ def _read(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], str]:
         return dict(source), ""
     path = Path(source)
     if path.suffix in {".yaml", ".yml", ".json"}:
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-            raise SpecError(f"{path}: cannot be read: {reason}.") from None
-        data = parse_yaml(text, source=str(path))
+        data = parse_yaml(read_text(path, SpecError), source=str(path))
         if not isinstance(data, dict):
             raise SpecError(f"{path}: a training configuration is a mapping with keys such as stage and model.")
         return data, f"{path}: "

@@ -5,7 +5,6 @@ Memory is counted on the meta device (``lyrics.core.memory``); time comes from a
 
 from __future__ import annotations
 
-import json
 import statistics
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import nn
 
 from lyrics.core.build import build_model
 from lyrics.core.errors import SpecError
+from lyrics.core.json_reading import parse_json, read_json_object, read_text
 from lyrics.core.memory import Memory, training_memory
 from lyrics.core.training.config import TrainConfig
 from lyrics.core.training.frozen import DTYPES
@@ -109,9 +109,9 @@ def measured_throughput(run: Path) -> float:
     Raises ``SpecError`` for a folder that has no log, or one too short.
     """
     try:
-        lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-        ranks = int(json.loads((run / "environment.json").read_text(encoding="utf-8"))["ranks"])
-    except (OSError, ValueError, KeyError) as error:
+        lines = [parse_json(line) for line in read_text(run / "log.jsonl").splitlines()]
+        ranks = int(read_json_object(run / "environment.json")["ranks"])
+    except (ValueError, KeyError, TypeError) as error:
         raise SpecError(f"--measured {run}: is no run folder with a log: {error}.") from error
     speeds = [line["samples_per_s"] for line in lines if "samples_per_s" in line]
     speeds = speeds[len(speeds) // 10 :]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -13,6 +12,7 @@ from PIL import Image
 
 from lyrics.core.data.stream import SampleStream
 from lyrics.core.errors import LyricsError
+from lyrics.core.json_reading import parse_json, read_text
 from lyrics.core.plots import curve
 from lyrics.core.training.config import TrainConfig
 from lyrics.core.training.runfolder import RunFolder
@@ -88,8 +88,8 @@ def _figure(name: str, points: Sequence[tuple[int, float]]) -> str:
 
 def _held_out(folder: RunFolder) -> str:
     rows = []
-    for text in (folder.examples / "examples.jsonl").read_text(encoding="utf-8").splitlines():
-        line = json.loads(text)
+    for text in read_text(folder.examples / "examples.jsonl").splitlines():
+        line = parse_json(text)
         picture = ""
         if line["picture"] is not None:
             with Image.open(folder.examples / line["picture"]) as opened:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from lyrics.core.errors import SpecError
+from lyrics.core.json_reading import parse_json
 from lyrics.core.spec import dump
 from lyrics.core.training.config import TrainConfig, dump_config
 from lyrics.core.training.errors import TrainingError
@@ -135,7 +136,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
     with path.open(encoding="utf-8") as file:
         for text in file:
             try:
-                line = json.loads(text)
+                line = parse_json(text)
             except ValueError:
                 continue
             if isinstance(line, dict):

@@ -31,6 +31,7 @@ from transformers import (
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import SpecError, WeightsError
 from lyrics.core.geometry import Frame
+from lyrics.core.json_reading import read_json
 from lyrics.core.pretrained import load_transformers, locate_checkpoint, read_tensors
 from lyrics.core.side_by_side import side_by_side
 from lyrics.core.transformers_files import (
@@ -408,8 +409,8 @@ def read_writer(folder: Path, max_tokens: int) -> PromptWriter:
     """The prompt writer that ``GroundingDino.save_files`` wrote. Raises ``WeightsError``."""
     tokenizer = load_tokenizer(folder)
     try:
-        first, second, third, fourth = (int(i) for i in json.loads((folder / _DELIMITERS_FILE).read_text()))
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+        first, second, third, fourth = (int(i) for i in read_json(folder / _DELIMITERS_FILE))
+    except (ValueError, TypeError) as error:
         raise WeightsError(f"{folder / _DELIMITERS_FILE}: cannot be read: {str(error).splitlines()[0]}") from error
     return PromptWriter(tokenizer, (first, second, third, fourth), max_tokens)
 

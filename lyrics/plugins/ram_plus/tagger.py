@@ -20,6 +20,7 @@ from transformers import SwinConfig, SwinModel
 
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import ContractError, WeightsError
+from lyrics.core.json_reading import read_json
 from lyrics.core.pretrained import read_headers
 from lyrics.core.side_by_side import side_by_side
 from lyrics.core.transformers_files import compare_config, save_config, stored_config
@@ -127,10 +128,10 @@ class RamTagger(nn.Module):
         """Raises ``WeightsError`` for a file that is missing, broken, or of another backbone or number of tags."""
         compare_config(self.visual_encoder.config, folder)
         try:
-            data = json.loads((folder / _CLASSES_FILE).read_text(encoding="utf-8"))
+            data = read_json(folder / _CLASSES_FILE)
             tags = tuple(str(tag) for tag in data["tags"])
             thresholds = tuple(float(threshold) for threshold in data["thresholds"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise WeightsError(f"{folder / _CLASSES_FILE}: cannot be read: {type(error).__name__}: {error}.") from error
         if not len(tags) == len(thresholds) == self.num_tags:
             raise WeightsError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -10,6 +9,7 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
+from lyrics.core import json_reading
 from lyrics.core.errors import DatasetError, ImageError, SampleError, did_you_mean
 from lyrics.core.images import FORMATS
 
@@ -127,16 +127,5 @@ class PictureFolder:
 
 
 def read_json(path: Path) -> Any:
-    """A whole JSON file. Raises ``DatasetError`` naming the file and the place in it."""
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise DatasetError(f"{path}: no such file.") from None
-    except json.JSONDecodeError as error:
-        raise DatasetError(
-            f"{path}: is not JSON: {error.msg} at line {error.lineno} column {error.colno}. Was the download cut short?"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path}: is not UTF-8 text at byte {error.start}.") from None
-    except RecursionError:
-        raise DatasetError(f"{path}: is nested too deeply to be data.") from None
+    """A whole JSON file of a data set, of any size. Raises ``DatasetError`` naming the file and the place in it."""
+    return json_reading.read_json(path, DatasetError, max_bytes=None, advice="Was the download cut short?")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 
 from lyrics.core.data.readers.files import ReadOnDemand, read_json
 from lyrics.core.errors import DatasetError, SampleError
+from lyrics.core.json_reading import parse_json
 
 
 def listed(data: Any, key: str | None = None) -> list[Any]:
@@ -150,13 +150,13 @@ class LineRecords(ReadOnDemand):
             data = opened.read(offsets[line + 1] - offsets[line])
         try:
             return self._record(data)
-        except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+        except ValueError as error:
             path, place = self.where(index)
             raise SampleError(f"{path}, {place}: cannot be read: {error}.", "record") from None
 
     def _record(self, data: bytes) -> Any:
         if not self.columns:
-            return json.loads(data)
+            return parse_json(data)
         values = data.decode("utf-8").rstrip("\r\n").split("\t")
         if len(values) != len(self.columns):
             raise ValueError(

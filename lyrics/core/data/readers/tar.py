@@ -7,7 +7,6 @@ any other member (a pickle, say) is stepped over.
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 import zlib
@@ -23,6 +22,7 @@ from typing import IO, TYPE_CHECKING, Any
 from lyrics.core.data.readers.files import ReadOnDemand
 from lyrics.core.data.readers.tar_format import Member, TarError, members
 from lyrics.core.errors import DatasetError, SampleError
+from lyrics.core.json_reading import parse_json
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -218,8 +218,8 @@ def _picture(found: Iterable[Member]) -> Member | None:
 def _decoded(path: Path, member: Member, data: bytes) -> Any:
     content = data[member.data : member.data + member.size]
     try:
-        return json.loads(content) if member.name.lower().endswith(".json") else content.decode("utf-8")
-    except (ValueError, RecursionError) as error:
+        return parse_json(content) if member.name.lower().endswith(".json") else content.decode("utf-8")
+    except ValueError as error:
         raise SampleError(f"{path}: {member.name}: cannot be read: {error}.", "member") from None
 
 

@@ -17,6 +17,7 @@ from lyrics.core.errors import LyricsError, SpecError
 from lyrics.core.evaluation.ablations.variants import show_blank
 from lyrics.core.evaluation.benchmark import Answerer
 from lyrics.core.evaluation.runner import Result, evaluate
+from lyrics.core.json_reading import read_text
 from lyrics.core.resolve import resolve, wire
 from lyrics.core.spec import parse_yaml
 from lyrics.core.training import assemble
@@ -178,10 +179,7 @@ def is_trained(config: TrainConfig) -> bool:
 
 
 def _check_same(config: TrainConfig, file: Path) -> None:
-    try:
-        there = parse_yaml(file.read_text(encoding="utf-8"), source=str(file))
-    except OSError as error:
-        raise LyricsError(f"{file}: cannot be read: {error.strerror}.") from None
+    there = parse_yaml(read_text(file, LyricsError), source=str(file))
     before, now = dict(_flat(there)), dict(_flat(config.model_dump(mode="json")))
     for path in sorted(before.keys() | now.keys()):
         incidental = any(path == one or path.startswith(f"{one}.") for one in _INCIDENTAL)

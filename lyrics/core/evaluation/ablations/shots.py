@@ -31,6 +31,7 @@ from lyrics.core.evaluation.ablations.tables import Ablation, Published, Row, ro
 from lyrics.core.evaluation.benchmark import MAX_NEW_TOKENS
 from lyrics.core.evaluation.report import write_report
 from lyrics.core.evaluation.runner import Result, answer, open_run, picture_of, score, write
+from lyrics.core.json_reading import parse_json, read_text
 from lyrics.core.prompting import fitted_prompt
 from lyrics.core.prompts import Exchange
 from lyrics.core.types import Sample
@@ -299,10 +300,10 @@ def _dropped(folder: Path, samples: int, shots: int) -> tuple[int, int]:
     path = folder / DRAWN
     by_row: dict[int, int] = {}
     try:
-        for text in path.read_text(encoding="utf-8").splitlines():
-            line = json.loads(text)
+        for text in read_text(path).splitlines():
+            line = parse_json(text)
             by_row[int(line["row"])] = len(line["dropped"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise LyricsError(f"{path}: cannot be read: {error}. Remove {folder} to answer again.") from None
     missing = [row for row in range(samples) if row not in by_row]
     if missing:
