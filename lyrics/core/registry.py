@@ -25,13 +25,16 @@ import pluggy
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from lyrics.core import hookspecs
+from lyrics.core import hookspecs, plugin_process
 from lyrics.core.component import CONTRACTS, KINDS, Component, Converter, Options, Preset
 from lyrics.core.errors import AmbiguousNameError, LyricsError, PluginError, UnknownNameError, did_you_mean
+from lyrics.core.json_reading import parse_json
 from lyrics.core.spec import ModelSpec
 
 GROUP = "lyrics"
 DISTRIBUTION = "lyrics-vl"
+#: What a user can do about a plugin that is in the way.
+_LEAVE_OUT = "Until that is mended, uninstall it or set LYRICS_PLUGINS=none (or to the names of those to keep)."
 HEAVY_MODULES = ("torch", "transformers", "triton", "timm", "torchvision")
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _MANIFEST = re.compile(r"\w+(\.\w+)*(\s*:\s*\w+(\.\w+)*)?")
@@ -105,9 +108,11 @@ class Registry:
     def discover(cls, *in_process: Any) -> Registry:
         """Every installed plugin, and the given modules or objects as if they were installed.
 
-        The environment variable ``LYRICS_PLUGINS`` limits third parties: ``none``, or distribution names separated by commas.
+        The environment variable ``LYRICS_PLUGINS`` limits third parties: ``none``, or distribution names separated by commas. Those that
+        are left are tried in a process of their own first; one that would take this process with it, or never return, is left out and
+        warned of. With built-ins alone no process is started.
         """
-        found = _installed()
+        found = _tried(_installed())
         found += [
             (Source(_name_of(module), "in-process", _name_of(module)), functools.partial(_itself, module))
             for module in in_process
@@ -217,7 +222,8 @@ class Registry:
         return UnknownNameError(message)
 
 
-_lock = threading.Lock()
+_lock = threading.RLock()
+_discovering = False
 
 
 @functools.cache
@@ -226,9 +232,21 @@ def _discover_once() -> Registry:
 
 
 def default_registry() -> Registry:
-    """The registry of everything installed, discovered at the first call and not before."""
+    """The registry of everything installed, discovered at the first call and not before.
+
+    Raises ``PluginError`` within a manifest: what it asks for is not known before it has been loaded itself.
+    """
+    global _discovering
     with _lock:
-        return _discover_once()
+        if _discovering:
+            raise PluginError(
+                "a manifest asks for other plugins while they are being looked for; do that in its build."
+            )
+        _discovering = True
+        try:
+            return _discover_once()
+        finally:
+            _discovering = False
 
 
 def describe(error: BaseException) -> str:
@@ -268,6 +286,60 @@ def plugin_packages() -> frozenset[str]:
     """Top-level packages of the distributions that provide a plugin. Nothing is imported to find them."""
     modules = (source.module for source, _ in _installed())
     return frozenset(module.partition(".")[0] for module in modules if _MANIFEST.fullmatch(module))
+
+
+def _tried(found: list[tuple[Source, Callable[[], Any]]]) -> list[tuple[Source, Callable[[], Any]]]:
+    """The same, where third parties that do not survive the trial fail with what came of it instead of being loaded here.
+
+    Nothing is remembered from one process to the next: a trial costs about as much as a manifest, 0.15 s, and what was true of a plugin
+    yesterday need not be true under another driver or beside another package.
+    """
+    names = [str(source) for source, _ in found if canonicalize_name(source.distribution) != DISTRIBUTION]
+    if not names or plugin_process.INSIDE in os.environ:
+        return found
+    trials = plugin_process.try_plugins(names, "from lyrics.core.registry import load_in_child\nload_in_child()")
+    kept: list[tuple[Source, Callable[[], Any]]] = []
+    for source, loader in found:
+        trial = trials.get(str(source), plugin_process.Trial())
+        if trial.fatal:
+            warnings.warn(
+                f"the plugin {source} was left out: {trial.cause} {_LEAVE_OUT}",
+                stacklevel=4,
+            )
+        kept.append((source, functools.partial(_fail, _TrialError(trial)) if trial.cause else loader))
+    return kept
+
+
+class _TrialError(Exception):
+    """What came of a plugin in the process that tried it."""
+
+    def __init__(self, trial: plugin_process.Trial) -> None:
+        super().__init__(trial.cause)
+        self.trial = trial
+
+
+def load_in_child() -> None:
+    """Load the plugins that ``sys.argv`` names, one after another, and report each to the process that started this one. Never returns."""
+    global _discovering
+    _discovering = True
+    messages = plugin_process.Messages()
+    loaders = {str(source): (source, loader) for source, loader in _installed()}
+    for name in parse_json(sys.argv[1]):
+        messages.begin(name)
+        try:
+            plugin = _load(*loaders[name])
+            failed = next((failure for failure in plugin.failures if failure.traceback), None)
+            for preset in plugin.presets:
+                # `lyrics list` and `lyrics show` call it; what it raises is told there.
+                with contextlib.suppress(Exception, SystemExit):
+                    preset.spec()
+            trial = plugin_process.Trial(
+                failed.cause if failed else "", failed.traceback if failed else "", plugin.seconds
+            )
+        except KeyboardInterrupt:
+            trial = plugin_process.Trial("it raised KeyboardInterrupt.", traceback.format_exc())
+        messages.finish(name, trial)
+    messages.end()
 
 
 def _limited(found: list[tuple[Source, Callable[[], Any]]]) -> list[tuple[Source, Callable[[], Any]]]:
@@ -330,6 +402,11 @@ def _load(source: Source, loader: Callable[[], Any]) -> Plugin:
             presets = [record for result in manager.hook.lyrics_presets() for record in result]
     except KeyboardInterrupt:
         raise
+    except _TrialError as error:
+        advice = f" {_LEAVE_OUT}" if error.trial.fatal else ""
+        plugin.failures.append(Failure(source, f"{error.trial.cause}{advice}", error.trial.output))
+        plugin.seconds = error.trial.seconds
+        return plugin
     except BaseException as error:  # a plugin may raise anything, SystemExit included
         plugin.failures.append(Failure(source, describe(error), traceback.format_exc()))
     else:

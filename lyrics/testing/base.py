@@ -7,12 +7,12 @@ import functools
 import json
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import SpecError
+from lyrics.core.plugin_process import python
 from lyrics.core.registry import HEAVY_MODULES, Entry, Registry, default_registry
 from lyrics.core.resolve import Part, declared_dim
 from lyrics.core.spec import validate
@@ -165,10 +165,9 @@ def manifest_is_light(module: str) -> None:
         f"        if name.split('.')[0] in ({blocked}):\n"
         "            raise ImportError(f'the manifest imports {name}')\n"
         "sys.meta_path.insert(0, Block())\n"
-        f"sys.path[:0] = {[path for path in sys.path if path]!r}\n"
         f"import {module}\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(python(code), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, f"{module}: {done.stderr.strip().splitlines()[-1]}"
 
 
