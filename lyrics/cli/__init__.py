@@ -27,6 +27,7 @@ from lyrics.cli import (
     refine,
     train,
 )
+from lyrics.core.clean_text import printable
 from lyrics.core.errors import ImageError, LyricsError, PromptError, SpecError
 
 app = typer.Typer(
@@ -66,7 +67,7 @@ def _print_warning(message: Warning | str, category: type[Warning], *_: object) 
     """One line on standard error, once; where in our source a warning was raised is of no use to the person who can act on it."""
     if issubclass(category, UserWarning) and not issubclass(category, FutureWarning) and str(message) not in _shown:
         _shown.add(str(message))
-        print(f"lyrics: warning: {message}", file=sys.stderr)
+        print(printable(f"lyrics: warning: {message}"), file=sys.stderr)
 
 
 def main() -> None:
@@ -76,7 +77,7 @@ def main() -> None:
     try:
         app()
     except LyricsError as error:
-        print(f"lyrics: {error}", file=sys.stderr)
+        print(printable(f"lyrics: {error}"), file=sys.stderr)
         # What the user wrote is wrong (2), or what was asked for could not be done (1).
         sys.exit(2 if isinstance(error, SpecError | ImageError | PromptError) else 1)
     except BrokenPipeError:

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from lyrics.core.clean_text import json_printable, printable
+
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 SetOption = Annotated[
     list[str] | None,
@@ -16,7 +18,7 @@ SetOption = Annotated[
 
 
 def print_json(data: Any) -> None:
-    print(json.dumps(data, indent=2, ensure_ascii=False))
+    print(json_printable(json.dumps(data, indent=2, ensure_ascii=False)))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:
@@ -29,7 +31,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right:
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(printable(cell).replace("\n", " ") for cell in row))
     if not out.is_terminal:
         out = Console(highlight=False, markup=False, emoji=False, width=10_000)
         out.print(table, crop=False, no_wrap=True)
@@ -38,4 +40,5 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right:
 
 
 def print_text(text: str) -> None:
-    print(text)
+    """Print text, of which nothing acts on the terminal."""
+    print(printable(text))

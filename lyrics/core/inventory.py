@@ -9,6 +9,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from lyrics.core.clean_text import one_line
 from lyrics.core.component import KINDS, Component, Options
 from lyrics.core.registry import Registry
 
@@ -70,7 +71,13 @@ def _walk(options: type[BaseModel], prefix: str) -> Iterator[OptionRow]:
             continue
         allowed = ", ".join(_constraint(item) for item in field.metadata if _constraint(item))
         value = "(required)" if default is PydanticUndefined else default
-        yield OptionRow(f"{prefix}{name}", _type_name(field.annotation), value, allowed, field.description or "")
+        yield OptionRow(
+            f"{prefix}{name}",
+            one_line(_type_name(field.annotation)),
+            one_line(value) if isinstance(value, str) else value,
+            one_line(allowed),
+            one_line(field.description or "", 500),
+        )
 
 
 _SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "multiple_of": "multiple of", "min_length": "length >="}

@@ -18,14 +18,15 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import pluggy
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from lyrics.core import hookspecs, plugin_process
+from lyrics.core.clean_text import one_line
 from lyrics.core.component import CONTRACTS, KINDS, Component, Converter, Options, Preset
 from lyrics.core.errors import AmbiguousNameError, LyricsError, PluginError, UnknownNameError, did_you_mean
 from lyrics.core.json_reading import parse_json
@@ -36,6 +37,10 @@ DISTRIBUTION = "lyrics-vl"
 #: What a user can do about a plugin that is in the way.
 _LEAVE_OUT = "Until that is mended, uninstall it or set LYRICS_PLUGINS=none (or to the names of those to keep)."
 HEAVY_MODULES = ("torch", "transformers", "triton", "timm", "torchvision")
+R = TypeVar("R", Component, Preset)
+#: Most characters of a name, and of what a record says in words.
+_LONGEST_NAME = 64
+_LONGEST = {"summary": 160, "licence": 200, "install": 300, "reported_note": 1000}
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _MANIFEST = re.compile(r"\w+(\.\w+)*(\s*:\s*\w+(\.\w+)*)?")
 _BUILD = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
@@ -252,9 +257,11 @@ def default_registry() -> Registry:
 def describe(error: BaseException) -> str:
     """One line for an exception, ending in a full stop."""
     if isinstance(error, SystemExit):
-        return f"it called sys.exit({error.code!r})."
-    text = " ".join(str(error).split())
-    text = text if len(text) <= 300 else f"{text[:297]}..."
+        return f"it called sys.exit({one_line(repr(error.code))})."
+    try:
+        text = one_line(str(error), 300)
+    except Exception:  # a stranger's exception may even fail to say what it is
+        text = ""
     return f"{type(error).__name__}: {text.rstrip('.')}." if text else f"{type(error).__name__}."
 
 
@@ -275,7 +282,7 @@ def _installed() -> list[tuple[Source, Callable[[], Any]]]:
         if manifests:
             identity = _identity(distribution)
             for entry_point in manifests:
-                source = Source(*identity, entry_point.name, entry_point.value.partition(":")[0])
+                source = Source(*identity, one_line(entry_point.name, 100), entry_point.value.partition(":")[0])
                 # Of two copies of a distribution the first on the path is the one that Python imports.
                 loader = functools.partial(_load_manifest, entry_point)
                 found.setdefault((source.distribution, entry_point.name), (source, loader))
@@ -360,7 +367,7 @@ def _limited(found: list[tuple[Source, Callable[[], Any]]]) -> list[tuple[Source
 def _identity(distribution: importlib.metadata.Distribution) -> tuple[str, str]:
     """Name and version, as far as the metadata tell."""
     try:
-        return distribution.name or "unknown", distribution.version or "?"
+        return one_line(distribution.name or "unknown", 100), one_line(distribution.version or "?", 100)
     except Exception:  # no metadata, or damaged
         return "unknown", "?"
 
@@ -400,6 +407,7 @@ def _load(source: Source, loader: Callable[[], Any]) -> Plugin:
                 raise TypeError("it implements neither lyrics_components nor lyrics_presets (is @hookimpl missing?)")
             records = [record for result in manager.hook.lyrics_components() for record in result]
             presets = [record for result in manager.hook.lyrics_presets() for record in result]
+            _take_in(plugin, records, presets)
     except KeyboardInterrupt:
         raise
     except _TrialError as error:
@@ -409,8 +417,6 @@ def _load(source: Source, loader: Callable[[], Any]) -> Plugin:
         return plugin
     except BaseException as error:  # a plugin may raise anything, SystemExit included
         plugin.failures.append(Failure(source, describe(error), traceback.format_exc()))
-    else:
-        _take_in(plugin, records, presets)
     plugin.seconds = time.perf_counter() - start
     plugin.heavy_imports = tuple(name for name in HEAVY_MODULES if name in sys.modules and name not in before)
     return plugin
@@ -420,19 +426,27 @@ def _take_in(plugin: Plugin, records: list[Any], presets: list[Any]) -> None:
     """Keep the records that are sound; each unsound one becomes a failure of its own."""
     seen: set[tuple[str, str]] = set()
     for record in records:
-        kind, name = str(getattr(record, "kind", "")), str(getattr(record, "name", ""))
-        problem = _problem_with_component(record) or _repeated(seen, kind, name)
+        kind, name = (one_line(str(getattr(record, key, "")), 100) for key in ("kind", "name"))
+        problem = _judged(_problem_with_component, record) or _repeated(seen, kind, name)
         if problem:
-            plugin.failures.append(Failure(plugin.source, problem, kind=kind, name=name))
+            plugin.failures.append(Failure(plugin.source, one_line(problem, 400), kind=kind, name=name))
         else:
-            plugin.components.append(record)
+            converters = tuple(replace(one, summary=one_line(one.summary)) for one in record.converters)
+            plugin.components.append(_clean(record, ("summary", "licence", "install"), converters=converters))
     for preset in presets:
-        name = str(getattr(preset, "name", ""))
-        problem = _problem_with_preset(preset) or _repeated(seen, "preset", name)
+        name = one_line(str(getattr(preset, "name", "")), 100)
+        problem = _judged(_problem_with_preset, preset) or _repeated(seen, "preset", name)
         if problem:
-            plugin.failures.append(Failure(plugin.source, problem, kind="preset", name=name))
+            plugin.failures.append(Failure(plugin.source, one_line(problem, 400), kind="preset", name=name))
         else:
-            plugin.presets.append(preset)
+            plugin.presets.append(_clean(preset, ("summary", "reported_note")))
+
+
+def _clean(record: R, names: Iterable[str], **changes: Any) -> R:
+    """The record with these of its texts as they may be printed."""
+    changes |= {name: one_line(getattr(record, name), _LONGEST[name]) for name in names}
+    changed = {name: value for name, value in changes.items() if value != getattr(record, name)}
+    return replace(record, **changed) if changed else record
 
 
 def _repeated(seen: set[tuple[str, str]], kind: str, name: str) -> str | None:
@@ -442,14 +456,21 @@ def _repeated(seen: set[tuple[str, str]], kind: str, name: str) -> str | None:
     return None
 
 
+def _judged(problem_with: Callable[[Any], str | None], record: Any) -> str | None:
+    try:
+        return problem_with(record)
+    except Exception as error:  # a stranger's record may do anything when it is looked at
+        return f"a {type(record).__name__} that it yields cannot be read: {describe(error)}"
+
+
 def _problem_with_component(record: Any) -> str | None:
     """What is wrong with a yielded record, judged without importing what it names."""
     if not isinstance(record, Component):
         return f"lyrics_components yielded a {type(record).__name__}, not a lyrics.Component."
     if record.kind not in KINDS:
-        return f"component {record.name!r} has the unknown kind {record.kind!r}.{did_you_mean(str(record.kind), KINDS)}"
-    if not isinstance(record.name, str) or not _NAME.fullmatch(record.name):
-        return f"{record.name!r} is not a component name: lower-case words joined by hyphens."
+        return f"component {_repr(record.name)} has the unknown kind {_repr(record.kind)}.{did_you_mean(str(record.kind), KINDS)}"
+    if not isinstance(record.name, str) or not _NAME.fullmatch(record.name) or len(record.name) > _LONGEST_NAME:
+        return f"{_repr(record.name)} is not a component name: lower-case words joined by hyphens, {_LONGEST_NAME} characters at most."
     for field_name in ("install", "summary", "licence"):
         if not isinstance(value := getattr(record, field_name), str):
             return f"{record.kind} {record.name!r}: {field_name} must be a string, not {value!r}."
@@ -483,15 +504,24 @@ def _problem_with_component(record: Any) -> str | None:
 def _problem_with_preset(record: Any) -> str | None:
     if not isinstance(record, Preset):
         return f"lyrics_presets yielded a {type(record).__name__}, not a lyrics.Preset."
-    if not isinstance(record.name, str) or not re.fullmatch(r"[a-z0-9]+([-.][a-z0-9]+)*", record.name):
-        return f"{record.name!r} is not a preset name: lower-case words joined by hyphens."
-    if not isinstance(record.summary, str):
-        return f"preset {record.name!r}: summary must be a string, not {record.summary!r}."
+    if (
+        not isinstance(record.name, str)
+        or not re.fullmatch(r"[a-z0-9]+([-.][a-z0-9]+)*", record.name)
+        or len(record.name) > _LONGEST_NAME
+    ):
+        return f"{_repr(record.name)} is not a preset name: lower-case words joined by hyphens, {_LONGEST_NAME} characters at most."
+    for field_name in ("summary", "reported_note"):
+        if not isinstance(value := getattr(record, field_name), str):
+            return f"preset {record.name!r}: {field_name} must be a string, not {_repr(value)}."
     if not isinstance(record.weights, str | None):
         return f"preset {record.name!r}: weights must be a string or None, not {record.weights!r}."
     if not callable(record.spec):
         return f"preset {record.name!r}: spec must be a function returning a ModelSpec, not {record.spec!r}."
     return None
+
+
+def _repr(value: Any) -> str:
+    return one_line(repr(value), 80)
 
 
 def _unmet(text: str) -> str | None:
@@ -501,7 +531,7 @@ def _unmet(text: str) -> str | None:
     try:
         version = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:
-        return f"{text} (not installed)"
+        return f"{one_line(text)} (not installed)"
     if not requirement.specifier.contains(version, prereleases=True):
-        return f"{text} (found {version})"
+        return f"{one_line(text)} (found {one_line(version)})"
     return None
