@@ -19,6 +19,7 @@ _PUBLIC = {
     "LyricsError": "lyrics.core.errors",
     "LyricsModel": "lyrics.core.model",
     "ModelSpec": "lyrics.core.spec",
+    "NamesWeights": "lyrics.core.component",
     "Options": "lyrics.core.component",
     "Preset": "lyrics.core.component",
     "Registry": "lyrics.core.registry",
@@ -36,6 +37,7 @@ __all__ = [
     "LyricsError",
     "LyricsModel",
     "ModelSpec",
+    "NamesWeights",
     "Options",
     "Preset",
     "Registry",
@@ -48,7 +50,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from lyrics.core.build import build_model, build_refiner
-    from lyrics.core.component import Component, Converter, Options, Preset, hookimpl
+    from lyrics.core.component import Component, Converter, NamesWeights, Options, Preset, hookimpl
     from lyrics.core.errors import LyricsError
     from lyrics.core.geometry import Box, Frame
     from lyrics.core.model import LyricsModel

@@ -29,7 +29,7 @@ def test_list_shows_every_part_with_its_state(run: Run) -> None:
     registry = default_registry()
     assert shown >= {(e.component.kind, e.component.name) for e in registry.entries}
     assert shown >= {("preset", preset.name) for preset, _ in registry.presets}
-    assert set(done.data[0]) == {"kind", "name", "distribution", "version", "status", "summary"}
+    assert set(done.data[0]) == {"kind", "name", "distribution", "version", "status", "summary", "weights"}
     table = run("list").out
     assert all(name in table for _, name in shown)
 

@@ -78,6 +78,21 @@ class CheckpointOptions(Options):
         return len(self.stated) == len(self.PUBLIC) or self.checkpoint in (None, default)
 
 
+@dataclass(frozen=True)
+class NamesWeights:
+    """Marks an option that names pretrained files: a hub id, a file, a folder, or ``package:NAME/PATH``.
+
+    ``lyrics list`` then says, without building anything, what a part or a preset still needs::
+
+        checkpoint: Annotated[str | None, NamesWeights(required=True)] = Field(None, description="...")
+
+    Args:
+        required: whether the part refuses to be built with pretrained weights while the option is null.
+    """
+
+    required: bool = False
+
+
 class NoOptions(Options):
     """For a component that has nothing to set."""
 

@@ -50,7 +50,7 @@ def locate_checkpoint(
     path = Path(checkpoint).expanduser()
     if path.exists():
         return path
-    if checkpoint.count("/") != 1 or checkpoint.startswith(("/", ".", "~")) or checkpoint.endswith(".safetensors"):
+    if not is_hub_id(checkpoint):
         raise WeightsError(f"there is no file or folder {checkpoint!r}, and it is no hub id (owner/name) either.")
     from huggingface_hub import snapshot_download
 
@@ -73,6 +73,15 @@ def first_line(error: BaseException) -> str:
     """What an error of another library says, without the paragraphs that may follow, and without a full stop."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(" :.") if lines else type(error).__name__
+
+
+def is_hub_id(checkpoint: str) -> bool:
+    """Whether a checkpoint that is no local path can only be meant as a hub id, ``owner/name``."""
+    return (
+        checkpoint.count("/") == 1
+        and not checkpoint.startswith(("/", ".", "~"))
+        and not checkpoint.endswith(("/", ".safetensors"))
+    )
 
 
 def packaged(name: str) -> Path:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from lyrics.core.component import Component, Options, hookimpl
+from lyrics.core.component import Component, NamesWeights, Options, hookimpl
 
 
 class LoraOptions(Options):
@@ -45,7 +45,7 @@ class CausalLMOptions(Options):
         None,
         description="family of the transformers configuration, for random weights; null: the checkpoint's, or llama",
     )
-    checkpoint: str | None = Field(
+    checkpoint: Annotated[str | None, NamesWeights()] = Field(
         DEFAULT_CHECKPOINT,
         description="hub id, folder, or package:NAME/PATH, read with weights='pretrained'; null: none, so random weights",
     )

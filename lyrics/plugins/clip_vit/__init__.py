@@ -6,11 +6,11 @@ This file is the manifest: it imports no torch.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from lyrics.core.component import CheckpointOptions, Component, hookimpl
+from lyrics.core.component import CheckpointOptions, Component, NamesWeights, hookimpl
 
 
 class _VitOptions(CheckpointOptions):
@@ -67,7 +67,7 @@ class ClipVitOptions(_VitOptions):
         "mlp_width": 4096,
     }
 
-    checkpoint: str = Field(
+    checkpoint: Annotated[str, NamesWeights()] = Field(
         "openai/clip-vit-large-patch14",
         min_length=1,
         description="hub id or folder with safetensors of a CLIP model or of its vision tower, in transformers' naming",
@@ -104,7 +104,7 @@ class EvaVitGOptions(_VitOptions):
         "mlp_width": 6144,
     }
 
-    checkpoint: str = Field(
+    checkpoint: Annotated[str, NamesWeights()] = Field(
         "Salesforce/blip2-itm-vit-g",
         min_length=1,
         description="hub id or folder with safetensors of a BLIP-2 or Lyrics model or of its tower, in transformers' naming",

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from lyrics.core.component import CheckpointOptions, Component, Converter, hookimpl
+from lyrics.core.component import CheckpointOptions, Component, Converter, NamesWeights, hookimpl
 
 
 class GroundingDinoOptions(CheckpointOptions):
@@ -37,11 +37,11 @@ class GroundingDinoOptions(CheckpointOptions):
         "ffn": 2048,
     }
 
-    checkpoint: str = Field(
+    checkpoint: Annotated[str, NamesWeights()] = Field(
         "IDEA-Research/grounding-dino-tiny",
         description="hub id, folder or .safetensors file, in the naming of transformers or of the original code",
     )
-    tokenizer: str | None = Field(
+    tokenizer: Annotated[str | None, NamesWeights()] = Field(
         None,
         description="hub id or folder of the text encoder's BERT tokenizer; without one, that beside the checkpoint",
     )

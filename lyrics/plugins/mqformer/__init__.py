@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lyrics.core.component import Component, Converter, Options, hookimpl
+from lyrics.core.component import Component, Converter, NamesWeights, Options, hookimpl
 
 
 class QFormerOptions(Options):
@@ -38,14 +38,14 @@ class QFormerOptions(Options):
     attention: Literal["auto", "reference", "sdpa", "triton", "flash", "flex"] = Field(
         "auto", description="implementation of both attentions; a named one never falls back"
     )
-    tokenizer: str | None = Field(
+    tokenizer: Annotated[str | None, NamesWeights()] = Field(
         "google-bert/bert-base-uncased",
         description="where pretrained weights take their tokenizer from: hub id or folder; null: the built-in one",
     )
     builtin_tokenizer: Literal["bytes", "words"] = Field(
         "bytes", description="the built-in tokenizer: bytes, or also the words of the embedded scenes"
     )
-    checkpoint: str | None = Field(
+    checkpoint: Annotated[str | None, NamesWeights()] = Field(
         None,
         description="stage-1 weights (.safetensors) in this library's, LAVIS', transformers' or the released naming",
     )

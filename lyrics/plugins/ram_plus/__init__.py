@@ -13,11 +13,11 @@ This file is the manifest: it imports no torch.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from lyrics.core.component import Component, Converter, Options, hookimpl
+from lyrics.core.component import Component, Converter, NamesWeights, Options, hookimpl
 
 PATCH_SIZE = 4
 
@@ -50,7 +50,7 @@ SWIN: dict[str, dict[str, Any]] = {
 class RamOptions(Options):
     """Options of ``ram``; the defaults are those of the public ``ram_swin_large_14m.pth``."""
 
-    checkpoint: str | None = Field(
+    checkpoint: Annotated[str | None, NamesWeights(required=True)] = Field(
         None,
         description="folder or hub id with model.safetensors, tags.txt and thresholds.txt; pretrained weights need it, "
         "because upstream publishes .pth files only",

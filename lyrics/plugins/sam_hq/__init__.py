@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from lyrics.core.component import CheckpointOptions, Component, Converter, hookimpl
+from lyrics.core.component import CheckpointOptions, Component, Converter, NamesWeights, hookimpl
 
 
 class SamHqOptions(CheckpointOptions):
@@ -32,7 +32,7 @@ class SamHqOptions(CheckpointOptions):
         "decoder_ffn": 2048,
     }
 
-    checkpoint: str = Field(
+    checkpoint: Annotated[str, NamesWeights()] = Field(
         "syscv-community/sam-hq-vit-huge",
         description="hub id, folder or .safetensors file, in the naming of transformers or of the original code",
     )

@@ -6,11 +6,11 @@ This file is the manifest: it imports no torch.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lyrics.core.component import Component, Options, hookimpl
+from lyrics.core.component import Component, NamesWeights, Options, hookimpl
 
 
 class TimmVitOptions(Options):
@@ -25,7 +25,7 @@ class TimmVitOptions(Options):
         pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?$",
         description="timm's name of the model, with or without the tag that says which weights",
     )
-    checkpoint: str | None = Field(
+    checkpoint: Annotated[str | None, NamesWeights()] = Field(
         None,
         min_length=1,
         description="hub id, folder or .safetensors file, in timm's naming; without one, the hub repository that timm names",
