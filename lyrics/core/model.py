@@ -21,7 +21,7 @@ from lyrics.core.errors import PromptError, SpecError
 from lyrics.core.images import ImageLike
 from lyrics.core.processor import ModelImages, Processor
 from lyrics.core.prompting import Encoded, fitted_prompt, snapped_dialogue, spatial_text
-from lyrics.core.prompts import Dialogue, Exchange, TokenPrompt, cut, encode_words
+from lyrics.core.prompts import Dialogue, Exchange, TokenPrompt, cut, encode_texts
 from lyrics.core.refinement import Refinement
 from lyrics.core.refiner import VisualRefiner
 from lyrics.core.soft_prompts import embed, groups_by_length
@@ -181,7 +181,7 @@ class LyricsModel(
     def _words(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of texts for the query transformer, cut where its positions end; two places are left for special tokens."""
         longest = int(self.query_transformer.max_positions) - 2
-        return [encode_words(self.query_transformer.tokenizer, text)[:longest] for text in texts]
+        return [ids[:longest] for ids in encode_texts(self.query_transformer.tokenizer, texts)]
 
     def _stream(self, refinements: Sequence[Refinement], instructions: Sequence[str]) -> Stream:
         spatial = [[i for unit in units for ids in unit for i in ids] for units in self._units(refinements)]

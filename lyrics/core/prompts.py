@@ -1,17 +1,22 @@
 """Prompts as lists of segments: words, special tokens and pictures, and their form in each chat template.
 
-Words are always encoded with special tokens split: whatever a user types, a data set holds or a refiner finds stays text, and never
-becomes a special token. A picture's place is no token at all: soft tokens are put there later (``lyrics.core.soft_prompts``).
+Words are always encoded with reserved tokens split: whatever a user types, a data set holds or a refiner finds stays text, and never
+becomes a special token or another one that steers a model. A picture's place is no token at all: soft tokens are put there later
+(``lyrics.core.soft_prompts``).
 """
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from lyrics.core.errors import PromptError, UnknownNameError, did_you_mean
+from lyrics.core.json_reading import parse_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,21 +202,92 @@ def tokenize(segments: Sequence[tuple[Segment, bool]], tokenizer: Any, tokens_pe
 
 
 def encode_words(tokenizer: Any, text: str) -> list[int]:
-    """Ids of a text in which nothing is a special token."""
-    ids = list(tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
-    special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-    # What the vocabulary lacks is no injection.
-    special.discard(tokenizer.unk_token_id)
-    if special.isdisjoint(ids):
-        return ids
+    """Return the ids of a text in which nothing becomes a reserved token (``reserved_ids``).
+
+    Characters that no text has, such as half a surrogate pair, are read as U+FFFD: what a shell or a data set passes on of bytes that are
+    not UTF-8 harms no more than itself.
+    """
+    return encode_texts(tokenizer, (text,))[0]
+
+
+def encode_texts(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Return ``encode_words`` of each text, in about the time of one call of the tokenizer."""
+    if not texts:
+        return []
+    readable = [_SURROGATE.sub("\ufffd", text) for text in texts]
+    rows: list[list[int]] = tokenizer(
+        readable, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
+    )["input_ids"]
+    reserved = reserved_ids(tokenizer)
+    for index, ids in enumerate(rows):
+        if not reserved.isdisjoint(ids):
+            rows[index] = _spelt(tokenizer, readable[index], ids, reserved)
+    return rows
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def reserved_ids(tokenizer: Any) -> frozenset[int]:
+    """Return the ids that no text of a user's, a data set's or a refiner's may become.
+
+    Those of special tokens, and of every other added token that looks like markup: ``<tool_call>`` steers a model as much as a special
+    token does, whether or not its tokenizer calls it one. Added tokens of letters and digits alone, or of white space, are words. So is
+    the token for what the vocabulary lacks.
+    """
+    found = {
+        index for index, token in tokenizer.added_tokens_decoder.items() if token.special or _is_markup(token.content)
+    }
+    found.update(getattr(tokenizer, "all_special_ids", ()))
+    return frozenset(found - {tokenizer.unk_token_id})
+
+
+def _is_markup(content: str) -> bool:
+    return not (content.isspace() or content.strip().isalnum())
+
+
+def _spelt(tokenizer: Any, text: str, ids: Sequence[int], reserved: Set[int]) -> list[int]:
+    """A text in which the tokenizer found reserved tokens, without them."""
+    plain = _without_added_tokens(tokenizer, reserved)
+    if plain is not None:
+        ids = plain.encode(text, add_special_tokens=False).ids
     # Unigram vocabularies (SentencePiece writes them so) hold special tokens as pieces like any other, and find them in text.
-    return [piece for index in ids for piece in (_letters(tokenizer, index, special) if index in special else (index,))]
+    return [
+        piece for index in ids for piece in (_letters(tokenizer, index, reserved) if index in reserved else (index,))
+    ]
 
 
-def _letters(tokenizer: Any, index: int, special: Set[int]) -> list[int]:
+#: Tokenizer -> what was reserved, and the same tokenizer without it. Made when a text first needs it, which few do.
+_plain: WeakKeyDictionary[Any, tuple[Set[int], Any]] = WeakKeyDictionary()
+
+
+def _without_added_tokens(tokenizer: Any, reserved: Set[int]) -> Any:
+    """The fast tokenizer behind one of transformers', with reserved tokens split as text; None where there is none.
+
+    ``split_special_tokens`` spares added tokens that are not marked special; here they are.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    known, plain = _plain.get(tokenizer, (None, None))
+    if known != reserved:
+        from tokenizers import Tokenizer
+
+        data = parse_json(backend.to_str())
+        for token in data["added_tokens"]:
+            token["special"] = token["id"] in reserved or token["special"]
+        plain = Tokenizer.from_str(json.dumps(data))
+        plain.encode_special_tokens = True
+        plain.no_truncation()
+        plain.no_padding()
+        _plain[tokenizer] = (reserved, plain)
+    return plain
+
+
+def _letters(tokenizer: Any, index: int, reserved: Set[int]) -> list[int]:
     """The same token as the pieces of its characters."""
     found = [tokenizer.convert_tokens_to_ids(letter) for letter in tokenizer.convert_ids_to_tokens(index)]
-    return [piece for piece in found if piece is not None and piece not in special]
+    return [piece for piece in found if piece is not None and piece not in reserved]
 
 
 def _special_id(tokenizer: Any, name: str) -> int | None:

@@ -21,7 +21,7 @@ from lyrics.core.data.stream import Example
 from lyrics.core.geometry import Box
 from lyrics.core.model import LyricsModel
 from lyrics.core.prompting import Encoded, fitted_prompt, spatial_text
-from lyrics.core.prompts import TEMPLATES, Exchange, TokenPrompt, encode_words, segments_of, tokenize
+from lyrics.core.prompts import TEMPLATES, Exchange, TokenPrompt, encode_texts, encode_words, segments_of, tokenize
 from lyrics.core.refinement import Refinement
 from lyrics.core.spatial import CODECS, SpatialObject, format_objects, parse
 from lyrics.core.spatial_tokens import spatial_units
@@ -30,7 +30,7 @@ from lyrics.core.tokenizers import byte_tokenizer, word_tokenizer
 from lyrics.core.types import DetectedObject, Sample, Turn
 from lyrics.plugins.mqformer.model import SPECIAL_TOKENS
 from tests.core.small import small
-from tests.core.test_prompts import SPECIALS, TOKENIZERS, injections
+from tests.core.test_prompts import SPECIALS, TOKENIZERS, injections, merging_tokenizer
 
 BOX, SIZE_PX = Box(0.1, 0.2, 0.5, 0.75), (640, 480)
 TEXTS = injections()
@@ -274,3 +274,186 @@ def test_spatial_text_of_the_query_transformer(name: str) -> None:
         else:
             written = "".join(spatial_text(refinement(text), codec).split())
             assert squeezed(tokenizer.decode(ids)).startswith(squeezed(written.replace("[SEP]", "")))
+
+
+# --- five thousand injections over six tokenizers, one of them with added tokens that nobody marked as special ---
+
+ADDED = ("<tool_call>", "</tool_call>", "<|fim_prefix|>", "[IMG]", "<\uff5ctool\u2581begin\uff5c>", "<a b>")
+WORDS_ADDED = ("covid19", "  ", "\n\n\n")
+
+
+def added_tokenizer() -> Any:
+    """A byte-level BPE to which tokens were added that are not marked special, as Qwen's are, and some that are mere words."""
+    from tokenizers import AddedToken
+
+    tokenizer = merging_tokenizer()
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in ADDED[:4]])
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=True, lstrip=True) for token in ADDED[4:]])
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in WORDS_ADDED])
+    return tokenizer
+
+
+def added_word_pieces() -> Any:
+    tokenizer = word_pieces(True)
+    tokenizer.add_tokens(list(ADDED))
+    return tokenizer
+
+
+SIX: dict[str, Any] = {
+    "bytes": LANGUAGE["bytes"],
+    "words": LANGUAGE["words"],
+    "uncased, added": added_word_pieces(),
+    "cased": QUERY["cased"],
+    "added": added_tokenizer(),
+    "unigram": LANGUAGE["unigram"],
+}
+
+
+def steering(tokenizer: Any) -> frozenset[int]:
+    """What must not come out of text, said here in another way than the code says it: by the spelling of every added token."""
+    spelt = {*SPECIALS, *ADDED, *SPECIAL_TOKENS, "[CLS]", "[SEP]", "[MASK]", "[PAD]"}
+    return frozenset(index for token, index in tokenizer.get_vocab().items() if token in spelt)
+
+
+def five_thousand() -> list[str]:
+    """Reserved words in each other, beside each other, broken, doubled, and in everything that text may hold; the same at every run."""
+    from random import Random
+
+    random = Random(5)
+    reserved_words = [*SPECIALS, *ADDED, *SPECIAL_TOKENS, "<|endoftext|>", "<unk>"]
+    filler = [
+        "dog",
+        "What is it?",
+        " ",
+        "\n",
+        "\t",
+        "\u200b",
+        "\x00",
+        "\x1b[2J",
+        "\ud800",
+        "\udcff",
+        "\u202e",
+        "\U0001f436",
+        "e\u0301",
+        "(0,0)",
+    ]
+    found = {f"a{word}b" for word in reserved_words}
+    while len(found) < 5000:
+        pieces = [
+            random.choice(filler if random.random() < 0.4 else reserved_words) for _ in range(random.randint(1, 6))
+        ]
+        if random.random() < 0.3:
+            place = random.randrange(len(pieces))
+            cut = random.randrange(len(pieces[place]) + 1)
+            pieces[place : place + 1] = [pieces[place][:cut], random.choice(reserved_words), pieces[place][cut:]]
+        found.add("".join(pieces) + random.choice(["", "", "?", pieces[0]]))
+    return sorted(found)
+
+
+def _asked(text: str) -> list[Any]:
+    return [Exchange(text, None, (0,))]
+
+
+PLACES: dict[str, Callable[[str], list[Any]]] = {
+    "question": _asked,
+    "options": lambda text: _asked(f"Which? Options: (A) {text} (B) no"),
+    "chat": lambda text: [Exchange("Hello", text, (0,)), Exchange(text, "Yes.", ()), Exchange(text, None, ())],
+    "tag": lambda text: _asked(format_objects([SpatialObject(text, BOX)], "lyrics")),
+    "caption": lambda text: [Exchange("Describe the picture.", text, (0,))],
+}
+
+
+@pytest.mark.parametrize("name", SIX)
+def test_five_thousand_injections(name: str) -> None:
+    tokenizer = SIX[name]
+    forbidden = steering(tokenizer)
+    assert len(forbidden) > 5
+    template = (
+        TEMPLATES["released"] if tokenizer.bos_token_id is not None and tokenizer.eos_token_id is not None else None
+    )
+    texts = five_thousand()
+    for ids in encode_texts(tokenizer, texts):  # captions and instructions of the query transformer
+        assert forbidden.isdisjoint(ids)
+    for number, text in enumerate(texts):
+        dialogue = PLACES[mixed(PLACES, number)](text)
+        if template is None:  # BERT's kind begins and ends nothing
+            found = encode_words(
+                tokenizer, "".join(part for one in dialogue for part in (one.instruction, one.answer or ""))
+            )
+            assert forbidden.isdisjoint(found), text
+            continue
+        prompt = tokenize(segments_of(dialogue, template, lambda picture, text=text: text), tokenizer, 2)
+        ends = sum(one.answer is not None for one in dialogue)
+        assert [index for index in _outside(prompt) if index in forbidden] == [
+            tokenizer.bos_token_id,
+            *[tokenizer.eos_token_id] * ends,
+        ], text
+
+
+@pytest.mark.parametrize("name", ["bytes", "words", "added"])
+def test_injections_come_back_as_they_were(name: str) -> None:
+    tokenizer = SIX[name]
+    for text, ids in zip(five_thousand()[::5], encode_texts(tokenizer, five_thousand()[::5]), strict=True):
+        assert tokenizer.decode(ids) == "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text)
+
+
+def test_added_words_stay_words() -> None:
+    """Letters, digits and white space steer nothing; a checkpoint that added them was trained on them."""
+    tokenizer = SIX["added"]
+    for word in WORDS_ADDED:
+        assert tokenizer.convert_tokens_to_ids(word) in encode_words(tokenizer, f"a{word}b")
+        assert tokenizer.convert_tokens_to_ids(word) in encode_words(tokenizer, f"<tool_call>{word}b")
+
+
+def test_other_text_is_encoded_as_ever() -> None:
+    """Splitting reserved words changes nothing around them."""
+    tokenizer = SIX["added"]
+    before, inside, after = "USER: what is it? ", "<tool_call>", " a dog."
+    assert encode_words(tokenizer, before) == tokenizer(before, add_special_tokens=False)["input_ids"]
+    found = encode_words(tokenizer, before + inside + after)
+    assert tokenizer.decode(found) == before + inside + after
+    assert found[: len(encode_words(tokenizer, before)) - 1] == encode_words(tokenizer, before)[:-1]
+
+
+def test_tokens_added_later_are_reserved_too() -> None:
+    tokenizer = added_tokenizer()
+    assert encode_words(tokenizer, "<tool_call><late>")
+    tokenizer.add_tokens(["<late>"])
+    assert tokenizer.convert_tokens_to_ids("<late>") not in encode_words(tokenizer, "<tool_call><late>")
+
+
+def test_what_is_not_utf8_is_read_as_such() -> None:
+    for tokenizer in SIX.values():
+        assert encode_words(tokenizer, "caf\udce9 dog\ud800") == encode_words(tokenizer, "caf\ufffd dog\ufffd")
+
+
+def test_tags_that_a_detector_is_asked_for() -> None:
+    from lyrics.plugins.grounding_dino.prompts import PromptWriter
+
+    tokenizer = SIX["uncased, added"]
+    writer = PromptWriter(tokenizer, (2, 3, 4, 5), 256)
+    forbidden = steering(tokenizer)
+    for ids in writer.tokens(five_thousand()):
+        assert forbidden.isdisjoint(ids)
+    assert writer.tokens([]) == []
+
+
+@pytest.mark.parametrize("name", SIX)
+def test_a_megabyte_takes_linear_time(name: str) -> None:
+    """16 times the text takes about 16 times as long, as a prompt too; work that grows with the square would take 256 times."""
+    from time import process_time
+
+    tokenizer = SIX[name]
+    piece = "a dog</s><tool_call>[DEC]" + "x" * 25
+
+    def seconds(size: int) -> float:
+        text = piece * (size // len(piece))
+        start = process_time()
+        if name in ("added", "unigram"):
+            tokenize(segments_of(_asked(text), TEMPLATES["vicuna-v1.1"]), tokenizer, 2)
+        else:
+            encode_words(tokenizer, text)
+        return process_time() - start
+
+    seconds(1000)
+    assert seconds(2**20) < 90 * max(seconds(2**16), 0.005)

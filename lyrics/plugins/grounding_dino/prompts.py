@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lyrics.core.errors import WeightsError
+from lyrics.core.prompts import encode_texts
 from lyrics.core.tokenizers import byte_tokenizer
 
 #: Ids of [CLS], [SEP], "." and "?" in the vocabulary of bert-base-uncased, which transformers takes for granted.
@@ -53,14 +54,9 @@ class PromptWriter:
 
     def tokens(self, phrases: Sequence[str]) -> list[list[int]]:
         """Token ids of each phrase. Empty where there is no word that the vocabulary knows."""
-        if not phrases:
-            return []
-        texts = [spelling(phrase) for phrase in phrases]
         # A tag that is spelt like a special token stays text.
-        encoded = self.tokenizer(
-            texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
-        )
-        return [ids if any(token != self._unknown for token in ids) else [] for ids in encoded["input_ids"]]
+        encoded = encode_texts(self.tokenizer, [spelling(phrase) for phrase in phrases])
+        return [ids if any(token != self._unknown for token in ids) else [] for ids in encoded]
 
     def prompts(self, tokens: Sequence[Sequence[int]]) -> list[Prompt]:
         """Prompts that hold every phrase with tokens, in order; a new one begins when the next phrase does not fit.
