@@ -12,6 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+
+from lyrics.core.clean_text import one_line
 from lyrics.core.component import Options
 from lyrics.core.errors import PluginError, SpecError, WiringError, did_you_mean
 from lyrics.core.registry import Entry, Registry, default_registry, describe
@@ -92,7 +96,9 @@ def resolve(
         raise faults[0]
     if faults:
         raise SpecError("\n".join(str(fault) for fault in faults))
-    _warn_of_other_versions(wanted, parts)
+    # A part that the caller has just chosen is not held against the one that it replaces.
+    chosen = {path.removesuffix(".use") for path in overrides or ()}
+    _warn_of_other_versions(wanted, {path: part for path, part in parts.items() if path not in chosen})
     filled: dict[str, Any] = {f"{path}.options": part.options.model_dump(mode="json") for path, part in parts.items()}
     filled["distributions"] = {path: _version_of(part) for path, part in parts.items()}
     named = isinstance(spec, str) and not _is_spec_file(spec)
@@ -121,9 +127,28 @@ def _version_of(part: Part) -> str:
 
 
 def _warn_of_other_versions(spec: ModelSpec, parts: Mapping[str, Part]) -> None:
+    """One line for all parts that come from another distribution, or from one of another major or minor version, than was written down."""
+    changed: dict[tuple[str, str], list[str]] = {}
     for path, written in spec.distributions.items():
-        if path in parts and (found := _version_of(parts[path])) != written:
-            warnings.warn(f"{path} was written for {written}; this is {found}.", stacklevel=3)
+        if path in parts and _series(found := _version_of(parts[path])) != _series(written):
+            changed.setdefault((one_line(written, 100), found), []).append(path)
+    if changed:
+        what = "; ".join(
+            f"{', '.join(paths)} was written for {written}, this is {found}"
+            for (written, found), paths in changed.items()
+        )
+        warnings.warn(
+            f"{what}. Results may differ; install the versions that were written down if they do.", stacklevel=3
+        )
+
+
+def _series(distribution: str) -> tuple[str, ...]:
+    """``lyrics-vl 0.1.7`` -> its name as registries compare it, major and minor version; anything else as it is."""
+    name, _, version = distribution.rpartition(" ")
+    try:
+        return canonicalize_name(name), *map(str, (*Version(version).release, 0)[:2])
+    except InvalidVersion:
+        return (distribution,)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,48 @@ def test_resolving_twice_changes_nothing() -> None:
 
 def test_part_of_another_version_is_warned_of() -> None:
     spec = resolve(TINY).spec.with_overrides({"distributions.image_encoder": "lyrics-vl 0.0.1"})
-    with pytest.warns(UserWarning, match=r"image_encoder was written for lyrics-vl 0\.0\.1; this is lyrics-vl "):
+    with pytest.warns(UserWarning, match=r"image_encoder was written for lyrics-vl 0\.0\.1, this is lyrics-vl "):
         resolve(spec)
+
+
+VERSION = version("lyrics-vl")
+SERIES = VERSION.rpartition(".")[0]
+
+
+@pytest.mark.parametrize(
+    ("written", "warned"),
+    [
+        (f"lyrics-vl {VERSION}", False),
+        (f"lyrics-vl {SERIES}.99", False),
+        (f"Lyrics_VL {SERIES}", False),
+        ("lyrics-vl 99.0", True),
+        (f"lyrics-vl {SERIES}1.0", True),
+        (f"acme-boxes {VERSION}", True),
+        ("lyrics-vl", True),
+        ("", True),
+        ("\x1b[2J" + "x" * 100_000, True),
+    ],
+)
+def test_only_another_distribution_or_series_is_warned_of(written: str, warned: bool) -> None:
+    spec = resolve(TINY).spec
+    changed = {f"distributions.{path}": written for path in ("image_encoder", "language_model")}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        resolve(spec.with_overrides(changed))
+    messages = [str(one.message) for one in caught]
+    assert len(messages) == warned, messages
+    if warned:
+        assert messages[0].startswith("image_encoder, language_model was written for ")
+        assert len(messages[0]) < 400
+        assert "\x1b" not in messages[0]
+
+
+def test_part_that_was_chosen_anew_is_not_warned_of() -> None:
+    spec = resolve(TINY).spec.with_overrides({"distributions": {"refiner.detector": "acme-boxes 3.0"}})
+    for overrides in ({"refiner.detector": "cached"}, {"refiner.detector.use": "cached"}):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            resolve(spec, overrides)
 
 
 @pytest.mark.parametrize(
