@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lyrics.core.errors import WeightsError
+from lyrics.core.json_reading import read_json_object
 from lyrics.core.spec import ModelSpec, dump
 from lyrics.core.transformers_files import load_tokenizer
 from lyrics.core.weights import digest, load_tensors, save_tensors, stored_tensors, tensor_headers
@@ -190,7 +191,7 @@ def load_trained_parts(model: LyricsModel, folder: Path) -> None:
 
 
 def _compare(spec: ModelSpec, tensors: Mapping[str, torch.Tensor], frozen: set[str], file: Path) -> None:
-    stored = _read_json(file).get("parts", {})
+    stored = read_json_object(file, WeightsError).get("parts", {})
     # Quantised weights are other numbers than those of the checkpoint that they come from: nothing can be said of them.
     quantised = {path for path, _, slot in spec.slots() if slot.options.get("quantization", "none") != "none"}
     for path, now in _references(spec, tensors, frozen).items():
@@ -216,7 +217,7 @@ def _load_tokenizers(model: LyricsModel, folder: Path) -> None:
 def _compare_preprocessing(model: LyricsModel, file: Path) -> None:
     if not file.is_file():
         return
-    stored = _read_json(file)
+    stored = read_json_object(file, WeightsError)
     for name, now in model.processor.preprocessing.items():
         if name in stored and stored[name] != json.loads(json.dumps(dataclasses.asdict(now))):
             warnings.warn(
@@ -227,13 +228,3 @@ def _compare_preprocessing(model: LyricsModel, file: Path) -> None:
 
 def _write_json(path: Path, data: Any) -> None:
     path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path}: cannot be read: {error}.") from error
-    if not isinstance(found, dict):
-        raise WeightsError(f"{path}: should hold a JSON object.")
-    return found

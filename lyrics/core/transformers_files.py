@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lyrics.core.component import CheckpointOptions
 from lyrics.core.errors import SpecError, WeightsError
+from lyrics.core.json_reading import parse_json, read_json
 from lyrics.core.pretrained import first_line
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def refuse_code(folder: Path) -> None:
     for file in sorted(folder.glob("*.json")):
         if file.name.endswith((".index.json", "vocab.json", "tokenizer.json")) or not file.is_file():
             continue
-        data = _read_json(file)
+        data = read_json(file, WeightsError)
         if _asks_for_backbone(data):
             raise WeightsError(
                 f"{file}: has use_pretrained_backbone, which asks for the weights of another checkpoint. Nothing is fetched for a "
@@ -150,7 +151,7 @@ def _model_type(folder: Path) -> str | None:
     """What a folder's configuration says it is of; None where there is none that says so."""
     if not (folder / CONFIG_FILE).is_file():
         return None
-    data = _read_json(folder / CONFIG_FILE)
+    data = read_json(folder / CONFIG_FILE, WeightsError)
     return data.get("model_type") if isinstance(data, dict) else None
 
 
@@ -178,9 +179,12 @@ def load_tokenizer(folder: Path, tokenizer_class: Any = None) -> Any:
     refuse_code(folder)
     advice = "Give the folder as transformers saves it, tokenizer_config.json included."
     with _explained(folder, "not a tokenizer that can be read", advice):
-        return (tokenizer_class or AutoTokenizer).from_pretrained(
+        tokenizer = (tokenizer_class or AutoTokenizer).from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
+        # Some damage shows only where a text holds what the vocabulary lacks.
+        tokenizer.decode(tokenizer("a \ue000", add_special_tokens=False)["input_ids"])
+    return tokenizer
 
 
 def load_causal_lm(folder: Path, config: PreTrainedConfig, **options: Any) -> Any:
@@ -232,7 +236,7 @@ def save_config(model: Any, folder: Path) -> None:
 
 def write_config(config: PreTrainedConfig, folder: Path) -> None:
     """Every entry is written out, defaults too, which another version of transformers may have changed."""
-    text = json.dumps(_of_the_model(json.loads(config.to_json_string(use_diff=False))), indent=2, sort_keys=True)
+    text = json.dumps(_of_the_model(parse_json(config.to_json_string(use_diff=False))), indent=2, sort_keys=True)
     (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
 
 
@@ -261,7 +265,7 @@ def compare_config(config: PreTrainedConfig, folder: Path) -> None:
     stored = stored_config(folder)
     if stored is None:
         return
-    then, now = (_of_the_model(json.loads(one.to_json_string(use_diff=False))) for one in (stored, config))
+    then, now = (_of_the_model(parse_json(one.to_json_string(use_diff=False))) for one in (stored, config))
     different = [
         f"{name} was {then[name]!r} and is {now[name]!r}"
         for name in sorted(then.keys() & now.keys() - _NOT_COMPARED)
@@ -305,10 +309,3 @@ def _explained(where: Path, what: str, advice: str = "Fetch or save it again.") 
         raise
     except Exception as error:  # a file of any content can make transformers raise anything
         raise WeightsError(f"{where}: {what}: {first_line(error)}. {advice}") from error
-
-
-def _read_json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise WeightsError(f"{file}: cannot be read as JSON: {type(error).__name__}: {error}.") from error

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import math
 import os
 import threading
@@ -21,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from lyrics.core.errors import WeightsError
+from lyrics.core.json_reading import read_json
 
 WEIGHTS_FILE = "model.safetensors"
 #: Which shard holds which tensor, as transformers writes it.
@@ -196,9 +196,9 @@ def _files(folder: Path) -> dict[str, Path]:
     index = folder / INDEX_FILE
     if index.is_file():
         try:
-            written = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            written = read_json(index)["weight_map"]
             names = {str(name): str(file) for name, file in written.items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise WeightsError(f"{index}: not an index of shards: {type(error).__name__}: {error}.") from error
         for shard in set(names.values()):
             if Path(shard).name != shard or not shard.endswith(".safetensors"):
