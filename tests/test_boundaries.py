@@ -73,8 +73,10 @@ def may_import(importer: str, name: str) -> bool:
     if layer == "testing":
         return within("lyrics.core", "lyrics.testing")
     if layer == "cli":
-        return within("lyrics.core", "lyrics.cli") or (
-            importer == "lyrics.cli.conformance" and within("lyrics.testing")
+        return (
+            within("lyrics.core", "lyrics.cli")
+            or (importer == "lyrics.cli" and name == "lyrics.__version__")
+            or (importer == "lyrics.cli.conformance" and within("lyrics.testing"))
         )
     return within("lyrics.core")  # lyrics/__init__.py
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+import lyrics
 from lyrics.core.component import KINDS
 from lyrics.core.data.build import build_dataset
 from lyrics.core.registry import default_registry
@@ -18,6 +19,19 @@ from lyrics.core.spec import dump, loads
 from tests.commands import Run
 from tests.core.small import small
 from tests.fresh import fresh
+
+# --- the command itself ---
+
+
+def test_version_is_printed(run: Run) -> None:
+    done = run("--version")
+    assert (done.code, done.out, done.err) == (0, f"lyrics {lyrics.__version__}\n", "")
+
+
+def test_help_names_what_it_is(run: Run) -> None:
+    assert "A vision-language model that sees objects" in run("--help").out
+    assert "--version" in run("--help").out
+
 
 # --- list ---
 

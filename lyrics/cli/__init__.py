@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import sys
 import warnings
+from typing import Annotated
 
 import typer
 
+from lyrics import __version__
 from lyrics.cli import (
     ablate,
     ask,
@@ -38,6 +40,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"lyrics {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    # The docstring would take the place of the help above.
+    pass
+
+
 app.command("list", short_help="Components and presets, and which are ready.")(parts.list_parts)
 app.command("show", short_help="The options of a component; a preset as YAML.")(parts.show)
 app.command("check", short_help="Parts, shapes and parameters of a model, before building it.")(check.check)

@@ -16,9 +16,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -55,8 +55,7 @@ class RunFolder:
         except OSError as error:
             raise SpecError(f"out: {self.path} cannot be written: {error.strerror}.") from error
         try:
-            # A record lock: the system drops it when the process dies, and workers do not inherit it.
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(self._lock)
         except OSError as error:
             raise TrainingError(
                 f"{self.path}: another process is training in this folder; give another --out."
@@ -121,6 +120,21 @@ class RunFolder:
             return 0
         with self.ledger_file.open("rb") as file:
             return sum(1 for _ in file)
+
+
+def _lock(file: TextIO) -> None:
+    """Lock a file for this process alone. The system drops the lock when the process dies, and workers do not inherit it.
+
+    Raises ``OSError`` where another process holds it.
+    """
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _append(path: Path, line: Mapping[str, Any]) -> None:
