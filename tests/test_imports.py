@@ -45,7 +45,7 @@ events = []
 def watch(event, arguments):
     if event.startswith("socket.") and event != "socket.gethostname" or event in (
         "os.mkdir", "os.remove", "os.rename", "os.symlink", "os.link", "os.truncate", "os.chmod", "subprocess.Popen", "os.system",
-        "os.fork", "os.posix_spawn", "os.exec", "webbrowser.open", "urllib.Request", "tempfile.mkdtemp", "tempfile.mkstemp", "shutil.copyfile",
+        "os.fork", "os.posix_spawn", "os.exec", "urllib.Request", "tempfile.mkdtemp", "tempfile.mkstemp", "shutil.copyfile",
     ):
         events.append(f"{event} {arguments!r}"[:200])
     if event == "open":
