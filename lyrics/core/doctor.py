@@ -6,7 +6,7 @@ import importlib.metadata
 import platform
 from dataclasses import dataclass
 
-from lyrics.core.registry import Failure, Plugin, Registry
+from lyrics.core.registry import DISTRIBUTION, Failure, Plugin, Registry
 
 #: A manifest that takes longer than this slows every command down.
 SLOW_SECONDS = 0.5
@@ -63,6 +63,11 @@ def diagnose(registry: Registry) -> Diagnosis:
         for plugin in registry.plugins
         if plugin.heavy_imports
     ]
+    if any(failure.source.distribution != DISTRIBUTION for failure in registry.failures):
+        advice.append(
+            "a plugin that is in the way can be left out: LYRICS_PLUGINS=none leaves out all third parties, and "
+            "LYRICS_PLUGINS=NAME,NAME all but those distributions"
+        )
     if (torchvision := _torchvision_problem()) is not None:
         advice.append(torchvision)
     return Diagnosis(

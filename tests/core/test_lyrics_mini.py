@@ -103,8 +103,8 @@ def test_what_experts_need_beside_tensors_travels_with_the_model(model: LyricsMo
     assert again.tagger.thresholds == (0.25,) * 10
     assert again.detector.writer.tokens(["a dog"]) == model.refiner.detector.writer.tokens(["a dog"])  # type: ignore[union-attr]
     for file, complaint in (
-        ("parts/tagger/classes.json", r"classes\.json: cannot be read"),
-        ("parts/detector/delimiters.json", "delimiters.json: cannot be read"),
+        ("parts/tagger/classes.json", r"classes\.json: is not JSON"),
+        ("parts/detector/delimiters.json", r"delimiters\.json: is not JSON"),
     ):
         kept = (tmp_path / file).read_text()
         (tmp_path / file).write_text("{")
