@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import stat
+import struct
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -10,10 +14,15 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
+from lyrics.core.data.readers.row import brief
 from lyrics.core.errors import DatasetError, ImageError, SampleError, did_you_mean
-from lyrics.core.images import FORMATS
+from lyrics.core.images import FORMATS, MAX_PIXELS
 
 _EXIF_ORIENTATION = 0x0112
+# What the system says of a name that no file can have: too long, a loop of links.
+_NO_NAME = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
+# What Pillow raises for a damaged header.
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError, struct.error)
 
 
 class ReadOnDemand:
@@ -47,8 +56,11 @@ class Home:
         return f"Where to get {self.dataset} and how to lay it out: docs/datasets.md, row {self.dataset!r}."
 
     def find(self, pattern: str) -> list[Path]:
-        """Files under the folder that match, sorted; perhaps none."""
-        return sorted(path for path in self.root.glob(pattern) if path.is_file())
+        """Files under the folder that match, sorted; perhaps none. Raises ``DatasetError`` for a pattern that is no path below it."""
+        try:
+            return sorted(path for path in self.root.glob(pattern) if path.is_file())
+        except (NotImplementedError, ValueError):
+            raise DatasetError(f"{pattern!r} is not the path of a file below {self.root}. {self.hint}") from None
 
     def files(self, *patterns: str) -> list[Path]:
         """The files of the first pattern that matches any. Raises ``DatasetError`` naming what was looked for."""
@@ -94,13 +106,30 @@ class PictureFolder:
     called: str | None = None
 
     def path(self, key: str) -> Path:
-        """Where the picture is, or would be. Raises ``SampleError`` for a key that leads out of the folder."""
+        """Where the picture is, or would be. Raises ``SampleError`` for a key that leads out of the folder or is no name of a file."""
         if not key or key.startswith("/") or ".." in PurePosixPath(key).parts or PureWindowsPath(key).drive:
-            raise SampleError(f"{key!r} is not the path of a picture inside {self.root}", "record")
+            raise SampleError(f"{brief(key)} is not the path of a picture inside {self.root}", "record")
         if self.called is not None:
             key = self.called.replace("*", PurePosixPath(key).name.rpartition("_")[2])
         candidates = [self.root / folder / key for folder in self.folders]
-        return next((path for path in candidates if path.is_file()), candidates[0])
+        try:
+            return next((path for path in candidates if is_there(path)), candidates[0])
+        except ValueError:  # a zero byte, or half of a surrogate pair
+            raise SampleError(f"{brief(key)} cannot be the name of a file", "record") from None
+        except OSError as error:
+            if error.errno not in _NO_NAME:
+                raise
+            raise SampleError(f"{brief(key)} cannot be the name of a file: {error.strerror}", "record") from None
+
+    def first(self, *keys: str) -> str:
+        """The first key whose file is there, or else the first of all."""
+        return next((key for key in keys if is_there(self.path(key))), keys[0])
+
+    def find(self, key: str) -> None:
+        """Look whether the file is there, without opening it. Raises ``ImageError`` of kind ``missing`` naming it."""
+        path = self.path(key)
+        if not is_there(path):
+            raise ImageError(f"{path}: no such file.", "missing")
 
     def read(self, key: str) -> Image.Image:
         """The picture, upright RGB. Raises ``ImageError`` naming the file."""
@@ -111,19 +140,29 @@ class PictureFolder:
     def size(self, key: str) -> tuple[int, int]:
         """(width, height) of the upright picture from the file's header; pixels are not decoded. Raises ``ImageError``."""
         path = self.path(key)
+        if not is_there(path):
+            raise ImageError(f"{path}: no such file.", "missing")
         try:
             with Image.open(path, formats=FORMATS) as image:
                 width, height = image.size
                 turned = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
-        except FileNotFoundError:
-            raise ImageError(f"{path}: no such file.", "missing") from None
         except UnidentifiedImageError:
             raise ImageError(f"{path}: is not a picture of a known format.", "format") from None
-        except (OSError, SyntaxError, ValueError) as error:
+        except Image.DecompressionBombError:
+            raise ImageError(f"{path}: more than {MAX_PIXELS:,} pixels.", "large") from None
+        except _DAMAGED as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # the disk's fault, not the picture's
             raise ImageError(f"{path}: is corrupt: {error}.", "corrupt") from error
         return (height, width) if turned else (width, height)
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is a file of that name; a pipe or a device is none. Raises ``OSError`` and ``ValueError`` for names that cannot be."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def read_json(path: Path) -> Any:
@@ -138,5 +177,9 @@ def read_json(path: Path) -> Any:
         ) from None
     except UnicodeDecodeError as error:
         raise DatasetError(f"{path}: is not UTF-8 text at byte {error.start}.") from None
+    except ValueError as error:  # a number of more digits than Python reads
+        raise DatasetError(f"{path}: cannot be read: {error}.") from None
     except RecursionError:
         raise DatasetError(f"{path}: is nested too deeply to be data.") from None
+    except IsADirectoryError:
+        raise DatasetError(f"{path}: is a folder, not a file.") from None
