@@ -169,7 +169,7 @@ class ByKey:
         if value not in self:
             raise SampleError(f"has no {self.called} with {self.key} {brief(value)}{self.lacking}", "missing")
         if value in self.doubled:
-            raise SampleError(f"has two different {self.called}s with {self.key} {brief(value)}", "record")
+            raise SampleError(f"has more than one {self.called} with {self.key} {brief(value)}", "record")
         return self.found[value]
 
 
