@@ -18,6 +18,7 @@ from lyrics.core.data.readers.row import brief
 from lyrics.core.errors import DatasetError, ImageError, SampleError, did_you_mean
 from lyrics.core.images import FORMATS, MAX_PIXELS
 
+_PACKED = (".zip", ".gz", ".bz2", ".xz")
 _EXIF_ORIENTATION = 0x0112
 # What the system says of a name that no file can have: too long, a loop of links.
 _NO_NAME = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
@@ -67,6 +68,11 @@ class Home:
         for pattern in patterns:
             if found := self.find(pattern):
                 return found
+        packed = [path for pattern in patterns for ending in _PACKED for path in self.find(pattern + ending)]
+        if packed:
+            raise DatasetError(
+                f"{packed[0]}: is packed, and is not read so. Unpack it first; it is published like this."
+            )
         there = sorted(path.name for path in self.root.iterdir()) if self.root.is_dir() else []
         raise DatasetError(
             f"{self.root}: has no file {' or '.join(patterns)}.{did_you_mean(patterns[0], there)} {self.hint}"
