@@ -62,12 +62,13 @@ def coco(options: Any, context: BuildContext) -> RecordDataset:
 
 def coco_sample(record: Mapping[str, Any]) -> Sample:
     image = Row(record["image"], "image")
-    size = image.size() if record["annotations"] else None
+    sample = captioned(image.name("file_name"), record["captions"], image_id=image.fields["id"])
+    if not record["annotations"]:
+        return sample
+    size = image.size()
     rows = [(one["category"], Row(one, one["place"])) for one in record["annotations"]]
     objects, dropped = annotated((name, row.xywh_px("bbox", size)) for name, row in rows)
-    extra = {"task": "caption", "image_id": image.fields["id"], **dropped}
-    sample = captioned(image.name("file_name"), record["captions"], **extra)
-    return replace(sample, objects=objects, annotated_size=size)
+    return replace(sample, objects=objects, extra={**sample.extra, **dropped}, annotated_size=size)
 
 
 def _karpathy(data: Any, part: str) -> list[Found]:

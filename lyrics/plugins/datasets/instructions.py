@@ -106,7 +106,9 @@ def _turns(messages: Sequence[Row], image: str | None) -> tuple[Turn, ...]:
     marks = sum(text.count(_IMAGE_MARK) for text, role in zip(texts, roles, strict=True) if role in _ASKS)
     if marks > (image is not None):
         names = "no image" if image is None else "one image"
-        raise SampleError(f"its questions have {marks} marks {_IMAGE_MARK} and it names {names}.", "record")
+        raise SampleError(
+            f"the questions of its conversation have {marks} marks {_IMAGE_MARK}, and it names {names}.", "record"
+        )
     texts = [text.replace(_IMAGE_MARK, "").strip() for text in texts]
     system = [text for text, role in zip(texts, roles, strict=True) if role == _SYSTEM and text]
     pairs = list(zip(texts[first::2], texts[first + 1 :: 2], strict=False))
@@ -214,7 +216,7 @@ class _PicturesInRecords:
         try:
             data = base64.b64decode(_pictures_of(Row(self.records[int(key)]["row"]))[0], validate=True)
         except (binascii.Error, ValueError) as error:
-            raise SampleError(f"{path}, {place}: its picture is not base64: {error}.", "record") from None
+            raise SampleError(f"{path}, {place}: image_base64_str is not base64: {error}.", "record") from None
         return decode_picture(data, f"{path}, {place}")
 
     def find(self, key: str) -> None:

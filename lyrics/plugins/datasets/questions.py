@@ -163,10 +163,9 @@ def _textvqa_sample(record: Any, words: Lookup | None) -> Sample:
         task="text-vqa",
         question_id=row.identity("question_id"),
         image_id=row.fields["image_id"],
-        **dropped,
     )
     size = row.size("image_width", "image_height") if row.has("image_width") else None
-    return replace(sample, objects=objects, annotated_size=size)
+    return replace(sample, objects=objects, extra={**sample.extra, **dropped}, annotated_size=size)
 
 
 def _corner_and_sides(box: Row) -> Box | None:

@@ -443,7 +443,7 @@ def test_an_annotation_that_cannot_be_read_is_named_by_its_image(tmp_path: Path,
     box = {"id": 5, "image_id": 7, "category_id": 2, "bbox": [1, 2, 3, 4]}
     names = [{"id": 2, "name": "dog"}, {"id": 3, "name": "cat"}, {"id": 3, "name": "cow"}]
     records = coco_odd(tmp_path, IMAGES, [box, {**box, **change}], names)
-    with pytest.raises(SampleError, match=rf"instances.json, image 7: annotations\[1\]: {message}"):
+    with pytest.raises(SampleError, match=rf"instances.json, image 7: instances.json, annotations\[1\]: {message}"):
         records[0]
     assert records[1]["annotations"] == []
 

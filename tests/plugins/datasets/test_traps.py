@@ -500,8 +500,8 @@ def test_marks_of_the_pictures_place_are_taken_out_wherever_they_stand(tmp_path:
     ("image", "message"),
     [
         (["a.jpg", "b.jpg"], r"it has 2 images \(\['a.jpg', 'b.jpg'\]\); records with one image are read"),
-        ("a.jpg", "its questions have 2 marks <image> and it names one image"),
-        (None, "its questions have 2 marks <image> and it names no image"),
+        ("a.jpg", "the questions of its conversation have 2 marks <image>, and it names one image"),
+        (None, "the questions of its conversation have 2 marks <image>, and it names no image"),
         ({"path": "a.jpg"}, "image is {'path': 'a.jpg'}, where a name or a number is expected"),
     ],
 )

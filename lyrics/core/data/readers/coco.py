@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lyrics.core.data.readers.files import ReadOnDemand
 from lyrics.core.data.readers.json_files import ByKey, Fault, listed, parsed
 from lyrics.core.data.readers.row import Row, brief
 from lyrics.core.errors import SampleError
+
+
+class _Record(NamedTuple):
+    """A record, or why it cannot be read; with the file and the place in it, for messages."""
+
+    path: Path
+    place: str
+    record: dict[str, Any] | Fault
 
 
 @dataclass
@@ -33,45 +41,42 @@ class CocoRecords(ReadOnDemand):
     instances: Path | None = None
 
     @cached_property
-    def _records(self) -> list[tuple[str, dict[str, Any] | Fault]]:
-        """The place of each record in the file, for messages, and the record."""
+    def _records(self) -> list[_Record]:
         path = self.captions or self.instances
         assert path is not None, "captions, instances or both"
         places = _Images(parsed(path, lambda data: listed(data, "images")))
         captions = boxes = _Joined({}, {}, [])
         if self.captions is not None:
-            captions = parsed(self.captions, lambda data: _joined(data, places, None))
+            captions = parsed(self.captions, partial(_joined, path=self.captions, images=places))
         if self.instances is not None:
-            boxes = parsed(self.instances, lambda data: _joined(data, places, _names(data)))
-        records: list[tuple[str, dict[str, Any] | Fault]] = []
+            boxes = parsed(self.instances, partial(_joined, path=self.instances, images=places, boxes=True))
+        records: list[_Record] = []
         for number, (image, key) in enumerate(places.rows):
             if isinstance(key, Fault):
-                records.append((f"images[{number}]", key))
+                records.append(_Record(path, f"images[{number}]", key))
             elif (fault := captions.faults.get(key) or boxes.faults.get(key)) is not None:
-                records.append((f"image {key}", fault))
+                records.append(_Record(path, f"image {key}", fault))
             else:
                 found = {
                     "image": image,
                     "captions": captions.found.get(key, []),
                     "annotations": boxes.found.get(key, []),
                 }
-                records.append((f"image {key}", found))
+                records.append(_Record(path, f"image {key}", found))
         return records + captions.homeless + boxes.homeless
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        record = self._records[index][1]
+        record = self._records[index].record
         if isinstance(record, Fault):
             path, place = self.where(index)
             raise SampleError(f"{path}, {place}: {record.sentence}", "record")
         return record
 
     def where(self, index: int) -> tuple[Path, str]:
-        path = self.captions or self.instances
-        assert path is not None
-        return path, self._records[index][0]
+        return self._records[index][:2]
 
 
 class _Images:
@@ -105,14 +110,15 @@ class _Joined:
 
     found: Mapping[Any, list[Any]]
     faults: Mapping[Any, Fault]
-    homeless: list[tuple[str, dict[str, Any] | Fault]]
+    homeless: list[_Record]
 
 
-def _joined(data: Any, images: _Images, names: ByKey | None) -> _Joined:
-    """Captions of a file (without ``names``), or boxes."""
+def _joined(data: Any, path: Path, images: _Images, boxes: bool = False) -> _Joined:
+    """Captions of a file, or its boxes."""
+    names = ByKey(listed(data, "categories"), "id", called="category") if boxes else None
     found: dict[Any, list[Any]] = defaultdict(list)
     faults: dict[Any, Fault] = {}
-    homeless: list[tuple[str, dict[str, Any] | Fault]] = []
+    homeless: list[_Record] = []
     # Test splits have images only.
     for number, fields in enumerate(listed(data, "annotations") if "annotations" in data else []):
         row = Row(fields)
@@ -124,20 +130,16 @@ def _joined(data: Any, images: _Images, names: ByKey | None) -> _Joined:
             if key not in images.ids:
                 raise SampleError(f"image_id is {brief(key)}, which is not the id of an image.", "missing")
         except SampleError as error:
-            homeless.append((place, Fault(str(error))))
+            homeless.append(_Record(path, place, Fault(str(error))))
             continue
         try:
             if names is None:
                 found[key].append(row.text("caption"))
             elif not _is_crowd(row):
-                found[key].append({**fields, "category": _name(row, names), "place": place})
+                found[key].append({**fields, "category": _name(row, names), "place": f"{path.name}, {place}"})
         except SampleError as error:
-            faults.setdefault(key, Fault(f"{place}: {error}"))
+            faults.setdefault(key, Fault(f"{path.name}, {place}: {error}"))
     return _Joined(dict(found), faults, homeless)
-
-
-def _names(data: Any) -> ByKey:
-    return ByKey(listed(data, "categories"), "id", called="category")
 
 
 def _name(row: Row, names: ByKey) -> str:

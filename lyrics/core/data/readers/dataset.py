@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from lyrics.core.data.pictures import check_frame
 from lyrics.core.data.readers.row import brief
-from lyrics.core.errors import ImageError, SampleError
+from lyrics.core.errors import DatasetError, ImageError, SampleError
 from lyrics.core.types import Sample
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ class RecordDataset:
             raise  # the reader has said where
         try:
             sample = self.sample(record)
-        except ImageError:
-            raise
+        except (ImageError, DatasetError):
+            raise  # a file beside the records that cannot be used at all is no fault of this one
         except SampleError as error:
             raise SampleError(f"{path}, {place}: {error}", error.kind, sha256=error.sha256) from error
         except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
@@ -94,14 +94,20 @@ class RecordDataset:
         ``lyrics.core.data.pictures.check_frame``.
         """
         pictures, key = self._named(sample)
-        picture = pictures.read(key)
+        try:
+            picture = pictures.read(key)
+        except SampleError as error:
+            raise SampleError(f"{sample.source}: {error}", error.kind, sha256=error.sha256) from error
         check_frame(sample, picture)
         return picture
 
     def find_picture(self, sample: Sample) -> None:
         """Look whether the sample's picture is there, without opening it. Raises ``ImageError`` or ``SampleError`` where it is not."""
         pictures, key = self._named(sample)
-        pictures.find(key)
+        try:
+            pictures.find(key)
+        except SampleError as error:
+            raise SampleError(f"{sample.source}: {error}", error.kind) from error
 
     def _named(self, sample: Sample) -> tuple[Pictures, str]:
         if sample.image is None or self.pictures is None:
