@@ -62,8 +62,9 @@ def check(
 ) -> None:
     """Read every sample, look whether its image is there, and count what is wrong.
 
-    Exit code 1 when a sample or an image cannot be read, when the set has not as many samples as were published, and when images are
-    missing. Where none of the images is there, records were checked alone: that is said, and is no fault without --pictures.
+    Exit code 1 when a sample or an image cannot be read, when the set has not as many samples as were published, and
+    when images are missing. Where none of the images is there, records were checked alone: that is said, and is no
+    fault without --pictures.
     """
     from lyrics.core.data.readers import RecordDataset
     from lyrics.core.errors import ImageError, SampleError

@@ -83,7 +83,8 @@ class Collator:
         augmentation: None leaves pictures as they are.
         refined: stored refinements by the picture's name in its data set. Their objects travel with the picture as ``known_objects``,
             moved by the augmentation; without any, those of the sample's own objects do that a question may know
-            (``lyrics.core.data.known``). Experts that look answers up (``cached``) read them, others see for themselves.
+            (``lyrics.core.data.known``). Experts that look answers up (``cached``) read them, others see for
+            themselves.
         snap_iou: passed on with batches of stage 2.
 
     Raises ``DatasetError`` for a picture that ``refined`` lacks, and for text alone in stage 1.
@@ -132,8 +133,9 @@ class Collator:
             )
         if example.picture is not None and not same_shape(stored.size_px, example.picture.size):
             raise DatasetError(
-                f"{example.sample.image} (data set {example.data_set!r}, row {example.row}) has {example.picture.size} pixels, but "
-                f"{stored.size_px} in the stored refinements: they are of another picture. Refine the data set again."
+                f"{example.sample.image} (data set {example.data_set!r}, row {example.row}) has {example.picture.size} "
+                f"pixels, but {stored.size_px} in the stored refinements: they are of another picture. "
+                "Refine the data set again."
             )
         return moved_objects(stored.objects, frame, min_visible)
 

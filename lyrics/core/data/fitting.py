@@ -1,4 +1,4 @@
-"""A data set as one stage uses it: a sample that the stage has no use for is a bad sample, like one that cannot be read."""
+"""A data set as one stage uses it: a sample that the stage has no use for is a bad sample."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What a model may know of a picture before it answers: which of a sample's objects stand in for what a detector would find.
+"""Which of a sample's objects a model may know before it answers, as if a detector had found them.
 
-Experts that look their answers up (``cached``) read a sample's own objects where there are no stored refinements. A detector sees the
-picture alone. So an object is shown only where its annotation belongs to the picture, and not where it belongs to what is asked or
-answered about it. A data set says which of the two in ``sample.extra["objects_of"]``:
+Experts that look their answers up (``cached``) read a sample's own objects where there are no stored refinements. A
+detector sees the picture alone. So an object is shown only where its annotation belongs to the picture, and not where
+it belongs to what is asked or answered about it. A data set says which of the two in ``sample.extra["objects_of"]``:
 
 ==================  ==================================================================  ==========================
 ``objects_of``      the objects are                                                     shown in
@@ -14,8 +14,8 @@ such key)
                     box of DVQA, the mentions of SVIT, the regions of MultiInstruct
 ==================  ==================================================================  ==========================
 
-A sample about its first object (a referring expression, the caption of a region, a question about an object) never shows that one: its tag
-is the expression, or its box is where the answer is.
+A sample about its first object (a referring expression, the caption of a region, a question about an object) never
+shows that one: its tag is the expression, or its box is where the answer is.
 """
 
 from __future__ import annotations

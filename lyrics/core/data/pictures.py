@@ -24,7 +24,8 @@ _EXIF_ORIENTATION = 0x0112
 # In ``Image.info``: the EXIF orientation of the file, from 1 (upright) to 8, by which the picture has been turned.
 _TURNED = "lyrics orientation"
 _QUARTER_TURNS = (5, 6, 7, 8)
-# Some of these stand in every file whose orientation Pillow would find. Looking for them is faster than parsing, and for a PNG far faster.
+# Some of these stand in every file whose orientation Pillow would find. Looking for them is faster than parsing, and
+# for a PNG far faster.
 _EXIF_MARKS = (b"Exif", b"eXIf", b"EXIF", b"exif", b"tiff:Orientation")
 
 
@@ -76,13 +77,14 @@ def _orientation(data: bytes) -> int:
 def check_frame(sample: Sample, picture: Image.Image) -> None:
     """Raise ``SampleError`` of kind ``size`` where the sample's boxes may lie elsewhere in the picture that was read.
 
-    Boxes are shares of the annotated picture. They are right where that was this one: upright, and of the same shape at any scale. So
+    Boxes are shares of the annotated picture. They are right where that was this one: upright, and of the same shape at
+    any scale. So
 
     - a sample without boxes, in its objects or in its texts, is never refused;
-    - the annotated size must have the shape of the upright picture, to within a pixel of rounding. Another shape is a picture that was
-      turned, cropped or padded after it was annotated;
-    - where EXIF turns the picture, the annotated size must say that upright was meant. It cannot where it is missing or square, nor where
-      EXIF mirrors the picture or turns it upside down, for the size is then the same either way.
+    - the annotated size must have the shape of the upright picture, to within a pixel of rounding. Another shape is a
+      picture that was turned, cropped or padded after it was annotated;
+    - where EXIF turns the picture, the annotated size must say that upright was meant. It cannot where it is missing or
+      square, nor where EXIF mirrors the picture or turns it upside down, for the size is then the same either way.
     """
     fault = _fault(sample.annotated_size, picture.size, picture.info.get(_TURNED, 1))
     if fault and (sample.objects or any(mentioned(text) for text in _texts(sample))):
@@ -96,19 +98,22 @@ def _fault(stated: Size | None, size: Size, turned: int) -> str:
         if stated is None or same_shape(stated, size):
             return ""
         done = "turned" if same_shape((stated[1], stated[0]), size) else "cropped, padded or stretched"
-        return f"the annotations are of {annotated} pixels, but the image has {read}: it was {done} since, and boxes would lie elsewhere."
+        return (
+            f"the annotations are of {annotated} pixels, but the image has {read}: it was {done} since, and boxes "
+            "would lie elsewhere."
+        )
     if turned in _QUARTER_TURNS and stated is not None:
         upright, stored = same_shape(stated, size), same_shape((stated[1], stated[0]), size)
         if upright and not stored:
             return ""
         if not upright:
             return (
-                f"the annotations are of {annotated} pixels, but EXIF turns the image to {read}: boxes of the stored pixels would lie "
-                "elsewhere. Store the image without EXIF orientation."
+                f"the annotations are of {annotated} pixels, but EXIF turns the image to {read}: boxes of the stored "
+                "pixels would lie elsewhere. Store the image without EXIF orientation."
             )
     return (
-        f"EXIF turns or mirrors the image (orientation {turned}), and the annotations do not say whether their boxes are of the upright "
-        "one. Store it upright, without EXIF orientation."
+        f"EXIF turns or mirrors the image (orientation {turned}), and the annotations do not say whether their boxes "
+        "are of the upright one. Store it upright, without EXIF orientation."
     )
 
 

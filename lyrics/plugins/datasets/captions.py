@@ -205,7 +205,10 @@ def _text_of(path: Path) -> str:
 
 
 def _entity_boxes(path: Path, phrases: Mapping[str, str]) -> tuple[Size, list[tuple[str, Box | None]]]:
-    """The picture's size and (phrase, box) from one XML file. An object without a box (a scene, or not visible) is left out."""
+    """The picture's size and (phrase, box) from one XML file.
+
+    An object without a box (a scene, or not visible) is left out.
+    """
     text = _text_of(path)
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise SampleError(f"{path}: declares entities of XML, which the set's files do not", "record")

@@ -95,9 +95,9 @@ def _only_image(row: Row) -> str | None:
 def _turns(messages: Sequence[Row], image: str | None) -> tuple[Turn, ...]:
     """Pairs of a question and its answer.
 
-    A system message begins the first question. An answer before the first question is left out, and so is a last question without an
-    answer. The mark of the picture's place is taken out of every text, for a prompt holds the picture as a segment of its own; there must
-    not be more marks than pictures.
+    A system message begins the first question. An answer before the first question is left out, and so is a last
+    question without an answer. The mark of the picture's place is taken out of every text, for a prompt holds the
+    picture as a segment of its own; there must not be more marks than pictures.
     """
     roles = [message.text("from").lower() for message in messages]
     texts = [message.text("value") for message in messages]

@@ -177,9 +177,10 @@ _OCR_SPLITS = {"train": 1, "val": 2, "test": 3}
 
 
 def ocr_vqa(options: Any, context: BuildContext) -> RecordDataset:
-    """``dataset.json``: {id: {imageURL, questions[], answers[], split 1, 2 or 3, title, ...}}; the picture is ``images/ID.jpg``.
+    """``dataset.json``: {id: {imageURL, questions[], answers[], split 1, 2 or 3, ...}}; pictures are ``images/ID.jpg``.
 
-    About 900 covers were published as GIF. Their files are ``ID.gif``, or ``ID.jpg`` where all were saved under that name.
+    About 900 covers were published as GIF. Their files are ``ID.gif``, or ``ID.jpg`` where all were saved under that
+    name.
     """
     home = Home.of("ocr-vqa", options.root)
     split = partial(_books, split=_OCR_SPLITS[options.split])
@@ -224,9 +225,10 @@ def _book_sample(record: Mapping[str, Any], pictures: PictureFolder) -> Sample:
 def ai2d(options: Any, context: BuildContext) -> RecordDataset:
     """One file per diagram, ``questions/X.png.json``: {imageName, questions: {text: {abcLabel, answerTexts, correctAnswer, questionId}}}.
 
-    A question with ``abcLabel`` asks about letters that are drawn in ``abc_images`` only. ``ai2d_test_ids.csv`` names the diagrams of the
-    test split. The words in a diagram (``annotations/X.png.json``, corners in pixels) become objects where those files are there; where
-    letters are painted over them, the letters (``replacementText``) do, and not what they hide.
+    A question with ``abcLabel`` asks about letters that are drawn in ``abc_images`` only. ``ai2d_test_ids.csv`` names
+    the diagrams of the test split. The words in a diagram (``annotations/X.png.json``, corners in pixels) become
+    objects where those files are there; where letters are painted over them, the letters (``replacementText``) do, and
+    not what they hide.
     """
     home = Home.of("ai2d", options.root)
     test = _first_column(home.file("ai2d_test_ids.csv"))

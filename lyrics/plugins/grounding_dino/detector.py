@@ -244,7 +244,7 @@ class GroundingDino(nn.Module):
                 message = "picture %d: %.80r... has %d tokens; only the first %d are read"
                 logger.warning(message, picture, phrases[index], len(tokens[index]), longest)
             if names := names_within(phrases[index]):
-                message = "picture %d: %.80r is looked for as one thing; to look for %d, give them as phrases of their own: %.80r"
+                message = "picture %d: %.80r is looked for as one thing; to look for %d, give them one by one: %.80r"
                 logger.warning(message, picture, phrases[index], len(names), names)
         prompts = self.writer.prompts(tokens)
         if len(prompts) > 1:

@@ -104,9 +104,10 @@ def spelling(phrase: str) -> str:
 
 
 def names_within(phrase: str) -> list[str]:
-    """The names in a phrase that is written as Grounding DINO's own prompts are, "person . dog ."; empty for a phrase that is one name.
+    """The names in a phrase that is written like a whole prompt, "person . dog ."; empty for one name.
 
-    A full stop after a blank parts two names, and so do two that end words ("a cat. a dog."); one may be an abbreviation's ("U.S. flag").
+    A full stop after a blank parts two names, and so do two that end words ("a cat. a dog."); one may be an
+    abbreviation's ("U.S. flag").
     """
     names = [name.strip() for name in _STOP.split(phrase) if name.strip()]
     stops = _STOP.findall(phrase)

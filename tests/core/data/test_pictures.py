@@ -59,7 +59,7 @@ def refused(sample: Sample, read: Image.Image) -> bool:
 def test_the_box_is_on_the_object_or_the_sample_is_refused(
     orientation: int | None, size: tuple[int, int], form: str
 ) -> None:
-    """Of both conventions that annotators follow: boxes of the upright picture, and boxes of the pixels as they are stored."""
+    """Of both conventions: boxes of the upright picture, and boxes of the pixels as they are stored."""
     stored, _ = scene(size)
     data = encoded(stored, form, orientation)
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))

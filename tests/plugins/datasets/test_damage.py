@@ -1,7 +1,7 @@
-"""Records as strangers write them: every field of every data set missing, null, of another type, empty, huge; files with a mark or CRLF.
+"""Every field of every data set missing, null, of another type, empty, huge; files with a byte order mark or CRLF.
 
-Each is read right, or is one bad sample whose message is a sentence that names the file, the place in it and the field. The good records
-that the mutations start from are those of ``files.py``.
+Each is read right, or is one bad sample whose message is a sentence that names the file, the place in it and the field.
+The good records that the mutations start from are those of ``files.py``.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def mutated(data: Any, path: Path_, value: Any) -> Any:
 
 
 class Reading:
-    """What comes out of a data set: samples, and what was said of the others. A picture that was good before is not decoded again."""
+    """Reads samples, and keeps what was said of the others. A picture that was good is not decoded again."""
 
     def __init__(self) -> None:
         self.pictures: set[tuple[object, ...]] = set()
@@ -134,7 +134,7 @@ def attempted(read: Reading, name: str, options: dict[str, Any]) -> tuple[list[S
 
 
 def is_container(data: Any, path: Path_) -> bool:
-    """Whether it is no part of a record but what holds all of them: then the file is not of the format, and the set says so at once."""
+    """Whether it holds all records: without it the file is not of the format, and the set says so at once."""
     return isinstance(data, dict) and len(path) == 1
 
 

@@ -1,4 +1,4 @@
-"""What a question may not know is not shown as a detected object: the rule of ``lyrics.core.data.known``, over every data set."""
+"""What a question may not know is not shown as a detected object, over every data set."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_nothing_that_is_shown_is_an_answer(name: str, option: str, tmp_path: Pa
 
 
 def test_letters_that_are_painted_over_words_stand_for_them(tmp_path: Path) -> None:
-    """The picture of a question about letters does not show the words, whatever the annotations of the plain one say."""
+    """The picture of a question about letters does not show the words under them."""
     plain, lettered = samples("ai2d", "", tmp_path)
     assert [one.tag for one in plain.objects] == ["soil"]
     assert [one.tag for one in lettered.objects] == ["B"]

@@ -1,4 +1,4 @@
-"""Training over records that nobody cleaned: both stages go through them, every bad one is in the ledger, and the losses are numbers."""
+"""Both stages train over damaged records: every bad one is in the ledger, and the losses are numbers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def llava(folder: Path) -> dict[str, Any]:
 
 
 def shards(folder: Path) -> dict[str, Any]:
-    """Samples with two pictures, none, an empty, a damaged and an unknown one, and without a caption; among good ones."""
+    """Samples with two pictures, none, an empty or damaged one, or no caption; among good ones."""
     folder.mkdir()
     odd = [
         [("0.left.jpg", jpeg()), ("0.right.jpg", jpeg()), ("0.txt", b"two")],

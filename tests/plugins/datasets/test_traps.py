@@ -460,7 +460,7 @@ def llava_sample(folder: Path, *roles: str, **about: object) -> Sample:
     ],
 )
 def test_conversations_that_begin_or_end_otherwise(tmp_path: Path, roles: str, turns: list[tuple[str, str]]) -> None:
-    """An answer before the first question goes, as does a question without an answer; a system message begins the first question."""
+    """A leading answer and a trailing question go; a system message begins the first question."""
     assert llava_sample(tmp_path, *roles.split()).turns == tuple(Turn(*turn) for turn in turns)
     assert "id" not in llava_sample(tmp_path, *roles.split(), id=None).extra
 

@@ -235,7 +235,7 @@ def test_what_cannot_be_looked_for_is_logged(answering, caplog):
     assert "looked for as one thing" not in caplog.text
     component(canvas(Frame.of(64, 64)), [["person . dog ."]])
     assert (
-        "'person . dog .' is looked for as one thing; to look for 2, give them as phrases of their own: ['person', 'dog']"
+        "'person . dog .' is looked for as one thing; to look for 2, give them one by one: ['person', 'dog']"
         in caplog.text
     )
 

@@ -29,8 +29,8 @@ class CocoRecords(ReadOnDemand):
 
     Each annotation gets its category's name as ``category``. Regions of many objects (``iscrowd``) are left out.
 
-    What is wrong harms only itself: an image one of whose annotations cannot be read is one bad sample, and so is each of two images with
-    one id, and each annotation that belongs to no image. The last stand after all images.
+    What is wrong harms only itself: an image one of whose annotations cannot be read is one bad sample, and so is each
+    of two images with one id, and each annotation that belongs to no image. The last stand after all images.
 
     Args:
         captions: file whose annotations have a ``caption``, or None.
@@ -106,7 +106,7 @@ class _Images:
 
 @dataclass(frozen=True)
 class _Joined:
-    """By the image's id: what its annotations say, or that one of them cannot be read. ``homeless`` belong to no image."""
+    """By the image's id: its annotations, or that one cannot be read. ``homeless`` ones belong to no image."""
 
     found: Mapping[Any, list[Any]]
     faults: Mapping[Any, Fault]

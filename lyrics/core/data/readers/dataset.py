@@ -90,8 +90,8 @@ class RecordDataset:
     def picture(self, sample: Sample) -> Image.Image:
         """The sample's picture, upright RGB.
 
-        Raises ``ImageError`` or ``SampleError`` naming the file, also where the sample's boxes are not of the picture that is read: see
-        ``lyrics.core.data.pictures.check_frame``.
+        Raises ``ImageError`` or ``SampleError`` naming the file, also where the sample's boxes are not of the picture
+        that is read: see ``lyrics.core.data.pictures.check_frame``.
         """
         pictures, key = self._named(sample)
         try:
@@ -102,7 +102,10 @@ class RecordDataset:
         return picture
 
     def find_picture(self, sample: Sample) -> None:
-        """Look whether the sample's picture is there, without opening it. Raises ``ImageError`` or ``SampleError`` where it is not."""
+        """Look whether the sample's picture is there, without opening it.
+
+        Raises ``ImageError`` or ``SampleError`` where it is not.
+        """
         pictures, key = self._named(sample)
         try:
             pictures.find(key)

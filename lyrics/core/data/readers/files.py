@@ -57,7 +57,7 @@ class Home:
         return f"Where to get {self.dataset} and how to lay it out: docs/datasets.md, row {self.dataset!r}."
 
     def find(self, pattern: str) -> list[Path]:
-        """Files under the folder that match, sorted; perhaps none. Raises ``DatasetError`` for a pattern that is no path below it."""
+        """Files under the folder that match, sorted; perhaps none. Raises ``DatasetError`` for a path outside of it."""
         try:
             return sorted(path for path in self.root.glob(pattern) if path.is_file())
         except (NotImplementedError, ValueError):
@@ -112,7 +112,10 @@ class PictureFolder:
     called: str | None = None
 
     def path(self, key: str) -> Path:
-        """Where the picture is, or would be. Raises ``SampleError`` for a key that leads out of the folder or is no name of a file."""
+        """Where the picture is, or would be.
+
+        Raises ``SampleError`` for a key that leads out of the folder or is no name of a file.
+        """
         if not key or key.startswith("/") or ".." in PurePosixPath(key).parts or PureWindowsPath(key).drive:
             raise SampleError(f"{brief(key)} is not the path of a picture inside {self.root}", "record")
         if self.called is not None:
@@ -164,7 +167,7 @@ class PictureFolder:
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is a file of that name; a pipe or a device is none. Raises ``OSError`` and ``ValueError`` for names that cannot be."""
+    """Whether there is a file of that name; a pipe is none. Raises ``OSError`` or ``ValueError`` for bad names."""
     try:
         return stat.S_ISREG(os.stat(path).st_mode)
     except (FileNotFoundError, NotADirectoryError):

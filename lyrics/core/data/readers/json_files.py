@@ -20,7 +20,7 @@ from lyrics.core.errors import DatasetError, SampleError
 
 
 class Found(NamedTuple):
-    """A sample's record, the number of the record in the file that it comes from, and its own in it where that one gives several."""
+    """What a sample is made of: the number of a record in its file, and of an item in it where it gives several."""
 
     record: Any
     number: int
@@ -29,7 +29,10 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Stands for a record that cannot be read, and says why. Who draws it gets a ``SampleError``: a bad record is one bad sample."""
+    """Stands for a record that cannot be read, and says why.
+
+    Who draws it gets a ``SampleError``: a bad record is one bad sample.
+    """
 
     sentence: str
 
@@ -95,7 +98,7 @@ class JsonRecords(ReadOnDemand):
 
     @cached_property
     def _rows(self) -> tuple[list[Any], list[int], array[int], array[int]]:
-        """All records; the number of the first one of each file; of each record its number in its file, and its own in that one."""
+        """All records; the number of each file's first; of each record its number in its file, and its item's."""
         found: list[Any] = []
         starts = []
         numbers, items = array("q"), array("q")
@@ -138,9 +141,10 @@ def parsed(path: Path, rows: Callable[[Any], Any]) -> Any:
 
 
 class ByKey:
-    """Records by what stands under one of their keys; ``by_key[value]`` raises ``SampleError`` where not exactly one has that value.
+    """Records by one of their keys; ``by_key[value]`` raises ``SampleError`` where not exactly one has that value.
 
-    Records that are equal count as one. Those without the key cannot be asked for; the message for a value that is missing names one.
+    Records that are equal count as one. Those without the key cannot be asked for; the message for a value that is
+    missing names one.
     """
 
     def __init__(self, rows: Iterable[Any], key: str, *, called: str = "record") -> None:
@@ -177,7 +181,8 @@ class ByKey:
 class Lookup(ReadOnDemand):
     """Records of a JSON file by one of their keys, for sets whose samples are spread over two files.
 
-    ``lookup[value]`` is a ``Row`` that names the file; it raises ``SampleError`` where no record has that value, or several that differ.
+    ``lookup[value]`` is a ``Row`` that names the file; it raises ``SampleError`` where no record has that value, or
+    several that differ.
     """
 
     path: Path
@@ -220,9 +225,10 @@ class _Lines:
 class LineRecords(ReadOnDemand):
     """One record per line: JSON lines, or with ``columns`` a table of tab-separated columns.
 
-    Blank lines are no records, nor is a first line that names the columns (in any order, which is then that of the file). At first use the
-    files are read once to learn where their lines begin (8 bytes a line are kept); then a record is one read. Raises ``SampleError`` with
-    file and line for a line that is not JSON or has another number of columns.
+    Blank lines are no records, nor is a first line that names the columns (in any order, which is then that of the
+    file). At first use the files are read once to learn where their lines begin (8 bytes a line are kept); then a
+    record is one read. Raises ``SampleError`` with file and line for a line that is not JSON or has another number of
+    columns.
     """
 
     paths: Sequence[Path]

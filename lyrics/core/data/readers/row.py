@@ -36,8 +36,8 @@ def clean(text: str) -> str:
 class Row:
     """A mapping of fields, read with the type that each of them must have.
 
-    Every method raises ``SampleError`` of kind ``record``: for a key that is missing, and for a value of another type. A null counts as
-    missing where a default is given.
+    Every method raises ``SampleError`` of kind ``record``: for a key that is missing, and for a value of another type.
+    A null counts as missing where a default is given.
 
     Args:
         fields: the parsed record, which may be anything.

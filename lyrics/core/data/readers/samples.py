@@ -1,10 +1,10 @@
 """Parts of a ``Sample`` that many formats have: captions, a question with its reference answers, annotated boxes.
 
 ``Sample.extra`` holds plain data for instruction templates and benchmarks, under these keys: ``task`` (a task of
-``lyrics.core.data.templates``), ``answers`` (all reference answers, as text), ``answer_records`` (as they stand in the file, where they are
-records), ``options`` (of a multiple choice; the turn's answer is the text of the right one), ``boxes_dropped`` (how many annotated boxes
-were none: without an area, wholly outside of the picture, or without a name), ``objects_of`` (see ``lyrics.core.data.known``), and the
-identifiers that the set itself uses.
+``lyrics.core.data.templates``), ``answers`` (all reference answers, as text), ``answer_records`` (as they stand in the
+file, where they are records), ``options`` (of a multiple choice; the turn's answer is the text of the right one),
+``boxes_dropped`` (how many annotated boxes were none: without an area, wholly outside of the picture, or without a
+name), ``objects_of`` (see ``lyrics.core.data.known``), and the identifiers that the set itself uses.
 """
 
 from __future__ import annotations

@@ -113,11 +113,11 @@ def split_name(name: str) -> tuple[str, str]:
 
 @dataclass
 class TarRecords(ReadOnDemand):
-    """Records ``{"key", "image", "txt", "json", "why"}`` of indexed tars, and their pictures; a member that is not there is None.
+    """Records ``{"key", "image", "txt", "json", "why"}`` of indexed tars; a member that is not there is None.
 
-    ``image`` is ``TAR/ROW/MEMBER``, the key of ``read``. A sample has one picture: where it has none that is read, or several, ``image`` is
-    None and ``why`` says so. Opens each index once when it is made, and raises ``DatasetError`` when one is missing, is of another tar, or
-    has lost its tar.
+    ``image`` is ``TAR/ROW/MEMBER``, the key of ``read``. A sample has one picture: where it has none that is read, or
+    several, ``image`` is None and ``why`` says so. Opens each index once when it is made, and raises ``DatasetError``
+    when one is missing, is of another tar, or has lost its tar.
     """
 
     paths: Sequence[Path]
@@ -236,7 +236,7 @@ def _picture(found: Sequence[Member]) -> tuple[Member | None, str]:
     if dotted:
         return (
             None,
-            f"it has {_listed(dotted)}, but a key ends at the first dot: rename them so that only the ending follows a dot",
+            f"it has {_listed(dotted)}, but a key ends at the first dot: rename them to KEY.ENDING",
         )
     if names:
         return None, f"it has {_listed(names)}; {', '.join(_PICTURES)} are read"
