@@ -11,6 +11,7 @@ import pytest
 from lyrics.core.data.readers import RecordDataset
 from lyrics.core.errors import DatasetError, ImageError, SampleError
 from lyrics.core.geometry import Box
+from lyrics.core.images import FORMATS
 from lyrics.core.spatial import parse
 from lyrics.core.types import Sample, Turn
 from tests.plugins.datasets.conftest import built
@@ -367,9 +368,29 @@ def test_ocr_vqas_splits_are_numbers(made: Made) -> None:
     ]
     assert [data[n].image for n in (0, 2)] == ["1445720523.gif", "1588984168.jpg"]
     assert len(made("ocr-vqa", split="train")) == 2
-    with pytest.raises(ImageError) as raised:
-        data.picture(data[0])
-    assert raised.value.kind == "format"
+
+
+@pytest.mark.parametrize("saved_as", ["gif", "jpg", "none"])
+def test_ocr_vqas_covers_that_were_published_as_gif(tmp_path: Path, saved_as: str) -> None:
+    """Many have saved all covers as ID.jpg, whatever they are."""
+    options = MAKERS["ocr-vqa"](tmp_path)
+    gif = tmp_path / "images/1445720523.gif"
+    if saved_as == "none":
+        gif.unlink()
+    else:
+        gif.rename(gif.with_suffix(f".{saved_as}"))
+    data = built("ocr-vqa", **options)
+    assert data[0].image == f"1445720523.{'jpg' if saved_as == 'jpg' else 'gif'}"
+    if saved_as == "none":
+        with pytest.raises(ImageError, match=r"1445720523.gif: no such file"):
+            data.find_picture(data[0])
+        return
+    data.find_picture(data[0])
+    if "GIF" in FORMATS:
+        assert data.picture(data[0]).size == (100, 50)
+    else:
+        with pytest.raises(ImageError, match="is a GIF"):
+            data.picture(data[0])
 
 
 def test_ocr_vqa_with_an_answer_too_few(tmp_path: Path) -> None:
