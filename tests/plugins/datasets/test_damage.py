@@ -256,7 +256,7 @@ def test_a_file_of_boxes_in_xml(tmp_path: Path, old: str, new: str, message: str
     file.write_text(file.read_text().replace(old, new))
     good, bad = Reading()("flickr30k", options)
     assert len(good) == 1
-    assert re.search(rf"dataset_flickr30k.json, record 1, item 0: .*/1\.xml: .*{message}", str(bad[0]))
+    assert re.search(rf"dataset_flickr30k.json, record 1: .*/1\.xml: .*{message}", str(bad[0]))
     assert len(str(bad[0])) < MOST_LETTERS
     (tmp_path / "Sentences/1.txt").unlink()
     assert "1.txt: no such file" in str(Reading()("flickr30k", options)[1][0])

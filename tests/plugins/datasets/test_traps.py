@@ -165,6 +165,12 @@ def test_mmc4_pairs_pictures_with_their_sentences(made: Made) -> None:
     assert (data[1].image, data[1].captions, data[1].extra["text"]) == (None, (), "Only words.")
 
 
+def test_mmc4s_shards_are_published_packed(tmp_path: Path) -> None:
+    write(tmp_path / "docs_shard_0_v2.jsonl.zip", "PK")
+    with pytest.raises(DatasetError, match=r"docs_shard_0_v2.jsonl.zip: is packed, and is not read so. Unpack it"):
+        built("mmc4", root=str(tmp_path))
+
+
 @pytest.mark.parametrize("index", [3, -1])
 def test_mmc4_with_a_sentence_that_is_not_there(tmp_path: Path, index: int) -> None:
     options = MAKERS["mmc4"](tmp_path)

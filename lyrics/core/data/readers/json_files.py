@@ -87,14 +87,14 @@ class JsonRecords(ReadOnDemand):
     Args:
         paths: one file, or several whose records follow each other.
         rows: parsed file -> its records, plain or as ``Found``; filters and takes apart where the format asks for it.
-        item: what a part of a record is called in messages.
+        item: what a part of a record is called in messages; empty where each record is one sample at most.
 
     Raises ``SampleError`` for a record in whose place ``rows`` gave a ``Fault``.
     """
 
     paths: Sequence[Path]
     rows: Callable[[Any], Iterable[Any]] = listed
-    item: str = "item"
+    item: str = ""
 
     @cached_property
     def _rows(self) -> tuple[list[Any], list[int], array[int], array[int]]:
@@ -124,7 +124,7 @@ class JsonRecords(ReadOnDemand):
     def where(self, index: int) -> tuple[Path, str]:
         _, starts, numbers, items = self._rows
         path = self.paths[bisect_right(starts, index) - 1]
-        item = f", {self.item} {items[index]}" if items[index] >= 0 else ""
+        item = f", {self.item} {items[index]}" if self.item and items[index] >= 0 else ""
         return path, f"record {numbers[index]}{item}"
 
 
