@@ -38,7 +38,7 @@ READ = {
 }
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(value=VALUES)
 @pytest.mark.parametrize("method", READ)
 def test_a_value_or_a_sentence(method: str, value: object) -> None:

@@ -15,12 +15,14 @@ _BRIEF = reprlib.Repr()
 _BRIEF.maxstring = _BRIEF.maxother = 60
 _BRIEF.maxlist = _BRIEF.maxdict = 4
 _BRIEF.maxlevel = 2
+_MAX_LETTERS = 120
 _MAX_KEYS = 12
 
 
 def brief(value: object) -> str:
     """``repr`` of a value for a message: short, however large the value is."""
-    return _BRIEF.repr(value)
+    text = _BRIEF.repr(value)
+    return text if len(text) <= _MAX_LETTERS else f"{text[: _MAX_LETTERS // 2]}...{text[-_MAX_LETTERS // 2 :]}"
 
 
 def clean(text: str) -> str:
