@@ -244,7 +244,11 @@ def test_a_column_of_a_parquet_file(tmp_path: Path, columns: dict[str, Any], mes
     [
         ("<width>100</width>", "", "size/width is None, where a whole number is expected"),
         ("<width>100</width>", "<width>wide</width>", "size/width is 'wide'"),
-        ("<width>100</width>", "<width>0</width>", "from 1 to 1000000 pixels, not 0 x 50"),
+        (
+            "<width>100</width>",
+            "<width>0</width>",
+            "size.width is 0, where a number of pixels from 1 to 1,000,000 is expected",
+        ),
         ("<xmin>10</xmin>", "<xmin></xmin>", "xmin is ''"),
         ("<xmin>10</xmin>", "<xmin>" + "9" * 5000 + "</xmin>", "xmin is '9{20,30}..."),
         ("</annotation>", "", "is not XML"),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lyrics.core.errors import SampleError
-from lyrics.core.geometry import Box, Size, checked_size
+from lyrics.core.geometry import MAX_SIDE, Box, Size
 
 _BRIEF = reprlib.Repr()
 _BRIEF.maxstring = _BRIEF.maxother = 60
@@ -154,11 +154,10 @@ class Row:
 
     def size(self, width: str = "width", height: str = "height") -> Size:
         """Width and height in pixels."""
-        found = self.whole(width), self.whole(height)
-        try:
-            return checked_size(found)
-        except ValueError as error:
-            raise self._wrong(f"{self._called(width)} and {height}: {error}.") from None
+        for key in (width, height):
+            if not 1 <= self.whole(key) <= MAX_SIDE:
+                raise self.error(key, f"a number of pixels from 1 to {MAX_SIDE:,}")
+        return self.whole(width), self.whole(height)
 
     def xywh_px(self, key: str, size: Size) -> Box | None:
         """A box from (left, top, width, height) in pixels, as ``Box.from_xywh_px`` cuts it."""
