@@ -196,10 +196,10 @@ def _with_entities(sample: Sample, entities: Path | None) -> Sample:
 
 
 def _text_of(path: Path) -> str:
+    if not is_there(path):
+        raise SampleError(f"{path}: no such file", "missing")
     try:
         return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise SampleError(f"{path}: no such file", "missing") from None
     except UnicodeDecodeError as error:
         raise SampleError(f"{path}: is not UTF-8 text at byte {error.start}", "record") from None
 

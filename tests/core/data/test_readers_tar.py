@@ -411,8 +411,17 @@ def test_a_position_that_no_file_has_is_a_bad_sample(shard: Path, start: int) ->
     assert records[1]["txt"] == CAPTIONS[1]
 
 
-def test_a_folder_that_is_called_like_a_tar(tmp_path: Path) -> None:
-    (tmp_path / "x.tar").mkdir()
+@pytest.mark.parametrize(
+    ("make", "what"), [(Path.mkdir, "a folder"), (os.mkfifo, "a pipe or a device")], ids=["folder", "pipe"]
+)
+def test_what_is_called_like_a_tar_and_is_no_file(tmp_path: Path, make, what: str) -> None:
+    """A folder cannot be opened, and a pipe would be waited for."""
+    make(tmp_path / "x.tar")
     for use in (write_index, lambda path: TarRecords([path]), lambda path: shards_in(path.parent)):
-        with pytest.raises(DatasetError, match=r"x.tar: is a folder, not a tar"):
+        with pytest.raises(DatasetError, match=rf"x.tar: is {what}, not a tar"):
             use(tmp_path / "x.tar")
+    write_index(path := write_tar(tmp_path / "y.tar", sample_members("0", "a")))
+    index_path(path).unlink()
+    make(index_path(path))
+    with pytest.raises(DatasetError, match=r"y.tar: has no index"):
+        TarRecords([path])

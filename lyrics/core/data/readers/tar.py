@@ -20,7 +20,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from lyrics.core.data.readers.files import ReadOnDemand
+from lyrics.core.data.readers.files import ReadOnDemand, is_there
 from lyrics.core.data.readers.tar_format import Member, TarError, members
 from lyrics.core.errors import DatasetError, SampleError
 
@@ -49,13 +49,10 @@ def write_index(tar: Path) -> int:
     Raises ``DatasetError`` listing what is wrong with the tar: truncated, damaged, links, devices, names that lead elsewhere, a key or a
     member twice, a sample that is too long. Nothing is written then.
     """
-    try:
-        with tar.open("rb") as opened:
-            rows = _rows(tar, opened)
-    except FileNotFoundError:
-        raise DatasetError(f"{tar}: no such file.") from None
-    except IsADirectoryError:
-        raise DatasetError(f"{tar}: is a folder, not a tar.") from None
+    if not is_there(tar):
+        raise DatasetError(f"{tar}: {_no_file(tar)}.")
+    with tar.open("rb") as opened:
+        rows = _rows(tar, opened)
     target = index_path(tar)
     part = target.with_name(target.name + ".part")
     with part.open("wb") as file:
@@ -262,11 +259,10 @@ def _decoded(path: Path, member: Member, data: bytes) -> Any:
 def _samples(path: Path) -> int:
     """How many samples the index of a tar has."""
     index = index_path(path)
-    if path.is_dir():
-        raise DatasetError(f"{path}: is a folder, not a tar.")
-    if not path.exists():
-        raise DatasetError(f"{path}: no such file, but there is an index of it ({index.name}).")
-    if not index.exists():
+    if not is_there(path):
+        indexed = f", but there is an index of it ({index.name})" if is_there(index) else ""
+        raise DatasetError(f"{path}: {_no_file(path)}{indexed}.")
+    if not is_there(index):
         raise DatasetError(f"{path}: has no index. Run: lyrics data index {path.parent}/*.tar")
     with index.open("rb") as opened:
         header = opened.read(_HEADER.size)
@@ -282,13 +278,19 @@ def _samples(path: Path) -> int:
     return int(samples)
 
 
+def _no_file(path: Path) -> str:
+    if path.is_dir():
+        return "is a folder, not a tar"
+    return "is a pipe or a device, not a tar" if path.exists() else "no such file"
+
+
 def shards_in(folder: Path) -> list[Path]:
     """The tars of a folder, those of which only the index is left included, so that their loss is noticed."""
     names = {path.name.removesuffix(INDEX_SUFFIX) for path in folder.iterdir()}
     shards = sorted(folder / name for name in names if name.endswith(".tar"))
     for shard in shards:
-        if shard.is_dir():
+        if shard.exists() and not is_there(shard):
             raise DatasetError(
-                f"{shard}: is a folder, not a tar. Tars are read as they are: pack it again, or move it away."
+                f"{shard}: {_no_file(shard)}. Tars are read as they are: pack it again, or move it away."
             )
     return shards
