@@ -5,6 +5,7 @@ And whether the boxes of a sample are of the picture that is read: ``check_frame
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -19,6 +20,8 @@ from lyrics.core.geometry import Size
 from lyrics.core.images import FORMATS, decode_image
 from lyrics.core.types import Sample
 
+# What the system says of one name; anything else is the storage's.
+_OF_THE_FILE = (errno.ELOOP, errno.ENAMETOOLONG, errno.EACCES)
 MAX_BYTES = 256 * 2**20
 _EXIF_ORIENTATION = 0x0112
 # In ``Image.info``: the EXIF orientation of the file, from 1 (upright) to 8, by which the picture has been turned.
@@ -46,6 +49,10 @@ def read_picture(path: str | os.PathLike[str]) -> Image.Image:
             data = file.read(MAX_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
         raise ImageError(f"{path}: no such file.", "missing") from None
+    except OSError as error:
+        if error.errno not in _OF_THE_FILE:
+            raise
+        raise ImageError(f"{path}: cannot be opened: {error.strerror}.", "unreadable") from None
     return decode_picture(data, str(path))
 
 

@@ -83,13 +83,13 @@ def _only_image(row: Row) -> str | None:
     if not row.has("image") or row.fields["image"] in ("", []):
         return None
     if isinstance(row.fields["image"], list):
-        names = row.texts("image")
+        names = row.fields["image"]
         if len(names) > 1:
             raise SampleError(
-                f"it has {len(names)} images ({brief(list(names))}); records with one image are read.", "record"
+                f"it has {len(names)} images ({brief(names)}); records with one image are read.", "record"
             )
-        return names[0]
-    return row.words("image") if isinstance(row.fields["image"], str) else row.name("image")
+        return Row({"image[0]": names[0]}).name("image[0]")
+    return row.name("image")
 
 
 def _turns(messages: Sequence[Row], image: str | None) -> tuple[Turn, ...]:

@@ -47,7 +47,6 @@ from lyrics.plugins.grounding_dino.prompts import (
     BERT_DELIMITERS,
     Prompt,
     PromptWriter,
-    names_within,
     same_phrases,
     stand_in_tokenizer,
     tokenizer_delimiters,
@@ -243,9 +242,6 @@ class GroundingDino(nn.Module):
             elif len(tokens[index]) > longest:
                 message = "picture %d: %.80r... has %d tokens; only the first %d are read"
                 logger.warning(message, picture, phrases[index], len(tokens[index]), longest)
-            if names := names_within(phrases[index]):
-                message = "picture %d: %.80r is looked for as one thing; to look for %d, give them one by one: %.80r"
-                logger.warning(message, picture, phrases[index], len(names), names)
         prompts = self.writer.prompts(tokens)
         if len(prompts) > 1:
             message = (

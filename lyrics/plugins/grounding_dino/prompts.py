@@ -9,7 +9,6 @@ Importing this file imports no torch.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,6 @@ from typing import Any
 from lyrics.core.errors import WeightsError
 from lyrics.core.tokenizers import byte_tokenizer
 
-_STOP = re.compile(r"\s*\.(?:\s+|$)")
 #: Ids of [CLS], [SEP], "." and "?" in the vocabulary of bert-base-uncased, which transformers takes for granted.
 BERT_DELIMITERS = (101, 102, 1012, 1029)
 
@@ -101,18 +99,6 @@ class PromptWriter:
 def spelling(phrase: str) -> str:
     """As the detector reads it: lower case, single spaces, and without "." and "?", which would cut it in two ("U.S. flag")."""
     return " ".join(phrase.lower().replace(".", " ").replace("?", " ").split())
-
-
-def names_within(phrase: str) -> list[str]:
-    """The names in a phrase that is written like a whole prompt, "person . dog ."; empty for one name.
-
-    A full stop after a blank parts two names, and so do two that end words ("a cat. a dog."); one may be an
-    abbreviation's ("U.S. flag").
-    """
-    names = [name.strip() for name in _STOP.split(phrase) if name.strip()]
-    stops = _STOP.findall(phrase)
-    parted = len(stops) > 1 or any(stop[0] != "." for stop in stops)
-    return names if len(names) > 1 and parted else []
 
 
 def same_phrases(phrases: Sequence[str]) -> dict[str, int]:

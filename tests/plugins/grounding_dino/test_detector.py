@@ -232,12 +232,6 @@ def test_what_cannot_be_looked_for_is_logged(answering, caplog):
     component(canvas(Frame.of(64, 64)), [["...", "y" * 500]])
     assert "'...' has no word that the detector knows" in caplog.text
     assert "has 500 tokens; only the first 61 are read" in caplog.text
-    assert "looked for as one thing" not in caplog.text
-    component(canvas(Frame.of(64, 64)), [["person . dog ."]])
-    assert (
-        "'person . dog .' is looked for as one thing; to look for 2, give them one by one: ['person', 'dog']"
-        in caplog.text
-    )
 
 
 @torch.no_grad()

@@ -20,8 +20,6 @@ from lyrics.core.images import FORMATS, MAX_PIXELS
 
 _PACKED = (".zip", ".gz", ".bz2", ".xz")
 _EXIF_ORIENTATION = 0x0112
-# What the system says of a name that no file can have: too long, a loop of links.
-_NO_NAME = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 # What Pillow raises for a damaged header.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError, struct.error)
 
@@ -122,13 +120,15 @@ class PictureFolder:
             key = self.called.replace("*", PurePosixPath(key).name.rpartition("_")[2])
         candidates = [self.root / folder / key for folder in self.folders]
         try:
-            return next((path for path in candidates if is_there(path)), candidates[0])
+            found = next((path for path in candidates if is_there(path)), None)
         except ValueError:  # a zero byte, or half of a surrogate pair
             raise SampleError(f"{brief(key)} cannot be the name of a file", "record") from None
         except OSError as error:
-            if error.errno not in _NO_NAME:
+            if error.errno != errno.ENAMETOOLONG:
                 raise
             raise SampleError(f"{brief(key)} cannot be the name of a file: {error.strerror}", "record") from None
+        # What is there but no file (a pipe, a link to nowhere) is refused as what it is, not as missing.
+        return found or next((path for path in candidates if os.path.lexists(path)), candidates[0])
 
     def first(self, *keys: str) -> str:
         """The first key whose file is there, or else the first of all."""
@@ -172,6 +172,10 @@ def is_there(path: Path) -> bool:
         return stat.S_ISREG(os.stat(path).st_mode)
     except (FileNotFoundError, NotADirectoryError):
         return False
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return False  # a link to itself
 
 
 def read_json(path: Path) -> Any:
