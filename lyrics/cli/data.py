@@ -49,39 +49,56 @@ def import_refs(
     print_text(f"{dest}: {convert(source, dest):,} refs")
 
 
-@app.command("check", short_help="Counts, missing pictures, boxes that are none.")
+@app.command("check", short_help="Counts, missing images, boxes that are none.")
 def check(
     name: Name,
     root: Root = None,
     settings: SetOption = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Look at so many samples, spread evenly.")] = None,
-    open_pictures: Annotated[bool, typer.Option("--pictures", help="Decode every picture, too.")] = False,
+    open_pictures: Annotated[
+        bool, typer.Option("--pictures", help="Decode every image, too, and compare its size with the annotated one.")
+    ] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Read every sample and count what is wrong.
+    """Read every sample, look whether its image is there, and count what is wrong.
 
-    Exit code 1 when a sample or a picture cannot be read, or when the set has not as many samples as were published.
+    Exit code 1 when a sample or an image cannot be read, when the set has not as many samples as were published, and
+    when images are missing. Where none of the images is there, records were checked alone: that is said, and is no
+    fault without --pictures.
     """
+    from lyrics.core.data.readers import RecordDataset
     from lyrics.core.errors import ImageError, SampleError
 
     data = _built(name, root, settings)
-    counts = {"samples": len(data), "looked_at": 0, "pictures": 0, "captions": 0, "turns": 0, "boxes": 0}
-    counts |= {"boxes_without_area": 0}
+    counts = {"samples": len(data), "looked_at": 0, "images": 0, "images_missing": 0, "captions": 0, "turns": 0}
+    counts |= {"boxes": 0, "boxes_without_area": 0}
     problems: list[str] = []
+    missing: list[str] = []
     for number in _spread(len(data), limit):
         counts["looked_at"] += 1
         try:
             sample = data[number]
-            if sample.image is not None and open_pictures:
-                data.picture(sample)
         except (SampleError, ImageError) as error:
             problems.append(str(error))
             continue
-        counts["pictures"] += sample.image is not None
         counts["captions"] += len(sample.captions)
         counts["turns"] += len(sample.turns)
         counts["boxes"] += len(sample.objects)
         counts["boxes_without_area"] += sample.extra.get("boxes_dropped", 0)
+        if sample.image is None:
+            continue
+        counts["images"] += 1
+        try:
+            if open_pictures:
+                data.picture(sample)
+            elif isinstance(data, RecordDataset):
+                data.find_picture(sample)
+        except (SampleError, ImageError) as error:
+            (missing if error.kind == "missing" else problems).append(str(error))
+    counts["images_missing"] = len(missing)
+    none_there = not open_pictures and bool(missing) and len(missing) == counts["images"]
+    if not none_there:
+        problems += missing
     expected = getattr(data, "expected", None)
     if expected is not None and expected != len(data):
         problems.append(f"{name} has {expected:,} samples as published; here are {len(data):,}")
@@ -90,6 +107,8 @@ def check(
     else:
         for what, count in counts.items():
             print_text(f"{what.replace('_', ' ')}: {count:,}")
+        if none_there:
+            print_text(f"none of the {len(missing):,} images is there, so only the records were checked: {missing[0]}")
         for problem in problems[:20]:
             print_text(f"problem: {problem}")
         if len(problems) > 20:

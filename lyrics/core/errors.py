@@ -74,7 +74,8 @@ class DatasetError(LyricsError):
 class SampleError(LyricsError):
     """One record of a data set cannot be used, the others can. ``kind`` says why in one word, for ledgers.
 
-    Kinds: ``missing`` (what it names is not there), ``record`` (a key is missing or of another type), ``member`` (of a tar), ``checksum``.
+    Kinds: ``missing`` (what it names is not there), ``record`` (a key is missing or of another type), ``member`` (of a
+    tar), ``checksum``, ``size`` (its boxes are of another picture than the one that is read).
     ``sha256`` is that of the bytes, where they were read.
     """
 

@@ -147,12 +147,14 @@ class Sample:
     """One training or evaluation example, whatever its source.
 
     Args:
-        image: path or key that the data set's reader understands; None for text alone.
-        captions: alternative descriptions of the picture.
-        objects: tags and boxes in the original picture; ``score`` is 1.0 for annotated ones.
-        turns: instructions with their answers, in order.
-        source: name of the data set and the key in it, for ledgers and error messages.
-        extra: plain data that a benchmark needs (reference answers, question id).
+        image: path or key that the data set's reader understands; None for text alone. captions: alternative
+        descriptions of the picture. objects: tags and boxes in the original picture; ``score`` is 1.0 for annotated
+        ones. turns: instructions with their answers, in order. source: name of the data set and the key in it, for
+        ledgers and error messages. extra: plain data that a benchmark needs (reference answers, question id).
+        annotated_size: (width, height) in pixels that the annotations state for the picture, None where they state
+        none.
+            The boxes are shares of a picture of that size. ``lyrics.core.data.pictures.check_frame`` compares it with
+            the picture that is read.
     """
 
     image: str | None
@@ -161,3 +163,4 @@ class Sample:
     turns: tuple[Turn, ...] = ()
     source: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
+    annotated_size: tuple[int, int] | None = None

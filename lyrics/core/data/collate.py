@@ -8,24 +8,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from PIL import Image
 
 from lyrics.core.data.augmentation import Augmentation, moved_objects
 from lyrics.core.data.conversation import converse
 from lyrics.core.data.draws import generator
+from lyrics.core.data.known import Stage, known_objects
 from lyrics.core.data.mentions import CODEC
+from lyrics.core.data.pictures import same_shape
 from lyrics.core.data.stream import Example
-from lyrics.core.data.templates import ABOUT_FIRST_OBJECT
 from lyrics.core.errors import DatasetError
 from lyrics.core.geometry import Frame
 from lyrics.core.processor import ModelImages, Processor
 from lyrics.core.prompts import Exchange
 from lyrics.core.refinement import Refinement
 from lyrics.core.types import DetectedObject, Sample, Turn
-
-Stage = Literal["pretrain", "instruct"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,8 +82,9 @@ class Collator:
         codec: how boxes are written in instructions and answers; the model's.
         augmentation: None leaves pictures as they are.
         refined: stored refinements by the picture's name in its data set. Their objects travel with the picture as ``known_objects``,
-            moved by the augmentation; without any, the sample's own objects do. Experts that look answers up (``cached``) read them,
-            others see for themselves.
+            moved by the augmentation; without any, those of the sample's own objects do that a question may know
+            (``lyrics.core.data.known``). Experts that look answers up (``cached``) read them, others see for
+            themselves.
         snap_iou: passed on with batches of stage 2.
 
     Raises ``DatasetError`` for a picture that ``refined`` lacks, and for text alone in stage 1.
@@ -125,14 +124,18 @@ class Collator:
 
     def _known(self, example: Example, sample: Sample, frame: Frame, min_visible: float) -> tuple[DetectedObject, ...]:
         if self.refined is None:
-            # The object that a sample is about carries the expression that asks for it: to show it would give the answer away.
-            asked_for = sample.extra.get("task") in ABOUT_FIRST_OBJECT and not sample.extra.get("absent")
-            return sample.objects[1:] if asked_for else sample.objects
+            return known_objects(sample, self.stage)
         stored = self.refined.get(example.sample.image or "")
         if stored is None:
             raise DatasetError(
                 f"{example.sample.image} (data set {example.data_set!r}, row {example.row}) is not among the stored refinements; "
                 "refine the whole data set first, or leave them out."
+            )
+        if example.picture is not None and not same_shape(stored.size_px, example.picture.size):
+            raise DatasetError(
+                f"{example.sample.image} (data set {example.data_set!r}, row {example.row}) has {example.picture.size} "
+                f"pixels, but {stored.size_px} in the stored refinements: they are of another picture. "
+                "Refine the data set again."
             )
         return moved_objects(stored.objects, frame, min_visible)
 

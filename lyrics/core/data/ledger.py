@@ -70,7 +70,7 @@ def read_ledger(path: str | os.PathLike[str]) -> list[BadSample]:
         try:
             bad = BadSample(**parse_json(line))
             found.setdefault((str(bad.data_set), int(bad.row)), bad)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise DatasetError(f"{path}, line {number}: not an entry of a ledger of bad samples: {error}") from None
     return [found[key] for key in sorted(found)]
 

@@ -12,6 +12,7 @@ from lyrics.core.build import build_model
 from lyrics.core.data.augmentation import Augmentation
 from lyrics.core.data.build import build_dataset
 from lyrics.core.data.collate import Collator
+from lyrics.core.data.fitting import Fitting
 from lyrics.core.errors import LyricsError, SpecError
 from lyrics.core.refine_files import read_refinements
 from lyrics.core.refinement import Refinement
@@ -41,7 +42,7 @@ def run(
     ``adapt`` may change the model that was built, before its weights are loaded. Other arguments and errors are those of
     ``lyrics.core.training.loop.train``.
     """
-    datasets = build_datasets(config.data.sets, "data.sets")
+    datasets = _fitting(build_datasets(config.data.sets, "data.sets"), config)
     refined = read_refined(config)
     torch.manual_seed(config.seed)  # random weights are a function of the seed, and alike on all ranks
     model = build_model(config.model.spec, weights=config.model.weights)
@@ -64,11 +65,15 @@ def run(
     if evaluate is None and config.evaluation.every_steps is not None:
         if not config.evaluation.sets:
             raise SpecError("evaluation.every_steps: is set, but evaluation.sets names no data set to measure on.")
-        held_out = build_datasets(config.evaluation.sets, "evaluation.sets")
+        held_out = _fitting(build_datasets(config.evaluation.sets, "evaluation.sets"), config)
         # Held-out samples are not varied.
         plain = Collator(config.stage, model.processor, seed=config.seed, codec=model.spec.codec, refined=refined)
         evaluate = HeldOut(config, held_out, plain)
     return train(config, model, datasets, collator, resume_from=resume_from, evaluate=evaluate)
+
+
+def _fitting(datasets: Mapping[str, Dataset], config: TrainConfig) -> dict[str, Dataset]:
+    return {name: Fitting(data, config.stage) for name, data in datasets.items()}
 
 
 def build_datasets(slots: Mapping[str, Slot], where: str) -> dict[str, Dataset]:

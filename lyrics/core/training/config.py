@@ -219,6 +219,8 @@ def load_config(
     """
     overrides = dict(overrides or {})
     data, where = _read(source)
+    if "out" in overrides:  # it has no default, and need not stand in the file
+        data.setdefault("out", overrides["out"])
     try:
         _name_the_model(data, overrides)
         _write_the_model_out(data, registry)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree import ElementTree
 
@@ -18,12 +18,17 @@ from lyrics.core.data.readers import (
     JsonRecords,
     LineRecords,
     RecordDataset,
+    Row,
     annotated,
     captioned,
     listed,
+    taken_apart,
 )
+from lyrics.core.data.readers.files import is_there
+from lyrics.core.data.readers.json_files import Fault, Found
+from lyrics.core.data.readers.row import brief
 from lyrics.core.errors import DatasetError, SampleError
-from lyrics.core.geometry import Box
+from lyrics.core.geometry import Box, Size
 from lyrics.core.types import Sample
 
 # Karpathy's training set is COCO's and what was left of its validation pictures: 113,287 together.
@@ -56,28 +61,33 @@ def coco(options: Any, context: BuildContext) -> RecordDataset:
 
 
 def coco_sample(record: Mapping[str, Any]) -> Sample:
-    image = record["image"]
-    size = (image["width"], image["height"])
-    objects, dropped = annotated(
-        (row["category"], Box.from_xywh_px(row["bbox"], size)) for row in record["annotations"]
-    )
-    extra = {"task": "caption", "image_id": image["id"], **dropped}
-    return Sample(image["file_name"], tuple(map(str.strip, record["captions"])), objects, extra=extra)
+    image = Row(record["image"], "image")
+    sample = captioned(image.name("file_name"), record["captions"], image_id=image.fields["id"])
+    if not record["annotations"]:
+        return sample
+    size = image.size()
+    rows = [(one["category"], Row(one, one["place"])) for one in record["annotations"]]
+    objects, dropped = annotated((name, row.xywh_px("bbox", size)) for name, row in rows)
+    return replace(sample, objects=objects, extra={**sample.extra, **dropped}, annotated_size=size)
 
 
-def _karpathy(data: Any, part: str) -> list[Any]:
+def _karpathy(data: Any, part: str) -> list[Found]:
     """The pictures of one of Karpathy's splits, from ``{"images": [{"split", "filename", "sentences": [{"raw"}]}]}``."""
-    rows = [row for row in listed(data, "images") if row["split"] in _KARPATHY[part]]
-    if not rows:
+    found = list(
+        taken_apart(listed(data, "images"), lambda row: [row.fields] if row.text("split") in _KARPATHY[part] else [])
+    )
+    if all(isinstance(one.record, Fault) for one in found):
         raise DatasetError(f"has no picture of split {part!r}.")
-    return rows
+    return found
 
 
 def _karpathy_sample(record: Mapping[str, Any]) -> Sample:
     """COCO's have a ``filepath`` (the folder) and a ``cocoid``."""
-    folder = f"{record['filepath']}/" if "filepath" in record else ""
-    captions = [sentence["raw"] for sentence in record["sentences"]]
-    return captioned(folder + record["filename"], captions, image_id=record.get("cocoid", record["imgid"]))
+    row = Row(record)
+    folder = f"{row.name('filepath')}/" if row.has("filepath") else ""
+    captions = [sentence.text("raw") for sentence in row.rows("sentences")]
+    key = row.identity("cocoid" if row.has("cocoid") else "imgid")
+    return captioned(folder + row.name("filename"), captions, image_id=key)
 
 
 def nocaps(options: Any, context: BuildContext) -> RecordDataset:
@@ -90,8 +100,9 @@ def nocaps(options: Any, context: BuildContext) -> RecordDataset:
 
 
 def _nocaps_sample(record: Mapping[str, Any]) -> Sample:
-    image = record["image"]
-    return captioned(image["file_name"], record["captions"], image_id=image["id"], domain=image.get("domain"))
+    image = Row(record["image"], "image")
+    domain = image.text("domain") if image.has("domain") else None
+    return captioned(image.name("file_name"), record["captions"], image_id=image.fields["id"], domain=domain)
 
 
 def ai_challenger(options: Any, context: BuildContext) -> RecordDataset:
@@ -117,15 +128,20 @@ def mmc4(options: Any, context: BuildContext) -> RecordDataset:
 
 
 def _mmc4_sample(record: Mapping[str, Any]) -> Sample:
-    texts, pictures = record["text_list"], record["image_info"]
-    if any(not 0 <= row["matched_text_index"] < len(texts) for row in pictures):
-        raise SampleError("a picture's matched_text_index is beyond its text_list", "record")
-    pairs = tuple((row["image_name"], texts[row["matched_text_index"]].strip()) for row in pictures)
-    extra = {"task": "caption", "pairs": pairs, "text": "\n".join(texts), "url": record.get("url")}
+    row = Row(record)
+    texts = row.texts("text_list")
+    pairs = []
+    for one in row.rows("image_info"):
+        number = one.whole("matched_text_index")
+        if not 0 <= number < len(texts):
+            raise SampleError("a picture's matched_text_index is beyond its text_list", "record")
+        pairs.append((one.number("matched_sim"), one.name("image_name"), texts[number]))
+    named = tuple((name, text) for _, name, text in pairs)
+    extra = {"task": "caption", "pairs": named, "text": "\n".join(texts), "url": row.fields.get("url")}
     if not pairs:
         return Sample(None, extra=extra)
-    best = max(range(len(pairs)), key=lambda number: pictures[number]["matched_sim"])
-    return Sample(pairs[best][0], (pairs[best][1],), extra=extra)
+    _, name, text = max(pairs, key=lambda pair: pair[0])
+    return replace(captioned(name, text), extra=extra)
 
 
 def flickr30k(options: Any, context: BuildContext) -> RecordDataset:
@@ -150,7 +166,11 @@ def _flickr_sample(record: Mapping[str, Any], entities: Path | None) -> Sample:
 
 
 def _token_sample(record: Mapping[str, str], entities: Path | None) -> Sample:
-    image, _, number = record["image"].partition("#")
+    image, mark, number = record["image"].partition("#")
+    if not mark or not number.isdecimal():
+        raise SampleError(
+            f"image is {brief(record['image'])}, where a name and a number such as 1.jpg#0 is expected", "record"
+        )
     return _with_entities(captioned(image, record["caption"], caption_number=int(number)), entities)
 
 
@@ -161,39 +181,55 @@ _PHRASE = re.compile(r"\[/EN#(?P<chain>\d+)/\S+ (?P<phrase>[^\]]+)\]")
 def _with_entities(sample: Sample, entities: Path | None) -> Sample:
     """With the boxes of Flickr30K Entities, each named by the words that mention it first."""
     assert sample.image is not None
-    stem = Path(sample.image).stem
-    if entities is None or not (entities / "Annotations" / f"{stem}.xml").exists():
+    stem = PurePosixPath(sample.image).stem
+    if entities is None or not stem or not is_there(entities / "Annotations" / f"{stem}.xml"):
         return sample
-    text = (entities / "Sentences" / f"{stem}.txt").read_text(encoding="utf-8")
+    text = _text_of(entities / "Sentences" / f"{stem}.txt")
     phrases: dict[str, str] = {}
     for mention in _PHRASE.finditer(text):
         phrases.setdefault(mention["chain"], mention["phrase"])
-    objects, dropped = annotated(_entity_boxes(entities / "Annotations" / f"{stem}.xml", phrases))
-    return replace(sample, objects=objects, extra={**sample.extra, **dropped})
+    size, boxes = _entity_boxes(entities / "Annotations" / f"{stem}.xml", phrases)
+    objects, dropped = annotated(boxes)
+    # Their names are words of the captions.
+    extra = {**sample.extra, **dropped, "objects_of": "caption"}
+    return replace(sample, objects=objects, extra=extra, annotated_size=size)
 
 
-def _entity_boxes(path: Path, phrases: Mapping[str, str]) -> list[tuple[str, Box | None]]:
-    """(phrase, box) from one XML file. An object without a box (a scene, or not visible) is left out."""
-    text = path.read_text(encoding="utf-8")
+def _text_of(path: Path) -> str:
+    if not is_there(path):
+        raise SampleError(f"{path}: no such file", "missing")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SampleError(f"{path}: is not UTF-8 text at byte {error.start}", "record") from None
+
+
+def _entity_boxes(path: Path, phrases: Mapping[str, str]) -> tuple[Size, list[tuple[str, Box | None]]]:
+    """The picture's size and (phrase, box) from one XML file.
+
+    An object without a box (a scene, or not visible) is left out.
+    """
+    text = _text_of(path)
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise SampleError(f"{path}: declares entities of XML, which the set's files do not", "record")
     try:
         tree = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
         raise SampleError(f"{path}: is not XML: {error}", "record") from None
-    size = (_number(tree, "size/width"), _number(tree, "size/height"))
+    sides = {side: _number(path, tree, f"size/{side}") for side in ("width", "height")}
+    size = Row(sides, f"{path}: size").size()
     found = []
     for item in tree.iter("object"):
         corner = item.find("bndbox")
         if corner is not None:
-            box = Box.from_px([_number(corner, side) for side in ("xmin", "ymin", "xmax", "ymax")], size)
+            box = Box.from_px([_number(path, corner, side) for side in ("xmin", "ymin", "xmax", "ymax")], size)
             chains = [name.text or "" for name in item.iter("name")]
             found += [(phrases[chain], box) for chain in chains if chain in phrases]
-    return found
+    return size, found
 
 
-def _number(tree: ElementTree.Element, path: str) -> int:
-    text = tree.findtext(path)
-    if text is None:
-        raise ValueError(f"there is no {path} in the XML")
+def _number(path: Path, tree: ElementTree.Element, name: str) -> int:
+    text = tree.findtext(name)
+    if text is None or re.fullmatch(r"\s*-?[0-9]{1,9}\s*", text) is None:
+        raise SampleError(f"{path}: {name} is {brief(text)}, where a whole number is expected", "record")
     return int(text)

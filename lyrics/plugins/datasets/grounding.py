@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from lyrics.core.contracts import BuildContext
 from lyrics.core.data.readers import (
+    Answers,
     Home,
     JsonRecords,
     Lookup,
     ParquetRecords,
     RecordDataset,
     RefRecords,
+    Row,
     TarRecords,
     annotated,
     captioned,
+    kept,
     listed,
     question_and_answers,
     shards_in,
+    taken_apart,
     tar_sample,
-    text_of,
 )
-from lyrics.core.errors import DatasetError
-from lyrics.core.geometry import Box
+from lyrics.core.data.readers.json_files import Found
+from lyrics.core.errors import DatasetError, SampleError
+from lyrics.core.geometry import Box, Size
 from lyrics.core.types import Sample
 
 #: Expressions per split (UNC's for the first two, UMD's for the third).
@@ -78,29 +83,33 @@ def _refs(options: Any, name: str, original: str, by: str) -> RecordDataset:
 
 
 def _ref_sample(record: Mapping[str, Any]) -> Sample:
-    image, annotation = record["image"], record["annotation"]
-    box = Box.from_xywh_px(annotation["bbox"], (image["width"], image["height"]))
-    sentence = record["sentence"]
-    return _expression(image["file_name"], sentence.get("raw") or sentence["sent"], box, ref_id=record["ref"]["ref_id"])
+    image, sentence = Row(record["image"], "image"), Row(record["sentence"], "sentence")
+    words = sentence.words("raw" if sentence.has("raw") and sentence.text("raw") else "sent")
+    size = image.size()
+    box = Row(record["annotation"], "annotation").xywh_px("bbox", size)
+    return _expression(image.name("file_name"), words, box, size, ref_id=Row(record["ref"], "ref").identity("ref_id"))
 
 
 # COCO_train2014_000000370162_5: the last number is the ref's (in RefCOCOg the annotation's), not part of the file's name.
 _EXPORT_IMAGE = re.compile(r"(?P<name>COCO_[a-z]+2014_\d{12})(_\d+)?")
 
 
-def _export_sample(record: Mapping[str, Any]) -> Sample:
-    image = _EXPORT_IMAGE.fullmatch(record["img_id"])
+def _export_sample(record: Any) -> Sample:
+    row = Row(record)
+    image = _EXPORT_IMAGE.fullmatch(row.text("img_id"))
     if image is None:
-        raise ValueError(f"img_id {record['img_id']!r} is not like COCO_train2014_000000370162_5")
-    box = Box.from_xywh_px(record["bbox"], (record["width"], record["height"]))
-    return _expression(f"{image['name']}.jpg", record["sents"], box, ref_id=record["img_id"])
+        raise row.error("img_id", "a name like COCO_train2014_000000370162_5")
+    size = row.size()
+    return _expression(
+        f"{image['name']}.jpg", row.words("sents"), row.xywh_px("bbox", size), size, ref_id=row.fields["img_id"]
+    )
 
 
-def _expression(image: str, words: str, box: Box | None, **extra: Any) -> Sample:
+def _expression(image: str, words: str, box: Box | None, size: Size, **extra: Any) -> Sample:
     objects, _ = annotated([(words, box)])
     if not objects:
-        raise ValueError("the box of the expression has no area inside the picture")
-    return Sample(image, objects=objects, extra={"task": "rec", **extra})
+        raise SampleError("the box of the expression has no area inside the picture", "record")
+    return Sample(image, objects=objects, extra={"task": "rec", **extra}, annotated_size=size)
 
 
 def grit(options: Any, context: BuildContext) -> RecordDataset:
@@ -119,25 +128,39 @@ def grit(options: Any, context: BuildContext) -> RecordDataset:
 
 def _grit_tar_sample(record: Mapping[str, Any], part: str) -> Sample:
     if record["json"] is None:
-        raise KeyError("json")
-    return _grit_sample(tar_sample(record), record["json"], part)
+        raise SampleError("it has no json, where the words and their boxes stand", "record")
+    about = Row(record["json"], "its json")
+    sample = _grit_sample(tar_sample(record), about, part)
+    # img2dataset keeps the size of the picture that it downloaded, and makes it smaller.
+    prefix = "original_" if about.has("original_width") else ""
+    size = about.size(f"{prefix}width", f"{prefix}height") if about.has(f"{prefix}width") else None
+    return replace(sample, annotated_size=size)
 
 
-def _grit_row_sample(record: Mapping[str, Any], part: str) -> Sample:
-    return _grit_sample(captioned(None, record["caption"], url=record["url"], key=record["key"]), record, part)
+def _grit_row_sample(record: Any, part: str) -> Sample:
+    row = Row(record)
+    return _grit_sample(captioned(None, row.text("caption"), **kept(row, ("url", "key"))), row, part)
 
 
-def _grit_sample(sample: Sample, about: Mapping[str, Any], part: str) -> Sample:
+def _grit_sample(sample: Sample, about: Row, part: str) -> Sample:
     """The offsets count in the caption as it stands in the index. A ``ref_exps`` row refers to one thing, a noun does not."""
-    task = "rec" if part == "ref_exps" and about[part] else "caption"
-    caption, rows = about["caption"], []
-    for start, end, x1, y1, x2, y2, _ in about[part]:
-        words = caption[int(start) : int(end)]
+    caption, rows = about.value("caption"), []
+    if not isinstance(caption, str):
+        raise about.error("caption", "a text")
+    for number, numbers in enumerate(about.items(part)):
+        row = Row({f"{part}[{number}]": numbers}, about.at)
+        start, end, *corners = row.numbers(f"{part}[{number}]", 7)[:6]
+        words = caption[int(start) : int(end)] if 0 <= start < end <= len(caption) else ""
         if not words.strip():
-            raise ValueError(f"{part} names the characters {start} to {end} of a caption of {len(caption)}")
-        rows.append((words, Box.clip(x1, y1, x2, y2)))
+            raise SampleError(
+                f"{part} names the characters {start:g} to {end:g} of a caption of {len(caption)}", "record"
+            )
+        rows.append((words, Box.clip(*corners)))
     objects, dropped = annotated(rows)
-    return Sample(sample.image, sample.captions, objects, extra={**sample.extra, "task": task, **dropped})
+    task = "rec" if part == "ref_exps" and rows else "caption"
+    return Sample(
+        sample.image, sample.captions, objects, extra={**sample.extra, "task": task, "objects_of": "caption", **dropped}
+    )
 
 
 def visual_genome(options: Any, context: BuildContext) -> RecordDataset:
@@ -149,42 +172,53 @@ def visual_genome(options: Any, context: BuildContext) -> RecordDataset:
     home = Home.of("vg", options.root)
     pictures = home.pictures(options.images, "VG_100K", "VG_100K_2", "images/VG_100K", "images/VG_100K_2")
     if options.part == "questions":
-        records = JsonRecords([home.file("question_answers.json")], partial(_each, key="qas"))
+        records = JsonRecords([home.file("question_answers.json")], partial(_each, key="qas"), "question")
         return RecordDataset("vg", records, _genome_question, pictures)
     sizes = Lookup(home.file("image_data.json"), "image_id")
     if options.part == "regions":
-        records = JsonRecords([home.file("region_descriptions.json")], partial(_each, key="regions"))
+        records = JsonRecords([home.file("region_descriptions.json")], partial(_each, key="regions"), "region")
         return RecordDataset("vg", records, partial(_genome_region, sizes=sizes), pictures)
     records = JsonRecords([home.file("objects.json")])
     return RecordDataset("vg", records, partial(_genome_objects, sizes=sizes), pictures)
 
 
-def _each(data: Any, key: str) -> list[Any]:
+def _each(data: Any, key: str) -> Iterable[Found]:
     """Each of these names its picture itself, as ``image_id``; the record around them calls it ``id``."""
-    return [row for image in listed(data) for row in image[key]]
+    return taken_apart(listed(data), lambda image: image.items(key))
 
 
-def _genome_question(record: Mapping[str, Any]) -> Sample:
+def _genome_question(record: Any) -> Sample:
+    row = Row(record)
+    answer = Answers((row.text("answer"),))
     return question_and_answers(
-        f"{record['image_id']}.jpg", record["question"], [record["answer"]], question_id=record["qa_id"]
+        f"{row.name('image_id')}.jpg", row.text("question"), answer, question_id=row.identity("qa_id")
     )
 
 
-def _genome_region(record: Mapping[str, Any], sizes: Lookup) -> Sample:
-    key, phrase = record["image_id"], record["phrase"]
-    box = _genome_box(key, (record["x"], record["y"], record["width"], record["height"]), sizes)
-    objects, dropped = annotated([(phrase, box)])
-    extra = {"task": "grounded-caption", "image_id": key, "region_id": record["region_id"], **dropped}
-    return Sample(f"{key}.jpg", (text_of(phrase),), objects, extra=extra)
+def _genome_region(record: Any, sizes: Lookup) -> Sample:
+    row = Row(record)
+    key, phrase = row.name("image_id"), row.text("phrase")
+    size = sizes[row.fields["image_id"]].size()
+    objects, dropped = annotated([(phrase, _genome_box(row, ("x", "y", "width", "height"), size))])
+    extra = {
+        "task": "grounded-caption",
+        "image_id": row.fields["image_id"],
+        "region_id": row.identity("region_id"),
+        **dropped,
+    }
+    return replace(captioned(f"{key}.jpg", phrase, **extra), objects=objects, annotated_size=size)
 
 
-def _genome_objects(record: Mapping[str, Any], sizes: Lookup) -> Sample:
-    key, rows = record["image_id"], record["objects"]
+def _genome_objects(record: Any, sizes: Lookup) -> Sample:
+    row = Row(record)
+    key, rows = row.name("image_id"), row.rows("objects")
+    size = sizes[row.fields["image_id"]].size()
     objects, dropped = annotated(
-        (row["names"][0], _genome_box(key, (row["x"], row["y"], row["w"], row["h"]), sizes)) for row in rows
+        ((one.texts("names") or ("",))[0], _genome_box(one, ("x", "y", "w", "h"), size)) for one in rows
     )
-    return Sample(f"{key}.jpg", objects=objects, extra={"image_id": key, **dropped})
+    extra = {"image_id": row.fields["image_id"], **dropped}
+    return Sample(f"{key}.jpg", objects=objects, extra=extra, annotated_size=size)
 
 
-def _genome_box(key: int, xywh_px: tuple[float, float, float, float], sizes: Lookup) -> Box | None:
-    return Box.from_xywh_px(xywh_px, (sizes[key]["width"], sizes[key]["height"]))
+def _genome_box(row: Row, sides: tuple[str, str, str, str], size: Size) -> Box | None:
+    return Box.from_xywh_px([row.number(side) for side in sides], size)

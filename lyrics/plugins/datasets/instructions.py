@@ -10,9 +10,10 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from lyrics.core.contracts import BuildContext
@@ -23,10 +24,16 @@ from lyrics.core.data.readers import (
     ParquetRecords,
     PictureFolder,
     RecordDataset,
+    Row,
     annotated,
+    captioned,
+    kept,
+    listed,
     records_of,
-    text_of,
+    taken_apart,
 )
+from lyrics.core.data.readers.json_files import Found
+from lyrics.core.data.readers.row import brief
 from lyrics.core.errors import SampleError
 from lyrics.core.geometry import Box
 from lyrics.core.spatial import SpatialObject, format_objects
@@ -36,7 +43,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _IMAGE_MARK = "<image>"
-_ASKS, _ANSWERS = ("human", "user"), ("gpt", "assistant")
+_ASKS, _ANSWERS, _SYSTEM = ("human", "user"), ("gpt", "assistant"), "system"
 
 
 def llava(options: Any, context: BuildContext) -> RecordDataset:
@@ -59,25 +66,69 @@ def _llava(options: Any, name: str, *folders: str) -> RecordDataset:
     )
 
 
-def _llava_sample(record: Mapping[str, Any]) -> Sample:
-    image, extra = record.get("image"), {"id": record["id"]}
-    if "conversations" not in record and "instances" in record:
-        rows = ((row["category"], Box.clip(*row["bbox"])) for row in record["instances"])
-        objects, dropped = annotated(rows)
-        return Sample(image, tuple(record["captions"]), objects, extra={"task": "caption", **extra, **dropped})
-    turns = _turns(record["conversations"])
-    return Sample(image, turns=turns, extra={"task": "text", **extra})
+def _llava_sample(record: Any) -> Sample:
+    row = Row(record)
+    image = _only_image(row)
+    extra = {"id": row.identity("id")} if row.has("id") else {}
+    if not row.has("conversations") and row.has("instances"):
+        objects, dropped = annotated(
+            (one.text("category"), Box.clip(*one.numbers("bbox", 4))) for one in row.rows("instances")
+        )
+        return replace(captioned(image, row.texts("captions"), **extra, **dropped), objects=objects)
+    return Sample(image, turns=_turns(row.rows("conversations"), image), extra={"task": "text", **extra})
 
 
-def _turns(messages: Sequence[Mapping[str, Any]]) -> tuple[Turn, ...]:
-    """Pairs of a question and its answer; the mark of the picture's place is taken out of the first question."""
-    roles = [message["from"] for message in messages]
-    if len(roles) % 2 or any(r not in _ASKS for r in roles[::2]) or any(r not in _ANSWERS for r in roles[1::2]):
-        raise ValueError(f"a conversation goes question, answer, question, ..., not {', '.join(map(str, roles))}")
-    texts = [text_of(message["value"]) for message in messages]
-    if texts:
-        texts[0] = texts[0].replace(_IMAGE_MARK, "").strip()
-    return tuple(Turn(question, answer) for question, answer in zip(texts[::2], texts[1::2], strict=True))
+def _only_image(row: Row) -> str | None:
+    """The image of a record: a path, or a list of one; None where it is missing, null or empty."""
+    if not row.has("image") or row.fields["image"] in ("", []):
+        return None
+    if isinstance(row.fields["image"], list):
+        names = row.fields["image"]
+        if len(names) > 1:
+            raise SampleError(
+                f"it has {len(names)} images ({brief(names)}); records with one image are read.", "record"
+            )
+        return Row({"image[0]": names[0]}).name("image[0]")
+    return row.name("image")
+
+
+def _turns(messages: Sequence[Row], image: str | None) -> tuple[Turn, ...]:
+    """Pairs of a question and its answer.
+
+    A system message begins the first question. An answer before the first question is left out, and so is a last
+    question without an answer. The mark of the picture's place is taken out of every text, for a prompt holds the
+    picture as a segment of its own; there must not be more marks than pictures.
+    """
+    roles = [message.text("from").lower() for message in messages]
+    texts = [message.text("value") for message in messages]
+    _check_roles(roles)
+    first = next((number for number, role in enumerate(roles) if role in _ASKS), len(roles))
+    marks = sum(text.count(_IMAGE_MARK) for text, role in zip(texts, roles, strict=True) if role in _ASKS)
+    if marks > (image is not None):
+        names = "no image" if image is None else "one image"
+        raise SampleError(
+            f"the questions of its conversation have {marks} marks {_IMAGE_MARK}, and it names {names}.", "record"
+        )
+    texts = [text.replace(_IMAGE_MARK, "").strip() for text in texts]
+    system = [text for text, role in zip(texts, roles, strict=True) if role == _SYSTEM and text]
+    pairs = list(zip(texts[first::2], texts[first + 1 :: 2], strict=False))
+    if not pairs:
+        raise SampleError("its conversation has no question with an answer.", "record")
+    pairs[0] = ("\n".join([*system, pairs[0][0]]), pairs[0][1])
+    return tuple(Turn(question, answer) for question, answer in pairs)
+
+
+def _check_roles(roles: Sequence[str]) -> None:
+    """System messages come first; after them questions and answers take turns, and it does not matter which begins."""
+    known = (_SYSTEM, *_ASKS, *_ANSWERS)
+    if unknown := [role for role in roles if role not in known]:
+        raise SampleError(f"a message is from {brief(unknown[0])}; {', '.join(known)} are known.", "record")
+    for before, role in pairwise(roles):
+        same = (before in _ASKS) == (role in _ASKS)
+        if role == _SYSTEM and before != _SYSTEM:
+            raise SampleError("a system message stands in the middle of the conversation.", "record")
+        if before != _SYSTEM and same:
+            raise SampleError(f"two messages in a row are from {before} and {role}.", "record")
 
 
 def svit(options: Any, context: BuildContext) -> RecordDataset:
@@ -87,16 +138,17 @@ def svit(options: Any, context: BuildContext) -> RecordDataset:
     so, and their own converter multiplies them by its sides).
     """
     home = Home.of("svit", options.root)
-    records = JsonRecords([home.file(options.file, f"*/{options.file}")], _conversations)
+    records = JsonRecords([home.file(options.file, f"*/{options.file}")], _conversations, "conversation")
     return RecordDataset("svit", records, _svit_sample, home.pictures(options.images, "VG_100K", "VG_100K_2"))
 
 
-def _conversations(data: Any) -> list[Any]:
-    return [
-        {"image_id": record["image_id"], "content": conversation["content"]}
-        for record in data
-        for conversation in record["conversations"]
-    ]
+def _conversations(data: Any) -> Iterable[Found]:
+    return taken_apart(
+        listed(data),
+        lambda row: [
+            {"image_id": row.name("image_id"), "conversation": one.fields} for one in row.rows("conversations")
+        ],
+    )
 
 
 _NUMBER = r"\s*-?[0-9]+(?:\.[0-9]+)?\s*"
@@ -105,6 +157,7 @@ _SVIT_MENTION = re.compile(rf"<st>([^<>]*)<ed>((?:\s*,?\s*{_SVIT_BOX.pattern})*)
 
 
 def _svit_sample(record: Mapping[str, Any]) -> Sample:
+    image = f"{record['image_id']}.jpg"
     found: list[tuple[str, Box | None]] = []
 
     def rewritten(mention: re.Match[str]) -> str:
@@ -117,20 +170,21 @@ def _svit_sample(record: Mapping[str, Any]) -> Sample:
 
     turns = tuple(
         Turn(_SVIT_MENTION.sub(rewritten, turn.instruction), _SVIT_MENTION.sub(rewritten, turn.answer))
-        for turn in _turns(record["content"])
+        for turn in _turns(Row(record["conversation"]).rows("content"), image)
     )
     objects, dropped = annotated(found)
-    task = "referential" if objects else "text"
-    return Sample(
-        f"{record['image_id']}.jpg",
-        objects=objects,
-        turns=turns,
-        extra={"task": task, "boxes_in_text": bool(objects), "image_id": record["image_id"], **dropped},
-    )
+    extra = {
+        "task": "referential" if objects else "text",
+        "boxes_in_text": bool(objects),
+        "objects_of": "question",
+        "image_id": record["image_id"],
+        **dropped,
+    }
+    return Sample(image, objects=objects, turns=turns, extra=extra)
 
 
 def _markup(tag: str, box: Box) -> str:
-    return format_objects([SpatialObject(text_of(tag), box)])
+    return format_objects([SpatialObject(tag.strip(), box)])
 
 
 def m3it(options: Any, context: BuildContext) -> RecordDataset:
@@ -148,7 +202,7 @@ class _NumberedLines(LineRecords):
     """Each record with its number, by which its picture is found again."""
 
     def __getitem__(self, index: int) -> Any:
-        return {**super().__getitem__(index), "number": index}
+        return {"row": super().__getitem__(index), "number": index}
 
 
 @dataclass
@@ -160,28 +214,31 @@ class _PicturesInRecords:
 
         path, place = self.records.where(int(key))
         try:
-            data = base64.b64decode(_pictures_of(self.records[int(key)])[0], validate=True)
+            data = base64.b64decode(_pictures_of(Row(self.records[int(key)]["row"]))[0], validate=True)
         except (binascii.Error, ValueError) as error:
-            raise SampleError(f"{path}, {place}: its picture is not base64: {error}.", "record") from None
+            raise SampleError(f"{path}, {place}: image_base64_str is not base64: {error}.", "record") from None
         return decode_picture(data, f"{path}, {place}")
 
+    def find(self, key: str) -> None:
+        """Nothing to look for: the picture is in the record."""
 
-def _pictures_of(record: Mapping[str, Any]) -> Sequence[str]:
-    pictures = record.get("image_base64_str") or []
-    return [pictures] if isinstance(pictures, str) else pictures
+
+def _pictures_of(row: Row) -> tuple[str, ...]:
+    return row.texts("image_base64_str") if row.has("image_base64_str") and row.fields["image_base64_str"] else ()
 
 
 def _m3it_sample(record: Mapping[str, Any]) -> Sample:
-    pictures = _pictures_of(record)
-    turn = _instruction(record["instruction"], record["inputs"], record["outputs"])
+    row = Row(record["row"])
+    pictures = _pictures_of(row)
+    turn = _instruction(row, "instruction", "inputs", "outputs")
     extra = {"task": "text", "pictures": len(pictures)}
     return Sample(str(record["number"]) if pictures else None, turns=(turn,), extra=extra)
 
 
-def _instruction(instruction: Any, more: Any, answer: Any) -> Turn:
-    """The instruction, and on a line of its own what it is to be applied to."""
-    parts = [text for text in (text_of(instruction), text_of(more)) if text]
-    return Turn("\n".join(parts), text_of(answer))
+def _instruction(row: Row, instruction: str, more: str, answer: str) -> Turn:
+    """The instruction, and on a line of its own what it is to be applied to, which may be empty or null."""
+    parts = [row.text(instruction), row.text(more) if row.value(more) is not None else ""]
+    return Turn("\n".join(text for text in parts if text), row.text(answer))
 
 
 def multiinstruct(options: Any, context: BuildContext) -> RecordDataset:
@@ -200,19 +257,21 @@ _FOUR_NUMBERS = re.compile(r"-?[0-9.]+(?: -?[0-9.]+){3}")
 _REGION = "region"
 
 
-def _multiinstruct_sample(record: Mapping[str, Any], pictures: PictureFolder) -> Sample:
-    image = record["image_path"].removeprefix("./")
-    options = tuple(map(text_of, record.get("options") or ()))
-    listed = {text for text in (*(record.get("region") or ()), *options) if _FOUR_NUMBERS.fullmatch(text)}
+def _multiinstruct_sample(record: Any, pictures: PictureFolder) -> Sample:
+    row = Row(record)
+    image = row.name("image_path").removeprefix("./")
+    regions, options = (row.texts(key) if row.has(key) else () for key in ("region", "options"))
+    named = {text for text in (*regions, *options) if _FOUR_NUMBERS.fullmatch(text)}
     found: list[tuple[str, Box | None]] = []
-    texts = [text_of(record["prompt"]), text_of(record["target"])]
-    if listed:
+    texts = [row.text("prompt"), row.text("target")]
+    if named:
         size = pictures.size(image)
         # The longest first: one region's numbers may begin another's.
-        pattern = re.compile("|".join(re.escape(text) for text in sorted(listed, key=lambda t: (-len(t), t))))
+        pattern = re.compile("|".join(re.escape(text) for text in sorted(named, key=lambda t: (-len(t), t))))
 
         def rewritten(region: re.Match[str]) -> str:
-            box = Box.from_px([float(number) for number in region[0].split()], size)
+            numbers = Row({f"region number {n}": number for n, number in enumerate(region[0].split())})
+            box = Box.from_px([numbers.number(key) for key in numbers.fields], size)
             found.append((_REGION, box))
             return _markup(_REGION, box) if box is not None else _REGION
 
@@ -222,8 +281,9 @@ def _multiinstruct_sample(record: Mapping[str, Any], pictures: PictureFolder) ->
     extra = {
         "task": "referential" if objects else "text",
         "boxes_in_text": bool(objects),
-        "id": record["unique_id"],
-        "task_name": record["task_name"],
+        "objects_of": "question",
+        "id": row.identity("unique_id"),
+        "task_name": row.text("task_name"),
         **dropped,
     }
     return Sample(image, objects=objects, turns=(Turn(*texts),), extra=extra)
@@ -235,9 +295,11 @@ def orca(options: Any, context: BuildContext) -> RecordDataset:
     return RecordDataset("orca", ParquetRecords(home.files("*.parquet")), _orca_sample)
 
 
-def _orca_sample(record: Mapping[str, Any]) -> Sample:
-    turn = _instruction(record["system_prompt"] or "", record["question"], record["response"])
-    return Sample(None, turns=(turn,), extra={"task": "text", "id": record["id"]})
+def _orca_sample(record: Any) -> Sample:
+    row = Row(record)
+    system = row.text("system_prompt", "")
+    turn = Turn("\n".join([*([system] if system else []), row.text("question")]), row.text("response"))
+    return Sample(None, turns=(turn,), extra={"task": "text", **kept(row, ("id",))})
 
 
 def alpaca(options: Any, context: BuildContext) -> RecordDataset:
@@ -246,6 +308,5 @@ def alpaca(options: Any, context: BuildContext) -> RecordDataset:
     return RecordDataset("alpaca", records_of([home.file(options.file)]), _alpaca_sample)
 
 
-def _alpaca_sample(record: Mapping[str, Any]) -> Sample:
-    turn = _instruction(record["instruction"], record["input"], record["output"])
-    return Sample(None, turns=(turn,), extra={"task": "text"})
+def _alpaca_sample(record: Any) -> Sample:
+    return Sample(None, turns=(_instruction(Row(record), "instruction", "input", "output"),), extra={"task": "text"})

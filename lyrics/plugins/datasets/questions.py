@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lyrics.core.contracts import BuildContext
 from lyrics.core.data.readers import (
+    Answers,
     Fields,
     Home,
     JsonRecords,
     Lookup,
     PictureFolder,
     RecordDataset,
+    Row,
     annotated,
+    answers_of,
+    kept,
     keyed,
     listed,
     question_and_answers,
+    taken_apart,
 )
-from lyrics.core.data.readers.files import read_json
+from lyrics.core.data.readers.files import is_there, read_json
+from lyrics.core.data.readers.json_files import Fault, Found
+from lyrics.core.data.readers.row import brief, clean
 from lyrics.core.errors import DatasetError, SampleError
-from lyrics.core.geometry import Box
+from lyrics.core.geometry import Box, Size
 from lyrics.core.types import Sample
 
 # What the split is called in the names of question files, and whose pictures it asks about.
@@ -60,18 +68,23 @@ def _coco_questions(options: Any, name: str, prefix: str) -> RecordDataset:
     return RecordDataset(name, JsonRecords([questions], partial(listed, key="questions")), sample, pictures)
 
 
-def _coco_question_sample(record: Mapping[str, Any], annotations: Lookup | None, folder: str) -> Sample:
-    about = annotations[record["question_id"]] if annotations is not None else {}
-    answers = about.get("answers", [])
-    raw = Counter(answer["raw_answer"] for answer in answers if "raw_answer" in answer).most_common(1)
+def _coco_question_sample(record: Any, annotations: Lookup | None, folder: str) -> Sample:
+    row = Row(record)
+    about = annotations[row.value("question_id")] if annotations is not None else Row({})
+    # A split with annotations has answers.
+    answers = Answers() if annotations is None or not about.items("answers") else answers_of(about, "answers")
+    raw = [one.text("raw_answer") for one in about.rows("answers") if one.has("raw_answer")] if answers.records else []
+    wanted = Counter(raw).most_common(1)[0][0] if raw else None
+    if wanted is None and about.has("multiple_choice_answer"):
+        wanted = about.text("multiple_choice_answer")
     return question_and_answers(
-        f"COCO_{folder}_{record['image_id']:012d}.jpg",
-        record["question"],
+        f"COCO_{folder}_{row.whole('image_id'):012d}.jpg",
+        row.text("question"),
         answers,
-        answer=raw[0][0] if raw else about.get("multiple_choice_answer"),
-        **{key: about[key] for key in ("question_type", "answer_type") if key in about},
-        question_id=record["question_id"],
-        image_id=record["image_id"],
+        answer=wanted,
+        **kept(about, ("question_type", "answer_type")),
+        question_id=row.identity("question_id"),
+        image_id=row.whole("image_id"),
     )
 
 
@@ -112,14 +125,15 @@ def docvqa(options: Any, context: BuildContext) -> RecordDataset:
     return RecordDataset("docvqa", records, _docvqa_sample, pictures)
 
 
-def _docvqa_sample(record: Mapping[str, Any]) -> Sample:
+def _docvqa_sample(record: Any) -> Sample:
+    row = Row(record)
     return question_and_answers(
-        record["image"],
-        record["question"],
-        record.get("answers", []),
+        row.name("image"),
+        row.text("question"),
+        answers_of(row, "answers"),
         task="text-vqa",
-        question_id=record["questionId"],
-        question_types=tuple(record.get("question_types") or ()),
+        question_id=row.identity("questionId"),
+        question_types=row.texts("question_types") if row.has("question_types") else (),
     )
 
 
@@ -138,72 +152,86 @@ def textvqa(options: Any, context: BuildContext) -> RecordDataset:
     return RecordDataset("textvqa", records, partial(_textvqa_sample, words=words), pictures)
 
 
-def _textvqa_sample(record: Mapping[str, Any], words: Lookup | None) -> Sample:
-    rows = words[record["image_id"]]["ocr_info"] if words is not None else []
-    objects, dropped = annotated((row["word"], _corner_and_sides(row["bounding_box"])) for row in rows)
+def _textvqa_sample(record: Any, words: Lookup | None) -> Sample:
+    row = Row(record)
+    found = words[row.value("image_id")].rows("ocr_info") if words is not None else []
+    objects, dropped = annotated((one.text("word"), _corner_and_sides(one.row("bounding_box"))) for one in found)
     sample = question_and_answers(
-        f"{record['image_id']}.jpg",
-        record["question"],
-        record.get("answers", []),
+        f"{row.name('image_id')}.jpg",
+        row.text("question"),
+        answers_of(row, "answers"),
         task="text-vqa",
-        question_id=record["question_id"],
-        image_id=record["image_id"],
-        **dropped,
+        question_id=row.identity("question_id"),
+        image_id=row.fields["image_id"],
     )
-    return Sample(sample.image, objects=objects, turns=sample.turns, extra=sample.extra)
+    size = row.size("image_width", "image_height") if row.has("image_width") else None
+    return replace(sample, objects=objects, extra={**sample.extra, **dropped}, annotated_size=size)
 
 
-def _corner_and_sides(box: Mapping[str, float]) -> Box | None:
-    x, y = box["top_left_x"], box["top_left_y"]
-    return Box.clip(x, y, x + box["width"], y + box["height"])
+def _corner_and_sides(box: Row) -> Box | None:
+    x, y, width, height = (box.number(side) for side in ("top_left_x", "top_left_y", "width", "height"))
+    return Box.clip(x, y, x + width, y + height)
 
 
 _OCR_SPLITS = {"train": 1, "val": 2, "test": 3}
 
 
 def ocr_vqa(options: Any, context: BuildContext) -> RecordDataset:
-    """``dataset.json``: {id: {imageURL, questions[], answers[], split 1, 2 or 3, title, ...}}; the picture is ``images/ID.jpg``."""
+    """``dataset.json``: {id: {imageURL, questions[], answers[], split 1, 2 or 3, ...}}; pictures are ``images/ID.jpg``.
+
+    About 900 covers were published as GIF. Their files are ``ID.gif``, or ``ID.jpg`` where all were saved under that
+    name.
+    """
     home = Home.of("ocr-vqa", options.root)
-    records = JsonRecords([home.file("dataset.json")], partial(_books, split=_OCR_SPLITS[options.split]))
-    return RecordDataset("ocr-vqa", records, _book_sample, home.pictures(options.images, "images"))
+    split = partial(_books, split=_OCR_SPLITS[options.split])
+    pictures = home.pictures(options.images, "images")
+    records = JsonRecords([home.file("dataset.json")], split, "question")
+    return RecordDataset("ocr-vqa", records, partial(_book_sample, pictures=pictures), pictures)
 
 
-def _books(data: Any, split: int) -> list[Any]:
-    """One record per question of the split. Raises ``DatasetError`` when a book has not as many answers as questions."""
-    found = []
-    for book in keyed(data, "id"):
-        if len(book["questions"]) != len(book["answers"]):
-            raise DatasetError(
-                f"{book['id']} has {len(book['questions'])} questions and {len(book['answers'])} answers."
+def _books(data: Any, split: int) -> Iterable[Found]:
+    """One record per question of the split. A book that has not as many answers as questions is one bad sample."""
+
+    def questions(book: Row) -> list[Any]:
+        if book.whole("split") != split:
+            return []
+        questions, answers = book.items("questions"), book.items("answers")
+        if len(questions) != len(answers):
+            raise SampleError(
+                f"{book.fields['id']} has {len(questions)} questions and {len(answers)} answers.", "record"
             )
-        if book["split"] == split:
-            pairs = zip(book["questions"], book["answers"], strict=True)
-            found += [{"book": book, "number": n, "question": q, "answer": a} for n, (q, a) in enumerate(pairs)]
-    return found
+        pairs = zip(questions, answers, strict=True)
+        return [{"book": book.fields, "number": n, "question": q, "answer": a} for n, (q, a) in enumerate(pairs)]
+
+    return taken_apart(keyed(data, "id"), questions)
 
 
-def _book_sample(record: Mapping[str, Any]) -> Sample:
-    book = record["book"]
-    suffix = PurePosixPath(book["imageURL"]).suffix or ".jpg"
+def _book_sample(record: Mapping[str, Any], pictures: PictureFolder) -> Sample:
+    row, book = Row(record), Row(record["book"], f"book {record['book']['id']}")
+    suffix = PurePosixPath(book.text("imageURL")).suffix.lower() or ".jpg"
+    name = f"{book.name('id')}{suffix}"
+    if suffix != ".jpg":
+        name = pictures.first(name, f"{book.name('id')}.jpg")
     return question_and_answers(
-        f"{book['id']}{suffix}",
-        record["question"],
-        [record["answer"]],
+        name,
+        row.text("question"),
+        Answers((row.text("answer"),)),
         task="text-vqa",
-        question_id=f"{book['id']}-{record['number']}",
-        title=book.get("title"),
+        question_id=f"{book.fields['id']}-{record['number']}",
+        **kept(book, ("title",)),
     )
 
 
 def ai2d(options: Any, context: BuildContext) -> RecordDataset:
     """One file per diagram, ``questions/X.png.json``: {imageName, questions: {text: {abcLabel, answerTexts, correctAnswer, questionId}}}.
 
-    A question with ``abcLabel`` asks about letters that are drawn in ``abc_images`` only. ``ai2d_test_ids.csv`` names the diagrams of the
-    test split. The words in a diagram (``annotations/X.png.json``, corners in pixels) become objects where those files are there.
+    A question with ``abcLabel`` asks about letters that are drawn in ``abc_images`` only. ``ai2d_test_ids.csv`` names
+    the diagrams of the test split. The words in a diagram (``annotations/X.png.json``, corners in pixels) become
+    objects where those files are there; where letters are painted over them, the letters (``replacementText``) do, and
+    not what they hide.
     """
     home = Home.of("ai2d", options.root)
-    with home.file("ai2d_test_ids.csv").open(encoding="utf-8", newline="") as opened:
-        test = {row[0].strip() for row in csv.reader(opened) if row}
+    test = _first_column(home.file("ai2d_test_ids.csv"))
     wanted = options.split == "test"
     files = [path for path in home.files("questions/*.json") if (path.name.partition(".")[0] in test) == wanted]
     if not files:
@@ -211,24 +239,66 @@ def ai2d(options: Any, context: BuildContext) -> RecordDataset:
     pictures = home.pictures(options.images, "", "images")
     annotations = home.root / "annotations" if (home.root / "annotations").is_dir() else None
     sample = partial(_ai2d_sample, pictures=pictures, annotations=annotations)
-    return RecordDataset("ai2d", JsonRecords(files, _diagram), sample, pictures)
+    return RecordDataset("ai2d", JsonRecords(files, _diagram, "question"), sample, pictures)
 
 
-def _diagram(data: Any) -> list[Any]:
-    return [{**about, "question": text, "imageName": data["imageName"]} for text, about in data["questions"].items()]
+def _first_column(path: Path) -> set[str]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as opened:
+            return {row[0].strip() for row in csv.reader(opened) if row}
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(f"{path}: is not a table of text: {error}.") from None
+
+
+def _diagram(data: Any) -> Iterable[Found]:
+    def questions(diagram: Row) -> list[Any]:
+        name = diagram.name("imageName")
+        found = diagram.row("questions")
+        return [{"fields": found.fields[text], "question": text, "imageName": name} for text in found.fields]
+
+    return taken_apart([data], questions)
 
 
 def _ai2d_sample(record: Mapping[str, Any], pictures: PictureFolder, annotations: Path | None) -> Sample:
-    name = record["imageName"]
-    image = f"abc_images/{name}" if record.get("abcLabel") else f"images/{name}"
-    sample = _choice(image, record["question"], record["answerTexts"], record["correctAnswer"], record["questionId"])
-    if annotations is None or not (annotations / f"{name}.json").exists():
+    name, row = record["imageName"], Row(record["fields"], brief(record["question"]))
+    lettered = bool(row.fields["abcLabel"]) if row.has("abcLabel") else False
+    image = f"abc_images/{name}" if lettered else f"images/{name}"
+    sample = _choice(
+        image,
+        clean(record["question"]),
+        row.texts("answerTexts"),
+        row.whole("correctAnswer"),
+        row.identity("questionId"),
+    )
+    # The name is a stranger's: as a picture's it is checked, and so it is for the annotations.
+    if annotations is None or not is_there(PictureFolder(annotations).path(f"{name}.json")):
         return sample
-    words = read_json(annotations / f"{name}.json").get("text", {}).values()
-    size = pictures.size(image)
-    corners = ((word["value"], (*word["rectangle"][0], *word["rectangle"][1])) for word in words)
-    objects, dropped = annotated((text, Box.from_px(xyxy_px, size)) for text, xyxy_px in corners)
-    return Sample(sample.image, objects=objects, turns=sample.turns, extra={**sample.extra, **dropped})
+    objects, dropped = annotated(_words(annotations / f"{name}.json", lettered, pictures.size(image)))
+    return replace(sample, objects=objects, extra={**sample.extra, **dropped})
+
+
+def _words(path: Path, lettered: bool, size: Size) -> list[tuple[str, Box | None]]:
+    """The words of a diagram that can be seen in it, with their boxes: letters where letters are painted over words."""
+    about, found = Row(_bad_sample_json(path), path.name), []
+    for key in about.row("text").fields if about.has("text") else ():
+        word = about.row("text").row(key)
+        if lettered and not (word.has("replacementText") and word.text("replacementText")):
+            continue  # it may be under a letter
+        corners = [Row({"rectangle": each}, word.at).numbers("rectangle", 2) for each in word.items("rectangle")[:2]]
+        if len(corners) != 2:
+            raise word.error("rectangle", "a list of two corners")
+        found.append(
+            (word.text("replacementText" if lettered else "value"), Box.from_px(corners[0] + corners[1], size))
+        )
+    return found
+
+
+def _bad_sample_json(path: Path) -> Any:
+    """A JSON file that belongs to one sample: what is wrong with it is wrong with that one."""
+    try:
+        return read_json(path)
+    except DatasetError as error:
+        raise SampleError(str(error), "record") from None
 
 
 def scienceqa(options: Any, context: BuildContext) -> RecordDataset:
@@ -237,35 +307,48 @@ def scienceqa(options: Any, context: BuildContext) -> RecordDataset:
     The picture is ``SPLIT/ID/image.png`` after the problem's own split, which for minival and the like is another than the one asked for.
     """
     home = Home.of("scienceqa", options.root)
-    chosen = read_json(home.file("pid_splits.json", "*/pid_splits.json"))
-    if options.split not in chosen:
-        raise DatasetError(f"{home.root}: pid_splits.json has no split {options.split!r}; it has {', '.join(chosen)}.")
+    file = home.file("pid_splits.json", "*/pid_splits.json")
+    chosen = read_json(file)
+    if not isinstance(chosen, Mapping) or options.split not in chosen:
+        there = ", ".join(map(str, chosen)) if isinstance(chosen, Mapping) else brief(chosen)
+        raise DatasetError(f"{home.root}: pid_splits.json has no split {options.split!r}; it has {there}.")
+    if not isinstance(chosen[options.split], list):
+        raise DatasetError(
+            f"{file}: split {options.split!r} is {brief(chosen[options.split])}, where a list is expected."
+        )
     rows = partial(_problems, chosen=tuple(chosen[options.split]))
     records = JsonRecords([home.file("problems.json", "*/problems.json")], rows)
     return RecordDataset("scienceqa", records, _problem_sample, home.pictures(options.images, "images"))
 
 
-def _problems(data: Any, chosen: tuple[str, ...]) -> list[Any]:
-    by_id = {row["id"]: row for row in keyed(data, "id")}
-    return [by_id[key] for key in chosen]
+def _problems(data: Any, chosen: tuple[Any, ...]) -> Iterable[Found]:
+    rows = keyed(data, "id")
+    numbers = {key: number for number, key in enumerate(data)}
+    for key in chosen:
+        # Keys of a JSON mapping are texts.
+        number = numbers.get(key, -1) if isinstance(key, str) else -1
+        yield Found(rows[number], number) if number >= 0 else Found(Fault(f"there is no problem {brief(key)}"), number)
 
 
-def _problem_sample(record: Mapping[str, Any]) -> Sample:
-    image = f"{record['split']}/{record['id']}/{record['image']}" if record.get("image") else None
-    about = {key: record[key] for key in ("hint", "lecture", "solution", "subject") if record.get(key)}
-    return _choice(image, record["question"], record["choices"], record["answer"], record["id"], **about)
+def _problem_sample(record: Any) -> Sample:
+    row = Row(record)
+    image = f"{row.name('split')}/{row.name('id')}/{row.name('image')}" if row.has("image") else None
+    about = {key: row.text(key) for key in ("hint", "lecture", "solution", "subject") if row.has(key) and row.text(key)}
+    return _choice(image, row.text("question"), row.texts("choices"), row.whole("answer"), row.fields["id"], **about)
 
 
-def _choice(image: str | None, question: str, options: list[str], right: int, question_id: str, **extra: Any) -> Sample:
+def _choice(
+    image: str | None, question: str, options: Sequence[str], right: int, question_id: str | int, **extra: Any
+) -> Sample:
     """A multiple choice; the answer is the text of the right option."""
     if not 0 <= right < len(options):
         raise SampleError(f"the right answer is number {right} of {len(options)}", "record")
     return question_and_answers(
         image,
         question,
-        [options[right]],
+        Answers((options[right],)),
         task="multi-choice",
-        options=tuple(map(str, options)),
+        options=tuple(options),
         question_id=question_id,
         **extra,
     )
@@ -294,13 +377,13 @@ def dvqa(options: Any, context: BuildContext) -> RecordDataset:
     return RecordDataset("dvqa", records, partial(_dvqa_sample, pictures=pictures), pictures)
 
 
-def _dvqa_sample(record: Mapping[str, Any], pictures: PictureFolder) -> Sample:
+def _dvqa_sample(record: Any, pictures: PictureFolder) -> Sample:
     fields = Fields(
         "{image}", question="question", answers="answer", keep=("question_id", "template_id"), task="text-vqa"
     )
-    sample = fields(record)
-    if not record.get("answer_bbox"):
+    sample, row = fields(record), Row(record)
+    if not row.has("answer_bbox") or not row.items("answer_bbox"):
         return sample
-    box = Box.from_xywh_px(record["answer_bbox"], pictures.size(record["image"]))
-    objects, dropped = annotated([(record["answer"], box)])
-    return Sample(sample.image, objects=objects, turns=sample.turns, extra={**sample.extra, **dropped})
+    objects, dropped = annotated([(row.text("answer"), row.xywh_px("answer_bbox", pictures.size(row.name("image"))))])
+    # It is where the answer stands.
+    return replace(sample, objects=objects, extra={**sample.extra, **dropped, "objects_of": "question"})

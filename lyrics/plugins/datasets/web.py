@@ -7,7 +7,6 @@ as ``extra["url"]``, an address, but no picture, since nothing is downloaded her
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -19,6 +18,7 @@ from lyrics.core.data.readers import (
     ParquetRecords,
     RecordDataset,
     Records,
+    Row,
     TarRecords,
     captioned,
     columns_of,
@@ -68,8 +68,9 @@ def _addresses(home: Home, columns: tuple[str, ...]) -> Records:
     raise DatasetError(f"{home.root}: has neither tar shards nor a list of addresses. {home.hint}")
 
 
-def _address(record: Mapping[str, Any]) -> Sample:
+def _address(record: Any) -> Sample:
     """From a list of addresses; LAION's own index spells its columns in capitals."""
-    caption = record["TEXT"] if "TEXT" in record else record["caption"]
+    row = Row(record)
+    caption, url = ("TEXT", "URL") if row.has("URL") or row.has("TEXT") else ("caption", "url")
     # A site without an alt text has a null there.
-    return captioned(None, caption or "", url=record["URL"] if "URL" in record else record["url"])
+    return captioned(None, row.text(caption) if row.value(caption) is not None else "", url=row.text(url))

@@ -162,7 +162,8 @@ def _read_thresholds(path: Path, num_tags: int) -> tuple[float, ...]:
 
 def _lines(path: Path, num_tags: int) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # People edit these lists, and some editors put a mark at the beginning.
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise WeightsError(f"{path}: a tagger needs it, one line per class, and it cannot be read: {error}") from error
     if len(lines) != num_tags:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lyrics.core.data.readers import (
+    Answers,
     CocoRecords,
     Fields,
     Home,
@@ -23,7 +24,9 @@ from lyrics.core.data.readers import (
     PictureFolder,
     RecordDataset,
     RefRecords,
+    Row,
     annotated,
+    answers_of,
     captioned,
     columns_of,
     keyed,
@@ -97,13 +100,13 @@ def test_other_shapes_name_what_was_expected(tmp_path: Path) -> None:
         len(JsonRecords([path], partial(listed, key="data")))
     with pytest.raises(DatasetError, match=r"a.json: is not a mapping from keys to records but list"):
         len(JsonRecords([path], partial(keyed, name="id")))
-    with pytest.raises(DatasetError, match=r"a.json: a record has no key 'b'"):
+    with pytest.raises(SampleError, match=r"a.json has no record with b 1; of its record 0, there is no key 'b'"):
         Lookup(path, "b")[1]
 
 
 def test_lookup(tmp_path: Path) -> None:
     lookup = Lookup(written(tmp_path / "a.json", [{"id": 1, "w": 3}]), "id")
-    assert lookup[1]["w"] == 3
+    assert lookup[1].whole("w") == 3
     with pytest.raises(SampleError, match=r"a.json has no record with id 2") as raised:
         lookup[2]
     assert raised.value.kind == "missing"
@@ -144,11 +147,38 @@ def test_a_damaged_line_is_a_bad_sample(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"a": 1}\n{"a": \n\n"\xff"\n{"a": 2}\n')
     records = LineRecords([path])
-    assert len(records) == 5
-    for index in (1, 2, 3):
-        with pytest.raises(SampleError, match=rf"a.jsonl, line {index + 1}: cannot be read"):
+    assert len(records) == 4
+    for index, line in ((1, 2), (2, 4)):
+        with pytest.raises(SampleError, match=rf"a.jsonl, line {line}: cannot be read"):
             records[index]
-    assert records[4] == {"a": 2}
+    assert records[3] == {"a": 2}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lines=st.lists(st.sampled_from(["", "  ", "1", "22"]), max_size=9),
+    newline=st.sampled_from(["\n", "\r\n"]),
+    bom=st.booleans(),
+)
+def test_blank_lines_and_a_mark_at_the_beginning_are_no_records(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[str], newline: str, bom: bool
+) -> None:
+    """Places still count every line."""
+    path = tmp_path_factory.mktemp("lines") / "a.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" * bom + newline.join(lines).encode())
+    records = LineRecords([path])
+    filled = [(int(line), f"line {n}") for n, line in enumerate(lines, start=1) if line.strip()]
+    assert [(records[n], records.where(n)[1]) for n in range(len(records))] == filled
+
+
+@pytest.mark.parametrize("header", ["Caption\tURL", "\ufeffcaption\turl", "url\tcaption"])
+def test_a_line_that_names_the_columns_is_no_record(tmp_path: Path, header: str) -> None:
+    path = tmp_path / "a.tsv"
+    rows = "\n\ncat\thttp://x\n" if header != "url\tcaption" else "\nhttp://x\tcat\n"
+    path.write_text(header + rows, encoding="utf-8")
+    records = LineRecords([path], ("caption", "url"))
+    assert [records[n] for n in range(len(records))] == [{"caption": "cat", "url": "http://x"}]
+    assert records.where(0)[1] == f"line {rows.count(chr(10))}"
 
 
 def test_columns_need_their_number(tmp_path: Path) -> None:
@@ -176,11 +206,24 @@ def of(records: object, sample: object = None) -> RecordDataset:
     ("record", "message"),
     [
         ({"image": "x", "a": "b"}, r"record 0: there is no key 'q'; it has image, a\."),
-        ({"image": "x", "q": None, "a": "b"}, "record 0: is not as expected: a text is expected, not None"),
-        ({"image": "x", "q": "?", "a": [{"text": "b"}]}, "record 0: there is no key 'answer'"),
-        ({"image": "x", "q": "?", "a": [["b"]]}, "record 0: is not as expected"),
-        ("text", "record 0: is not as expected"),
-        (None, "record 0: is not as expected"),
+        ({"image": "x", "q": None, "a": "b"}, "record 0: q is None, where a text is expected"),
+        ({"image": "x", "q": True, "a": "b"}, "record 0: q is True, where a text is expected"),
+        ({"image": "x", "q": float("nan"), "a": "b"}, "record 0: q is nan, where a text is expected"),
+        ({"image": None, "q": "?", "a": "b"}, "record 0: image is None, where a name or a number is expected"),
+        (
+            {"image": "x", "q": "?", "a": [{"text": "b"}]},
+            r"record 0: there is no key 'answer' in a\[0\]; it has text\.",
+        ),
+        (
+            {"image": "x", "q": "?", "a": [["b" * 999]]},
+            r"record 0: a\[0\] is \['b{20,30}\.\.\.b{20,30}'\], where a text is",
+        ),
+        (
+            {"image": "x", "q": "?", "a": ["b", {"answer": "c"}]},
+            r"record 0: a\[0\] is 'b', where a mapping of fields is",
+        ),
+        ("text", "record 0: the record is 'text', where a mapping of fields is expected"),
+        (None, "record 0: the record is None, where a mapping of fields is expected"),
     ],
 )
 def test_a_record_that_is_wrong_names_file_place_and_key(tmp_path: Path, record: object, message: str) -> None:
@@ -238,12 +281,13 @@ def test_it_travels_without_what_it_has_read(tmp_path: Path) -> None:
 
 
 def test_the_most_frequent_answer_is_trained_on_the_first_of_equals() -> None:
-    answers = [{"answer": text, "answer_id": n} for n, text in enumerate(["no", "yes", "yes", "no", "maybe"])]
+    records = [{"answer": text, "answer_id": n} for n, text in enumerate(["no", "yes", "yes", "no", "maybe"])]
+    answers = answers_of(Row({"a": records}), "a")
     sample = question_and_answers("x", "?", answers)
     assert sample.turns[0].answer == "no"
     assert sample.extra["answers"] == ("no", "yes", "yes", "no", "maybe")
     assert [record["answer_id"] for record in sample.extra["answer_records"]] == [0, 1, 2, 3, 4]
-    assert question_and_answers("x", "?", []).turns[0].answer == ""
+    assert question_and_answers("x", "?", Answers()).turns[0].answer == ""
 
 
 def test_empty_captions_are_left_out() -> None:
@@ -359,10 +403,49 @@ def test_coco_joins_by_image_in_the_order_of_the_images(tmp_path: Path) -> None:
 
 
 def test_an_annotation_of_no_image(tmp_path: Path) -> None:
+    """It is a bad sample of its own, after the images."""
+    records = coco_files(tmp_path, image_of_caption=99)
+    assert [records[n]["captions"] for n in range(2)] == [["a"], []]
+    assert len(records) == 3
     with pytest.raises(
-        DatasetError, match=r"captions.json: annotation 2 is of image 99, which is not among the images"
+        SampleError, match=r"captions.json, annotations\[1\]: image_id is 99, which is not the id of an"
     ):
-        len(coco_files(tmp_path, image_of_caption=99))
+        records[2]
+
+
+def coco_odd(folder: Path, images: object, annotations: object, categories: object) -> CocoRecords:
+    data = {"images": images, "annotations": annotations, "categories": categories}
+    return CocoRecords(instances=written(folder / "instances.json", data))
+
+
+def test_an_image_given_twice(tmp_path: Path) -> None:
+    """Once more the same is once; another one of the same id, and nobody knows whose the annotations are."""
+    box = {"id": 5, "image_id": 7, "category_id": 2, "bbox": [1, 2, 3, 4]}
+    names = [{"id": 2, "name": "dog"}]
+    assert len(coco_odd(tmp_path, [*IMAGES, IMAGES[0]], [box], names)) == 2
+    records = coco_odd(tmp_path, [*IMAGES, {**IMAGES[0], "file_name": "other.jpg"}], [box], names)
+    assert len(records) == 3
+    assert records[1]["image"]["id"] == 3
+    for index, place in ((0, 0), (2, 2)):
+        with pytest.raises(SampleError, match=rf"images\[{place}\]: another image has the id 7 too"):
+            records[index]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"category_id": 99}, r"category_id is 99; the file has no category with id 99"),
+        ({"category_id": 3}, r"category_id is 3; the file has more than one category with id 3"),
+        ({"iscrowd": "no"}, r"iscrowd is 'no', where 0 or 1 is expected"),
+    ],
+)
+def test_an_annotation_that_cannot_be_read_is_named_by_its_image(tmp_path: Path, change: dict, message: str) -> None:
+    box = {"id": 5, "image_id": 7, "category_id": 2, "bbox": [1, 2, 3, 4]}
+    names = [{"id": 2, "name": "dog"}, {"id": 3, "name": "cat"}, {"id": 3, "name": "cow"}]
+    records = coco_odd(tmp_path, IMAGES, [box, {**box, **change}], names)
+    with pytest.raises(SampleError, match=rf"instances.json, image 7: instances.json, annotations\[1\]: {message}"):
+        records[0]
+    assert records[1]["annotations"] == []
 
 
 # --- refs ---
@@ -393,7 +476,9 @@ def test_refs_give_a_record_per_expression(tmp_path: Path) -> None:
 
 
 def test_a_ref_to_nothing(tmp_path: Path) -> None:
-    with pytest.raises(SampleError, match=r"ref 1, sentence 10: refers to annotation 99, which .*instances.json lacks"):
+    with pytest.raises(
+        SampleError, match=r"ref 1, sentence 10: ann_id is 99; .*instances.json has no annotation with id 99"
+    ):
         refs_files(tmp_path, ann_id=99)[0]
 
 

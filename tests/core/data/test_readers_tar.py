@@ -358,3 +358,70 @@ def test_it_travels_to_workers_without_what_it_has_read(shard: Path) -> None:
     first = records[0]
     assert b"red square" not in pickle.dumps(records)
     assert pickle.loads(pickle.dumps(records))[0] == first
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        (["0.txt"], "'0' has no image that is read; its members are 0.txt"),
+        (["0.tiff", "0.txt"], "it has 0.tiff; jpg, jpeg, png, webp, bmp, gif are read"),
+        (["22.05.jpg", "22.05.txt", "22.06.jpg"], "it has 22.05.jpg, 22.06.jpg, but a key ends at the first dot"),
+        (["0.left.jpg", "0.right.JPG", "0.txt"], "it has 0.left.jpg, 0.right.JPG, but a key ends at the first dot"),
+        (["0.jpg", "0.png", "0.txt"], "it has several: 0.jpg, 0.png"),
+    ],
+)
+def test_a_sample_without_one_picture_is_a_bad_sample(tmp_path: Path, members: list[str], message: str) -> None:
+    """It is never text in silence, and never one of two pictures."""
+    good = sample_members("1", "good")
+    path = write_tar(tmp_path / "a.tar", [*((name, jpeg()) for name in members if name[-3:] != "txt"), *good])
+    path = write_tar(path, [*((name, b"text" if name[-3:] == "txt" else jpeg()) for name in members), *good])
+    write_index(path)
+    records = TarRecords([path])
+    data = RecordDataset("toy", records, tar_sample, records)
+    with pytest.raises(SampleError, match=rf"a.tar, sample 0: .*{message}"):
+        data[0]
+    assert data.picture(data[1]).size == (8, 6)
+
+
+def test_a_second_picture_with_an_ending_of_its_own_is_stepped_over(tmp_path: Path) -> None:
+    members = [("0.seg.png", b"no picture"), ("0.jpg", jpeg()), ("0.txt", b"\xef\xbb\xbfa caption")]
+    write_index(path := write_tar(tmp_path / "a.tar", members))
+    records = TarRecords([path])
+    assert (records[0]["image"], records[0]["txt"]) == ("a.tar/0/0.jpg", "a caption")
+
+
+def test_an_animation_is_a_picture_and_what_reads_it_says_whether_it_is_one(tmp_path: Path) -> None:
+    write_index(path := write_tar(tmp_path / "a.tar", [("0.gif", b"GIF89a and no more"), ("0.txt", b"a caption")]))
+    records = TarRecords([path])
+    data = RecordDataset("toy", records, tar_sample, records)
+    data.find_picture(data[0])
+    with pytest.raises(ImageError, match=r"a.tar: 0.gif: is"):
+        data.picture(data[0])
+
+
+@pytest.mark.parametrize("start", [2**63 - 512, 2**63, 2**64 - 1])
+def test_a_position_that_no_file_has_is_a_bad_sample(shard: Path, start: int) -> None:
+    index = index_path(shard)
+    data = bytearray(index.read_bytes())
+    struct.pack_into("<Q", data, 32, start)
+    index.write_bytes(data)
+    records = TarRecords([shard])
+    with pytest.raises(SampleError, match=r"00000.tar, sample 0: its index says .* it is damaged"):
+        records[0]
+    assert records[1]["txt"] == CAPTIONS[1]
+
+
+@pytest.mark.parametrize(
+    ("make", "what"), [(Path.mkdir, "a folder"), (os.mkfifo, "a pipe or a device")], ids=["folder", "pipe"]
+)
+def test_what_is_called_like_a_tar_and_is_no_file(tmp_path: Path, make, what: str) -> None:
+    """A folder cannot be opened, and a pipe would be waited for."""
+    make(tmp_path / "x.tar")
+    for use in (write_index, lambda path: TarRecords([path]), lambda path: shards_in(path.parent)):
+        with pytest.raises(DatasetError, match=rf"x.tar: is {what}, not a tar"):
+            use(tmp_path / "x.tar")
+    write_index(path := write_tar(tmp_path / "y.tar", sample_members("0", "a")))
+    index_path(path).unlink()
+    make(index_path(path))
+    with pytest.raises(DatasetError, match=r"y.tar: has no index"):
+        TarRecords([path])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,12 @@ def test_a_wrong_file_is_named(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "run.yaml").write_text(text)
     with pytest.raises(SpecError, match=message):
         load_config(tmp_path / "run.yaml")
+
+
+def test_the_run_folder_may_be_given_beside_the_file(tmp_path: Path) -> None:
+    fields = {key: value for key, value in MINIMAL.items() if key != "out"}
+    (tmp_path / "run.json").write_text(json.dumps(fields))
+    assert load_config(tmp_path / "run.json", {"out": "there"}).out == "there"
 
 
 def test_what_is_neither_recipe_nor_file() -> None:

@@ -364,8 +364,8 @@ def textvqa(folder: Path) -> Options:
             "question_id": 34602 + n,
             "question": "what brand?",
             "image_id": "003a8ae2ef43b901",
-            "image_width": 1024,
-            "image_height": 664,
+            "image_width": 200,
+            "image_height": 100,
             "answers": ["dakota", "dakota", "clos culombu", "dakota digital"],
             "set_name": "val",
         }

@@ -59,7 +59,8 @@ def test_check_counts(tmp_path: Path) -> None:
     assert json.loads(out) == {
         "samples": 2,
         "looked_at": 2,
-        "pictures": 2,
+        "images": 2,
+        "images_missing": 0,
         "captions": 3,
         "turns": 0,
         "boxes": 1,
@@ -69,20 +70,43 @@ def test_check_counts(tmp_path: Path) -> None:
     }
 
 
-def test_check_finds_missing_pictures_bad_records_and_a_wrong_size(tmp_path: Path) -> None:
+@pytest.mark.parametrize("opened", [(), ("--pictures",)])
+def test_check_finds_missing_pictures_bad_records_and_a_wrong_size(tmp_path: Path, opened: tuple[str, ...]) -> None:
     root = MAKERS["coco"](tmp_path / "coco")["root"]
     (tmp_path / "coco/val2017/000000000004.jpg").unlink()
-    out, _ = run("check", "coco", "--root", root, "--set", "split=val2017", "--pictures", code=1)
-    assert "problem: " in out
-    assert "000000000004.jpg: no such file" in out
+    out, _ = run("check", "coco", "--root", root, "--set", "split=val2017", *opened, code=1)
+    assert "images: 2\nimages missing: 1\n" in out
+    assert f"problem: {root}/val2017/000000000004.jpg: no such file" in out
 
     write(tmp_path / "alpaca_data.json", [{"instruction": "a", "input": "", "output": "b"}, {"instruction": "c"}])
-    out, _ = run("check", "alpaca", "--root", tmp_path, code=1)
+    out, _ = run("check", "alpaca", "--root", tmp_path, *opened, code=1)
     assert "alpaca_data.json, record 1: there is no key 'input'; it has instruction." in out
 
     root = MAKERS["refcoco"](tmp_path / "refs")["root"]
-    out, _ = run("check", "refcoco", "--root", root, "--set", "split=val", code=1)
+    out, _ = run("check", "refcoco", "--root", root, "--set", "split=val", *opened, code=1)
     assert "refcoco has 10,834 samples as published; here are 4" in out
+
+
+def test_check_says_that_no_image_is_there(tmp_path: Path) -> None:
+    """Annotations are often fetched first: to check them alone is no fault, but nothing is claimed of the images."""
+    root = MAKERS["coco"](tmp_path)["root"]
+    for path in (tmp_path / "val2017").iterdir():
+        path.unlink()
+    arguments = ("check", "coco", "--root", root, "--set", "split=val2017")
+    out, _ = run(*arguments)
+    assert "images: 2\nimages missing: 2\n" in out
+    assert f"none of the 2 images is there, so only the records were checked: {root}/val2017/000000000009.jpg" in out
+    assert "boxes: 1\n" in out
+    out, _ = run(*arguments, "--pictures", code=1)
+    assert out.count("problem: ") == 2
+
+
+def test_check_opens_no_image_unless_told_to(tmp_path: Path) -> None:
+    root = MAKERS["coco"](tmp_path)["root"]
+    (tmp_path / "val2017/000000000004.jpg").write_bytes(b"GIF89")
+    run("check", "coco", "--root", root, "--set", "split=val2017")
+    out, _ = run("check", "coco", "--root", root, "--set", "split=val2017", "--pictures", code=1)
+    assert "000000000004.jpg" in out
 
 
 def test_check_looks_at_a_part(tmp_path: Path) -> None:

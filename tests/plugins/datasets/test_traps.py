@@ -11,6 +11,7 @@ import pytest
 from lyrics.core.data.readers import RecordDataset
 from lyrics.core.errors import DatasetError, ImageError, SampleError
 from lyrics.core.geometry import Box
+from lyrics.core.images import FORMATS
 from lyrics.core.spatial import parse
 from lyrics.core.types import Sample, Turn
 from tests.plugins.datasets.conftest import built
@@ -164,6 +165,12 @@ def test_mmc4_pairs_pictures_with_their_sentences(made: Made) -> None:
     assert (data[1].image, data[1].captions, data[1].extra["text"]) == (None, (), "Only words.")
 
 
+def test_mmc4s_shards_are_published_packed(tmp_path: Path) -> None:
+    write(tmp_path / "docs_shard_0_v2.jsonl.zip", "PK")
+    with pytest.raises(DatasetError, match=r"docs_shard_0_v2.jsonl.zip: is packed, and is not read so. Unpack it"):
+        built("mmc4", root=str(tmp_path))
+
+
 @pytest.mark.parametrize("index", [3, -1])
 def test_mmc4_with_a_sentence_that_is_not_there(tmp_path: Path, index: int) -> None:
     options = MAKERS["mmc4"](tmp_path)
@@ -251,7 +258,7 @@ def test_the_export_of_minigpt_4(tmp_path: Path) -> None:
     data = built("refcoco-plus", root=str(tmp_path), split="testA")
     assert boxes(data[0]) == [("guy", BOX.as_tuple())]
     assert data[0].image == "COCO_train2014_000000000009.jpg"
-    with pytest.raises(SampleError, match=r"record 1: .*img_id '../x' is not like"):
+    with pytest.raises(SampleError, match=r"record 1: img_id is '../x', where a name like COCO"):
         data[1]
 
 
@@ -367,9 +374,29 @@ def test_ocr_vqas_splits_are_numbers(made: Made) -> None:
     ]
     assert [data[n].image for n in (0, 2)] == ["1445720523.gif", "1588984168.jpg"]
     assert len(made("ocr-vqa", split="train")) == 2
-    with pytest.raises(ImageError) as raised:
-        data.picture(data[0])
-    assert raised.value.kind == "format"
+
+
+@pytest.mark.parametrize("saved_as", ["gif", "jpg", "none"])
+def test_ocr_vqas_covers_that_were_published_as_gif(tmp_path: Path, saved_as: str) -> None:
+    """Many have saved all covers as ID.jpg, whatever they are."""
+    options = MAKERS["ocr-vqa"](tmp_path)
+    gif = tmp_path / "images/1445720523.gif"
+    if saved_as == "none":
+        gif.unlink()
+    else:
+        gif.rename(gif.with_suffix(f".{saved_as}"))
+    data = built("ocr-vqa", **options)
+    assert data[0].image == f"1445720523.{'jpg' if saved_as == 'jpg' else 'gif'}"
+    if saved_as == "none":
+        with pytest.raises(ImageError, match=r"1445720523.gif: no such file"):
+            data.find_picture(data[0])
+        return
+    data.find_picture(data[0])
+    if "GIF" in FORMATS:
+        assert data.picture(data[0]).size == (100, 50)
+    else:
+        with pytest.raises(ImageError, match="is a GIF"):
+            data.picture(data[0])
 
 
 def test_ocr_vqa_with_an_answer_too_few(tmp_path: Path) -> None:
@@ -378,8 +405,10 @@ def test_ocr_vqa_with_an_answer_too_few(tmp_path: Path) -> None:
     books = json.loads(path.read_text())
     del books["1588984168"]["answers"][0]
     write(path, books)
-    with pytest.raises(DatasetError, match=r"dataset.json: 1588984168 has 2 questions and 1 answers"):
-        len(built("ocr-vqa", **options))
+    data = built("ocr-vqa", **options)
+    assert data[1].extra["question_id"] == "1445720523-1"
+    with pytest.raises(SampleError, match=r"dataset.json, record 2: 1588984168 has 2 questions and 1 answers"):
+        data[2]
 
 
 def test_ai2ds_letters_are_in_other_pictures(made: Made) -> None:
@@ -438,12 +467,74 @@ def test_llavas_mark_stands_in_the_first_turn_and_some_have_no_picture(made: Mad
     assert data[1].turns[0].instruction == "What is a bus?"
 
 
-@pytest.mark.parametrize("roles", [["gpt", "human"], ["human"], ["human", "human"], ["human", "gpt", "system", "gpt"]])
-def test_a_conversation_that_does_not_alternate(tmp_path: Path, roles: list[str]) -> None:
-    row = {"id": "1", "conversations": [{"from": role, "value": "x"} for role in roles]}
-    write(tmp_path / "llava_instruct_150k.json", [row])
-    with pytest.raises(SampleError, match=r"record 0: .*goes question, answer"):
-        built("llava", root=str(tmp_path))[0]
+def llava_sample(folder: Path, *roles: str, **about: object) -> Sample:
+    """Of one record whose messages say their numbers."""
+    messages = [{"from": role, "value": str(number)} for number, role in enumerate(roles)]
+    row = {"id": "1", "conversations": messages, **about}
+    write(folder / "llava_instruct_150k.json", [{key: value for key, value in row.items() if value is not None}])
+    return built("llava", root=str(folder))[0]
+
+
+@pytest.mark.parametrize(
+    ("roles", "turns"),
+    [
+        ("gpt human gpt", [("1", "2")]),
+        ("human gpt human", [("0", "1")]),
+        ("gpt human gpt human", [("1", "2")]),
+        ("system human gpt human gpt", [("0\n1", "2"), ("3", "4")]),
+        ("system system user assistant", [("0\n1\n2", "3")]),
+        ("system gpt human gpt", [("0\n2", "3")]),
+    ],
+)
+def test_conversations_that_begin_or_end_otherwise(tmp_path: Path, roles: str, turns: list[tuple[str, str]]) -> None:
+    """A leading answer and a trailing question go; a system message begins the first question."""
+    assert llava_sample(tmp_path, *roles.split()).turns == tuple(Turn(*turn) for turn in turns)
+    assert "id" not in llava_sample(tmp_path, *roles.split(), id=None).extra
+
+
+@pytest.mark.parametrize(
+    ("roles", "message"),
+    [
+        ("", "has no question with an answer"),
+        ("human", "has no question with an answer"),
+        ("gpt human", "has no question with an answer"),
+        ("human human gpt", "two messages in a row are from human and human"),
+        ("human gpt gpt", "two messages in a row are from gpt and gpt"),
+        ("human gpt system human gpt", "a system message stands in the middle"),
+        ("human tool gpt", "a message is from 'tool'; system, human, user, gpt, assistant are known"),
+    ],
+)
+def test_conversations_that_do_not_take_turns(tmp_path: Path, roles: str, message: str) -> None:
+    with pytest.raises(SampleError, match=rf"json, record 0: .*{message}"):
+        llava_sample(tmp_path, *roles.split())
+
+
+def spoken(*texts: str) -> list[dict[str, str]]:
+    return [{"from": ("human", "gpt")[number % 2], "value": text} for number, text in enumerate(texts)]
+
+
+def test_marks_of_the_pictures_place_are_taken_out_wherever_they_stand(tmp_path: Path) -> None:
+    sample = llava_sample(
+        tmp_path, image="a.jpg", conversations=spoken("Hi.", "Hi.", "And <image> this?", "An <image>")
+    )
+    assert sample.turns == (Turn("Hi.", "Hi."), Turn("And  this?", "An"))
+    for image in ("", [], None):
+        assert llava_sample(tmp_path, "human", "gpt", image=image).image is None
+    assert llava_sample(tmp_path, "human", "gpt", image=["a.jpg"]).image == "a.jpg"
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (["a.jpg", "b.jpg"], r"it has 2 images \(\['a.jpg', 'b.jpg'\]\); records with one image are read"),
+        ("a.jpg", "the questions of its conversation have 2 marks <image>, and it names one image"),
+        (None, "the questions of its conversation have 2 marks <image>, and it names no image"),
+        ({"path": "a.jpg"}, "image is {'path': 'a.jpg'}, where a name or a number is expected"),
+    ],
+)
+def test_several_pictures_are_refused_and_not_half_read(tmp_path: Path, image: object, message: str) -> None:
+    with pytest.raises(SampleError, match=rf"record 0: {message}"):
+        llava_sample(tmp_path, image=image, conversations=spoken("<image> <image> What differs?", "Much."))
 
 
 def test_svits_boxes_become_markup_in_the_order_of_mention(made: Made) -> None:

@@ -20,7 +20,7 @@ from lyrics.core.errors import ContractError, WeightsError
 from lyrics.core.geometry import Frame
 from lyrics.core.types import ImageBatch
 from lyrics.plugins.ram_plus import RamOptions, RamPlusOptions, SwinOptions
-from lyrics.plugins.ram_plus.checkpoint import IGNORED, from_upstream, upstream_name
+from lyrics.plugins.ram_plus.checkpoint import IGNORED, _lines, from_upstream, upstream_name
 from lyrics.plugins.ram_plus.tagger import RamTagger, build_ram, build_ram_plus
 
 RANDOM, PRETRAINED, META = BuildContext("random"), BuildContext("pretrained"), BuildContext("meta")
@@ -342,6 +342,14 @@ def test_one_threshold_may_replace_the_checkpoints(fixture: Fixture, tmp_path: P
     options = fixture.written_to(tmp_path).model_copy(update={"threshold": 0.25})
     build = build_ram_plus if isinstance(options, RamPlusOptions) else build_ram
     assert build(options, PRETRAINED).thresholds == (0.25,) * 7
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_lists_that_an_editor_has_saved_are_read_the_same(tmp_path: Path, mark: str, end: str) -> None:
+    path = tmp_path / "tags.txt"
+    path.write_bytes((mark + end.join(["3D glasses", "abacus", ""])).encode())
+    assert _lines(path, 2) == ["3D glasses", "abacus"]
 
 
 @pytest.mark.parametrize(

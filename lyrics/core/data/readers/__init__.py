@@ -18,20 +18,32 @@ that function for flat records.
 from lyrics.core.data.readers.coco import CocoRecords
 from lyrics.core.data.readers.dataset import RecordDataset, Records
 from lyrics.core.data.readers.files import Home, PictureFolder, ReadOnDemand
-from lyrics.core.data.readers.json_files import JsonRecords, LineRecords, Lookup, columns_of, keyed, listed, records_of
+from lyrics.core.data.readers.json_files import (
+    JsonRecords,
+    LineRecords,
+    Lookup,
+    columns_of,
+    keyed,
+    listed,
+    records_of,
+    taken_apart,
+)
 from lyrics.core.data.readers.parquet import ParquetRecords
 from lyrics.core.data.readers.refs import RefRecords
+from lyrics.core.data.readers.row import Row, kept
 from lyrics.core.data.readers.samples import (
+    Answers,
     Fields,
     annotated,
+    answers_of,
     captioned,
     question_and_answers,
     tar_sample,
-    text_of,
 )
 from lyrics.core.data.readers.tar import TarRecords, shards_in, write_index
 
 __all__ = [
+    "Answers",
     "CocoRecords",
     "Fields",
     "Home",
@@ -44,16 +56,19 @@ __all__ = [
     "RecordDataset",
     "Records",
     "RefRecords",
+    "Row",
     "TarRecords",
     "annotated",
+    "answers_of",
     "captioned",
     "columns_of",
+    "kept",
     "keyed",
     "listed",
     "question_and_answers",
     "records_of",
     "shards_in",
+    "taken_apart",
     "tar_sample",
-    "text_of",
     "write_index",
 ]

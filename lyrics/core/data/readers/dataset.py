@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lyrics.core.errors import ImageError, SampleError
+from lyrics.core.data.pictures import check_frame
+from lyrics.core.data.readers.row import brief
+from lyrics.core.errors import DatasetError, ImageError, SampleError
 from lyrics.core.types import Sample
 
 if TYPE_CHECKING:
@@ -32,7 +34,13 @@ class Records(Protocol):
 class Pictures(Protocol):
     """Pictures by the key that stands in ``Sample.image``."""
 
-    def read(self, key: str) -> Image.Image: ...
+    def read(self, key: str) -> Image.Image:
+        """The picture, upright RGB, as ``lyrics.core.data.pictures`` reads it."""
+        ...
+
+    def find(self, key: str) -> None:
+        """Raises ``ImageError`` where there is no such picture; opens nothing."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -71,19 +79,40 @@ class RecordDataset:
             raise  # the reader has said where
         try:
             sample = self.sample(record)
-        except ImageError:
-            raise
+        except (ImageError, DatasetError):
+            raise  # a file beside the records that cannot be used at all is no fault of this one
         except SampleError as error:
             raise SampleError(f"{path}, {place}: {error}", error.kind, sha256=error.sha256) from error
-        except KeyError as error:
-            keys = f"; it has {', '.join(map(str, record))}" if isinstance(record, Mapping) else ""
-            raise SampleError(f"{path}, {place}: there is no key {error.args[0]!r}{keys}.", "record") from error
-        except (TypeError, ValueError, AttributeError, IndexError) as error:
-            raise SampleError(f"{path}, {place}: is not as expected: {error}.", "record") from error
+        except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
+            raise SampleError(f"{path}, {place}: is not as expected: {brief(str(error))}.", "record") from error
         return replace(sample, source=f"{self.name} {path.name}, {place}")
 
     def picture(self, sample: Sample) -> Image.Image:
-        """The sample's picture, upright RGB. Raises ``ImageError`` or ``SampleError`` naming the file."""
+        """The sample's picture, upright RGB.
+
+        Raises ``ImageError`` or ``SampleError`` naming the file, also where the sample's boxes are not of the picture
+        that is read: see ``lyrics.core.data.pictures.check_frame``.
+        """
+        pictures, key = self._named(sample)
+        try:
+            picture = pictures.read(key)
+        except SampleError as error:
+            raise SampleError(f"{sample.source}: {error}", error.kind, sha256=error.sha256) from error
+        check_frame(sample, picture)
+        return picture
+
+    def find_picture(self, sample: Sample) -> None:
+        """Look whether the sample's picture is there, without opening it.
+
+        Raises ``ImageError`` or ``SampleError`` where it is not.
+        """
+        pictures, key = self._named(sample)
+        try:
+            pictures.find(key)
+        except SampleError as error:
+            raise SampleError(f"{sample.source}: {error}", error.kind) from error
+
+    def _named(self, sample: Sample) -> tuple[Pictures, str]:
         if sample.image is None or self.pictures is None:
             raise ValueError(f"{sample.source or self.name}: the sample has no picture")
-        return self.pictures.read(sample.image)
+        return self.pictures, sample.image

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
+import struct
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -10,10 +14,14 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from lyrics.core import json_reading
+from lyrics.core.data.readers.row import brief
 from lyrics.core.errors import DatasetError, ImageError, SampleError, did_you_mean
-from lyrics.core.images import FORMATS
+from lyrics.core.images import FORMATS, MAX_PIXELS
 
+_PACKED = (".zip", ".gz", ".bz2", ".xz")
 _EXIF_ORIENTATION = 0x0112
+# What Pillow raises for a damaged header.
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError, struct.error)
 
 
 class ReadOnDemand:
@@ -47,14 +55,22 @@ class Home:
         return f"Where to get {self.dataset} and how to lay it out: docs/datasets.md, row {self.dataset!r}."
 
     def find(self, pattern: str) -> list[Path]:
-        """Files under the folder that match, sorted; perhaps none."""
-        return sorted(path for path in self.root.glob(pattern) if path.is_file())
+        """Files under the folder that match, sorted; perhaps none. Raises ``DatasetError`` for a path outside of it."""
+        try:
+            return sorted(path for path in self.root.glob(pattern) if path.is_file())
+        except (NotImplementedError, ValueError):
+            raise DatasetError(f"{pattern!r} is not the path of a file below {self.root}. {self.hint}") from None
 
     def files(self, *patterns: str) -> list[Path]:
         """The files of the first pattern that matches any. Raises ``DatasetError`` naming what was looked for."""
         for pattern in patterns:
             if found := self.find(pattern):
                 return found
+        packed = [path for pattern in patterns for ending in _PACKED for path in self.find(pattern + ending)]
+        if packed:
+            raise DatasetError(
+                f"{packed[0]}: is packed, and is not read so. Unpack it first; it is published like this."
+            )
         there = sorted(path.name for path in self.root.iterdir()) if self.root.is_dir() else []
         raise DatasetError(
             f"{self.root}: has no file {' or '.join(patterns)}.{did_you_mean(patterns[0], there)} {self.hint}"
@@ -94,13 +110,35 @@ class PictureFolder:
     called: str | None = None
 
     def path(self, key: str) -> Path:
-        """Where the picture is, or would be. Raises ``SampleError`` for a key that leads out of the folder."""
+        """Where the picture is, or would be.
+
+        Raises ``SampleError`` for a key that leads out of the folder or is no name of a file.
+        """
         if not key or key.startswith("/") or ".." in PurePosixPath(key).parts or PureWindowsPath(key).drive:
-            raise SampleError(f"{key!r} is not the path of a picture inside {self.root}", "record")
+            raise SampleError(f"{brief(key)} is not the path of a picture inside {self.root}", "record")
         if self.called is not None:
             key = self.called.replace("*", PurePosixPath(key).name.rpartition("_")[2])
         candidates = [self.root / folder / key for folder in self.folders]
-        return next((path for path in candidates if path.is_file()), candidates[0])
+        try:
+            found = next((path for path in candidates if is_there(path)), None)
+        except ValueError:  # a zero byte, or half of a surrogate pair
+            raise SampleError(f"{brief(key)} cannot be the name of a file", "record") from None
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            raise SampleError(f"{brief(key)} cannot be the name of a file: {error.strerror}", "record") from None
+        # What is there but no file (a pipe, a link to nowhere) is refused as what it is, not as missing.
+        return found or next((path for path in candidates if os.path.lexists(path)), candidates[0])
+
+    def first(self, *keys: str) -> str:
+        """The first key whose file is there, or else the first of all."""
+        return next((key for key in keys if is_there(self.path(key))), keys[0])
+
+    def find(self, key: str) -> None:
+        """Look whether the file is there, without opening it. Raises ``ImageError`` of kind ``missing`` naming it."""
+        path = self.path(key)
+        if not is_there(path):
+            raise ImageError(f"{path}: no such file.", "missing")
 
     def read(self, key: str) -> Image.Image:
         """The picture, upright RGB. Raises ``ImageError`` naming the file."""
@@ -111,19 +149,33 @@ class PictureFolder:
     def size(self, key: str) -> tuple[int, int]:
         """(width, height) of the upright picture from the file's header; pixels are not decoded. Raises ``ImageError``."""
         path = self.path(key)
+        if not is_there(path):
+            raise ImageError(f"{path}: no such file.", "missing")
         try:
             with Image.open(path, formats=FORMATS) as image:
                 width, height = image.size
                 turned = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
-        except FileNotFoundError:
-            raise ImageError(f"{path}: no such file.", "missing") from None
         except UnidentifiedImageError:
             raise ImageError(f"{path}: is not a picture of a known format.", "format") from None
-        except (OSError, SyntaxError, ValueError) as error:
+        except Image.DecompressionBombError:
+            raise ImageError(f"{path}: more than {MAX_PIXELS:,} pixels.", "large") from None
+        except _DAMAGED as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # the disk's fault, not the picture's
             raise ImageError(f"{path}: is corrupt: {error}.", "corrupt") from error
         return (height, width) if turned else (width, height)
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is a file of that name; a pipe is none. Raises ``OSError`` or ``ValueError`` for bad names."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return False  # a link to itself
 
 
 def read_json(path: Path) -> Any:

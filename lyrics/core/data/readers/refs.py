@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lyrics.core.data.readers.files import ReadOnDemand
-from lyrics.core.data.readers.json_files import listed, parsed
+from lyrics.core.data.readers.json_files import ByKey, Found, JsonRecords, listed, parsed, taken_apart
+from lyrics.core.data.readers.row import Row, brief
 from lyrics.core.errors import DatasetError, SampleError
 
 
@@ -27,49 +29,65 @@ class RefRecords(ReadOnDemand):
     split: str
 
     @cached_property
-    def _pairs(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-        return parsed(self.refs, self._of_split)  # type: ignore[no-any-return]
+    def _pairs(self) -> JsonRecords:
+        return JsonRecords([self.refs], self._of_split, item="sentence")
 
-    def _of_split(self, data: Any) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    def _of_split(self, data: Any) -> Iterable[Found]:
         rows = listed(data)
-        found = [(ref, sentence) for ref in rows if ref["split"] == self.split for sentence in ref["sentences"]]
-        if not found:
-            raise DatasetError(
-                f"has no expression of split {self.split!r}; it has {', '.join(sorted({r['split'] for r in rows}))}."
-            )
+        splits: set[str] = set()
+
+        def sentences(ref: Row) -> list[Any]:
+            splits.add(ref.text("split"))
+            if ref.text("split") != self.split:
+                return []
+            return [{"ref": ref.fields, "sentence": sentence.fields} for sentence in ref.rows("sentences")]
+
+        found = list(taken_apart(rows, sentences))
+        if self.split not in splits:
+            raise DatasetError(f"has no expression of split {self.split!r}; it has {', '.join(sorted(splits))}.")
         return found
 
     @cached_property
-    def _joined(self) -> tuple[dict[Any, Any], dict[Any, Any]]:
+    def _joined(self) -> tuple[ByKey, ByKey]:
         """Annotations and images by their id."""
-        return parsed(  # type: ignore[no-any-return]
+        found: tuple[ByKey, ByKey] = parsed(
             self.instances,
             lambda data: (
-                {row["id"]: row for row in listed(data, "annotations")},
-                {row["id"]: row for row in listed(data, "images")},
+                ByKey(listed(data, "annotations"), "id", called="annotation"),
+                ByKey(listed(data, "images"), "id", called="image"),
             ),
         )
+        return found
 
     def __len__(self) -> int:
         return len(self._pairs)
 
     def where(self, index: int) -> tuple[Path, str]:
-        ref, sentence = self._pairs[index]
-        return self.refs, f"ref {ref.get('ref_id')}, sentence {sentence.get('sent_id')}"
+        try:
+            pair = self._pairs[index]
+        except SampleError:
+            return self._pairs.where(index)
+        return self.refs, f"ref {brief(pair['ref'].get('ref_id'))}, sentence {brief(_sentence_id(pair))}"
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        ref, sentence = self._pairs[index]
-        annotations, images = self._joined
+        pair = self._pairs[index]
+        ref = Row(pair["ref"])
         # By the image's number: the ref's own file_name carries the annotation's number and is no file.
-        for what, key, rows in (("annotation", ref["ann_id"], annotations), ("image", ref["image_id"], images)):
-            if key not in rows:
-                path, place = self.where(index)
+        found = {}
+        for what, key, rows in zip(("annotation", "image"), ("ann_id", "image_id"), self._joined, strict=True):
+            path, place = self.where(index)
+            try:
+                value = ref.value(key)
+            except SampleError as error:
+                raise SampleError(f"{path}, {place}: {error}", error.kind) from None
+            try:
+                found[what] = rows[value]
+            except SampleError as error:
                 raise SampleError(
-                    f"{path}, {place}: refers to {what} {key!r}, which {self.instances} lacks.", "missing"
-                )
-        return {
-            "ref": ref,
-            "sentence": sentence,
-            "annotation": annotations[ref["ann_id"]],
-            "image": images[ref["image_id"]],
-        }
+                    f"{path}, {place}: {key} is {brief(value)}; {self.instances} {error}", error.kind
+                ) from None
+        return {**pair, **found}
+
+
+def _sentence_id(pair: dict[str, Any]) -> Any:
+    return pair["sentence"].get("sent_id") if isinstance(pair["sentence"], dict) else None

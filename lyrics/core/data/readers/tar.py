@@ -11,7 +11,7 @@ import os
 import struct
 import zlib
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
@@ -19,7 +19,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from lyrics.core.data.readers.files import ReadOnDemand
+from lyrics.core.data.readers.files import ReadOnDemand, is_there
 from lyrics.core.data.readers.tar_format import Member, TarError, members
 from lyrics.core.errors import DatasetError, SampleError
 from lyrics.core.json_reading import parse_json
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 INDEX_SUFFIX = ".index"
 #: A sample is read whole; one that is longer is not a picture with its text.
 MAX_SAMPLE_BYTES = 256 * 1024 * 1024
-_PICTURES = ("jpg", "jpeg", "png", "webp", "bmp")
+_PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "gif")
+# What else people call pictures; these are not read, and that is said.
+_OTHER_PICTURES = ("jpe", "jfif", "tif", "tiff", "heic", "heif", "avif", "jxl", "jp2", "svg")
 _MAGIC = b"lyrics tar idx 1"
 _HEADER = struct.Struct("<16sQQ")  # magic, length of the tar, samples
 _ROW = struct.Struct("<QII")  # position, length, CRC-32 of a sample's members with their headers
@@ -47,11 +49,10 @@ def write_index(tar: Path) -> int:
     Raises ``DatasetError`` listing what is wrong with the tar: truncated, damaged, links, devices, names that lead elsewhere, a key or a
     member twice, a sample that is too long. Nothing is written then.
     """
-    try:
-        with tar.open("rb") as opened:
-            rows = _rows(tar, opened)
-    except FileNotFoundError:
-        raise DatasetError(f"{tar}: no such file.") from None
+    if not is_there(tar):
+        raise DatasetError(f"{tar}: {_no_file(tar)}.")
+    with tar.open("rb") as opened:
+        rows = _rows(tar, opened)
     target = index_path(tar)
     part = target.with_name(target.name + ".part")
     with part.open("wb") as file:
@@ -109,10 +110,11 @@ def split_name(name: str) -> tuple[str, str]:
 
 @dataclass
 class TarRecords(ReadOnDemand):
-    """Records ``{"key", "image", "txt", "json"}`` of indexed tars, and their pictures; a member that is not there is None.
+    """Records ``{"key", "image", "txt", "json", "why"}`` of indexed tars; a member that is not there is None.
 
-    ``image`` is ``TAR/ROW/MEMBER``, the key of ``read``. Opens each index once when it is made, and raises ``DatasetError`` when one is
-    missing, is of another tar, or has lost its tar.
+    ``image`` is ``TAR/ROW/MEMBER``, the key of ``read``. A sample has one picture: where it has none that is read, or
+    several, ``image`` is None and ``why`` says so. Opens each index once when it is made, and raises ``DatasetError``
+    when one is missing, is of another tar, or has lost its tar.
     """
 
     paths: Sequence[Path]
@@ -158,9 +160,9 @@ class TarRecords(ReadOnDemand):
             name: _decoded(self.paths[shard], extensions[name], data) if name in extensions else None
             for name in ("txt", "json")
         }
-        picture = _picture(found)
+        picture, why = _picture(found)
         image = f"{self.paths[shard].name}/{row}/{picture.name}" if picture is not None else None
-        return {"key": split_name(found[0].name)[0], "image": image, **texts}
+        return {"key": split_name(found[0].name)[0], "image": image, **texts, "why": why}
 
     def read(self, key: str) -> Image.Image:
         """The picture that ``image`` of a record names. Raises ``ImageError`` or ``SampleError`` naming tar and member."""
@@ -172,10 +174,13 @@ class TarRecords(ReadOnDemand):
         if number is None or not row.isdecimal() or int(row) >= self._sizes[number]:
             raise SampleError(f"{key!r} is no picture of these shards", "missing")
         data, found = self._members(int(row) + (self._ends[number - 1] if number else 0))
-        picture = _picture(found)
+        picture, _ = _picture(found)
         if picture is None or picture.name != name:
             raise SampleError(f"{self.paths[number]}: sample {row} has no picture {name!r}", "member")
         return decode_picture(data[picture.data : picture.data + picture.size], f"{self.paths[number]}: {name}")
+
+    def find(self, key: str) -> None:
+        """Nothing to look for: a record names no picture that its sample lacks."""
 
     def _members(self, index: int) -> tuple[bytes, list[Member]]:
         """A sample's bytes, and its members by their position in them."""
@@ -194,10 +199,15 @@ class TarRecords(ReadOnDemand):
         shard, row = self._place(index)
         path = self.paths[shard]
         with index_path(path).open("rb") as opened:
+            _, tar_bytes, _ = _HEADER.unpack(opened.read(_HEADER.size))
             opened.seek(_HEADER.size + row * _ROW.size)
             start, length, checksum = _ROW.unpack(opened.read(_ROW.size))
-        if length > MAX_SAMPLE_BYTES:
-            raise SampleError(f"{path}, sample {row}: its index says {length:,} bytes; it is damaged.", "member")
+        if length > MAX_SAMPLE_BYTES or start + length > tar_bytes:
+            raise SampleError(
+                f"{path}, sample {row}: its index says {length:,} bytes from byte {start:,} on; it is damaged. "
+                f"Run: lyrics data index {path}",
+                "member",
+            )
         with path.open("rb") as opened:
             opened.seek(start)
             data = opened.read(length)
@@ -211,14 +221,37 @@ class TarRecords(ReadOnDemand):
         return data
 
 
-def _picture(found: Iterable[Member]) -> Member | None:
-    return next((member for member in found if split_name(member.name)[1] in _PICTURES), None)
+def _picture(found: Sequence[Member]) -> tuple[Member | None, str]:
+    """The one picture among a sample's members, or None and why there is none."""
+    plain = [member for member in found if split_name(member.name)[1] in _PICTURES]
+    if len(plain) == 1:
+        return plain[0], ""
+    names = [member.name for member in found if _last_ending(member.name) in (*_PICTURES, *_OTHER_PICTURES)]
+    if len(plain) > 1:
+        return None, f"it has several: {_listed(names)}"
+    dotted = [name for name in names if "." in split_name(name)[1]]
+    if dotted:
+        return (
+            None,
+            f"it has {_listed(dotted)}, but a key ends at the first dot: rename them to KEY.ENDING",
+        )
+    if names:
+        return None, f"it has {_listed(names)}; {', '.join(_PICTURES)} are read"
+    return None, f"its members are {_listed([member.name for member in found])}"
+
+
+def _last_ending(name: str) -> str:
+    return name.rpartition(".")[2].lower()
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def _decoded(path: Path, member: Member, data: bytes) -> Any:
     content = data[member.data : member.data + member.size]
     try:
-        return parse_json(content) if member.name.lower().endswith(".json") else content.decode("utf-8")
+        return parse_json(content) if member.name.lower().endswith(".json") else content.decode("utf-8-sig")
     except ValueError as error:
         raise SampleError(f"{path}: {member.name}: cannot be read: {error}.", "member") from None
 
@@ -226,9 +259,10 @@ def _decoded(path: Path, member: Member, data: bytes) -> Any:
 def _samples(path: Path) -> int:
     """How many samples the index of a tar has."""
     index = index_path(path)
-    if not path.exists():
-        raise DatasetError(f"{path}: no such file, but there is an index of it ({index.name}).")
-    if not index.exists():
+    if not is_there(path):
+        indexed = f", but there is an index of it ({index.name})" if is_there(index) else ""
+        raise DatasetError(f"{path}: {_no_file(path)}{indexed}.")
+    if not is_there(index):
         raise DatasetError(f"{path}: has no index. Run: lyrics data index {path.parent}/*.tar")
     with index.open("rb") as opened:
         header = opened.read(_HEADER.size)
@@ -244,7 +278,19 @@ def _samples(path: Path) -> int:
     return int(samples)
 
 
+def _no_file(path: Path) -> str:
+    if path.is_dir():
+        return "is a folder, not a tar"
+    return "is a pipe or a device, not a tar" if path.exists() else "no such file"
+
+
 def shards_in(folder: Path) -> list[Path]:
     """The tars of a folder, those of which only the index is left included, so that their loss is noticed."""
     names = {path.name.removesuffix(INDEX_SUFFIX) for path in folder.iterdir()}
-    return sorted(folder / name for name in names if name.endswith(".tar"))
+    shards = sorted(folder / name for name in names if name.endswith(".tar"))
+    for shard in shards:
+        if shard.exists() and not is_there(shard):
+            raise DatasetError(
+                f"{shard}: {_no_file(shard)}. Tars are read as they are: pack it again, or move it away."
+            )
+    return shards
