@@ -29,8 +29,9 @@ from lyrics.core.answers import Answer
 from lyrics.core.build import build_model, build_part
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import LyricsError, SpecError, WeightsError, did_you_mean
+from lyrics.core.inputs import Pictures, picture_list
 from lyrics.core.loading import load_model
-from lyrics.core.model import LyricsModel, Pictures, picture_list
+from lyrics.core.model import LyricsModel
 from lyrics.core.model_folder import holds_all_tensors, is_frozen, spec_file
 from lyrics.core.prompting import fitted_prompt
 from lyrics.core.prompts import Exchange
