@@ -41,7 +41,9 @@ def generation_options(
         "max_new_tokens": max_new_tokens,
     }
     if seed is not None and temperature is None and top_p is None:
-        raise SpecError(f"--seed {seed}: nothing is drawn without --temperature or --top-p; add one, or leave out the seed.")
+        raise SpecError(
+            f"--seed {seed}: nothing is drawn without --temperature or --top-p; add one, or leave out the seed."
+        )
     options = {name: value for name, value in given.items() if value is not None}
     decoding(
         {name: value for name, value in options.items() if name not in ("seed", "max_new_tokens")},

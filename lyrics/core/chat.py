@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Unpack
 
 from lyrics.core.answers import Answer
 from lyrics.core.errors import PromptError
-from lyrics.core.geometry import Box, Size
 from lyrics.core.generation import GenerationOptions, decoding
+from lyrics.core.geometry import Box, Size
 from lyrics.core.images import ImageLike
 from lyrics.core.inputs import Phrases, Pictures, instruction_text, picture_list
 from lyrics.core.prompts import Exchange

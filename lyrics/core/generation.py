@@ -50,7 +50,10 @@ def _is_number(value: Any) -> bool:
 # What a value must be: the test, and the words for a message.
 _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "do_sample": (lambda value: isinstance(value, bool), "True or False"),
-    "temperature": (lambda value: _is_number(value) and value > 0, "a number above 0 (for greedy decoding, leave it out)"),
+    "temperature": (
+        lambda value: _is_number(value) and value > 0,
+        "a number above 0 (for greedy decoding, leave it out)",
+    ),
     "top_k": (lambda value: _is_int(value, 0), "an integer, 0 (no limit) or more"),
     "top_p": (lambda value: _is_number(value) and 0 < value <= 1, "a number above 0 and up to 1"),
     "min_p": (lambda value: _is_number(value) and 0 <= value <= 1, "a number from 0 to 1"),
@@ -143,7 +146,9 @@ def decoding(
         raise SpecError(f"min_new_tokens={found['min_new_tokens']}: is more than max_new_tokens={max_new_tokens}.")
     sampled = [name for name in _ONLY_SAMPLED if name in found]
     if sampled and found.setdefault("do_sample", True) is False:
-        raise SpecError(f"{sampled[0]}={found[sampled[0]]}: is for sampling, and do_sample=False; leave one of them out.")
+        raise SpecError(
+            f"{sampled[0]}={found[sampled[0]]}: is for sampling, and do_sample=False; leave one of them out."
+        )
     if streamed and found.get("num_beams", 1) > 1:
         raise SpecError(
             f"num_beams={found['num_beams']}: an answer of several beams is chosen at its end and cannot be followed as it is "
@@ -154,7 +159,8 @@ def decoding(
     sampling = found.get("do_sample", False)
     if seed is not None and not sampling:
         warnings.warn(
-            f"seed={seed}: has no effect, as nothing is drawn; set do_sample=True or temperature to sample.", stacklevel=3
+            f"seed={seed}: has no effect, as nothing is drawn; set do_sample=True or temperature to sample.",
+            stacklevel=3,
         )
         seed = None
     if sampling and seed is None:

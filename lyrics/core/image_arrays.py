@@ -58,7 +58,9 @@ def _bytes(array: npt.NDArray[np.generic], name: str) -> npt.NDArray[np.uint8]:
     low, high = float(array.min()), float(array.max())  # type: ignore[arg-type]
     if not (low >= 0 and high <= 1):  # NaN is neither
         hint = "; divide by 255" if 1 < high <= 255 and low >= 0 else ""
-        raise ImageError(f"image: a {name} of floats from {low:g} to {high:g}; they must lie from 0 to 1{hint}.", "format")
+        raise ImageError(
+            f"image: a {name} of floats from {low:g} to {high:g}; they must lie from 0 to 1{hint}.", "format"
+        )
     return np.rint(array.astype(np.float32) * 255).astype(np.uint8)
 
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from lyrics.core import hub
 from lyrics.core.answers import Answer, read_answer
-from lyrics.core.errors import PromptError, SpecError
+from lyrics.core.errors import PromptError, SpecError, WeightsError
 from lyrics.core.generation import Decoding, GenerationOptions, decoding
 from lyrics.core.images import ImageLike
 from lyrics.core.inputs import Phrases, Pictures, entry_list, instruction_list, instruction_text, picture_list
@@ -128,9 +128,7 @@ class LyricsModel(
     # --- seeing ------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def features(
-        self, images: ModelImages, phrases: Phrases = None
-    ) -> tuple[Features, tuple[Refinement, ...]]:
+    def features(self, images: ModelImages, phrases: Phrases = None) -> tuple[Features, tuple[Refinement, ...]]:
         """Frozen features of prepared pictures, and what the refiner saw. ``phrases`` take the place of the tagger's tags."""
         image_tokens_PND = self.encoder(images.by_expert["image_encoder"].pixels_BCHW)
         if self.refiner is None:
@@ -170,9 +168,7 @@ class LyricsModel(
         prepared = self.processor.images(images, self.device, dtype=self.dtype)
         return self.encode_images(prepared, texts, phrases=phrases)
 
-    def encode_images(
-        self, images: ModelImages, instructions: Sequence[str], *, phrases: Phrases = None
-    ) -> Encoded:
+    def encode_images(self, images: ModelImages, instructions: Sequence[str], *, phrases: Phrases = None) -> Encoded:
         """Prepared pictures -> soft tokens.
 
         One stream {V, G, S, C} in which everything sees everything (section 3.3: "semantic-aware visual feature extraction"); S is the
@@ -242,10 +238,15 @@ class LyricsModel(
         longest: int | None = None,
     ) -> dict[str, Loss]:
         """The losses of a batch, by what kind of batch it is; one call, so that data parallelism sees one forward pass."""
-        from lyrics.core.data.collate import PretrainExamples
+        from lyrics.core.data.collate import InstructionExamples, PretrainExamples
 
         if isinstance(batch, PretrainExamples):
             return self.pretraining_step(batch, seed=seed, step=step)
+        if not isinstance(batch, InstructionExamples):
+            raise TypeError(
+                f"a forward pass takes a collated training batch and gives its losses, not a {type(batch).__name__}; to ask about an "
+                "image, call generate(image, question)"
+            )
         return self.instruction_step(batch, longest=longest)
 
     def pretraining_step(
@@ -400,6 +401,8 @@ class LyricsModel(
         return answers
 
     def _checked_prompt(self, dialogue: Dialogue, encoded: Encoded, max_new_tokens: int) -> TokenPrompt:
+        if isinstance(dialogue, str) or not all(isinstance(exchange, Exchange) for exchange in dialogue):
+            raise PromptError("a conversation is a list of lyrics.core.prompts.Exchange; generate takes texts.")
         if not dialogue or not instruction_text(dialogue[-1].instruction).strip():
             raise PromptError("the prompt is empty; ask something.")
         if dialogue[-1].answer is not None:
@@ -567,14 +570,14 @@ class LyricsModel(
         base: str | os.PathLike[str] | None = None,
         downloads: bool = False,
         device: str | torch.device | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: str | torch.dtype | None = None,
         revision: str | None = None,
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
         force_download: bool = False,
     ) -> LyricsModel:
-        """The model that ``save_pretrained`` wrote.
+        """The model that ``save_pretrained`` wrote, in evaluation mode.
 
         Args:
             folder: a model folder, or a hub id (``owner/name``) that is no local path.
@@ -587,6 +590,8 @@ class LyricsModel(
 
         Raises ``WeightsError`` or ``SpecError`` naming the file.
         """
+        if not isinstance(folder, str | os.PathLike):
+            raise WeightsError(f"from_pretrained takes a model folder or a hub id (owner/name), not {folder!r}.")
         return cls._from_pretrained(
             model_id=os.fspath(folder),
             revision=revision,

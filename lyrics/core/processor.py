@@ -123,6 +123,8 @@ class Processor:
         opened = [open_image(picture) for picture in pictures]
         if names is None:
             names = [picture_name(picture) for picture in pictures]
+        if len(names) != len(opened) or isinstance(names, str):
+            raise ValueError(f"names: a list with one for each of {len(opened)} pictures, not {names!r}")
         batches = {
             expert: prepare(opened, preprocessing, names, known_objects)
             for expert, preprocessing in self.preprocessing.items()
