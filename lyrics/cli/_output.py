@@ -19,7 +19,10 @@ SetOption = Annotated[
 
 
 def renamed_option(name: str, value: str | None, former: str, former_value: str | None) -> str | None:
-    """The value of an option that may still be given under its former name, with a warning. Raises ``SpecError`` for both."""
+    """The value of an option that may still be given under its former name, with a warning.
+
+    Raises ``SpecError`` where both are given.
+    """
     if former_value is None:
         return value
     if value is not None:

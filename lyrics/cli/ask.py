@@ -55,9 +55,11 @@ def ask(
     draw: Annotated[Path | None, typer.Option(help="Write the last picture with the answer's boxes here.")] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Ask about one picture, several, or none. Boxes of the question and of the answer are in pixels of the last picture.
+    """Ask about one picture, several, or none. Boxes of the question and of the answer are in pixels of the last
+    picture.
 
-    Decoding is greedy. --temperature or --top-p sample instead, --num-beams searches; names and meaning are those of transformers.
+    Decoding is greedy. --temperature or --top-p sample instead, --num-beams searches; names and meaning are those of
+    transformers.
     """
     from lyrics.core.errors import ImageError, PromptError
 

@@ -57,8 +57,8 @@ def chat(
 ) -> None:
     """Talk about pictures: questions from standard input, one a line, answers as they are written.
 
-    A question may hold a box in pixels of the last picture: <box 10 20 200 180>. Decoding is greedy; --temperature or --top-p sample instead,
-    --num-beams searches.
+    A question may hold a box in pixels of the last picture: <box 10 20 200 180>. Decoding is greedy; --temperature or
+    --top-p sample instead, --num-beams searches.
     """
     import json as json_module
 

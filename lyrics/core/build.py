@@ -74,7 +74,8 @@ def build_model(
         downloads: whether parts may be fetched from the hub; unless given, not for a folder that ``save_pretrained`` wrote: a hub id
             in it was not named by you.
         device: where the parameters live; the CPU unless given. Not with ``weights="meta"``.
-        dtype: floating-point type of the parameters, or its name (``"bfloat16"``, ``"bf16"``); ``torch.float32`` unless given.
+        dtype: floating-point type of the parameters, or its name (``"bfloat16"``, ``"bf16"``); ``torch.float32`` unless
+            given.
         registry: where parts are looked up; everything installed unless given.
 
     Raises:

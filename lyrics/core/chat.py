@@ -92,7 +92,8 @@ class Chat:
             pictures: images, or lists of images, whatever ``lyrics.core.images.open_image`` opens.
             phrases: for each image that comes in, what the detector looks for in place of the tagger's tags.
             on_text: called with each piece of the answer as it is written.
-            max_new_tokens: tokens of the answer at most; unless given here or in ``generation_config``, as many as ``Chat`` was made with.
+            max_new_tokens: tokens of the answer at most; unless given here or in ``generation_config``, as many as
+                ``Chat`` was made with.
             generation_config, seed, options: as for ``LyricsModel.generate``.
 
         If anything is raised (``ImageError``, ``PromptError``, ``KeyboardInterrupt``), the conversation is as it was before.

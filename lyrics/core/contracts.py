@@ -155,9 +155,9 @@ class LanguageModel(Protocol):
     ) -> torch.Tensor:
         """Left-padded embeddings -> ids of the new tokens only [B, at most max_new_tokens], without dropout.
 
-        ``on_token`` is called with each id as it is chosen; it is only given with a batch of one and a single beam. Decoding is greedy
-        unless ``generation_config`` is given, whose options are those of ``lyrics.core.generation`` with transformers' meaning; samples
-        come from torch's global generators, which the caller has seeded.
+        ``on_token`` is called with each id as it is chosen; it is only given with a batch of one and a single beam.
+        Decoding is greedy unless ``generation_config`` is given, whose options are those of ``lyrics.core.generation``
+        with transformers' meaning; samples come from torch's global generators, which the caller has seeded.
         """
         ...
 

@@ -1,4 +1,7 @@
-"""Names of floating-point types: the one table that every ``--dtype`` and every ``dtype=`` reads. Importing this imports no torch."""
+"""Names of floating-point types: the one table that every ``--dtype`` and every ``dtype=`` reads.
+
+Importing this imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,8 @@ def torch_dtype(given: str | torch.dtype, *, where: str = "dtype") -> torch.dtyp
         return given
     if not isinstance(given, str):
         raise UnknownNameError(
-            f"{where}={given}: is not a floating-point type; give torch.float32, torch.bfloat16 or torch.float16, or one of their names."
+            f"{where}={given}: is not a floating-point type; give torch.float32, torch.bfloat16 or "
+            "torch.float16, or one of their names."
         )
     found: torch.dtype = getattr(torch, dtype_name(given, where=where))
     return found

@@ -1,4 +1,4 @@
-"""Generation options under transformers' names and with transformers' meaning; greedy decoding unless something else is asked for."""
+"""Generation options under transformers' names and with its meaning; greedy decoding unless asked otherwise."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ MAX_NEW_TOKENS = 64
 
 
 class GenerationOptions(TypedDict, total=False):
-    """Options of ``generate``, ``answer`` and ``ask``; see transformers' ``GenerationConfig`` for what each of them does.
+    """Options of ``generate``, ``answer`` and ``ask``; see transformers' ``GenerationConfig`` for what each of them
+    does.
 
     Penalties and n-grams count the tokens of the answer alone: the prompt reaches the language model as embeddings.
     """
@@ -85,7 +86,7 @@ class Decoding:
 
     @contextmanager
     def drawing(self, device: torch.device) -> Iterator[None]:
-        """Inside, random numbers on ``device`` follow the seed; outside, generators are as if nothing had been drawn."""
+        """Inside, random numbers on ``device`` follow the seed; then generators are as if nothing had been drawn."""
         if self.seed is None:
             yield
             return
@@ -109,8 +110,8 @@ def decoding(
 ) -> Decoding:
     """Settings from a ``GenerationConfig`` and from options, which take precedence.
 
-    An option of sampling (``temperature``, ``top_k``, ``top_p``, ``min_p``) means ``do_sample=True`` where that is not given. Samples without
-    a seed are new ones each time.
+    An option of sampling (``temperature``, ``top_k``, ``top_p``, ``min_p``) means ``do_sample=True`` where that is not
+    given. Samples without a seed are new ones each time.
 
     Args:
         options: names of ``GenerationOptions``.
@@ -151,8 +152,8 @@ def decoding(
         )
     if streamed and found.get("num_beams", 1) > 1:
         raise SpecError(
-            f"num_beams={found['num_beams']}: an answer of several beams is chosen at its end and cannot be followed as it is "
-            "written; leave out num_beams, or on_text."
+            f"num_beams={found['num_beams']}: several beams are compared at their ends, so none can be followed as "
+            "it is written; leave out num_beams, or on_text."
         )
     if seed is not None and not (_is_int(seed, 0) and seed < 2**63):
         raise SpecError(f"seed={seed!r}: must be an integer, 0 or more, below 2^63.")
@@ -185,7 +186,8 @@ def _of_config(config: GenerationConfig) -> dict[str, Any]:
     """What a ``GenerationConfig`` sets. Raises ``SpecError`` for what cannot be met."""
     if not callable(getattr(config, "to_dict", None)):
         raise SpecError(
-            f"generation_config: must be transformers' GenerationConfig, not {type(config).__name__}; options can be given by name, too."
+            f"generation_config: must be transformers' GenerationConfig, not {type(config).__name__}; options "
+            "can be given by name, too."
         )
     given = {name: value for name, value in config.to_dict().items() if value is not None}
     if given.pop("max_length", None) is not None and "max_new_tokens" not in given:

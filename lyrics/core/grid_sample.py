@@ -1,8 +1,9 @@
-"""Bilinear sampling of feature maps that is right in every floating-point type: the only place that calls torch's ``grid_sample``.
+"""Bilinear sampling of feature maps that is right in every floating-point type: the only place that calls torch's
+``grid_sample``.
 
-On a CPU torch (2.13) was seen to read uninitialized memory in bfloat16: the same input gives other values, and now and then NaN,
-from call to call. bfloat16 also has too few bits for a place in an image. So samples are taken in float32 or better, and returned in the
-type of the map.
+On a CPU torch (2.13) was seen to read uninitialized memory in bfloat16: the same input gives other values, and now and
+then NaN, from call to call. bfloat16 also has too few bits for a place in an image. So samples are taken in float32 or
+better, and returned in the type of the map.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ def grid_sample(
 
     Args:
         values_NCHW: maps [N,C,H,W] of any floating-point type.
-        grid_Nhw2: places [N,h,w,2] as (x, y), from -1 (left or upper edge) to 1 (right or lower edge); any floating-point type and device.
-            Keep it in float32 or float64 also where the maps are of fewer bits.
+        grid_Nhw2: places [N,h,w,2] as (x, y), from -1 (left or upper edge) to 1 (right or lower edge); any
+            floating-point type and device. Keep it in float32 or float64 also where the maps are of fewer bits.
         padding_mode: what lies outside of a map, as in ``torch.nn.functional.grid_sample``.
 
     Returns:

@@ -19,8 +19,8 @@ def image_of_array(source: npt.NDArray[np.generic] | torch.Tensor) -> Image.Imag
     """The image that an array holds, in gray, RGB or RGBA.
 
     Args:
-        source: numpy [H,W], [H,W,1], [H,W,3] or [H,W,4]; torch [H,W], [1,H,W], [3,H,W] or [4,H,W], on any device. Values are uint8 from
-            0 to 255, or floats from 0 to 1. Channels are in the order red, green, blue, opacity.
+        source: numpy [H,W], [H,W,1], [H,W,3] or [H,W,4]; torch [H,W], [1,H,W], [3,H,W] or [4,H,W], on any device.
+            Values are uint8 from 0 to 255, or floats from 0 to 1. Channels are in the order red, green, blue, opacity.
 
     Raises:
         ImageError: another shape, another type, or values out of range.

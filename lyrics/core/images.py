@@ -39,12 +39,14 @@ _OTHER_FORMATS = (
     (b"<html", "a web page"),
 )
 
-#: A path, a PIL image, or an array as ``lyrics.core.image_arrays`` describes: numpy [H,W,C] or torch [C,H,W], uint8 or floats from 0 to 1.
+#: A path, a PIL image, or an array as ``lyrics.core.image_arrays`` describes: numpy [H,W,C] or torch [C,H,W], uint8 or
+#: floats from 0 to 1.
 ImageLike = Union[str, "os.PathLike[str]", Image.Image, "npt.NDArray[Any]", "torch.Tensor"]
 
 
 def is_array(source: object) -> bool:
-    """Whether an image is given as a numpy array or a torch tensor. A tensor can be there only where torch has been imported."""
+    """Whether an image is given as a numpy array or a torch tensor."""
+    # A tensor can be there only where torch has been imported.
     torch = sys.modules.get("torch")
     return isinstance(source, np.ndarray) or (torch is not None and isinstance(source, torch.Tensor))
 
@@ -60,8 +62,8 @@ def open_image(source: ImageLike) -> Image.Image:
     """The picture as RGB, turned upright by its EXIF orientation; transparent pixels become white.
 
     Args:
-        source: a path, a PIL image, a numpy array [H,W], [H,W,1], [H,W,3] or [H,W,4], or a torch tensor [H,W], [1,H,W], [3,H,W] or
-            [4,H,W]; arrays and tensors hold uint8 from 0 to 255, or floats from 0 to 1.
+        source: a path, a PIL image, a numpy array [H,W], [H,W,1], [H,W,3] or [H,W,4], or a torch tensor [H,W], [1,H,W],
+            [3,H,W] or [4,H,W]; arrays and tensors hold uint8 from 0 to 255, or floats from 0 to 1.
 
     Raises ``ImageError`` naming the file, with its ``kind``: missing, of another format than ``FORMATS``, larger than ``MAX_PIXELS``,
     empty, truncated or corrupt.

@@ -1,4 +1,4 @@
-"""What callers may give for images, instructions and phrases, brought into one form; what cannot be meant is refused in a sentence."""
+"""What callers may give for images, instructions and phrases, brought into one form or refused in a sentence."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def picture_list(entry: Pictures) -> list[ImageLike]:
 
 
 def entry_list(pictures: Pictures | Sequence[Pictures], count: int) -> Sequence[Pictures]:
-    """Images for ``count`` instructions: one entry for each of them. Raises ``PromptError`` where there are more or fewer."""
+    """Images for ``count`` instructions: one entry for each. Raises ``PromptError`` where there are more or fewer."""
     if pictures is None:
         return [None] * count
     entries: Sequence[Any] = [pictures] if is_image(pictures) else pictures  # type: ignore[assignment]
@@ -45,8 +45,8 @@ def entry_list(pictures: Pictures | Sequence[Pictures], count: int) -> Sequence[
         raise ImageError(f"images: {_described(pictures)}", "format")
     if len(entries) != count:
         raise PromptError(
-            f"{count} instructions need as many entries of pictures, not {len(entries)}: for each instruction an image, a list of images, "
-            "or None."
+            f"{count} instructions need as many entries of pictures, not {len(entries)}: for each "
+            "instruction an image, a list of images, or None."
         )
     return entries
 
@@ -55,7 +55,8 @@ def instruction_list(instructions: object) -> list[str]:
     """Instructions as a list of texts. Raises ``PromptError`` for what is none."""
     if not _is_list(instructions):
         raise PromptError(
-            f"an instruction is a text, and several are a list of texts, not {_a(instructions)}; images come first, instructions second."
+            f"an instruction is a text, and several are a list of texts, not {_a(instructions)}; images come "
+            "first, instructions second."
         )
     return [instruction_text(one) for one in instructions]  # type: ignore[attr-defined]
 
@@ -81,9 +82,9 @@ def phrase_lists(phrases: Phrases, images: int) -> list[list[str]] | None:
     for row, found in enumerate(phrases):
         wrong = found if not _is_list(found) else next((one for one in found if not isinstance(one, str)), None)
         if wrong is not None:
+            inside = "" if wrong is found else " in it"
             raise PromptError(
-                f"phrases, image {row}: a list of texts for each image, such as {example}, not {_a(found if wrong is found else wrong)}"
-                f"{' in it' if wrong is not found else ''}."
+                f"phrases, image {row}: a list of texts for each image, such as {example}, not {_a(wrong)}{inside}."
             )
     return [list(found) for found in phrases]
 

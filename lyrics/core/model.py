@@ -152,7 +152,8 @@ class LyricsModel(
 
         Args:
             pictures: an image or several, whatever ``lyrics.core.images.open_image`` opens.
-            instructions: one for each image; a text alone for one image. None: the query transformer reads no instruction.
+            instructions: one for each image; a text alone for one image. None: the query transformer reads no
+                instruction.
             phrases: as for ``generate``.
 
         Raises:
@@ -244,8 +245,8 @@ class LyricsModel(
             return self.pretraining_step(batch, seed=seed, step=step)
         if not isinstance(batch, InstructionExamples):
             raise TypeError(
-                f"a forward pass takes a collated training batch and gives its losses, not a {type(batch).__name__}; to ask about an "
-                "image, call generate(image, question)"
+                f"a forward pass takes a collated training batch and gives its losses, not a {type(batch).__name__}; "
+                "to ask about an image, call generate(image, question)"
             )
         return self.instruction_step(batch, longest=longest)
 
@@ -424,7 +425,7 @@ class LyricsModel(
         return prompt
 
     @overload
-    def generate(
+    def generate(  # type: ignore[overload-overlap]  # a text is a sequence of texts, too
         self,
         pictures: Pictures,
         instructions: str,
@@ -463,17 +464,19 @@ class LyricsModel(
         """Answer one instruction, or each of a list in one batch: greedy (section 5.1) unless an option says otherwise.
 
         Args:
-            pictures: of one instruction an image, a list of images, or None; of a list of instructions one of these for each. An image is
-                whatever ``lyrics.core.images.open_image`` opens: a path, a PIL image, a numpy array [H,W,C], a tensor [C,H,W].
+            pictures: of one instruction an image, a list of images, or None; of a list of instructions one of these for
+                each. An image is whatever ``lyrics.core.images.open_image`` opens: a path, a PIL image, a numpy array
+                [H,W,C], a tensor [C,H,W].
             instructions: what is asked.
-            phrases: for each image, what the detector looks for in place of the tagger's tags; for one image a list of phrases will do.
+            phrases: for each image, what the detector looks for in place of the tagger's tags; for one image a list of
+                phrases will do.
             max_new_tokens: tokens of an answer at most; 64 unless given here or in ``generation_config``.
             generation_config: transformers' ``GenerationConfig``; options given by name take precedence over it.
-            seed: of samples; the same seed gives the same samples of the same batch. None draws new ones each time. The global generators
-                are left as they were.
+            seed: of samples; the same seed gives the same samples of the same batch. None draws new ones each time. The
+                global generators are left as they were.
             options: transformers' generation options by name (``num_beams``, ``do_sample``, ``temperature``, ``top_p``,
-                ``repetition_penalty``, ...; all are in ``lyrics.core.generation.GenerationOptions``). ``temperature``, ``top_k``, ``top_p``
-                or ``min_p`` mean ``do_sample=True`` unless that is given.
+                ``repetition_penalty``, ...; all are in ``lyrics.core.generation.GenerationOptions``). ``temperature``,
+                ``top_k``, ``top_p`` or ``min_p`` mean ``do_sample=True`` unless that is given.
 
         Returns:
             The answer of one instruction, or a list of answers of a list.

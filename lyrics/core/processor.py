@@ -114,7 +114,8 @@ class Processor:
         known_objects: Sequence[Sequence[DetectedObject] | None] = (),
         dtype: torch.dtype | None = None,
     ) -> ModelImages:
-        """Open, check and prepare pictures (whatever ``open_image`` takes) for every expert, as tensors of ``dtype`` (float32 unless given).
+        """Open, check and prepare pictures (whatever ``open_image`` takes) for every expert, as tensors of ``dtype``
+        (float32 unless given).
 
         ``names`` say which pictures they are; a path is its own name unless they are given. ``known_objects``: see ``ImageBatch``. Raises
         ``ImageError`` naming the file.

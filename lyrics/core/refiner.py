@@ -80,7 +80,8 @@ class VisualRefiner(nn.Module):
 
         Args:
             pictures: an image or a list of images of any sizes, whatever ``lyrics.core.images.open_image`` opens.
-            phrases: what to look for in each image, in place of the tagger's tags; for one image a list of phrases will do.
+            phrases: what to look for in each image, in place of the tagger's tags; for one image a list of phrases will
+                do.
             names: which pictures they are; a path is its own name.
 
         Returns:

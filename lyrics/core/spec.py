@@ -121,8 +121,9 @@ class ModelSpec(_Frozen):
     def with_overrides(self, overrides: Mapping[str, Any]) -> Self:
         """A copy with dotted paths set, e.g. ``{"refiner.detector": "cached", "language_model.options.lora.rank": 8}``.
 
-        Giving a slot another ``use`` drops the options of the part it replaces. ``None`` removes an entry that has a name of the user's
-        choice, such as ``{"objectives.msp": None}``. Raises ``SpecError`` for a path that does not exist, with the nearest one that does.
+        Giving a slot another ``use`` drops the options of the part it replaces. ``None`` removes an entry that has a
+        name of the user's choice, such as ``{"objectives.msp": None}``. Raises ``SpecError`` for a path that does not
+        exist, with the nearest one that does.
         """
         check_overrides(overrides)
         data = self.model_dump(mode="json")
@@ -135,7 +136,8 @@ def check_overrides(overrides: object) -> None:
     """Raises ``SpecError`` unless these are dotted paths with their values."""
     if not isinstance(overrides, Mapping) or not all(isinstance(path, str) for path in overrides):
         raise SpecError(
-            f"overrides: a mapping of dotted paths to values, such as {{'refiner.tagger': None}}, not {_short(overrides)}."
+            "overrides: a mapping of dotted paths to values, such as {'refiner.tagger': None}, "
+            f"not {_short(overrides)}."
         )
 
 
@@ -186,7 +188,8 @@ def _child(schema: Schema, key: str) -> Schema | None:
 
 
 def set_path(data: dict[str, Any], path: str, value: Any, root: type[BaseModel]) -> None:
-    """Set a dotted path in the plain data of a ``root``, in place; ``None`` removes a named entry, such as ``objectives.msp``.
+    """Set a dotted path in the plain data of a ``root``, in place; ``None`` removes a named entry, such as
+    ``objectives.msp``.
 
     Raises ``SpecError`` for a path that does not exist.
     """

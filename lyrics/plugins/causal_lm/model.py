@@ -122,8 +122,9 @@ class CausalLM(nn.Module):
     ) -> torch.Tensor:
         """Left-padded embeddings -> ids of the new tokens only [B, at most max_new_tokens].
 
-        ``on_token`` is called with each id as it is chosen; only with a batch of one and a single beam. Decoding is greedy (paper, section
-        5.1) unless ``generation_config`` says otherwise; samples come from torch's global generators.
+        ``on_token`` is called with each id as it is chosen; only with a batch of one and a single beam. Decoding is
+        greedy (paper, section 5.1) unless ``generation_config`` says otherwise; samples come from torch's global
+        generators.
         """
         settings = GenerationConfig(do_sample=False) if generation_config is None else copy.deepcopy(generation_config)
         settings.max_new_tokens = max_new_tokens
