@@ -329,7 +329,7 @@ WRONG: Mapping[str, tuple[tuple[str, ...], str]] = {
     "bad yaml": (("check", "lyrics-tiny", "--set", "sees=[spatial"), "--set sees=[spatial, line 1: not valid YAML or JSON"),
     "control character": (("check", "lyrics-tiny", "--set", "codec=\x01"), "unacceptable character"),
     "name of a loss": (("check", "lyrics-tiny", "--set", "objectives.train=itc"), "objectives.train: torch keeps the name"),
-    "dtype": (("check", "lyrics-tiny", "--dtype", "float8"), "--dtype float8: is one of float32, bfloat16, float16."),
+    "dtype": (("check", "lyrics-tiny", "--dtype", "float8"), "--dtype float8: is one of float32 (or fp32),"),
     "distribution": (("test-plugin", "lyrics-vll"), "comes from a distribution 'lyrics-vll'. Did you mean 'lyrics-vl'?"),
     "picture": (("quickstart", "nowhere.png"), "nowhere.png: no such file or folder."),
     "no argument": (("show",), "Missing argument"),

@@ -46,7 +46,7 @@ def torch_dtype(given: str | torch.dtype, *, where: str = "dtype") -> torch.dtyp
         return given
     if not isinstance(given, str):
         raise UnknownNameError(
-            f"{where}={given}: is not a floating-point type; give torch.float32, torch.bfloat16 or "
+            f"{where}={given} is not a floating-point type; give torch.float32, torch.bfloat16 or "
             "torch.float16, or one of their names."
         )
     found: torch.dtype = getattr(torch, dtype_name(given, where=where))

@@ -6,7 +6,9 @@ network is used only for a repository that the user named.
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,7 +116,7 @@ def push(
 
     Returns the address of the commit.
 
-    Raises ``ValueError`` for a ``revision`` and a ``branch`` that differ.
+    Raises ``ValueError`` for a ``revision`` and a ``branch`` that differ, ``WeightsError`` when the hub cannot be reached or refuses.
     """
     from huggingface_hub import HfApi
 
@@ -123,17 +125,32 @@ def push(
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder, trainable_only=trainable_only)
-        made = api.create_repo(repo_id, private=private, exist_ok=True)
+        with _reaching(repo_id):
+            made = api.create_repo(repo_id, private=private, exist_ok=True)
         card = model.generate_model_card(**{"model_id": made.repo_id, **(model_card_kwargs or {})})
         card.save(Path(folder) / CARD_FILE)
-        commit = api.upload_folder(
-            repo_id=made.repo_id,
-            folder_path=folder,
-            revision=revision or branch,
-            commit_message=commit_message,
-            create_pr=create_pr,
-            allow_patterns=allow_patterns,
-            ignore_patterns=ignore_patterns,
-            delete_patterns=delete_patterns,
-        )
+        with _reaching(repo_id):
+            commit = api.upload_folder(
+                repo_id=made.repo_id,
+                folder_path=folder,
+                revision=revision or branch,
+                commit_message=commit_message,
+                create_pr=create_pr,
+                allow_patterns=allow_patterns,
+                ignore_patterns=ignore_patterns,
+                delete_patterns=delete_patterns,
+            )
     return str(commit.commit_url)
+
+
+@contextlib.contextmanager
+def _reaching(repo_id: str) -> Iterator[None]:
+    """Turn whatever the hub's client raises (there is no common base: of its own, of its HTTP library) into one sentence."""
+    try:
+        yield
+    except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+        raise WeightsError(
+            f"{repo_id!r} cannot be uploaded: {reason}. Check the name, the connection and the token (hf auth login); "
+            "save_pretrained(folder) keeps the model here."
+        ) from error
