@@ -116,7 +116,8 @@ def push(
 
     Returns the address of the commit.
 
-    Raises ``ValueError`` for a ``revision`` and a ``branch`` that differ, ``WeightsError`` when the hub cannot be reached or refuses.
+    Raises ``ValueError`` for a ``revision`` and a ``branch`` that differ, ``WeightsError`` when the hub cannot be
+    reached or refuses.
     """
     from huggingface_hub import HfApi
 
@@ -145,7 +146,7 @@ def push(
 
 @contextlib.contextmanager
 def _reaching(repo_id: str) -> Iterator[None]:
-    """Turn whatever the hub's client raises (there is no common base: of its own, of its HTTP library) into one sentence."""
+    """Turn what the hub's client raises, which has no common base, into one sentence."""
     try:
         yield
     except Exception as error:

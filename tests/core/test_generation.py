@@ -42,7 +42,7 @@ def new_ids(model: LyricsModel, monkeypatch: pytest.MonkeyPatch, call: Any) -> t
 def test_greedy_is_the_default_and_what_it_was_before_there_were_options(
     model: LyricsModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The reference is what ``CausalLM.generate`` called before: transformers' ``generate`` with a configuration of these five numbers."""
+    """The reference is what ``CausalLM.generate`` called before: transformers' ``generate`` with these five numbers."""
     lm = model.language_model
     given: list[Any] = []
     kind = type(lm)
@@ -142,7 +142,7 @@ def test_a_seed_fixes_the_sample_and_nothing_outside_is_disturbed(model: LyricsM
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"num_beam": 2}, TypeError, r"no generation option 'num_beam'. Did you mean 'num_beams'\? There are: max_new_tokens, do_"),
+        ({"num_beam": 2}, TypeError, r"no generation option 'num_beam'. Did you mean 'num_beams'\? There are: max_new"),
         ({"num_return_sequences": 2}, TypeError, "no generation option 'num_return_sequences'"),
         ({"num_beams": 0}, SpecError, "num_beams=0: must be an integer, 1 or more"),
         ({"num_beams": 2.5}, SpecError, "num_beams=2.5: must be an integer"),
@@ -155,7 +155,7 @@ def test_a_seed_fixes_the_sample_and_nothing_outside_is_disturbed(model: LyricsM
         ({"do_sample": 1}, SpecError, "do_sample=1: must be True or False"),
         ({"do_sample": False, "top_p": 0.5}, SpecError, "top_p=0.5: is for sampling, and do_sample=False"),
         ({"repetition_penalty": 0}, SpecError, "repetition_penalty=0: must be a number above 0"),
-        ({"length_penalty": None, "early_stopping": "now"}, SpecError, "early_stopping='now': must be True, False or 'never'"),
+        ({"length_penalty": None, "early_stopping": "now"}, SpecError, "early_stopping='now': must be True, False or"),
         ({"no_repeat_ngram_size": -1}, SpecError, "no_repeat_ngram_size=-1"),
         ({"min_new_tokens": 65}, SpecError, "min_new_tokens=65: is more than max_new_tokens=64"),
         ({"max_new_tokens": 0}, PromptError, "max_new_tokens must be 1 or more, not 0"),
@@ -169,7 +169,7 @@ def test_a_seed_fixes_the_sample_and_nothing_outside_is_disturbed(model: LyricsM
         ),
         ({"generation_config": GenerationConfig(stop_strings=["."])}, SpecError, "generation_config.stop_strings="),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_met_is_one_sentence_before_anything_runs(
     model: LyricsModel, options: dict[str, Any], error: type[Exception], message: str
 ) -> None:

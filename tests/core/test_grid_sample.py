@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+from typing import Any
 
 import pytest
 import torch
@@ -32,11 +33,11 @@ def test_half_precision_is_sampled_in_float32(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("padding_mode", ["zeros", "border"])
-def test_float32_and_float64_are_torchs_own(padding_mode: str) -> None:
+def test_float32_and_float64_are_torchs_own(padding_mode: Any) -> None:
     values, places = maps_and_places()
     for dtype in (torch.float32, torch.float64):
         own = F.grid_sample(values.to(dtype), places.to(dtype), padding_mode=padding_mode, align_corners=False)
-        assert torch.equal(grid_sample(values.to(dtype), places, padding_mode=padding_mode), own)  # type: ignore[arg-type]
+        assert torch.equal(grid_sample(values.to(dtype), places, padding_mode=padding_mode), own)
 
 
 def test_no_source_samples_otherwise() -> None:
@@ -57,7 +58,7 @@ def test_no_source_samples_otherwise() -> None:
 
 
 def test_no_module_of_another_package_samples_by_itself() -> None:
-    """Of every built-in expert that is installed: classes of transformers, timm and others whose own source calls torch's sampling."""
+    """Of every expert that is installed: classes of transformers, timm and others that call torch's sampling."""
     walked, sampling = 0, []
     for entry in default_registry().entries:
         component = entry.component

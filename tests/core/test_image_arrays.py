@@ -62,7 +62,7 @@ def test_gray_and_opacity() -> None:
 @pytest.mark.parametrize(
     ("source", "kind", "message"),
     [
-        (RGB.transpose(2, 1, 0)[:, :, :2], "format", r"a numpy array of shape \[3, 3, 2\].*; give array.transpose\(1, 2, 0\)"),
+        (RGB.transpose(2, 1, 0)[:, :, :2], "format", r"array of shape \[3, 3, 2\].*; give array.transpose\(1, 2, 0\)"),
         (torch.zeros(8, 9, 3), "format", r"a torch tensor of shape \[8, 9, 3\].*; give tensor.permute\(2, 0, 1\)"),
         (torch.zeros(2, 3, 8, 9), "format", r"of shape \[2, 3, 8, 9\].*; give a batch as list\(tensor\)"),
         (RGB[None], "format", r"of shape \[1, 2, 3, 3\].*; give a batch as list\(array\)"),
@@ -76,7 +76,7 @@ def test_gray_and_opacity() -> None:
         (np.full((2, 2), np.nan), "format", "floats from nan to nan"),
         (np.zeros((0, 4, 3), np.uint8), "empty", "4 x 0 pixels: nothing to see"),
     ],
-)  # fmt: skip
+)
 def test_what_is_refused(source: Any, kind: str, message: str) -> None:
     with pytest.raises(ImageError, match=message) as caught:
         open_image(source)
