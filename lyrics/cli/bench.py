@@ -44,6 +44,8 @@ def step(
 ) -> None:
     """Time the paper's stage-1 step: one dense pass per objective (N1), BLIP-2's way (N3), and packed.
 
+    N1 and N3 are padded to the maximum length, also where the packed step runs at true lengths.
+
     Losses are compared before anything is timed; the variants take turns in one process. The paper's size needs about 12 GiB of memory and
     several minutes on a CPU. On a GPU a case that fails is a row that says why, and the exit code is 1.
     """

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack, cast, overload
 
@@ -28,7 +29,7 @@ from lyrics.core.prompts import Dialogue, Exchange, TokenPrompt, cut, encode_wor
 from lyrics.core.refinement import Refinement
 from lyrics.core.refiner import VisualRefiner
 from lyrics.core.soft_prompts import embed, groups_by_length
-from lyrics.core.spatial_tokens import spatial_units
+from lyrics.core.spatial_tokens import spatial_kinds, spatial_units
 from lyrics.core.spec import ModelSpec
 from lyrics.core.streams import QUERY_SEGMENTS, Features, SpecialTokens, Stream, Text, full
 from lyrics.core.text_stream import TextStream
@@ -194,6 +195,14 @@ class LyricsModel(
             for found in refinements
         ]
 
+    def _kinds(self, refinements: Sequence[Refinement], units: Sequence[Sequence[Units]]) -> list[list[list[int]]]:
+        """What each token of ``units`` is, object by object."""
+        tokenizer = self.query_transformer.tokenizer
+        return [
+            spatial_kinds(found.objects, len(of_one), tokenizer, self.spec.codec, found.size_px)
+            for found, of_one in zip(refinements, units, strict=True)
+        ]
+
     def _words(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of texts for the query transformer, cut where its positions end; two places are left for special tokens."""
         longest = int(self.query_transformer.max_positions) - 2
@@ -266,24 +275,39 @@ class LyricsModel(
     def pretraining_accuracy(
         self, batch: PretrainExamples, *, seed: int = 0, step: int = 0
     ) -> dict[str, tuple[int, int]]:
-        """What the objectives get right on a batch: name -> (how many, of how many)."""
-        features, texts = self.pretraining_inputs(batch, seed, step)
+        """What the objectives get right on a batch: name -> (how many, of how many).
+
+        What is retrieved by the whole text, boxes included, is also retrieved by the caption alone.
+        """
+        features, texts = self.pretraining_inputs(batch, seed, step, kinds=True)
         state = pretrain_state(self.query_transformer, dict(self.objectives.items()), features, texts)
         found: dict[str, tuple[int, int]] = {}
         objectives: dict[str, Any] = dict(self.objectives.items())
-        for objective in objectives.values():
+        for name, objective in objectives.items():
             if hasattr(objective, "accuracy"):
                 found |= objective.accuracy(state)
+            if hasattr(objective, "accuracy") and hasattr(objective, "similarity"):
+                alone = replace(texts, spatial=Spatial.from_objects([[] for _ in range(len(texts))]))
+                state_alone = pretrain_state(self.query_transformer, {name: objective}, features, alone)
+                counted = objective.accuracy(state_alone).items()
+                found |= {f"{what}, captions alone": both for what, both in counted}
         return found
 
-    def pretraining_inputs(self, batch: PretrainExamples, seed: int, step: int) -> tuple[Features, PretrainBatch]:
-        """What the objectives read of a batch: frozen features, and texts as token ids."""
+    def pretraining_inputs(
+        self, batch: PretrainExamples, seed: int, step: int, *, kinds: bool = False
+    ) -> tuple[Features, PretrainBatch]:
+        """What the objectives read of a batch: frozen features, and texts as token ids.
+
+        ``kinds`` also says of each spatial token whether it is markup, of a name or of a coordinate; measurements tell
+        these apart.
+        """
         if not self.objectives:
             raise ValueError("this model has no objectives, so there is nothing to pretrain; set spec.objectives")
         images = batch.images.to(self.device, self.dtype)
         features, refinements = self.features(images)
+        units = self._units(refinements)
         texts = PretrainBatch(
-            Spatial.from_objects(self._units(refinements)),
+            Spatial.from_objects(units, self._kinds(refinements, units) if kinds else None),
             Text.from_lists(self._words(batch.captions)),
             torch.tensor(batch.positions, dtype=torch.int64),
             SpecialTokens.from_tokenizer(self.query_transformer.tokenizer),
