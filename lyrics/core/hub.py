@@ -40,7 +40,7 @@ A vision-language model that sees objects, made with the Python library `lyrics`
 from lyrics import LyricsModel
 
 model = LyricsModel.from_pretrained("{{ model_id | default("owner/name", true) }}")
-print(model.generate(["picture.jpg"], ["What is in the picture?"])[0].text)
+print(model.generate("picture.jpg", "What is in the picture?").text)
 ```
 
 Weights are in safetensors; nothing here is unpickled. Each part's weights keep the licence of where they come from.

@@ -79,7 +79,7 @@ class MSP(nn.Module):
         return Loss(token_cross_entropy(logits, targets, self.smoothing), len(targets))
 
     def accuracy(self, state: StepState) -> dict[str, tuple[int, int]]:
-        """Masked spatial tokens restored rightly: markup, which is always the same, names and coordinates apart where they are known."""
+        """Masked spatial tokens restored rightly; markup (always the same), names and coordinates apart where known."""
         logits, targets = self._predicted(state)
         kind_BL = state.batch.spatial.kind_BL
         if kind_BL is None:
