@@ -419,3 +419,15 @@ def test_help_imports_no_plugin() -> None:
     assert done.returncode == 0, done.stderr
     for command in ("list", "show", "check", "doctor", "test-plugin", "quickstart"):
         assert command in done.stdout
+
+
+def test_an_option_answers_to_its_former_name_with_a_warning(run: Run, tmp_path: Path) -> None:
+    command = ("convert", str(tmp_path / "nowhere.pth"), str(tmp_path / "out"), "--from", "ram")
+    done = run(*command, "--spec", "lyrics-13b")
+    assert done.code == 1
+    assert "lyrics: warning: --spec is now called --model; the former name will be removed." in done.err
+    done = run(*command, "--model", "lyrics-13b")
+    assert (done.code, "warning" in done.err) == (1, False)
+    done = run(*command, "--spec", "lyrics-13b", "--model", "lyrics-7b")
+    assert (done.code, done.err) == (2, "lyrics: --spec is the former name of --model; give --model alone.\n")
+    assert "--spec" not in run("convert", "--help").out

@@ -1,34 +1,18 @@
-"""What commands share: tables for people, JSON for programs, options that have changed their name."""
+"""How commands print: tables for people, JSON for programs."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
-
-from lyrics.core.errors import SpecError
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Override a value of the spec; may be given several times."),
 ]
-
-
-def renamed_option(name: str, value: str | None, former: str, former_value: str | None) -> str | None:
-    """The value of an option that may still be given under its former name, with a warning.
-
-    Raises ``SpecError`` where both are given.
-    """
-    if former_value is None:
-        return value
-    if value is not None:
-        raise SpecError(f"{former} is the former name of {name}; give {name} alone.")
-    print(f"lyrics: warning: {former} is now called {name}; the former name will be removed.", file=sys.stderr)
-    return former_value
 
 
 def print_json(data: Any) -> None:

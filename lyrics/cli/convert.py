@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from lyrics.cli._output import JsonFlag, print_json, print_text, renamed_option
+from lyrics.cli._output import JsonFlag, print_json, print_text
+from lyrics.cli._renamed import renamed_option
 from lyrics.core.errors import SpecError
 
 if TYPE_CHECKING:
