@@ -5,6 +5,7 @@ Shapes: P pictures, N image tokens, Q queries (visual, then grounding), S spatia
 
 from __future__ import annotations
 
+import inspect
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,7 @@ from torch import nn
 
 from lyrics.core import hub
 from lyrics.core.answers import Answer, read_answer
-from lyrics.core.errors import PromptError, SpecError, WeightsError
+from lyrics.core.errors import ContractError, PromptError, SpecError, WeightsError
 from lyrics.core.generation import Decoding, GenerationOptions, decoding
 from lyrics.core.images import ImageLike
 from lyrics.core.inputs import Phrases, Pictures, entry_list, instruction_list, instruction_text, picture_list
@@ -413,6 +414,11 @@ class LyricsModel(
         tokenizer = self.language_model.tokenizer
         more: dict[str, Any] = {} if on_text is None else {"on_token": TextStream(tokenizer, on_text)}
         if how.config is not None:
+            if not _takes(self.language_model.generate, "generation_config"):
+                raise ContractError(
+                    f"language_model: {self.spec.language_model.use!r} decodes greedily only: its generate takes no "
+                    "generation_config (see lyrics.core.contracts); leave out the generation options."
+                )
             more["generation_config"] = how.config
         with how.drawing(self.device):
             ids_BL = self.language_model.generate(
@@ -665,3 +671,8 @@ class LyricsModel(
         """The card that is uploaded: how to load the model, and its parts. ``kwargs`` are values for the template (``lyrics.core.hub``)."""
         parts = [(path, slot.use) for path, _, slot in self.spec.slots()]
         return super().generate_model_card(*args, **{"parts": parts, **kwargs})
+
+
+def _takes(function: Callable[..., object], name: str) -> bool:
+    parameters = inspect.signature(function).parameters
+    return name in parameters or any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())

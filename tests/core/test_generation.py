@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from lyrics.core.errors import PromptError, SpecError
+from lyrics.core.errors import ContractError, PromptError, SpecError
 from lyrics.core.generation import _RULES, GenerationOptions, decoding
 from lyrics.core.model import LyricsModel
 from tests.core.small import drawn
@@ -187,6 +187,19 @@ def test_several_beams_cannot_be_followed(model: LyricsModel) -> None:
     assert "".join(pieces).strip().rstrip("\N{REPLACEMENT CHARACTER}") == answer.text.rstrip(
         "\N{REPLACEMENT CHARACTER}"
     )
+
+
+def test_a_language_model_that_knows_no_options_is_named(model: LyricsModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = type(model.language_model)
+    generate = kind.generate
+
+    def greedy(self: Any, embeddings: Any, mask: Any, *, max_new_tokens: int, on_token: Any = None) -> Any:
+        return generate(self, embeddings, mask, max_new_tokens=max_new_tokens, on_token=on_token)
+
+    monkeypatch.setattr(kind, "generate", greedy)
+    assert model.generate(drawn(), "what?", max_new_tokens=2).text is not None
+    with pytest.raises(ContractError, match="language_model: 'causal-lm' decodes greedily only"):
+        model.generate(drawn(), "what?", max_new_tokens=2, num_beams=2)
 
 
 def test_what_has_no_effect_is_said() -> None:

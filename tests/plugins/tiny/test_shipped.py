@@ -136,4 +136,6 @@ def test_stage_1_ships_and_finds_the_text_of_a_picture():
     shares = alignment(model, captioned, samples=40, batch=20).shares
     assert shares["image to text R@1 of 40"][0] > 0.9
     assert shares["text to image R@1 of 40"][0] > 0.9
+    assert shares["image to text R@1 of 40, captions alone"][0] > 0.4
+    assert shares["masked names accuracy"][0] > 0.6
     assert shares["ITM accuracy"][0] > 0.9
