@@ -343,7 +343,7 @@ WRONG: Mapping[str, tuple[tuple[str, ...], str]] = {
     "bad yaml": (("check", "lyrics-tiny", "--set", "sees=[spatial"), "--set sees=[spatial, line 1: not valid YAML or JSON"),
     "control character": (("check", "lyrics-tiny", "--set", "codec=\x01"), "unacceptable character"),
     "name of a loss": (("check", "lyrics-tiny", "--set", "objectives.train=itc"), "objectives.train: torch keeps the name"),
-    "dtype": (("check", "lyrics-tiny", "--dtype", "float8"), "--dtype float8: is one of float32, bfloat16, float16."),
+    "dtype": (("check", "lyrics-tiny", "--dtype", "float8"), "--dtype float8: is one of float32 (or fp32),"),
     "distribution": (("test-plugin", "lyrics-vll"), "comes from a distribution 'lyrics-vll'. Did you mean 'lyrics-vl'?"),
     "picture": (("quickstart", "nowhere.png"), "nowhere.png: no such file or folder."),
     "no argument": (("show",), "Missing argument"),
@@ -433,3 +433,15 @@ def test_help_imports_no_plugin() -> None:
     assert done.returncode == 0, done.stderr
     for command in ("list", "show", "check", "doctor", "test-plugin", "quickstart"):
         assert command in done.stdout
+
+
+def test_an_option_answers_to_its_former_name_with_a_warning(run: Run, tmp_path: Path) -> None:
+    command = ("convert", str(tmp_path / "nowhere.pth"), str(tmp_path / "out"), "--from", "ram")
+    done = run(*command, "--spec", "lyrics-13b")
+    assert done.code == 1
+    assert "lyrics: warning: --spec is now called --model; the former name will be removed." in done.err
+    done = run(*command, "--model", "lyrics-13b")
+    assert (done.code, "warning" in done.err) == (1, False)
+    done = run(*command, "--spec", "lyrics-13b", "--model", "lyrics-7b")
+    assert (done.code, done.err) == (2, "lyrics: --spec is the former name of --model; give --model alone.\n")
+    assert "--spec" not in run("convert", "--help").out

@@ -212,6 +212,59 @@ def test_chat_talks_line_by_line(
     assert looked == [1, 1]
 
 
+def test_generation_options(run: Run, folder: str, picture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def said(*options: str) -> str:
+        done = run("ask", picture, "what?", "--model", folder, "--max-new-tokens", "8", "--json", *options)
+        assert done.code == 0, done.err
+        return str(json.loads(done.out)["text"])
+
+    greedy = said()
+    assert said("--num-beams", "1") == greedy
+    hot = ("--temperature", "5", "--top-p", "0.95")
+    samples = [said(*hot, "--seed", str(seed)) for seed in (1, 1, 2)]
+    assert samples[0] == samples[1]
+    assert len({greedy, *samples}) > 1
+    seen: list[dict[str, Any]] = []
+    monkeypatch.setattr("lyrics.core.chat.Chat.ask", lambda self, question, **o: seen.append(o) or Answer("x", ()))
+    said("--num-beams", "3", "--repetition-penalty", "1.5")
+    assert seen == [{"num_beams": 3, "repetition_penalty": 1.5, "max_new_tokens": 8}]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--temperature", "0"), "temperature=0.0: must be a number above 0"),
+        (("--top-p", "2"), "top_p=2.0: must be a number above 0 and up to 1"),
+        (("--num-beams", "0"), "num_beams=0: must be an integer, 1 or more"),
+        (("--repetition-penalty", "-1"), "repetition_penalty=-1.0: must be a number above 0"),
+        (("--seed", "3"), "--seed 3: nothing is drawn without --temperature or --top-p"),
+        (("--seed", "-3", "--top-p", "0.5"), "seed=-3: must be an integer, 0 or more"),
+        (("--dtype", "float8"), "--dtype float8: is one of float32 (or fp32), bfloat16 (or bf16), float16 (or fp16)"),
+    ],
+)
+@pytest.mark.parametrize("command", ["ask", "chat"])
+def test_generation_options_that_cannot_be_met(
+    command: str, options: tuple[str, ...], message: str, run: Run, picture: str
+) -> None:
+    question = ("what?",) if command == "ask" else ()
+    done = run(command, picture, *question, "--model", "./nowhere/model", *options)
+    assert done.code == 2
+    assert done.err.startswith(f"lyrics: {message}")
+    assert done.err.count("\n") == 1
+
+
+def test_a_chat_with_beams_prints_whole_answers(
+    run: Run, folder: str, picture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("what?\n"))
+    done = run("chat", picture, "--model", folder, "--num-beams", "2", "--max-new-tokens", "6", "--dtype", "fp32")
+    assert done.code == 0, done.err
+    model = LyricsModel.from_pretrained(folder)
+    assert not model.training
+    answer = model.chat(picture).ask("what?", num_beams=2, max_new_tokens=6)
+    assert done.out.startswith(answer.text)
+
+
 def test_chat_streams_and_draws(
     run: Run,
     folder: str,

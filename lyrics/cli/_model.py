@@ -19,7 +19,9 @@ RefinedOption = Annotated[
     Path | None, typer.Option("--refined", help="Read tags, boxes and masks from this objects.jsonl instead.")
 ]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="Where the model runs, such as cuda.")]
-DtypeOption = Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
+DtypeOption = Annotated[
+    str, typer.Option("--dtype", help="float32, bfloat16 or float16; fp32, bf16 and fp16 are the same.")
+]
 TokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Tokens of an answer at most.")]
 BoxesOption = Annotated[
     str, typer.Option("--boxes", help="Boxes as original pixels, norm (0 to 1), or 0-999: original, norm, 0-999.")
@@ -32,21 +34,17 @@ def open_model(
 ) -> LyricsModel:
     """Raises ``UnknownNameError`` for an option's value that does not exist, and what ``load_model`` raises."""
     from lyrics.cli._overrides import parse_overrides
-    from lyrics.core.errors import UnknownNameError, did_you_mean
+    from lyrics.core.dtypes import dtype_name
 
-    dtypes = ("float32", "bfloat16", "float16")
-    if dtype not in dtypes:
-        raise UnknownNameError(f"--dtype {dtype}: is one of {', '.join(dtypes)}.{did_you_mean(dtype, dtypes)}")
+    dtype = dtype_name(dtype)
     overrides: dict[str, Any] = parse_overrides(settings)
     if refined is not None:
         for part in ("tagger", "detector", "segmenter"):
             overrides.setdefault(f"refiner.{part}", {"use": "cached", "options": {"file": str(refined)}})
 
-    import torch
-
     from lyrics.core.loading import load_model
 
-    return load_model(name, overrides=overrides, weights=weights, device=device, dtype=getattr(torch, dtype))
+    return load_model(name, overrides=overrides, weights=weights, device=device, dtype=dtype)
 
 
 def box_form(boxes: str) -> BoxForm:

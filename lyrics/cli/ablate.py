@@ -28,7 +28,6 @@ READINGS = ("blank", "removed", "both")
 #: What trains, unless configurations are given.
 RECIPES = {"pretrain": "tiny-stage1", "finetune": "tiny-stage2"}
 _SEEDS = {"table 6": 5}
-_DTYPES = ("float32", "bfloat16", "float16")
 
 
 def ablate(
@@ -82,7 +81,8 @@ def ablate(
 
     SIGTERM and Ctrl-C during training save; the same command then goes on.
     """
-    from lyrics.core.errors import SpecError, UnknownNameError, did_you_mean
+    from lyrics.core.dtypes import dtype_name, torch_dtype
+    from lyrics.core.errors import SpecError
 
     what = _what(table, figure)
     readings = _readings(what, reading)
@@ -95,15 +95,12 @@ def ablate(
             raise SpecError(f"{flag}: is for {whose}, not for {what}.")
     if out.exists() and not out.is_dir():
         raise SpecError(f"--out {out}: is a file, not a folder.")
-    if dtype not in _DTYPES:
-        raise UnknownNameError(f"--dtype {dtype}: is one of {', '.join(_DTYPES)}.{did_you_mean(dtype, _DTYPES)}")
+    dtype = dtype_name(dtype)
     overrides = _overrides(settings, trains, answers)
     if only is not None:
         _check_only(only, readings)
 
     built, about = named_benchmarks(benchmark, data, split, option)
-
-    import torch
 
     from lyrics.core.evaluation.ablations.runs import Evaluating, StoppedError
     from lyrics.core.training.launch import leave, several_processes
@@ -112,7 +109,7 @@ def ablate(
     described += sorted(_as_settings(overrides["model"]))
     job = _Job(
         out=out / what.replace(" ", "-"),
-        evaluating=Evaluating(built, about, _bars, batch, limit, device, getattr(torch, dtype)),
+        evaluating=Evaluating(built, about, _bars, batch, limit, device, torch_dtype(dtype)),
         load=lambda: open_model(model or "lyrics-tiny", weights, _as_settings(overrides["model"]), None, device, dtype),
         described=" ".join(described),
         stages=_stages(pretrain, finetune, overrides, own_start=what == "figure 4b") if trains else None,

@@ -7,6 +7,14 @@ from typing import Annotated
 
 import typer
 
+from lyrics.cli._generation import (
+    BeamsOption,
+    PenaltyOption,
+    SeedOption,
+    TemperatureOption,
+    TopPOption,
+    generation_options,
+)
 from lyrics.cli._model import (
     BoxesOption,
     DeviceOption,
@@ -38,11 +46,21 @@ def ask(
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
     max_new_tokens: TokensOption = 128,
+    num_beams: BeamsOption = None,
+    temperature: TemperatureOption = None,
+    top_p: TopPOption = None,
+    repetition_penalty: PenaltyOption = None,
+    seed: SeedOption = None,
     boxes: BoxesOption = "original",
     draw: Annotated[Path | None, typer.Option(help="Write the last picture with the answer's boxes here.")] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Ask about one picture, several, or none. Boxes of the question and of the answer are in pixels of the last picture."""
+    """Ask about one picture, several, or none. Boxes of the question and of the answer are in pixels of the last
+    picture.
+
+    Decoding is greedy. --temperature or --top-p sample instead, --num-beams searches; names and meaning are those of
+    transformers.
+    """
     from lyrics.core.errors import ImageError, PromptError
 
     *pictures, question = words
@@ -58,8 +76,9 @@ def ask(
         )
     if not pictures and Path(question).is_file():
         raise PromptError(f"{question}: is a picture; write the question after it.")
+    options = generation_options(num_beams, temperature, top_p, repetition_penalty, seed, max_new_tokens)
     chat = open_model(model, weights, settings, refined, device, dtype).chat(*pictures)
-    answer = chat.ask(question, max_new_tokens=max_new_tokens)
+    answer = chat.ask(question, **options)
     if draw is not None:
         draw_answer(answer, Path(pictures[-1]), draw)
     if json:

@@ -8,6 +8,14 @@ from typing import Annotated
 
 import typer
 
+from lyrics.cli._generation import (
+    BeamsOption,
+    PenaltyOption,
+    SeedOption,
+    TemperatureOption,
+    TopPOption,
+    generation_options,
+)
 from lyrics.cli._model import (
     BoxesOption,
     DeviceOption,
@@ -36,6 +44,11 @@ def chat(
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
     max_new_tokens: TokensOption = 256,
+    num_beams: BeamsOption = None,
+    temperature: TemperatureOption = None,
+    top_p: TopPOption = None,
+    repetition_penalty: PenaltyOption = None,
+    seed: SeedOption = None,
     boxes: BoxesOption = "original",
     draw: Annotated[
         Path | None, typer.Option(help="Write the last picture with each answer's boxes here, over the one before.")
@@ -44,7 +57,8 @@ def chat(
 ) -> None:
     """Talk about pictures: questions from standard input, one a line, answers as they are written.
 
-    A question may hold a box in pixels of the last picture: <box 10 20 200 180>.
+    A question may hold a box in pixels of the last picture: <box 10 20 200 180>. Decoding is greedy; --temperature or
+    --top-p sample instead, --num-beams searches.
     """
     import json as json_module
 
@@ -55,6 +69,9 @@ def chat(
     for picture in shown:
         if not Path(picture).is_file():
             raise ImageError(f"{picture}: no such picture.", "missing")
+    options = generation_options(num_beams, temperature, top_p, repetition_penalty, seed, max_new_tokens)
+    # Which of several beams is the answer is known at its end, so it is printed whole.
+    whole = (num_beams or 1) > 1
     talk = open_model(model, weights, settings, refined, device, dtype).chat(*shown)
     interactive = sys.stdin.isatty()
     if interactive:
@@ -79,8 +96,9 @@ def chat(
                 talk.show(picture)
                 shown.append(picture)
                 continue
-            stream = None if json else _write
-            answer = talk.ask(question, on_text=stream, max_new_tokens=max_new_tokens)
+            answer = talk.ask(question, on_text=None if json or whole else _write, **options)
+            if whole and not json:
+                _write(answer.text)
             if json:
                 print(json_module.dumps({"question": question, **answer_data(answer, form)}, ensure_ascii=False))
             else:

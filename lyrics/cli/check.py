@@ -22,24 +22,20 @@ def check(
     Downloads and allocates nothing.
     """
     from lyrics.cli._overrides import parse_overrides
-    from lyrics.core.errors import UnknownNameError
+    from lyrics.core.dtypes import dtype_name
     from lyrics.core.registry import default_registry
     from lyrics.core.resolve import resolve, wire
 
-    dtypes = ("float32", "bfloat16", "float16")
-    if dtype not in dtypes:
-        raise UnknownNameError(f"--dtype {dtype}: is one of {', '.join(dtypes)}.")
+    dtype = dtype_name(dtype)
     resolved = resolve(spec, parse_overrides(settings))
     wire(resolved)
 
     # Everything above is quick and needs no torch; a mistake in the spec is reported before torch is imported.
-    import torch
-
     from lyrics.core.build import build_resolved
     from lyrics.core.memory import memory_table
     from lyrics.core.summary import summarise
 
-    model = build_resolved(resolved, weights="meta", dtype=getattr(torch, dtype))
+    model = build_resolved(resolved, weights="meta", dtype=dtype)
     summary = summarise(model, resolved)
     needed = memory_table(model, batch)
     reported = next((p for p, s in default_registry().presets if spec in (p.name, f"{s.distribution}/{p.name}")), None)

@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from lyrics.cli._output import JsonFlag, print_json, print_text
+from lyrics.cli._renamed import renamed_option
 from lyrics.core.errors import SpecError
 
 if TYPE_CHECKING:
@@ -34,10 +35,11 @@ def convert(
     ],
     dest: Annotated[Path, typer.Argument(metavar="DEST", help="The folder to write; it must not exist, or be empty.")],
     format: Annotated[str, typer.Option("--from", metavar="FORMAT", help="Format of SRC, one of those below.")],
-    spec: Annotated[
+    model: Annotated[
         str | None,
         typer.Option(help="A preset, or a YAML or JSON file, whose part states the sizes of the checkpoint."),
     ] = None,
+    spec: Annotated[str | None, typer.Option(hidden=True, help="The former name of --model.")] = None,
     given: Annotated[
         list[str] | None,
         typer.Option(
@@ -56,7 +58,7 @@ def convert(
     """
     from lyrics.core.convert import convert as run
 
-    report = run(source, dest, format, spec=spec, beside=_folders(given))
+    report = run(source, dest, format, spec=renamed_option("--model", model, "--spec", spec), beside=_folders(given))
     if json:
         print_json(report.to_json())
         return

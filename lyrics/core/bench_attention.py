@@ -215,7 +215,7 @@ def run_bench_attention(
     """Measure every case with every implementation that serves it, and write one JSON file after each case, and a chart beside it.
 
     Args:
-        batches: samples; dtypes: names of ``DTYPES``; rounds: runs that each time is the median of.
+        batches: samples; dtypes: ``fp32``, ``bf16``, ``fp16``; rounds: runs that each time is the median of.
         sizes: ``PAPER`` or ``TOY``.
         minutes: nothing is begun after so long; what is left are rows of status ``not run``.
         out: where the JSON goes; not written when None.

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
+from lyrics.core.dtypes import torch_dtype
 from lyrics.kernels import CrossPlan, Layout, Plan, Segment, StreamGroup, build_cross_plan, build_plan
 from lyrics.kernels.plan import Visibility
-
-DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -116,5 +115,5 @@ def inputs_of(case: Case, plan: Plan | CrossPlan, heads: int, device: str) -> li
 def random_tensors(shapes: Sequence[tuple[int, ...]], dtype: str, device: str) -> list[torch.Tensor]:
     """The first three want gradients."""
     generator = torch.Generator(device).manual_seed(0)
-    found = [torch.randn(shape, generator=generator, device=device).to(DTYPES[dtype]) for shape in shapes]
+    found = [torch.randn(shape, generator=generator, device=device).to(torch_dtype(dtype)) for shape in shapes]
     return [*(x.requires_grad_() for x in found[:3]), *found[3:]]

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lyrics.core.contracts import BuildContext, Weights
+from lyrics.core.dtypes import torch_dtype
 from lyrics.core.errors import LyricsError, MissingRequirementError, PluginError, SpecError, WeightsError, did_you_mean
 from lyrics.core.registry import Registry, describe
 from lyrics.core.resolve import (
@@ -58,10 +59,10 @@ def build_model(
     base: str | os.PathLike[str] | None = None,
     downloads: bool | None = None,
     device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: str | torch.dtype | None = None,
     registry: Registry | None = None,
 ) -> LyricsModel:
-    """Compose a model from its specification.
+    """Compose a model from its specification. It comes back in evaluation mode; training code calls ``train()``.
 
     Args:
         spec: a preset's name, a path to a YAML or JSON file, a mapping, or a ``ModelSpec``.
@@ -73,7 +74,8 @@ def build_model(
         downloads: whether parts may be fetched from the hub; unless given, not for a folder that ``save_pretrained`` wrote: a hub id
             in it was not named by you.
         device: where the parameters live; the CPU unless given. Not with ``weights="meta"``.
-        dtype: floating-point type of the parameters; ``torch.float32`` unless given.
+        dtype: floating-point type of the parameters, or its name (``"bfloat16"``, ``"bf16"``); ``torch.float32`` unless
+            given.
         registry: where parts are looked up; everything installed unless given.
 
     Raises:
@@ -93,7 +95,7 @@ def build_resolved(
     base: str | os.PathLike[str] | None = None,
     downloads: bool | None = None,
     device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: str | torch.dtype | None = None,
 ) -> LyricsModel:
     """``build_model`` from the second stage on, for a specification that is resolved already."""
     wiring = wire(resolved)
@@ -118,7 +120,7 @@ def build_resolved(
         from lyrics.core.pretrained import locate_checkpoint
 
         load_trained_parts(model, locate_checkpoint(resolved.preset_weights))
-    return model
+    return model.eval()
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,10 @@ def _sources_in_folder(
 
 
 def _materialisation(weights: str | os.PathLike[str], device: object) -> tuple[Weights, str | None]:
+    if not isinstance(weights, str | os.PathLike):
+        raise WeightsError(
+            f"weights={weights!r}: is 'pretrained', 'random', 'meta' or a folder; leave it out for 'pretrained'."
+        )
     text = os.fspath(weights)
     if text == "meta" and device is not None:
         raise ValueError(f"weights='meta' allocates nothing, so device={device!r} cannot be met; leave device out")
@@ -185,7 +191,7 @@ def _construct(
     sources: Mapping[str, _PartSource],
     *,
     device: str | torch.device | None,
-    dtype: torch.dtype | None,
+    dtype: str | torch.dtype | None,
 ) -> LyricsModel:
     from torch import nn
 
@@ -245,7 +251,7 @@ def build_refiner(
     overrides: Mapping[str, Any] | None = None,
     weights: Weights = "pretrained",
     device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: str | torch.dtype | None = None,
     registry: Registry | None = None,
 ) -> VisualRefiner:
     """Only the visual refiner of a model: tags, boxes and masks, without the parts that read them.
@@ -286,22 +292,31 @@ def _assemble(resolved: Resolved, experts: Mapping[str, Any]) -> VisualRefiner:
 
 
 @contextlib.contextmanager
-def _placed(device: str | torch.device | None, dtype: torch.dtype | None) -> Iterator[None]:
+def _placed(device: str | torch.device | None, dtype: str | torch.dtype | None) -> Iterator[None]:
     """Parameters made inside are of this type and on this device from the start, so that a large model is never held twice."""
     import torch
 
     before = torch.get_default_dtype()
     if dtype is not None:
-        if not dtype.is_floating_point:
-            raise ValueError(
-                f"dtype={dtype} is not a floating-point type; give torch.float32, torch.bfloat16 or torch.float16"
-            )
-        torch.set_default_dtype(dtype)
+        torch.set_default_dtype(torch_dtype(dtype))
     try:
-        with torch.device(device if device is not None else "cpu"):
+        with _usable(device if device is not None else "cpu"):
             yield
     finally:
         torch.set_default_dtype(before)
+
+
+def _usable(device: str | torch.device) -> torch.device:
+    """Raises ``SpecError`` for a device that does not exist or is not here."""
+    import torch
+
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise SpecError(f"device={device!r}: cannot be used here ({reason}); 'lyrics doctor' says what is.") from error
+    return found
 
 
 def build_part(part: Part, context: BuildContext) -> Any:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from lyrics.core.answers import Answer
 from lyrics.core.errors import PromptError
+from lyrics.core.generation import GenerationOptions, decoding
 from lyrics.core.geometry import Box, Size
 from lyrics.core.images import ImageLike
+from lyrics.core.inputs import Phrases, Pictures, instruction_text, picture_list
 from lyrics.core.prompts import Exchange
 from lyrics.core.spatial import format_box
 
 if TYPE_CHECKING:
+    from transformers import GenerationConfig
+
     from lyrics.core.model import LyricsModel
     from lyrics.core.prompting import Encoded
 
@@ -66,32 +70,45 @@ class Chat:
         self.encoded: Encoded | None = None
         self._waiting = list(pictures)
 
-    def show(self, *pictures: ImageLike) -> None:
-        """Pictures that the next question is about."""
-        self._waiting += pictures
+    def show(self, *pictures: Pictures) -> None:
+        """Bring in images that the next question is about."""
+        self._waiting += [one for entry in pictures for one in picture_list(entry)]
 
     def ask(
         self,
         question: str,
-        *pictures: ImageLike,
-        phrases: Sequence[Sequence[str]] | None = None,
+        *pictures: Pictures,
+        phrases: Phrases = None,
         on_text: Callable[[str], None] | None = None,
         max_new_tokens: int | None = None,
+        generation_config: GenerationConfig | None = None,
+        seed: int | None = None,
+        **options: Unpack[GenerationOptions],
     ) -> Answer:
-        """The answer to a question, which may bring more pictures in.
+        """Answer a question, which may bring more images in.
 
         Args:
-            question: may hold boxes of the last picture, as ``<box 10 20 200 180>`` in its pixels.
-            pictures: paths or PIL images.
-            phrases: for each picture that comes in, what the detector looks for in place of the tagger's tags.
+            question: may hold boxes of the last image, as ``<box 10 20 200 180>`` in its pixels.
+            pictures: images, or lists of images, whatever ``lyrics.core.images.open_image`` opens.
+            phrases: for each image that comes in, what the detector looks for in place of the tagger's tags.
             on_text: called with each piece of the answer as it is written.
-            max_new_tokens: tokens of the answer at most.
+            max_new_tokens: tokens of the answer at most; unless given here or in ``generation_config``, as many as
+                ``Chat`` was made with.
+            generation_config, seed, options: as for ``LyricsModel.generate``.
 
         If anything is raised (``ImageError``, ``PromptError``, ``KeyboardInterrupt``), the conversation is as it was before.
         """
-        if not question.strip():
+        if not instruction_text(question).strip():
             raise PromptError("the prompt is empty; ask something.")
-        coming = [*self._waiting, *pictures]
+        how = decoding(
+            options,
+            max_new_tokens=max_new_tokens,
+            generation_config=generation_config,
+            seed=seed,
+            streamed=on_text is not None,
+            default_tokens=self.max_new_tokens,
+        )
+        coming = [*self._waiting, *(one for entry in pictures for one in picture_list(entry))]
         encoded, indices = self.encoded, tuple[int, ...]()
         if coming or encoded is None:
             before = len(encoded.refinements) if encoded is not None else 0
@@ -100,12 +117,7 @@ class Chat:
             indices = tuple(range(before, len(encoded.refinements)))
         size_px = encoded.refinements[-1].size_px if encoded.refinements else None
         exchange = Exchange(with_boxes(question, size_px, self.model.spec.codec), None, indices)
-        (answer,) = self.model.answer(
-            [[*self.history, exchange]],
-            encoded,
-            max_new_tokens=max_new_tokens or self.max_new_tokens,
-            on_text=on_text,
-        )
+        (answer,) = self.model.decode([[*self.history, exchange]], encoded, how, on_text=on_text)
         self.encoded, self._waiting = encoded, []
         self.history.append(replace(exchange, answer=answer.text))
         return answer

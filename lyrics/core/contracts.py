@@ -20,6 +20,7 @@ from lyrics.core.types import DetectorOutput, ImageBatch, Preprocessing, Sample,
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image as PILImage
+    from transformers import GenerationConfig
 
     from lyrics.core.streams import Features, Stream, StreamOutputs
     from lyrics.core.training.batch import PretrainBatch
@@ -150,10 +151,13 @@ class LanguageModel(Protocol):
         *,
         max_new_tokens: int,
         on_token: Callable[[int], None] | None = None,
+        generation_config: GenerationConfig | None = None,
     ) -> torch.Tensor:
-        """Left-padded embeddings -> ids of the new tokens only [B, at most max_new_tokens], greedy, without dropout.
+        """Left-padded embeddings -> ids of the new tokens only [B, at most max_new_tokens], without dropout.
 
-        ``on_token`` is called with each id as it is chosen; it is only given with a batch of one.
+        ``on_token`` is called with each id as it is chosen; it is only given with a batch of one and a single beam.
+        Decoding is greedy unless ``generation_config`` is given, whose options are those of ``lyrics.core.generation``
+        with transformers' meaning; samples come from torch's global generators, which the caller has seeded.
         """
         ...
 

@@ -222,7 +222,7 @@ def _convert_part(checkpoint: Checkpoint, wanted: Format, resolved: Resolved | N
         part = next((part for part in resolved.parts.values() if wanted.converter_of(part.entry)), None)
         if part is None:
             readers = ", ".join(f"{entry.component.kind} {entry.component.name!r}" for entry, _ in wanted.declared)
-            raise SpecError(f"--spec: no part of it reads the format {wanted.name!r}; those that do: {readers}.")
+            raise SpecError(f"--model: no part of it reads the format {wanted.name!r}; those that do: {readers}.")
         wiring = wire(resolved)
         local_dims = {source: dim for source, dim in wiring.local_dims.items() if dim is not None}
         context = BuildContext("meta", wiring.image_dim or 0, local_dims)

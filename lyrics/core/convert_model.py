@@ -157,7 +157,8 @@ def _plan_part(
     if path.startswith("objectives."):
         return Plan({}, new=tuple(own))
     raise WeightsError(
-        f"{path}: {part.label} has weights, and the format {wanted.name!r} has none for it. Give a --spec with a part that it has "
+        f"{path}: {part.label} has weights, and the format {wanted.name!r} has none for it. Give "
+        "a --model with a part that it has "
         f"weights for, or with {path}: null."
     )
 
@@ -250,5 +251,6 @@ def _check(
     if problems:
         more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise WeightsError(
-            f"{source} does not fit the spec: {'; '.join(problems[:5])}{more}. Give a --spec with the checkpoint's parts and sizes."
+            f"{source} does not fit the spec: {'; '.join(problems[:5])}{more}. Give a --model "
+            "with the checkpoint's parts and sizes."
         )

@@ -6,7 +6,9 @@ network is used only for a repository that the user named.
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +40,7 @@ A vision-language model that sees objects, made with the Python library `lyrics`
 from lyrics import LyricsModel
 
 model = LyricsModel.from_pretrained("{{ model_id | default("owner/name", true) }}")
-print(model.generate(["picture.jpg"], ["What is in the picture?"])[0].text)
+print(model.generate("picture.jpg", "What is in the picture?").text)
 ```
 
 Weights are in safetensors; nothing here is unpickled. Each part's weights keep the licence of where they come from.
@@ -114,7 +116,8 @@ def push(
 
     Returns the address of the commit.
 
-    Raises ``ValueError`` for a ``revision`` and a ``branch`` that differ.
+    Raises ``ValueError`` for a ``revision`` and a ``branch`` that differ, ``WeightsError`` when the hub cannot be
+    reached or refuses.
     """
     from huggingface_hub import HfApi
 
@@ -123,17 +126,32 @@ def push(
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder, trainable_only=trainable_only)
-        made = api.create_repo(repo_id, private=private, exist_ok=True)
+        with _reaching(repo_id):
+            made = api.create_repo(repo_id, private=private, exist_ok=True)
         card = model.generate_model_card(**{"model_id": made.repo_id, **(model_card_kwargs or {})})
         card.save(Path(folder) / CARD_FILE)
-        commit = api.upload_folder(
-            repo_id=made.repo_id,
-            folder_path=folder,
-            revision=revision or branch,
-            commit_message=commit_message,
-            create_pr=create_pr,
-            allow_patterns=allow_patterns,
-            ignore_patterns=ignore_patterns,
-            delete_patterns=delete_patterns,
-        )
+        with _reaching(repo_id):
+            commit = api.upload_folder(
+                repo_id=made.repo_id,
+                folder_path=folder,
+                revision=revision or branch,
+                commit_message=commit_message,
+                create_pr=create_pr,
+                allow_patterns=allow_patterns,
+                ignore_patterns=ignore_patterns,
+                delete_patterns=delete_patterns,
+            )
     return str(commit.commit_url)
+
+
+@contextlib.contextmanager
+def _reaching(repo_id: str) -> Iterator[None]:
+    """Turn what the hub's client raises, which has no common base, into one sentence."""
+    try:
+        yield
+    except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+        raise WeightsError(
+            f"{repo_id!r} cannot be uploaded: {reason}. Check the name, the connection and the token (hf auth login); "
+            "save_pretrained(folder) keeps the model here."
+        ) from error

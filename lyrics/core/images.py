@@ -8,12 +8,18 @@ from __future__ import annotations
 import io
 import os
 import struct
+import sys
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING, Any, Union
 
+import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lyrics.core.errors import ImageError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import torch
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 #: Checked on the header, before a single pixel is decoded. Below the number at which Pillow itself warns.
@@ -33,25 +39,42 @@ _OTHER_FORMATS = (
     (b"<html", "a web page"),
 )
 
-ImageLike = str | os.PathLike[str] | Image.Image
+#: A path, a PIL image, or an array as ``lyrics.core.image_arrays`` describes: numpy [H,W,C] or torch [C,H,W], uint8 or
+#: floats from 0 to 1.
+ImageLike = Union[str, "os.PathLike[str]", Image.Image, "npt.NDArray[Any]", "torch.Tensor"]
+
+
+def is_array(source: object) -> bool:
+    """Whether an image is given as a numpy array or a torch tensor."""
+    # A tensor can be there only where torch has been imported.
+    torch = sys.modules.get("torch")
+    return isinstance(source, np.ndarray) or (torch is not None and isinstance(source, torch.Tensor))
 
 
 def picture_name(source: ImageLike) -> str:
     """What a picture is called: its path; of an open picture the file it came from, or nothing. The experts ``cached`` find it by this."""
-    if isinstance(source, Image.Image):
+    if isinstance(source, Image.Image) or is_array(source):
         return str(getattr(source, "filename", ""))
-    return os.fspath(source)
+    return os.fspath(source)  # type: ignore[arg-type]
 
 
 def open_image(source: ImageLike) -> Image.Image:
     """The picture as RGB, turned upright by its EXIF orientation; transparent pixels become white.
 
+    Args:
+        source: a path, a PIL image, a numpy array [H,W], [H,W,1], [H,W,3] or [H,W,4], or a torch tensor [H,W], [1,H,W],
+            [3,H,W] or [4,H,W]; arrays and tensors hold uint8 from 0 to 255, or floats from 0 to 1.
+
     Raises ``ImageError`` naming the file, with its ``kind``: missing, of another format than ``FORMATS``, larger than ``MAX_PIXELS``,
     empty, truncated or corrupt.
     """
+    if is_array(source):
+        from lyrics.core.image_arrays import image_of_array
+
+        source = image_of_array(source)  # type: ignore[arg-type]
     if isinstance(source, Image.Image):
         return _upright_rgb(source, "image")
-    path = Path(source)
+    path = Path(source)  # type: ignore[arg-type]
     try:
         with path.open("rb") as file:
             return _decoded(file, str(path))

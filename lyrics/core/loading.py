@@ -23,7 +23,7 @@ def load_model(
     overrides: Mapping[str, Any] | None = None,
     weights: str = "pretrained",
     device: str | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: str | torch.dtype | None = None,
 ) -> LyricsModel:
     """The model of that name, in evaluation mode.
 

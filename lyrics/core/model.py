@@ -5,10 +5,13 @@ Shapes: P pictures, N image tokens, Q queries (visual, then grounding), S spatia
 
 from __future__ import annotations
 
+import inspect
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack, cast, overload
 
 import torch
 import torch.nn.functional as F
@@ -17,15 +20,17 @@ from torch import nn
 
 from lyrics.core import hub
 from lyrics.core.answers import Answer, read_answer
-from lyrics.core.errors import PromptError, SpecError
+from lyrics.core.errors import ContractError, PromptError, SpecError, WeightsError
+from lyrics.core.generation import Decoding, GenerationOptions, decoding
 from lyrics.core.images import ImageLike
+from lyrics.core.inputs import Phrases, Pictures, entry_list, instruction_list, instruction_text, picture_list
 from lyrics.core.processor import ModelImages, Processor
 from lyrics.core.prompting import Encoded, fitted_prompt, snapped_dialogue, spatial_text
 from lyrics.core.prompts import Dialogue, Exchange, TokenPrompt, cut, encode_texts
 from lyrics.core.refinement import Refinement
 from lyrics.core.refiner import VisualRefiner
 from lyrics.core.soft_prompts import embed, groups_by_length
-from lyrics.core.spatial_tokens import spatial_units
+from lyrics.core.spatial_tokens import spatial_kinds, spatial_units
 from lyrics.core.spec import ModelSpec
 from lyrics.core.streams import QUERY_SEGMENTS, Features, SpecialTokens, Stream, Text, full
 from lyrics.core.text_stream import TextStream
@@ -35,12 +40,12 @@ from lyrics.core.training.negatives import Negatives
 from lyrics.core.training.step import Loss, pretrain_losses, pretrain_state
 
 if TYPE_CHECKING:
+    from transformers import GenerationConfig
+
     from lyrics.core.chat import Chat
     from lyrics.core.data.collate import InstructionExamples, PretrainExamples
 
 STREAM = "stage2"
-#: What one call of ``generate`` takes for one sample: a picture, several, or none.
-Pictures = ImageLike | Sequence[ImageLike] | None
 
 
 class LyricsModel(
@@ -125,12 +130,12 @@ class LyricsModel(
     # --- seeing ------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def features(
-        self, images: ModelImages, phrases: Sequence[Sequence[str]] | None = None
-    ) -> tuple[Features, tuple[Refinement, ...]]:
+    def features(self, images: ModelImages, phrases: Phrases = None) -> tuple[Features, tuple[Refinement, ...]]:
         """Frozen features of prepared pictures, and what the refiner saw. ``phrases`` take the place of the tagger's tags."""
         image_tokens_PND = self.encoder(images.by_expert["image_encoder"].pixels_BCHW)
         if self.refiner is None:
+            if phrases is not None:
+                warnings.warn("phrases: have no effect, as this model has no refiner to look for them.", stacklevel=2)
             sizes_and_names = zip(images.sizes_px, images.names, strict=True)
             refinements = tuple(Refinement(size_px, name=name) for size_px, name in sizes_and_names)
             return Features(image_tokens_PND.to(self.dtype)), refinements
@@ -140,20 +145,33 @@ class LyricsModel(
 
     def encode(
         self,
-        pictures: Sequence[ImageLike],
-        instructions: Sequence[str] | None = None,
+        pictures: ImageLike | Sequence[ImageLike],
+        instructions: str | Sequence[str] | None = None,
         *,
-        phrases: Sequence[Sequence[str]] | None = None,
+        phrases: Phrases = None,
     ) -> Encoded:
-        """Pictures (paths or PIL images) -> soft tokens, one instruction per picture. Raises ``ImageError`` naming the picture."""
-        if instructions is not None and len(instructions) != len(pictures):
-            raise ValueError(f"{len(pictures)} pictures need as many instructions, not {len(instructions)}")
-        images = self.processor.images(pictures, self.device, dtype=self.dtype)
-        return self.encode_images(images, instructions or [""] * len(pictures), phrases=phrases)
+        """Encode images into soft tokens [P,Q,D].
 
-    def encode_images(
-        self, images: ModelImages, instructions: Sequence[str], *, phrases: Sequence[Sequence[str]] | None = None
-    ) -> Encoded:
+        Args:
+            pictures: an image or several, whatever ``lyrics.core.images.open_image`` opens.
+            instructions: one for each image; a text alone for one image. None: the query transformer reads no
+                instruction.
+            phrases: as for ``generate``.
+
+        Raises:
+            ImageError: an image cannot be used; the message names it.
+            PromptError: there are more or fewer instructions, or lists of phrases, than images.
+        """
+        images = picture_list(pictures)
+        texts = [""] * len(images)
+        if instructions is not None:
+            texts = [instructions] if isinstance(instructions, str) else instruction_list(instructions)
+        if len(texts) != len(images):
+            raise PromptError(f"{len(images)} pictures need as many instructions, not {len(texts)}")
+        prepared = self.processor.images(images, self.device, dtype=self.dtype)
+        return self.encode_images(prepared, texts, phrases=phrases)
+
+    def encode_images(self, images: ModelImages, instructions: Sequence[str], *, phrases: Phrases = None) -> Encoded:
         """Prepared pictures -> soft tokens.
 
         One stream {V, G, S, C} in which everything sees everything (section 3.3: "semantic-aware visual feature extraction"); S is the
@@ -176,6 +194,14 @@ class LyricsModel(
         return [
             list(spatial_units(found.objects, tokenizer, self.spec.codec, found.size_px, longest))
             for found in refinements
+        ]
+
+    def _kinds(self, refinements: Sequence[Refinement], units: Sequence[Sequence[Units]]) -> list[list[list[int]]]:
+        """What each token of ``units`` is, object by object."""
+        tokenizer = self.query_transformer.tokenizer
+        return [
+            spatial_kinds(found.objects, len(of_one), tokenizer, self.spec.codec, found.size_px)
+            for found, of_one in zip(refinements, units, strict=True)
         ]
 
     def _words(self, texts: Sequence[str]) -> list[list[int]]:
@@ -223,10 +249,15 @@ class LyricsModel(
         longest: int | None = None,
     ) -> dict[str, Loss]:
         """The losses of a batch, by what kind of batch it is; one call, so that data parallelism sees one forward pass."""
-        from lyrics.core.data.collate import PretrainExamples
+        from lyrics.core.data.collate import InstructionExamples, PretrainExamples
 
         if isinstance(batch, PretrainExamples):
             return self.pretraining_step(batch, seed=seed, step=step)
+        if not isinstance(batch, InstructionExamples):
+            raise TypeError(
+                f"a forward pass takes a collated training batch and gives its losses, not a {type(batch).__name__}; "
+                "to ask about an image, call generate(image, question)"
+            )
         return self.instruction_step(batch, longest=longest)
 
     def pretraining_step(
@@ -245,24 +276,39 @@ class LyricsModel(
     def pretraining_accuracy(
         self, batch: PretrainExamples, *, seed: int = 0, step: int = 0
     ) -> dict[str, tuple[int, int]]:
-        """What the objectives get right on a batch: name -> (how many, of how many)."""
-        features, texts = self.pretraining_inputs(batch, seed, step)
+        """What the objectives get right on a batch: name -> (how many, of how many).
+
+        What is retrieved by the whole text, boxes included, is also retrieved by the caption alone.
+        """
+        features, texts = self.pretraining_inputs(batch, seed, step, kinds=True)
         state = pretrain_state(self.query_transformer, dict(self.objectives.items()), features, texts)
         found: dict[str, tuple[int, int]] = {}
         objectives: dict[str, Any] = dict(self.objectives.items())
-        for objective in objectives.values():
+        for name, objective in objectives.items():
             if hasattr(objective, "accuracy"):
                 found |= objective.accuracy(state)
+            if hasattr(objective, "accuracy") and hasattr(objective, "similarity"):
+                alone = replace(texts, spatial=Spatial.from_objects([[] for _ in range(len(texts))]))
+                state_alone = pretrain_state(self.query_transformer, {name: objective}, features, alone)
+                counted = objective.accuracy(state_alone).items()
+                found |= {f"{what}, captions alone": both for what, both in counted}
         return found
 
-    def pretraining_inputs(self, batch: PretrainExamples, seed: int, step: int) -> tuple[Features, PretrainBatch]:
-        """What the objectives read of a batch: frozen features, and texts as token ids."""
+    def pretraining_inputs(
+        self, batch: PretrainExamples, seed: int, step: int, *, kinds: bool = False
+    ) -> tuple[Features, PretrainBatch]:
+        """What the objectives read of a batch: frozen features, and texts as token ids.
+
+        ``kinds`` also says of each spatial token whether it is markup, of a name or of a coordinate; measurements tell
+        these apart.
+        """
         if not self.objectives:
             raise ValueError("this model has no objectives, so there is nothing to pretrain; set spec.objectives")
         images = batch.images.to(self.device, self.dtype)
         features, refinements = self.features(images)
+        units = self._units(refinements)
         texts = PretrainBatch(
-            Spatial.from_objects(self._units(refinements)),
+            Spatial.from_objects(units, self._kinds(refinements, units) if kinds else None),
             Text.from_lists(self._words(batch.captions)),
             torch.tensor(batch.positions, dtype=torch.int64),
             SpecialTokens.from_tokenizer(self.query_transformer.tokenizer),
@@ -318,34 +364,66 @@ class LyricsModel(
         dialogues: Sequence[Dialogue],
         encoded: Encoded,
         *,
-        max_new_tokens: int = 64,
+        max_new_tokens: int | None = None,
         on_text: Callable[[str], None] | None = None,
+        generation_config: GenerationConfig | None = None,
+        seed: int | None = None,
+        **options: Unpack[GenerationOptions],
     ) -> list[Answer]:
-        """The answer that each conversation ends without, greedy (section 5.1).
+        """Return the answer that each conversation ends without: greedy (section 5.1) unless an option says otherwise.
 
         Args:
             dialogues: conversations whose last exchange has no answer; they name pictures of ``encoded`` by number.
             encoded: the pictures.
-            max_new_tokens: tokens of an answer at most.
-            on_text: called with each piece of text as it is written; one conversation only.
+            max_new_tokens: tokens of an answer at most; 64 unless given here or in ``generation_config``.
+            on_text: called with each piece of text as it is written; one conversation and one beam only.
+            generation_config, seed, options: as for ``generate``.
 
         Boxes in an answer are of the last picture that came into its conversation.
 
-        Raises ``PromptError`` for a prompt that is empty, too long, or names a picture that is not there.
+        Raises:
+            PromptError: a prompt is empty, too long, or names a picture that is not there.
+            SpecError: a generation option is out of range, or options exclude each other.
+            TypeError: a generation option does not exist.
         """
+        how = decoding(
+            options,
+            max_new_tokens=max_new_tokens,
+            generation_config=generation_config,
+            seed=seed,
+            streamed=on_text is not None,
+        )
+        return self.decode(dialogues, encoded, how, on_text=on_text)
+
+    @torch.no_grad()
+    def decode(
+        self,
+        dialogues: Sequence[Dialogue],
+        encoded: Encoded,
+        how: Decoding,
+        *,
+        on_text: Callable[[str], None] | None = None,
+    ) -> list[Answer]:
+        """``answer`` with generation options that are checked already."""
         if not dialogues:
             return []
         if on_text is not None and len(dialogues) > 1:
             raise ValueError(f"on_text follows one conversation, not {len(dialogues)}")
-        if max_new_tokens < 1:
-            raise PromptError(f"max_new_tokens must be 1 or more, not {max_new_tokens}.")
-        prompts = [self._checked_prompt(dialogue, encoded, max_new_tokens) for dialogue in dialogues]
+        prompts = [self._checked_prompt(dialogue, encoded, how.max_new_tokens) for dialogue in dialogues]
         soft = embed(prompts, encoded.soft_tokens_PQD, self.language_model, "left")
         tokenizer = self.language_model.tokenizer
-        streamed = {} if on_text is None else {"on_token": TextStream(tokenizer, on_text)}
-        ids_BL = self.language_model.generate(
-            soft.embeddings_BLD, soft.mask_BL, max_new_tokens=max_new_tokens, **streamed
-        )
+        more: dict[str, Any] = {} if on_text is None else {"on_token": TextStream(tokenizer, on_text)}
+        if how.config is not None:
+            if not _takes(self.language_model.generate, "generation_config"):
+                raise ContractError(
+                    f"language_model: {self.spec.language_model.use!r} decodes greedily only: its generate takes no "
+                    "generation_config (see lyrics.core.contracts); leave out the generation options."
+                )
+            more["generation_config"] = how.config
+        with how.drawing(self.device):
+            ids_BL = self.language_model.generate(
+                soft.embeddings_BLD, soft.mask_BL, max_new_tokens=how.max_new_tokens, **more
+            )
         texts = tokenizer.batch_decode(ids_BL, skip_special_tokens=True)
         answers = []
         for text, dialogue in zip(texts, dialogues, strict=True):
@@ -354,7 +432,9 @@ class LyricsModel(
         return answers
 
     def _checked_prompt(self, dialogue: Dialogue, encoded: Encoded, max_new_tokens: int) -> TokenPrompt:
-        if not dialogue or not dialogue[-1].instruction.strip():
+        if isinstance(dialogue, str) or not all(isinstance(exchange, Exchange) for exchange in dialogue):
+            raise PromptError("a conversation is a list of lyrics.core.prompts.Exchange; generate takes texts.")
+        if not dialogue or not instruction_text(dialogue[-1].instruction).strip():
             raise PromptError("the prompt is empty; ask something.")
         if dialogue[-1].answer is not None:
             raise PromptError("the last instruction has an answer already; there is nothing to generate.")
@@ -374,37 +454,87 @@ class LyricsModel(
             )
         return prompt
 
+    @overload
+    def generate(  # type: ignore[overload-overlap]  # a text is a sequence of texts, too
+        self,
+        pictures: Pictures,
+        instructions: str,
+        *,
+        phrases: Phrases = None,
+        max_new_tokens: int | None = None,
+        generation_config: GenerationConfig | None = None,
+        seed: int | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> Answer: ...
+
+    @overload
     def generate(
         self,
         pictures: Sequence[Pictures],
         instructions: Sequence[str],
         *,
-        phrases: Sequence[Sequence[str]] | None = None,
-        max_new_tokens: int = 64,
-    ) -> list[Answer]:
-        """One answer for each instruction, in one batch, greedy (section 5.1).
+        phrases: Phrases = None,
+        max_new_tokens: int | None = None,
+        generation_config: GenerationConfig | None = None,
+        seed: int | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> list[Answer]: ...
+
+    def generate(
+        self,
+        pictures: Pictures | Sequence[Pictures],
+        instructions: str | Sequence[str],
+        *,
+        phrases: Phrases = None,
+        max_new_tokens: int | None = None,
+        generation_config: GenerationConfig | None = None,
+        seed: int | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> Answer | list[Answer]:
+        """Answer one instruction, or each of a list in one batch: greedy (section 5.1) unless an option says otherwise.
 
         Args:
-            pictures: for each instruction a picture (path or PIL image), a list of pictures, or None.
+            pictures: of one instruction an image, a list of images, or None; of a list of instructions one of these for
+                each. An image is whatever ``lyrics.core.images.open_image`` opens: a path, a PIL image, a numpy array
+                [H,W,C], a tensor [C,H,W].
             instructions: what is asked.
-            phrases: for each picture, what the detector looks for in place of the tagger's tags.
-            max_new_tokens: tokens of an answer at most.
+            phrases: for each image, what the detector looks for in place of the tagger's tags; for one image a list of
+                phrases will do.
+            max_new_tokens: tokens of an answer at most; 64 unless given here or in ``generation_config``.
+            generation_config: transformers' ``GenerationConfig``; options given by name take precedence over it.
+            seed: of samples; the same seed gives the same samples of the same batch. None draws new ones each time. The
+                global generators are left as they were.
+            options: transformers' generation options by name (``num_beams``, ``do_sample``, ``temperature``, ``top_p``,
+                ``repetition_penalty``, ...; all are in ``lyrics.core.generation.GenerationOptions``). ``temperature``,
+                ``top_k``, ``top_p`` or ``min_p`` mean ``do_sample=True`` unless that is given.
 
-        Raises ``ImageError`` naming the picture, ``PromptError`` for an instruction that cannot be met.
+        Returns:
+            The answer of one instruction, or a list of answers of a list.
+
+        Raises:
+            ImageError: an image cannot be used; the message names it.
+            PromptError: an instruction cannot be met.
+            SpecError: a generation option is out of range, or options exclude each other.
+            TypeError: a generation option does not exist.
         """
-        if len(pictures) != len(instructions):
-            raise ValueError(f"{len(instructions)} instructions need as many entries of pictures, not {len(pictures)}")
+        if isinstance(instructions, str):
+            entries: Sequence[Pictures] = [cast(Pictures, pictures)]
+            wanted: Sequence[str] = [instructions]
+        else:
+            wanted = instruction_list(instructions)
+            entries = entry_list(cast(Sequence[Pictures], pictures), len(wanted))
         shown: list[ImageLike] = []
         asked: list[str] = []
         dialogues = []
-        for entry, instruction in zip(pictures, instructions, strict=True):
+        for entry, instruction in zip(entries, wanted, strict=True):
             own = picture_list(entry)
             indices = tuple(range(len(shown), len(shown) + len(own)))
             dialogues.append((Exchange(instruction, None, indices),))
             shown += own
             asked += [instruction] * len(own)
-        encoded = self.look(shown, asked, phrases=phrases)
-        return self.answer(dialogues, encoded, max_new_tokens=max_new_tokens)
+        how = decoding(options, max_new_tokens=max_new_tokens, generation_config=generation_config, seed=seed)
+        answers = self.decode(dialogues, self.look(shown, asked, phrases=phrases), how)
+        return answers[0] if isinstance(instructions, str) else answers
 
     @torch.no_grad()
     def look(
@@ -412,7 +542,7 @@ class LyricsModel(
         pictures: Sequence[ImageLike],
         instructions: Sequence[str],
         *,
-        phrases: Sequence[Sequence[str]] | None = None,
+        phrases: Phrases = None,
     ) -> Encoded:
         """``encode`` without dropout and without gradients, for answering."""
         training = self.training
@@ -422,11 +552,11 @@ class LyricsModel(
         finally:
             self.train(training)
 
-    def chat(self, *pictures: ImageLike, max_new_tokens: int = 256) -> Chat:
-        """A conversation, about pictures or about nothing: ``model.chat("dog.jpg").ask("What is it doing?")``."""
+    def chat(self, *pictures: Pictures, max_new_tokens: int = 256) -> Chat:
+        """Begin a conversation, about images or about nothing: ``model.chat("dog.jpg").ask("What is it doing?")``."""
         from lyrics.core.chat import Chat
 
-        return Chat(self, pictures, max_new_tokens=max_new_tokens)
+        return Chat(self, [one for entry in pictures for one in picture_list(entry)], max_new_tokens=max_new_tokens)
 
     def merge_lora(self) -> None:
         """See the language model's ``merge_lora``. A merged model answers; it is not saved or trained."""
@@ -473,14 +603,14 @@ class LyricsModel(
         base: str | os.PathLike[str] | None = None,
         downloads: bool = False,
         device: str | torch.device | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: str | torch.dtype | None = None,
         revision: str | None = None,
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
         force_download: bool = False,
     ) -> LyricsModel:
-        """The model that ``save_pretrained`` wrote.
+        """The model that ``save_pretrained`` wrote, in evaluation mode.
 
         Args:
             folder: a model folder, or a hub id (``owner/name``) that is no local path.
@@ -493,6 +623,8 @@ class LyricsModel(
 
         Raises ``WeightsError`` or ``SpecError`` naming the file.
         """
+        if not isinstance(folder, str | os.PathLike):
+            raise WeightsError(f"from_pretrained takes a model folder or a hub id (owner/name), not {folder!r}.")
         return cls._from_pretrained(
             model_id=os.fspath(folder),
             revision=revision,
@@ -541,10 +673,6 @@ class LyricsModel(
         return super().generate_model_card(*args, **{"parts": parts, **kwargs})
 
 
-def picture_list(entry: Pictures) -> list[ImageLike]:
-    """A picture, several, or none, as a list."""
-    if entry is None:
-        return []
-    if isinstance(entry, Sequence) and not isinstance(entry, str):
-        return list(entry)
-    return [entry]
+def _takes(function: Callable[..., object], name: str) -> bool:
+    parameters = inspect.signature(function).parameters
+    return name in parameters or any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())

@@ -14,6 +14,7 @@ from PIL import Image
 
 from lyrics.core.geometry import Frame
 from lyrics.core.images import ImageLike, open_image, picture_name
+from lyrics.core.inputs import picture_list
 from lyrics.core.types import DetectedObject, ImageBatch, Preprocessing
 
 _FILTERS = {
@@ -106,21 +107,25 @@ class Processor:
 
     def images(
         self,
-        pictures: Sequence[ImageLike],
+        pictures: ImageLike | Sequence[ImageLike],
         device: torch.device | str | None = None,
         *,
         names: Sequence[str] | None = None,
         known_objects: Sequence[Sequence[DetectedObject] | None] = (),
         dtype: torch.dtype | None = None,
     ) -> ModelImages:
-        """Open, check and prepare pictures (paths or PIL images) for every expert, as tensors of ``dtype`` (float32 unless given).
+        """Open, check and prepare pictures (whatever ``open_image`` takes) for every expert, as tensors of ``dtype``
+        (float32 unless given).
 
         ``names`` say which pictures they are; a path is its own name unless they are given. ``known_objects``: see ``ImageBatch``. Raises
         ``ImageError`` naming the file.
         """
+        pictures = picture_list(pictures)
         opened = [open_image(picture) for picture in pictures]
         if names is None:
             names = [picture_name(picture) for picture in pictures]
+        if len(names) != len(opened) or isinstance(names, str):
+            raise ValueError(f"names: a list with one for each of {len(opened)} pictures, not {names!r}")
         batches = {
             expert: prepare(opened, preprocessing, names, known_objects)
             for expert, preprocessing in self.preprocessing.items()

@@ -14,6 +14,7 @@ from torch import nn
 
 from lyrics.core.errors import ContractError
 from lyrics.core.images import ImageLike
+from lyrics.core.inputs import Phrases, is_image, phrase_lists
 from lyrics.core.processor import ModelImages, Processor
 from lyrics.core.refinement import Refinement
 from lyrics.core.types import DetectedObject, DetectorOutput, SegmenterOutput, Tag
@@ -70,31 +71,36 @@ class VisualRefiner(nn.Module):
 
     def forward(
         self,
-        pictures: Sequence[ImageLike],
-        phrases: Sequence[Sequence[str]] | None = None,
+        pictures: ImageLike | Sequence[ImageLike],
+        phrases: Phrases = None,
         *,
         names: Sequence[str] | None = None,
-    ) -> list[Refinement]:
-        """Refine pictures (paths or PIL images), in one batch.
+    ) -> list[Refinement] | Refinement:
+        """Refine an image, or any number of them in one batch.
 
         Args:
-            pictures: any number, of any sizes.
-            phrases: what to look for in each picture, in place of the tagger's tags.
+            pictures: an image or a list of images of any sizes, whatever ``lyrics.core.images.open_image`` opens.
+            phrases: what to look for in each image, in place of the tagger's tags; for one image a list of phrases will
+                do.
             names: which pictures they are; a path is its own name.
+
+        Returns:
+            The refinement of one image, or a list of refinements of a list.
 
         Raises:
             ImageError: a picture cannot be used; the message names it.
+            PromptError: ``phrases`` are not a list of phrases for each image.
         """
         weight = next(self.parameters(), None)
         device, dtype = (None, None) if weight is None else (weight.device, weight.dtype)
         processor = Processor({name: expert.preprocessing for name, expert in self.experts.items()})  # type: ignore[misc]
-        return list(self.refine(processor.images(pictures, device, names=names, dtype=dtype), phrases).refinements)
+        found = self.refine(processor.images(pictures, device, names=names, dtype=dtype), phrases).refinements
+        return found[0] if is_image(pictures) else list(found)
 
     @torch.no_grad()
-    def refine(self, images: ModelImages, phrases: Sequence[Sequence[str]] | None = None) -> RefinerOutput:
+    def refine(self, images: ModelImages, phrases: Phrases = None) -> RefinerOutput:
         """Refine pictures that a processor has prepared, and keep the local tokens; ``phrases`` as above."""
-        if phrases is not None and len(phrases) != len(images):
-            raise ValueError(f"{len(images)} pictures need as many lists of phrases, not {len(phrases)}")
+        phrases = phrase_lists(phrases, len(images))
         tags: list[list[Tag]] = [[] for _ in range(len(images))]
         if self.tagger is not None and phrases is None:
             tags = self.tagger(images.by_expert["tagger"])

@@ -6,8 +6,10 @@ itself. Masked spatial prediction hides whole objects, or units; both stages enc
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from lyrics.core.geometry import Size
@@ -15,6 +17,9 @@ from lyrics.core.prompts import encode_words
 from lyrics.core.spatial import SpatialObject, format_box, format_objects
 from lyrics.core.types import DetectedObject
 
+#: What a token of an object's text is.
+KINDS = ("markup", "names", "coordinates")
+MARKUP, NAME, COORDINATE = range(len(KINDS))
 _NUMBERS = re.compile(r"(\d+(?:\.\d+)?)")
 
 
@@ -23,16 +28,47 @@ def object_units(found: DetectedObject, tokenizer: Any, codec: str, size_px: Siz
 
     The codec ``released`` ends an object with BERT's own [SEP]; that one is written by us and becomes the token.
     """
-    box = format_box(found.box_norm, codec, size_px)
-    whole = format_objects([SpatialObject(found.tag, found.box_norm, found.score)], codec, size_px)
-    # The box's text comes after the tag's in every codec, and a tag cannot hold a box's text unescaped.
-    start = whole.rindex(box)
-    pieces = [whole[:start], *_NUMBERS.split(box)]
-    ending = whole[start + len(box) :]
+    before, box, ending = _around_the_box(found, codec, size_px)
+    pieces = [before, *_NUMBERS.split(box)]
     units = [ids for piece in pieces if (ids := encode_words(tokenizer, piece))]
     if "[SEP]" in ending and tokenizer.sep_token_id is not None:
         return [*units, [int(tokenizer.sep_token_id)]]
     return [*units, ids] if (ids := encode_words(tokenizer, ending)) else units
+
+
+def _around_the_box(found: DetectedObject, codec: str, size_px: Size) -> tuple[str, str, str]:
+    """An object's text before its box, the box, and after it."""
+    box = format_box(found.box_norm, codec, size_px)
+    whole = format_objects([SpatialObject(found.tag, found.box_norm, found.score)], codec, size_px)
+    # The box's text comes after the tag's in every codec, and a tag cannot hold a box's text unescaped.
+    start = whole.rindex(box)
+    return whole[:start], box, whole[start + len(box) :]
+
+
+def object_kinds(found: DetectedObject, tokenizer: Any, codec: str, size_px: Size) -> list[int]:
+    """For each token of an object's units, in their order, which of ``KINDS`` it is (its number there)."""
+    before, box, ending = _around_the_box(found, codec, size_px)
+    kinds = _kinds_before_the_box(found, before, tokenizer, codec, size_px)
+    for index, piece in enumerate(_NUMBERS.split(box)):
+        kinds += [COORDINATE if index % 2 else MARKUP] * len(encode_words(tokenizer, piece))
+    if "[SEP]" in ending and tokenizer.sep_token_id is not None:
+        return [*kinds, MARKUP]
+    return kinds + [MARKUP] * len(encode_words(tokenizer, ending))
+
+
+def _kinds_before_the_box(found: DetectedObject, before: str, tokenizer: Any, codec: str, size_px: Size) -> list[int]:
+    """The tag's tokens stand between those that are there whatever the tag is."""
+    first, second = (_around_the_box(replace(found, tag=letter), codec, size_px)[0] for letter in "ab")
+    opening, closing = first[: _shared(first, second)], first[len(first) - _shared(first[::-1], second[::-1]) :]
+    ids = encode_words(tokenizer, before)
+    left = _shared(ids, encode_words(tokenizer, opening))
+    right = _shared(ids[left:][::-1], encode_words(tokenizer, closing)[::-1])
+    return [MARKUP] * left + [NAME] * (len(ids) - left - right) + [MARKUP] * right
+
+
+def _shared(first: Sequence[object], second: Sequence[object]) -> int:
+    """How many items two sequences begin with in common."""
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
 
 
 def spatial_units(
@@ -48,3 +84,11 @@ def spatial_units(
             break
         found.append(units)
     return found
+
+
+def spatial_kinds(
+    objects: Sequence[DetectedObject], count: int, tokenizer: Any, codec: str, size_px: Size
+) -> list[list[int]]:
+    """``object_kinds`` of the first ``count`` objects, best first, in the order of ``spatial_units``."""
+    best = sorted(objects, key=lambda one: -one.score)[:count]
+    return [object_kinds(one, tokenizer, codec, size_px) for one in best]

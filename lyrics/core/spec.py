@@ -122,13 +122,24 @@ class ModelSpec(_Frozen):
     def with_overrides(self, overrides: Mapping[str, Any]) -> Self:
         """A copy with dotted paths set, e.g. ``{"refiner.detector": "cached", "language_model.options.lora.rank": 8}``.
 
-        Giving a slot another ``use`` drops the options of the part it replaces. Raises ``SpecError`` for a path that does not exist,
-        with the nearest one that does.
+        Giving a slot another ``use`` drops the options of the part it replaces. ``None`` removes an entry that has a
+        name of the user's choice, such as ``{"objectives.msp": None}``. Raises ``SpecError`` for a path that does not
+        exist, with the nearest one that does.
         """
+        check_overrides(overrides)
         data = self.model_dump(mode="json")
         for path, value in sorted(overrides.items(), key=_replacements_first):
             set_path(data, path, value, ModelSpec)
         return validate(data, type(self))
+
+
+def check_overrides(overrides: object) -> None:
+    """Raises ``SpecError`` unless these are dotted paths with their values."""
+    if not isinstance(overrides, Mapping) or not all(isinstance(path, str) for path in overrides):
+        raise SpecError(
+            "overrides: a mapping of dotted paths to values, such as {'refiner.tagger': None}, "
+            f"not {_short(overrides)}."
+        )
 
 
 def _replacements_first(item: tuple[str, Any]) -> tuple[int, bool]:
@@ -178,7 +189,11 @@ def _child(schema: Schema, key: str) -> Schema | None:
 
 
 def set_path(data: dict[str, Any], path: str, value: Any, root: type[BaseModel]) -> None:
-    """Set a dotted path in the plain data of a ``root``, in place. Raises ``SpecError`` for one that does not exist."""
+    """Set a dotted path in the plain data of a ``root``, in place; ``None`` removes a named entry, such as
+    ``objectives.msp``.
+
+    Raises ``SpecError`` for a path that does not exist.
+    """
     keys = path.split(".")
     if not all(keys):
         raise SpecError(f"override {path!r}: a path is names joined by dots, such as refiner.detector.")
@@ -192,6 +207,11 @@ def set_path(data: dict[str, Any], path: str, value: Any, root: type[BaseModel])
         last = depth == len(keys) - 1
         if child is None or not (key in node or last or child is _Free):
             raise _no_such_path(path, here, key, list(node))
+        if last and value is None and _is_dict(schema) and _is_model(child, BaseModel):
+            if key not in node:
+                raise _no_such_path(path, here, key, list(node))
+            del node[key]
+            return
         if last:
             if key == "use" and _is_model(schema, Slot) and node.get("use") != value:
                 node["options"] = {}

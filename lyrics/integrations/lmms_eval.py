@@ -12,12 +12,12 @@ from typing import Any, NoReturn
 
 from lmms_eval.api.model import lmms
 
+from lyrics.core.dtypes import dtype_name
 from lyrics.core.errors import SpecError, did_you_mean
 from lyrics.core.evaluation import toolkits
 from lyrics.core.evaluation.benchmark import Answerer
 
 _ARGUMENTS = ("pretrained", "weights", "device", "dtype", "batch_size", "max_new_tokens")
-_DTYPES = ("float32", "bfloat16", "float16")
 
 
 class Lyrics(lmms):  # type: ignore[misc]
@@ -27,7 +27,7 @@ class Lyrics(lmms):  # type: ignore[misc]
         pretrained: a model folder, a preset, a spec file, or a hub id.
         weights: ``pretrained``, or ``random`` to try a task out.
         device: where the model runs, such as ``cuda``; without it a GPU if there is one. Of several processes each takes its own.
-        dtype: ``float32``, ``bfloat16`` or ``float16``.
+        dtype: ``float32``, ``bfloat16`` or ``float16``; ``fp32``, ``bf16`` and ``fp16`` are the same.
         batch_size: questions that are answered together.
         max_new_tokens: of an answer; tasks that ask for more get so many, with a warning.
         model: answers in place of ``pretrained`` (in Python only).
@@ -54,10 +54,7 @@ class Lyrics(lmms):  # type: ignore[misc]
             raise SpecError(
                 f"--model_args {name}: lyrics has no such argument; it has {', '.join(_ARGUMENTS)}.{did_you_mean(name, _ARGUMENTS)}"
             )
-        if dtype not in _DTYPES:
-            raise SpecError(
-                f"--model_args dtype={dtype}: is one of {', '.join(_DTYPES)}.{did_you_mean(dtype, _DTYPES)}"
-            )
+        dtype = dtype_name(dtype, where="--model_args dtype")
         self.batch_size = _count("batch_size", batch_size)
         self.max_new_tokens = _count("max_new_tokens", max_new_tokens)
 
@@ -69,9 +66,7 @@ class Lyrics(lmms):  # type: ignore[misc]
         state = PartialState()
         self._rank, self._world_size = state.process_index, state.num_processes
         self.device = torch.device(device) if device and self._world_size == 1 else state.device
-        self.model = model or load_model(
-            pretrained, weights=weights, device=str(self.device), dtype=getattr(torch, dtype)
-        )
+        self.model = model or load_model(pretrained, weights=weights, device=str(self.device), dtype=dtype)
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         """See ``lyrics.core.evaluation.toolkits``."""

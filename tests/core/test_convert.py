@@ -332,7 +332,7 @@ def test_the_command_from_a_pickle_to_a_folder(
     monkeypatch.setattr(unpickle, "_write", fail)
     monkeypatch.setattr(torch, "load", fail)
     monkeypatch.setattr(pickle, "Unpickler", fail)
-    assert run(monkeypatch, "convert", tmp_path / "ram_swin_large_14m.pth", out, "--from", "ram", "--spec", spec) == 0
+    assert run(monkeypatch, "convert", tmp_path / "ram_swin_large_14m.pth", out, "--from", "ram", "--model", spec) == 0
     printed = capsys.readouterr().out
     report = json.loads((out / REPORT_FILE).read_text())
     for line in (
@@ -365,7 +365,7 @@ def test_the_command_prints_json(tmp_path: Path, parity: Find) -> None:
     source = write(tmp_path / "m.safetensors", public.state)
     spec = write_spec(tmp_path / "spec.yaml", refiner__segmenter={"use": "sam-hq", "options": public.options})
     done = CliRunner().invoke(
-        app, ["convert", str(source), str(tmp_path / "out"), "--from", "sam-hq", "--spec", spec, "--json"]
+        app, ["convert", str(source), str(tmp_path / "out"), "--from", "sam-hq", "--model", spec, "--json"]
     )
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout) == json.loads((tmp_path / "out" / REPORT_FILE).read_text())

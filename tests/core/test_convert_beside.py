@@ -254,7 +254,7 @@ def test_the_command_with_one_part_and_stand_ins_for_the_others(
 ) -> None:
     source = released.write(tmp_path)
     dump(released.spec, tmp_path / "spec.yaml")
-    command = ["convert", str(source), str(tmp_path / "out"), "--from", FORMAT, "--spec", str(tmp_path / "spec.yaml")]
+    command = ["convert", str(source), str(tmp_path / "out"), "--from", FORMAT, "--model", str(tmp_path / "spec.yaml")]
     done = CliRunner().invoke(app, [*command, "--with", f"refiner.detector={given['refiner.detector']}"])
     assert done.exit_code == 0, done.output
     assert "beside the weights: parts/tagger/classes.json" in done.stdout

@@ -275,8 +275,8 @@ def test_values_keep_their_precision_and_the_number_of_words_is_the_checkpoints(
             r"language_model\.model\.layers\.1\.mlp\.up_proj\.weight is missing, which becomes language_m",
         ),
         ("ram.fc.bias", r"no tensor ram\.fc\.bias \(1 are missing\) for refiner\.tagger"),
-        ("ram.", "for refiner.tagger; give a --spec with another tagger"),
-        ("grounding_dino.", "no tensor under grounding_dino. for refiner.detector; give a --spec"),
+        ("ram.", "for refiner.tagger; give a --model with another tagger"),
+        ("grounding_dino.", "no tensor under grounding_dino. for refiner.detector; give a --model"),
         ("output_query.LayerNorm.weight", r"has nothing for layers\.0\.query_ffn\.norm\.weight"),
     ],
 )

@@ -353,6 +353,27 @@ def test_push_uploads_what_save_writes_and_a_card(model: LyricsModel, uploads: d
     assert "frozen.json" in uploads["files"]
 
 
+@pytest.mark.parametrize("call", ["create_repo", "upload_folder"])
+def test_a_hub_that_cannot_be_reached_is_one_sentence(
+    call: str, model: LyricsModel, uploads: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the hub's client raises without a network has no common base, and is no ``OSError``."""
+    import huggingface_hub
+
+    class ConnectError(Exception):
+        pass
+
+    def fail(self: Any, *arguments: Any, **options: Any) -> Any:
+        raise ConnectError("[Errno 111] Connection refused\nmore lines")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, call, fail)
+    with pytest.raises(WeightsError) as caught:
+        model.push_to_hub("someone/model")
+    message = str(caught.value)
+    assert message.startswith("'someone/model' cannot be uploaded: [Errno 111] Connection refused. Check the name")
+    assert "\n" not in message
+
+
 def test_a_model_is_one_of_the_hubs_mixin(model: LyricsModel, uploads: dict[str, Any], tmp_path: Path) -> None:
     """Its arguments are accepted; what it would add to a folder, a ``config.json`` of constructor arguments, is not there."""
     from huggingface_hub import ModelHubMixin

@@ -377,6 +377,24 @@ def test_path_that_does_not_exist(path: str, error: type[SpecError], complaint: 
     assert complaint in str(caught.value)
 
 
+def test_null_removes_an_objective() -> None:
+    both = spec(objectives={"itc": "a", "msp": "b"})
+    assert list(both.with_overrides({"objectives.msp": None}).objectives) == ["itc"]
+    assert not both.with_overrides({"objectives.msp": None, "objectives.itc": None}).objectives
+    with pytest.raises(UnknownNameError, match=r"there is no objectives\.mps\. Did you mean 'msp'"):
+        both.with_overrides({"objectives.mps": None})
+    with pytest.raises(UnknownNameError, match=r"override 'objectives\.msp\.weight': there is no objectives\.msp"):
+        both.with_overrides({"objectives.msp": None, "objectives.msp.weight": 2})
+    with pytest.raises(SpecError, match=r"image_encoder: None is not allowed"):
+        both.with_overrides({"image_encoder": None})
+
+
+@pytest.mark.parametrize("overrides", [["a=b"], "a=b", {1: 2}, 3])
+def test_overrides_are_a_mapping_of_paths(overrides: Any) -> None:
+    with pytest.raises(SpecError, match="overrides: a mapping of dotted paths to values"):
+        spec().with_overrides(overrides)
+
+
 def test_override_with_a_bad_value_names_its_path() -> None:
     for path, value in {
         "refiner.detector": 3,

@@ -74,7 +74,7 @@ def test_it_answers_duck_typed_requests(adapter: Any) -> None:
 def test_it_refuses_in_a_sentence(adapter: Any) -> None:
     for arguments, word in (
         ({"pretraind": "x"}, "Did you mean 'pretrained'"),
-        ({"dtype": "bf16"}, "float32, bfloat16, float16"),
+        ({"dtype": "bf17"}, r"dtype bf17: is one of float32 .or fp32., bfloat16"),
         ({"batch_size": "auto"}, "batch_size=auto"),
         ({"max_new_tokens": 0}, "max_new_tokens=0"),
     ):

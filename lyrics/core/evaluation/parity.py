@@ -29,11 +29,13 @@ from lyrics.core.answers import Answer
 from lyrics.core.build import build_model, build_part
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import LyricsError, SpecError, WeightsError, did_you_mean
+from lyrics.core.inputs import Pictures, picture_list
 from lyrics.core.loading import load_model
-from lyrics.core.model import LyricsModel, Pictures, picture_list
+from lyrics.core.model import LyricsModel
 from lyrics.core.model_folder import holds_all_tensors, is_frozen, spec_file
-from lyrics.core.prompting import fitted_prompt
+from lyrics.core.prompting import fitted_prompt, spatial_text
 from lyrics.core.prompts import Exchange
+from lyrics.core.refinement import Refinement
 from lyrics.core.registry import Registry
 from lyrics.core.resolve import LOCAL_SOURCES, resolve
 from lyrics.core.soft_prompts import embed
@@ -99,9 +101,13 @@ class Question:
 
 @dataclass(frozen=True)
 class Said:
-    """An answer, and the logits [T,V] (float32, on the CPU) along the answer that was forced, T its tokens and its end."""
+    """An answer, what the refiner saw in its pictures, and logits [T,V] (float32, on the CPU).
+
+    The logits are along the answer that was forced, T its tokens and its end.
+    """
 
     answer: Answer
+    seen: tuple[Refinement, ...]
     target_ids_T: torch.Tensor
     logits_TV: torch.Tensor
 
@@ -233,14 +239,13 @@ def parity(
     progress("reference: float32, one question at a time")
     model = load(torch.float32, {})
     reference = speak(model, questions, batch=1, max_new_tokens=max_new_tokens)
-    texts = [one.answer.text for one in reference]
 
     def compared(name: str, variant: str, said: Sequence[Said]) -> Comparison:
         return compare_answers(name, variant, questions, reference, said, tolerances[name])
 
     if "batch" in wanted:
         progress(f"batch {batch}")
-        said = speak(model, questions, batch=batch, max_new_tokens=max_new_tokens, texts=texts)
+        said = speak(model, questions, batch=batch, max_new_tokens=max_new_tokens, reference=reference)
         found.append(compared("batch", f"batch {batch}", said))
     if "attention" in wanted:
         progress("implementations of attention")
@@ -267,7 +272,7 @@ def parity(
                 raise
             skipped[name] = str(error)
             continue
-        said = speak(variant, questions, batch=1, max_new_tokens=max_new_tokens, texts=texts)
+        said = speak(variant, questions, batch=1, max_new_tokens=max_new_tokens, reference=reference)
         found.append(compared(name, name, said))
         del variant
     return Report(len(questions), tuple(found), skipped)
@@ -280,9 +285,15 @@ def speak(
     *,
     batch: int,
     max_new_tokens: int,
-    texts: Sequence[str] | None = None,
+    reference: Sequence[Said] | None = None,
 ) -> list[Said]:
-    """Answers to the questions, ``batch`` together, and the logits along ``texts`` (without them, along the answers themselves)."""
+    """Answers to the questions, ``batch`` together, and the logits along the reference's answers (without it, along
+    these).
+
+    Logits are comparable along the same prompt alone: a box that is off by a thousandth is another token, and a model
+    that copies it another certainty. So for the logits the prompt states the objects that the reference's refiner saw;
+    answers are of the model's own.
+    """
     said: list[Said] = []
     for start in range(0, len(questions), batch):
         asked = questions[start : start + batch]
@@ -296,7 +307,15 @@ def speak(
             dialogues.append((Exchange(question.text, None, tuple(range(end, end + len(own)))),))
             end += len(own)
         answers = model.answer(dialogues, encoded, max_new_tokens=max_new_tokens)
-        forced = [one.text for one in answers] if texts is None else texts[start : start + batch]
+        ends = [exchange.pictures[-1] + 1 if exchange.pictures else 0 for (exchange,) in dialogues]
+        seen = [encoded.refinements[end - len(own) : end] for end, own in zip(ends, shown, strict=True)]
+        forced = [one.text for one in answers]
+        if reference is not None:
+            known = reference[start : start + batch]
+            forced = [one.answer.text for one in known]
+            stated = tuple(refinement for one in known for refinement in one.seen)
+            written = tuple(spatial_text(refinement, model.spec.codec) for refinement in stated)
+            encoded = replace(encoded, refinements=stated, spatial_texts=written)
         prompts = [
             fitted_prompt(
                 (replace(dialogue[0], answer=text),),
@@ -313,7 +332,7 @@ def speak(
         for row, answer in enumerate(answers):
             targets_L = soft.targets_BL[row, 1:]
             logits_TV = logits_BLV[row, :-1][targets_L.to(logits_BLV.device)].float().cpu()
-            said.append(Said(answer, soft.ids_BL[row, 1:][targets_L], logits_TV))
+            said.append(Said(answer, seen[row], soft.ids_BL[row, 1:][targets_L], logits_TV))
     return said
 
 

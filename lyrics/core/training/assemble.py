@@ -42,6 +42,11 @@ def run(
     ``adapt`` may change the model that was built, before its weights are loaded. Other arguments and errors are those of
     ``lyrics.core.training.loop.train``.
     """
+    if config.stage == "pretrain" and not config.model.spec.objectives:
+        raise SpecError(
+            "model.spec.objectives: is empty, so stage 1 has nothing to train; leave one objective at least, such as "
+            "--set model.spec.objectives.itc=itc."
+        )
     datasets = _fitting(build_datasets(config.data.sets, "data.sets"), config)
     refined = read_refined(config)
     torch.manual_seed(config.seed)  # random weights are a function of the seed, and alike on all ranks

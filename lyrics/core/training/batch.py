@@ -21,16 +21,23 @@ class Spatial:
     """The objects of each sample as text, without any special token around them.
 
     ``object_BL`` is the number of the object that a token belongs to (0, 1, ... within the sample), ``unit_BL`` the number of its unit
-    (0, 1, ... within the sample); both -1 on padding.
+    (0, 1, ... within the sample), and ``kind_BL``, which measurements set, its number in
+    ``lyrics.core.spatial_tokens.KINDS``; all -1 on padding.
     """
 
     text: Text
     object_BL: torch.Tensor
     unit_BL: torch.Tensor
+    kind_BL: torch.Tensor | None = None
 
     @classmethod
-    def from_objects(cls, samples: Sequence[Sequence[Units]]) -> Spatial:
-        """``samples[b]`` are sample b's objects; each is a list of units; each unit is a list of token ids."""
+    def from_objects(
+        cls, samples: Sequence[Sequence[Units]], kinds: Sequence[Sequence[Sequence[int]]] | None = None
+    ) -> Spatial:
+        """``samples[b]`` are sample b's objects; each is a list of units; each unit is a list of token ids.
+
+        ``kinds[b]`` are, for the same objects, the kinds of their tokens.
+        """
         ids: list[list[int]] = []
         objects: list[list[int]] = []
         units: list[list[int]] = []
@@ -50,6 +57,11 @@ class Spatial:
             text,
             Text.from_lists(objects).ids_RL.masked_fill(padding, -1),
             Text.from_lists(units).ids_RL.masked_fill(padding, -1),
+            None
+            if kinds is None
+            else Text.from_lists([[kind for one in sample for kind in one] for sample in kinds]).ids_RL.masked_fill(
+                padding, -1
+            ),
         )
 
 

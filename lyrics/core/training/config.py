@@ -25,7 +25,7 @@ from lyrics.core.registry import Registry
 from lyrics.core.resolve import read_spec, resolve
 
 # The rules of dotted paths are those of a model's specification.
-from lyrics.core.spec import ModelSpec, Slot, parse_yaml, set_path, validate
+from lyrics.core.spec import ModelSpec, Slot, check_overrides, parse_yaml, set_path, validate
 
 Changeable = Literal["seed", "global_batch", "data"]
 _SPEC = "model.spec"
@@ -194,6 +194,7 @@ class TrainConfig(_Section):
 
         Raises ``SpecError`` for a path that does not exist, with the nearest one that does.
         """
+        check_overrides(overrides)
         inner = {p.removeprefix(f"{_SPEC}."): v for p, v in overrides.items() if p.startswith(f"{_SPEC}.")}
         data = self.model_dump(mode="json")
         try:
@@ -217,6 +218,7 @@ def load_config(
     Component options are filled in and checked, so that what is saved says everything. Raises ``SpecError`` naming the file and the path
     in it.
     """
+    check_overrides(overrides or {})
     overrides = dict(overrides or {})
     data, where = _read(source)
     if "out" in overrides:  # it has no default, and need not stand in the file

@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 
+from lyrics.core.dtypes import torch_dtype
 from lyrics.core.training.config import TrainConfig
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def hold_frozen(model: Any, config: TrainConfig) -> None:
@@ -20,4 +19,6 @@ def hold_frozen(model: Any, config: TrainConfig) -> None:
     for name, parameter in model.language_model.named_parameters():
         if parameter.is_floating_point():
             kept = f"language_model.{name}" in trained
-            parameter.data = parameter.data.to(torch.float32 if kept else DTYPES[config.optimisation.frozen_precision])
+            parameter.data = parameter.data.to(
+                torch.float32 if kept else torch_dtype(config.optimisation.frozen_precision)
+            )

@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from lyrics.core.build import build_model
+from lyrics.core.dtypes import torch_dtype
 from lyrics.core.errors import SpecError
 from lyrics.core.json_reading import parse_json, read_json_object, read_text
 from lyrics.core.memory import Memory, training_memory
 from lyrics.core.training.config import TrainConfig
-from lyrics.core.training.frozen import DTYPES
 from lyrics.core.training.sharding import check_model, largest_share, layers
 
 #: Bytes for each picture of what may be stored of the refiner: tags, boxes and scores; a token for each box; dense feature maps
@@ -88,7 +88,7 @@ def language_model_bytes(config: TrainConfig, language_model: nn.Module, gpus: i
 
     A step of stage 2 has embeddings and head whole, the layer that runs, and the one that is fetched meanwhile.
     """
-    width = DTYPES[config.optimisation.frozen_precision].itemsize
+    width = torch_dtype(config.optimisation.frozen_precision).itemsize
     if config.strategy == "ddp" or gpus == 1:
         return sum(one.numel() for one in _frozen(language_model)) * width, 0
     held = sum(largest_share(one, gpus) for one in _frozen(language_model)) * width

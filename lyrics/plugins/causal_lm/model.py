@@ -5,6 +5,7 @@ Shapes: B samples, L tokens, D width of the embeddings.
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import logging
 import warnings
@@ -117,24 +118,27 @@ class CausalLM(nn.Module):
         *,
         max_new_tokens: int,
         on_token: Callable[[int], None] | None = None,
+        generation_config: GenerationConfig | None = None,
     ) -> torch.Tensor:
-        """Left-padded embeddings -> ids of the new tokens only [B, at most max_new_tokens], greedy (paper, section 5.1).
+        """Left-padded embeddings -> ids of the new tokens only [B, at most max_new_tokens].
 
-        ``on_token`` is called with each id as it is chosen; only with a batch of one.
+        ``on_token`` is called with each id as it is chosen; only with a batch of one and a single beam. Decoding is
+        greedy (paper, section 5.1) unless ``generation_config`` says otherwise; samples come from torch's global
+        generators.
         """
+        settings = GenerationConfig(do_sample=False) if generation_config is None else copy.deepcopy(generation_config)
+        settings.max_new_tokens = max_new_tokens
+        settings.pad_token_id = self.tokenizer.pad_token_id
+        settings.bos_token_id = self.tokenizer.bos_token_id
+        if settings.eos_token_id is None:
+            settings.eos_token_id = self._ends()
         training = self.training
         self.eval()
         try:
             return self.model.generate(  # type: ignore[operator,no-any-return]
                 inputs_embeds=embeddings_BLD,
                 attention_mask=attention_mask_BL,
-                generation_config=GenerationConfig(
-                    max_new_tokens=max_new_tokens,
-                    do_sample=False,
-                    pad_token_id=self.tokenizer.pad_token_id,
-                    bos_token_id=self.tokenizer.bos_token_id,
-                    eos_token_id=self._ends(),
-                ),
+                generation_config=settings,
                 streamer=None if on_token is None else _TokenStreamer(on_token),
             )
         finally:

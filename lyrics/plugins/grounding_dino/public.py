@@ -55,7 +55,8 @@ def convert_released(source: Mapping[str, torch.Tensor], options: GroundingDinoO
                 keys[key] = full
     if not keys:
         raise WeightsError(
-            f"the released Lyrics has no tensor under {_RELEASED} for refiner.detector; give a --spec with another detector, such as "
+            f"the released Lyrics has no tensor under {_RELEASED} for refiner.detector; give a --model with "
+            "another detector, such as "
             "cached, or with refiner.detector: null."
         )
     original = {key: source[full] for key, full in keys.items()}

@@ -14,8 +14,8 @@ from transformers.models.grounding_dino.modeling_grounding_dino import MultiScal
 class Sampling(MultiScaleDeformableAttention):
     """In the place of transformers' module; the same to float32 rounding.
 
-    - *Precision*: float32, whatever that of the rest. bfloat16 has 8 bits for a place in the picture, and torch's ``grid_sample`` on the
-      CPU (2.13) gives NaN now and then for bfloat16 features and places that are all finite.
+    - *Precision*: float32, whatever that of the rest. ``lyrics.core.grid_sample`` says why; transformers' module calls
+      torch's ``grid_sample`` itself, so it is given float32 (on a GPU; the CPU's way is below).
     - *Speed*: on the CPU the d features of a cell are read as they lie in memory, and summed at once by ``embedding_bag``. ``grid_sample``
       reads them one plane of the picture after the other and writes every sample before they are summed.
     """

@@ -19,6 +19,7 @@ from torch import nn
 
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import SpecError
+from lyrics.core.spatial_tokens import KINDS
 from lyrics.core.streams import Stream, Text, full
 from lyrics.core.training.batch import PretrainBatch
 from lyrics.core.training.step import Loss, StepState
@@ -78,8 +79,16 @@ class MSP(nn.Module):
         return Loss(token_cross_entropy(logits, targets, self.smoothing), len(targets))
 
     def accuracy(self, state: StepState) -> dict[str, tuple[int, int]]:
-        """Masked spatial tokens restored rightly."""
-        return {"masked token accuracy": right_tokens(*self._predicted(state))}
+        """Masked spatial tokens restored rightly; markup (always the same), names and coordinates apart where known."""
+        logits, targets = self._predicted(state)
+        kind_BL = state.batch.spatial.kind_BL
+        if kind_BL is None:
+            return {"masked token accuracy": right_tokens(logits, targets)}
+        kind_n = kind_BL[self.masked(state.batch)].to(logits.device)
+        return {
+            f"masked {name} accuracy": right_tokens(logits[kind_n == kind], targets[kind_n == kind])
+            for kind, name in enumerate(KINDS)
+        }
 
 
 def build(options: MSPOptions, context: BuildContext) -> MSP:

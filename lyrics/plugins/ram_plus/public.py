@@ -50,7 +50,8 @@ def convert_released(source: Mapping[str, torch.Tensor], options: RamOptions, co
     missing = [upstream_name(name) for name in own if upstream_name(name) not in names]
     if missing:
         raise WeightsError(
-            f"the released Lyrics has no tensor {_RELEASED}{missing[0]} ({len(missing)} are missing) for refiner.tagger; give a --spec "
+            f"the released Lyrics has no tensor {_RELEASED}{missing[0]} ({len(missing)} are missing) for "
+            "refiner.tagger; give a --model "
             "with another tagger, such as cached, or with refiner.tagger: null."
         )
     return Plan(

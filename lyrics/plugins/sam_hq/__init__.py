@@ -112,7 +112,7 @@ def lyrics_components() -> Iterator[Component]:
             "sam-hq",
             "lyrics.plugins.sam_hq.public:convert",
             marks=("mask_decoder.hf_token.weight", "image_encoder.pos_embed"),
-            summary="SAM-HQ (sam_hq_vit_h.pth; the smaller ones with --spec)",
+            summary="SAM-HQ (sam_hq_vit_h.pth; the smaller ones with --model)",
         ),
     )
     yield Component(

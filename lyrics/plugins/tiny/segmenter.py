@@ -19,6 +19,7 @@ from torch import nn
 
 from lyrics.core.contracts import BuildContext
 from lyrics.core.geometry import Box, Frame
+from lyrics.core.grid_sample import grid_sample
 from lyrics.core.masks import Mask
 from lyrics.core.types import ImageBatch, Preprocessing, SegmenterOutput
 from lyrics.plugins.tiny import TinySegmenterOptions
@@ -52,8 +53,8 @@ def sample(
     values_CHW: torch.Tensor, points_KRR2: npt.NDArray[np.float64], size_px: tuple[float, float]
 ) -> torch.Tensor:
     """Bilinear samples [K,C,R,R] of a map that spans ``size_px`` (width, height) pixels; zero outside of it."""
-    grid = torch.from_numpy(points_KRR2 / np.array(size_px) * 2 - 1).to(values_CHW)
-    sampled_CKR = F.grid_sample(values_CHW[None], grid.flatten(0, 1)[None], align_corners=False)[0]
+    grid = torch.from_numpy(points_KRR2 / np.array(size_px) * 2 - 1)
+    sampled_CKR = grid_sample(values_CHW[None], grid.flatten(0, 1)[None])[0]
     return sampled_CKR.unflatten(1, grid.shape[:2]).transpose(0, 1)
 
 
@@ -69,8 +70,8 @@ def pasted(logits_RR: torch.Tensor, region_px_4: npt.NDArray[np.float64], frame:
     mask_HW = np.zeros((height, width), dtype=np.bool_)
     if inside_W.size and inside_H.size:
         x_hw, y_hw = np.meshgrid((columns_W[inside_W] - x1) / (x2 - x1), (rows_H[inside_H] - y1) / (y2 - y1))
-        grid = torch.from_numpy(np.stack([x_hw, y_hw], axis=-1) * 2 - 1).to(logits_RR)
-        logits_hw = F.grid_sample(logits_RR[None, None], grid[None], padding_mode="border", align_corners=False)[0, 0]
+        grid = torch.from_numpy(np.stack([x_hw, y_hw], axis=-1) * 2 - 1)
+        logits_hw = grid_sample(logits_RR[None, None], grid[None], padding_mode="border")[0, 0]
         mask_HW[np.ix_(inside_H, inside_W)] = (logits_hw > 0).numpy()
     return Mask.from_array(mask_HW)
 

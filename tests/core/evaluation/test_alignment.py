@@ -61,7 +61,7 @@ def test_batches_do_not_change_what_is_measured(model, scenes) -> None:
     assert set(whole.shares) == {
         "ITM accuracy",
         "caption token accuracy",
-        "masked token accuracy",
+        *(f"masked {kind} accuracy" for kind in ("markup", "names", "coordinates")),
         *(f"{way} R@1 of 7{text}" for way in ("image to text", "text to image") for text in ("", ", captions alone")),
     }
     assert whole.shares["ITM accuracy"][1] == 21

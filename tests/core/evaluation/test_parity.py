@@ -166,7 +166,7 @@ def answer(text: str, *objects: tuple[str, Box]) -> Answer:
 
 
 def said(text: str, logits: list[float], ids: int = 1, *objects: tuple[str, Box]) -> Said:
-    return Said(answer(text, *objects), torch.full((1,), ids), torch.tensor([logits]))
+    return Said(answer(text, *objects), (), torch.full((1,), ids), torch.tensor([logits]))
 
 
 LEFT, SHIFTED, RIGHT = Box(0, 0, 0.5, 1), Box(0.25, 0, 0.75, 1), Box(0.5, 0, 1, 1)

@@ -82,6 +82,55 @@ def test_a_stage_runs_resumes_and_does_not_depend_on_ranks(tmp_path: Path, stage
             assert math.isclose(have[name], want[name], rel_tol=1e-6), name
 
 
+@pytest.mark.parametrize("stage", ["pretrain", "instruct"])
+def test_dropout_is_on_in_training_steps_and_off_around_them(
+    tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch import nn
+
+    from lyrics.core.model import LyricsModel
+    from lyrics.core.training import assemble
+
+    def modes(model: LyricsModel) -> set[bool]:
+        trained = (model.query_transformer, model.language_model)
+        return {
+            part.training for one in trained for part in one.modules() if isinstance(part, nn.Dropout) and part.p > 0
+        }
+
+    seen: dict[str, list[set[bool]]] = {"built": [], "steps": [], "frozen": []}
+    train, step = assemble.train, {"pretrain": "pretraining_step", "instruct": "instruction_step"}[stage]
+
+    def built(config: Any, model: LyricsModel, *arguments: Any, **options: Any) -> Any:
+        seen["built"].append(modes(model))
+        return train(config, model, *arguments, **options)
+
+    original = getattr(LyricsModel, step)
+
+    def stepped(self: LyricsModel, *arguments: Any, **options: Any) -> Any:
+        seen["steps"].append(modes(self))
+        assert self.refiner is not None
+        seen["frozen"].append({part.training for one in (self.encoder, self.refiner) for part in one.modules()})
+        return original(self, *arguments, **options)
+
+    monkeypatch.setattr(assemble, "train", built)
+    monkeypatch.setattr(LyricsModel, step, stepped)
+    dropping = {
+        "model__spec__query_transformer__options__hidden_dropout": 0.1,
+        "model__spec__language_model__options__lora__dropout": 0.1,
+    }
+    run(settings(tmp_path / "out", stage, optimisation__steps=2, **dropping))
+    assert seen == {"built": [{False}], "steps": [{True}] * 2, "frozen": [{False}] * 2}
+
+
+def test_an_objective_can_be_left_out_and_not_all_of_them(tmp_path: Path) -> None:
+    run(settings(tmp_path / "out", "pretrain", optimisation__steps=1, model__spec__objectives__msp=None))
+    assert set(values(tmp_path / "out")[0]) == {"itc", "itm", "icg", "total"}
+    with pytest.raises(SpecError, match=r"model\.spec\.objectives: is empty, so stage 1 has nothing to train"):
+        run(settings(tmp_path / "none", "pretrain", model__spec__objectives={}))
+    with pytest.raises(SpecError, match=r"there is no objectives.mspp. Did you mean 'msp'"):
+        settings(tmp_path / "none", "pretrain", model__spec__objectives__mspp=None)
+
+
 def test_stage_2_starts_from_stage_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(settings(tmp_path / "first", "pretrain", optimisation__steps=1))
     newest = tmp_path / "first" / "checkpoints" / "step-00000001" / TRAINED_FILE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +52,10 @@ def test_a_run_measures_itself_and_shows_examples(stage: str, tmp_path: Path) ->
     (found,) = [line["evaluation"] for line in lines if "evaluation" in line]
     wanted = {
         "pretrain": {
-            "image to text R@1",
-            "text to image R@1",
+            *(f"{way} R@1{text}" for way in ("image to text", "text to image") for text in ("", ", captions alone")),
             "ITM accuracy",
             "caption token accuracy",
-            "masked token accuracy",
+            *(f"masked {kind} accuracy" for kind in ("markup", "names", "coordinates")),
         },
         "instruct": {"answer accuracy", "REC"},
     }[stage]
@@ -149,7 +149,14 @@ def test_objectives_count_what_is_right() -> None:
     assert found["ITM accuracy"][1] == 12
     losses = model.pretraining_step(batch, seed=0, step=0)
     assert found["caption token accuracy"][1] == losses["icg"].count
-    assert found["masked token accuracy"][1] == losses["msp"].count
+    found = model.pretraining_accuracy(batch, step=3)
+    markup, names, coordinates = (found[f"masked {kind} accuracy"][1] for kind in ("markup", "names", "coordinates"))
+    count = model.pretraining_step(batch, seed=0, step=3)["msp"].count
+    assert count == markup + names + coordinates > 0 == coordinates % 4
+    assert min(markup, names, coordinates) > 0
+    alone = replace(batch, captions=("",) * 4)
+    assert found["image to text R@1, captions alone"][1] == 4
+    assert model.pretraining_accuracy(alone)["text to image R@1, captions alone"] == (1, 4), "texts that are all alike"
     with torch.no_grad():
         for bias, right in ((torch.tensor([9.0, -9.0]), 8), (torch.tensor([-9.0, 9.0]), 4)):
             model.objectives["itm"].classifier.bias.copy_(bias)  # type: ignore[union-attr, operator]

@@ -16,6 +16,7 @@ from PIL import Image
 
 from lyrics.core.errors import SpecError
 from lyrics.core.images import ImageLike, open_image, picture_name
+from lyrics.core.inputs import picture_list
 from lyrics.core.processor import ModelImages, Processor
 from lyrics.core.types import DetectedObject, Preprocessing
 
@@ -42,7 +43,7 @@ class BlankingProcessor(Processor):
 
     def images(
         self,
-        pictures: Sequence[ImageLike],
+        pictures: ImageLike | Sequence[ImageLike],
         device: torch.device | str | None = None,
         *,
         names: Sequence[str] | None = None,
@@ -50,6 +51,7 @@ class BlankingProcessor(Processor):
         dtype: torch.dtype | None = None,
     ) -> ModelImages:
         """As ``Processor.images``; names, sizes and frames are those of the pictures, also for the experts that do not see them."""
+        pictures = picture_list(pictures)
         opened = [open_image(picture) for picture in pictures]
         if names is None:
             names = [picture_name(picture) for picture in pictures]

@@ -189,7 +189,7 @@ def test_a_signal_is_no_failure(run: Run, configs: list[str], tmp_path: Path, mo
             ("--figure", "4a", "--set", "pretrain.optimisation.step=1"),
             "there is no optimisation.step. Did you mean 'steps'?",
         ),
-        (("--table", "6", "--dtype", "float64"), "--dtype float64: is one of float32, bfloat16, float16"),
+        (("--table", "6", "--dtype", "float64"), "--dtype float64: is one of float32 (or fp32), bfloat16 (or bf16)"),
         (("--table", "6", "--benchmark", "scene"), "no benchmark named 'scene'"),
         (("--table", "6", "--model", "lyrics-tinny"), "lyrics-tinny"),
     ],
