@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from lyrics.core.answers import Answer
     from lyrics.core.model import LyricsModel
 
-ModelOption = Annotated[str, typer.Option("--model", help="A model folder, a preset, a spec file, or a hub id.")]
+ModelOption = Annotated[
+    str, typer.Option("--model", help="A model folder, a run folder, a preset, a spec file, or a hub id.")
+]
 WeightsOption = Annotated[
     str, typer.Option("--weights", help="pretrained, or random to try a spec out without weights.")
 ]

@@ -46,7 +46,7 @@ def ablate(
     model: Annotated[
         str | None,
         typer.Option(
-            help="A model folder, a preset, a spec file, or a hub id: for table 5, reading blank, and table 6."
+            help="A model folder, a run folder, a preset, a spec file, or a hub id: for table 5, reading blank, and table 6."
         ),
     ] = None,
     pretrain: Annotated[str | None, typer.Option(help="Stage 1 of what is trained: a YAML file or a recipe.")] = None,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def parity(
-    model: Annotated[str, typer.Argument(help="A model folder, a preset, a spec file, or a hub id.")],
+    model: Annotated[str, typer.Argument(help="A model folder, a run folder, a preset, a spec file, or a hub id.")],
     images: Annotated[
         Path | None,
         typer.Option(help="Folder of pictures; with --questions. Without both, scenes' test split is asked."),
