@@ -20,6 +20,9 @@ WeightsOption = Annotated[
 RefinedOption = Annotated[
     Path | None, typer.Option("--refined", help="Read tags, boxes and masks from this objects.jsonl instead.")
 ]
+DownloadFlag = Annotated[
+    bool, typer.Option("--download", help="Fetch checkpoints of the hub that a saved model or a run names.")
+]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="Where the model runs, such as cuda.")]
 DtypeOption = Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
 TokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Tokens of an answer at most.")]
@@ -30,7 +33,14 @@ BoxForm = Literal["original", "norm", "0-999"]
 
 
 def open_model(
-    name: str, weights: str, settings: list[str] | None, refined: Path | None, device: str | None, dtype: str
+    name: str,
+    weights: str,
+    settings: list[str] | None,
+    refined: Path | None,
+    device: str | None,
+    dtype: str,
+    *,
+    download: bool = False,
 ) -> LyricsModel:
     """Raises ``UnknownNameError`` for an option's value that does not exist, and what ``load_model`` raises."""
     from lyrics.cli._overrides import parse_overrides
@@ -48,7 +58,14 @@ def open_model(
 
     from lyrics.core.loading import load_model
 
-    return load_model(name, overrides=overrides, weights=weights, device=device, dtype=getattr(torch, dtype))
+    return load_model(
+        name,
+        overrides=overrides,
+        weights=weights,
+        downloads=download or None,
+        device=device,
+        dtype=getattr(torch, dtype),
+    )
 
 
 def box_form(boxes: str) -> BoxForm:

@@ -10,6 +10,7 @@ import typer
 from lyrics.cli._model import (
     BoxesOption,
     DeviceOption,
+    DownloadFlag,
     DtypeOption,
     ModelOption,
     RefinedOption,
@@ -34,6 +35,7 @@ def ask(
     model: ModelOption = "lyrics-tiny",
     settings: SetOption = None,
     weights: WeightsOption = "pretrained",
+    download: DownloadFlag = False,
     refined: RefinedOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
@@ -58,7 +60,7 @@ def ask(
         )
     if not pictures and Path(question).is_file():
         raise PromptError(f"{question}: is a picture; write the question after it.")
-    chat = open_model(model, weights, settings, refined, device, dtype).chat(*pictures)
+    chat = open_model(model, weights, settings, refined, device, dtype, download=download).chat(*pictures)
     answer = chat.ask(question, max_new_tokens=max_new_tokens)
     if draw is not None:
         draw_answer(answer, Path(pictures[-1]), draw)

@@ -11,6 +11,7 @@ import typer
 from lyrics.cli._model import (
     BoxesOption,
     DeviceOption,
+    DownloadFlag,
     DtypeOption,
     ModelOption,
     RefinedOption,
@@ -32,6 +33,7 @@ def chat(
     model: ModelOption = "lyrics-tiny",
     settings: SetOption = None,
     weights: WeightsOption = "pretrained",
+    download: DownloadFlag = False,
     refined: RefinedOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
@@ -55,7 +57,7 @@ def chat(
     for picture in shown:
         if not Path(picture).is_file():
             raise ImageError(f"{picture}: no such picture.", "missing")
-    talk = open_model(model, weights, settings, refined, device, dtype).chat(*shown)
+    talk = open_model(model, weights, settings, refined, device, dtype, download=download).chat(*shown)
     interactive = sys.stdin.isatty()
     if interactive:
         print(HELP, file=sys.stderr)

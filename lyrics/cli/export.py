@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from lyrics.cli._model import DownloadFlag
 from lyrics.cli._output import JsonFlag, SetOption, print_json, print_text
 
 
@@ -21,6 +22,7 @@ def export(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Write into a folder that is not empty.")] = False,
     settings: SetOption = None,
+    download: DownloadFlag = False,
     json: JsonFlag = False,
 ) -> None:
     """Write what a run has trained so far as a model folder: safetensors, specification, tokenizers. It answers as the run does."""
@@ -41,7 +43,7 @@ def export(
 
     from lyrics.core.loading import load_saved
 
-    model = load_saved(run, overrides=overrides)
+    model = load_saved(run, overrides=overrides, downloads=download)
     try:
         model.save_pretrained(dest, trainable_only=trainable_only)
     except OSError as error:

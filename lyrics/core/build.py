@@ -9,8 +9,10 @@ import contextlib
 import importlib
 import importlib.metadata
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lyrics.core.changes import Changes, part_of, warn_of_changes
@@ -184,7 +186,7 @@ def build_changed(base: LyricsModel, resolved: Resolved, changes: Changes, sourc
     """
     import torch
 
-    from lyrics.core.model_folder import is_frozen
+    from lyrics.core.model_folder import TOKENIZERS, is_frozen
     from lyrics.core.weights import stored_tensors
 
     wiring = wire(resolved)
@@ -195,13 +197,23 @@ def build_changed(base: LyricsModel, resolved: Resolved, changes: Changes, sourc
     if base.refiner is not None:
         own |= {f"refiner.{name}": expert for name, expert in base.refiner.experts.items()}
     given = {path: module for path, module in own.items() if path not in changes.all}
-    sources = {
-        path: _PartSource(
-            BuildContext("pretrained" if path in changes.from_own_weights else "random"), there=given.get(path)
-        )
-        for path in resolved.parts
-    }
-    model = _construct(resolved, wiring, sources, device=None, dtype=None)
+    with tempfile.TemporaryDirectory() as folder:
+        files = {path: Path(folder) / path for path in changes.altered if hasattr(own.get(path), "save_files")}
+        for path, place in files.items():
+            place.mkdir()
+            own[path].save_files(place)
+        sources = {
+            path: _PartSource(
+                BuildContext("pretrained" if path in changes.from_own_weights else "random", files=files.get(path)),
+                there=given.get(path),
+            )
+            for path in resolved.parts
+        }
+        model = _construct(resolved, wiring, sources, device=None, dtype=None)
+        _take_files(model, files)
+    for reader in TOKENIZERS:
+        if reader not in changes.replaced and hasattr(getattr(base, reader), "tokenizer"):
+            getattr(model, reader).tokenizer = getattr(base, reader).tokenizer
     there = base.state_dict()
     left = []
     with torch.no_grad():
@@ -215,6 +227,13 @@ def build_changed(base: LyricsModel, resolved: Resolved, changes: Changes, sourc
                 left.append(name)
     warn_of_changes(changes, resolved.spec, left, source)
     return model
+
+
+def _take_files(model: LyricsModel, files: Mapping[str, Path]) -> None:
+    """Give parts the files of their own, by their spec paths."""
+    for path, place in files.items():
+        part = model.get_submodule("encoder" if path == "image_encoder" else path)
+        part.load_files(place)  # type: ignore[operator]
 
 
 def _materialisation(weights: str | os.PathLike[str], device: object) -> tuple[Weights, str | None]:

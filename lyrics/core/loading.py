@@ -23,6 +23,7 @@ def load_model(
     *,
     overrides: Mapping[str, Any] | None = None,
     weights: str = "pretrained",
+    downloads: bool | None = None,
     device: str | None = None,
     dtype: torch.dtype | None = None,
 ) -> LyricsModel:
@@ -34,7 +35,7 @@ def load_model(
         overrides: of the specification. Of a saved model or a run, only the parts that they change are built anew
             (``lyrics.core.changes``).
         weights: ``pretrained`` or ``random``, for a preset or a spec file.
-        device, dtype: as for ``lyrics.build_model``.
+        downloads, device, dtype: as for ``lyrics.build_model``.
 
     Raises ``SpecError`` or ``WeightsError`` naming what is wrong.
     """
@@ -44,14 +45,18 @@ def load_model(
     presets |= {f"{source.distribution}/{preset.name}" for preset, source in default_registry().presets}
     is_hub_id = name.count("/") == 1 and name not in presets and not name.endswith(SPEC_SUFFIXES)
     if not Path(name).is_dir() and not is_hub_id:
-        return build_model(name, overrides=overrides, weights=weights, device=device, dtype=dtype).eval()
+        return build_model(
+            name, overrides=overrides, weights=weights, downloads=downloads, device=device, dtype=dtype
+        ).eval()
     if weights != "pretrained":
         raise SpecError(f"weights={weights}: {name} is a saved model, which brings its own; leave weights out.")
     if Path(name).is_dir():
-        return load_saved(name, overrides=overrides, device=device, dtype=dtype)
+        return load_saved(name, overrides=overrides, downloads=downloads, device=device, dtype=dtype)
     from lyrics.core.model import LyricsModel
 
-    return LyricsModel.from_pretrained(name, overrides=overrides, device=device, dtype=dtype).eval()
+    return LyricsModel.from_pretrained(
+        name, overrides=overrides, downloads=bool(downloads), device=device, dtype=dtype
+    ).eval()
 
 
 def load_saved(
@@ -59,6 +64,7 @@ def load_saved(
     *,
     overrides: Mapping[str, Any] | None = None,
     base: str | os.PathLike[str] | None = None,
+    downloads: bool | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
 ) -> LyricsModel:
@@ -68,7 +74,7 @@ def load_saved(
         folder: a model folder, the folder of a run, or a checkpoint of one.
         overrides: of its specification; only the parts that they change are built anew.
         base: for a model folder that holds trained parts only, one that has the frozen parts.
-        device, dtype: as for ``lyrics.build_model``.
+        downloads, device, dtype: as for ``lyrics.build_model``.
 
     Raises ``SpecError`` or ``WeightsError`` naming what is wrong.
     """
@@ -85,8 +91,10 @@ def load_saved(
             raise WeightsError(
                 f"base={os.fspath(base)!r}: {folder} is a run, whose configuration says what it began with."
             )
-        return trained_model(run, overrides=overrides, device=device, dtype=dtype)
+        return trained_model(run, overrides=overrides, downloads=bool(downloads), device=device, dtype=dtype)
     spec, changes = load(spec_file(folder)), None
     if overrides:
         spec, changes = overridden(spec, overrides)
-    return build_resolved(resolve(spec), weights=folder, base=base, device=device, dtype=dtype, changes=changes).eval()
+    return build_resolved(
+        resolve(spec), weights=folder, base=base, downloads=downloads, device=device, dtype=dtype, changes=changes
+    ).eval()

@@ -172,7 +172,9 @@ class Report:
 Load = Callable[[torch.dtype, Mapping[str, Any]], LyricsModel]
 
 
-def loader(name: str, *, overrides: Mapping[str, Any], weights: str, device: str | None) -> Load:
+def loader(
+    name: str, *, overrides: Mapping[str, Any], weights: str, device: str | None, downloads: bool | None = None
+) -> Load:
     """The model of that name (``lyrics.core.loading``), read anew each time, but for what may be random.
 
     With a preset or a specification that is what training changes, whose weights no checkpoint need name, and with ``weights="random"``
@@ -186,7 +188,8 @@ def loader(name: str, *, overrides: Mapping[str, Any], weights: str, device: str
                 f"{name}: holds the weights of its language model, and 4 bits can only be loaded from the checkpoint that a spec "
                 "names. Compare a folder that was saved with trainable_only=True, the run that it was exported from, or a preset."
             )
-        model = load_model(name, overrides={**overrides, **more}, weights=weights, device=device, dtype=dtype)
+        changes = {**overrides, **more}
+        model = load_model(name, overrides=changes, weights=weights, downloads=downloads, device=device, dtype=dtype)
         if drawn:
             model.load_state_dict(drawn, strict=weights == "random")
         else:

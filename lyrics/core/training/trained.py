@@ -55,6 +55,7 @@ def trained_model(
     run: Run,
     *,
     overrides: Mapping[str, Any] | None = None,
+    downloads: bool = False,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
 ) -> LyricsModel:
@@ -67,6 +68,7 @@ def trained_model(
     Args:
         run: see ``find_run``.
         overrides: of the model's specification. Only the parts that they change are built anew (``lyrics.core.changes``).
+        downloads: whether what its configuration names may be fetched from the hub; what was fetched before is found either way.
         device, dtype: as for ``lyrics.build_model``.
 
     Raises:
@@ -80,7 +82,8 @@ def trained_model(
     resolved = resolve(spec)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)
-        model = build_model(config.model.spec, weights=_where_it_ran(run, config, config.model.weights))
+        weights = _where_it_ran(run, config, config.model.weights)
+        model = build_model(config.model.spec, weights=weights, downloads=downloads)
         _load(model, run, config, chosen)
         if overrides:
             model = build_changed(model, resolved, changes, run.folder)

@@ -171,3 +171,14 @@ def test_a_model_folder_is_no_start(runs: Path, tmp_path: Path) -> None:
     weights = {"model__weights": str(tmp_path / "model"), "optimisation__steps": 1, "optimisation__global_batch": 2}
     assert run(settings(tmp_path / "next", "instruct", **weights)).step == 1
     load_model(str(tmp_path / "next"))
+
+
+def test_an_altered_part_of_a_run_keeps_its_configuration_and_tokenizer(runs: Path) -> None:
+    """A language model with another option is rebuilt from the configuration that it had, and a tokenizer is not drawn anew."""
+    model = load_model(str(runs / "two"))
+    changed = load_model(str(runs / "two"), overrides={"language_model.options.chat_template": "chatml"})
+    assert changed.language_model.chat_template != model.language_model.chat_template
+    assert same(changed, model)
+    configs = [one.language_model.model.config.to_dict() | {"_name_or_path": ""} for one in (changed, model)]
+    assert configs[0] == configs[1]
+    assert torch.equal(answered(changed), answered(model))
