@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -65,6 +66,15 @@ def open_model(
         downloads=download or None,
         device=device,
         dtype=getattr(torch, dtype),
+    )
+
+
+def warn_of_unknown_images(model: LyricsModel, images: Sequence[str]) -> bool:
+    """Warn of images of a kind that the model's experts were not trained on; return whether there is one."""
+    from lyrics.core.known import warn_of_unknown
+
+    return warn_of_unknown(
+        [model.encoder, *(model.refiner.experts.values() if model.refiner is not None else ())], images
     )
 
 

@@ -21,6 +21,7 @@ from lyrics.cli._model import (
     box_form,
     draw_answer,
     open_model,
+    warn_of_unknown_images,
 )
 from lyrics.cli._output import JsonFlag, SetOption, print_json, print_text
 
@@ -60,7 +61,9 @@ def ask(
         )
     if not pictures and Path(question).is_file():
         raise PromptError(f"{question}: is a picture; write the question after it.")
-    chat = open_model(model, weights, settings, refined, device, dtype, download=download).chat(*pictures)
+    opened = open_model(model, weights, settings, refined, device, dtype, download=download)
+    warn_of_unknown_images(opened, pictures)
+    chat = opened.chat(*pictures)
     answer = chat.ask(question, max_new_tokens=max_new_tokens)
     if draw is not None:
         draw_answer(answer, Path(pictures[-1]), draw)

@@ -22,6 +22,7 @@ from lyrics.cli._model import (
     box_form,
     draw_answer,
     open_model,
+    warn_of_unknown_images,
 )
 from lyrics.cli._output import JsonFlag, SetOption
 
@@ -57,7 +58,9 @@ def chat(
     for picture in shown:
         if not Path(picture).is_file():
             raise ImageError(f"{picture}: no such picture.", "missing")
-    talk = open_model(model, weights, settings, refined, device, dtype, download=download).chat(*shown)
+    opened = open_model(model, weights, settings, refined, device, dtype, download=download)
+    warned = warn_of_unknown_images(opened, shown)
+    talk = opened.chat(*shown)
     interactive = sys.stdin.isatty()
     if interactive:
         print(HELP, file=sys.stderr)
@@ -78,6 +81,7 @@ def chat(
                 picture = question.removeprefix("/image ").strip()
                 if not Path(picture).is_file():
                     raise ImageError(f"{picture}: no such picture.", "missing")
+                warned = warned or warn_of_unknown_images(opened, [picture])
                 talk.show(picture)
                 shown.append(picture)
                 continue

@@ -218,10 +218,10 @@ def build_changed(base: LyricsModel, resolved: Resolved, changes: Changes, sourc
     left = []
     with torch.no_grad():
         for name, tensor in stored_tensors(model).items():
-            part = part_of(name)
-            if part in given or (part in changes.quantized and is_frozen(model, name)):
+            owner = part_of(name)
+            if owner in given or (owner in changes.quantized and is_frozen(model, name)):
                 continue
-            if part not in changes.replaced and name in there and there[name].shape == tensor.shape:
+            if owner not in changes.replaced and name in there and there[name].shape == tensor.shape:
                 tensor.copy_(there[name])
             else:
                 left.append(name)
