@@ -51,7 +51,9 @@ def spec_file(folder: str | os.PathLike[str]) -> Path:
     """The spec of a model folder. Raises ``WeightsError`` when ``folder`` is none."""
     path = Path(folder) / SPEC_FILE
     if not path.is_file():
-        raise WeightsError(f"{folder}: is not a model folder: it has no {SPEC_FILE}.")
+        raise WeightsError(
+            f"{folder}: is neither a model folder (it has no {SPEC_FILE}) nor the folder of a run (it has no config.yaml and checkpoints)."
+        )
     return path
 
 

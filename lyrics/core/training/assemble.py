@@ -17,6 +17,7 @@ from lyrics.core.model_folder import SPEC_FILE
 from lyrics.core.refine_files import read_refinements
 from lyrics.core.refinement import Refinement
 from lyrics.core.spec import Slot
+from lyrics.core.stored import StoredRefinements
 from lyrics.core.training import checkpoint as checkpoints
 from lyrics.core.training.config import TrainConfig
 from lyrics.core.training.errors import CheckpointError
@@ -95,7 +96,7 @@ def read_refined(config: TrainConfig) -> Mapping[str, Refinement] | None:
             f"data.refined={config.data.refined}: no part of the refiner reads stored objects. Give it some: "
             "--set model.spec.refiner.detector='{use: cached, options: {missing: empty}}', and likewise for tagger and segmenter."
         )
-    return {one.name: one for one in read_refinements(config.data.refined)}
+    return StoredRefinements(read_refinements(config.data.refined), config.data.refined)
 
 
 def start_from(model: LyricsModel, path: str, say: Callable[[str], None] = say) -> None:
