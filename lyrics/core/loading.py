@@ -40,11 +40,15 @@ def load_model(
     Raises ``SpecError`` or ``WeightsError`` naming what is wrong.
     """
     from lyrics.core.build import build_model
+    from lyrics.core.changes import stand_ins
+    from lyrics.core.resolve import read_spec
 
     presets = {preset.name for preset, _ in default_registry().presets}
     presets |= {f"{source.distribution}/{preset.name}" for preset, source in default_registry().presets}
     is_hub_id = name.count("/") == 1 and name not in presets and not name.endswith(SPEC_SUFFIXES)
     if not Path(name).is_dir() and not is_hub_id:
+        if overrides:
+            overrides = {**overrides, **stand_ins(read_spec(name), overrides)}
         return build_model(
             name, overrides=overrides, weights=weights, downloads=downloads, device=device, dtype=dtype
         ).eval()

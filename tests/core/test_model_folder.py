@@ -330,7 +330,16 @@ def test_overrides_of_a_folder_build_only_what_they_change(trainable_only: bool,
         assert quieter.refiner.detector.score_threshold == 0.9  # type: ignore[union-attr]
         without = again({"refiner.tagger": {"use": "cached", "options": {"missing": "empty"}}})
         assert equal_parts(model, without) == everything - {"refiner.tagger"}
-    cached = {"use": "cached", "options": {"missing": "empty"}}
+        # Stored objects stand in for experts, whose local tokens the query transformer then goes without.
+        cached = {"use": "cached", "options": {"missing": "empty"}}
+        stored = again({"refiner.detector": cached, "refiner.segmenter": cached})
+        assert equal_parts(model, stored) == everything - {"refiner.detector", "refiner.segmenter"}
+        assert stored.spec.refiner is not None
+        assert stored.spec.refiner.detector is not None
+        assert stored.spec.refiner.detector.options["stand_in_dim"] == model.refiner.detector.feature_dim  # type: ignore[union-attr]
+        encoded = stored.encode([drawn()], ["What is it?"], phrases=[["red circle"]])
+        assert torch.isfinite(encoded.soft_tokens_PQD).all()
+    cached = {"use": "cached", "options": {"missing": "empty", "stand_in_dim": None}}  # a token is a box
     with pytest.warns(UserWarning, match=r"built anew: refiner\.detector \(cached, was tiny-detector\)") as caught:
         other = again({"refiner.detector": cached, "refiner.segmenter": cached})
     said = [str(one.message) for one in caught if "stay random" in str(one.message)]
