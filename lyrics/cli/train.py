@@ -87,8 +87,8 @@ def plan(
         short = found.memory.total / 1e9 - memory
         raise TrainingError(
             f"it does not fit: {short:.2f} GB too much. Set optimisation.micro_batch lower (stage 2), optimisation.frozen_precision=bf16, "
-            "strategy=fsdp2 with more devices, gradient_checkpointing, language_model.options.quantization=4bit, or a smaller language "
-            "model."
+            "strategy=fsdp2 with more devices, model.spec.language_model.options.gradient_checkpointing=true, "
+            "model.spec.language_model.options.quantization=4bit, or a smaller language model."
         )
 
 

@@ -46,6 +46,10 @@ def load_model(
     presets = {preset.name for preset, _ in default_registry().presets}
     presets |= {f"{source.distribution}/{preset.name}" for preset, source in default_registry().presets}
     is_hub_id = name.count("/") == 1 and name not in presets and not name.endswith(SPEC_SUFFIXES)
+    if not Path(name).is_dir() and not is_hub_id and _is_path(name):
+        raise WeightsError(
+            f"{name}: there is no such folder of a model or of a run, and a spec file ends in .yaml, .yml or .json."
+        )
     if not Path(name).is_dir() and not is_hub_id:
         if overrides:
             overrides = {**overrides, **stand_ins(read_spec(name), overrides)}
@@ -61,6 +65,11 @@ def load_model(
     return LyricsModel.from_pretrained(
         name, overrides=overrides, downloads=bool(downloads), device=device, dtype=dtype
     ).eval()
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name that is neither a preset's nor a hub id can only be meant as that of a folder."""
+    return not name.endswith(SPEC_SUFFIXES) and (name.count("/") > 1 or name.startswith((".", "/", "~")))
 
 
 def load_saved(

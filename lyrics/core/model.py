@@ -258,7 +258,9 @@ class LyricsModel(
     def pretraining_inputs(self, batch: PretrainExamples, seed: int, step: int) -> tuple[Features, PretrainBatch]:
         """What the objectives read of a batch: frozen features, and texts as token ids."""
         if not self.objectives:
-            raise ValueError("this model has no objectives, so there is nothing to pretrain; set spec.objectives")
+            raise ValueError(
+                "this model has no objectives, so there is nothing to pretrain; give its spec some, such as objectives.itc=itc"
+            )
         images = batch.images.to(self.device, self.dtype)
         features, refinements = self.features(images)
         texts = PretrainBatch(

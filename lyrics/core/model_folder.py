@@ -244,8 +244,8 @@ def _compare(spec: ModelSpec, tensors: Mapping[str, torch.Tensor], frozen: set[s
             known = then.get("checkpoint") if isinstance(then, dict) else None
             raise WeightsError(
                 f"{file}: {path} is not the part that this model was trained with (sha256 differs"
-                f"{f'; that one was {known}' if known else ''}). Load it with the same weights and in the same dtype, or give the "
-                "folder of the whole model as base=."
+                f"{f'; that one was {known}' if known else ''}). Load it with the same weights and in the same dtype, or give "
+                "from_pretrained the folder of the whole model as base=."
             )
 
 
