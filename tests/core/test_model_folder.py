@@ -387,9 +387,10 @@ def test_model_by_whatever_name(
     assert fetched[0][1]["revision"] == "v1"
     assert not any("bin" in pattern or pattern == "*" for pattern in fetched[0][1]["allow_patterns"])
     assert same(load_model("someone/model"), model)
+    assert load_model("someone/model", overrides={"codec": "qwen"}).spec.codec == "qwen"
     with pytest.raises(WeightsError, match=r"no model folder './nowhere/model'"):
         LyricsModel.from_pretrained("./nowhere/model")
-    assert len(fetched) == 2
+    assert len(fetched) == 3
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import torch
 
 from lyrics.core.build import build_model
 from lyrics.core.errors import SpecError, WeightsError
+from lyrics.core.evaluation.parity import loader
 from lyrics.core.loading import load_model
 from lyrics.core.model import LyricsModel
 from lyrics.core.training.assemble import run
@@ -182,3 +183,12 @@ def test_an_altered_part_of_a_run_keeps_its_configuration_and_tokenizer(runs: Pa
     configs = [one.language_model.model.config.to_dict() | {"_name_or_path": ""} for one in (changed, model)]
     assert configs[0] == configs[1]
     assert torch.equal(answered(changed), answered(model))
+
+
+def test_commands_that_load_again_take_runs_too(runs: Path) -> None:
+    """``parity`` reads a model anew for every comparison."""
+    load = loader(str(runs / "two"), overrides={"codec": "qwen"}, weights="pretrained", device=None)
+    first = load(torch.float32, {})
+    assert first.spec.codec == "qwen"
+    assert same(first, load(torch.float32, {}))
+    assert load(torch.bfloat16, {}).dtype == torch.bfloat16
