@@ -120,7 +120,10 @@ def test_interrupted_resumed_exported(lyrics: Lyrics, run_two: str, home: Path) 
     again = settings(optimisation__steps=step + 1, model__start_from="runs/one")
     resumed = lyrics("finetune", "tiny-stage2", "--out", run_two, *again)
     assert f"going on from {run_two}/checkpoints/{stopped.name}" in resumed.stderr
-    assert resumed.stdout == f"done: {step + 1:,} of {step + 1:,} steps, in {run_two}\n"
+    assert resumed.stdout.splitlines() == [
+        f"done: {step + 1:,} of {step + 1:,} steps, in {run_two}",
+        f'next: lyrics ask IMAGE "QUESTION" --model {run_two}',
+    ]
     exported = lyrics("export", run_two, "exported")
     assert exported.stdout.endswith('next: lyrics ask IMAGE "QUESTION" --model exported\n')
     newest = load_file(home / run_two / "checkpoints" / f"step-{step + 1:08d}" / "trainable.safetensors")

@@ -116,6 +116,9 @@ def _train(
     if _first_rank():
         what = "stopped; the same command goes on" if outcome.stopped else "done"
         print_text(f"{what}: {outcome.step:,} of {config.optimisation.steps:,} steps, in {config.out}")
+        if not outcome.stopped:
+            then = "finetune CONFIG --set model.start_from=" if stage == "pretrain" else 'ask IMAGE "QUESTION" --model '
+            print_text(f"next: lyrics {then}{config.out}")
 
 
 def _first_rank() -> bool:
