@@ -89,35 +89,18 @@ def test_ask_gives_boxes_with_evidence(
     folder: str,
     picture: str,
     says: Any,
-    tmp_path: Path,
     refined: str,
 ) -> None:
     says(pointing())
-    model = ["--model", folder]
-    data = with_refined(run, ["ask", picture, "what?", *model, "--boxes", form, "--json"], refined, folder, tmp_path)
+    done = run("ask", picture, "what?", "--model", folder, "--refined", refined, "--boxes", form, "--json")
+    assert done.code == 0, done.err
+    data = done.data
     circle, dog = data["objects"]
     assert circle[key] == pytest.approx(expected, abs=1)
     assert (circle["supported"], circle["score"], circle["detected_as"]) == (True, 0.75, "red circle")
     assert (dog["supported"], dog["score"], dog["detected_as"]) == (False, None, None)
     assert data["plain_text"] == "A circle and a dog."
     assert [name for name in circle if name.startswith("box")] == [key]
-
-
-def with_refined(run: Run, arguments: list[str], refined: str, folder: str, tmp_path: Path) -> Any:
-    """A saved model whose cached experts read the file."""
-    spec = json.loads((Path(folder) / "spec.json").read_text())
-    for part in ("tagger", "detector", "segmenter"):
-        spec["refiner"][part]["options"] = {"file": refined}
-    other = tmp_path / "with-refined"
-    other.mkdir(exist_ok=True)
-    for name in ("model.safetensors", "preprocessing.json"):
-        if not (other / name).exists():
-            (other / name).symlink_to(Path(folder) / name)
-    (other / "spec.json").write_text(json.dumps(spec))
-    arguments[arguments.index(folder)] = str(other)
-    done = run(*arguments)
-    assert done.code == 0, done.err
-    return json.loads(done.out) if "--json" in arguments else done.out
 
 
 def test_ask_prints_for_people_and_draws(
@@ -130,9 +113,9 @@ def test_ask_prints_for_people_and_draws(
 ) -> None:
     says(pointing())
     out = tmp_path / "new" / "drawn.png"
-    arguments = ["ask", picture, "what?", "--model", folder, "--draw", str(out)]
-    text = with_refined(run, arguments, refined, folder, tmp_path)
-    lines = text.splitlines()
+    done = run("ask", picture, "what?", "--model", folder, "--refined", refined, "--draw", str(out))
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
     assert lines[0] == "A circle and a dog."
     assert lines[1].startswith("  circle: ")
     assert "seen as 'red circle', score 0.75" in lines[1]
@@ -163,7 +146,8 @@ def test_ask_about_several_pictures_or_none(run: Run, folder: str, picture: str,
         (["PICTURE", "in <box 0 0 500 50>?"], "does not lie in the picture, which is 200 x 100 pixels"),
         (["PICTURE", "x" * 100_000], "the language model reads 512, 128 of which are kept for the answer"),
         (["what?", "--draw", "a.png"], "--draw a.png: there is no picture to draw on"),
-        (["what?", "--set", "codec=qwen"], "is a saved model; its parts cannot be set"),
+        (["what?", "--set", "codecs=qwen"], "there is no codecs. Did you mean 'codec'?"),
+        (["what?", "--weights", "random"], "is a saved model, which brings its own; leave weights out"),
     ],
 )
 def test_ask_says_what_is_wrong(

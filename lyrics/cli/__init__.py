@@ -23,6 +23,7 @@ from lyrics.cli import (
     data,
     doctor,
     evaluate,
+    export,
     parity,
     parts,
     quickstart,
@@ -72,6 +73,7 @@ app.command("convert", cls=convert.ConvertCommand, short_help="Public checkpoint
 app.command("pretrain", short_help="Stage 1: align with four losses.")(train.pretrain)
 app.command("plan", short_help="Memory, samples and time of a training run, before it.")(train.plan)
 app.command("finetune", short_help="Stage 2: instruction tuning.")(train.finetune)
+app.command("export", short_help="A training run as a model folder.")(export.export)
 app.command("evaluate", short_help="A model over benchmarks: predictions, scores, worst cases.")(evaluate.evaluate)
 app.command("parity", short_help="The same answers in batches, bfloat16, 4 bits and every attention?")(parity.parity)
 app.command("ablate", short_help="The paper's ablations: Tables 5 and 6, Figures 4a and 4b.")(ablate.ablate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,12 +12,17 @@ if TYPE_CHECKING:
     from lyrics.core.answers import Answer
     from lyrics.core.model import LyricsModel
 
-ModelOption = Annotated[str, typer.Option("--model", help="A model folder, a preset, a spec file, or a hub id.")]
+ModelOption = Annotated[
+    str, typer.Option("--model", help="A model folder, a run folder, a preset, a spec file, or a hub id.")
+]
 WeightsOption = Annotated[
     str, typer.Option("--weights", help="pretrained, or random to try a spec out without weights.")
 ]
 RefinedOption = Annotated[
     Path | None, typer.Option("--refined", help="Read tags, boxes and masks from this objects.jsonl instead.")
+]
+DownloadFlag = Annotated[
+    bool, typer.Option("--download", help="Fetch checkpoints of the hub that a saved model or a run names.")
 ]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="Where the model runs, such as cuda.")]
 DtypeOption = Annotated[
@@ -30,7 +36,14 @@ BoxForm = Literal["original", "norm", "0-999"]
 
 
 def open_model(
-    name: str, weights: str, settings: list[str] | None, refined: Path | None, device: str | None, dtype: str
+    name: str,
+    weights: str,
+    settings: list[str] | None,
+    refined: Path | None,
+    device: str | None,
+    dtype: str,
+    *,
+    download: bool = False,
 ) -> LyricsModel:
     """Raises ``UnknownNameError`` for an option's value that does not exist, and what ``load_model`` raises."""
     from lyrics.cli._overrides import parse_overrides
@@ -44,7 +57,23 @@ def open_model(
 
     from lyrics.core.loading import load_model
 
-    return load_model(name, overrides=overrides, weights=weights, device=device, dtype=dtype)
+    return load_model(
+        name,
+        overrides=overrides,
+        weights=weights,
+        downloads=download or None,
+        device=device,
+        dtype=dtype,
+    )
+
+
+def warn_of_unknown_images(model: LyricsModel, images: Sequence[str]) -> bool:
+    """Warn of images of a kind that the model's experts were not trained on; return whether there is one."""
+    from lyrics.core.known import warn_of_unknown
+
+    return warn_of_unknown(
+        [model.encoder, *(model.refiner.experts.values() if model.refiner is not None else ())], images
+    )
 
 
 def box_form(boxes: str) -> BoxForm:

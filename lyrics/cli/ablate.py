@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lyrics.cli._model import DeviceOption, DtypeOption, WeightsOption, open_model
+from lyrics.cli._model import DeviceOption, DownloadFlag, DtypeOption, WeightsOption, open_model
 from lyrics.cli._output import JsonFlag, print_json, print_table, print_text
 from lyrics.cli.evaluate import BenchmarkProgress as Bars
 from lyrics.cli.evaluate import asked_benchmarks as named_benchmarks
@@ -45,7 +45,7 @@ def ablate(
     model: Annotated[
         str | None,
         typer.Option(
-            help="A model folder, a preset, a spec file, or a hub id: for table 5, reading blank, and table 6."
+            help="A model folder, a run folder, a preset, a spec file, or a hub id: for table 5, reading blank, and table 6."
         ),
     ] = None,
     pretrain: Annotated[str | None, typer.Option(help="Stage 1 of what is trained: a YAML file or a recipe.")] = None,
@@ -73,6 +73,7 @@ def ablate(
         ),
     ] = None,
     weights: WeightsOption = "pretrained",
+    download: DownloadFlag = False,
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
     json: JsonFlag = False,
@@ -110,7 +111,9 @@ def ablate(
     job = _Job(
         out=out / what.replace(" ", "-"),
         evaluating=Evaluating(built, about, _bars, batch, limit, device, torch_dtype(dtype)),
-        load=lambda: open_model(model or "lyrics-tiny", weights, _as_settings(overrides["model"]), None, device, dtype),
+        load=lambda: open_model(
+            model or "lyrics-tiny", weights, _as_settings(overrides["model"]), None, device, dtype, download=download
+        ),
         described=" ".join(described),
         stages=_stages(pretrain, finetune, overrides, own_start=what == "figure 4b") if trains else None,
         seeds=seeds or _SEEDS.get(what, 1),

@@ -18,6 +18,7 @@ from lyrics.cli._generation import (
 from lyrics.cli._model import (
     BoxesOption,
     DeviceOption,
+    DownloadFlag,
     DtypeOption,
     ModelOption,
     RefinedOption,
@@ -28,6 +29,7 @@ from lyrics.cli._model import (
     box_form,
     draw_answer,
     open_model,
+    warn_of_unknown_images,
 )
 from lyrics.cli._output import JsonFlag, SetOption, print_json, print_text
 
@@ -42,6 +44,7 @@ def ask(
     model: ModelOption = "lyrics-tiny",
     settings: SetOption = None,
     weights: WeightsOption = "pretrained",
+    download: DownloadFlag = False,
     refined: RefinedOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
@@ -77,7 +80,9 @@ def ask(
     if not pictures and Path(question).is_file():
         raise PromptError(f"{question}: is a picture; write the question after it.")
     options = generation_options(num_beams, temperature, top_p, repetition_penalty, seed, max_new_tokens)
-    chat = open_model(model, weights, settings, refined, device, dtype).chat(*pictures)
+    opened = open_model(model, weights, settings, refined, device, dtype, download=download)
+    warn_of_unknown_images(opened, pictures)
+    chat = opened.chat(*pictures)
     answer = chat.ask(question, **options)
     if draw is not None:
         draw_answer(answer, Path(pictures[-1]), draw)

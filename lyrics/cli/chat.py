@@ -19,6 +19,7 @@ from lyrics.cli._generation import (
 from lyrics.cli._model import (
     BoxesOption,
     DeviceOption,
+    DownloadFlag,
     DtypeOption,
     ModelOption,
     RefinedOption,
@@ -29,6 +30,7 @@ from lyrics.cli._model import (
     box_form,
     draw_answer,
     open_model,
+    warn_of_unknown_images,
 )
 from lyrics.cli._output import JsonFlag, SetOption
 
@@ -40,6 +42,7 @@ def chat(
     model: ModelOption = "lyrics-tiny",
     settings: SetOption = None,
     weights: WeightsOption = "pretrained",
+    download: DownloadFlag = False,
     refined: RefinedOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
@@ -72,7 +75,9 @@ def chat(
     options = generation_options(num_beams, temperature, top_p, repetition_penalty, seed, max_new_tokens)
     # Which of several beams is the answer is known at its end, so it is printed whole.
     whole = (num_beams or 1) > 1
-    talk = open_model(model, weights, settings, refined, device, dtype).chat(*shown)
+    opened = open_model(model, weights, settings, refined, device, dtype, download=download)
+    warned = warn_of_unknown_images(opened, shown)
+    talk = opened.chat(*shown)
     interactive = sys.stdin.isatty()
     if interactive:
         print(HELP, file=sys.stderr)
@@ -93,6 +98,7 @@ def chat(
                 picture = question.removeprefix("/image ").strip()
                 if not Path(picture).is_file():
                     raise ImageError(f"{picture}: no such picture.", "missing")
+                warned = warned or warn_of_unknown_images(opened, [picture])
                 talk.show(picture)
                 shown.append(picture)
                 continue

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lyrics.cli._model import DeviceOption, DtypeOption, ModelOption, WeightsOption, open_model
+from lyrics.cli._model import DeviceOption, DownloadFlag, DtypeOption, ModelOption, WeightsOption, open_model
 from lyrics.cli._output import JsonFlag, SetOption, print_json, print_table, print_text
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def evaluate(
     ] = False,
     settings: SetOption = None,
     weights: WeightsOption = "pretrained",
+    download: DownloadFlag = False,
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
     json: JsonFlag = False,
@@ -74,7 +75,7 @@ def evaluate(
         about = {name: {"model": described, **known} for name, known in about.items()}
     with BenchmarkProgress() as progress:
         results = run(
-            None if rescore else lambda: open_model(model, weights, settings, None, device, dtype),
+            None if rescore else lambda: open_model(model, weights, settings, None, device, dtype, download=download),
             built,
             out,
             batch=batch,

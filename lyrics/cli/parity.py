@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lyrics.cli._model import DeviceOption, WeightsOption
+from lyrics.cli._model import DeviceOption, DownloadFlag, WeightsOption
 from lyrics.cli._output import JsonFlag, SetOption, print_json, print_table, print_text
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def parity(
-    model: Annotated[str, typer.Argument(help="A model folder, a preset, a spec file, or a hub id.")],
+    model: Annotated[str, typer.Argument(help="A model folder, a run folder, a preset, a spec file, or a hub id.")],
     images: Annotated[
         Path | None,
         typer.Option(help="Folder of pictures; with --questions. Without both, scenes' test split is asked."),
@@ -40,6 +40,7 @@ def parity(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")] = 32,
     settings: SetOption = None,
     weights: WeightsOption = "pretrained",
+    download: DownloadFlag = False,
     device: DeviceOption = None,
     json: JsonFlag = False,
 ) -> None:
@@ -54,7 +55,7 @@ def parity(
     from lyrics.core.evaluation.parity import parity as hold
 
     report = hold(
-        loader(model, overrides=overrides, weights=weights, device=device),
+        loader(model, overrides=overrides, weights=weights, downloads=download or None, device=device),
         _questions(images, questions, limit),
         compare=names,
         tolerances=tolerances,

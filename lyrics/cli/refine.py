@@ -53,6 +53,9 @@ def refine(
 
     precision: torch.dtype = getattr(torch, _DTYPES[dtype])
     refiner = build_refiner(spec, overrides=overrides, weights=weights, device=device, dtype=precision)  # type: ignore[arg-type]
+    from lyrics.core.known import warn_of_unknown
+
+    warn_of_unknown(refiner.experts.values(), found)
     try:
         with _Bar(len(found)) as bar:
             summary = refine_files(refiner, found, out, batch_size=batch, draw=draw, progress=bar.update)

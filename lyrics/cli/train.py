@@ -87,8 +87,8 @@ def plan(
         short = found.memory.total / 1e9 - memory
         raise TrainingError(
             f"it does not fit: {short:.2f} GB too much. Set optimisation.micro_batch lower (stage 2), optimisation.frozen_precision=bf16, "
-            "strategy=fsdp2 with more devices, gradient_checkpointing, language_model.options.quantization=4bit, or a smaller language "
-            "model."
+            "strategy=fsdp2 with more devices, model.spec.language_model.options.gradient_checkpointing=true, "
+            "model.spec.language_model.options.quantization=4bit, or a smaller language model."
         )
 
 
@@ -116,6 +116,9 @@ def _train(
     if _first_rank():
         what = "stopped; the same command goes on" if outcome.stopped else "done"
         print_text(f"{what}: {outcome.step:,} of {config.optimisation.steps:,} steps, in {config.out}")
+        if not outcome.stopped:
+            then = "finetune CONFIG --set model.start_from=" if stage == "pretrain" else 'ask IMAGE "QUESTION" --model '
+            print_text(f"next: lyrics {then}{config.out}")
 
 
 def _first_rank() -> bool:

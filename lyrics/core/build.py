@@ -9,10 +9,13 @@ import contextlib
 import importlib
 import importlib.metadata
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lyrics.core.changes import Changes, part_of, warn_of_changes
 from lyrics.core.contracts import BuildContext, Weights
 from lyrics.core.dtypes import torch_dtype
 from lyrics.core.errors import LyricsError, MissingRequirementError, PluginError, SpecError, WeightsError, did_you_mean
@@ -96,8 +99,13 @@ def build_resolved(
     downloads: bool | None = None,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
+    changes: Changes | None = None,
 ) -> LyricsModel:
-    """``build_model`` from the second stage on, for a specification that is resolved already."""
+    """``build_model`` from the second stage on, for a specification that is resolved already.
+
+    ``changes`` are those that overrides made to the specification of the folder ``weights``: the parts that they replace are built from
+    their own weights, and all others take from the folder what fits them (``lyrics.core.changes``).
+    """
     wiring = wire(resolved)
     how, folder = _materialisation(weights, device)
     for part in resolved.parts.values():
@@ -107,14 +115,14 @@ def build_resolved(
     if folder is not None:
         from lyrics.core.model_folder import load_folder
 
-        sources = _sources_in_folder(resolved, folder, base, allowed)
+        sources = _sources_in_folder(resolved, folder, base, allowed, changes)
     elif base is not None:
         raise WeightsError(
             f"base={os.fspath(base)!r}: completes a folder of trained parts; give that folder as weights."
         )
     model = _construct(resolved, wiring, sources, device="meta" if how == "meta" else device, dtype=dtype)
     if folder is not None:
-        load_folder(model, folder, base=base)
+        load_folder(model, folder, base=base, changes=changes)
     elif how == "pretrained" and resolved.preset_weights is not None:
         from lyrics.core.model_folder import load_trained_parts
         from lyrics.core.pretrained import locate_checkpoint
@@ -127,16 +135,22 @@ def build_resolved(
 class _PartSource:
     """Where a part comes from: the context it is built in, and the tensors that will fill it, if a model folder holds them.
 
-    ``folder`` is that model folder, for messages; ``tensors`` are the headers of those that belong to the part.
+    ``folder`` is that model folder, for messages; ``tensors`` are the headers of those that belong to the part. ``there`` is the part
+    itself, where another model has it.
     """
 
     context: BuildContext
     folder: str = ""
     tensors: Mapping[str, TensorHeader] | None = None
+    there: Any = None
 
 
 def _sources_in_folder(
-    resolved: Resolved, folder: str, base: str | os.PathLike[str] | None, downloads: bool
+    resolved: Resolved,
+    folder: str,
+    base: str | os.PathLike[str] | None,
+    downloads: bool,
+    changes: Changes | None,
 ) -> dict[str, _PartSource]:
     """Each part's source where a model folder is loaded, and ``base`` perhaps holds the frozen parts of it."""
     from lyrics.core.model_folder import holds_all_tensors, is_frozen_part, part_files, part_prefix
@@ -145,15 +159,83 @@ def _sources_in_folder(
     whole = folder if holds_all_tensors(folder) else (None if base is None else os.fspath(base))
     found: dict[str, _PartSource] = {}
     for path in resolved.parts:
+        if changes is not None and path in changes.replaced:  # the user named it
+            found[path] = _PartSource(BuildContext("pretrained"))
+            continue
         holder = whole if is_frozen_part(path) else folder
+        if changes is not None and path in changes.quantized:
+            holder = None
         if holder is None:  # the folder holds what was trained; this part comes from where the specification says
             found[path] = _PartSource(BuildContext("pretrained", downloads=downloads))
             continue
         prefix = part_prefix(path)
-        tensors = {name: header for name, header in tensor_headers(holder).items() if name.startswith(prefix)}
         files = part_files(holder).get(path)
+        if changes is not None and (path in changes.altered or not is_frozen_part(path)):
+            # It takes what fits: its options, or the widths of what it reads, are no longer those of the folder.
+            found[path] = _PartSource(BuildContext("random", files=files, downloads=downloads))
+            continue
+        tensors = {name: header for name, header in tensor_headers(holder).items() if name.startswith(prefix)}
         found[path] = _PartSource(BuildContext("random", files=files, downloads=downloads), holder, tensors)
     return found
+
+
+def build_changed(base: LyricsModel, resolved: Resolved, changes: Changes, source: object) -> LyricsModel:
+    """A model of the specification ``resolved``, which is that of ``base`` with some parts changed, on the CPU.
+
+    The parts that no stage trains in full (experts, language model) are those of ``base`` itself where they are untouched. What is built
+    anew and not replaced takes each tensor of ``base`` that fits. Warns of what stays random; ``source`` says in messages where ``base``
+    came from.
+    """
+    import torch
+
+    from lyrics.core.model_folder import TOKENIZERS, is_frozen
+    from lyrics.core.weights import stored_tensors
+
+    wiring = wire(resolved)
+    for path, part in resolved.parts.items():
+        if path in changes.all:
+            check_requirements(part)
+    own = {"image_encoder": base.encoder, "language_model": base.language_model}
+    if base.refiner is not None:
+        own |= {f"refiner.{name}": expert for name, expert in base.refiner.experts.items()}
+    given = {path: module for path, module in own.items() if path not in changes.all}
+    with tempfile.TemporaryDirectory() as folder:
+        files = {path: Path(folder) / path for path in changes.altered if hasattr(own.get(path), "save_files")}
+        for path, place in files.items():
+            place.mkdir()
+            own[path].save_files(place)
+        sources = {
+            path: _PartSource(
+                BuildContext("pretrained" if path in changes.from_own_weights else "random", files=files.get(path)),
+                there=given.get(path),
+            )
+            for path in resolved.parts
+        }
+        model = _construct(resolved, wiring, sources, device=None, dtype=None)
+        _take_files(model, files)
+    for reader in TOKENIZERS:
+        if reader not in changes.replaced and hasattr(getattr(base, reader), "tokenizer"):
+            getattr(model, reader).tokenizer = getattr(base, reader).tokenizer
+    there = base.state_dict()
+    left = []
+    with torch.no_grad():
+        for name, tensor in stored_tensors(model).items():
+            owner = part_of(name)
+            if owner in given or (owner in changes.quantized and is_frozen(model, name)):
+                continue
+            if owner not in changes.replaced and name in there and there[name].shape == tensor.shape:
+                tensor.copy_(there[name])
+            else:
+                left.append(name)
+    warn_of_changes(changes, resolved.spec, left, source)
+    return model
+
+
+def _take_files(model: LyricsModel, files: Mapping[str, Path]) -> None:
+    """Give parts the files of their own, by their spec paths."""
+    for path, place in files.items():
+        part = model.get_submodule("encoder" if path == "image_encoder" else path)
+        part.load_files(place)  # type: ignore[operator]
 
 
 def _materialisation(weights: str | os.PathLike[str], device: object) -> tuple[Weights, str | None]:
@@ -170,6 +252,13 @@ def _materialisation(weights: str | os.PathLike[str], device: object) -> tuple[W
         hint = did_you_mean(text, _WORDS)
         raise WeightsError(
             f"weights={text!r} is neither 'pretrained', 'random' nor 'meta', nor a folder that exists.{hint}"
+        )
+    from lyrics.core.training.trained import find_run
+
+    if find_run(text) is not None:
+        raise WeightsError(
+            f"weights={text!r} is the folder of a run, not a model folder. `lyrics export {text} DEST` makes one of it, "
+            "LyricsModel.from_pretrained reads it as it is, and training begins with it by model.start_from."
         )
     return "random", text
 
@@ -233,6 +322,8 @@ def _build_from(part: Part, source: _PartSource, **known: Any) -> Any:
     """A part, of which the shapes are compared with the tensors that will fill it before any memory is taken for it."""
     import torch
 
+    if source.there is not None:
+        return source.there
     context = replace(source.context, **known)
     if source.tensors is not None:
         from lyrics.core.model_folder import part_prefix

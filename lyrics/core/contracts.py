@@ -69,6 +69,20 @@ class WithFiles(Protocol):
         ...
 
 
+class KnowsOneWorld(Protocol):
+    """Optional, for an image encoder or an expert of the refiner whose weights know one kind of image alone.
+
+    ``world`` names that kind, and ``otherwise`` says what to use for other images; commands print both, once, when they meet one.
+    """
+
+    world: str
+    otherwise: str
+
+    def is_of_world(self, image: PILImage) -> bool:
+        """Whether an RGB image may be of that kind. It is cheap: called once for each image of a command."""
+        ...
+
+
 class ImageEncoder(Protocol):
     """images [B,3,H,W] -> tokens [B,N,feature_dim]. Declares how a picture is prepared."""
 

@@ -64,7 +64,10 @@ def local_folder(
     if path.is_dir():
         return path
     if name.count("/") != 1 or name.startswith(("/", ".", "~")) or path.exists():
-        raise WeightsError(f"there is no model folder {name!r}, and it is no hub id (owner/name) either.")
+        raise WeightsError(
+            f"there is no model folder {name!r}, and it is no hub id (owner/name) either. "
+            "A preset or a specification is built by lyrics.build_model."
+        )
     from huggingface_hub import snapshot_download
 
     try:

@@ -303,7 +303,9 @@ class LyricsModel(
         these apart.
         """
         if not self.objectives:
-            raise ValueError("this model has no objectives, so there is nothing to pretrain; set spec.objectives")
+            raise ValueError(
+                "this model has no objectives, so there is nothing to pretrain; give its spec some, such as objectives.itc=itc"
+            )
         images = batch.images.to(self.device, self.dtype)
         features, refinements = self.features(images)
         units = self._units(refinements)
@@ -600,6 +602,7 @@ class LyricsModel(
         cls,
         folder: str | os.PathLike[str],
         *,
+        overrides: Mapping[str, Any] | None = None,
         base: str | os.PathLike[str] | None = None,
         downloads: bool = False,
         device: str | torch.device | None = None,
@@ -610,10 +613,11 @@ class LyricsModel(
         local_files_only: bool = False,
         force_download: bool = False,
     ) -> LyricsModel:
-        """The model that ``save_pretrained`` wrote, in evaluation mode.
+        """The model that ``save_pretrained`` wrote, or that a training run has made so far, in evaluation mode.
 
         Args:
-            folder: a model folder, or a hub id (``owner/name``) that is no local path.
+            folder: a model folder, the folder of a run or one of its checkpoints, or a hub id (``owner/name``) that is no local path.
+            overrides: of its specification, as for ``lyrics.build_model``; only the parts that they change are built anew.
             base: for a folder that holds trained parts only, a model folder with the frozen ones; without it they are loaded from the
                 checkpoints that the specification names.
             downloads: whether checkpoints that the specification names may be fetched from the hub. Unless you allow it, a saved model
@@ -632,6 +636,7 @@ class LyricsModel(
             force_download=force_download,
             local_files_only=local_files_only,
             token=token,
+            overrides=overrides,
             base=base,
             downloads=downloads,
             device=device,
@@ -650,8 +655,7 @@ class LyricsModel(
         token: str | bool | None,
         **options: Any,
     ) -> LyricsModel:
-        from lyrics.core.build import build_model
-        from lyrics.core.model_folder import spec_file
+        from lyrics.core.loading import load_saved
 
         found = hub.local_folder(
             model_id,
@@ -661,7 +665,7 @@ class LyricsModel(
             local_files_only=local_files_only,
             force_download=force_download,
         )
-        return build_model(spec_file(found), weights=found, **options)
+        return load_saved(found, **options)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:  # type: ignore[override]
         """Save the model and upload it to a hub repository; options as for ``lyrics.core.hub.push``. Returns the commit's address."""

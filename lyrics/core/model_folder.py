@@ -17,12 +17,13 @@ import dataclasses
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lyrics.core.changes import Changes, part_of, warn_of_changes
 from lyrics.core.errors import WeightsError
 from lyrics.core.json_reading import read_json_object
 from lyrics.core.spec import ModelSpec, dump
@@ -51,7 +52,9 @@ def spec_file(folder: str | os.PathLike[str]) -> Path:
     """The spec of a model folder. Raises ``WeightsError`` when ``folder`` is none."""
     path = Path(folder) / SPEC_FILE
     if not path.is_file():
-        raise WeightsError(f"{folder}: is not a model folder: it has no {SPEC_FILE}.")
+        raise WeightsError(
+            f"{folder}: is neither a model folder (it has no {SPEC_FILE}) nor the folder of a run (it has no config.yaml and checkpoints)."
+        )
     return path
 
 
@@ -102,8 +105,13 @@ def _parts(model: LyricsModel) -> dict[str, Any]:
 
 def part_files(folder: str | os.PathLike[str]) -> dict[str, Path]:
     """Spec path -> the folder of the part's own files, for every part that has one in a model folder."""
-    names = {path: path.removeprefix("refiner.") for path in _FROZEN_PARTS}
-    return {path: Path(folder) / PARTS / name for path, name in names.items() if (Path(folder) / PARTS / name).is_dir()}
+    places = {path: Path(folder) / PARTS / name for path, name in _folder_names().items()}
+    return {path: place for path, place in places.items() if place.is_dir()}
+
+
+def _folder_names() -> dict[str, str]:
+    """Spec path -> name of the folder of the part's own files."""
+    return {path: path.removeprefix("refiner.") for path in _FROZEN_PARTS}
 
 
 def is_frozen_part(path: str) -> bool:
@@ -139,29 +147,64 @@ def _references(spec: ModelSpec, tensors: Mapping[str, torch.Tensor], frozen: se
 
 
 def load_folder(
-    model: LyricsModel, folder: str | os.PathLike[str], *, base: str | os.PathLike[str] | None = None
+    model: LyricsModel,
+    folder: str | os.PathLike[str],
+    *,
+    base: str | os.PathLike[str] | None = None,
+    changes: Changes | None = None,
 ) -> None:
     """Fill a model from a folder.
 
     ``base`` is a model folder with the frozen parts, where this one leaves them out; without it, the model holds them already.
+    ``changes`` are those that overrides made to the folder's specification: what fits is filled, and what stays random is warned of.
 
     Raises ``WeightsError`` for tensors that are missing, unexpected or misshapen, and for other frozen parts than it was saved with.
     """
     path = Path(folder)
     tensors = stored_tensors(model)
-    if holds_all_tensors(path):
-        load_tensors(tensors, path)
-    else:
-        frozen = {name for name in tensors if is_frozen(model, name)}
-        if base is not None:
-            load_tensors({name: tensors[name] for name in frozen}, base, others="ignore")
-        load_tensors({name: tensor for name, tensor in tensors.items() if name not in frozen}, path)
-        _compare(model.spec, tensors, frozen, path / FROZEN_FILE)
-    _load_tokenizers(model, path)
+    changed = changes.all if changes is not None else frozenset()
+    replaced = changes.replaced if changes is not None else {}
+    frozen = {name for name in tensors if is_frozen(model, name)} if not holds_all_tensors(path) else set()
+    left = []
+    if base is not None and frozen:
+        left += _fill(model, {name: tensors[name] for name in frozen}, base, changes, others="ignore")
+    left += _fill(model, {name: tensor for name, tensor in tensors.items() if name not in frozen}, path, changes)
+    if changes is not None:
+        warn_of_changes(changes, model.spec, left, path)
+    if frozen:
+        _compare(model.spec, tensors, {one for one in frozen if part_of(one) not in changed}, path / FROZEN_FILE)
+    _load_tokenizers(model, path, replaced)
+    names = {name: one for one, name in _folder_names().items()}
     for name, part in _parts(model).items():
-        if hasattr(part, "load_files") and (path / PARTS / name).is_dir():
+        if hasattr(part, "load_files") and (path / PARTS / name).is_dir() and names[name] not in replaced:
             part.load_files(path / PARTS / name)
-    _compare_preprocessing(model, path / PREPROCESSING_FILE)
+    _compare_preprocessing(model, path / PREPROCESSING_FILE, changed)
+
+
+def _fill(
+    model: LyricsModel,
+    wanted: Mapping[str, torch.Tensor],
+    folder: str | os.PathLike[str],
+    changes: Changes | None,
+    others: str = "refuse",
+) -> list[str]:
+    """Fill tensors from a folder: all of them, or after ``changes`` those that fit. Return the names of those that were left."""
+    if changes is None:
+        load_tensors(wanted, folder, others=others)
+        return []
+    headers = tensor_headers(folder)
+    left = []
+    fitting = {}
+    for name, tensor in wanted.items():
+        part = part_of(name)
+        if part in changes.quantized and is_frozen(model, name):
+            continue
+        if part not in changes.replaced and name in headers and headers[name].shape == tuple(tensor.shape):
+            fitting[name] = tensor
+        else:
+            left.append(name)
+    load_tensors(fitting, folder, others="ignore")
+    return left
 
 
 def load_trained_parts(model: LyricsModel, folder: Path) -> None:
@@ -202,23 +245,25 @@ def _compare(spec: ModelSpec, tensors: Mapping[str, torch.Tensor], frozen: set[s
             known = then.get("checkpoint") if isinstance(then, dict) else None
             raise WeightsError(
                 f"{file}: {path} is not the part that this model was trained with (sha256 differs"
-                f"{f'; that one was {known}' if known else ''}). Load it with the same weights and in the same dtype, or give the "
-                "folder of the whole model as base=."
+                f"{f'; that one was {known}' if known else ''}). Load it with the same weights and in the same dtype, or give "
+                "from_pretrained the folder of the whole model as base=."
             )
 
 
-def _load_tokenizers(model: LyricsModel, folder: Path) -> None:
+def _load_tokenizers(model: LyricsModel, folder: Path, replaced: Collection[str]) -> None:
     for part in TOKENIZERS:
         place = folder / "tokenizers" / part
-        if place.is_dir():
+        if place.is_dir() and part not in replaced:
             getattr(model, part).tokenizer = load_tokenizer(place)
 
 
-def _compare_preprocessing(model: LyricsModel, file: Path) -> None:
+def _compare_preprocessing(model: LyricsModel, file: Path, changed: Collection[str]) -> None:
     if not file.is_file():
         return
     stored = read_json_object(file, WeightsError)
     for name, now in model.processor.preprocessing.items():
+        if name in changed or f"refiner.{name}" in changed:
+            continue
         if name in stored and stored[name] != json.loads(json.dumps(dataclasses.asdict(now))):
             warnings.warn(
                 f"{file}: {name} prepares pictures in another way than when this model was saved; its answers may differ.",

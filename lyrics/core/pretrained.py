@@ -60,8 +60,8 @@ def locate_checkpoint(
         if not downloads:
             raise WeightsError(
                 f"the model names the checkpoint {checkpoint!r} of the hub, which was not downloaded before, and a saved model fetches "
-                "nothing by itself. Allow it with downloads=True (--download on the command line), or give the folder of the whole "
-                "model as base=."
+                "nothing by itself. Allow it with downloads=True (--download on the command line), or give from_pretrained the "
+                "folder of the whole model as base=."
             ) from error
         raise WeightsError(
             f"the checkpoint {checkpoint!r} is no local path, and the hub did not give it: {first_line(error)}. "

@@ -324,7 +324,7 @@ def test_damaged_weights_name_the_file(fault: str, model: LyricsModel, tmp_path:
 
 
 def test_folder_without_a_model_is_named(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"is not a model folder: it has no spec\.json"):
+    with pytest.raises(WeightsError, match=r"is neither a model folder \(it has no spec\.json\)"):
         LyricsModel.from_pretrained(tmp_path)
     (tmp_path / "spec.json").write_text("{")
     with pytest.raises(SpecError, match=r"spec\.json"):

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import struct
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lyrics.core.build import build_model
+from lyrics.core.changes import part_of
 from lyrics.core.errors import SpecError, WeightsError
 from lyrics.core.loading import load_model
 from lyrics.core.model import LyricsModel
@@ -293,6 +295,74 @@ def test_tokenizers_travel_with_the_model(tmp_path: Path) -> None:
     assert isinstance(caught.value, WeightsError)
 
 
+# --- overrides ---
+
+
+def equal_parts(first: LyricsModel, second: LyricsModel) -> set[str]:
+    """Spec paths of the parts whose tensors are all the same in both."""
+    one, two = first.state_dict(), second.state_dict()
+    parts = {part_of(name) for name in two}
+    return parts - {part_of(name) for name in two if name not in one or not torch.equal(one[name], two[name])}
+
+
+@pytest.mark.parametrize("trainable_only", [False, True])
+def test_overrides_of_a_folder_build_only_what_they_change(trainable_only: bool, tmp_path: Path) -> None:
+    """With all tensors in the folder, and with trained ones alone (the others are then in another folder)."""
+    experts = {"image_encoder": "tiny-vit", **{f"refiner__{one}": f"tiny-{one}" for one in ("tagger", "segmenter")}}
+    model = made(**experts, refiner__detector="tiny-detector")
+    model.save_pretrained(tmp_path / "saved", trainable_only=trainable_only)
+    base = None
+    if trainable_only:
+        model.save_pretrained(tmp_path / "base")
+        base = tmp_path / "base"
+    everything = {part_of(name) for name in model.state_dict()}
+
+    def again(overrides: dict[str, Any]) -> LyricsModel:
+        return LyricsModel.from_pretrained(tmp_path / "saved", overrides=overrides, base=base)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        # Options that change no tensor, a part that is left out, a tagger that nothing was trained with.
+        assert equal_parts(model, again({"codec": "shikra", "refiner.max_objects": 3})) == everything
+        quieter = again({"refiner.detector.options.score_threshold": 0.9})
+        assert equal_parts(model, quieter) == everything
+        assert quieter.refiner is not None
+        assert quieter.refiner.detector.score_threshold == 0.9  # type: ignore[union-attr]
+        without = again({"refiner.tagger": {"use": "cached", "options": {"missing": "empty"}}})
+        assert equal_parts(model, without) == everything - {"refiner.tagger"}
+        # Stored objects stand in for experts, whose local tokens the query transformer then goes without.
+        cached = {"use": "cached", "options": {"missing": "empty"}}
+        stored = again({"refiner.detector": cached, "refiner.segmenter": cached})
+        assert equal_parts(model, stored) == everything - {"refiner.detector", "refiner.segmenter"}
+        assert stored.spec.refiner is not None
+        assert stored.spec.refiner.detector is not None
+        assert stored.spec.refiner.detector.options["stand_in_dim"] == model.refiner.detector.feature_dim  # type: ignore[union-attr]
+        encoded = stored.encode([drawn()], ["What is it?"], phrases=[["red circle"]])
+        assert torch.isfinite(encoded.soft_tokens_PQD).all()
+    cached = {"use": "cached", "options": {"missing": "empty", "stand_in_dim": None}}  # a token is a box
+    with pytest.warns(UserWarning, match=r"built anew: refiner\.detector \(cached, was tiny-detector\)") as caught:
+        other = again({"refiner.detector": cached, "refiner.segmenter": cached})
+    said = [str(one.message) for one in caught if "stay random" in str(one.message)]
+    assert len(said) == 1
+    assert "Tensors that stay random: query_transformer (" in said[0]
+    assert equal_parts(model, other) == everything - {"refiner.tagger", "refiner.detector", "refiner.segmenter"} - {
+        "query_transformer"
+    } | {"refiner.tagger"}
+    kept = [name for name in other.state_dict() if name.startswith("query_transformer.")]
+    changed = [name for name in kept if not _same_tensor(model, other, name)]
+    assert changed
+    assert len(changed) * 2 < len(kept)
+    with pytest.warns(UserWarning, match=r"stay random: .*projection \(1\), query_transformer \("):
+        again({"query_transformer.options.hidden_size": 48, "query_transformer.options.num_heads": 4})
+    with pytest.raises(SpecError, match="Did you mean 'tiny-detector'"):
+        again({"refiner.detector": "tiny-detectr"})
+
+
+def _same_tensor(first: LyricsModel, second: LyricsModel, name: str) -> bool:
+    one, two = first.state_dict(), second.state_dict()
+    return name in one and torch.equal(one[name], two[name])
+
+
 # --- names and the hub ---
 
 
@@ -301,8 +371,9 @@ def test_model_by_whatever_name(
 ) -> None:
     assert same(load_model(str(whole)), model)
     assert load_model("lyrics-tiny", weights="random").spec.image_encoder.use == "tiny-vit"
-    with pytest.raises(SpecError, match="is a saved model; its parts cannot be set"):
-        load_model(str(whole), overrides={"codec": "qwen"})
+    assert load_model(str(whole), overrides={"codec": "qwen"}).spec.codec == "qwen"
+    with pytest.raises(SpecError, match="is a saved model, which brings its own; leave weights out"):
+        load_model(str(whole), weights="random")
     fetched: list[tuple[str, dict[str, Any]]] = []
 
     def snapshot_download(name: str, **options: Any) -> str:
@@ -316,9 +387,10 @@ def test_model_by_whatever_name(
     assert fetched[0][1]["revision"] == "v1"
     assert not any("bin" in pattern or pattern == "*" for pattern in fetched[0][1]["allow_patterns"])
     assert same(load_model("someone/model"), model)
+    assert load_model("someone/model", overrides={"codec": "qwen"}).spec.codec == "qwen"
     with pytest.raises(WeightsError, match=r"no model folder './nowhere/model'"):
         LyricsModel.from_pretrained("./nowhere/model")
-    assert len(fetched) == 2
+    assert len(fetched) == 3
 
 
 @pytest.fixture

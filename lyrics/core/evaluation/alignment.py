@@ -69,7 +69,9 @@ def alignment(
     Raises ``SpecError`` for a model without objectives.
     """
     if not model.objectives:
-        raise SpecError("this model has no objectives, so stage 1 cannot be measured; set spec.objectives.")
+        raise SpecError(
+            "this model has no objectives, so stage 1 cannot be measured; give its specification objectives, such as objectives.itc=itc."
+        )
     model.eval()
     objectives: dict[str, Any] = dict(model.objectives.items())
     writer = next((one for one in objectives.values() if getattr(one, "ends_captions", False)), None)

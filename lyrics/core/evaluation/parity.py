@@ -26,13 +26,13 @@ from typing import Any
 import torch
 
 from lyrics.core.answers import Answer
-from lyrics.core.build import build_model, build_part
+from lyrics.core.build import build_part
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import LyricsError, SpecError, WeightsError, did_you_mean
 from lyrics.core.inputs import Pictures, picture_list
 from lyrics.core.loading import load_model
 from lyrics.core.model import LyricsModel
-from lyrics.core.model_folder import holds_all_tensors, is_frozen, spec_file
+from lyrics.core.model_folder import holds_all_tensors, is_frozen
 from lyrics.core.prompting import fitted_prompt, spatial_text
 from lyrics.core.prompts import Exchange
 from lyrics.core.refinement import Refinement
@@ -40,6 +40,7 @@ from lyrics.core.registry import Registry
 from lyrics.core.resolve import LOCAL_SOURCES, resolve
 from lyrics.core.soft_prompts import embed
 from lyrics.core.streams import Features, Stream, StreamOutputs
+from lyrics.core.weights import WEIGHTS_FILE
 from lyrics.kernels import ImplementationError, available_implementations
 
 COMPARISONS = ("batch", "attention", "bfloat16", "4bit")
@@ -177,7 +178,9 @@ class Report:
 Load = Callable[[torch.dtype, Mapping[str, Any]], LyricsModel]
 
 
-def loader(name: str, *, overrides: Mapping[str, Any], weights: str, device: str | None) -> Load:
+def loader(
+    name: str, *, overrides: Mapping[str, Any], weights: str, device: str | None, downloads: bool | None = None
+) -> Load:
     """The model of that name (``lyrics.core.loading``), read anew each time, but for what may be random.
 
     With a preset or a specification that is what training changes, whose weights no checkpoint need name, and with ``weights="random"``
@@ -186,14 +189,13 @@ def loader(name: str, *, overrides: Mapping[str, Any], weights: str, device: str
     drawn: dict[str, torch.Tensor] = {}
 
     def load(dtype: torch.dtype, more: Mapping[str, Any]) -> LyricsModel:
-        if more and Path(name).is_dir():
-            if holds_all_tensors(name):
-                raise WeightsError(
-                    f"{name}: holds the weights of its language model, and 4 bits can only be loaded from the checkpoint that a spec "
-                    "names. Compare a folder that was saved with trainable_only=True, or a preset."
-                )
-            return build_model(spec_file(name), overrides=more, weights=name, device=device, dtype=dtype).eval()
-        model = load_model(name, overrides={**overrides, **more}, weights=weights, device=device, dtype=dtype)
+        if more and (Path(name) / WEIGHTS_FILE).is_file() and holds_all_tensors(name):
+            raise WeightsError(
+                f"{name}: holds the weights of its language model, and 4 bits can only be loaded from the checkpoint that a spec "
+                "names. Compare a folder that was saved with trainable_only=True, the run that it was exported from, or a preset."
+            )
+        changes = {**overrides, **more}
+        model = load_model(name, overrides=changes, weights=weights, downloads=downloads, device=device, dtype=dtype)
         if drawn:
             model.load_state_dict(drawn, strict=weights == "random")
         else:

@@ -14,9 +14,11 @@ from lyrics.core.data.build import build_dataset
 from lyrics.core.data.collate import Collator
 from lyrics.core.data.fitting import Fitting
 from lyrics.core.errors import LyricsError, SpecError
+from lyrics.core.model_folder import SPEC_FILE
 from lyrics.core.refine_files import read_refinements
 from lyrics.core.refinement import Refinement
 from lyrics.core.spec import Slot
+from lyrics.core.stored import StoredRefinements
 from lyrics.core.training import checkpoint as checkpoints
 from lyrics.core.training.config import TrainConfig
 from lyrics.core.training.errors import CheckpointError
@@ -24,6 +26,7 @@ from lyrics.core.training.frozen import hold_frozen
 from lyrics.core.training.held_out import HeldOut
 from lyrics.core.training.loop import Evaluate, Outcome, say, train
 from lyrics.core.training.optimizer import load_parameters
+from lyrics.core.training.tensor_file import read_tensors
 
 if TYPE_CHECKING:
     from lyrics.core.contracts import Dataset
@@ -103,19 +106,36 @@ def read_refined(config: TrainConfig) -> Mapping[str, Refinement] | None:
             f"data.refined={config.data.refined}: no part of the refiner reads stored objects. Give it some: "
             "--set model.spec.refiner.detector='{use: cached, options: {missing: empty}}', and likewise for tagger and segmenter."
         )
-    return {one.name: one for one in read_refinements(config.data.refined)}
+    return StoredRefinements(read_refinements(config.data.refined), config.data.refined)
 
 
-def start_from(model: LyricsModel, path: str) -> None:
-    """Load the trained tensors of a checkpoint, or of a run folder's newest one, over the model's. Raises ``CheckpointError``."""
+def start_from(model: LyricsModel, path: str, say: Callable[[str], None] = say) -> None:
+    """Load the trained tensors of a checkpoint, or of a run folder's newest one, over the model's.
+
+    Raises ``CheckpointError`` where there is none, or it is damaged or does not fit.
+    """
     folder: Path | None = Path(path)
     assert folder is not None
     if checkpoints.step_of(folder) is None:
         folder = checkpoints.newest_valid(folder / "checkpoints", say)
     if folder is None:
-        raise CheckpointError(f"model.start_from={path}: is neither a checkpoint nor a run folder that has one.")
-    tensors = checkpoints.load(folder).trained
+        is_model = (Path(path) / SPEC_FILE).is_file()
+        advice = " It is a model folder; set model.weights to it, and leave model.start_from out." if is_model else ""
+        raise CheckpointError(
+            f"model.start_from={path}: is neither a checkpoint nor a run folder that has one.{advice}"
+        )
+    checkpoints.verify(folder)
+    names = load_trained(model, folder, f"model.start_from: {folder}")
+    say(f"{len(names)} tensors from {folder}")
+
+
+def load_trained(model: LyricsModel, checkpoint: Path, where: str) -> set[str]:
+    """Load the trained tensors of a checkpoint that was verified, and return their names.
+
+    Raises ``CheckpointError`` that begins with ``where`` for tensors that do not fit.
+    """
+    tensors = read_tensors(checkpoint / checkpoints.TRAINED_FILE)
     own = dict(model.named_parameters())
     wanted = {name: own[name] for name in tensors if name in own}
-    load_parameters(wanted, tensors, f"model.start_from: {folder / checkpoints.TRAINED_FILE}")
-    say(f"{len(wanted)} tensors from {folder}")
+    load_parameters(wanted, tensors, f"{where}/{checkpoints.TRAINED_FILE}")
+    return set(wanted)

@@ -203,6 +203,9 @@ class TrainConfig(_Section):
             raise SpecError("\n".join(f"{_SPEC}: {line}" for line in str(error).splitlines())) from None
         outer = {path: value for path, value in overrides.items() if not path.startswith(f"{_SPEC}.")}
         for path, value in sorted(outer.items(), key=lambda item: item[0].count(".")):
+            first = path.partition(".")[0]
+            if first in ModelSpec.model_fields and first not in TrainConfig.model_fields:
+                raise UnknownNameError(f"override {path!r}: parts of the model are set by {_SPEC}.{path}.")
             set_path(data, path, value, TrainConfig)
         return validate(data, TrainConfig)
 

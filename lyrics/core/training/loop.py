@@ -302,6 +302,6 @@ def check_negatives(config: TrainConfig, micro_batches: int) -> None:
         raise SpecError(
             f"optimisation.micro_batch={config.optimisation.micro_batch} makes {micro_batches} micro-batches of a step, but the loss "
             f"{contrastive[0]!r} compares every sample with every other of the step, and is no sum over micro-batches. Use more ranks, a "
-            "smaller optimisation.global_batch, or gradient_checkpointing of the query transformer; or accept the negatives of each "
-            "micro-batch alone with optimisation.itc_negatives=micro-batch."
+            "smaller optimisation.global_batch, or model.spec.query_transformer.options.gradient_checkpointing=true; or accept the "
+            "negatives of each micro-batch alone with optimisation.itc_negatives=micro-batch."
         )

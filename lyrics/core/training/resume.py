@@ -107,7 +107,7 @@ def check_same_run(found: Checkpoint, config: TrainConfig, data_digest: str, whe
     if found.state["stage"] != config.stage:
         raise CheckpointError(
             f"{where}: is of stage {found.state['stage']!r}, this run is of {config.stage!r}. To begin a stage with the tensors of "
-            "another, set model.start_from."
+            "another, give another --out, and this folder as model.start_from."
         )
     what: Mapping[str, str] = {"seed": "seed", "global_batch": "optimisation.global_batch", "data": "data"}
     for key, path in what.items():

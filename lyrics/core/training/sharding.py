@@ -45,14 +45,14 @@ def check_model(model: Any, stage: str) -> None:
     language_model = model.language_model
     if stage == "instruct" and language_model.adaptation == "full":
         raise SpecError(
-            "strategy=fsdp2: shares out frozen weights, and language_model.options.adaptation=full leaves none in the language model. "
-            "Set adaptation=lora, or strategy=ddp."
+            "strategy=fsdp2: shares out frozen weights, and adaptation=full leaves none in the language model. "
+            "Set model.spec.language_model.options.adaptation=lora, or strategy=ddp."
         )
     for name, parameter in language_model.named_parameters():
         if not parameter.is_floating_point():
             raise SpecError(
                 f"strategy=fsdp2: cannot share out quantised weights ({name} is {parameter.dtype}). Set "
-                "language_model.options.quantization=none, or strategy=ddp."
+                "model.spec.language_model.options.quantization=none, or strategy=ddp."
             )
 
 

@@ -27,10 +27,17 @@ class CachedOptions(Options):
 class CachedTokensOptions(CachedOptions):
     """The same, for the kinds that give local tokens."""
 
+    stand_in_dim: int | None = Field(
+        None,
+        ge=1,
+        description="width of the local tokens of the part that this one stands in for: it then gives none, and a query transformer that "
+        "was trained with that part fits; null: a token is the box itself",
+    )
+
     @property
     def feature_dim(self) -> int:
         """A token is its box: centre x, centre y, width, height, each a share of the picture."""
-        return 4
+        return self.stand_in_dim or 4
 
 
 @hookimpl

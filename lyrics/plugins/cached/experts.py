@@ -30,7 +30,8 @@ class Table:
     def __init__(self, options: CachedOptions) -> None:
         if options.file is None and options.missing == "error":
             raise SpecError(
-                "cached experts need a file: set options.file to an objects.jsonl, or options.missing=empty."
+                "cached experts need a file: set refiner.detector.options.file (likewise tagger and segmenter) to an objects.jsonl, which "
+                "--refined does for all three, or set options.missing=empty."
             )
         self.file, self.missing = options.file, options.missing
         self.by_path: dict[str, Refinement] = {}
@@ -72,22 +73,23 @@ class _Cached(nn.Module):
     """A module without parameters; a buffer says which device and type its tokens have."""
 
     preprocessing = UNSEEN
-    feature_dim = 4
 
     def __init__(self, options: CachedOptions) -> None:
         super().__init__()
+        self.stands_in = getattr(options, "stand_in_dim", None) is not None
+        self.feature_dim = int(getattr(options, "feature_dim", 4))
         self.table = Table(options)
         self.register_buffer("like", torch.zeros(()), persistent=False)
 
     def tokens(self, boxes: Sequence[Sequence[Box]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Boxes as tokens [B, most boxes, 4] and their mask."""
+        """Boxes as tokens [B, most boxes, feature_dim] and their mask, which leaves all of them out for a stand-in."""
         like = self.get_buffer("like")
         most = max((len(row) for row in boxes), default=0)
         tokens, mask = (
-            like.new_zeros(len(boxes), most, 4),
+            like.new_zeros(len(boxes), most, self.feature_dim),
             torch.zeros(len(boxes), most, dtype=torch.bool, device=like.device),
         )
-        for index, row in enumerate(boxes):
+        for index, row in enumerate(() if self.stands_in else boxes):
             for slot, box in enumerate(row):
                 centre = ((box.x1 + box.x2) / 2, (box.y1 + box.y2) / 2, box.x2 - box.x1, box.y2 - box.y1)
                 tokens[index, slot] = torch.tensor(centre)

@@ -16,7 +16,7 @@ import torch
 
 from lyrics.core.errors import WeightsError
 from lyrics.core.pretrained import read_tensors
-from lyrics.core.weights import check_finite, check_types, headers_of
+from lyrics.core.weights import WEIGHTS_FILE, check_finite, check_types, headers_of
 from lyrics.plugins.mqformer.model import MQFormer, padded
 
 State = Mapping[str, torch.Tensor]
@@ -297,14 +297,18 @@ def load_converted(model: MQFormer, converted: Converted) -> LoadReport:
 
 
 def load_checkpoint(model: MQFormer, path: str | Path) -> LoadReport:
-    """Read a .safetensors file in any known naming (ours included) into the model.
+    """Read a .safetensors file, or the folder that ``lyrics convert`` wrote, in any known naming (ours included) into the model.
 
     Raises:
         WeightsError: no such file, another format, or weights that do not fit.
     """
     file = Path(path)
+    if file.is_dir():
+        file = file / WEIGHTS_FILE
     if not file.is_file() or file.suffix != ".safetensors":
-        raise WeightsError(f"query_transformer.checkpoint: {file} is not a .safetensors file that exists.")
+        raise WeightsError(
+            f"query_transformer.options.checkpoint: {path} is neither a .safetensors file nor a folder that holds {WEIGHTS_FILE}."
+        )
     state = read_tensors(file)
     check_finite(state.items(), file)
     check_types(headers_of(state), file)

@@ -98,6 +98,7 @@ class RamTagger(nn.Module):
         self.num_tags = options.num_tags
         self.tags = tuple(f"tag {index}" for index in range(options.num_tags))
         self.thresholds = (DEFAULT_THRESHOLD,) * options.num_tags
+        self._one_threshold = options.threshold
         # torchvision's Resize((size, size)), which upstream calls with its default filter
         self.preprocessing = Preprocessing(
             resize="squash", size=options.image_size, mean=IMAGENET_MEAN, std=IMAGENET_STD, resampling="bilinear"
@@ -137,7 +138,9 @@ class RamTagger(nn.Module):
             raise WeightsError(
                 f"{folder / _CLASSES_FILE}: has {len(tags)} tags and {len(thresholds)} thresholds; the tagger has {self.num_tags}."
             )
-        self.tags, self.thresholds = tags, thresholds
+        # A threshold that the options state stands above those that were saved.
+        one = self._one_threshold
+        self.tags, self.thresholds = tags, thresholds if one is None else (one,) * self.num_tags
 
     def logits(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
         """Normalised pixels [B,3,S,S] -> one logit per tag [B,C], in the module's dtype."""

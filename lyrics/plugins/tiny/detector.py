@@ -23,6 +23,7 @@ from lyrics.plugins.tiny.backbone import ConvTrunk
 from lyrics.plugins.tiny.boxes import non_maximum_suppression, to_centre_size
 from lyrics.plugins.tiny.phrases import PhraseHead
 from lyrics.plugins.tiny.shipped import materialise
+from lyrics.plugins.tiny.world import KnowsScenes
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class CellPredictions:
     phrases_BMP: torch.Tensor
 
 
-class TinyDetector(nn.Module):
+class TinyDetector(KnowsScenes, nn.Module):
     """Images and phrases -> detections, and one local token per cell.
 
     Local tokens [B,M,width + 4]: the cell's state and its box (centre x, centre y, width, height; normalised in the original picture and

@@ -26,6 +26,7 @@ from lyrics.plugins.tiny import TinySegmenterOptions
 from lyrics.plugins.tiny.backbone import ConvTrunk, ResidualBlock
 from lyrics.plugins.tiny.boxes import to_centre_size
 from lyrics.plugins.tiny.shipped import materialise
+from lyrics.plugins.tiny.world import KnowsScenes
 
 #: Samples reach beyond the box by this share of its sides at each edge: a detected box may cut off a tip.
 MARGIN = 0.125
@@ -81,7 +82,7 @@ def _points(x: npt.ArrayLike, y: npt.ArrayLike) -> npt.NDArray[np.float64]:
     return np.stack([x_N, y_N, x_N, y_N], axis=-1).astype(np.float64)
 
 
-class TinySegmenter(nn.Module):
+class TinySegmenter(KnowsScenes, nn.Module):
     """Images and boxes -> masks of the original pictures, and a token per box.
 
     Local tokens [B,K,width + 4]: the picture's features averaged over the mask, and the box (centre x, centre y, width, height;

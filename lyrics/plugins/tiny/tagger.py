@@ -14,9 +14,10 @@ from lyrics.plugins.tiny import TinyTaggerOptions
 from lyrics.plugins.tiny.backbone import ConvTrunk
 from lyrics.plugins.tiny.phrases import PhraseHead
 from lyrics.plugins.tiny.shipped import materialise
+from lyrics.plugins.tiny.world import KnowsScenes
 
 
-class TinyTagger(nn.Module):
+class TinyTagger(KnowsScenes, nn.Module):
     """Every cell of 8 x 8 pixels votes for every name; the picture's logit is the smooth maximum of its cells' logits.
 
     Votes are cast where the thing is, so that colour and shape of one object stay together.

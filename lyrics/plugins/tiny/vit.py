@@ -15,6 +15,7 @@ from lyrics.core.types import Preprocessing
 from lyrics.plugins.tiny import TinyVitOptions
 from lyrics.plugins.tiny.backbone import ConvTrunk
 from lyrics.plugins.tiny.shipped import materialise
+from lyrics.plugins.tiny.world import KnowsScenes
 
 
 class Layer(nn.Module):
@@ -37,7 +38,7 @@ class Layer(nn.Module):
         return tokens_BND + self.feed_forward(self.feed_forward_norm(tokens_BND))
 
 
-class TinyVit(nn.Module):
+class TinyVit(KnowsScenes, nn.Module):
     """Pixels [B,3,image_size,image_size] -> tokens [B,N,width], row by row, with N = (image_size / patch_size) squared."""
 
     def __init__(self, options: TinyVitOptions) -> None:

@@ -183,7 +183,10 @@ def test_a_configuration_file_is_trained_and_gone_on_with(tmp_path: Path, app: t
     file.write_text(dump_config(settings(tmp_path / "ignored", "pretrain")))
     arguments = ["pretrain", str(file), "--out", str(tmp_path / "run"), "--set", "optimisation.global_batch=4"]
     done = CliRunner().invoke(app, [*arguments, "--set", "optimisation.steps=1"], catch_exceptions=False)
-    assert done.stdout == f"done: 1 of 1 steps, in {tmp_path / 'run'}\n"
+    assert done.stdout.splitlines() == [
+        f"done: 1 of 1 steps, in {tmp_path / 'run'}",
+        f"next: lyrics finetune CONFIG --set model.start_from={tmp_path / 'run'}",
+    ]
     done = CliRunner().invoke(app, [*arguments, "--set", "optimisation.steps=2"], catch_exceptions=False)
     assert "after 1 steps" in done.stderr
     assert [step for step, _ in losses(tmp_path / "run")] == [1, 2]

@@ -123,6 +123,7 @@ def test_another_model_drops_the_file_s_overrides() -> None:
             {"model.spec.query_transformer.options.num_visual": 0},
             r"query_transformer\.options\.num_visual: 0 is not allowed",
         ),
+        ({"refiner.segmenter": None}, r"parts of the model are set by model\.spec\.refiner\.segmenter"),
         ({"stage": "pretraining"}, r"stage: 'pretraining' is not allowed; allowed: 'pretrain' or 'instruct'"),
         ({"optimisation.precision": "fp16"}, r"optimisation\.precision: 'fp16' is not allowed"),
         ({"seed": -1}, r"seed: -1 is not allowed"),

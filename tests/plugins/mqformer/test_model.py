@@ -245,7 +245,7 @@ def test_checkpoints_that_do_not_fit_are_refused(tmp_path) -> None:
     other = small_model(local_dims={"detector": 20}, intermediate_size=64)
     with pytest.raises(WeightsError, match=r"is \(64, 48\) in the model and \(96, 48\) in the checkpoint"):
         load_converted(other, from_upstream(state, other))
-    with pytest.raises(WeightsError, match=r"not a .safetensors file that exists"):
+    with pytest.raises(WeightsError, match=r"neither a \.safetensors file nor a folder that holds"):
         load_checkpoint(model, tmp_path / "none.bin")
     with pytest.raises(WeightsError, match=r"released-stage1 naming has no place for .*segmenter"):
         to_upstream(small_model())

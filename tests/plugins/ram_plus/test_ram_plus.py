@@ -446,3 +446,15 @@ def test_the_defaults_are_the_public_checkpoints() -> None:
 def test_sizes_that_do_not_fit_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         RamOptions(**{**SMALL, **options})
+
+
+def test_a_stated_threshold_stands_above_saved_ones(tmp_path: Path) -> None:
+    saved = small(0.5)
+    saved.tags = ("a", "b", "c", "d", "e", "f")
+    saved.save_files(tmp_path)
+    one, none = (build_ram_plus(RamPlusOptions(**SMALL, num_descriptions=3, threshold=t), RANDOM) for t in (0.3, None))
+    for tagger in (one, none):
+        tagger.load_files(tmp_path)
+        assert tagger.tags == saved.tags
+    assert one.thresholds == (0.3,) * 6
+    assert none.thresholds == (0.5,) * 6
