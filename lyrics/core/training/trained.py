@@ -93,7 +93,7 @@ def trained_model(
             f"Stage 2 does that: lyrics finetune CONFIG --set model.start_from={run.folder}",
             stacklevel=2,
         )
-    return _converted(model, resolved, device, dtype).eval()
+    return _converted(model, resolved, device, None if dtype is None else torch_dtype(dtype)).eval()
 
 
 def _load(model: LyricsModel, run: Run, config: TrainConfig, checkpoint: Path) -> None:
