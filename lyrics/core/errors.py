@@ -46,6 +46,10 @@ class WeightsError(LyricsError):
     """Weights cannot be found, read, or matched with the model."""
 
 
+class NotFiniteError(LyricsError):
+    """A part of a model gave NaN or infinity while it answered. The message names the first one that did."""
+
+
 class GeometryError(LyricsError):
     """A box or a frame is not valid: not finite, reversed, outside its image, or of no area."""
 

@@ -21,6 +21,7 @@ from torch import nn
 from lyrics.core import hub
 from lyrics.core.answers import Answer, read_answer
 from lyrics.core.errors import ContractError, PromptError, SpecError, WeightsError
+from lyrics.core.finite import first_not_finite, is_finite, refuse
 from lyrics.core.generation import Decoding, GenerationOptions, decoding
 from lyrics.core.images import ImageLike
 from lyrics.core.inputs import Phrases, Pictures, entry_list, instruction_list, instruction_text, picture_list
@@ -413,6 +414,10 @@ class LyricsModel(
             raise ValueError(f"on_text follows one conversation, not {len(dialogues)}")
         prompts = [self._checked_prompt(dialogue, encoded, how.max_new_tokens) for dialogue in dialogues]
         soft = embed(prompts, encoded.soft_tokens_PQD, self.language_model, "left")
+        if not is_finite(soft.embeddings_BLD):
+            raise refuse(
+                "the soft tokens" if not is_finite(encoded.soft_tokens_PQD) else "language_model (word embeddings)"
+            )
         tokenizer = self.language_model.tokenizer
         more: dict[str, Any] = {} if on_text is None else {"on_token": TextStream(tokenizer, on_text)}
         if how.config is not None:
@@ -546,11 +551,24 @@ class LyricsModel(
         *,
         phrases: Phrases = None,
     ) -> Encoded:
-        """``encode`` without dropout and without gradients, for answering."""
+        """``encode`` without dropout and without gradients, for answering.
+
+        Raises ``NotFiniteError`` naming the first part that gives NaN or infinity.
+        """
+
+        def encode() -> Encoded:
+            return self.encode(pictures, instructions, phrases=phrases)
+
         training = self.training
         self.eval()
         try:
-            return self.encode(pictures, instructions, phrases=phrases)
+            encoded = encode()
+            if not is_finite(encoded.soft_tokens_PQD):
+                experts = {"image_encoder": self.encoder}
+                if self.refiner is not None:
+                    experts |= {f"refiner.{name}": expert for name, expert in self.refiner.experts.items()}
+                raise refuse(first_not_finite(experts, self.projection, encode))
+            return encoded
         finally:
             self.train(training)
 

@@ -17,6 +17,7 @@ import torch
 
 from lyrics.core.build import build_changed, build_model, build_resolved
 from lyrics.core.changes import Changes, overridden
+from lyrics.core.dtypes import torch_dtype
 from lyrics.core.model_folder import is_frozen
 from lyrics.core.resolve import resolve
 from lyrics.core.training import checkpoint as checkpoints

@@ -16,11 +16,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import GenerationConfig, PreTrainedConfig
+from transformers import GenerationConfig, LogitsProcessor, PreTrainedConfig
 from transformers.generation.streamers import BaseStreamer
 
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import MissingRequirementError, SpecError, WeightsError
+from lyrics.core.finite import refuse
 from lyrics.core.pretrained import PACKAGED, locate_checkpoint
 from lyrics.core.tokenizers import builtin_tokenizer, numbers_in_order
 from lyrics.core.transformers_files import (
@@ -139,6 +140,7 @@ class CausalLM(nn.Module):
                 inputs_embeds=embeddings_BLD,
                 attention_mask=attention_mask_BL,
                 generation_config=settings,
+                logits_processor=[_Finite()],
                 streamer=None if on_token is None else _TokenStreamer(on_token),
             )
         finally:
@@ -183,6 +185,16 @@ class CausalLM(nn.Module):
         if self.adaptation != "lora":
             raise WeightsError(f"this language model has no LoRA to merge: its adaptation is {self.adaptation!r}.")
         return self.model
+
+
+class _Finite(LogitsProcessor):
+    """Stops generation where there is nothing to choose from: the arg max of NaN is a token like any other."""
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        # Minus infinity is how other processors forbid a token.
+        if bool((scores.isnan() | scores.isposinf()).any()):
+            raise refuse("language_model (logits)")
+        return scores
 
 
 class _TokenStreamer(BaseStreamer):
