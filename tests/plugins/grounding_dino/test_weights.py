@@ -201,7 +201,8 @@ def test_a_checkpoint_without_tokenizer_says_what_to_set(original, tmp_path):
 @pytest.mark.parametrize(
     ("vocabulary", "message"),
     [
-        (["[PAD]", "[CLS]", "[SEP]", "dog"], "is no BERT tokenizer"),
+        (["[PAD]", "[CLS]", "[SEP]", "dog"], r"Missing \[UNK\] token"),
+        (["[PAD]", "[UNK]", "[CLS]", "[SEP]", "dog"], "is no BERT tokenizer"),
         ([f"w{i}" for i in range(10)], "tokens, but the text encoder only 16"),
     ],
 )
