@@ -15,7 +15,8 @@ pytest.importorskip("pytest_benchmark")
 from lyrics.core.bench_machine import environment
 from lyrics.core.bench_step import PADDED, TRUE, build_case
 from lyrics.core.training.baselines import cached_losses, dense_losses
-from lyrics.core.training.step import pretrain_losses, total_loss
+from lyrics.core.training.reduction import total_loss
+from lyrics.core.training.step import pretrain_losses
 
 BATCH = int(os.environ.get("LYRICS_BENCH_BATCH", "4"))
 VARIANTS = {

@@ -53,13 +53,23 @@ def test_the_answers_page_runs(tmp_path: Path) -> None:
 def test_the_plugin_page_yields_a_component_that_passes_intake() -> None:
     from lyrics.core.registry import Registry
 
-    manifest, case = blocks(ROOT / "docs" / "plugins.md", "python")
+    manifest, case, *_ = blocks(ROOT / "docs" / "plugins.md", "python")
     module = type(sys)("acme_boxes")
     exec(compile(manifest, "docs/plugins.md", "exec"), module.__dict__)
     registry = Registry.discover(module)
     entry = registry.component("detector", "acme-boxes")
     assert entry.component.options().feature_dim == 12
     exec(compile(case, "docs/plugins.md", "exec"), {"__name__": "docs"})
+
+
+def test_the_resampler_on_the_plugin_page_is_that_of_the_example() -> None:
+    folder = ROOT / "examples" / "third_party_resampler" / "acme_resampler"
+    written = {line for file in folder.glob("*.py") for line in file.read_text(encoding="utf-8").splitlines()}
+    _, _, options, part = blocks(ROOT / "docs" / "plugins.md", "python")
+    assert set(options.splitlines()) - written <= {"", "    ..."}
+    assert set(part.splitlines()) <= written
+    code = {line for line in (folder / "model.py").read_text(encoding="utf-8").splitlines() if line.startswith("    ")}
+    assert {line for line in code if '"""' not in line} <= set(part.splitlines()), "the page has all of it"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -1,4 +1,4 @@
-"""The example plugin, installed as a stranger's would be, and used."""
+"""The example plugins, installed as a stranger's would be, and used."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pytest
 from tests.fresh import ROOT
 
 EXAMPLE = ROOT / "examples" / "third_party_detector"
+RESAMPLER = ROOT / "examples" / "third_party_resampler"
 USE = """
 import json
 import torch
@@ -53,18 +54,20 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder into which pip has installed the example."""
+    """A folder into which pip has installed the examples."""
     folder = tmp_path_factory.mktemp("site")
-    source = folder / "source"
-    for path in sorted(EXAMPLE.rglob("*")):
-        # A copy, because building leaves files beside the sources.
-        if path.is_file() and "__pycache__" not in path.parts:
-            target = source / path.relative_to(EXAMPLE)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(path.read_bytes())
+    sources = []
+    for example in (EXAMPLE, RESAMPLER):
+        sources.append(folder / example.name)
+        for path in sorted(example.rglob("*")):
+            # A copy, because building leaves files beside the sources.
+            if path.is_file() and "__pycache__" not in path.parts:
+                target = sources[-1] / path.relative_to(example)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(path.read_bytes())
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     done = subprocess.run(
-        [*command, "--disable-pip-version-check", "--target", str(folder / "packages"), str(source)],
+        [*command, "--disable-pip-version-check", "--target", str(folder / "packages"), *map(str, sources)],
         capture_output=True,
         text=True,
         timeout=300,
@@ -150,6 +153,100 @@ def test_its_own_tests_pass(site: Path) -> None:
     done = run(site, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tests), str(tests))
     assert done.returncode == 0, done.stdout
     assert "15 passed" in done.stdout, done.stdout
+
+
+# --- a query transformer that reads no text ---
+
+TRAIN = """
+import json, sys, warnings
+import torch
+from PIL import Image
+import lyrics
+from lyrics.cli import main
+from lyrics.core.registry import default_registry
+from lyrics.core.training.checkpoint import finished, load
+from lyrics.core.training.config import load_config
+from lyrics.testing import check_component
+from pathlib import Path
+
+warnings.simplefilter("ignore")
+out = Path(sys.argv[1])
+try:
+    lyrics.build_model("lyrics-tiny", overrides={"query_transformer": "acme-resampler"}, weights="random")
+except lyrics.LyricsError as error:
+    refused = f"{type(error).__name__}: {error}"
+settings = {
+    "model.spec.query_transformer": "acme-resampler", "model.spec.objectives": "{}", "device": "cpu", "data.workers": 0,
+    "optimisation.steps": 6, "optimisation.global_batch": 4, "optimisation.learning_rate": 3e-3,
+    "evaluation.every_steps": "null", "logging.trackers": "[]", "data.sets.scenes.options.scenes": 16,
+}
+sys.argv = ["lyrics", "finetune", "tiny-stage2", "--out", str(out)]
+for name, value in settings.items():
+    sys.argv += ["--set", f"{name}={value}"]
+try:
+    main()
+except SystemExit as left:
+    assert not left.code, left.code
+config = load_config(out / "config.yaml")
+torch.manual_seed(config.seed)
+model = lyrics.build_model(config.model.spec).eval()
+trained = load(max(finished(out / "checkpoints"))).trained
+picture = Image.new("RGB", (60, 40), "red")
+began = {name: value.detach().clone() for name, value in model.named_parameters() if name in trained}
+model.load_state_dict(trained, strict=False)
+model.save_pretrained(out / "model")
+again = lyrics.LyricsModel.from_pretrained(out / "model").eval()
+report = check_component(default_registry().component("query-transformer", "acme-resampler"))
+print(json.dumps({
+    "refused": refused,
+    "losses": [json.loads(line)["losses"]["answer"] for line in (out / "log.jsonl").read_text().splitlines()],
+    "moved": sorted(name for name, value in trained.items() if not torch.equal(value, began[name])),
+    "own": sorted(name for name, _ in model.named_parameters() if name.startswith(("query_transformer.", "projection."))),
+    "answers": [one.generate([picture], ["what is it?"], max_new_tokens=4)[0].text for one in (model, again)],
+    "tokenizers": sorted(one.name for one in (out / "model" / "tokenizers").iterdir()),
+    "checks": report.checks,
+    "failures": dict(report.failures),
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
+    done = run(site, "-c", TRAIN, str(tmp_path_factory.mktemp("run") / "resampler"))
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
+
+
+def test_stage_1_is_refused_with_what_it_cannot_have(trained: Mapping[str, Any]) -> None:
+    assert trained["refused"].startswith(
+        "WiringError: query_transformer 'acme-resampler' reads visual queries and nothing"
+    )
+    for name in ("itc", "itm", "icg"):
+        assert f"objectives.{name} needs captions (C)" in trained["refused"]
+    assert "objectives.msp needs spatial text (S)" in trained["refused"]
+    assert trained["refused"].endswith("Remove them: --set objectives={}")
+
+
+def test_stage_2_trains_it(trained: Mapping[str, Any]) -> None:
+    assert len(trained["losses"]) == 6
+    assert all(loss > 0 for loss in trained["losses"])
+    assert len(trained["own"]) > 20
+    assert set(trained["own"]) <= set(trained["moved"]), "every parameter of it, and the projection's"
+
+
+def test_a_model_with_it_is_saved_and_answers(trained: Mapping[str, Any]) -> None:
+    first, again = trained["answers"]
+    assert first == again
+    assert trained["tokenizers"] == ["language_model"]
+
+
+def test_the_resampler_keeps_the_contract(trained: Mapping[str, Any]) -> None:
+    assert trained["failures"] == {}
+    assert trained["checks"] >= 23
+
+
+def test_the_resampler_is_forty_lines_of_code() -> None:
+    assert code_lines(RESAMPLER / "acme_resampler" / "model.py") <= 40
 
 
 def code_lines(path: Path) -> int:

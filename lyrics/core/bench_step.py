@@ -39,7 +39,8 @@ from lyrics.core.training.baselines import cached_losses, dense_losses
 from lyrics.core.training.batch import PretrainBatch, Spatial
 from lyrics.core.training.engine import compile_blocks
 from lyrics.core.training.negatives import Negatives
-from lyrics.core.training.step import Loss, pretrain_losses, total_loss
+from lyrics.core.training.reduction import total_loss
+from lyrics.core.training.step import Loss, pretrain_losses
 from lyrics.kernels import IMPLEMENTATIONS
 from lyrics.kernels.tiles import ROW_TILE
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lyrics.core import contracts
 from lyrics.core.changes import Changes, part_of, warn_of_changes
 from lyrics.core.contracts import BuildContext, Weights
 from lyrics.core.dtypes import torch_dtype
@@ -26,8 +27,10 @@ from lyrics.core.resolve import (
     Resolved,
     SpecLike,
     Wiring,
+    check_objectives,
     check_query_transformer,
     declared_dim,
+    declared_segments,
     resolve,
     wire,
 )
@@ -43,14 +46,16 @@ if TYPE_CHECKING:
 _WORDS = ("pretrained", "random", "meta")
 #: The parts of a refiner, in the order in which a picture goes through them.
 EXPERTS = ("tagger", "detector", "segmenter")
-# What a built part must declare, per kind, and of which type.
-_DECLARES: Mapping[str, Mapping[str, type]] = {
-    "image-encoder": {"feature_dim": int, "preprocessing": Preprocessing},
-    "tagger": {"preprocessing": Preprocessing},
-    "detector": {"feature_dim": int, "preprocessing": Preprocessing},
-    "segmenter": {"feature_dim": int, "preprocessing": Preprocessing},
-    "query-transformer": {"hidden_size": int, "num_queries": int, "max_positions": int, "segments": tuple},
-    "language-model": {"hidden_size": int, "max_positions": int, "adaptation": str, "chat_template": str},
+# Types of what a built part declares; an int is positive.
+_TYPES: Mapping[str, type] = {
+    "feature_dim": int,
+    "preprocessing": Preprocessing,
+    "hidden_size": int,
+    "num_queries": int,
+    "max_positions": int,
+    "segments": tuple,
+    "adaptation": str,
+    "chat_template": str,
 }
 
 
@@ -188,22 +193,24 @@ def build_changed(base: LyricsModel, resolved: Resolved, changes: Changes, sourc
     """
     import torch
 
-    from lyrics.core.model_folder import TOKENIZERS, is_frozen
+    from lyrics.core.model_folder import is_frozen, readers
     from lyrics.core.weights import stored_tensors
 
     wiring = wire(resolved)
-    for path, part in resolved.parts.items():
+    for path, wanted in resolved.parts.items():
         if path in changes.all:
-            check_requirements(part)
-    own = {"image_encoder": base.encoder, "language_model": base.language_model}
-    if base.refiner is not None:
-        own |= {f"refiner.{name}": expert for name, expert in base.refiner.experts.items()}
+            check_requirements(wanted)
+    own: dict[str, contracts.Expert | contracts.LanguageModel] = {"language_model": base.language_model}
+    own |= {name if name == "image_encoder" else f"refiner.{name}": expert for name, expert in base.experts.items()}
     given = {path: module for path, module in own.items() if path not in changes.all}
     with tempfile.TemporaryDirectory() as folder:
-        files = {path: Path(folder) / path for path in changes.altered if hasattr(own.get(path), "save_files")}
-        for path, place in files.items():
-            place.mkdir()
-            own[path].save_files(place)
+        files: dict[str, Path] = {}
+        for path in changes.altered:
+            part = own.get(path)
+            if isinstance(part, contracts.WithFiles):
+                files[path] = Path(folder) / path
+                files[path].mkdir()
+                part.save_files(files[path])
         sources = {
             path: _PartSource(
                 BuildContext("pretrained" if path in changes.from_own_weights else "random", files=files.get(path)),
@@ -213,9 +220,10 @@ def build_changed(base: LyricsModel, resolved: Resolved, changes: Changes, sourc
         }
         model = _construct(resolved, wiring, sources, device=None, dtype=None)
         _take_files(model, files)
-    for reader in TOKENIZERS:
-        if reader not in changes.replaced and hasattr(getattr(base, reader), "tokenizer"):
-            getattr(model, reader).tokenizer = getattr(base, reader).tokenizer
+    before = readers(base)
+    for path, reader in readers(model).items():
+        if path not in changes.replaced and path in before:
+            reader.tokenizer = before[path].tokenizer
     there = base.state_dict()
     left = []
     with torch.no_grad():
@@ -304,6 +312,7 @@ def _construct(
         check_query_transformer(parts, Wiring(encoder.feature_dim, local_dims), warn=False)
         widths: dict[str, Any] = {"image_dim": encoder.feature_dim, "local_dims": local_dims}
         query_transformer = built("query_transformer", **widths)
+        check_objectives(parts, query_transformer.segments)
         widths |= {"query_dim": query_transformer.hidden_size, "query_segments": query_transformer.segments}
         objectives = {
             path.removeprefix("objectives."): built(path, **widths) for path in parts if path.startswith("objectives.")
@@ -425,24 +434,40 @@ def build_part(part: Part, context: BuildContext) -> Any:
         raise PluginError(
             f"{part.path}: {part.label} of {source} failed while it was built: {describe(error)}"
         ) from error
-    for name, kind in _DECLARES.get(part.entry.component.kind, {}).items():
-        value: Any = getattr(built, name, None)
-        if not _is_proper(value, kind):
-            raise PluginError(
-                f"{part.path}: {part.label} of {source} does not keep its contract: {name} must be "
-                f"{'a positive int' if kind is int else 'a ' + kind.__name__}, not {value!r}."
-            )
-    declared = declared_dim(part)
-    if declared is not None and declared != getattr(built, "feature_dim", declared):
+    fault = _broken_promise(part, built)
+    if fault is not None:
         raise PluginError(
-            f"{part.path}: {part.label} of {source} contradicts itself: its options declare feature_dim {declared}, "
-            f"the built part has {built.feature_dim}."
+            f"{part.path}: {part.label} of {source} does not keep its contract: {fault} See lyrics.core.contracts."
         )
     return built
 
 
-def _is_proper(value: Any, kind: type) -> bool:
-    return isinstance(value, kind) and not (isinstance(value, int) and value <= 0)
+def _broken_promise(part: Part, built: Any) -> str | None:
+    """What is wrong with a built part, judged by what its kind must have and what its own record and options say; None if nothing is."""
+    from torch import nn
+
+    component = part.entry.component
+    if component.kind not in ("dataset", "benchmark") and not isinstance(built, nn.Module):
+        return f"it is a {type(built).__name__}, not a torch.nn.Module."
+    required = contracts.members(contracts.PROTOCOLS[component.kind])
+    if component.kind == "query-transformer" and {"S", "C"} & set(getattr(built, "segments", ())):
+        required += contracts.members(contracts.ReadsText)
+    for name in sorted(required, key=lambda name: name not in _TYPES):
+        value: Any = getattr(built, name, None)
+        kind = _TYPES.get(name)
+        if kind is not None and not (isinstance(value, kind) and not (isinstance(value, int) and value <= 0)):
+            return f"{name} must be {'a positive int' if kind is int else 'a ' + kind.__name__}, not {value!r}."
+        if value is None:
+            return f"it has no {name}."
+    if component.kind == "query-transformer" and ("V" not in built.segments or not set(built.segments) <= set("VGSC")):
+        return f"segments must be V and any of G, S, C, not {built.segments!r}."
+    for name, declared in (("feature_dim", declared_dim(part)), ("segments", declared_segments(part, "segments"))):
+        if declared is not None and declared != getattr(built, name, declared):
+            return f"its options declare {name} {declared!r}, the built part has {getattr(built, name)!r}."
+    compares = "compares_across_batch" in component.capabilities
+    if isinstance(built, contracts.ChoosesNegatives) and not compares:
+        return "it has similarity and does not declare the capability compares_across_batch."
+    return None
 
 
 def _import_build(part: Part) -> Any:

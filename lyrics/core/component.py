@@ -31,6 +31,10 @@ Kind = Literal[
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
+#: What a component says of itself, so that behavior follows from it and not from its name; see ``Component``.
+Capability = Literal["compares_across_batch", "reads_known_objects"]
+CAPABILITIES: tuple[Capability, ...] = get_args(Capability)
+
 #: Contract versions this release accepts (``Component.contract``). See ``lyrics.core.contracts`` for what each kind promises.
 CONTRACTS = (1,)
 
@@ -41,7 +45,8 @@ class Options(BaseModel):
     """Base of every component's options: frozen, unknown keys refused, every default stated here and nowhere else.
 
     Give each field a ``Field(description=...)`` and its range (``ge``, ``le``): ``lyrics show NAME`` prints them and a value outside
-    is refused with its place in the spec. A field or property named ``feature_dim`` lets parts be compared before anything is built.
+    is refused with its place in the spec. A field or property named ``feature_dim`` lets parts be compared before anything is built; so do
+    ``segments`` of a query transformer and ``needs_segments`` of an objective (``lyrics.core.contracts``).
     """
 
     # `defer_build`: listing components must not pay for validators that only a build needs.
@@ -145,6 +150,9 @@ class Component:
         contract: version of the kind's contract that the component keeps.
         test_options: options under which the component is small and builds offline; the conformance suite uses them.
         converters: public checkpoints of other projects that ``lyrics convert`` turns into this component's weights.
+        capabilities: what the component does beside what every one of its kind does. ``compares_across_batch``: an objective compares
+            samples of a batch with each other, so that its loss is no sum over micro-batches. ``reads_known_objects``: an expert of the
+            refiner takes the objects that come with an image (``ImageBatch.known_objects``) instead of looking at it.
     """
 
     kind: Kind
@@ -158,6 +166,7 @@ class Component:
     contract: int = 1
     test_options: Mapping[str, Any] = field(default_factory=dict)
     converters: tuple[Converter, ...] = ()
+    capabilities: tuple[Capability, ...] = ()
 
 
 @dataclass(frozen=True)

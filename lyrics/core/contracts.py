@@ -1,18 +1,23 @@
-"""What each kind of component promises.
+"""What each kind of component promises: all that core uses of a part, as protocols.
 
-A plugin's ``build(options, context)`` returns an object of the shape below. Nothing has to be inherited: these are protocols, checked by
-``lyrics.testing``. The experts (image encoder, tagger, detector, segmenter), the query transformer, the language model and the objectives
-are ``torch.nn.Module``s. Importing this file imports no torch.
+A plugin's ``build(options, context)`` returns an object of the shape below. Nothing has to be inherited: built parts are compared with
+these protocols (``lyrics.core.build``), and ``lyrics.testing`` runs everything that core does with them. All parts but data sets and
+benchmarks are ``torch.nn.Module``s. Importing this file imports no torch.
 
-Shapes: B images, N image tokens, M detector tokens, K objects, Q queries, L text tokens, D feature width.
+A kind has one protocol of what it must have. What a part may have beside that is a protocol of its own, marked *optional*; which of them
+the parts of a model keep is found out once, when the model is made (``Abilities``).
+
+Shapes: B images, N image tokens, M detector tokens, K objects, Q queries, R rows of a stream, n selected tokens, L text tokens,
+D feature width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
 
 from lyrics.core.geometry import Box
 from lyrics.core.types import DetectorOutput, ImageBatch, Preprocessing, Sample, SegmenterOutput, Tag
@@ -20,10 +25,13 @@ from lyrics.core.types import DetectorOutput, ImageBatch, Preprocessing, Sample,
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image as PILImage
-    from transformers import GenerationConfig
+    from torch import nn
+    from torch.utils.hooks import RemovableHandle
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
 
     from lyrics.core.streams import Features, Stream, StreamOutputs
     from lyrics.core.training.batch import PretrainBatch
+    from lyrics.core.training.negatives import NegativePairs, Similarity
     from lyrics.core.training.step import Loss, StepState
 
 Weights = Literal["pretrained", "random", "meta"]
@@ -53,6 +61,22 @@ class BuildContext:
     downloads: bool = True
 
 
+class Module(Protocol):
+    """What core uses of ``torch.nn.Module``, which every part but a data set and a benchmark is."""
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+    def buffers(self) -> Iterator[torch.Tensor]: ...
+    def children(self) -> Iterator[nn.Module]: ...
+    def modules(self) -> Iterator[nn.Module]: ...
+    def named_modules(self) -> Iterator[tuple[str, nn.Module]]: ...
+    def state_dict(self) -> Mapping[str, Any]: ...
+    def register_forward_pre_hook(self, hook: Callable[..., Any]) -> RemovableHandle: ...
+    def eval(self) -> Self: ...
+    def requires_grad_(self, requires_grad: bool = ...) -> Self: ...
+
+
+@runtime_checkable
 class WithFiles(Protocol):
     """Optional, for an image encoder, an expert or a language model that needs more than tensors: its configuration, names of its tags.
 
@@ -69,86 +93,167 @@ class WithFiles(Protocol):
         ...
 
 
+@runtime_checkable
 class KnowsOneWorld(Protocol):
     """Optional, for an image encoder or an expert of the refiner whose weights know one kind of image alone.
 
     ``world`` names that kind, and ``otherwise`` says what to use for other images; commands print both, once, when they meet one.
     """
 
-    world: str
-    otherwise: str
+    @property
+    def world(self) -> str: ...
+
+    @property
+    def otherwise(self) -> str: ...
 
     def is_of_world(self, image: PILImage) -> bool:
         """Whether an RGB image may be of that kind. It is cheap: called once for each image of a command."""
         ...
 
 
-class ImageEncoder(Protocol):
-    """images [B,3,H,W] -> tokens [B,N,feature_dim]. Declares how a picture is prepared."""
+@runtime_checkable
+class WithNumTokens(Protocol):
+    """Optional, for a detector that gives the same number of local tokens for every image. Memory is counted with it."""
 
-    feature_dim: int
-    preprocessing: Preprocessing
+    @property
+    def num_tokens(self) -> int: ...
+
+
+class Expert(Module, Protocol):
+    """What the image encoder and the experts of the refiner have in common: how an image is prepared for them."""
+
+    @property
+    def preprocessing(self) -> Preprocessing: ...
+
+
+class ImageEncoder(Expert, Protocol):
+    """images [B,3,H,W] -> tokens [B,N,feature_dim]."""
+
+    @property
+    def feature_dim(self) -> int: ...
 
     def __call__(self, pixels_BCHW: torch.Tensor) -> torch.Tensor: ...
 
 
-class Tagger(Protocol):
+class Tagger(Expert, Protocol):
     """images -> per image its tags, best first."""
-
-    preprocessing: Preprocessing
 
     def __call__(self, images: ImageBatch) -> list[list[Tag]]: ...
 
 
-class Detector(Protocol):
+class Detector(Expert, Protocol):
     """images and, per image, the phrases to look for -> detections, and local tokens [B,M,feature_dim] with their mask.
 
     A detection's phrase is one of the image's phrases, letter for letter. An image without phrases has no detections.
     """
 
-    feature_dim: int
-    preprocessing: Preprocessing
+    @property
+    def feature_dim(self) -> int: ...
 
     def __call__(self, images: ImageBatch, phrases: Sequence[Sequence[str]]) -> DetectorOutput: ...
 
 
-class Segmenter(Protocol):
-    """images and, per image, boxes in the original picture -> a mask and a token [feature_dim] for each box, in order."""
+class Segmenter(Expert, Protocol):
+    """images and, per image, boxes in the original image -> a mask and a token [feature_dim] for each box, in order."""
 
-    feature_dim: int
-    preprocessing: Preprocessing
+    @property
+    def feature_dim(self) -> int: ...
 
     def __call__(self, images: ImageBatch, boxes: Sequence[Sequence[Box]]) -> SegmenterOutput: ...
 
 
-class QueryTransformer(Protocol):
-    """streams of queries and text + frozen features -> hidden states, ``hidden_size`` wide. See ``lyrics.core.streams``.
+class Projected(Protocol):
+    """What ``QueryTransformer.project`` makes of the features of B images. Only the forward pass looks inside.
 
-    ``segments`` says which of V, G (queries), S, C (texts) its streams may have; ``num_queries`` counts V and G; no text segment is
-    longer than ``max_positions``. A vocabulary head that only stage 1 uses is called ``token_head``.
+    ``Features`` itself is one: a query transformer that has nothing to prepare returns what it was given.
     """
 
-    hidden_size: int
-    num_queries: int
-    max_positions: int
-    segments: tuple[str, ...]
-    tokenizer: Any
-
-    def __call__(self, streams: Sequence[Stream], features: Features) -> StreamOutputs: ...
+    def followed_by(self, other: Self) -> Self:
+        """The images of both, ``other``'s last. The two may differ in their numbers of local tokens."""
+        ...
 
 
-class LanguageModel(Protocol):
+class QueryTransformer(Module, Protocol):
+    """streams of queries and text + frozen features -> hidden states, ``hidden_size`` wide. See ``lyrics.core.streams``.
+
+    ``segments`` says which of V, G (queries), S, C (texts) its streams may have: streams hold no others. V is always there.
+    ``num_queries`` counts V and G; that many soft tokens reach the language model for each image. With S or C it is a ``ReadsText``, too.
+
+    Options may declare ``segments``, ``image_dim`` and ``local_dims`` (as fields or properties); what does not fit is then found before
+    anything is built.
+    """
+
+    @property
+    def hidden_size(self) -> int: ...
+
+    @property
+    def num_queries(self) -> int: ...
+
+    @property
+    def segments(self) -> tuple[str, ...]: ...
+
+    def project(self, features: Features) -> Projected:
+        """What all forward passes of a step read of the features; called once for the images of this rank.
+
+        With several ranks, also once for the images of others that this rank has as hard negatives; the two are then joined by
+        ``followed_by``. Differentiable where it has parameters.
+        """
+        ...
+
+    def __call__(self, streams: Sequence[Stream], features: Features | Projected) -> StreamOutputs:
+        """The hidden states that the streams want. ``image_index_R`` of a stream counts the images of ``features``.
+
+        Stage 1 calls it up to twice a step (the second time for hard negatives), stage 2 once, with one stream.
+        """
+        ...
+
+
+@runtime_checkable
+class ReadsText(Protocol):
+    """Required of a query transformer with S or C among its segments; one without reads no text, and none of this is asked of it.
+
+    No text segment is longer than ``max_positions``.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def max_positions(self) -> int: ...
+
+    def token_logits(self, hidden_nD: torch.Tensor) -> torch.Tensor:
+        """Hidden states of text [n,hidden_size] -> logits over the vocabulary [n,V]. Called in stage 1, on target rows only."""
+        ...
+
+
+@runtime_checkable
+class WithStage1Parameters(Protocol):
+    """Optional, for a query transformer of which stage 2 does not use all parameters."""
+
+    def stage1_parameters(self) -> Iterable[nn.Parameter]:
+        """Those that only stage 1 trains, such as the head behind ``token_logits``; stage 2 freezes them."""
+        ...
+
+
+class LanguageModel(Module, Protocol):
     """Embeds token ids, reads embeddings, and generates from embeddings.
 
     ``adaptation`` is ``lora``, ``frozen`` or ``full``; parameters that it does not train have ``requires_grad=False``. No sequence is
     longer than ``max_positions``. ``chat_template`` is a name of ``lyrics.core.prompts.TEMPLATES``.
     """
 
-    hidden_size: int
-    max_positions: int
-    adaptation: str
-    chat_template: str
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def hidden_size(self) -> int: ...
+
+    @property
+    def max_positions(self) -> int: ...
+
+    @property
+    def adaptation(self) -> str: ...
+
+    @property
+    def chat_template(self) -> str: ...
 
     def embed(self, input_ids_BL: torch.Tensor) -> torch.Tensor:
         """Token ids [B,L] -> embeddings [B,L,hidden_size]."""
@@ -176,22 +281,134 @@ class LanguageModel(Protocol):
         ...
 
 
-class Objective(Protocol):
-    """Says which streams it needs, and turns their outputs into a (sum, count) of its loss.
+@runtime_checkable
+class MergesLora(Protocol):
+    """Optional, for a language model whose low-rank updates can be added to the weights they adapt."""
 
-    See ``lyrics.core.training.step``: three more methods, ``similarity``, ``negative_streams`` and ``accuracy``, are optional.
+    @property
+    def lora_merged(self) -> bool:
+        """Whether they are; a merged model is not saved."""
+        ...
+
+    def merge_lora(self) -> None:
+        """Add them, in place. Raises ``WeightsError`` where there are none."""
+        ...
+
+    def unmerge_lora(self) -> None:
+        """Take them out again; exact to rounding."""
+        ...
+
+
+@runtime_checkable
+class WithCache(Protocol):
+    """Optional, for a language model that keeps something for every token while it generates. Memory is counted with it."""
+
+    @property
+    def cache_numbers_per_token(self) -> int:
+        """Numbers kept for each token of one sequence: keys and values of all layers."""
+        ...
+
+
+@runtime_checkable
+class HoldsIn4Bit(Protocol):
+    """Optional, for a language model that can be loaded with its weights in 4 bits. Memory is then also counted that way."""
+
+    def weights_in_4bit(self) -> int:
+        """How many of its weights would be held in 4 bits: linear layers, without the head and LoRA."""
+        ...
+
+
+class Objective(Module, Protocol):
+    """Says which streams it needs, and turns their outputs into a (sum, count) of its loss. A module that owns its heads.
+
+    Options may declare ``needs_segments`` (a field or property): the segments that its streams cannot be without. A query transformer that
+    lacks one is then refused before anything is built. A loss that compares samples of a batch with each other declares the capability
+    ``compares_across_batch`` (``Component.capabilities``): it is no sum over micro-batches.
     """
 
-    def streams(self, batch: PretrainBatch) -> Sequence[Stream]: ...
+    def streams(self, batch: PretrainBatch) -> Sequence[Stream]:
+        """What the first pass must run, with segments that the query transformer has (``BuildContext.query_segments``) and no others."""
+        ...
 
-    def loss(self, state: StepState) -> Loss: ...
+    def loss(self, state: StepState) -> Loss:
+        """Sum and count over this rank's batch."""
+        ...
+
+
+@runtime_checkable
+class ChoosesNegatives(Objective, Protocol):
+    """Optional, for an objective whose similarities choose the hard negatives. It declares ``compares_across_batch``."""
+
+    def similarity(self, outputs: StreamOutputs, batch: PretrainBatch) -> Similarity:
+        """Logits of this rank's samples against those of all ranks. The result is passed on in ``StepState``."""
+        ...
+
+
+@runtime_checkable
+class WithNegatives(Objective, Protocol):
+    """Optional, for an objective that has a place in the second pass."""
+
+    def negative_streams(self, batch: PretrainBatch, pairs: NegativePairs) -> Sequence[Stream]:
+        """What that pass must run; ``loss`` finds their outputs beside those of the first."""
+        ...
+
+
+@runtime_checkable
+class CountsCorrect(Objective, Protocol):
+    """Optional, for an objective that a held-out evaluation can report on."""
+
+    def accuracy(self, state: StepState) -> Mapping[str, tuple[int, int]]:
+        """Name -> (how many are right, of how many)."""
+        ...
+
+
+@runtime_checkable
+class WritesCaptions(Objective, Protocol):
+    """Optional, for an objective that teaches the query transformer to write."""
+
+    @property
+    def ends_captions(self) -> bool:
+        """Whether it also teaches where to end; only then is ``captions`` called."""
+        ...
+
+    def captions(
+        self, query_transformer: QueryTransformer, features: Features, batch: PretrainBatch, longest: int
+    ) -> list[list[int]]:
+        """Captions of the batch's images as token ids, ``longest`` tokens at most; the batch's own captions are not read."""
+        ...
+
+
+def reader_of(query_transformer: QueryTransformer) -> ReadsText | None:
+    """The same query transformer as one that reads text; None where its segments have none."""
+    reads = "S" in query_transformer.segments or "C" in query_transformer.segments
+    return query_transformer if reads and isinstance(query_transformer, ReadsText) else None
+
+
+@dataclass(frozen=True, eq=False)
+class Abilities:
+    """What the query transformer and the language model of a model have beside what they must have; None where they lack it."""
+
+    text: ReadsText | None
+    stage1: WithStage1Parameters | None
+    lora: MergesLora | None
+    cache: WithCache | None
+    in_4bit: HoldsIn4Bit | None
+
+    @classmethod
+    def of(cls, query_transformer: QueryTransformer, language_model: LanguageModel) -> Abilities:
+        return cls(
+            text=reader_of(query_transformer),
+            stage1=query_transformer if isinstance(query_transformer, WithStage1Parameters) else None,
+            lora=language_model if isinstance(language_model, MergesLora) else None,
+            cache=language_model if isinstance(language_model, WithCache) else None,
+            in_4bit=language_model if isinstance(language_model, HoldsIn4Bit) else None,
+        )
 
 
 class Dataset(Protocol):
     """A reader of one public format: ``len`` and random access to ``Sample``s, the same every time, and to their pictures.
 
-    Objects of this kind are pickled into loader workers: files are opened on first use, not before. A data set in shards may have
-    ``shard_sizes``, the rows of each shard in row order; the sampler then stays within a few shards at a time (absent or None: no shards).
+    Objects of this kind are pickled into loader workers: files are opened on first use, not before.
 
     What is raised decides what happens to a run (``lyrics.core.data.stream``): ``SampleError`` and ``ImageError`` replace the sample and
     are written to the ledger; ``OSError`` is the storage's and is retried or stops the run; anything else is a mistake in the code.
@@ -208,11 +425,20 @@ class Dataset(Protocol):
         ...
 
 
+@runtime_checkable
+class InShards(Protocol):
+    """Optional, for a data set whose rows lie in shards: the sampler then stays within a few of them at a time."""
+
+    @property
+    def shard_sizes(self) -> Sequence[int] | None:
+        """The rows of each shard, in row order; None where there are no shards after all."""
+        ...
+
+
 class Benchmark(Protocol):
     """Samples, the prompt of each, and the metric of one evaluation.
 
-    Used where they are there: ``picture(sample)``, ``judge(predictions, samples) -> Verdict`` and ``max_new_tokens``; see
-    ``lyrics.core.evaluation.benchmark``.
+    Optional are ``ShowsImages``, ``LimitsAnswers`` and ``lyrics.core.evaluation.benchmark.Judges``.
     """
 
     def samples(self) -> Iterable[Sample]: ...
@@ -222,3 +448,43 @@ class Benchmark(Protocol):
     def score(self, predictions: Sequence[str], samples: Sequence[Sample]) -> Mapping[str, float]:
         """Metric name -> value. ``predictions[i]`` answers ``samples[i]``."""
         ...
+
+
+@runtime_checkable
+class ShowsImages(Protocol):
+    """Optional, for a benchmark that opens its images itself; without it, ``sample.image`` is a path that the model opens."""
+
+    def picture(self, sample: Sample) -> Any:
+        """The image that ``sample.image`` names, which is not None, as the model's ``generate`` takes it."""
+        ...
+
+
+@runtime_checkable
+class LimitsAnswers(Protocol):
+    """Optional, for a benchmark whose answers have a length of their own."""
+
+    @property
+    def max_new_tokens(self) -> int: ...
+
+
+#: What a built part of each kind must have.
+PROTOCOLS: Mapping[str, type] = {
+    "image-encoder": ImageEncoder,
+    "tagger": Tagger,
+    "detector": Detector,
+    "segmenter": Segmenter,
+    "query-transformer": QueryTransformer,
+    "language-model": LanguageModel,
+    "objective": Objective,
+    "dataset": Dataset,
+    "benchmark": Benchmark,
+}
+
+
+def members(protocol: type) -> tuple[str, ...]:
+    """Names that a protocol declares, inherited ones included, without those of ``torch.nn.Module`` and of Python itself."""
+    found: dict[str, None] = {}
+    for base in reversed(protocol.__mro__):
+        if getattr(base, "_is_protocol", False) and base is not Module:
+            found |= dict.fromkeys([*inspect.get_annotations(base), *vars(base)])
+    return tuple(name for name in found if not name.startswith("_"))

@@ -96,12 +96,13 @@ def plan_model(
     new: list[str] = []
     notes: list[str] = []
     beside: dict[str, Beside] = {}
+    sources = {} if model.refiner is None else model.refiner.local_sources
     context = BuildContext(
         "meta",
-        image_dim=model.encoder.feature_dim,  # type: ignore[arg-type]
-        local_dims={source: module.feature_dim for source, module in _local_sources(model).items()},  # type: ignore[misc]
-        query_dim=model.query_transformer.hidden_size,  # type: ignore[arg-type]
-        query_segments=model.query_transformer.segments,  # type: ignore[arg-type]
+        image_dim=model.encoder.feature_dim,
+        local_dims={source: module.feature_dim for source, module in sources.items()},
+        query_dim=model.query_transformer.hidden_size,
+        query_segments=model.query_transformer.segments,
     )
     for path, part in resolved.parts.items():
         prefix = _prefix(path)
@@ -123,11 +124,6 @@ def plan_model(
 def _prefix(path: str) -> str:
     """Where a part of the spec is in ``LyricsModel``."""
     return "encoder." if path == "image_encoder" else f"{path}."
-
-
-def _local_sources(model: LyricsModel) -> dict[str, nn.Module]:
-    experts = {} if model.refiner is None else model.refiner.experts
-    return {name: expert for name, expert in experts.items() if name != "tagger"}
 
 
 def _with_vocabulary_of(shapes: Mapping[str, torch.Tensor], resolved: Resolved) -> tuple[Resolved, tuple[str, ...]]:

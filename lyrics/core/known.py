@@ -5,8 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable
 
-from torch import nn
-
+from lyrics.core.contracts import Expert, KnowsOneWorld
 from lyrics.core.errors import ImageError
 from lyrics.core.images import ImageLike, open_image, picture_name
 
@@ -14,12 +13,12 @@ from lyrics.core.images import ImageLike, open_image, picture_name
 MOST = 16
 
 
-def warn_of_unknown(experts: Iterable[nn.Module], images: Iterable[ImageLike]) -> bool:
+def warn_of_unknown(experts: Iterable[Expert], images: Iterable[ImageLike]) -> bool:
     """Warn of the first image of a kind that an expert does not know (``lyrics.core.contracts.KnowsOneWorld``); return whether any was.
 
     Files that cannot be opened are passed over: whoever uses them says what is wrong.
     """
-    limited = {expert.world: expert for expert in experts if hasattr(expert, "is_of_world")}
+    limited = {expert.world: expert for expert in experts if isinstance(expert, KnowsOneWorld)}
     if not limited:
         return False
     for image, _ in zip(images, range(MOST), strict=False):
@@ -28,7 +27,7 @@ def warn_of_unknown(experts: Iterable[nn.Module], images: Iterable[ImageLike]) -
         except ImageError:
             continue
         for world, expert in limited.items():
-            if not expert.is_of_world(opened):  # type: ignore[operator]
+            if not expert.is_of_world(opened):
                 warnings.warn(
                     f"{picture_name(image) or 'the image'} is no image of the kind that this model was trained on, {world}: what it "
                     f"finds there means nothing. {expert.otherwise}",

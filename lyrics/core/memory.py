@@ -25,12 +25,14 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lyrics.core.contracts import Expert, WithNumTokens
 from lyrics.core.geometry import Box, Frame
 from lyrics.core.model import LyricsModel
 from lyrics.core.streams import Features, SpecialTokens, Text
 from lyrics.core.training.batch import PretrainBatch, Spatial
 from lyrics.core.training.negatives import Negatives
-from lyrics.core.training.step import pretrain_losses, total_loss
+from lyrics.core.training.reduction import total_loss
+from lyrics.core.training.step import pretrain_losses
 from lyrics.core.types import ImageBatch
 
 #: Objects of a picture and lengths of texts that a step is counted with.
@@ -154,12 +156,9 @@ def inference_memory(model: LyricsModel, new_tokens: int = 128, experts: int | N
     model.eval()
     with torch.no_grad(), _FuseAttention(), counting(model) as counter:
         prompts = _prompts(model, 1)
-        config = model.language_model.model.config
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        width = heads * (config.hidden_size // config.num_attention_heads)
-        length = prompts.shape[1] + new_tokens
-        # Keys and values of the whole answer; the prompt's pass is the largest.
-        cache = torch.empty(config.num_hidden_layers, 2, length, width, dtype=model.dtype, device="meta")
+        kept = model.abilities.cache.cache_numbers_per_token if model.abilities.cache is not None else 0
+        # What is kept for the whole answer; the prompt's pass is the largest.
+        cache = torch.empty(prompts.shape[1] + new_tokens, kept, dtype=model.dtype, device="meta")
         model.language_model(prompts, torch.ones(prompts.shape[:2], dtype=torch.long, device="meta"))
         del cache
     experts = experts_peak(model, 1) if experts is None else experts
@@ -183,11 +182,11 @@ def step_peak(model: LyricsModel, stage: str, batch_size: int) -> int:
 
 
 def _pretraining(model: LyricsModel, batch_size: int) -> torch.Tensor:
-    special = SpecialTokens.from_tokenizer(model.query_transformer.tokenizer)
-    spatial_tokens = min(SPATIAL_TOKENS, int(model.query_transformer.max_positions) - 2)
-    per_object = max(1, spatial_tokens // OBJECTS)
-    spatial = Spatial.from_objects([[[[7]] * per_object] * OBJECTS] * batch_size)
-    caption = Text.from_lists([[7] * CAPTION_TOKENS] * batch_size)
+    reader = model.abilities.text
+    special = SpecialTokens.none() if reader is None else SpecialTokens.from_tokenizer(reader.tokenizer)
+    spatial_tokens, caption_tokens = (min(number, _longest(model)) for number in (SPATIAL_TOKENS, CAPTION_TOKENS))
+    spatial = Spatial.from_objects([[[[7]] * (spatial_tokens // OBJECTS)] * OBJECTS] * batch_size)
+    caption = Text.from_lists([[7] * caption_tokens] * batch_size)
     batch = PretrainBatch(spatial, caption, torch.arange(batch_size), special)
     shifted = (torch.arange(batch_size) + 1) % batch_size
     negatives = (
@@ -195,9 +194,7 @@ def _pretraining(model: LyricsModel, batch_size: int) -> torch.Tensor:
         if batch_size > 1
         else Negatives(-torch.ones_like(shifted), -torch.ones_like(shifted))
     )
-    losses = pretrain_losses(
-        model.query_transformer, dict(model.objectives.items()), features_like(model, batch_size), batch, negatives
-    )
+    losses = pretrain_losses(model.query_transformer, model.losses, features_like(model, batch_size), batch, negatives)
     return total_loss(losses)[0]
 
 
@@ -213,32 +210,35 @@ def _no_ids(*shape: int) -> torch.Tensor:
 
 def _prompts(model: LyricsModel, batch_size: int) -> torch.Tensor:
     """Prompts as the model assembles them, from pictures whose features are not there: embeddings [B,L,D]."""
-    longest = int(model.query_transformer.max_positions) - 2
+    longest = _longest(model)
     spatial, instruction = [7] * min(SPATIAL_TOKENS, longest), [7] * min(CAPTION_TOKENS, longest)
     stream = model.stage2_stream([spatial] * batch_size, [instruction] * batch_size)
     outputs = model.query_transformer([stream], features_like(model, batch_size))
     queries = torch.cat([outputs(stream.name, segment) for segment in stream.wanted], dim=1)
     soft = model.projection(queries)
-    words = max(1, min(PROMPT_TOKENS, int(model.language_model.max_positions)) - soft.shape[1])
+    words = max(1, min(PROMPT_TOKENS, model.language_model.max_positions) - soft.shape[1])
     return torch.cat([soft, model.language_model.embed(_no_ids(batch_size, words)).to(soft.dtype)], dim=1)
+
+
+def _longest(model: LyricsModel) -> int:
+    """Tokens of a text that the query transformer reads at most, without the two that stand around it."""
+    return 0 if model.abilities.text is None else model.abilities.text.max_positions - 2
 
 
 def features_like(model: LyricsModel, batch_size: int) -> Features:
     """Features of the shapes that the encoder and the refiner give, on the meta device."""
-    preprocessing: Any = model.encoder.preprocessing
+    preprocessing = model.encoder.preprocessing
     side = preprocessing.crop or preprocessing.size
     with torch.no_grad():
         tokens = model.encoder(torch.empty(batch_size, 3, side, side, device="meta", dtype=model.dtype))
     local: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-    experts: dict[str, Any] = model.refiner.experts if model.refiner is not None else {}
-    for source in ("detector", "segmenter"):
-        if source in experts:
-            rows = int(getattr(experts[source], "num_tokens", OBJECTS))
-            width = int(experts[source].feature_dim)
-            local[source] = (
-                torch.empty(batch_size, rows, width, device="meta", dtype=model.dtype),
-                torch.ones(batch_size, rows, dtype=torch.bool, device="meta"),
-            )
+    sources = {} if model.refiner is None else model.refiner.local_sources
+    for source, expert in sources.items():
+        rows = expert.num_tokens if isinstance(expert, WithNumTokens) else OBJECTS
+        local[source] = (
+            torch.empty(batch_size, rows, expert.feature_dim, device="meta", dtype=model.dtype),
+            torch.ones(batch_size, rows, dtype=torch.bool, device="meta"),
+        )
     return Features(tokens.to(model.dtype), local)
 
 
@@ -254,12 +254,12 @@ def experts_peak(model: LyricsModel, batch_size: int) -> int:
 
 
 class _Run(torch.nn.Module):
-    def __init__(self, expert: torch.nn.Module, call: Callable[[Any, ImageBatch], object]) -> None:
+    def __init__(self, expert: Expert, call: Callable[[Any, ImageBatch], object]) -> None:
         super().__init__()
         self.expert, self.call = expert, call
 
     def forward(self, model: LyricsModel, batch_size: int) -> None:
-        preprocessing: Any = self.expert.preprocessing
+        preprocessing = self.expert.preprocessing
         side = preprocessing.pad_to or preprocessing.crop or preprocessing.size
         pixels = torch.empty(batch_size, 3, side, side, device="meta", dtype=model.dtype)
         self.call(self.expert, ImageBatch(pixels, (Frame.of(side, side),) * batch_size))
@@ -316,21 +316,12 @@ def memory_table(model: LyricsModel, batch_size: int = 1) -> list[MemoryRow]:
             )
             for use, memory in found.items()
         ]
-    if model.language_model.adaptation != "full":
-        saved = _saved_by_4bit(model)
+    in_4bit = model.abilities.in_4bit
+    if in_4bit is not None and model.language_model.adaptation != "full":
+        saved = int(in_4bit.weights_in_4bit() * (2 - _BYTES_4BIT))
         rows += [
             MemoryRow(row.use, "4-bit", replace(row.memory, weights=row.memory.weights - saved))
             for row in rows
             if row.precision == "bf16"
         ]
     return rows
-
-
-def _saved_by_4bit(model: LyricsModel) -> int:
-    """Bytes by which the language model's linear layers shrink from bf16; embeddings, the head and LoRA stay as they are."""
-    head = model.language_model.model.get_output_embeddings()
-    saved = 0.0
-    for name, module in model.language_model.named_modules():
-        if isinstance(module, torch.nn.Linear) and module is not head and "lora_" not in name:
-            saved += module.weight.numel() * (2 - _BYTES_4BIT)
-    return int(saved)

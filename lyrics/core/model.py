@@ -20,6 +20,17 @@ from torch import nn
 
 from lyrics.core import hub
 from lyrics.core.answers import Answer, read_answer
+from lyrics.core.contracts import (
+    Abilities,
+    ChoosesNegatives,
+    CountsCorrect,
+    Expert,
+    ImageEncoder,
+    LanguageModel,
+    MergesLora,
+    Objective,
+    QueryTransformer,
+)
 from lyrics.core.errors import ContractError, PromptError, SpecError, WeightsError
 from lyrics.core.finite import first_not_finite, is_finite, refuse
 from lyrics.core.generation import Decoding, GenerationOptions, decoding
@@ -36,7 +47,7 @@ from lyrics.core.spec import ModelSpec
 from lyrics.core.streams import QUERY_SEGMENTS, Features, SpecialTokens, Stream, Text, full
 from lyrics.core.text_stream import TextStream
 from lyrics.core.training.batch import PretrainBatch, Spatial, Units
-from lyrics.core.training.distributed import SHARDS
+from lyrics.core.training.distributed import SharedOut
 from lyrics.core.training.negatives import Negatives
 from lyrics.core.training.step import Loss, pretrain_losses, pretrain_state
 
@@ -60,8 +71,13 @@ class LyricsModel(
     """Image encoder and refiner (both frozen) -> query transformer -> projection -> language model.
 
     Made by ``lyrics.build_model``. ``spec`` is the fully resolved specification, with the distribution of every part; it is saved with the
-    weights.
+    weights. ``abilities`` says what the parts can do beside what they must; ``shards`` is set while training shares the language model out
+    over the ranks.
     """
+
+    encoder: ImageEncoder
+    query_transformer: QueryTransformer
+    language_model: LanguageModel
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Without the mixin's account of the arguments, which would become a ``config.json`` beside ``spec.json``."""
@@ -70,27 +86,36 @@ class LyricsModel(
     def __init__(
         self,
         *,
-        encoder: nn.Module,
+        encoder: ImageEncoder,
         refiner: VisualRefiner | None,
-        query_transformer: nn.Module,
-        language_model: nn.Module,
-        objectives: Mapping[str, nn.Module],
+        query_transformer: QueryTransformer,
+        language_model: LanguageModel,
+        objectives: Mapping[str, Objective],
         spec: ModelSpec,
     ) -> None:
         super().__init__()
         self.encoder = encoder.requires_grad_(False).eval()
         self.refiner = refiner
-        self.query_transformer: Any = query_transformer
-        self.projection = nn.Linear(int(query_transformer.hidden_size), int(language_model.hidden_size))  # type: ignore[arg-type]
-        self.language_model: Any = language_model
-        self.objectives = nn.ModuleDict(objectives)
+        self.query_transformer = query_transformer
+        self.projection = nn.Linear(query_transformer.hidden_size, language_model.hidden_size)
+        self.language_model = language_model
+        self.objectives = nn.ModuleDict(cast(dict[str, nn.Module], dict(objectives)))
         self.spec = spec
+        self.abilities = Abilities.of(query_transformer, language_model)
+        self.shards: SharedOut | None = None
         #: Names in the language model that its adaptation trains; the first stage freezes them, so it is noted here.
         self.adapted = frozenset(name for name, one in language_model.named_parameters() if one.requires_grad)
-        experts = {"image_encoder": encoder}
-        if refiner is not None:
-            experts |= refiner.experts
-        self.processor = Processor({name: expert.preprocessing for name, expert in experts.items()})  # type: ignore[misc]
+        self.processor = Processor({name: expert.preprocessing for name, expert in self.experts.items()})
+
+    @property
+    def experts(self) -> dict[str, Expert]:
+        """The frozen parts that look at images, by name: ``image_encoder``, and those that the refiner has."""
+        return {"image_encoder": self.encoder, **(self.refiner.experts if self.refiner is not None else {})}
+
+    @property
+    def losses(self) -> dict[str, Objective]:
+        """The objectives by name, as what they are."""
+        return cast(dict[str, Objective], dict(self.objectives.items()))
 
     @property
     def device(self) -> torch.device:
@@ -112,7 +137,8 @@ class LyricsModel(
         Stage ``pretrain`` trains the query transformer and the objectives (section 3.2); stage ``instruct`` the query transformer without
         its vocabulary head, the projection, and what the language model's adaptation leaves trainable (section 3.3).
         """
-        head = {id(parameter) for parameter in getattr(self.query_transformer, "token_head", nn.Module()).parameters()}
+        stage1 = self.abilities.stage1
+        head = {id(parameter) for parameter in (() if stage1 is None else stage1.stage1_parameters())}
         wanted: dict[str, nn.Parameter] = {}
         for name, parameter in self.named_parameters():
             part, _, rest = name.partition(".")
@@ -189,26 +215,37 @@ class LyricsModel(
         return Encoded(self.projection(queries_PQD), refinements, spatial_texts)
 
     def _units(self, refinements: Sequence[Refinement]) -> list[list[Units]]:
-        """Each picture's objects as token ids; two places are left for special tokens."""
-        longest = int(self.query_transformer.max_positions) - 2
-        tokenizer = self.query_transformer.tokenizer
+        """Each picture's objects as token ids, nothing for a query transformer without text; two places are left for special tokens."""
+        reader = self.abilities.text
+        if reader is None:
+            return [[] for _ in refinements]
+        longest = reader.max_positions - 2
         return [
-            list(spatial_units(found.objects, tokenizer, self.spec.codec, found.size_px, longest))
+            list(spatial_units(found.objects, reader.tokenizer, self.spec.codec, found.size_px, longest))
             for found in refinements
         ]
 
     def _kinds(self, refinements: Sequence[Refinement], units: Sequence[Sequence[Units]]) -> list[list[list[int]]]:
         """What each token of ``units`` is, object by object."""
-        tokenizer = self.query_transformer.tokenizer
+        reader = self.abilities.text
+        if reader is None:
+            return [[] for _ in refinements]
         return [
-            spatial_kinds(found.objects, len(of_one), tokenizer, self.spec.codec, found.size_px)
+            spatial_kinds(found.objects, len(of_one), reader.tokenizer, self.spec.codec, found.size_px)
             for found, of_one in zip(refinements, units, strict=True)
         ]
 
     def _words(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of texts for the query transformer, cut where its positions end; two places are left for special tokens."""
-        longest = int(self.query_transformer.max_positions) - 2
-        return [ids[:longest] for ids in encode_texts(self.query_transformer.tokenizer, texts)]
+        """The same of texts, cut where the query transformer's positions end."""
+        reader = self.abilities.text
+        if reader is None:
+            return [[] for _ in texts]
+        longest = reader.max_positions - 2
+        return [ids[:longest] for ids in encode_texts(reader.tokenizer, texts)]
+
+    def _special(self) -> SpecialTokens:
+        reader = self.abilities.text
+        return SpecialTokens.none() if reader is None else SpecialTokens.from_tokenizer(reader.tokenizer)
 
     def _stream(self, refinements: Sequence[Refinement], instructions: Sequence[str]) -> Stream:
         spatial = [[i for unit in units for ids in unit for i in ids] for units in self._units(refinements)]
@@ -216,8 +253,8 @@ class LyricsModel(
 
     def stage2_stream(self, spatial_ids: Sequence[Sequence[int]], instruction_ids: Sequence[Sequence[int]]) -> Stream:
         """What the query transformer reads for each picture in stage 2, from token ids without special tokens."""
-        segments: tuple[str, ...] = self.query_transformer.segments
-        special = SpecialTokens.from_tokenizer(self.query_transformer.tokenizer)
+        segments = self.query_transformer.segments
+        special = self._special()
         text = {}
         if "spatial" in self.spec.sees and "S" in segments:
             if special.bos < 0:
@@ -271,8 +308,7 @@ class LyricsModel(
         Raises ``ValueError`` for a model without objectives.
         """
         features, texts = self.pretraining_inputs(batch, seed, step)
-        objectives = dict(self.objectives.items())
-        return pretrain_losses(self.query_transformer, objectives, features, texts, negatives)
+        return pretrain_losses(self.query_transformer, self.losses, features, texts, negatives)
 
     def pretraining_accuracy(
         self, batch: PretrainExamples, *, seed: int = 0, step: int = 0
@@ -282,13 +318,13 @@ class LyricsModel(
         What is retrieved by the whole text, boxes included, is also retrieved by the caption alone.
         """
         features, texts = self.pretraining_inputs(batch, seed, step, kinds=True)
-        state = pretrain_state(self.query_transformer, dict(self.objectives.items()), features, texts)
+        state = pretrain_state(self.query_transformer, self.losses, features, texts)
         found: dict[str, tuple[int, int]] = {}
-        objectives: dict[str, Any] = dict(self.objectives.items())
-        for name, objective in objectives.items():
-            if hasattr(objective, "accuracy"):
-                found |= objective.accuracy(state)
-            if hasattr(objective, "accuracy") and hasattr(objective, "similarity"):
+        for name, objective in self.losses.items():
+            if not isinstance(objective, CountsCorrect):
+                continue
+            found |= objective.accuracy(state)
+            if isinstance(objective, ChoosesNegatives):
                 alone = replace(texts, spatial=Spatial.from_objects([[] for _ in range(len(texts))]))
                 state_alone = pretrain_state(self.query_transformer, {name: objective}, features, alone)
                 counted = objective.accuracy(state_alone).items()
@@ -314,7 +350,7 @@ class LyricsModel(
             Spatial.from_objects(units, self._kinds(refinements, units) if kinds else None),
             Text.from_lists(self._words(batch.captions)),
             torch.tensor(batch.positions, dtype=torch.int64),
-            SpecialTokens.from_tokenizer(self.query_transformer.tokenizer),
+            self._special(),
             seed,
             step,
             torch.tensor(batch.image_ids, dtype=torch.int64),
@@ -334,13 +370,13 @@ class LyricsModel(
                     instructions[picture] = exchange.instruction
         encoded = self.encode_images(batch.images.to(self.device, self.dtype), instructions)
         limit = min(longest or self.language_model.max_positions, self.language_model.max_positions)
-        queries = int(self.query_transformer.num_queries)
+        queries = self.query_transformer.num_queries
         dialogues: list[Dialogue] = [dialogue for dialogue in batch.dialogues if dialogue]
         if batch.snap_iou is not None:
             dialogues = [snapped_dialogue(one, encoded, batch.snap_iou, self.spec.codec) for one in dialogues]
         prompts = [cut(self._prompt(dialogue, encoded, limit), limit, queries) for dialogue in dialogues]
         # Ranks that share out the language model must all run it equally often.
-        groups = [prompts] if hasattr(self.language_model, SHARDS) else groups_by_length(prompts)
+        groups = [prompts] if self.shards is not None else groups_by_length(prompts)
         losses = [self._answer_loss(group, encoded.soft_tokens_PQD) for group in groups or [prompts]]
         return {"answer": Loss(torch.stack([one.sum for one in losses]).sum(), sum(one.count for one in losses))}
 
@@ -580,10 +616,16 @@ class LyricsModel(
 
     def merge_lora(self) -> None:
         """See the language model's ``merge_lora``. A merged model answers; it is not saved or trained."""
-        self.language_model.merge_lora()
+        self._lora().merge_lora()
 
     def unmerge_lora(self) -> None:
-        self.language_model.unmerge_lora()
+        """See the language model's ``unmerge_lora``."""
+        self._lora().unmerge_lora()
+
+    def _lora(self) -> MergesLora:
+        if self.abilities.lora is None:
+            raise WeightsError("this model's language model has no LoRA that can be merged into its weights.")
+        return self.abilities.lora
 
     # --- keeping -----------------------------------------------------------------------------------------------------
 

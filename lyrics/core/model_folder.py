@@ -4,7 +4,7 @@
 ``spec.json``              the resolved specification, with the distribution of every part
 ``model.safetensors``      the tensors (``lyrics.core.weights``); all of them, or only those that training changes
 ``frozen.json``            in the second case: for every part that is not stored, where it comes from and the sha256 of its tensors
-``tokenizers/``            one folder each for ``query_transformer`` and ``language_model``, where the part has one that can be saved
+``tokenizers/``            one folder each for ``query_transformer`` (where it reads text) and ``language_model``
 ``parts/``                 one folder for each part that needs more than tensors (its configuration in transformers' format, a tagger's
                            names, a detector's tokenizer); see ``save_files`` and ``load_files`` in ``lyrics.core.contracts``
 ``preprocessing.json``     how each expert prepares pictures; compared when the folder is read
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lyrics.core.changes import Changes, part_of, warn_of_changes
+from lyrics.core.contracts import Expert, LanguageModel, ReadsText, WithFiles
 from lyrics.core.errors import WeightsError
 from lyrics.core.json_reading import read_json_object
 from lyrics.core.spec import ModelSpec, dump
@@ -37,7 +38,6 @@ SPEC_FILE = "spec.json"
 FROZEN_FILE = "frozen.json"
 PREPROCESSING_FILE = "preprocessing.json"
 PARTS = "parts"
-TOKENIZERS = ("query_transformer", "language_model")
 #: Spec paths of the parts that no stage trains, and of the one that is trained in part, with the prefix of their tensors.
 _FROZEN_PARTS = {
     "image_encoder": "encoder.",
@@ -68,7 +68,7 @@ def save_folder(model: LyricsModel, folder: str | os.PathLike[str], *, trainable
 
     Raises ``WeightsError`` for a model on the meta device (it has no values) and for one whose LoRA is merged.
     """
-    if getattr(model.language_model, "lora_merged", False):
+    if model.abilities.lora is not None and model.abilities.lora.lora_merged:
         raise WeightsError("the language model's LoRA is merged into its weights; call unmerge_lora() before saving.")
     path = Path(folder)
     tensors = stored_tensors(model)
@@ -88,19 +88,16 @@ def save_beside(model: LyricsModel, folder: str | os.PathLike[str]) -> None:
     prepared = {name: dataclasses.asdict(one) for name, one in model.processor.preprocessing.items()}
     _write_json(path / PREPROCESSING_FILE, prepared)
     for name, part in _parts(model).items():
-        if hasattr(part, "save_files"):
+        if isinstance(part, WithFiles):
             (path / PARTS / name).mkdir(parents=True, exist_ok=True)
             part.save_files(path / PARTS / name)
-    for part in TOKENIZERS:
-        tokenizer: Any = getattr(getattr(model, part), "tokenizer", None)
-        if hasattr(tokenizer, "save_pretrained"):
-            tokenizer.save_pretrained(path / "tokenizers" / part)
+    for name, reader in readers(model).items():
+        reader.tokenizer.save_pretrained(path / "tokenizers" / name)
 
 
-def _parts(model: LyricsModel) -> dict[str, Any]:
+def _parts(model: LyricsModel) -> dict[str, Expert | LanguageModel]:
     """The parts that may have files of their own, by the names of their folders."""
-    experts = model.refiner.experts if model.refiner is not None else {}
-    return {"image_encoder": model.encoder, **experts, "language_model": model.language_model}
+    return {**model.experts, "language_model": model.language_model}
 
 
 def part_files(folder: str | os.PathLike[str]) -> dict[str, Path]:
@@ -122,6 +119,12 @@ def is_frozen_part(path: str) -> bool:
 def part_prefix(path: str) -> str:
     """How the names of a part's tensors begin in a model folder; ``path`` is the part's place in the specification."""
     return _FROZEN_PARTS.get(path, f"{path}.")
+
+
+def readers(model: LyricsModel) -> dict[str, ReadsText | LanguageModel]:
+    """The parts that have a tokenizer, by their paths in the specification, which name its folder."""
+    found: dict[str, ReadsText | LanguageModel] = {"language_model": model.language_model}
+    return found if model.abilities.text is None else {"query_transformer": model.abilities.text, **found}
 
 
 def is_frozen(model: LyricsModel, name: str) -> bool:
@@ -176,7 +179,7 @@ def load_folder(
     _load_tokenizers(model, path, replaced)
     names = {name: one for one, name in _folder_names().items()}
     for name, part in _parts(model).items():
-        if hasattr(part, "load_files") and (path / PARTS / name).is_dir() and names[name] not in replaced:
+        if isinstance(part, WithFiles) and (path / PARTS / name).is_dir() and names[name] not in replaced:
             part.load_files(path / PARTS / name)
     _compare_preprocessing(model, path / PREPROCESSING_FILE, changed)
 
@@ -251,10 +254,10 @@ def _compare(spec: ModelSpec, tensors: Mapping[str, torch.Tensor], frozen: set[s
 
 
 def _load_tokenizers(model: LyricsModel, folder: Path, replaced: Collection[str]) -> None:
-    for part in TOKENIZERS:
-        place = folder / "tokenizers" / part
-        if place.is_dir() and part not in replaced:
-            getattr(model, part).tokenizer = load_tokenizer(place)
+    for name, reader in readers(model).items():
+        place = folder / "tokenizers" / name
+        if place.is_dir() and name not in replaced:
+            reader.tokenizer = load_tokenizer(place)
 
 
 def _compare_preprocessing(model: LyricsModel, file: Path, changed: Collection[str]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from lyrics.core.contracts import LanguageModel
 from lyrics.core.data.mentions import snapped
 from lyrics.core.prompts import Dialogue, TokenPrompt, encode_words, segments_of, template_named, tokenize
 from lyrics.core.refinement import Refinement
@@ -60,7 +61,12 @@ def snapped_dialogue(dialogue: Dialogue, encoded: Encoded, min_iou: float, codec
 
 
 def fitted_prompt(
-    dialogue: Dialogue, encoded: Encoded, room: int, spec: ModelSpec, language_model: Any, tokens_per_picture: int
+    dialogue: Dialogue,
+    encoded: Encoded,
+    room: int,
+    spec: ModelSpec,
+    language_model: LanguageModel,
+    tokens_per_picture: int,
 ) -> TokenPrompt:
     """A conversation as tokens. Where it is longer than ``room``, the refiner's least certain objects are left out of its text.
 

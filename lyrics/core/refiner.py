@@ -12,6 +12,7 @@ from typing import Self
 import torch
 from torch import nn
 
+from lyrics.core.contracts import Detector, Expert, Segmenter, Tagger
 from lyrics.core.errors import ContractError
 from lyrics.core.images import ImageLike
 from lyrics.core.inputs import Phrases, is_image, phrase_lists
@@ -41,9 +42,9 @@ class VisualRefiner(nn.Module):
 
     def __init__(
         self,
-        tagger: nn.Module | None = None,
-        detector: nn.Module | None = None,
-        segmenter: nn.Module | None = None,
+        tagger: Tagger | None = None,
+        detector: Detector | None = None,
+        segmenter: Segmenter | None = None,
         *,
         max_objects: int = 100,
         names: Mapping[str, str] | None = None,
@@ -64,9 +65,19 @@ class VisualRefiner(nn.Module):
         return super().train(False)
 
     @property
-    def experts(self) -> dict[str, nn.Module]:
+    def experts(self) -> dict[str, Expert]:
         """The parts that are present, by name."""
-        named = {"tagger": self.tagger, "detector": self.detector, "segmenter": self.segmenter}
+        named: dict[str, Expert | None] = {
+            "tagger": self.tagger,
+            "detector": self.detector,
+            "segmenter": self.segmenter,
+        }
+        return {name: expert for name, expert in named.items() if expert is not None}
+
+    @property
+    def local_sources(self) -> dict[str, Detector | Segmenter]:
+        """The experts that are present and give local tokens, in the order in which these are concatenated."""
+        named = {"detector": self.detector, "segmenter": self.segmenter}
         return {name: expert for name, expert in named.items() if expert is not None}
 
     def forward(
@@ -93,7 +104,7 @@ class VisualRefiner(nn.Module):
         """
         weight = next(self.parameters(), None)
         device, dtype = (None, None) if weight is None else (weight.device, weight.dtype)
-        processor = Processor({name: expert.preprocessing for name, expert in self.experts.items()})  # type: ignore[misc]
+        processor = Processor({name: expert.preprocessing for name, expert in self.experts.items()})
         found = self.refine(processor.images(pictures, device, names=names, dtype=dtype), phrases).refinements
         return found[0] if is_image(pictures) else list(found)
 
@@ -113,7 +124,7 @@ class VisualRefiner(nn.Module):
         objects: list[list[DetectedObject]] = [[] for _ in range(len(images))]
         if self.detector is not None:
             found = self.detector(images.by_expert["detector"], phrases)
-            check_detector(found, phrases, int(self.detector.feature_dim), self.names["detector"])  # type: ignore[arg-type]
+            check_detector(found, phrases, self.detector.feature_dim, self.names["detector"])
             local["detector"] = (found.tokens_BMD, found.mask_BM)
             objects = [
                 [DetectedObject(d.phrase, d.box_norm, d.score) for d in detections[: self.max_objects]]
@@ -122,7 +133,7 @@ class VisualRefiner(nn.Module):
         if self.segmenter is not None:
             boxes = [[obj.box_norm for obj in found] for found in objects]
             segments = self.segmenter(images.by_expert["segmenter"], boxes)
-            check_segmenter(segments, boxes, int(self.segmenter.feature_dim), self.names["segmenter"])  # type: ignore[arg-type]
+            check_segmenter(segments, boxes, self.segmenter.feature_dim, self.names["segmenter"])
             local["segmenter"] = (segments.tokens_BKD, segments.mask_BK)
             objects = [
                 [DetectedObject(obj.tag, obj.box_norm, obj.score, mask) for obj, mask in zip(found, masks, strict=True)]

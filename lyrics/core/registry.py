@@ -27,7 +27,7 @@ from packaging.utils import canonicalize_name
 
 from lyrics.core import hookspecs, plugin_process
 from lyrics.core.clean_text import one_line
-from lyrics.core.component import CONTRACTS, KINDS, Component, Converter, Options, Preset
+from lyrics.core.component import CAPABILITIES, CONTRACTS, KINDS, Component, Converter, Options, Preset
 from lyrics.core.errors import AmbiguousNameError, LyricsError, PluginError, UnknownNameError, did_you_mean
 from lyrics.core.json_reading import parse_json
 from lyrics.core.spec import ModelSpec
@@ -482,6 +482,11 @@ def _problem_with_component(record: Any) -> str | None:
         return (
             f"{record.kind} {record.name!r}: converters must be a tuple of lyrics Converter records, "
             f"not {record.converters!r}."
+        )
+    if not isinstance(record.capabilities, tuple) or not set(record.capabilities) <= set(CAPABILITIES):
+        return (
+            f"{record.kind} {record.name!r}: capabilities must be a tuple of {', '.join(CAPABILITIES)}, "
+            f"not {record.capabilities!r}."
         )
     if record.contract not in CONTRACTS:
         known = ", ".join(str(version) for version in CONTRACTS)

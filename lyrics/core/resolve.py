@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,14 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from lyrics.core.clean_text import one_line
-from lyrics.core.component import Options
+from lyrics.core.component import Capability, Options
 from lyrics.core.errors import PluginError, SpecError, WiringError, did_you_mean
 from lyrics.core.registry import Entry, Registry, default_registry, describe
 from lyrics.core.spec import ModelSpec, Slot, load, validate
 
 LOCAL_SOURCES = ("detector", "segmenter")
+#: What a query transformer's streams may consist of, by the letter of the segment.
+SEGMENTS = {"V": "visual queries", "G": "grounding queries", "S": "spatial text (S)", "C": "captions (C)"}
 
 SpecLike = str | os.PathLike[str] | Mapping[str, Any] | ModelSpec
 
@@ -165,7 +167,7 @@ def wire(resolved: Resolved) -> Wiring:
     if "refiner.segmenter" in parts and "refiner.detector" not in parts:
         raise WiringError(
             f"refiner.segmenter {parts['refiner.segmenter'].entry.component.name!r} needs boxes, but refiner.detector is null; "
-            "set refiner.segmenter=null or choose a detector, such as refiner.detector=grounding-dino."
+            "set refiner.segmenter=null, or refiner.detector to one of 'lyrics list detector'."
         )
     image_dim = declared_dim(parts["image_encoder"])
     local_dims = {
@@ -173,6 +175,9 @@ def wire(resolved: Resolved) -> Wiring:
     }
     wiring = Wiring(image_dim, local_dims)
     check_query_transformer(parts, wiring)
+    segments = declared_segments(parts["query_transformer"], "segments")
+    if segments is not None:
+        check_objectives(parts, segments)
     return wiring
 
 
@@ -185,6 +190,54 @@ def declared_dim(part: Part) -> int | None:
     if dim is None or (isinstance(dim, int) and dim > 0):
         return dim
     raise PluginError(f"{part.path}: feature_dim of {part.entry.source} must be a positive integer, not {dim!r}.")
+
+
+def declared_segments(part: Part, name: str) -> tuple[str, ...] | None:
+    """``segments`` or ``needs_segments`` as the part's options state them, or None where they do not."""
+    try:
+        found = getattr(part.options, name, None)
+    except Exception as error:  # a stranger's property may raise anything
+        raise PluginError(f"{part.path}: {name} of {part.entry.source} failed: {describe(error)}") from error
+    if found is None or (isinstance(found, tuple) and set(found) <= set(SEGMENTS)):
+        return found
+    raise PluginError(
+        f"{part.path}: {name} of {part.entry.source} must be a tuple of {', '.join(SEGMENTS)}, not {found!r}."
+    )
+
+
+def check_objectives(parts: Mapping[str, Part], segments: Sequence[str]) -> None:
+    """Compare what the objectives need with the segments that the query transformer has.
+
+    Raises ``WiringError`` naming all that lack one, and the override that removes them.
+    """
+    lacking: dict[str, list[str]] = {}
+    for path, part in parts.items():
+        if part.entry.component.kind == "objective":
+            missing = [one for one in declared_segments(part, "needs_segments") or () if one not in segments]
+            if missing:
+                lacking[path] = missing
+    if not lacking:
+        return
+    reader = parts["query_transformer"]
+    needs = "; ".join(
+        f"{path} needs {' and '.join(SEGMENTS[one] for one in missing)}" for path, missing in lacking.items()
+    )
+    kept = [path for path, part in parts.items() if part.entry.component.kind == "objective" and path not in lacking]
+    remove = " ".join(f"--set {path}=null" for path in lacking) if kept else "--set objectives={}"
+    raise WiringError(
+        f"{reader.path} {reader.entry.component.name!r} reads {', '.join(SEGMENTS[one] for one in segments)} and nothing else, so stage 1 "
+        f"cannot have all of its objectives: {needs}. Remove them: {remove}"
+    )
+
+
+def declaring(spec: ModelSpec, capability: Capability, *, registry: Registry | None = None) -> tuple[str, ...]:
+    """Paths of the parts of a spec whose components declare a capability."""
+    registry = registry or default_registry()
+    return tuple(
+        path
+        for path, kind, slot in spec.slots()
+        if capability in registry.component(kind, slot.use).component.capabilities
+    )
 
 
 def check_query_transformer(parts: Mapping[str, Part], wiring: Wiring, *, warn: bool = True) -> None:

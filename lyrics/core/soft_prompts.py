@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
+from lyrics.core.contracts import LanguageModel
 from lyrics.core.prompts import TokenPrompt
 
 #: A pass of fewer prompts would cost more than their padding.
@@ -42,7 +43,10 @@ def groups_by_length(prompts: Sequence[TokenPrompt]) -> list[list[TokenPrompt]]:
 
 
 def embed(
-    prompts: Sequence[TokenPrompt], soft_tokens_PQD: torch.Tensor, language_model: Any, side: Literal["left", "right"]
+    prompts: Sequence[TokenPrompt],
+    soft_tokens_PQD: torch.Tensor,
+    language_model: LanguageModel,
+    side: Literal["left", "right"],
 ) -> SoftPrompts:
     """Pad on ``side`` and put each picture's soft tokens into its place.
 

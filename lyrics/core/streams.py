@@ -184,6 +184,15 @@ class Features:
     def num_images(self) -> int:
         return int(self.image_tokens_BND.shape[0])
 
+    def followed_by(self, other: Features) -> Features:
+        """The images of both, ``other``'s last. The shorter one's local tokens are padded with masked ones."""
+        image_tokens_BND, _ = _both((self.image_tokens_BND,) * 2, (other.image_tokens_BND,) * 2)
+        return Features(
+            image_tokens_BND,
+            {name: _both(pair, other.local[name]) for name, pair in self.local.items()},
+            _stacked(self.image_mask_BN, other.image_mask_BN),
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class ProjectedFeatures:
@@ -239,6 +248,15 @@ class StreamOutputs:
     def __init__(self, hidden_TD: torch.Tensor, where: Mapping[tuple[str, str], tuple[torch.Tensor, tuple[int, ...]]]):
         self._found = {key: (hidden_TD, rows, shape) for key, (rows, shape) in where.items()}
 
+    @classmethod
+    def of(cls, found: Mapping[tuple[str, str], torch.Tensor]) -> StreamOutputs:
+        """Hidden states that are there already, by (stream, segment), in the shapes that ``__call__`` returns."""
+        outputs = cls(torch.empty(0), {})
+        for key, hidden in found.items():
+            rows_TD = hidden.flatten(0, -2)
+            outputs._found[key] = (rows_TD, torch.arange(len(rows_TD), device=hidden.device), tuple(hidden.shape[:-1]))
+        return outputs
+
     def joined(self, other: StreamOutputs) -> StreamOutputs:
         """The outputs of two calls in one."""
         both = StreamOutputs(torch.empty(0), {})
@@ -264,7 +282,7 @@ class StreamOutputs:
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """Ids of the tokens that objectives put around text."""
+    """Ids of the tokens that objectives put around text; -1 for one that the vocabulary lacks."""
 
     pad: int
     cls: int
@@ -273,6 +291,11 @@ class SpecialTokens:
     bos: int
     dec: int
     mlm: int
+
+    @classmethod
+    def none(cls) -> SpecialTokens:
+        """Of a query transformer that reads no text."""
+        return cls(*[-1] * 7)
 
     @classmethod
     def from_tokenizer(cls, tokenizer: Any) -> SpecialTokens:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lyrics.core.contracts import ImageEncoder, WithNumTokens
 from lyrics.core.resolve import Part, Resolved
 
 if TYPE_CHECKING:
@@ -65,7 +66,8 @@ def summarise(model: LyricsModel, resolved: Resolved) -> Summary:
     ]
     trainable = {row.path: row.trainable for row in rows}
     objectives = sum(count for path, count in trainable.items() if path.startswith("objectives."))
-    head = _stage1_only(model.query_transformer)
+    stage1 = model.abilities.stage1
+    head = 0 if stage1 is None else sum(parameter.numel() for parameter in stage1.stage1_parameters())
     stage2 = {
         "query transformer": trainable["query_transformer"] - head,
         "projection": trainable["projection"],
@@ -101,7 +103,7 @@ def _output(path: str, module: Any, part: Part | None) -> str:
         return "tags"
     if path == "refiner.detector":
         # A detector may say how many tokens it always gives.
-        return f"{getattr(module, 'num_tokens', 'M')} x {module.feature_dim}"
+        return f"{module.num_tokens if isinstance(module, WithNumTokens) else 'M'} x {module.feature_dim}"
     if path == "refiner.segmenter":
         return f"objects x {module.feature_dim}"
     if path == "query_transformer":
@@ -111,7 +113,7 @@ def _output(path: str, module: Any, part: Part | None) -> str:
     return "text" if path == "language_model" else "loss"
 
 
-def _image_tokens(encoder: Any) -> int:
+def _image_tokens(encoder: ImageEncoder) -> int:
     """Counted by a forward pass on the device of the weights: on the meta device it costs nothing."""
     import torch
 
@@ -121,9 +123,3 @@ def _image_tokens(encoder: Any) -> int:
     with torch.no_grad():
         tokens = encoder(torch.zeros(1, 3, side, side, device=weight.device, dtype=weight.dtype))
     return int(tokens.shape[1])
-
-
-def _stage1_only(query_transformer: Any) -> int:
-    """Parameters of the query transformer that only stage 1 uses: its vocabulary head (whose output matrix is the embeddings')."""
-    head = getattr(query_transformer, "token_head", None)
-    return 0 if head is None else sum(parameter.numel() for parameter in head.parameters())

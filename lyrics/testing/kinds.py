@@ -8,7 +8,16 @@ from typing import Any, ClassVar
 from lyrics.core.component import KINDS
 from lyrics.core.types import ImageBatch, Sample, Tag
 from lyrics.testing.base import ComponentContract, ModuleContract
-from lyrics.testing.tools import SIZES_PX, TOLERANCE, batch, close, objective_loss
+from lyrics.testing.small import (
+    SmallModel,
+    memory_is_counted,
+    pretraining_losses,
+    reached,
+    saves_loads_and_answers,
+    trains_in_stage_2,
+    what_it_computes,
+)
+from lyrics.testing.tools import SIZES_PX, TOLERANCE, batch, close, objective_loss, pretrain_batch
 
 
 class ImageEncoderContract(ModuleContract):
@@ -184,7 +193,11 @@ class SegmenterContract(ModuleContract):
 
 
 class QueryTransformerContract(ModuleContract):
-    """streams of queries and text + frozen features -> hidden states of the wanted rows."""
+    """streams of queries and text + frozen features -> hidden states of the wanted rows; trained in both stages.
+
+    Text is only handed to a query transformer that has text among its segments. In stage 1 it is trained with those of this library's
+    objectives that its segments allow.
+    """
 
     kind = "query-transformer"
     context: ClassVar[Mapping[str, Any]] = {"image_dim": 12, "local_dims": {"detector": 10, "segmenter": 6}}
@@ -213,13 +226,35 @@ class QueryTransformerContract(ModuleContract):
         from lyrics.core.streams import Stream, Text, full
 
         index = torch.tensor(rows)
-        words = {} if text is None else {"C": Text.from_lists(text)}
+        words = {} if text is None or "C" not in transformer.segments else {"C": Text.from_lists(text)}
         segments = [segment for segment in transformer.segments if segment in "VG"] + list(words)
         stream = Stream(
             "queries", full("".join(segments)), sample_R=index, image_index_R=index, text=words, wanted={"V": "all"}
         )
         with torch.no_grad():
             return transformer([stream], features)("queries", "V")
+
+    def _caption(self, transformer: Any, text: Sequence[Sequence[int]], images: Sequence[int], wanted: Any) -> Any:
+        """Outputs of captions, read from left to right, that see the queries of the images."""
+        import torch
+
+        from lyrics.core.streams import Stream, Text, full
+
+        index = torch.tensor(images)
+        queries = "".join(segment for segment in transformer.segments if segment in "VG")
+        streams = [
+            Stream("queries", full(queries), sample_R=index, image_index_R=index),
+            Stream(
+                "caption",
+                {("C", "C"): "causal"},
+                sample_R=index,
+                text={"C": Text.from_lists(text)},
+                prefix="queries",
+                wanted={"C": wanted},
+            ),
+        ]
+        with torch.no_grad():
+            return transformer(streams, self._features())("caption", "C")
 
     def test_queries_have_the_promised_width(self) -> None:
         transformer = self.build()
@@ -242,6 +277,8 @@ class QueryTransformerContract(ModuleContract):
 
     def test_queries_see_the_text_they_are_shown(self) -> None:
         transformer = self.build()
+        if "C" not in transformer.segments:
+            return
         features = self._features()
         one, other = self._queries(transformer, features, [0, 0], [[5, 6, 7], [5, 8, 7]])
         assert (one - other).abs().max() > 1e-6, "another text gives the same query outputs"
@@ -252,9 +289,106 @@ class QueryTransformerContract(ModuleContract):
         transformer = self.build()
         assert torch.isfinite(self._queries(transformer, self._features(num_objects=0), [0, 1])).all()
 
+    def test_projected_features_stand_for_the_features(self) -> None:
+        """Troubleshooting: what `project` returns, alone or joined by `followed_by`, gives the same outputs as the features themselves."""
+        from lyrics.core.streams import Features
+
+        transformer = self.build()
+        features = self._features()
+        both = self._queries(transformer, features, [0, 1])
+        close(self._queries(transformer, transformer.project(features), [0, 1]), both, "outputs of projected features")
+        parts = []
+        for image, objects in ((0, 3), (1, 2)):
+            local = {
+                name: (tokens[image : image + 1, :objects], mask[image : image + 1, :objects])
+                for name, (tokens, mask) in features.local.items()
+            }
+            parts.append(Features(features.image_tokens_BND[image : image + 1], local))
+        joined = transformer.project(parts[0]).followed_by(transformer.project(parts[1]))
+        alone = [self._queries(transformer, part, [0]) for part in parts]
+        found = self._queries(transformer, joined, [0, 1])
+        for row, one in enumerate(alone):
+            close(found[row : row + 1], one, "outputs of joined features and of each alone")
+
+    def test_captions_are_read_from_left_to_right(self) -> None:
+        """Troubleshooting: `causal` lets a token see itself and those before it; a prefix is seen by every token."""
+        transformer = self.build()
+        if "C" not in transformer.segments:
+            return
+        one, other, elsewhere = (
+            self._caption(transformer, [[5, 6, last]], [image], "all") for last, image in ((7, 0), (8, 0), (7, 1))
+        )
+        close(one[:2], other[:2], "outputs before the token that differs")
+        assert (one[2] - other[2]).abs().max() > 1e-6, "the last token does not see itself"
+        assert (one - elsewhere).abs().max() > 1e-6, "captions do not see the queries that are their prefix"
+
+    def test_wanted_rows_are_those_asked_for(self) -> None:
+        """Troubleshooting: see `Wanted` in `lyrics.core.streams`; rows come in the order of the stream, without padding."""
+        import torch
+
+        transformer = self.build()
+        if "C" not in transformer.segments:
+            return
+        text = [[5, 6, 7], [8, 9]]
+        every = self._caption(transformer, text, [0, 1], "all")
+        assert every.shape == (5, transformer.hidden_size), f"all of 5 tokens are {tuple(every.shape)}"
+        mask = torch.tensor([[False, True, True], [True, False, False]])
+        close(self._caption(transformer, text, [0, 1], mask), every[[1, 2, 3]], "rows of a mask")
+        close(self._caption(transformer, text, [0, 1], "first"), every[[0, 3]], "first rows")
+        logits = transformer.token_logits(every)
+        assert logits.ndim == 2, f"logits are {tuple(logits.shape)}, not [n, V]"
+        assert len(logits) == 5, f"logits of 5 tokens are {tuple(logits.shape)}"
+        assert logits.shape[1] >= len(transformer.tokenizer), "fewer logits than words"
+
+    def test_trains_in_stage_1(self) -> None:
+        """Troubleshooting: a step with all objectives that the segments allow; its gradient must reach every parameter that it trains."""
+        from lyrics.core.training.reduction import total_loss
+
+        model = SmallModel.around(self.part).build()
+        if not model.objectives:
+            return
+        trained = model.trainable_parameters("pretrain")
+        losses = pretraining_losses(model)
+        assert all(loss.count for loss in losses.values()), {name: loss.count for name, loss in losses.items()}
+        total_loss(losses)[0].backward()
+        reached(trained)
+
+    def test_two_ranks_are_one(self) -> None:
+        """Troubleshooting: half the batch on each of two ranks gives the losses and gradients of all of it on one. Hard negatives of the
+        other rank are images that `followed_by` puts after one's own.
+        """
+        from lyrics.testing.ranks import one_rank, two_ranks
+
+        small = SmallModel.around(self.part)
+        if not small.spec.objectives:
+            return
+        means, gradients = one_rank(small)
+        for found_means, found_gradients in two_ranks(small):
+            for name, mean in means.items():
+                assert abs(found_means[name] - mean) <= TOLERANCE, (
+                    f"{name}: {found_means[name]} on two ranks, {mean} on one"
+                )
+            for name, gradient in gradients.items():
+                worst = abs(found_gradients[name] - gradient).max(initial=0)
+                assert worst <= TOLERANCE * max(1, abs(gradient).max(initial=0)), (
+                    f"the gradient of {name} differs by {worst}"
+                )
+
+    def test_trains_in_stage_2(self) -> None:
+        """Troubleshooting: the gradient must reach all parameters but those that `stage1_parameters` names."""
+        trains_in_stage_2(SmallModel.around(self.part))
+
+    def test_saves_loads_and_answers(self) -> None:
+        """Troubleshooting: whatever the results depend on belongs into parameters, persistent buffers, options or the tokenizer."""
+        saves_loads_and_answers(SmallModel.around(self.part))
+
+    def test_memory_is_counted(self) -> None:
+        """Troubleshooting: `lyrics check` runs the part on the meta device, where tensors have no values: no `.item()`, no `if tensor`."""
+        memory_is_counted(SmallModel.around(self.part))
+
 
 class LanguageModelContract(ModuleContract):
-    """Embeds, reads embeddings, and generates from embeddings."""
+    """Embeds, reads embeddings, and generates from embeddings; trained in stage 2."""
 
     kind = "language-model"
 
@@ -305,6 +439,49 @@ class LanguageModelContract(ModuleContract):
             f"adaptation {model.adaptation!r}: {sum(trained)} of {len(trained)} tensors are trained"
         )
 
+    def test_trains_in_stage_2(self) -> None:
+        """Troubleshooting: the gradient must reach the embeddings that are given, and every parameter that asks for one."""
+        trains_in_stage_2(SmallModel.around(self.part))
+
+    def test_saves_loads_and_answers(self) -> None:
+        """Troubleshooting: whatever the results depend on belongs into parameters, persistent buffers, options or the tokenizer."""
+        saves_loads_and_answers(SmallModel.around(self.part))
+
+    def test_memory_is_counted(self) -> None:
+        """Troubleshooting: `lyrics check` runs the part on the meta device, where tensors have no values: no `.item()`, no `if tensor`."""
+        memory_is_counted(SmallModel.around(self.part))
+
+    def test_lora_merges_and_comes_out_again(self) -> None:
+        """Troubleshooting: merging changes no results, `lora_merged` says that it is done, and it can be undone."""
+        import torch
+
+        from lyrics.core.errors import WeightsError
+
+        model = SmallModel.around(self.part).build()
+        lora = model.abilities.lora
+        if lora is None or model.language_model.adaptation != "lora":
+            return
+        torch.manual_seed(2)
+        with torch.no_grad():
+            for parameter in model.language_model.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.1 * torch.randn_like(parameter))  # updates begin with nothing to merge
+        before = what_it_computes(model)["logits"]
+        model.merge_lora()
+        assert lora.lora_merged, "lora_merged is False after merge_lora"
+        close(
+            what_it_computes(model)["logits"], before, "logits with LoRA merged and beside the weights", tolerance=1e-3
+        )
+        try:
+            SmallModel.around(self.part).kept(model)
+        except WeightsError:
+            pass
+        else:
+            raise AssertionError("a model whose LoRA is merged was saved")
+        model.unmerge_lora()
+        assert not lora.lora_merged, "lora_merged is True after unmerge_lora"
+        close(what_it_computes(model)["logits"], before, "logits before merging and after unmerging", tolerance=1e-3)
+
 
 class ObjectiveContract(ModuleContract):
     """Says which streams it needs, and turns their outputs into a (sum, count) per loss."""
@@ -312,10 +489,10 @@ class ObjectiveContract(ModuleContract):
     kind = "objective"
     context: ClassVar[Mapping[str, Any]] = {"query_dim": 16, "query_segments": ("V", "G", "S", "C")}
 
-    def _loss(self, objects: Sequence[int], caption_lengths: Sequence[int]) -> tuple[Any, Any]:
+    def _loss(self, objects: Sequence[int], caption_lengths: Sequence[int], *, first: int = 0) -> tuple[Any, Any]:
         """(module, its loss) on one sample per entry: so many objects, so many caption tokens."""
         objective = self.build().train()
-        return objective, objective_loss(objective, self.context["query_dim"], objects, caption_lengths)
+        return objective, objective_loss(objective, self.context["query_dim"], objects, caption_lengths, first=first)
 
     def test_loss_is_a_sum_with_its_count(self) -> None:
         """Troubleshooting: return `Loss(sum over the terms, number of terms)`, not a mean; means are taken over all ranks at once."""
@@ -346,6 +523,40 @@ class ObjectiveContract(ModuleContract):
             loss = self._loss(objects, lengths)[1]
             assert torch.isfinite(loss.sum), f"objects {objects}, caption lengths {lengths}: sum is {loss.sum}"
             assert loss.count or loss.sum == 0, "a loss without terms must be 0"
+
+    def test_comparing_samples_is_declared(self) -> None:
+        """Troubleshooting: a loss that is not the sum of those of two halves of a batch compares samples. Say so in the component's record:
+        `capabilities=("compares_across_batch",)`; several micro-batches are then refused, where they would change what is learned.
+        """
+        from lyrics.core.contracts import WithNegatives
+
+        objective, whole = self._loss([2, 1, 3, 2], [4, 2, 6, 3])
+        if isinstance(objective, WithNegatives) or "compares_across_batch" in self.entry.component.capabilities:
+            return
+        halves = [self._loss([2, 1], [4, 2])[1], self._loss([3, 2], [6, 3], first=2)[1]]
+        assert whole.count == sum(half.count for half in halves), "the count of a batch is not that of its halves"
+        close(whole.sum, halves[0].sum + halves[1].sum, "the loss of a batch and of its halves", tolerance=1e-3)
+
+    def test_streams_have_the_segments_of_the_query_transformer(self) -> None:
+        """Troubleshooting: take segments from `context.query_segments`, and declare those that you cannot do without in the options
+        (`needs_segments`).
+        """
+        from lyrics.core.build import build_part
+        from lyrics.core.contracts import BuildContext
+        from lyrics.core.resolve import declared_segments
+
+        needs = set(declared_segments(self.part, "needs_segments") or ())
+        for segments in (("V",), ("V", "C"), ("V", "S"), ("V", "G", "S", "C")):
+            if not needs <= set(segments):
+                continue
+            context = BuildContext("random", query_dim=self.context["query_dim"], query_segments=segments)
+            objective = build_part(self.part, context)
+            for stream in objective.streams(pretrain_batch([2, 1], [3, 2])):
+                named = {*stream.text, *stream.wanted, *(one for pair in stream.visibility for one in pair)}
+                assert named <= set(segments), (
+                    f"stream {stream.name!r} has {', '.join(sorted(named - set(segments)))}, where the segments are {segments}"
+                )
+            objective_loss(objective, self.context["query_dim"], [2, 1], [3, 2], segments=segments)
 
 
 class DatasetContract(ComponentContract):

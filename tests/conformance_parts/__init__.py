@@ -19,6 +19,11 @@ class PartOptions(Options):
 
     fault: str = Field("", description="what is wrong with the part")
 
+    @property
+    def needs_segments(self) -> tuple[str, ...]:
+        """Of the objective."""
+        return ("V", "C")
+
 
 class WidthOptions(PartOptions):
     """Declares a width that the part does not have."""

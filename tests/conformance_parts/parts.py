@@ -6,6 +6,7 @@ import random
 import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -125,43 +126,123 @@ class Segmenter(Part):
         return SegmenterOutput(tuple(masks), found_BKD, mask_BK.float() if self.fault == "float mask" else mask_BK)
 
 
+class Joined:
+    """Features of which a fault loses or mixes up those that are joined."""
+
+    def __init__(self, features: Features, fault: str) -> None:
+        self.features, self.fault = features, fault
+
+    def followed_by(self, other: Joined) -> Joined:
+        if self.fault == "swapped":
+            return Joined(other.features.followed_by(self.features), self.fault)
+        nothing = replace(other.features, image_tokens_BND=torch.zeros_like(other.features.image_tokens_BND))
+        return Joined(self.features.followed_by(nothing), self.fault)
+
+
 class QueryTransformer(nn.Module):
+    """One layer of attention, by the plain definition of streams: row by row, every token as its table says."""
+
     hidden_size, num_queries, max_positions = 8, 2, 64
     segments = ("V", "C")
 
     def __init__(self, options: PartOptions, context: BuildContext) -> None:
         super().__init__()
         self.fault = options.fault
-        self.tokenizer = byte_tokenizer(("[PAD]", "[CLS]"))
+        self.tokenizer = byte_tokenizer(("[PAD]", "[CLS]", "[SEP]", "[MASK]", "[BOS]", "[DEC]", "[MLM]"))
         self.queries = nn.Parameter(torch.randn(self.num_queries, self.hidden_size))
         self.words = nn.Parameter(torch.randn(300, self.hidden_size))
+        self.places = nn.Parameter(torch.randn(self.max_positions, self.hidden_size))
         self.image = nn.Linear(context.image_dim, self.hidden_size)
         self.local = nn.ModuleDict({name: nn.Linear(dim, self.hidden_size) for name, dim in context.local_dims.items()})
+        self.attention = nn.Linear(self.hidden_size, 3 * self.hidden_size)
+        if self.fault == "idle":
+            self.unused = nn.Parameter(torch.zeros(1))
+        if self.fault == "forgetful":
+            self.moved = random.random()
 
-    def forward(self, streams: Sequence[Stream], features: Features) -> StreamOutputs:
+    def project(self, features: Features) -> Any:
+        return Joined(features, self.fault) if self.fault in ("swapped", "far") else features
+
+    def token_logits(self, hidden_nD: torch.Tensor) -> torch.Tensor:
+        return hidden_nD @ self.words.T
+
+    def seen(self, features: Features) -> torch.Tensor:
+        """What the images show: [B, D]."""
         seen_BD = self.image(features.image_tokens_BND).mean(1)
-        for name, (tokens, _) in features.local.items():
-            pooled = self.local[name](tokens).sum(1)
+        for name, (tokens, mask) in features.local.items():
+            pooled = (self.local[name](tokens) * mask[..., None]).sum(1)
             seen_BD = seen_BD + (pooled / tokens.shape[1] if self.fault == "objects" else pooled)
-        hidden, where, taken = [], {}, 0
+        if self.fault == "values":
+            seen_BD = seen_BD * (float(seen_BD.detach().sum()) + 1)
+        return seen_BD + self.moved if self.fault == "forgetful" else seen_BD
+
+    def tokens(self, stream: Stream, seen_BD: torch.Tensor, row: int) -> tuple[torch.Tensor, list[tuple[str, int]]]:
+        """Embeddings of a row [L, D], and each token's segment and place in it."""
+        rows, names = [], []
+        if stream.image_index_R is not None:
+            index = row if self.fault == "index" else int(stream.image_index_R[row])
+            shown = torch.zeros_like(seen_BD[0]) if self.fault == "blind" else seen_BD[index]
+            rows.append(self.queries + shown)
+            names += [("V", place) for place in range(self.num_queries)]
+        for name, text in stream.text.items():
+            length = text.ids_RL.shape[1] if self.fault == "batch" else int(text.lengths_R[row])
+            first = text.first_position
+            rows.append(self.words[text.ids_RL[row, :length]] + self.places[first : first + length])
+            names += [(name, place) for place in range(length)]
+        return torch.cat(rows), names
+
+    def allowed(self, stream: Stream, names: list[tuple[str, int]], others: int) -> torch.Tensor:
+        """Which token of a row sees which, and the ``others`` of its prefix: bool [L, L + others]."""
+        table = []
+        for segment, place in names:
+            line = []
+            for column, other in names:
+                how = stream.visibility.get((segment, column), "none")
+                how = "none" if self.fault == "deaf" and (segment, column) == ("V", "C") else how
+                before = other <= place or self.fault == "peeking"
+                line.append(how == "full" or (how == "causal" and before))
+            table.append(line + [True] * others)
+        return torch.tensor(table, dtype=torch.bool).view(len(names), len(names) + others)
+
+    def forward(self, streams: Sequence[Stream], features: Any) -> StreamOutputs:
+        seen_BD = self.seen(features.features if isinstance(features, Joined) else features)
+        embedded = {
+            stream.name: [self.tokens(stream, seen_BD, row) for row in range(stream.num_rows)] for stream in streams
+        }
+        found = {}
         for stream in streams:
-            assert stream.image_index_R is not None
-            index = torch.arange(stream.num_rows) if self.fault == "index" else stream.image_index_R
-            seen_RD = torch.zeros_like(seen_BD[index]) if self.fault == "blind" else seen_BD[index]
-            for text in stream.text.values():
-                if self.fault != "deaf":
-                    mask = torch.ones_like(text.mask_RL) if self.fault == "batch" else text.mask_RL
-                    seen_RD = seen_RD + (self.words[text.ids_RL] * mask[..., None]).sum(1)
-            hidden.append((self.queries + seen_RD[:, None]).flatten(0, 1))
-            rows = stream.num_rows * self.num_queries
-            where[stream.name, "V"] = (torch.arange(taken, taken + rows), (stream.num_rows, self.num_queries))
-            taken += rows
-        return StreamOutputs(torch.cat(hidden)[:, : 7 if self.fault == "width" else None], where)
+            hidden = []
+            for row, (own_LD, names) in enumerate(embedded[stream.name]):
+                prefix = 0 if stream.prefix_row_R is None else int(stream.prefix_row_R[row])
+                prefix = row if stream.prefix_row_R is None else prefix
+                before = [] if stream.prefix is None else [embedded[stream.prefix][prefix][0]]
+                query_LD, key_LD, value_LD = self.attention(torch.cat([own_LD, *before])).chunk(3, dim=-1)
+                scores = query_LD[: len(own_LD)] @ key_LD.T
+                hides = ~self.allowed(stream, names, sum(len(one) for one in before)).to(scores.device)
+                weights = scores.masked_fill(hides, -1e9).softmax(dim=-1)
+                hidden.append((own_LD + weights @ value_LD, names))
+            for segment, wanted in stream.wanted.items():
+                found[stream.name, segment] = self.chosen(hidden, segment, wanted)
+        if self.fault == "detached":
+            found = {key: value.detach().requires_grad_() for key, value in found.items()}
+        return StreamOutputs.of(
+            {key: value[..., : 7 if self.fault == "width" else None] for key, value in found.items()}
+        )
+
+    def chosen(self, hidden: Sequence[Any], segment: str, wanted: Any) -> torch.Tensor:
+        rows = [own_LD[[place for place, (name, _) in enumerate(names) if name == segment]] for own_LD, names in hidden]
+        if segment == "V":
+            return torch.stack(rows)
+        if isinstance(wanted, torch.Tensor):
+            return torch.cat(
+                [one if self.fault == "all rows" else one[wanted[row, : len(one)]] for row, one in enumerate(rows)]
+            )
+        return torch.stack([one[0] for one in rows]) if wanted == "first" else torch.cat(rows)
 
 
 class LanguageModel(nn.Module):
     hidden_size = 8
-    max_positions = 64
+    max_positions = 512
 
     def __init__(self, options: PartOptions, context: BuildContext) -> None:
         super().__init__()
@@ -170,7 +251,23 @@ class LanguageModel(nn.Module):
         self.adaptation = "anything" if self.fault == "adaptation" else "frozen" if self.fault == "trained" else "full"
         self.tokenizer = byte_tokenizer(("<pad>", "<s>", "</s>"))
         self.words = nn.Parameter(torch.randn(len(self.tokenizer), self.hidden_size))
-        self.positions = nn.Parameter(torch.randn(64, self.hidden_size))
+        self.positions = nn.Parameter(torch.randn(512, self.hidden_size))
+        if self.fault == "forgetful":
+            self.moved = random.random()
+        if self.fault == "merging":
+            self.adaptation = "lora"
+            self.words.requires_grad_(False)
+            self.delta = nn.Parameter(torch.zeros(len(self.tokenizer), self.hidden_size))
+            self.lora_merged = False
+
+    def merge_lora(self) -> None:
+        """With the fault that there is LoRA at all, it is added twice."""
+        self.words.data += 2 * self.delta.data
+        self.lora_merged = True
+
+    def unmerge_lora(self) -> None:
+        self.words.data -= 2 * self.delta.data
+        self.lora_merged = False
 
     def embed(self, input_ids_BL: torch.Tensor) -> torch.Tensor:
         found = self.words[input_ids_BL]
@@ -182,7 +279,14 @@ class LanguageModel(nn.Module):
         else:
             positions = (attention_mask_BL.cumsum(1) - 1).clamp(min=0)
         placed = (embeddings_BLD + self.positions[positions]) * attention_mask_BL[..., None]
-        logits = torch.tanh(placed.cumsum(1)) @ self.words.T
+        words = self.words + self.delta if self.fault == "merging" and not self.lora_merged else self.words
+        if self.fault == "forgetful":
+            words = words + self.moved
+        if self.fault == "values":
+            placed = placed * (float(placed.detach().sum()) + 1)
+        if self.fault == "detached":
+            placed = placed.detach()
+        logits = torch.tanh(placed.cumsum(1)) @ words.T
         return logits[..., :3] if self.fault == "vocabulary" else logits
 
     @torch.no_grad()
@@ -215,10 +319,22 @@ class Objective(nn.Module):
     def streams(self, batch: PretrainBatch) -> list[Stream]:
         rows = torch.arange(len(batch))
         text: dict[str, Text] = {"C": batch.caption}
-        return [Stream("toy", full("VC"), batch.sample_B, rows, text, wanted={"C": "all"})]
+        return [
+            Stream(
+                "toy",
+                full("VGC" if self.fault == "segments" else "VC"),
+                batch.sample_B,
+                rows,
+                text,
+                wanted={"C": "all"},
+            )
+        ]
 
     def loss(self, state: StepState) -> Loss:
-        terms = (state.outputs("toy", "C") + self.bias).square().mean(1)
+        hidden_nD = state.outputs("toy", "C")
+        if self.fault == "comparing":
+            hidden_nD = hidden_nD - hidden_nD.mean(0)
+        terms = (hidden_nD + self.bias).square().mean(1)
         if self.fault == "mean":
             return Loss(terms.mean(), 1)
         if self.fault == "one sample" and len(state.batch) == 1:

@@ -382,6 +382,18 @@ SQUARE = Preprocessing("squash", 8, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
             "segments must be a tuple, not None",
         ),
         ("language-model", Stub(hidden_size=4, max_positions=8), "adaptation must be a str, not None"),
+        ("query-transformer", Stub(hidden_size=4, num_queries=1, segments=("V",)), "it has no project."),
+        (
+            "query-transformer",
+            Stub(hidden_size=4, num_queries=1, segments=("V", "C"), project=len, max_positions=9, tokenizer=""),
+            "it has no token_logits.",
+        ),
+        (
+            "query-transformer",
+            Stub(hidden_size=4, num_queries=1, segments=("G",), project=len),
+            "segments must be V and",
+        ),
+        ("query-transformer", object(), "it is a object, not a torch.nn.Module."),
     ],
 )
 def test_part_that_does_not_declare_what_its_kind_promises(kind: str, built: Any, complaint: str) -> None:

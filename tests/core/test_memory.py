@@ -24,7 +24,8 @@ from lyrics.core.prompts import Exchange
 from lyrics.core.streams import Text
 from lyrics.core.training.batch import PretrainBatch, Spatial
 from lyrics.core.training.negatives import Negatives
-from lyrics.core.training.step import pretrain_losses, total_loss
+from lyrics.core.training.reduction import total_loss
+from lyrics.core.training.step import pretrain_losses
 from tests.core.small import drawn
 from tests.core.test_lyrics_mini import NO_DROPOUT
 

@@ -341,10 +341,20 @@ def test_numbers_that_are_pinned_rightly_fit() -> None:
 
 def test_baseline_with_a_refiner_warns_that_nothing_reads_its_tokens() -> None:
     with pytest.warns(UserWarning, match="query-transformer 'qformer' reads no local tokens: .*detector and segmenter"):
-        wired({"query_transformer": "qformer"})
+        wired({"query_transformer": "qformer", "objectives": {}})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        wired({"query_transformer": "qformer", "refiner.detector": None, "refiner.segmenter": None})
+        wired({"query_transformer": "qformer", "objectives": {}, "refiner.detector": None, "refiner.segmenter": None})
+
+
+@pytest.mark.filterwarnings("ignore:.*reads no local tokens")
+def test_objectives_that_the_query_transformer_cannot_have_are_named_with_the_override() -> None:
+    with pytest.raises(WiringError) as caught:
+        wired({"query_transformer": "qformer"})
+    assert str(caught.value) == (
+        "query_transformer 'qformer' reads visual queries, captions (C) and nothing else, so stage 1 cannot have all of its objectives: "
+        "objectives.msp needs spatial text (S). Remove them: --set objectives.msp=null"
+    )
 
 
 def test_width_that_no_option_declares_is_left_to_the_built_part() -> None:

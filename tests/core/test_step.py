@@ -7,7 +7,8 @@ import torch
 
 from lyrics.core.training.baselines import cached_losses, dense_losses
 from lyrics.core.training.negatives import Negatives
-from lyrics.core.training.step import pretrain_losses, total_loss
+from lyrics.core.training.reduction import total_loss
+from lyrics.core.training.step import pretrain_losses
 from tests.objectives.cases import batch, features, gradients, objectives, small_model
 
 NEGATIVES = Negatives(torch.tensor([1, 3, 1, 0, 2]), torch.tensor([4, 0, 3, 1, 2]))

@@ -9,7 +9,8 @@ import torch
 
 from lyrics.core.bench_step import build_case
 from lyrics.core.streams import Features
-from lyrics.core.training.step import pretrain_losses, total_loss
+from lyrics.core.training.reduction import total_loss
+from lyrics.core.training.step import pretrain_losses
 
 #: Head dimension 32, the least that the kernels take; odd lengths.
 TOY: Mapping[str, Any] = {

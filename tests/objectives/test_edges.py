@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
-from lyrics.core.errors import SpecError
 from lyrics.core.streams import Features, SpecialTokens, Text
 from lyrics.core.training.batch import PretrainBatch, Spatial
 from lyrics.core.training.negatives import Negatives, Similarity, draw_negatives
-from lyrics.core.training.step import pretrain_losses, total_loss
+from lyrics.core.training.reduction import total_loss
+from lyrics.core.training.step import pretrain_losses
 from lyrics.plugins.objectives import ICGOptions, MSPOptions
 from lyrics.plugins.objectives.icg import ICG
 from lyrics.plugins.objectives.msp import MSP
@@ -141,11 +141,6 @@ def test_masks_depend_on_seed_step_and_sample_alone() -> None:
     assert torch.equal(msp.masked(part), msp.masked(whole)[index])
     later = PretrainBatch(whole.spatial, whole.caption, whole.sample_B, whole.special, whole.seed, whole.step + 1)
     assert not torch.equal(msp.masked(later), msp.masked(whole))
-
-
-def test_msp_refuses_a_transformer_without_spatial_text() -> None:
-    with pytest.raises(SpecError, match="use 'mqformer'"):
-        MSP(MSPOptions(), ("V", "C"))
 
 
 # --- hard negatives --------------------------------------------------------------------------------------------------

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from lyrics.core.contracts import Dataset
+from lyrics.core.contracts import ChoosesNegatives, CountsCorrect, Dataset, WritesCaptions
 from lyrics.core.data.collate import Collator, PretrainExamples
 from lyrics.core.data.stream import Example
 from lyrics.core.errors import MissingRequirementError, SpecError
 from lyrics.core.evaluation.metrics.captions import caption_scores, has_java
 from lyrics.core.streams import Features, Text, merge
 from lyrics.core.training.batch import PretrainBatch, Spatial
+from lyrics.core.training.step import pretrain_state
 
 if TYPE_CHECKING:
     from lyrics.core.model import LyricsModel
@@ -73,8 +74,8 @@ def alignment(
             "this model has no objectives, so stage 1 cannot be measured; give its specification objectives, such as objectives.itc=itc."
         )
     model.eval()
-    objectives: dict[str, Any] = dict(model.objectives.items())
-    writer = next((one for one in objectives.values() if getattr(one, "ends_captions", False)), None)
+    objectives = model.losses.values()
+    writer = next((one for one in objectives if isinstance(one, WritesCaptions) and one.ends_captions), None)
     parts: list[_Part] = []
     counts: dict[str, list[int]] = {}
     written: list[str] = []
@@ -82,19 +83,22 @@ def alignment(
     for examples in _batches(dataset, samples, batch):
         prepared = collator(examples)
         assert isinstance(prepared, PretrainExamples)
-        for name, (right, count) in model.pretraining_accuracy(prepared, seed=seed).items():
-            if "R@1" not in name:  # among the samples of a batch only
-                both = counts.setdefault(name, [0, 0])
-                both[0] += right
-                both[1] += count
         features, texts = model.pretraining_inputs(prepared, seed, 0)
+        state = pretrain_state(model.query_transformer, model.losses, features, texts)
+        for objective in model.losses.values():
+            # What chooses negatives is measured below, among all samples.
+            if isinstance(objective, CountsCorrect) and not isinstance(objective, ChoosesNegatives):
+                for name, (right, count) in objective.accuracy(state).items():
+                    both = counts.setdefault(name, [0, 0])
+                    both[0] += right
+                    both[1] += count
         parts.append(_Part(features, texts, [one.sample.captions for one in examples]))
-        if writer is not None:
+        if writer is not None and model.abilities.text is not None:
             ids = writer.captions(model.query_transformer, features, texts, longest_caption)
-            written += model.query_transformer.tokenizer.batch_decode(ids, skip_special_tokens=True)
+            written += model.abilities.text.tokenizer.batch_decode(ids, skip_special_tokens=True)
         say(f"{sum(len(part.texts) for part in parts)} of {samples} samples")
     shares = {name: (right / max(count, 1), count) for name, (right, count) in counts.items()}
-    chooser = next((one for one in objectives.values() if hasattr(one, "similarity")), None)
+    chooser = next((one for one in model.losses.values() if isinstance(one, ChoosesNegatives)), None)
     if chooser is not None:
         features, texts = _joined(parts)
         shares |= _retrieval(model, chooser, features, texts, "")
@@ -123,7 +127,7 @@ def _batches(dataset: Dataset, samples: int, size: int) -> Iterator[list[Example
 
 
 def _retrieval(
-    model: LyricsModel, chooser: Any, features: Features, texts: PretrainBatch, label: str
+    model: LyricsModel, chooser: ChoosesNegatives, features: Features, texts: PretrainBatch, label: str
 ) -> dict[str, tuple[float, int]]:
     streams = merge(list(chooser.streams(texts)))
     outputs = model.query_transformer(streams, model.query_transformer.project(features))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from lyrics.core.answers import Answer, AnswerObject
 from lyrics.core.contracts import Dataset
@@ -89,6 +89,15 @@ class Verdict:
 
 
 Judge = Callable[[Sequence[Prediction], Sequence[Sample]], Verdict]
+
+
+@runtime_checkable
+class Judges(Protocol):
+    """Optional, for a benchmark that scores more than texts: boxes of answers, notes, a mark for each answer."""
+
+    def judge(self, predictions: Sequence[Prediction], samples: Sequence[Sample]) -> Verdict:
+        """Called instead of ``score``. ``predictions[i]`` answers ``samples[i]``."""
+        ...
 
 
 class Answerer(Protocol):

@@ -27,7 +27,7 @@ import torch
 
 from lyrics.core.answers import Answer
 from lyrics.core.build import build_part
-from lyrics.core.contracts import BuildContext
+from lyrics.core.contracts import BuildContext, QueryTransformer
 from lyrics.core.errors import LyricsError, SpecError, WeightsError, did_you_mean
 from lyrics.core.inputs import Pictures, picture_list
 from lyrics.core.loading import load_model
@@ -37,7 +37,7 @@ from lyrics.core.prompting import fitted_prompt, spatial_text
 from lyrics.core.prompts import Exchange
 from lyrics.core.refinement import Refinement
 from lyrics.core.registry import Registry
-from lyrics.core.resolve import LOCAL_SOURCES, resolve
+from lyrics.core.resolve import resolve
 from lyrics.core.soft_prompts import embed
 from lyrics.core.streams import Features, Stream, StreamOutputs
 from lyrics.core.weights import WEIGHTS_FILE
@@ -471,18 +471,19 @@ def _calls(model: LyricsModel, questions: Sequence[Question]) -> list[_Call]:
     return calls
 
 
-def _with_attention(model: LyricsModel, implementation: str, registry: Registry | None) -> torch.nn.Module:
+def _with_attention(model: LyricsModel, implementation: str, registry: Registry | None) -> QueryTransformer:
     """A query transformer like the model's, with its weights, under another implementation. Raises ``SpecError``."""
     resolved = resolve(model.spec, {"query_transformer.options.attention": implementation}, registry=registry)
-    experts = {} if model.refiner is None else model.refiner.experts
-    local_dims = {source: int(experts[source].feature_dim) for source in LOCAL_SOURCES if source in experts}  # type: ignore[arg-type]
-    context = BuildContext("random", image_dim=int(model.encoder.feature_dim), local_dims=local_dims)  # type: ignore[arg-type]
-    built: torch.nn.Module = build_part(resolved.parts["query_transformer"], context)
+    sources = {} if model.refiner is None else model.refiner.local_sources
+    local_dims = {source: expert.feature_dim for source, expert in sources.items()}
+    context = BuildContext("random", image_dim=model.encoder.feature_dim, local_dims=local_dims)
+    built = build_part(resolved.parts["query_transformer"], context)
     built.load_state_dict(model.query_transformer.state_dict())
-    return built.to(model.device, model.dtype).eval()
+    found: QueryTransformer = built.to(model.device, model.dtype).eval()
+    return found
 
 
-def _outputs(query_transformer: torch.nn.Module, calls: Sequence[_Call]) -> list[torch.Tensor]:
+def _outputs(query_transformer: QueryTransformer, calls: Sequence[_Call]) -> list[torch.Tensor]:
     """Every wanted segment of every call, float32 on the CPU."""
     found = []
     for streams, features in calls:

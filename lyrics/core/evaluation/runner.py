@@ -21,10 +21,10 @@ from typing import Any
 
 from PIL import Image
 
-from lyrics.core.contracts import Benchmark
+from lyrics.core.contracts import Benchmark, LimitsAnswers, ShowsImages
 from lyrics.core.errors import ImageError, LyricsError, SampleError, StorageError
 from lyrics.core.evaluation import predictions
-from lyrics.core.evaluation.benchmark import MAX_NEW_TOKENS, Answerer, Prediction, Verdict
+from lyrics.core.evaluation.benchmark import MAX_NEW_TOKENS, Answerer, Judges, Prediction, Verdict
 from lyrics.core.evaluation.curves import precision_recall_svg
 from lyrics.core.evaluation.gallery import gallery
 from lyrics.core.evaluation.predictions import Line
@@ -134,7 +134,7 @@ def answer(
     done = total - len(missing)
     progress(done, total)
     file = predictions.file_of(run.folder, shard)
-    tokens = getattr(run.benchmark, "max_new_tokens", MAX_NEW_TOKENS)
+    tokens = run.benchmark.max_new_tokens if isinstance(run.benchmark, LimitsAnswers) else MAX_NEW_TOKENS
     for start in range(0, len(missing), batch):
         rows = missing[start : start + batch]
         pictures = [picture_of(run.benchmark, run.samples[row]) for row in rows]
@@ -159,11 +159,10 @@ def picture_of(benchmark: Benchmark, sample: Sample) -> Any:
     """What ``generate`` is shown: a picture, or None for a sample of text alone."""
     if sample.image is None:
         return None
-    picture = getattr(benchmark, "picture", None)
-    if picture is None:
+    if not isinstance(benchmark, ShowsImages):
         return sample.image
     try:
-        found = picture(sample)
+        found = benchmark.picture(sample)
     except (ImageError, SampleError):
         raise
     except OSError as error:
@@ -189,8 +188,8 @@ def write(run: Run, result: Result, verdict: Verdict) -> None:
     predictions.merge(run.folder)
     _write_json(run.folder / SCORES, {**run.about, **result.to_json()})
     if verdict.marks:
-        has_pictures = hasattr(run.benchmark, "picture")
-        picture = (lambda sample: picture_of(run.benchmark, sample)) if has_pictures else None
+        shows = isinstance(run.benchmark, ShowsImages)
+        picture = (lambda sample: picture_of(run.benchmark, sample)) if shows else None
         lines = [run.lines[id] for id in run.ids]
         page = gallery(run.name, result.scores, run.samples, lines, verdict.marks, picture)
         predictions.write_whole(run.folder / WORST, page)
@@ -206,9 +205,8 @@ def _write_json(path: Path, data: Mapping[str, Any]) -> None:
 
 def judged(benchmark: Benchmark, said: Sequence[Prediction], samples: Sequence[Sample]) -> Verdict:
     """By the benchmark's ``judge``, or by ``score`` of the answers' texts."""
-    judge = getattr(benchmark, "judge", None)
-    if judge is not None:
-        verdict: Verdict = judge(said, samples)
+    if isinstance(benchmark, Judges):
+        verdict = benchmark.judge(said, samples)
         assert not verdict.marks or len(verdict.marks) == len(samples)
         return verdict
     return Verdict(dict(benchmark.score([one.text for one in said], samples)))

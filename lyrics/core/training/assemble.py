@@ -17,6 +17,8 @@ from lyrics.core.errors import LyricsError, SpecError
 from lyrics.core.model_folder import SPEC_FILE
 from lyrics.core.refine_files import read_refinements
 from lyrics.core.refinement import Refinement
+from lyrics.core.registry import default_registry
+from lyrics.core.resolve import declaring
 from lyrics.core.spec import Slot
 from lyrics.core.stored import StoredRefinements
 from lyrics.core.training import checkpoint as checkpoints
@@ -99,12 +101,13 @@ def read_refined(config: TrainConfig) -> Mapping[str, Refinement] | None:
     """The stored refinements that the configuration names, by picture. Raises ``SpecError`` where no expert would look at them."""
     if config.data.refined is None:
         return None
-    refiner = config.model.spec.refiner
-    parts = [refiner.tagger, refiner.detector, refiner.segmenter] if refiner is not None else []
-    if not any(slot is not None and slot.use.rpartition("/")[2] == "cached" for slot in parts):
+    if not declaring(config.model.spec, "reads_known_objects"):
+        entries = default_registry().entries
+        readers = [e.component.name for e in entries if "reads_known_objects" in e.component.capabilities]
         raise SpecError(
             f"data.refined={config.data.refined}: no part of the refiner reads stored objects. Give it some: "
-            "--set model.spec.refiner.detector='{use: cached, options: {missing: empty}}', and likewise for tagger and segmenter."
+            "--set model.spec.refiner.detector=NAME, and likewise for tagger and segmenter, where NAME is one of "
+            f"{', '.join(dict.fromkeys(readers)) or 'no installed component'}."
         )
     return StoredRefinements(read_refinements(config.data.refined), config.data.refined)
 

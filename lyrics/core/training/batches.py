@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from lyrics.core.contracts import Dataset
+from lyrics.core.contracts import Dataset, InShards
 from lyrics.core.data.mixture import Mixture, Source
 from lyrics.core.data.sampler import StepSampler
 from lyrics.core.data.stream import SampleStream
@@ -21,10 +21,10 @@ from lyrics.core.training.config import TrainConfig
 
 def build_mixture(config: TrainConfig, datasets: Mapping[str, Dataset]) -> Mixture:
     """The order of the run over data sets by the configuration's names."""
-    sources = [
-        Source(name, len(datasets[name]), slot.weight, getattr(datasets[name], "shard_sizes", None))
-        for name, slot in config.data.sets.items()
-    ]
+    sources = []
+    for name, slot in config.data.sets.items():
+        data = datasets[name]
+        sources.append(Source(name, len(data), slot.weight, data.shard_sizes if isinstance(data, InShards) else None))
     return Mixture(sources, config.seed)
 
 

@@ -79,7 +79,8 @@ class DataSection(_Section):
 
     sets: dict[str, DataSlot] = Field(min_length=1, description="data sets, by a name of your choice")
     refined: str | None = Field(
-        None, description="objects.jsonl of 'lyrics refine', read by the experts named 'cached' instead of looking"
+        None,
+        description="objects.jsonl of 'lyrics refine', read by those experts of the refiner that take stored objects instead of looking",
     )
     augmentation: AugmentationSection | None = Field(
         AugmentationSection(), description="null leaves pictures as they are"

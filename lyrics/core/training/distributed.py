@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 import torch.distributed as dist
 
 from lyrics.core.streams import Text
 
-#: Attribute of a language model that is shared out over the ranks: its ``lyrics.core.training.sharding.Shards``.
-SHARDS = "_lyrics_shards"
+
+class SharedOut(Protocol):
+    """A language model that is shared out over the ranks, which run it together (``lyrics.core.training.sharding.Shards``)."""
+
+    def catch_up(self) -> None:
+        """To be called by all ranks in an evaluation, before they exchange what each has found.
+
+        A rank that is done with its own samples helps the others with theirs.
+        """
+        ...
 
 
 def world_size() -> int:
@@ -87,13 +95,3 @@ def average(gradients: Sequence[torch.Tensor]) -> None:
     flat /= world_size()
     for gradient, mean in zip(gradients, flat.split([one.numel() for one in gradients]), strict=True):
         gradient.copy_(mean.view_as(gradient))
-
-
-def catch_up(model: Any) -> None:
-    """To be called by all ranks in an evaluation, before they exchange what each has found.
-
-    Ranks that share out a language model run it together; here a rank that is done with its own samples helps the others with theirs.
-    """
-    shards = getattr(getattr(model, "language_model", None), SHARDS, None)
-    if shards is not None:
-        shards.catch_up()

@@ -21,18 +21,21 @@ from torch import nn
 from lyrics.core.data.draws import generator
 from lyrics.core.training.config import TrainConfig
 from lyrics.core.training.distributed import average
-from lyrics.core.training.reduction import Flags, Reduced, is_finite, reduce_losses
+from lyrics.core.training.reduction import Flags, Reduced, is_finite, reduce_losses, scaled_sum
 from lyrics.core.training.schedule import learning_rate
 from lyrics.core.training.step import Loss
 
 if TYPE_CHECKING:
+    from lyrics.core.model import LyricsModel
     from lyrics.core.training.sharding import Shards
 
 
 class StageModule(nn.Module):
     """What data parallelism wraps: all losses of a stage in one forward call. ``shards`` is set where the language model is shared out."""
 
-    def __init__(self, model: Any, stage: Literal["pretrain", "instruct"], shards: Shards | None = None) -> None:
+    def __init__(
+        self, model: LyricsModel, stage: Literal["pretrain", "instruct"], shards: Shards | None = None
+    ) -> None:
         super().__init__()
         self.model, self.stage, self.shards = model, stage, shards
 
@@ -160,7 +163,7 @@ class StepEngine:
         if len(batches) == 1:
             losses = self._forward(self.wrapped, step, 0, batches[0])
             reduced = reduce_losses([losses], flags)
-            self._backward(self._scaled(losses, reduced), last=True)
+            self._backward(scaled_sum(losses, reduced, self.weights), last=True)
             return [losses], reduced
         if self.config.stage == "instruct":
             return self._scaled_afterwards(step, batches, flags)
@@ -170,7 +173,7 @@ class StepEngine:
         for micro, batch in enumerate(batches):
             with self._synchronised(micro == len(batches) - 1):
                 losses = self._forward(self.wrapped, step, micro, batch)
-                self._backward(self._scaled(losses, reduced), last=micro == len(batches) - 1)
+                self._backward(scaled_sum(losses, reduced, self.weights), last=micro == len(batches) - 1)
         return counted, reduced
 
     def _scaled_afterwards(
@@ -196,13 +199,6 @@ class StepEngine:
         torch.manual_seed(int(generator(self.config.seed, "dropout", step, part).integers(2**63)))
         losses: dict[str, Loss] = module(batch, self.config.seed, step)
         return losses
-
-    def _scaled(self, losses: Mapping[str, Loss], reduced: Reduced) -> torch.Tensor:
-        terms = [
-            loss.sum * (self.weights.get(name, 1.0) * reduced.scale(name)).to(loss.sum.dtype)
-            for name, loss in losses.items()
-        ]
-        return torch.stack(terms).sum()
 
     def _backward(self, loss: torch.Tensor, *, last: bool) -> None:
         if last:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from lyrics.core.dtypes import torch_dtype
 from lyrics.core.training.config import TrainConfig
 
+if TYPE_CHECKING:
+    from lyrics.core.model import LyricsModel
 
-def hold_frozen(model: Any, config: TrainConfig) -> None:
+
+def hold_frozen(model: LyricsModel, config: TrainConfig) -> None:
     """Convert what the stage leaves frozen in the language model to ``optimisation.frozen_precision``, and what it trains to fp32.
 
     Quantised weights stay what they are; so do the experts, some of which run in fp32 only.

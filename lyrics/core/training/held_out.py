@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
@@ -23,7 +23,10 @@ from lyrics.core.errors import DatasetError, GeometryError, ImageError, PromptEr
 from lyrics.core.prompting import Encoded
 from lyrics.core.prompts import Dialogue, Exchange
 from lyrics.core.training.config import TrainConfig
-from lyrics.core.training.distributed import catch_up, rank, summed, world_size
+from lyrics.core.training.distributed import rank, summed, world_size
+
+if TYPE_CHECKING:
+    from lyrics.core.model import LyricsModel
 
 #: Samples that are kept to be looked at.
 SHOWN = 6
@@ -58,7 +61,7 @@ class HeldOut:
         self.examples: dict[str, list[Example]] = {}
         self.shown: list[Shown] = []
 
-    def __call__(self, model: Any, step: int) -> Evaluation:
+    def __call__(self, model: LyricsModel, step: int) -> Evaluation:
         self.shown = []
         found: dict[str, float] = {}
         per_rank = max(1, self.config.evaluation.samples // world_size())
@@ -67,7 +70,9 @@ class HeldOut:
             if name not in self.examples:
                 self.examples[name] = _spread(name, data, per_rank)
             measured[name] = self._measure(model, self.examples[name])
-        catch_up(model)
+        if model.shards is not None:
+            # Ranks share out the language model; one that is done with its samples helps the others with theirs.
+            model.shards.catch_up()
         for name, counts in measured.items():
             prefix = f"{name}: " if len(self.datasets) > 1 else ""
             for key, (right, count) in _over_ranks(counts).items():
@@ -75,7 +80,7 @@ class HeldOut:
                     found[f"{prefix}{key}"] = right / count
         return Evaluation(found, tuple(self.shown))
 
-    def _measure(self, model: Any, examples: Sequence[Example]) -> dict[str, list[int]]:
+    def _measure(self, model: LyricsModel, examples: Sequence[Example]) -> dict[str, list[int]]:
         counts: dict[str, list[int]] = {}
         size = self.config.evaluation.batch
         for start in range(0, len(examples), size):
@@ -92,7 +97,9 @@ class HeldOut:
                 both[1] += count
         return counts
 
-    def _aligned(self, model: Any, examples: Sequence[Example], batch: PretrainExamples) -> dict[str, tuple[int, int]]:
+    def _aligned(
+        self, model: LyricsModel, examples: Sequence[Example], batch: PretrainExamples
+    ) -> dict[str, tuple[int, int]]:
         if len(self.shown) < SHOWN:
             _, refinements = model.features(batch.images.to(model.device, model.dtype))
             for example, caption, seen in zip(examples, batch.captions, refinements, strict=True):
@@ -105,7 +112,7 @@ class HeldOut:
         return dict(model.pretraining_accuracy(batch, seed=self.config.seed, step=0))
 
     def _answered(
-        self, model: Any, examples: Sequence[Example], batch: InstructionExamples
+        self, model: LyricsModel, examples: Sequence[Example], batch: InstructionExamples
     ) -> dict[str, tuple[int, int]]:
         instructions = [""] * len(batch.images)
         for dialogue in batch.dialogues:
@@ -133,7 +140,7 @@ class HeldOut:
             self._show(Shown(drawn, first.instruction, first.answer or "", answer.text))
         return {name: (right, count) for name, (right, count) in counts.items()}
 
-    def _answers(self, model: Any, prompts: Sequence[Dialogue], encoded: Encoded) -> list[Answer]:
+    def _answers(self, model: LyricsModel, prompts: Sequence[Dialogue], encoded: Encoded) -> list[Answer]:
         """A question that the language model has no room for is answered by nothing, which is wrong, and the others are answered."""
         most = self.config.evaluation.max_new_tokens
         try:

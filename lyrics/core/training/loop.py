@@ -20,6 +20,7 @@ from lyrics.core.data.ledger import Ledger
 from lyrics.core.data.sampler import StepSampler
 from lyrics.core.data.stream import SampleStream
 from lyrics.core.errors import SpecError
+from lyrics.core.resolve import declaring
 from lyrics.core.training import checkpoint as checkpoints
 from lyrics.core.training import launch, resume
 from lyrics.core.training.batches import MicroBatches, StepLoader, build_mixture, data_facts
@@ -38,6 +39,7 @@ from lyrics.core.training.signals import StopRequest, stop_on_signals
 from lyrics.core.training.writer import MAX_FAILURES, CheckpointWriter
 
 if TYPE_CHECKING:
+    from lyrics.core.model import LyricsModel
     from lyrics.core.training.sharding import Shards
 
 #: Steps in a row that may be skipped for a loss or a gradient that is not finite.
@@ -56,7 +58,7 @@ class Outcome:
 
 def train(
     config: TrainConfig,
-    model: Any,
+    model: LyricsModel,
     datasets: Mapping[str, Dataset],
     collate: Callable[[list[Any]], Any],
     *,
@@ -70,13 +72,12 @@ def train(
 
     Args:
         config: of the run.
-        model: has ``pretraining_step`` and ``instruction_step``, which return losses as sums and counts, and ``trainable_parameters``;
-            under ``strategy: fsdp2`` also ``language_model``, whose frozen weights are shared out in place.
+        model: is trained in place; under ``strategy: fsdp2`` the frozen weights of its language model are shared out in place.
         datasets: by the names of ``config.data.sets``.
         collate: examples -> one micro-batch; runs in loader workers.
         resume_from: ``auto``, ``never``, or the path of a checkpoint or a run folder.
-        evaluate: called on all ranks as ``evaluate(model, step)``, in evaluation mode; what the first rank gets is recorded. It calls
-            ``lyrics.core.training.distributed.catch_up`` before ranks exchange anything.
+        evaluate: called on all ranks as ``evaluate(model, step)``, in evaluation mode; what the first rank gets is recorded. Where
+            ``model.shards`` is set, it calls ``model.shards.catch_up()`` before ranks exchange anything.
         disk: how checkpoints are written.
 
     Raises:
@@ -112,7 +113,7 @@ class _Run:
         self,
         config: TrainConfig,
         accelerator: Accelerator,
-        model: Any,
+        model: LyricsModel,
         datasets: Mapping[str, Dataset],
         collate: Callable[[list[Any]], Any],
         evaluate: Evaluate | None,
@@ -296,7 +297,7 @@ class _Run:
 
 def check_negatives(config: TrainConfig, micro_batches: int) -> None:
     """Raises ``SpecError`` for several micro-batches with a contrastive loss, unless their smaller number of negatives is asked for."""
-    contrastive = [name for name, slot in config.model.spec.objectives.items() if slot.use.rpartition("/")[2] == "itc"]
+    contrastive = [path.partition(".")[2] for path in declaring(config.model.spec, "compares_across_batch")]
     accepted = config.optimisation.itc_negatives == "micro-batch"
     if config.stage == "pretrain" and micro_batches > 1 and contrastive and not accepted:
         raise SpecError(

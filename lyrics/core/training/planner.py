@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from lyrics.core.build import build_model
+from lyrics.core.contracts import Module
 from lyrics.core.dtypes import torch_dtype
 from lyrics.core.errors import SpecError
 from lyrics.core.json_reading import parse_json, read_json_object, read_text
@@ -83,7 +84,7 @@ def plan_run(config: TrainConfig, gpus: int, *, samples_per_s: float | None = No
     )
 
 
-def language_model_bytes(config: TrainConfig, language_model: nn.Module, gpus: int) -> tuple[int, int]:
+def language_model_bytes(config: TrainConfig, language_model: Module, gpus: int) -> tuple[int, int]:
     """Of the frozen weights of a language model: what a device holds throughout, and what it has of the others' at the most.
 
     A step of stage 2 has embeddings and head whole, the layer that runs, and the one that is fetched meanwhile.
@@ -99,7 +100,7 @@ def language_model_bytes(config: TrainConfig, language_model: nn.Module, gpus: i
     return held, (both_ends + sum(parts[:2])) * width
 
 
-def _frozen(module: nn.Module) -> list[nn.Parameter]:
+def _frozen(module: Module) -> list[nn.Parameter]:
     return [parameter for parameter in module.parameters() if not parameter.requires_grad]
 
 

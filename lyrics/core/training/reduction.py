@@ -73,6 +73,29 @@ def reduce_losses(micro_batches: Sequence[Mapping[str, Loss]], flags: Flags) -> 
     return Reduced(names, total[:3], total[3 + size :], total[3 : 3 + size])
 
 
+def scaled_sum(losses: Mapping[str, Loss], reduced: Reduced, weights: Mapping[str, float]) -> torch.Tensor:
+    """The loss to call backward on: each sum over the number of its terms in the whole step, times its weight (1 where none is given).
+
+    Averaging its gradients over ranks (what data parallelism does) gives the gradient of the weighted sum of the global means.
+    """
+    terms = [
+        loss.sum * (weights.get(name, 1.0) * reduced.scale(name)).to(loss.sum.dtype) for name, loss in losses.items()
+    ]
+    return torch.stack(terms).sum()
+
+
+def total_loss(
+    losses: Mapping[str, Loss], weights: Mapping[str, float] | None = None
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The loss of a step with one micro-batch, as the engine computes it, and the mean of each loss over all ranks.
+
+    A loss without a single term anywhere is 0.
+    """
+    reduced = reduce_losses([losses], Flags())
+    means = reduced.sums_K / reduced.counts_K.clamp(min=1)
+    return scaled_sum(losses, reduced, weights or {}), dict(zip(reduced.names, means.unbind(), strict=True))
+
+
 def any_rank(value: bool, device: torch.device) -> bool:
     """Whether it holds on some rank."""
     return bool(summed(torch.tensor([float(value)], device=device)).item() > 0)

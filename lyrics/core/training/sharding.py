@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -20,14 +20,18 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
+from lyrics.core.contracts import Module
 from lyrics.core.errors import SpecError
-from lyrics.core.training.distributed import SHARDS, summed, world_size
+from lyrics.core.training.distributed import summed, world_size
 from lyrics.core.training.step import Loss
+
+if TYPE_CHECKING:
+    from lyrics.core.model import LyricsModel
 
 _MARK = "_is_fsdp_managed_module"
 
 
-def layers(language_model: nn.Module) -> list[nn.Module]:
+def layers(language_model: Module) -> list[nn.Module]:
     """What is put together at once: the members of the outermost module lists, which are a transformer's layers."""
     found: list[nn.Module] = []
     for child in language_model.children():
@@ -40,7 +44,7 @@ def largest_share(parameter: torch.Tensor, ranks: int) -> int:
     return -(-parameter.shape[0] // ranks) * parameter[0].numel()
 
 
-def check_model(model: Any, stage: str) -> None:
+def check_model(model: LyricsModel, stage: str) -> None:
     """Raises ``SpecError`` for a language model that cannot be shared out."""
     language_model = model.language_model
     if stage == "instruct" and language_model.adaptation == "full":
@@ -62,33 +66,32 @@ class Shards:
     ``trained`` are the parameters that stay whole. All others of the language model become ``DTensor``; their names stay.
     """
 
-    def __init__(self, model: nn.Module, trained: Iterable[nn.Parameter], device: torch.device) -> None:
-        language_model: Any = model.language_model
-        self.language_model, self.device = language_model, device
+    def __init__(self, model: LyricsModel, trained: Iterable[nn.Parameter], device: torch.device) -> None:
+        # The contract is of what core calls; sharing out needs the module itself.
+        module: Any = model.language_model
+        self.language_model, self.device = module, device
         mesh = init_device_mesh(device.type, (world_size(),))
         whole = set(trained)
-        parts = layers(language_model)
+        parts = layers(module)
         # Layer by layer, so that a device never holds more of the whole than that.
         for part in parts:
             _share_out(part, mesh, whole, device, again=True)
         # Embeddings, last norm and head. They are needed at both ends of a step, and stay whole in between.
-        _share_out(language_model, mesh, whole, device, again=False)
+        _share_out(module, mesh, whole, device, again=False)
         _place(model, device)
-        register_fsdp_forward_method(language_model, "embed")
-        language_model.register_forward_pre_hook(self._before_forward, prepend=True)
+        register_fsdp_forward_method(module, "embed")
+        module.register_forward_pre_hook(self._before_forward, prepend=True)
         if parts:
             # Generation runs the layers without the forward pass of the contract.
             parts[0].register_forward_pre_hook(self._before_layers, prepend=True)
         self._ran = self._in_evaluation = self._helps = False
         with torch.no_grad():
             # The first call fixes who is inside whom; one word with nothing in it is what ``_empty_pass`` reads.
-            self._nothing_11D = torch.zeros_like(
-                language_model.embed(torch.zeros(1, 1, dtype=torch.long, device=device))
-            )
-        language_model.reshard()
-        setattr(language_model, SHARDS, self)
+            self._nothing_11D = torch.zeros_like(module.embed(torch.zeros(1, 1, dtype=torch.long, device=device)))
+        module.reshard()
+        model.shards = self
 
-    def instruction_step(self, model: Any, batch: Any) -> dict[str, Loss]:
+    def instruction_step(self, model: LyricsModel, batch: Any) -> dict[str, Loss]:
         """The model's, with the language model run once, forward and backward, also where this rank's batch has nothing to learn from."""
         self._ran = False
         losses: dict[str, Loss] = model.instruction_step(batch)

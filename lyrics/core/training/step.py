@@ -8,15 +8,16 @@ Letters: B samples of this rank, N samples of all ranks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import torch
 
-from lyrics.core.streams import Features, ProjectedFeatures, Stream, StreamOutputs, merge
+from lyrics.core.contracts import ChoosesNegatives, Objective, Projected, QueryTransformer, WithNegatives, reader_of
+from lyrics.core.errors import ContractError
+from lyrics.core.streams import Features, StreamOutputs, merge
 from lyrics.core.training.batch import PretrainBatch
-from lyrics.core.training.distributed import gather_padded, rank, summed, world_size
+from lyrics.core.training.distributed import gather_padded, rank, world_size
 from lyrics.core.training.negatives import NegativePairs, Negatives, Similarity, draw_negatives, negative_pairs
 
 
@@ -30,7 +31,15 @@ class Loss:
 
 @dataclass(frozen=True, eq=False)
 class StepState:
-    """What an objective may read when it computes its losses."""
+    """What an objective may read when it computes its losses.
+
+    Args:
+        batch: texts of this rank's B samples.
+        outputs: of both passes.
+        token_logits: the query transformer's; raises ``ContractError`` where that reads no text.
+        similarity: of the objective that chooses hard negatives (``ChoosesNegatives``); None without one.
+        pairs: the hard negatives; None without an objective that asks for them (``WithNegatives``).
+    """
 
     batch: PretrainBatch
     outputs: StreamOutputs
@@ -39,26 +48,9 @@ class StepState:
     pairs: NegativePairs | None
 
 
-class Objective(Protocol):
-    """An ``objective`` component: a module that owns its heads.
-
-    Three more methods are optional. ``similarity(outputs, batch) -> Similarity`` makes it the one that chooses hard negatives (and its
-    result is passed on in ``StepState``); ``negative_streams(batch, pairs) -> streams`` gives it a place in the second pass;
-    ``accuracy(state) -> {name: (how many are right, of how many)}`` is what a held-out evaluation reports of it.
-    """
-
-    def streams(self, batch: PretrainBatch) -> Sequence[Stream]:
-        """What the first pass must run."""
-        ...
-
-    def loss(self, state: StepState) -> Loss:
-        """Sum and count over this rank's batch."""
-        ...
-
-
 def pretrain_losses(
-    query_transformer: Any,
-    objectives: Mapping[str, Any],
+    query_transformer: QueryTransformer,
+    objectives: Mapping[str, Objective],
     features: Features,
     batch: PretrainBatch,
     negatives: Negatives | None = None,
@@ -69,8 +61,8 @@ def pretrain_losses(
 
 
 def pretrain_state(
-    query_transformer: Any,
-    objectives: Mapping[str, Any],
+    query_transformer: QueryTransformer,
+    objectives: Mapping[str, Objective],
     features: Features,
     batch: PretrainBatch,
     negatives: Negatives | None = None,
@@ -78,20 +70,20 @@ def pretrain_state(
     """Both passes of one step on this rank: what the objectives compute their losses from.
 
     Args:
-        query_transformer: has ``project``, ``token_logits`` and the forward call of ``lyrics.core.streams``.
+        query_transformer: runs the streams.
         objectives: by name, in order.
         features: frozen features of this rank's B images.
         batch: texts of the same samples.
         negatives: pairs to use instead of drawing them.
     """
     device = features.image_tokens_BND.device
-    memory: ProjectedFeatures = query_transformer.project(features)
+    memory = query_transformer.project(features)
     streams = merge([stream for objective in objectives.values() for stream in objective.streams(batch)])
-    outputs: StreamOutputs = query_transformer(streams, memory)
-    chooser = next((objective for objective in objectives.values() if hasattr(objective, "similarity")), None)
+    outputs = query_transformer(streams, memory)
+    chooser = next((objective for objective in objectives.values() if isinstance(objective, ChoosesNegatives)), None)
     similarity = None if chooser is None else chooser.similarity(outputs, batch)
     pairs = None
-    matching = [objective for objective in objectives.values() if hasattr(objective, "negative_streams")]
+    matching = [objective for objective in objectives.values() if isinstance(objective, WithNegatives)]
     if matching:
         negatives = negatives or draw_negatives(batch, similarity, device)
         memory, image_number_N = with_remote_images(query_transformer, features, memory, negatives.image_B)
@@ -99,12 +91,20 @@ def pretrain_state(
         second = merge([stream for objective in matching for stream in objective.negative_streams(batch, pairs)])
         if any(stream.num_rows for stream in second):
             outputs = outputs.joined(query_transformer([stream for stream in second if stream.num_rows], memory))
-    return StepState(batch, outputs, query_transformer.token_logits, similarity, pairs)
+    reader = reader_of(query_transformer)
+    return StepState(batch, outputs, _no_logits if reader is None else reader.token_logits, similarity, pairs)
+
+
+def _no_logits(hidden_nD: torch.Tensor) -> torch.Tensor:
+    raise ContractError(
+        "an objective asks for logits over a vocabulary, and this query transformer reads no text; such an objective declares in its "
+        "options which segments it needs (needs_segments)."
+    )
 
 
 def with_remote_images(
-    query_transformer: Any, features: Features, memory: ProjectedFeatures, chosen_B: torch.Tensor
-) -> tuple[ProjectedFeatures, torch.Tensor]:
+    query_transformer: QueryTransformer, features: Features, memory: Projected, chosen_B: torch.Tensor
+) -> tuple[Projected, torch.Tensor]:
     """Keys and values of this rank's images and of those that its negatives need from other ranks.
 
     Returns:
@@ -130,24 +130,3 @@ def with_remote_images(
         None if everyone.image_mask_BN is None else everyone.image_mask_BN[rows],
     )
     return memory.followed_by(query_transformer.project(fetched)), number_N
-
-
-def total_loss(
-    losses: Mapping[str, Loss], weights: Mapping[str, float] | None = None
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The loss to call backward on, and the mean of each loss over all ranks.
-
-    Averaging the gradients of the first over ranks (what data parallelism does) gives the gradient of the weighted sum of the global
-    means. A loss without a single term anywhere is 0.
-    """
-    names = list(losses)
-    device = next(iter(losses.values())).sum.device
-    counts = summed(torch.tensor([losses[name].count for name in names], dtype=torch.float64, device=device)).clamp(
-        min=1
-    )
-    sums = summed(torch.stack([losses[name].sum.detach().double() for name in names]))
-    total = torch.zeros((), device=device)
-    for name, count in zip(names, counts, strict=True):
-        weight = 1.0 if weights is None else weights[name]
-        total = total + losses[name].sum * (weight * world_size() / count).to(losses[name].sum.dtype)
-    return total, dict(zip(names, (sums / counts).unbind(), strict=True))

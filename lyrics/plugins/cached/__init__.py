@@ -55,4 +55,5 @@ def lyrics_components() -> Iterator[Component]:
             summary=summary,
             licence="that of the file",
             test_options={"missing": "empty"},
+            capabilities=("reads_known_objects",),
         )

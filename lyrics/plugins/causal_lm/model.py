@@ -181,6 +181,24 @@ class CausalLM(nn.Module):
     def lora_merged(self) -> bool:
         return self.adaptation == "lora" and any(getattr(module, "merged", False) for module in self.model.modules())
 
+    @property
+    def cache_numbers_per_token(self) -> int:
+        """Keys and values of all layers that attend; a convolution keeps the same few numbers however long the text."""
+        config: Any = self.model.config
+        kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return 2 * int(heads) * int(width) * sum("attention" in kind for kind in kinds)
+
+    def weights_in_4bit(self) -> int:
+        """What bitsandbytes quantizes: linear layers, without the head and LoRA."""
+        head = self.model.get_output_embeddings()  # type: ignore[operator]
+        return sum(
+            module.weight.numel()
+            for name, module in self.named_modules()
+            if isinstance(module, nn.Linear) and module is not head and "lora_" not in name
+        )
+
     def _adapter(self) -> Any:
         if self.adaptation != "lora":
             raise WeightsError(f"this language model has no LoRA to merge: its adaptation is {self.adaptation!r}.")

@@ -50,6 +50,11 @@ class QFormerOptions(Options):
         description="stage-1 weights (.safetensors) in this library's, LAVIS', transformers' or the released naming",
     )
 
+    @property
+    def segments(self) -> tuple[str, ...]:
+        """What its streams consist of."""
+        return ("V", "C")
+
 
 class MQFormerOptions(QFormerOptions):
     """MQ-Former: the trunk with grounding queries, which read the refiner's local tokens."""
@@ -60,6 +65,10 @@ class MQFormerOptions(QFormerOptions):
     local_dims: dict[str, int] | None = Field(
         None, description="width of local tokens per source (detector, segmenter); unset: what the refiner gives"
     )
+
+    @property
+    def segments(self) -> tuple[str, ...]:
+        return ("V", "G", "S", "C")
 
 
 _SMALL = {

@@ -11,7 +11,7 @@ tokens, M local tokens, D width, H heads, d head width, n selected rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -61,7 +61,7 @@ class MQFormer(nn.Module):
         self.num_visual = options.num_visual
         self.num_grounding = options.num_grounding if isinstance(options, MQFormerOptions) else 0
         self.num_queries = self.num_visual + self.num_grounding
-        self.segments = ("V", "G", "S", "C") if self.num_grounding else ("V", "C")
+        self.segments = options.segments
         self.image_dim = image_dim
         self.local_dims = dict(local_dims) if self.num_grounding else {}
         self.tokenizer = tokenizer
@@ -191,6 +191,10 @@ class MQFormer(nn.Module):
         transformed = self.token_head(hidden_nD)
         logits = F.linear(transformed, self.word_embeddings.weight, self.token_head.bias)
         return logits[:, : self.vocab_size]
+
+    def stage1_parameters(self) -> Iterator[nn.Parameter]:
+        """The head behind ``token_logits``; its output matrix is that of the embeddings, which stage 2 trains, too."""
+        return self.token_head.parameters()
 
     def forward_dense(self, stream: Stream, features: Features, cache: Sequence[KeysAndValues] | None = None) -> Any:
         """The same stream by the plain definition: padded, one dense mask, no sharing. See ``dense.py``."""

@@ -21,6 +21,11 @@ class ObjectiveOptions(Options):
 
     recipe: Recipe = Field("paper", description="paper, or released: what the authors' published code does")
 
+    @property
+    def needs_segments(self) -> tuple[str, ...]:
+        """What the query transformer must have; spatial text is read where there is some."""
+        return ("V", "C")
+
 
 class ITCOptions(ObjectiveOptions):
     """Image-text contrastive learning."""
@@ -50,6 +55,10 @@ class MSPOptions(ObjectiveOptions):
         description="queries read the spatial text too; off: spatial text reads the query stream of ITC (recipe paper)",
     )
 
+    @property
+    def needs_segments(self) -> tuple[str, ...]:
+        return ("V", "S")
+
 
 _SUMMARIES: dict[str, tuple[type[ObjectiveOptions], str]] = {
     "itc": (ITCOptions, "image-text contrastive: pooled queries against [BOS] and [CLS], negatives from all ranks"),
@@ -73,4 +82,5 @@ def lyrics_components() -> Iterator[Component]:
             summary=summary,
             licence="Apache-2.0",
             test_options={"projection_dim": 16} if name == "itc" else {},
+            capabilities=("compares_across_batch",) if name == "itc" else (),
         )

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lyrics.core.contracts import BuildContext
+from lyrics.core.contracts import BuildContext, QueryTransformer, reader_of
 from lyrics.core.streams import Features, Stream, Table, Text, merge
 from lyrics.core.training.batch import PretrainBatch
 from lyrics.core.training.step import Loss, StepState
@@ -35,6 +34,7 @@ class ICG(nn.Module):
     def __init__(self, options: ICGOptions, segments: Sequence[str]):
         super().__init__()
         self.options = options
+        self.segments = tuple(segments)
         self.after_spatial = options.recipe == "released" and "S" in segments
         self.smoothing = 0.1 if options.recipe == "released" else 0.0
         #: Recipe ``released`` learns no end where there is spatial text: what it writes does not stop.
@@ -56,7 +56,7 @@ class ICG(nn.Module):
             wanted["S"] = (text["S"].mask_RL & ~_all_but_last(text["S"])) & has_caption[:, None]
         table = {pair: seen for pair, seen in LEFT_TO_RIGHT.items() if pair[0] in text and pair[1] in text}
         return [
-            query_stream(batch),
+            query_stream(batch, self.segments),
             Stream(CAPTION, table, batch.sample_B, None, text, prefix=QUERIES, wanted=wanted),
         ]
 
@@ -78,10 +78,12 @@ class ICG(nn.Module):
         return Loss(token_cross_entropy(logits, targets, self.smoothing), len(targets))
 
     def captions(
-        self, query_transformer: Any, features: Features, batch: PretrainBatch, longest: int
+        self, query_transformer: QueryTransformer, features: Features, batch: PretrainBatch, longest: int
     ) -> list[list[int]]:
         """Captions of B images as token ids, greedily, without [SEP] and of ``longest`` tokens at most; the batch's own are not read."""
+        reader = reader_of(query_transformer)
         assert self.ends_captions
+        assert reader is not None
         memory = query_transformer.project(features)
         written: list[list[int]] = [[] for _ in range(len(batch))]
         open_B = torch.ones(len(batch), dtype=torch.bool)
@@ -90,7 +92,7 @@ class ICG(nn.Module):
             outputs = query_transformer(merge(self.streams(so_far)), memory)
             # Every token but the end has a state here; a sample's last foretells the next.
             last_B = (so_far.caption.lengths_R + 1).cumsum(0) - 1
-            next_B = query_transformer.token_logits(outputs(CAPTION, "C")[last_B]).argmax(dim=-1).cpu()
+            next_B = reader.token_logits(outputs(CAPTION, "C")[last_B]).argmax(dim=-1).cpu()
             open_B &= next_B != batch.special.sep
             if not open_B.any():
                 break

@@ -54,7 +54,7 @@ class ITC(nn.Module):
 
     def streams(self, batch: PretrainBatch) -> list[Stream]:
         text = both_texts(batch.spatial.text, batch.caption, batch.special, self.options.recipe, self.segments)
-        images = replace(query_stream(batch), wanted=dict.fromkeys(self.query_segments, "all"))
+        images = replace(query_stream(batch, self.segments), wanted=dict.fromkeys(self.query_segments, "all"))
         wanted: dict[str, Wanted] = dict.fromkeys(self.text_segments, "first")
         return [images, Stream(TEXT, full("".join(text)), batch.sample_B, None, text, wanted=wanted)]
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lyrics.core.contracts import BuildContext
-from lyrics.core.streams import Stream, StreamOutputs, Text, full
+from lyrics.core.streams import QUERY_SEGMENTS, Stream, StreamOutputs, Text, full
 from lyrics.core.training.batch import PretrainBatch
 from lyrics.core.training.negatives import NegativePairs
 from lyrics.core.training.step import Loss, StepState
@@ -62,9 +62,10 @@ class ITM(nn.Module):
         caption: Text,
     ) -> Stream:
         text = both_texts(spatial, caption, batch.special, self.options.recipe, self.segments)
-        present = ("V", "G", *text)
+        queries = [name for name in QUERY_SEGMENTS if name in self.segments]
+        present = (*queries, *text)
         table = {pair: seen for pair, seen in self.table.items() if pair[0] in present and pair[1] in present}
-        return Stream(name, table, sample_R, image_R, text, wanted={"V": "all", "G": "all"})
+        return Stream(name, table, sample_R, image_R, text, wanted=dict.fromkeys(queries, "all"))
 
     def _judged(self, state: StepState) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Logits [R, 2] of each pooled kind of query over all pairs, and which pairs match."""

@@ -18,7 +18,6 @@ import torch
 from torch import nn
 
 from lyrics.core.contracts import BuildContext
-from lyrics.core.errors import SpecError
 from lyrics.core.spatial_tokens import KINDS
 from lyrics.core.streams import Stream, Text, full
 from lyrics.core.training.batch import PretrainBatch
@@ -37,12 +36,8 @@ class MSP(nn.Module):
 
     def __init__(self, options: MSPOptions, segments: Sequence[str]):
         super().__init__()
-        if "S" not in segments:
-            raise SpecError(
-                "objectives: msp restores spatial text, which this query transformer does not read; "
-                "remove it from the objectives or use 'mqformer'."
-            )
         self.options = options
+        self.segments = tuple(segments)
         self.released = options.recipe == "released"
         self.smoothing = 0.1 if self.released else 0.0
 
@@ -66,8 +61,12 @@ class MSP(nn.Module):
             table = full("S")
         else:
             rows = torch.arange(len(batch))
-            return [Stream(SPATIAL, full("VGS"), batch.sample_B, rows, text, wanted=wanted)]
-        return [query_stream(batch), Stream(SPATIAL, table, batch.sample_B, None, text, prefix=QUERIES, wanted=wanted)]
+            seen = "".join(name for name in "VGS" if name in self.segments)
+            return [Stream(SPATIAL, full(seen), batch.sample_B, rows, text, wanted=wanted)]
+        return [
+            query_stream(batch, self.segments),
+            Stream(SPATIAL, table, batch.sample_B, None, text, prefix=QUERIES, wanted=wanted),
+        ]
 
     def _predicted(self, state: StepState) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits [n, vocabulary] and targets [n]."""

@@ -13,16 +13,16 @@ from collections.abc import Sequence
 import torch
 
 from lyrics.core.errors import SpecError
-from lyrics.core.streams import SpecialTokens, Stream, Text, full
+from lyrics.core.streams import QUERY_SEGMENTS, SpecialTokens, Stream, Text, full
 from lyrics.core.training.batch import PretrainBatch
 
 QUERIES = "queries"
 
 
-def query_stream(batch: PretrainBatch) -> Stream:
+def query_stream(batch: PretrainBatch, segments: Sequence[str]) -> Stream:
     """Queries alone, all seeing each other: ITC's images, and the prefix of ICG and of one-way MSP."""
     rows = torch.arange(len(batch))
-    return Stream(QUERIES, full("VG"), batch.sample_B, rows)
+    return Stream(QUERIES, full("".join(name for name in QUERY_SEGMENTS if name in segments)), batch.sample_B, rows)
 
 
 def special_id(special: SpecialTokens, name: str) -> int:

@@ -343,10 +343,11 @@ def train_stage(stage: Stage, out: Path, settings: Mapping[str, Any] | None = No
 
 def export_language_model(config: TrainConfig, weights: Path) -> None:
     """Write the language model that a run of ``tiny-text`` has trained so far to a folder in ``weights``, in half precision."""
-    model = trained_model(config)
+    # The recipe's own: one that holds a model of transformers.
+    language_model: Any = trained_model(config).language_model
     folder = weights / LANGUAGE_MODEL
-    model.language_model.model.half().save_pretrained(folder)
-    model.language_model.tokenizer.save_pretrained(folder)
+    language_model.model.half().save_pretrained(folder)
+    language_model.tokenizer.save_pretrained(folder)
     list_files(weights)
 
 

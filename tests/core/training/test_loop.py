@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from lyrics.core.build import build_model
+from lyrics.core.data.collate import PretrainExamples
 from lyrics.core.errors import MissingRequirementError, SampleError, SpecError
 from lyrics.core.spec import load
 from lyrics.core.training import recorder
@@ -23,7 +24,9 @@ from lyrics.core.training.errors import TrainingError
 from lyrics.core.training.held_out import Evaluation
 from lyrics.core.training.loop import Outcome, train
 from lyrics.core.training.progress import StepProgress
+from lyrics.core.training.reduction import total_loss
 from lyrics.core.training.report import curve
+from lyrics.core.training.step import Loss
 from lyrics.core.types import Sample
 from tests.core.training.runs import FaultyDisk, losses, run, trained
 from tests.core.training.standin import COLLATE, Numbers, StandIn, config, fingerprint
@@ -323,3 +326,26 @@ def test_build_model_has_the_interface_that_training_uses() -> None:
     model = build_model("lyrics-tiny", weights="meta")
     for name in ("pretraining_step", "instruction_step", "trainable_parameters"):
         assert callable(getattr(model, name)), name
+
+
+def test_training_sums_losses_as_total_loss_does(tmp_path: Path) -> None:
+    """What the parity tests prove is what is trained, weights included."""
+    seen = []
+
+    class Watched(StandIn):
+        def pretraining_step(self, batch: PretrainExamples, *, seed: int, step: int) -> dict[str, Loss]:
+            seen.append(batch)
+            return super().pretraining_step(batch, seed=seed, step=step)
+
+    run(config(tmp_path, optimisation__steps=1, optimisation__clip_norm=1e9), model=Watched(dropout=0.0))
+    model = StandIn(dropout=0.0)
+    parameters = model.trainable_parameters("pretrain").values()
+    found = model.pretraining_step(seen[0], seed=0, step=0)
+    assert found["msp"].count
+    total, means = total_loss(found, {"icg": 1.0, "msp": 0.5})
+    total.backward()
+    norm = float(torch.nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None]))
+    (line,) = [json.loads(text) for text in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert line["losses"]["total"] == pytest.approx(float(total), rel=1e-6)
+    assert line["losses"]["msp"] == pytest.approx(float(means["msp"]), rel=1e-6)
+    assert line["gradient_norm"] == pytest.approx(norm, rel=1e-6)

@@ -24,6 +24,7 @@ from lyrics.core.evaluation.ablations.runs import (
 from lyrics.core.evaluation.ablations.tables import Ablation, Published, Row, rows_of
 from lyrics.core.evaluation.ablations.variants import check_looks, check_part, show_blank
 from lyrics.core.registry import default_registry
+from lyrics.core.resolve import declared_segments, declaring, resolve
 from lyrics.core.training.launch import several_processes
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 READINGS = ("blank", "removed")
 BASELINE = "blip2"
+_QFORMER = "qformer"
 
 
 @dataclass(frozen=True)
@@ -152,13 +154,21 @@ def without(spec: ModelSpec, name: str) -> dict[str, Any]:
 
 def _blip2(spec: ModelSpec) -> dict[str, Any]:
     """As the preset ``blip2-13b`` is to ``lyrics-13b``: no refiner, BLIP-2's Q-Former with the visual queries alone, nothing to mask."""
-    known = default_registry().component("query-transformer", "qformer").component.options.model_fields
+    registry = default_registry()
+    known = registry.component("query-transformer", _QFORMER).component.options.model_fields
     options = {key: value for key, value in spec.query_transformer.options.items() if key in known}
-    objectives = {name: slot for name, slot in spec.objectives.items() if slot.use.rpartition("/")[2] != "msp"}
+    baseline = resolve(spec, {"query_transformer": {"use": _QFORMER, "options": options}})
+    segments = declared_segments(baseline.parts["query_transformer"], "segments") or ()
+    # Those that its segments allow: there is nothing to mask.
+    objectives = {
+        name: slot.model_dump(mode="json")
+        for name, slot in spec.objectives.items()
+        if set(declared_segments(baseline.parts[f"objectives.{name}"], "needs_segments") or ()) <= set(segments)
+    }
     return {
         "refiner": None,
-        "query_transformer": {"use": "qformer", "options": options},
-        "objectives": {name: slot.model_dump(mode="json") for name, slot in objectives.items()},
+        "query_transformer": {"use": _QFORMER, "options": options},
+        "objectives": objectives,
         "sees": ["instruction"],
     }
 
@@ -167,10 +177,7 @@ def variant_config(config: TrainConfig, name: str, seed: int, out: Path, **more:
     """A stage of a variant."""
     overrides = {f"model.spec.{path}": value for path, value in without(config.model.spec, name).items()}
     found = config.with_overrides(overrides)
-    slots = {where: slot.use.rpartition("/")[2] for where, _, slot in found.model.spec.slots()}
-    if config.data.refined is not None and not any(
-        use == "cached" for where, use in slots.items() if where.startswith("refiner.")
-    ):
+    if config.data.refined is not None and not declaring(found.model.spec, "reads_known_objects"):
         more["data.refined"] = None
     return changed(found, {"seed": seed, "out": str(out), **more})
 

@@ -21,7 +21,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from lyrics.core.answers import Answer
-from lyrics.core.contracts import Benchmark
+from lyrics.core.contracts import Benchmark, LimitsAnswers
 from lyrics.core.data.conversation import converse
 from lyrics.core.data.draws import generator
 from lyrics.core.errors import LyricsError
@@ -134,7 +134,7 @@ class FewShotBenchmark:
 
     def __init__(self, benchmark: Benchmark, pool: Pool, shots: int, seed: int) -> None:
         self.benchmark, self.pool, self.shots, self.seed = benchmark, pool, shots, seed
-        self.max_new_tokens = getattr(benchmark, "max_new_tokens", MAX_NEW_TOKENS)
+        self.max_new_tokens = benchmark.max_new_tokens if isinstance(benchmark, LimitsAnswers) else MAX_NEW_TOKENS
 
     def samples(self) -> Iterator[Sample]:
         for row, sample in enumerate(self.pool.samples):

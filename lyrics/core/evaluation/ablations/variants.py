@@ -18,6 +18,7 @@ from lyrics.core.errors import SpecError
 from lyrics.core.images import ImageLike, open_image, picture_name
 from lyrics.core.inputs import picture_list
 from lyrics.core.processor import ModelImages, Processor
+from lyrics.core.resolve import declaring
 from lyrics.core.types import DetectedObject, Preprocessing
 
 if TYPE_CHECKING:
@@ -87,10 +88,11 @@ def check_part(spec: ModelSpec, variant: str, path: str) -> None:
 
 def check_looks(spec: ModelSpec, variant: str, experts: Collection[str]) -> None:
     """Raises ``SpecError`` for an expert that reads stored objects: a blank picture changes nothing for it."""
+    reading = declaring(spec, "reads_known_objects")
     for name in experts:
         path = name if name == "image_encoder" else f"refiner.{name}"
         slot = part(spec, path)
-        if slot is not None and slot.use.rpartition("/")[2] == "cached":
+        if slot is not None and path in reading:
             raise SpecError(
                 f"{variant}: {path} is {slot.use!r}, which reads stored objects and does not look at the picture, so a blank one changes "
                 "nothing; take the reading 'removed'."

@@ -1,0 +1,5 @@
+from lyrics.testing import QueryTransformerContract
+
+
+class TestAcmeResampler(QueryTransformerContract):
+    component = "acme-resampler"
