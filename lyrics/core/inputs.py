@@ -99,6 +99,8 @@ def _a(value: object) -> str:
 
 def _described(value: object) -> str:
     hint = (
-        "; open it with PIL.Image.open first" if isinstance(value, bytes | bytearray) or hasattr(value, "read") else ""
+        "; open it with PIL.Image.open first"
+        if isinstance(value, bytes | bytearray) or callable(getattr(value, "read", None))
+        else ""
     )
     return f"an image is a path, a PIL image, a numpy array or a torch tensor, not {_a(value)}{hint}."

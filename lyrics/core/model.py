@@ -341,7 +341,7 @@ class LyricsModel(
         """
         if not self.objectives:
             raise ValueError(
-                "this model has no objectives, so there is nothing to pretrain; give its spec some, such as objectives.itc=itc"
+                "this model has no objectives, so there is nothing to pretrain; name some under objectives in its specification"
             )
         images = batch.images.to(self.device, self.dtype)
         features, refinements = self.features(images)
@@ -600,7 +600,7 @@ class LyricsModel(
         try:
             encoded = encode()
             if not is_finite(encoded.soft_tokens_PQD):
-                experts = {"image_encoder": self.encoder}
+                experts: dict[str, Expert] = {"image_encoder": self.encoder}
                 if self.refiner is not None:
                     experts |= {f"refiner.{name}": expert for name, expert in self.refiner.experts.items()}
                 raise refuse(first_not_finite(experts, self.projection, encode))

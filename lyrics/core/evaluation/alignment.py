@@ -71,7 +71,7 @@ def alignment(
     """
     if not model.objectives:
         raise SpecError(
-            "this model has no objectives, so stage 1 cannot be measured; give its specification objectives, such as objectives.itc=itc."
+            "this model has no objectives, so stage 1 cannot be measured; name some under objectives in its specification."
         )
     model.eval()
     objectives = model.losses.values()
