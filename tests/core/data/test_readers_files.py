@@ -112,6 +112,20 @@ def test_lookup(tmp_path: Path) -> None:
     assert raised.value.kind == "missing"
 
 
+def test_two_records_under_one_key(tmp_path: Path) -> None:
+    """The same once more is harmless; where they differ, nobody knows which is meant."""
+    rows = [{"id": 1, "w": 3}, {"id": 1, "w": 3}, {"id": "a", "w": 4}, {"id": "a", "w": 5}, {"w": 6}, {"id": [1]}]
+    lookup = Lookup(written(tmp_path / "a.json", rows), "id")
+    assert lookup[1].whole("w") == 3
+    with pytest.raises(SampleError, match=r"a.json has more than one record with id 'a'"):
+        lookup["a"]
+    for value in (7, [1], {"a": 1}, None):
+        with pytest.raises(
+            SampleError, match=r"a.json has no record with id .*; of its record 4, there is no key 'id'"
+        ):
+            lookup[value]
+
+
 def test_lists_of_columns() -> None:
     assert columns_of({"u": [1, 2], "c": [3, 4]}, {"u": "url", "c": "caption"}) == [
         {"url": 1, "caption": 3},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,14 @@ def test_nothing_that_is_shown_is_an_answer(name: str, option: str, tmp_path: Pa
             if name not in ("textvqa", "ai2d"):
                 said = turn.answer.lower()
                 assert not any(one.tag.lower() in said for one in known), (name, turn, known)
+
+
+def test_a_word_that_is_not_known_shows_nothing(tmp_path: Path) -> None:
+    """A data set that says ``objects_of`` wrongly gives nothing away."""
+    (sample, *_) = samples("coco", "", tmp_path)
+    assert known_objects(sample, "instruct") == sample.objects != ()
+    for word, shown in (("image", sample.objects), ("questions", ()), (None, ())):
+        assert known_objects(replace(sample, extra={**sample.extra, "objects_of": word}), "pretrain") == shown
 
 
 def test_letters_that_are_painted_over_words_stand_for_them(tmp_path: Path) -> None:
