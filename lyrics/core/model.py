@@ -341,7 +341,8 @@ class LyricsModel(
         """
         if not self.objectives:
             raise ValueError(
-                "this model has no objectives, so there is nothing to pretrain; give its spec some, such as objectives.itc=itc"
+                "this model has no objectives, so there is nothing to pretrain; give its spec some of those that "
+                "'lyrics list objective' names"
             )
         images = batch.images.to(self.device, self.dtype)
         features, refinements = self.features(images)

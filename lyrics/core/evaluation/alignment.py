@@ -71,7 +71,8 @@ def alignment(
     """
     if not model.objectives:
         raise SpecError(
-            "this model has no objectives, so stage 1 cannot be measured; give its specification objectives, such as objectives.itc=itc."
+            "this model has no objectives, so stage 1 cannot be measured; give its specification some of those that "
+            "'lyrics list objective' names."
         )
     model.eval()
     objectives = model.losses.values()
@@ -83,7 +84,7 @@ def alignment(
     for examples in _batches(dataset, samples, batch):
         prepared = collator(examples)
         assert isinstance(prepared, PretrainExamples)
-        features, texts = model.pretraining_inputs(prepared, seed, 0)
+        features, texts = model.pretraining_inputs(prepared, seed, 0, kinds=True)
         state = pretrain_state(model.query_transformer, model.losses, features, texts)
         for objective in model.losses.values():
             # What chooses negatives is measured below, among all samples.

@@ -49,8 +49,8 @@ def run(
     """
     if config.stage == "pretrain" and not config.model.spec.objectives:
         raise SpecError(
-            "model.spec.objectives: is empty, so stage 1 has nothing to train; leave one objective at least, such as "
-            "--set model.spec.objectives.itc=itc."
+            "model.spec.objectives: is empty, so stage 1 has nothing to train; give it one at least: --set "
+            "model.spec.objectives.NAME=NAME, with a NAME that 'lyrics list objective' shows."
         )
     datasets = _fitting(build_datasets(config.data.sets, "data.sets"), config)
     refined = read_refined(config)
