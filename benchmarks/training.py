@@ -35,8 +35,8 @@ from lyrics.core.training.batches import MicroBatches, StepLoader, build_mixture
 from lyrics.core.training.config import TrainConfig, load_config
 from lyrics.core.training.loop import train
 from lyrics.core.training.optimizer import build_optimizer
-from lyrics.core.training.schedule import learning_rate
 from lyrics.core.training.reduction import total_loss
+from lyrics.core.training.schedule import learning_rate
 from lyrics.core.training.step import Loss
 
 RESULTS = Path(__file__).parent / "results"

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lyrics.core.contracts import Module
 from lyrics.core.errors import NotFiniteError
 
 ADVICE = (
@@ -32,7 +33,7 @@ def refuse(part: str) -> NotFiniteError:
     return NotFiniteError(f"{part}: gave values that are not finite (NaN or infinity). {ADVICE}")
 
 
-def first_not_finite(experts: Mapping[str, nn.Module], projection: nn.Module, run: Callable[[], object]) -> str:
+def first_not_finite(experts: Mapping[str, Module], projection: nn.Module, run: Callable[[], object]) -> str:
     """Run a forward pass again and return the part that first gives values that are not finite.
 
     Args:

@@ -601,9 +601,8 @@ class LyricsModel(
         try:
             encoded = encode()
             if not is_finite(encoded.soft_tokens_PQD):
-                experts = {"image_encoder": self.encoder}
-                if self.refiner is not None:
-                    experts |= {f"refiner.{name}": expert for name, expert in self.refiner.experts.items()}
+                experts = self.experts
+                experts = {name if name == "image_encoder" else f"refiner.{name}": one for name, one in experts.items()}
                 raise refuse(first_not_finite(experts, self.projection, encode))
             return encoded
         finally:
