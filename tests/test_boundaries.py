@@ -295,6 +295,7 @@ def test_no_part_is_asked_what_it_has() -> None:
         "lyrics.core.build: hasattr(nn.ModuleDict(), name)",
         "lyrics.core.data.stream: hasattr(errno, name)",
         "lyrics.core.evaluation.runner: hasattr(model, 'generate')",
+        "lyrics.core.inputs: hasattr(value, 'read')",
     }
 
 

@@ -277,7 +277,8 @@ class LanguageModel(Module, Protocol):
 
         ``on_token`` is called with each id as it is chosen; it is only given with a batch of one and a single beam.
         Decoding is greedy unless ``generation_config`` is given, whose options are those of ``lyrics.core.generation``
-        with transformers' meaning; samples come from torch's global generators, which the caller has seeded.
+        with transformers' meaning; samples come from torch's global generators, which the caller has seeded. A language
+        model that decodes greedily and in no other way may leave it out: options of generation are then refused.
         """
         ...
 

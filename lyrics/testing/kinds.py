@@ -424,6 +424,35 @@ class LanguageModelContract(ModuleContract):
         new = model.generate(row, mask, max_new_tokens=5, on_token=told.append)
         assert told == new[0].tolist(), f"reported {told}, returned {new[0].tolist()}"
 
+    def test_generation_follows_the_options_that_it_takes(self) -> None:
+        """Troubleshooting: with `generation_config`, samples are a function of torch's seed, and an answer has at most `max_new_tokens`.
+        Checked where `generate` has that parameter.
+        """
+        import inspect
+
+        import torch
+        from transformers import GenerationConfig
+
+        model = self.build()
+        if "generation_config" not in inspect.signature(model.generate).parameters:
+            return
+        row, mask = model.embed(torch.tensor([[1, 5, 6, 9]])), torch.ones(1, 4, dtype=torch.long)
+
+        def new(seed: int, **options: Any) -> list[int]:
+            torch.manual_seed(seed)
+            config = GenerationConfig(**options)
+            ids = model.generate(row, mask, max_new_tokens=8, generation_config=config)
+            assert ids.shape[0] == 1, f"one prompt gave {ids.shape[0]} answers"
+            assert ids.shape[1] <= 8, "more tokens than asked for"
+            return ids[0].tolist()  # type: ignore[no-any-return]
+
+        sampled = [new(seed, do_sample=True, temperature=5.0, min_new_tokens=8) for seed in (0, 0, 1, 2, 3)]
+        assert sampled[0] == sampled[1], "the same seed gives other samples"
+        assert any(other != sampled[0] for other in sampled[2:]), "other seeds give the same samples"
+        greedy = model.generate(row, mask, max_new_tokens=8)[0].tolist()
+        assert new(0, do_sample=False) == greedy, "greedy by `generation_config` is not greedy without"
+        new(0, num_beams=2)
+
     def test_chat_template_exists(self) -> None:
         from lyrics.core.prompts import TEMPLATES
 

@@ -297,10 +297,16 @@ class LanguageModel(nn.Module):
         *,
         max_new_tokens: int,
         on_token: Callable[[int], None] | None = None,
+        generation_config: Any = None,
     ) -> torch.Tensor:
         new = []
         for _ in range(max_new_tokens + (self.fault == "talkative")):
-            new.append(self(embeddings_BLD, attention_mask_BL)[:, -1:].argmax(-1))
+            logits_BV = self(embeddings_BLD, attention_mask_BL)[:, -1]
+            if generation_config is not None and generation_config.do_sample and self.fault != "no dice":
+                likely_BV = (logits_BV / generation_config.temperature).softmax(-1)
+                new.append(torch.multinomial(likely_BV, 1))
+            else:
+                new.append(logits_BV.argmax(-1, keepdim=True))
             if on_token is not None and not (self.fault == "secretive" and len(new) == 1):
                 on_token(int(new[-1]))
             embeddings_BLD = torch.cat([embeddings_BLD, self.embed(new[-1])], dim=1)

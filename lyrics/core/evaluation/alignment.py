@@ -71,7 +71,12 @@ def alignment(
     """
     if not model.objectives:
         raise SpecError(
+<<<<<<< HEAD
             "this model has no objectives, so stage 1 cannot be measured; name some under objectives in its specification."
+=======
+            "this model has no objectives, so stage 1 cannot be measured; give its specification some of those that "
+            "'lyrics list objective' names."
+>>>>>>> contracts
         )
     model.eval()
     objectives = model.losses.values()
@@ -83,7 +88,7 @@ def alignment(
     for examples in _batches(dataset, samples, batch):
         prepared = collator(examples)
         assert isinstance(prepared, PretrainExamples)
-        features, texts = model.pretraining_inputs(prepared, seed, 0)
+        features, texts = model.pretraining_inputs(prepared, seed, 0, kinds=True)
         state = pretrain_state(model.query_transformer, model.losses, features, texts)
         for objective in model.losses.values():
             # What chooses negatives is measured below, among all samples.
