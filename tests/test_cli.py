@@ -15,7 +15,7 @@ import lyrics
 from lyrics.core.component import KINDS
 from lyrics.core.data.build import build_dataset
 from lyrics.core.registry import default_registry
-from lyrics.core.spec import dump, loads
+from lyrics.core.spec import dump, loads_any
 from tests.commands import Run
 from tests.core.small import small
 from tests.fresh import fresh
@@ -102,7 +102,7 @@ def test_show_of_a_name_that_two_kinds_have_gives_the_spellings(run: Run) -> Non
 def test_show_prints_a_preset_as_a_file_that_loads(preset: str, run: Run) -> None:
     expected = default_registry().preset(preset)
     for arguments in ((preset,), (f"preset:{preset}",), (f"lyrics-vl/{preset}",), (preset, "--json")):
-        assert loads(run("show", *arguments).out) == expected
+        assert loads_any(run("show", *arguments).out) == expected
 
 
 # --- check ---

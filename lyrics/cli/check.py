@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lyrics.cli._output import JsonFlag, SetOption, print_json, print_table, print_text
+
+if TYPE_CHECKING:
+    from lyrics.core.summary import PartRow
 
 
 def check(
@@ -19,14 +23,19 @@ def check(
 ) -> None:
     """Resolve and wire a specification; print its parts, shapes, parameters, licences, and the memory that it needs.
 
+    Of a refiner alone, the parts, parameters and licences are printed.
     Downloads and allocates nothing.
     """
     from lyrics.cli._overrides import parse_overrides
     from lyrics.core.dtypes import dtype_name
     from lyrics.core.registry import default_registry
-    from lyrics.core.resolve import resolve, wire
+    from lyrics.core.resolve import read_any_spec, resolve, wire
+    from lyrics.core.spec import RefinerOnlySpec
 
     dtype = dtype_name(dtype)
+    if isinstance(read_any_spec(spec), RefinerOnlySpec):
+        _check_refiner(spec, parse_overrides(settings), dtype, json)
+        return
     resolved = resolve(spec, parse_overrides(settings))
     wire(resolved)
 
@@ -58,23 +67,7 @@ def check(
         }
         print_json(data)
         return
-    print_table(
-        ("part", "component", "from", "gives", "parameters", "trainable", dtype, "licence"),
-        [
-            (
-                row.path,
-                row.component,
-                row.distribution,
-                row.output,
-                f"{row.parameters:,}",
-                f"{row.trainable:,}",
-                _size(row.num_bytes),
-                row.licence,
-            )
-            for row in summary.parts
-        ],
-        right=("parameters", "trainable", dtype),
-    )
+    _print_parts(summary.parts, dtype)
     print_text(f"\ntotal: {summary.parameters:,} parameters, {_size(summary.num_bytes)} in {dtype}")
     print_text(f"trained in stage 1: {summary.stage1_trainable:,} (query transformer and objectives)")
     pieces = ", ".join(f"{name} {count:,}" for name, count in summary.stage2_breakdown.items())
@@ -100,6 +93,47 @@ def check(
             for row in needed
         ],
         right=("weights", "gradients", "optimizer", "working", "total"),
+    )
+
+
+def _check_refiner(spec: str, overrides: dict[str, Any], dtype: str, json: bool) -> None:
+    from lyrics.core.resolve import resolve_refiner
+
+    resolved = resolve_refiner(spec, overrides)
+
+    import torch
+
+    from lyrics.core.build import build_resolved_refiner
+    from lyrics.core.summary import summarise_refiner
+
+    parts = summarise_refiner(build_resolved_refiner(resolved, weights="meta", dtype=getattr(torch, dtype)), resolved)
+    parameters, num_bytes = sum(row.parameters for row in parts), sum(row.num_bytes for row in parts)
+    if json:
+        rows = [dataclasses.asdict(row) for row in parts]
+        spec_data = resolved.spec.model_dump(mode="json")
+        print_json({"parts": rows, "parameters": parameters, "bytes": num_bytes, "dtype": dtype, "spec": spec_data})
+        return
+    _print_parts(parts, dtype)
+    print_text(f"\na refiner alone: {parameters:,} parameters, {_size(num_bytes)} in {dtype}; nothing of it is trained")
+
+
+def _print_parts(parts: Sequence[PartRow], dtype: str) -> None:
+    print_table(
+        ("part", "component", "from", "gives", "parameters", "trainable", dtype, "licence"),
+        [
+            (
+                row.path,
+                row.component,
+                row.distribution,
+                row.output,
+                f"{row.parameters:,}",
+                f"{row.trainable:,}",
+                _size(row.num_bytes),
+                row.licence,
+            )
+            for row in parts
+        ],
+        right=("parameters", "trainable", dtype),
     )
 
 

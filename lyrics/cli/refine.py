@@ -10,13 +10,29 @@ import typer
 
 from lyrics.cli._output import JsonFlag, SetOption, print_json, print_text
 
-_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+# So many skipped files are named on standard error; the file names all.
+_SHOWN = 10
 
 
 def refine(
     pictures: Annotated[list[Path], typer.Argument(help="Pictures, or folders of pictures (searched at any depth).")],
-    out: Annotated[Path, typer.Option(help="Folder for objects.jsonl, annotations.coco.json and drawn/.")],
-    spec: Annotated[str, typer.Option(help="A preset or spec file whose refiner is used.")] = "lyrics-tiny",
+    out: Annotated[
+        Path, typer.Option(help="Folder for objects.jsonl, skipped.jsonl, annotations.coco.json and drawn/.")
+    ],
+    spec: Annotated[
+        str,
+        typer.Option(
+            help="A preset (of a model, or a refiner: tiny-refiner, paper-refiner, grounded-sam), or a spec file (of a "
+            "model, or with the key refiner alone)."
+        ),
+    ] = "lyrics-tiny",
+    phrases: Annotated[
+        str | None,
+        typer.Option(
+            help='What to look for, in place of the tagger\'s tags: "dog, red car". Commas part the names; a name cannot '
+            "hold one."
+        ),
+    ] = None,
     settings: SetOption = None,
     weights: Annotated[
         str, typer.Option(help="pretrained, or random to try a spec out without weights.")
@@ -25,21 +41,40 @@ def refine(
         Path | None, typer.Option(help="Read tags, boxes and masks back from this objects.jsonl instead.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="Where the experts run, such as cuda.")] = None,
-    dtype: Annotated[str, typer.Option(help="Precision of the experts: fp32, bf16 or fp16.")] = "fp32",
+    dtype: Annotated[str, typer.Option(help="Precision of the experts: float32, bfloat16 or float16.")] = "float32",
     batch: Annotated[int, typer.Option(min=1, help="Pictures that go through the experts together.")] = 8,
     draw: Annotated[bool, typer.Option(help="Draw boxes, masks and labels.")] = True,
+    redo: Annotated[
+        bool, typer.Option("--redo", help="Drop what another refiner or other phrases left in --out, and do it again.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 if anything was skipped, after all else is done.")
+    ] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Tag, detect and segment. A second run does only what is missing; bad files are reported and skipped."""
+    """Tag, detect and segment. A second run does only what is missing.
+
+    Whatever cannot be used is skipped: a line of skipped.jsonl says why, the last line of the output counts the
+    reasons, and the exit code stays 0 (see --strict). In folders everything is looked at that is named like an image.
+    """
     from lyrics.cli._overrides import parse_overrides
+    from lyrics.core.dtypes import dtype_name
     from lyrics.core.errors import ImageError, LyricsError, UnknownNameError
-    from lyrics.core.refine_files import COCO_FILE, OBJECTS_FILE, SKIPPED_FILE, find_pictures, refine_files
+    from lyrics.core.files import name_as_text, name_for_messages
+    from lyrics.core.refine_files import (
+        COCO_FILE,
+        DRAWN_FOLDER,
+        OBJECTS_FILE,
+        SKIPPED_FILE,
+        find_pictures,
+        refine_files,
+    )
 
     if weights not in ("pretrained", "random"):
         raise UnknownNameError(f"--weights {weights}: is pretrained or random.")
-    if dtype not in _DTYPES:
-        raise UnknownNameError(f"--dtype {dtype}: is fp32, bf16 or fp16.")
-    found = find_pictures(pictures)
+    dtype = dtype_name(dtype)
+    asked = None if phrases is None else _names(phrases)
+    found = find_pictures(pictures, leave_out=out / DRAWN_FOLDER)
     if not found:
         raise ImageError(f"no pictures in {', '.join(map(str, pictures))}.", "empty")
     overrides = parse_overrides(settings)
@@ -51,16 +86,25 @@ def refine(
 
     from lyrics.core.build import build_refiner
 
-    precision: torch.dtype = getattr(torch, _DTYPES[dtype])
-    refiner = build_refiner(spec, overrides=overrides, weights=weights, device=device, dtype=precision)  # type: ignore[arg-type]
+    if weights == "random":
+        torch.manual_seed(0)  # the same refiner every time, so that a second run goes on
+    refiner = build_refiner(spec, overrides=overrides, weights=weights, device=device, dtype=dtype)  # type: ignore[arg-type]
     from lyrics.core.known import warn_of_unknown
 
     warn_of_unknown(refiner.experts.values(), found)
     try:
         with _Bar(len(found)) as bar:
-            summary = refine_files(refiner, found, out, batch_size=batch, draw=draw, progress=bar.update)
+            summary = refine_files(
+                refiner, found, out, batch_size=batch, draw=draw, phrases=asked, redo=redo, progress=bar.update
+            )
     except OSError as error:
-        raise LyricsError(f"--out {out}: cannot be written: {error.strerror}.") from error
+        raise LyricsError(f"--out {name_for_messages(out)}: cannot be written: {error.strerror or error}.") from error
+    reasons = ", ".join(f"{count} {kind}" for kind, count in summary.reasons.items())
+    skipped = (
+        f"{len(summary.skipped)} skipped ({reasons}): {name_for_messages(out / SKIPPED_FILE)} says why"
+        if summary.skipped
+        else ""
+    )
     if json:
         print_json(
             {
@@ -69,22 +113,44 @@ def refine(
                 "objects": summary.objects,
                 "seconds": round(summary.seconds, 3),
                 "skipped": {
-                    name: {"kind": error.kind, "reason": str(error)} for name, error in summary.skipped.items()
+                    name_as_text(name): {"kind": error.kind, "reason": str(error)}
+                    for name, error in summary.skipped.items()
                 },
-                "objects_file": str(out / OBJECTS_FILE),
-                "coco_file": str(out / COCO_FILE),
+                "objects_file": name_as_text(str(out / OBJECTS_FILE)),
+                "coco_file": name_as_text(str(out / COCO_FILE)),
+                "skipped_file": name_as_text(str(out / SKIPPED_FILE)),
             }
         )
+        if skipped:
+            print(skipped, file=sys.stderr)
     else:
         rate = summary.refined / summary.seconds if summary.seconds else 0.0
         print_text(f"refined {summary.refined} pictures ({rate:.1f} images/s); {summary.done_before} were done before")
-        print_text(f"{summary.objects} objects in {out / OBJECTS_FILE} and {out / COCO_FILE}")
-        for reason in summary.skipped.values():
+        files = " and ".join(name_for_messages(out / name) for name in (OBJECTS_FILE, COCO_FILE))
+        print_text(f"{summary.objects} objects in {files}")
+        sys.stdout.flush()
+        for reason in list(summary.skipped.values())[:_SHOWN]:
             print(f"skipped: {reason}", file=sys.stderr)
-        if summary.skipped:
-            print_text(f"{len(summary.skipped)} skipped, see {out / SKIPPED_FILE}")
-    if summary.skipped and len(summary.skipped) == len(found):
+        if len(summary.skipped) > _SHOWN:
+            print(f"skipped: {len(summary.skipped) - _SHOWN} more", file=sys.stderr)
+        if skipped:
+            print_text(skipped)
+    if strict and summary.skipped:
         raise typer.Exit(1)
+
+
+def _names(phrases: str) -> list[str]:
+    """``"dog, red car"`` -> the names, each once. Raises ``SpecError`` where there is none."""
+    from lyrics.core.errors import SpecError
+    from lyrics.core.files import is_text
+
+    names = [" ".join(name.split()) for name in phrases.split(",")]
+    names = list(dict.fromkeys(name for name in names if name))
+    if not names:
+        raise SpecError('--phrases: names nothing; write names parted by commas, such as --phrases "dog, red car".')
+    if not all(map(is_text, names)):
+        raise SpecError("--phrases: is not UTF-8 text.")
+    return names
 
 
 class _Bar:

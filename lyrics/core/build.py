@@ -20,11 +20,13 @@ from lyrics.core.changes import Changes, part_of, warn_of_changes
 from lyrics.core.contracts import BuildContext, Weights
 from lyrics.core.dtypes import torch_dtype
 from lyrics.core.errors import LyricsError, MissingRequirementError, PluginError, SpecError, WeightsError, did_you_mean
-from lyrics.core.registry import Registry, describe
+from lyrics.core.registry import DISTRIBUTION, Registry, describe
 from lyrics.core.resolve import (
     LOCAL_SOURCES,
     Part,
+    RefinerLike,
     Resolved,
+    ResolvedRefiner,
     SpecLike,
     Wiring,
     check_objectives,
@@ -32,6 +34,7 @@ from lyrics.core.resolve import (
     declared_dim,
     declared_segments,
     resolve,
+    resolve_refiner,
     wire,
 )
 from lyrics.core.types import Preprocessing
@@ -346,7 +349,7 @@ def _build_from(part: Part, source: _PartSource, **known: Any) -> Any:
 
 
 def build_refiner(
-    spec: SpecLike,
+    spec: RefinerLike,
     *,
     overrides: Mapping[str, Any] | None = None,
     weights: Weights = "pretrained",
@@ -354,41 +357,53 @@ def build_refiner(
     dtype: str | torch.dtype | None = None,
     registry: Registry | None = None,
 ) -> VisualRefiner:
-    """Only the visual refiner of a model: tags, boxes and masks, without the parts that read them.
+    """Build a visual refiner: tags, boxes and masks, without the parts of a model that read them.
 
-    Arguments and errors as ``build_model``, but ``weights`` is no folder.
+    ``spec`` is that of a model, of which only the refiner is looked at, or that of a refiner alone: a preset such as
+    ``tiny-refiner``, a file or mapping whose only key is ``refiner``, or a ``RefinerSpec``. Other arguments and errors
+    are those of ``build_model``, but ``weights`` is no folder.
     """
-    resolved = resolve(spec, overrides, registry=registry)
-    wire(resolved)
-    if resolved.spec.refiner is None:
-        raise SpecError(
-            "refiner: is null, so there is nothing to refine with; set refiner.detector, or take another spec."
-        )
+    return build_resolved_refiner(
+        resolve_refiner(spec, overrides, registry=registry), weights=weights, device=device, dtype=dtype
+    )
+
+
+def build_resolved_refiner(
+    resolved: ResolvedRefiner,
+    *,
+    weights: Weights = "pretrained",
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+) -> VisualRefiner:
+    """``build_refiner`` from the second stage on, for a specification that is resolved already."""
     how, folder = _materialisation(weights, device)
     if folder is not None:
         raise WeightsError(f"weights={weights!r}: a refiner alone is built with 'pretrained', 'random' or 'meta'.")
-    parts = {path: part for path, part in resolved.parts.items() if path.startswith("refiner.")}
-    for part in parts.values():
+    for part in resolved.parts.values():
         check_requirements(part)
     context = BuildContext(how)
     with _placed("meta" if how == "meta" else device, dtype):
         experts = {
-            name: build_part(parts[f"refiner.{name}"], context) if f"refiner.{name}" in parts else None
+            name: build_part(resolved.parts[f"refiner.{name}"], context)
+            if f"refiner.{name}" in resolved.parts
+            else None
             for name in EXPERTS
         }
         return _assemble(resolved, experts)
 
 
-def _assemble(resolved: Resolved, experts: Mapping[str, Any]) -> VisualRefiner:
+def _assemble(resolved: Resolved | ResolvedRefiner, experts: Mapping[str, Any]) -> VisualRefiner:
     from lyrics.core.refiner import VisualRefiner
 
     assert resolved.spec.refiner is not None
-    names = {
-        name: f"{part.label} of {part.entry.source}"
-        for name in experts
-        if (part := resolved.parts.get(f"refiner.{name}")) is not None
+    parts = {name: part for name in experts if (part := resolved.parts.get(f"refiner.{name}")) is not None}
+    made_of = {
+        "lyrics": importlib.metadata.version(DISTRIBUTION),
+        "versions": {name: str(part.entry.source) for name, part in parts.items()},
+        "refiner": resolved.spec.refiner.model_dump(mode="json"),
     }
-    return VisualRefiner(**experts, max_objects=resolved.spec.refiner.max_objects, names=names)
+    names = {name: f"{part.label} of {part.entry.source}" for name, part in parts.items()}
+    return VisualRefiner(**experts, max_objects=resolved.spec.refiner.max_objects, names=names, made_of=made_of)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import pluggy
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
-    from lyrics.core.spec import ModelSpec
+    from lyrics.core.spec import ModelSpec, RefinerSpec
 
 Kind = Literal[
     "image-encoder",
@@ -171,7 +171,9 @@ class Component:
 
 @dataclass(frozen=True)
 class Preset:
-    """A named model: a function that returns its specification.
+    """A named model, or a named refiner: a function that returns its specification.
+
+    A function that returns a ``RefinerSpec`` names a refiner alone, for ``lyrics refine`` and ``build_refiner``.
 
     ``reported_trainable`` is the number of trainable parameters that the model's source reports, if it does, and ``reported_note`` says why
     ours may differ; ``lyrics check`` prints both.
@@ -181,7 +183,7 @@ class Preset:
     """
 
     name: str
-    spec: Callable[[], ModelSpec]
+    spec: Callable[[], ModelSpec | RefinerSpec]
     summary: str = ""
     weights: str | None = None
     reported_trainable: int | None = None

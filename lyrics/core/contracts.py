@@ -120,6 +120,14 @@ class WithNumTokens(Protocol):
     def num_tokens(self) -> int: ...
 
 
+@runtime_checkable
+class WithVocabulary(Protocol):
+    """Optional, for a detector that knows a closed set of phrases. It is asked for all of them where there is no tagger."""
+
+    @property
+    def vocabulary(self) -> Sequence[str]: ...
+
+
 class Expert(Module, Protocol):
     """What the image encoder and the experts of the refiner have in common: how an image is prepared for them."""
 

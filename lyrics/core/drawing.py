@@ -27,15 +27,12 @@ MASK_OPACITY = 0.1
 def draw_objects(picture: Image.Image, objects: Sequence[DetectedObject]) -> Image.Image:
     """A copy of ``picture`` with the objects on it; one colour per tag. The best object is drawn last, on top of the others."""
     colours = {tag: PALETTE[index % len(PALETTE)] for index, tag in enumerate(sorted({found.tag for found in objects}))}
-    pixels_HWC = np.asarray(picture.convert("RGB"), dtype=np.float32).copy()
+    pixels_HWC = np.array(picture.convert("RGB"))
     stroke = max(2, round(min(picture.size) / 200))
     for found in reversed(objects):
         if found.mask is not None:
-            inside = found.mask.to_array()
-            colour = np.asarray(colours[found.tag], dtype=np.float32)
-            pixels_HWC[inside] = (1 - MASK_OPACITY) * pixels_HWC[inside] + MASK_OPACITY * colour
-            pixels_HWC[_rim(inside, stroke)] = colour
-    drawn = Image.fromarray(pixels_HWC.round().astype(np.uint8))
+            _tint(pixels_HWC, found.mask.to_array(), colours[found.tag], stroke)
+    drawn = Image.fromarray(pixels_HWC)
     pen = ImageDraw.Draw(drawn)
     font = ImageFont.load_default(size=max(12, round(min(picture.size) / 32)))
     for found in reversed(objects):
@@ -46,6 +43,20 @@ def draw_objects(picture: Image.Image, objects: Sequence[DetectedObject]) -> Ima
     for found in reversed(objects):
         _label(pen, picture.size, found, colours[found.tag], font)
     return drawn
+
+
+def _tint(
+    pixels_HWC: npt.NDArray[np.uint8], inside_HW: npt.NDArray[np.bool_], colour: tuple[int, int, int], width_px: int
+) -> None:
+    """Color a mask and its rim, in place; only the part of the picture that the mask covers is touched."""
+    rows, columns = np.flatnonzero(inside_HW.any(axis=1)), np.flatnonzero(inside_HW.any(axis=0))
+    if not len(rows):
+        return
+    # One pixel of what is outside stays in sight, so that the rim knows an edge from the picture's border.
+    window = np.s_[max(0, rows[0] - 1) : rows[-1] + 2, max(0, columns[0] - 1) : columns[-1] + 2]
+    part_HWC, inside = pixels_HWC[window], inside_HW[window]
+    part_HWC[inside] = ((1 - MASK_OPACITY) * part_HWC[inside] + MASK_OPACITY * np.asarray(colour)).round()
+    part_HWC[_rim(inside, width_px)] = colour
 
 
 def _rim(inside_HW: npt.NDArray[np.bool_], width_px: int) -> npt.NDArray[np.bool_]:

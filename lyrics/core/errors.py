@@ -57,8 +57,10 @@ class GeometryError(LyricsError):
 class ImageError(LyricsError):
     """A picture cannot be used. ``kind`` says why in one word, for ledgers.
 
-    Kinds: ``missing``, ``folder``, ``unreadable`` (the system refuses), ``empty``, ``format`` (not one that is read), ``large`` (too many
-    pixels), ``truncated``, ``corrupt``. ``sha256`` is that of the file's bytes, where they were read whole.
+    Kinds: ``missing``, ``folder``, ``special`` (a FIFO, socket or device), ``unreadable`` (the system refuses),
+    ``empty``, ``format`` (not one that is read), ``large`` (too many pixels, or too much memory), ``truncated``,
+    ``corrupt``, ``expert`` (an expert of the refiner failed on it), ``drawing`` (its drawing failed). ``sha256`` is
+    that of the file's bytes, where they were read whole.
     """
 
     def __init__(self, message: str, kind: str, *, sha256: str | None = None) -> None:

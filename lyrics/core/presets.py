@@ -44,6 +44,23 @@ def _vicuna_13b(chat_template: str = "vicuna-v1.1", vocab_size: int = 32000, **l
     )
 
 
+def paper_refiner() -> RefinerSpec:
+    """The paper's three experts."""
+    return RefinerSpec(
+        tagger=Slot(use="ram-plus", options={"backbone": "swin-b"}),  # "RAM++ with Swin-B backbone" (section 4)
+        detector=Slot(
+            use="grounding-dino",  # "Grounding-DINO-T ... and Swin-T backbone" (section 4): the part's defaults
+            options={"queries": 900},  # "900 output object boxes" (section 4)
+        ),
+        segmenter=Slot(use="sam-hq", options={"width": 1280, "layers": 32}),  # "SAM-HQ ... ViT-H" (section 4)
+    )
+
+
+def grounded_sam() -> RefinerSpec:
+    """The paper's detector and segmenter, for phrases that the caller gives: no tagger."""
+    return paper_refiner().model_copy(update={"tagger": None})
+
+
 def lyrics_13b() -> ModelSpec:
     """The paper's model."""
     return ModelSpec(
@@ -56,16 +73,7 @@ def lyrics_13b() -> ModelSpec:
                 "width": 1024,  # "257x1024 for ViT-L/14" (section 3.1)
             },
         ),
-        refiner=RefinerSpec(
-            tagger=Slot(use="ram-plus", options={"backbone": "swin-b"}),  # "RAM++ with Swin-B backbone" (section 4)
-            detector=Slot(
-                use="grounding-dino",  # "Grounding-DINO-T ... and Swin-T backbone" (section 4): the part's defaults
-                options={"queries": 900},  # "900 output object boxes" (section 4)
-            ),
-            segmenter=Slot(
-                use="sam-hq", options={"width": 1280, "layers": 32}
-            ),  # "SAM-HQ with MAE and pre-trained ViT-H" (section 4)
-        ),
+        refiner=paper_refiner(),
         query_transformer=Slot(
             use="mqformer",
             options={
@@ -231,16 +239,21 @@ TINY_STAGE1_WEIGHTS = "package:lyrics/plugins/tiny/weights/stage1"
 TINY_WEIGHTS = "package:lyrics/plugins/tiny/weights/model"
 
 
+def tiny_refiner() -> RefinerSpec:
+    """The trained experts for drawn scenes."""
+    return RefinerSpec(
+        tagger=Slot(use="tiny-tagger"),
+        detector=Slot(use="tiny-detector"),
+        segmenter=Slot(use="tiny-segmenter"),
+        max_objects=16,
+    )
+
+
 def lyrics_tiny() -> ModelSpec:
     """The same code paths at toy size, for the embedded world ``scenes``: runs on a laptop's CPU, offline."""
     return ModelSpec(
         image_encoder=Slot(use="tiny-vit"),
-        refiner=RefinerSpec(
-            tagger=Slot(use="tiny-tagger"),
-            detector=Slot(use="tiny-detector"),
-            segmenter=Slot(use="tiny-segmenter"),
-            max_objects=16,
-        ),
+        refiner=tiny_refiner(),
         query_transformer=Slot(
             use="mqformer",
             options={
@@ -314,3 +327,8 @@ def lyrics_presets() -> Iterable[Preset]:
         weights=TINY_STAGE1_WEIGHTS,
     )
     yield Preset("blip2-13b", blip2_13b, "the baseline: no refiner, BLIP-2's Q-Former")
+    yield Preset("paper-refiner", paper_refiner, "a refiner alone: the paper's RAM++, Grounding DINO-T and SAM-HQ")
+    yield Preset(
+        "grounded-sam", grounded_sam, "a refiner alone: Grounding DINO-T and SAM-HQ, for lyrics refine --phrases"
+    )
+    yield Preset("tiny-refiner", tiny_refiner, "a refiner alone: the experts of lyrics-tiny, for drawn scenes")

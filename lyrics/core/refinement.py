@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from lyrics.core.errors import GeometryError, LyricsError, MissingRequirementError
+from lyrics.core.files import is_text, name_as_text
 from lyrics.core.geometry import Box
 from lyrics.core.masks import Mask
 from lyrics.core.types import DetectedObject, Tag
@@ -30,7 +32,7 @@ class Refinement:
     def to_json(self) -> dict[str, Any]:
         """Plain data: one line of ``objects.jsonl``. Boxes are xyxy in pixels of the original picture, masks COCO's compressed runs."""
         return {
-            "image": self.name,
+            **name_to_json(self.name),
             "width": self.size_px[0],
             "height": self.size_px[1],
             "tags": [{"name": tag.name, "score": round(tag.score, 5)} for tag in self.tags],
@@ -60,7 +62,7 @@ class Refinement:
                 mask = Mask.from_coco(found["mask"]) if found.get("mask") else None
                 if box is not None:
                     objects.append(DetectedObject(str(found["tag"]), box, float(found.get("score", 1.0)), mask))
-            return cls(size_px, tags, tuple(objects), str(data.get("image", "")))
+            return cls(size_px, tags, tuple(objects), name_from_json(data))
         except GeometryError as error:
             raise LyricsError(f"objects of {data.get('image', 'a picture')!r}: {error}") from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -111,6 +113,16 @@ class Refinement:
         return draw_objects(picture, self.objects)
 
 
+def name_to_json(name: str) -> dict[str, str]:
+    r"""Return a file's name for a row. One that is no UTF-8 is shown with ``\xff``, and ``image_hex`` has its bytes."""
+    return {"image": name} if is_text(name) else {"image": name_as_text(name), "image_hex": os.fsencode(name).hex()}
+
+
+def name_from_json(row: Mapping[str, Any]) -> str:
+    """Return the name that ``name_to_json`` wrote. Raises ``ValueError`` for a damaged ``image_hex``."""
+    return os.fsdecode(bytes.fromhex(row["image_hex"])) if "image_hex" in row else str(row.get("image", ""))
+
+
 def to_coco(refinements: Sequence[Refinement]) -> dict[str, Any]:
     """COCO annotations of several pictures, as pycocotools loads them. Boxes are [x, y, width, height] in pixels, ids count from 1."""
     names = sorted({found.tag for refinement in refinements for found in refinement.objects})
@@ -119,7 +131,9 @@ def to_coco(refinements: Sequence[Refinement]) -> dict[str, Any]:
     annotations: list[dict[str, Any]] = []
     for image_id, refinement in enumerate(refinements, 1):
         width, height = refinement.size_px
-        images.append({"id": image_id, "file_name": refinement.name, "width": width, "height": height})
+        written = name_to_json(refinement.name)
+        image: dict[str, Any] = {"id": image_id, "file_name": written["image"], "width": width, "height": height}
+        images.append(image | ({"file_name_hex": written["image_hex"]} if "image_hex" in written else {}))
         for found in refinement.objects:
             x1, y1, x2, y2 = found.box_norm.to_px(refinement.size_px)
             annotation: dict[str, Any] = {

@@ -5,14 +5,19 @@ Any part may be absent. All of it is frozen. Shapes: B images, M detector tokens
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import nn
 
-from lyrics.core.contracts import Detector, Expert, Segmenter, Tagger
+from lyrics.core.contracts import Detector, Expert, Segmenter, Tagger, WithVocabulary
 from lyrics.core.errors import ContractError
 from lyrics.core.images import ImageLike
 from lyrics.core.inputs import Phrases, is_image, phrase_lists
@@ -38,6 +43,7 @@ class VisualRefiner(nn.Module):
         tagger, detector, segmenter: modules that keep the contract of their kind, or None. A segmenter needs a detector.
         max_objects: objects kept per picture, best first.
         names: per expert, what to call it when it breaks its contract; ``the detector`` and so on unless given.
+        made_of: the resolved specification and the versions behind it, as plain data, for ``digest``.
     """
 
     def __init__(
@@ -48,6 +54,7 @@ class VisualRefiner(nn.Module):
         *,
         max_objects: int = 100,
         names: Mapping[str, str] | None = None,
+        made_of: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if segmenter is not None and detector is None:
@@ -57,6 +64,8 @@ class VisualRefiner(nn.Module):
         self.segmenter = segmenter
         self.max_objects = max_objects
         self.names = {expert: f"the {expert}" for expert in ("tagger", "detector", "segmenter")} | dict(names or {})
+        self.made_of = dict(made_of or {})
+        self._said_nothing_is_asked = False
         self.requires_grad_(False)
         self.eval()
 
@@ -79,6 +88,26 @@ class VisualRefiner(nn.Module):
         """The experts that are present and give local tokens, in the order in which these are concatenated."""
         named = {"detector": self.detector, "segmenter": self.segmenter}
         return {name: expert for name, expert in named.items() if expert is not None}
+
+    def digest(self, phrases: Sequence[str] | None = None) -> str:
+        """Return 16 hex digits that tell refiners apart.
+
+        They depend on the specification, versions, files that the options name, weights and ``phrases``. Reads every
+        weight once.
+        """
+        made_of = dict(self.made_of) or {name: type(expert).__qualname__ for name, expert in self.experts.items()}
+        asked = None if phrases is None else list(phrases)
+        head = json.dumps([made_of, self.max_objects, asked], sort_keys=True)
+        seen = hashlib.sha256(head.encode("utf-8"))
+        for path in _local_files(made_of):
+            seen.update(os.fsencode(path.name))
+            with path.open("rb") as file:
+                seen.update(hashlib.file_digest(file, "sha256").digest())
+        for name, tensor in sorted(self.state_dict().items()):
+            seen.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            if not tensor.is_meta:
+                seen.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return seen.hexdigest()[:16]
 
     def forward(
         self,
@@ -120,6 +149,8 @@ class VisualRefiner(nn.Module):
             )
         if phrases is None:
             phrases = [[tag.name for tag in found] for found in tags]
+            if self.tagger is None:
+                phrases = [self._what_the_detector_knows()] * len(images)
         local: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         objects: list[list[DetectedObject]] = [[] for _ in range(len(images))]
         if self.detector is not None:
@@ -144,6 +175,35 @@ class VisualRefiner(nn.Module):
             for size_px, picture_tags, found, name in zip(images.sizes_px, tags, objects, images.names, strict=True)
         )
         return RefinerOutput(refinements, local)
+
+    def _what_the_detector_knows(self) -> list[str]:
+        """The detector's own vocabulary, for want of a tagger. Warns once where there is none."""
+        vocabulary: list[str] = list(self.detector.vocabulary) if isinstance(self.detector, WithVocabulary) else []
+        if not vocabulary and not self._said_nothing_is_asked:
+            self._said_nothing_is_asked = True
+            warnings.warn(
+                "nothing is looked for: the refiner has no tagger, no phrases were given"
+                + (
+                    ", and its detector has no vocabulary. Give phrases (--phrases 'dog, red car'), or a tagger."
+                    if self.detector is not None
+                    else ", and it has no detector. Set refiner.tagger or refiner.detector."
+                ),
+                stacklevel=3,
+            )
+        return vocabulary
+
+
+def _local_files(made_of: Any) -> list[Path]:
+    """The files that a specification's values name, themselves or by their folder; tensors are looked at in the model."""
+    if isinstance(made_of, Mapping):
+        return [path for _, value in sorted(made_of.items()) for path in _local_files(value)]
+    if isinstance(made_of, list | tuple):
+        return [path for value in made_of for path in _local_files(value)]
+    if not isinstance(made_of, str) or not os.path.exists(made_of):
+        return []
+    named = Path(made_of)
+    inside = sorted(named.iterdir()) if named.is_dir() else [named]
+    return [path for path in inside if path.is_file() and path.suffix != ".safetensors"]
 
 
 def _expect(who: str, kept: bool, complaint: str) -> None:

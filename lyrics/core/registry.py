@@ -30,8 +30,9 @@ from lyrics.core.clean_text import one_line
 from lyrics.core.component import CAPABILITIES, CONTRACTS, KINDS, Component, Converter, Options, Preset
 from lyrics.core.errors import AmbiguousNameError, LyricsError, PluginError, UnknownNameError, did_you_mean
 from lyrics.core.json_reading import parse_json
-from lyrics.core.spec import ModelSpec
+from lyrics.core.spec import ModelSpec, RefinerOnlySpec, RefinerSpec
 
+S = TypeVar("S", ModelSpec, RefinerOnlySpec)
 GROUP = "lyrics"
 DISTRIBUTION = "lyrics-vl"
 #: What a user can do about a plugin that is in the way.
@@ -155,22 +156,24 @@ class Registry:
             raise self._ambiguous(kind, name, [(entry.source, entry.qualified_name) for entry in found])
         raise self._unknown(kind, name, [entry.component.name for entry in of_kind])
 
-    def preset(self, name: str) -> ModelSpec:
-        """The specification that the preset ``name`` returns.
+    def preset(self, name: str) -> ModelSpec | RefinerOnlySpec:
+        """The specification that the preset ``name`` returns: of a model, or of a refiner alone.
 
         A part that the preset names without its distribution is the preset's own distribution's, where two distributions provide it: a
         stranger's component of the same name does not disturb a preset.
         """
         preset, source = self._preset(name)
         try:
-            spec = preset.spec()
+            found = preset.spec()
         except LyricsError as error:
             raise PluginError(f"preset {name!r} of {source} is not valid: {error}") from error
         except Exception as error:
             raise PluginError(f"preset {name!r} of {source} failed: {describe(error)}") from error
-        if not isinstance(spec, ModelSpec):
-            raise PluginError(f"preset {name!r} of {source} returned a {type(spec).__name__}, not a ModelSpec.")
-        return self._prefer(spec, source.distribution)
+        if isinstance(found, RefinerSpec):
+            return self._prefer(RefinerOnlySpec(refiner=found), source.distribution)
+        if not isinstance(found, ModelSpec):
+            raise PluginError(f"preset {name!r} of {source} returned a {type(found).__name__}, not a ModelSpec.")
+        return self._prefer(found, source.distribution)
 
     def preset_weights(self, name: str) -> str | None:
         """What the preset ``name`` says of its trained weights (``Preset.weights``). Raises as ``preset``."""
@@ -184,7 +187,7 @@ class Registry:
             raise self._unknown("preset", name, [preset.name for preset, _ in self.presets])
         return found[0]
 
-    def _prefer(self, spec: ModelSpec, distribution: str) -> ModelSpec:
+    def _prefer(self, spec: S, distribution: str) -> S:
         changes = {}
         for path, kind, slot in spec.slots():
             owners = {

@@ -19,13 +19,24 @@ from lyrics.core.clean_text import one_line
 from lyrics.core.component import Capability, Options
 from lyrics.core.errors import PluginError, SpecError, WiringError, did_you_mean
 from lyrics.core.registry import Entry, Registry, default_registry, describe
-from lyrics.core.spec import ModelSpec, Slot, load, validate
+from lyrics.core.spec import (
+    ModelSpec,
+    RefinerOnlySpec,
+    RefinerSpec,
+    Slot,
+    load_any,
+    validate,
+    validate_any,
+    whole_model,
+)
 
 LOCAL_SOURCES = ("detector", "segmenter")
 #: What a query transformer's streams may consist of, by the letter of the segment.
 SEGMENTS = {"V": "visual queries", "G": "grounding queries", "S": "spatial text (S)", "C": "captions (C)"}
 
 SpecLike = str | os.PathLike[str] | Mapping[str, Any] | ModelSpec
+#: What names a refiner: that of a model, or one alone.
+RefinerLike = SpecLike | RefinerOnlySpec | RefinerSpec
 
 
 @dataclass(frozen=True)
@@ -54,20 +65,40 @@ class Resolved:
     preset_weights: str | None = None
 
 
+@dataclass(frozen=True)
+class ResolvedRefiner:
+    """As ``Resolved``, of a refiner alone."""
+
+    spec: RefinerOnlySpec
+    parts: Mapping[str, Part]
+
+
 def read_spec(spec: SpecLike, registry: Registry | None = None) -> ModelSpec:
     """A ``ModelSpec`` from a preset's name, a path, a mapping, or a ``ModelSpec``.
 
-    Raises ``SpecError``, or ``UnknownNameError`` for a preset that does not exist.
+    Raises ``SpecError``, also for the spec of a refiner alone, or ``UnknownNameError`` for a preset that does not
+    exist.
     """
-    if isinstance(spec, ModelSpec):
+    found = read_any_spec(spec, registry)
+    return whole_model(found, os.fspath(spec) if isinstance(spec, str | os.PathLike) else "the spec")
+
+
+def read_any_spec(spec: RefinerLike, registry: Registry | None = None) -> ModelSpec | RefinerOnlySpec:
+    """As ``read_spec``, also of a refiner alone.
+
+    That is a preset of one, a file or mapping whose only key is ``refiner``, or a ``RefinerSpec``.
+    """
+    if isinstance(spec, ModelSpec | RefinerOnlySpec):
         return spec
+    if isinstance(spec, RefinerSpec):
+        return RefinerOnlySpec(refiner=spec)
     if isinstance(spec, Mapping):
-        return validate(dict(spec), ModelSpec)
+        return validate_any(spec)
     if not isinstance(spec, str | os.PathLike):
         raise SpecError(f"a spec is a preset's name, a path, a mapping or a ModelSpec, not a {type(spec).__name__}.")
     text = os.fspath(spec)
     if _is_spec_file(text):
-        return load(text)
+        return load_any(text)
     # One separator may also be a preset's qualified name, distribution/preset.
     if isinstance(spec, os.PathLike) or text.count(os.sep) > 1 or (os.sep in text and Path(text).exists()):
         raise SpecError(f"{text}: a spec file ends in .yaml, .yml or .json.")
@@ -86,6 +117,37 @@ def resolve(
     wanted = read_spec(spec, registry)
     if overrides:
         wanted = wanted.with_overrides(overrides)
+    parts = _find_parts(wanted, registry, overrides)
+    named = isinstance(spec, str) and not _is_spec_file(spec)
+    trained = registry.preset_weights(spec) if named else None  # type: ignore[arg-type]
+    return Resolved(wanted.with_overrides(_filled_in(parts)), parts, trained)
+
+
+def resolve_refiner(
+    spec: RefinerLike, overrides: Mapping[str, Any] | None = None, *, registry: Registry | None = None
+) -> ResolvedRefiner:
+    """``resolve`` and ``wire`` for the refiner of a model, or for one alone. The model's other parts are not looked at.
+
+    Raises ``SpecError`` where there is no refiner, and as ``resolve`` and ``wire``.
+    """
+    registry = registry or default_registry()
+    wanted = read_any_spec(spec, registry)
+    if overrides:
+        wanted = wanted.with_overrides(overrides)
+    if wanted.refiner is None:
+        raise SpecError(
+            "refiner: is null, so there is nothing to refine with; set refiner.detector, or take another spec."
+        )
+    written = {path: by for path, by in wanted.distributions.items() if path.startswith("refiner.")}
+    alone = RefinerOnlySpec(refiner=wanted.refiner, distributions=written)
+    parts = _find_parts(alone, registry, overrides)
+    _check_refiner(parts)
+    return ResolvedRefiner(alone.with_overrides(_filled_in(parts)), parts)
+
+
+def _find_parts(
+    wanted: ModelSpec | RefinerOnlySpec, registry: Registry, overrides: Mapping[str, Any] | None
+) -> dict[str, Part]:
     parts: dict[str, Part] = {}
     faults: list[SpecError | PluginError] = []
     for path, kind, slot in wanted.slots():
@@ -101,11 +163,12 @@ def resolve(
     # A part that the caller has just chosen is not held against the one that it replaces.
     chosen = {path.removesuffix(".use") for path in overrides or ()}
     _warn_of_other_versions(wanted, {path: part for path, part in parts.items() if path not in chosen})
+    return parts
+
+
+def _filled_in(parts: Mapping[str, Part]) -> dict[str, Any]:
     filled: dict[str, Any] = {f"{path}.options": part.options.model_dump(mode="json") for path, part in parts.items()}
-    filled["distributions"] = {path: _version_of(part) for path, part in parts.items()}
-    named = isinstance(spec, str) and not _is_spec_file(spec)
-    trained = registry.preset_weights(spec) if named else None  # type: ignore[arg-type]
-    return Resolved(wanted.with_overrides(filled), parts, trained)
+    return filled | {"distributions": {path: _version_of(part) for path, part in parts.items()}}
 
 
 def _at(path: str, message: str) -> str:
@@ -128,7 +191,7 @@ def _version_of(part: Part) -> str:
     return f"{part.entry.source.distribution} {part.entry.source.version}"
 
 
-def _warn_of_other_versions(spec: ModelSpec, parts: Mapping[str, Part]) -> None:
+def _warn_of_other_versions(spec: ModelSpec | RefinerOnlySpec, parts: Mapping[str, Part]) -> None:
     """One line for all parts that come from another distribution, or from one of another major or minor version, than was written down."""
     changed: dict[tuple[str, str], list[str]] = {}
     for path, written in spec.distributions.items():
@@ -140,7 +203,7 @@ def _warn_of_other_versions(spec: ModelSpec, parts: Mapping[str, Part]) -> None:
             for (written, found), paths in changed.items()
         )
         warnings.warn(
-            f"{what}. Results may differ; install the versions that were written down if they do.", stacklevel=3
+            f"{what}. Results may differ; install the versions that were written down if they do.", stacklevel=4
         )
 
 
@@ -164,11 +227,7 @@ class Wiring:
 def wire(resolved: Resolved) -> Wiring:
     """Compare the parts with each other before anything is allocated. Raises ``WiringError``."""
     parts = resolved.parts
-    if "refiner.segmenter" in parts and "refiner.detector" not in parts:
-        raise WiringError(
-            f"refiner.segmenter {parts['refiner.segmenter'].entry.component.name!r} needs boxes, but refiner.detector is null; "
-            "set refiner.segmenter=null, or refiner.detector to one of 'lyrics list detector'."
-        )
+    _check_refiner(parts)
     image_dim = declared_dim(parts["image_encoder"])
     local_dims = {
         source: declared_dim(parts[f"refiner.{source}"]) for source in LOCAL_SOURCES if f"refiner.{source}" in parts
@@ -179,6 +238,14 @@ def wire(resolved: Resolved) -> Wiring:
     if segments is not None:
         check_objectives(parts, segments)
     return wiring
+
+
+def _check_refiner(parts: Mapping[str, Part]) -> None:
+    if "refiner.segmenter" in parts and "refiner.detector" not in parts:
+        raise WiringError(
+            f"refiner.segmenter {parts['refiner.segmenter'].entry.component.name!r} needs boxes, but refiner.detector is null; "
+            "set refiner.segmenter=null, or refiner.detector to one of 'lyrics list detector'."
+        )
 
 
 def declared_dim(part: Part) -> int | None:

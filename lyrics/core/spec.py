@@ -13,7 +13,7 @@ import re
 import reprlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, cast, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, cast, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -72,7 +72,46 @@ class RefinerSpec(_Frozen):
     max_objects: int = Field(100, ge=1, description="objects kept per picture, best first")
 
 
-class ModelSpec(_Frozen):
+class _Specification(_Frozen):
+    """What a specification of a model and that of a refiner alone have in common."""
+
+    if TYPE_CHECKING:  # each declares them in its own order, in which they are written
+        refiner: RefinerSpec | None
+        distributions: dict[str, str]
+
+    def slots(self) -> Iterator[tuple[str, str, Slot]]:
+        """(spec path, kind, slot) of every part that the spec names, in the order of a forward pass."""
+        if self.refiner is not None:
+            for part in ("tagger", "detector", "segmenter"):
+                slot = getattr(self.refiner, part)
+                if slot is not None:
+                    yield f"refiner.{part}", part, slot
+
+    def with_overrides(self, overrides: Mapping[str, Any]) -> Self:
+        """A copy with dotted paths set, e.g. ``{"refiner.detector": "cached", "language_model.options.lora.rank": 8}``.
+
+        Giving a slot another ``use`` drops the options of the part it replaces. ``None`` removes an entry that has a
+        name of the user's choice, such as ``{"objectives.msp": None}``. Raises ``SpecError`` for a path that does not
+        exist, with the nearest one that does.
+        """
+        check_overrides(overrides)
+        data = self.model_dump(mode="json")
+        for path, value in sorted(overrides.items(), key=_replacements_first):
+            set_path(data, path, value, type(self))
+        return validate(data, type(self))
+
+
+_DISTRIBUTIONS = "spec path -> 'distribution version' of the part; written when a model is built"
+
+
+class RefinerOnlySpec(_Specification):
+    """A visual refiner without the model around it: a file with no key but ``refiner``."""
+
+    refiner: RefinerSpec = Field(description="the experts")
+    distributions: dict[str, str] = Field(default_factory=dict, description=_DISTRIBUTIONS)
+
+
+class ModelSpec(_Specification):
     """A whole model as data. Every field can be set by an override, such as ``refiner.detector.options.box_threshold=0.3``."""
 
     image_encoder: Slot = Field(description="global features of the picture")
@@ -93,10 +132,8 @@ class ModelSpec(_Frozen):
     spatial_in_prompt: bool = Field(
         True, description="whether the language model reads the spatial representation as text, after each picture"
     )
-    distributions: dict[str, str] = Field(
-        default_factory=dict,
-        description="spec path -> 'distribution version' of the part; written when a model is built",
-    )
+
+    distributions: dict[str, str] = Field(default_factory=dict, description=_DISTRIBUTIONS)
 
     @field_validator("objectives")
     @classmethod
@@ -107,30 +144,12 @@ class ModelSpec(_Frozen):
         return objectives
 
     def slots(self) -> Iterator[tuple[str, str, Slot]]:
-        """(spec path, kind, slot) of every part that the spec names, in the order of a forward pass."""
         yield "image_encoder", "image-encoder", self.image_encoder
-        if self.refiner is not None:
-            for part in ("tagger", "detector", "segmenter"):
-                slot = getattr(self.refiner, part)
-                if slot is not None:
-                    yield f"refiner.{part}", part, slot
+        yield from super().slots()
         yield "query_transformer", "query-transformer", self.query_transformer
         yield "language_model", "language-model", self.language_model
         for name, slot in self.objectives.items():
             yield f"objectives.{name}", "objective", slot
-
-    def with_overrides(self, overrides: Mapping[str, Any]) -> Self:
-        """A copy with dotted paths set, e.g. ``{"refiner.detector": "cached", "language_model.options.lora.rank": 8}``.
-
-        Giving a slot another ``use`` drops the options of the part it replaces. ``None`` removes an entry that has a
-        name of the user's choice, such as ``{"objectives.msp": None}``. Raises ``SpecError`` for a path that does not
-        exist, with the nearest one that does.
-        """
-        check_overrides(overrides)
-        data = self.model_dump(mode="json")
-        for path, value in sorted(overrides.items(), key=_replacements_first):
-            set_path(data, path, value, ModelSpec)
-        return validate(data, type(self))
 
 
 def check_overrides(overrides: object) -> None:
@@ -387,20 +406,43 @@ def parse_yaml(text: str, *, source: str = "text") -> Any:
 
 
 def loads(text: str, *, source: str = "text") -> ModelSpec:
-    """A spec from YAML or JSON text. Raises ``SpecError``."""
+    """A model's spec from YAML or JSON text. Raises ``SpecError``, also for the spec of a refiner alone."""
+    return whole_model(loads_any(text, source=source), source)
+
+
+def loads_any(text: str, *, source: str = "text") -> ModelSpec | RefinerOnlySpec:
+    """As ``loads``; text with no other key than ``refiner`` (and ``distributions``) is a refiner alone."""
     data = parse_yaml(text, source=source)
     if not isinstance(data, dict):
         raise SpecError(
             f"{source}: a model spec is a mapping with keys such as image_encoder, and {_KINDS.get(type(data), 'this is a value')}."
         )
     try:
-        return validate(data, ModelSpec)
+        return validate_any(data)
     except SpecError as error:
         raise SpecError("\n".join(f"{source}: {line}" for line in str(error).splitlines())) from None
 
 
-def dumps(spec: ModelSpec, *, format: Literal["yaml", "json"] = "yaml") -> str:
-    """The spec as text; ``loads(dumps(spec)) == spec``."""
+def validate_any(data: Mapping[str, Any]) -> ModelSpec | RefinerOnlySpec:
+    """Plain data as the spec of a model, or of a refiner alone where no key is a model's. Raises ``SpecError``."""
+    if data.get("refiner") is not None and set(data) <= set(RefinerOnlySpec.model_fields):
+        return validate(dict(data), RefinerOnlySpec)
+    return validate(dict(data), ModelSpec)
+
+
+def whole_model(spec: ModelSpec | RefinerOnlySpec, source: str) -> ModelSpec:
+    """The spec, if it is of a whole model. Raises ``SpecError`` naming ``source`` for that of a refiner alone."""
+    if isinstance(spec, ModelSpec):
+        return spec
+    raise SpecError(
+        f"{source}: is a refiner alone, without image encoder, query transformer and language model; lyrics refine --spec "
+        "and build_refiner take it, here a whole model is needed (to change the refiner of one, set refiner.tagger, "
+        "refiner.detector, refiner.segmenter)."
+    )
+
+
+def dumps(spec: ModelSpec | RefinerOnlySpec, *, format: Literal["yaml", "json"] = "yaml") -> str:
+    """The spec as text; ``loads_any(dumps(spec)) == spec``."""
     data = spec.model_dump(mode="json")
     if format == "json":
         return json.dumps(data, indent=2) + "\n"
@@ -408,11 +450,16 @@ def dumps(spec: ModelSpec, *, format: Literal["yaml", "json"] = "yaml") -> str:
 
 
 def load(path: str | Path) -> ModelSpec:
-    """A spec from a ``.yaml``, ``.yml`` or ``.json`` file. Raises ``SpecError`` naming the file."""
-    return loads(read_text(path, SpecError), source=str(path))
+    """A model's spec from a ``.yaml``, ``.yml`` or ``.json`` file. Raises ``SpecError`` naming the file."""
+    return whole_model(load_any(path), str(path))
 
 
-def dump(spec: ModelSpec, path: str | Path) -> None:
+def load_any(path: str | Path) -> ModelSpec | RefinerOnlySpec:
+    """As ``load``, also of a refiner alone."""
+    return loads_any(read_text(path, SpecError), source=str(path))
+
+
+def dump(spec: ModelSpec | RefinerOnlySpec, path: str | Path) -> None:
     """Write a spec to a ``.yaml``, ``.yml`` or ``.json`` file."""
     path = Path(path)
     if path.suffix not in {".yaml", ".yml", ".json"}:

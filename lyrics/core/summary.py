@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lyrics.core.contracts import ImageEncoder, WithNumTokens
-from lyrics.core.resolve import Part, Resolved
+from lyrics.core.contracts import Expert, ImageEncoder, WithNumTokens
+from lyrics.core.resolve import Part, Resolved, ResolvedRefiner
 
 if TYPE_CHECKING:
     from torch import nn
 
     from lyrics.core.model import LyricsModel
+    from lyrics.core.refiner import VisualRefiner
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,7 @@ def summarise(model: LyricsModel, resolved: Resolved) -> Summary:
     modules["projection"] = model.projection
     modules["language_model"] = model.language_model
     modules |= {f"objectives.{name}": objective for name, objective in model.objectives.items()}
-    rows = [
-        _row(path, module, resolved.parts.get(path), model) for path, module in modules.items() if module is not None
-    ]
+    rows = [_row(path, module, resolved.parts.get(path)) for path, module in modules.items() if module is not None]
     trainable = {row.path: row.trainable for row in rows}
     objectives = sum(count for path, count in trainable.items() if path.startswith("objectives."))
     stage1 = model.abilities.stage1
@@ -81,7 +80,14 @@ def summarise(model: LyricsModel, resolved: Resolved) -> Summary:
     )
 
 
-def _row(path: str, module: nn.Module, part: Part | None, model: LyricsModel) -> PartRow:
+def summarise_refiner(refiner: VisualRefiner, resolved: ResolvedRefiner) -> tuple[PartRow, ...]:
+    """Count a refiner alone, which may be on the meta device."""
+    return tuple(
+        _row(f"refiner.{name}", expert, resolved.parts[f"refiner.{name}"]) for name, expert in refiner.experts.items()
+    )
+
+
+def _row(path: str, module: nn.Module | Expert, part: Part | None) -> PartRow:
     parameters = list(module.parameters())
     return PartRow(
         path=path,

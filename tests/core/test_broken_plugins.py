@@ -26,7 +26,8 @@ from lyrics.core.errors import (
 )
 from lyrics.core.inventory import rows
 from lyrics.core.registry import Registry, default_registry
-from lyrics.core.resolve import resolve
+from lyrics.core.resolve import resolve, resolve_refiner
+from lyrics.core.spec import ModelSpec
 from tests.broken_plugins import BROKEN, DAMAGED, SLOW_SECONDS, Broken, install
 from tests.core.small import drawn, small
 
@@ -202,7 +203,8 @@ def test_presets_keep_their_own_parts_when_one_is_shadowed(registry: Registry) -
 
 def test_every_preset_still_resolves(registry: Registry) -> None:
     for preset, _ in registry.presets:
-        assert resolve(preset.name, registry=registry).parts
+        is_model = isinstance(registry.preset(preset.name), ModelSpec)
+        assert (resolve if is_model else resolve_refiner)(preset.name, registry=registry).parts
 
 
 def test_unknown_name_mentions_what_failed_to_load(registry: Registry) -> None:

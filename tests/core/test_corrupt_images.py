@@ -1,4 +1,4 @@
-"""Two hundred files of twenty kinds that are no good pictures, or odd but good ones: none stops a run, each bad one is reported."""
+"""Files of twenty-two kinds, bad pictures and odd but good ones: none stops a run, each bad one is reported."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ BAD: dict[str, tuple[str, Callable[[int], bytes], set[str]]] = {
     "PNG of zero width": ("x.png", lambda seed: png(0, seed + 1), {"corrupt", "empty", "truncated", "format"}),
     "PNG bomb": ("x.png", lambda seed: png(20_000, 20_000 + seed, _zeros(seed)), {"large"}),
     "a line of 80 million pixels": ("x.png", lambda seed: png(MAX_PIXELS + 1 + seed, 1, _zeros(seed)), {"large"}),
-    "GIF called jpg": ("x.jpg", lambda seed: encode("GIF", seed), {"format"}),
+    "GIF cut": ("x.gif", lambda seed: encode("GIF", seed)[: 500 + 100 * seed], {"truncated", "corrupt"}),
+    "HEIC called jpg": ("x.jpg", lambda seed: b"\0\0\0\x18ftypheic" + bytes(100 + seed), {"format"}),
     "TIFF called png": ("x.png", lambda seed: encode("TIFF", seed), {"format"}),
     "web page called jpg": ("x.jpg", lambda seed: b"<!DOCTYPE html><title>404</title>" * (seed + 1), {"format"}),
     "SVG called png": ("x.png", lambda seed: b"<svg xmlns='http://www.w3.org/2000/svg'/>" + b" " * seed, {"format"}),
@@ -65,6 +66,7 @@ GOOD: dict[str, tuple[str, Callable[[int], bytes]]] = {
     "grey": ("x.png", lambda seed: encode("PNG", seed, "L")),
     "palette with transparency": ("x.png", lambda seed: encode("PNG", seed, "P", transparency=seed)),
     "CMYK": ("x.jpg", lambda seed: encode("JPEG", seed, "CMYK")),
+    "GIF called jpg": ("x.jpg", lambda seed: encode("GIF", seed)),
     "progressive": ("x.jpg", lambda seed: encode("JPEG", seed, progressive=True)),
 }
 
@@ -75,9 +77,9 @@ def _zeros(seed: int) -> bytes:
     return struct.pack(">I", len(data)) + chunk + struct.pack(">I", zlib.crc32(chunk))
 
 
-def test_there_are_two_hundred_files_of_twenty_kinds() -> None:
-    assert len(BAD) + len(GOOD) == 20
-    assert (len(BAD) + len(GOOD)) * PER_KIND == 200
+def test_there_are_two_hundred_files_and_more() -> None:
+    assert len(BAD) + len(GOOD) == 22
+    assert (len(BAD) + len(GOOD)) * PER_KIND == 220
 
 
 @pytest.mark.parametrize("kind", BAD)
@@ -102,7 +104,7 @@ def test_an_odd_file_is_opened(kind: str, tmp_path: Path) -> None:
         assert (picture.mode, picture.size) == ("RGB", (64, 48))
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP"])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "GIF"])
 def test_damage_anywhere_gives_a_picture_or_an_image_error(format: str, tmp_path: Path) -> None:
     path = tmp_path / "damaged"
     outcomes = []

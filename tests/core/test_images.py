@@ -15,6 +15,7 @@ from PIL import Image
 from lyrics.core import images
 from lyrics.core.errors import ImageError
 from lyrics.core.images import open_image
+from tests.fresh import fresh
 
 # The letter F, whose eight turns and reflections all differ.
 F = np.array([[1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 1, 0], [1, 0, 0, 0], [1, 0, 0, 0]], dtype=np.uint8) * 255
@@ -43,7 +44,7 @@ def test_picture_is_turned_upright(orientation: int, tmp_path: Path) -> None:
         assert np.array_equal(np.asarray(open_image(stored))[..., 0], F), "a PIL image is turned like a file"
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".gif"])
 def test_every_format_is_read_whatever_the_file_is_called(suffix: str, tmp_path: Path) -> None:
     picture = Image.new("RGB", (20, 10), (200, 30, 40))
     picture.save(tmp_path / f"picture{suffix}")
@@ -86,10 +87,12 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
     assert (opened.mode, opened.size) == ("RGB", (4, 2))
 
 
-def test_first_frame_of_an_animation_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["webp", "gif", "png"])
+def test_first_frame_of_an_animation_is_read(suffix: str, tmp_path: Path) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
-    frames[0].save(tmp_path / "moving.webp", save_all=True, append_images=frames[1:], lossless=True)
-    assert np.asarray(open_image(tmp_path / "moving.webp"))[0, 0].tolist() == [255, 0, 0]
+    options: dict[str, Any] = {"lossless": True} if suffix == "webp" else {}
+    frames[0].save(tmp_path / f"moving.{suffix}", save_all=True, append_images=frames[1:], **options)
+    assert np.asarray(open_image(tmp_path / f"moving.{suffix}"))[0, 0].tolist() == [255, 0, 0]
 
 
 def header_only_png(width: int, height: int) -> bytes:
@@ -134,7 +137,7 @@ def test_picture_without_pixels_is_refused() -> None:
         open_image(Image.new("RGB", (0, 5)))
 
 
-@pytest.mark.parametrize("kind", ["missing", "folder", "empty", "text", "gif", "tiff", "truncated"])
+@pytest.mark.parametrize("kind", ["missing", "folder", "empty", "text", "tiff", "truncated"])
 def test_file_that_cannot_be_read_is_named(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
     picture = Image.new("RGB", (64, 64), "red")
@@ -142,7 +145,7 @@ def test_file_that_cannot_be_read_is_named(kind: str, tmp_path: Path) -> None:
     picture.save(buffer, "PNG")
     if kind == "folder":
         path.mkdir()
-    elif kind in ("gif", "tiff"):
+    elif kind == "tiff":
         picture.save(path, kind)
     elif kind != "missing":
         path.write_bytes({"empty": b"", "text": b"hello, world", "truncated": buffer.getvalue()[:-30]}[kind])
@@ -161,3 +164,139 @@ def test_opening_closes_the_file(tmp_path: Path) -> None:
         warnings.simplefilter("error", ResourceWarning)
         open_image(tmp_path / "a.png")
         gc.collect()
+
+
+def samples() -> list[Image.Image]:
+    """A picture of noise in every mode, the ways to be transparent included."""
+    noise = np.random.default_rng(0).integers(0, 256, (11, 7, 4), dtype=np.uint8)
+    color = Image.fromarray(noise, "RGBA")
+    found = [color.convert(mode) for mode in ("RGB", "RGBA", "LA", "L", "1", "P", "CMYK", "YCbCr")]
+    found.append(Image.fromarray(noise[..., 0].astype(np.uint16) * 257))
+    for transparent in (3, bytes(range(256))):
+        found.append(color.convert("P"))
+        found[-1].info["transparency"] = transparent
+    found.append(color.convert("RGB"))
+    found[-1].info["transparency"] = tuple(noise[0, 0, :3].tolist())
+    return found
+
+
+@pytest.mark.parametrize("orientation", STORED)
+def test_a_large_picture_read_in_strips_is_the_same(orientation: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for picture in samples():
+        picture.info["exif"] = exif.tobytes()
+        monkeypatch.setattr(images, "_WHOLE_PIXELS", 16_000_000)
+        whole = open_image(picture)
+        monkeypatch.setattr(images, "_WHOLE_PIXELS", 10)
+        for strip in (5, 21, 1000):  # less than a row, some rows, all
+            monkeypatch.setattr(images, "_STRIP_PIXELS", strip)
+            in_strips = open_image(picture)
+            assert (in_strips.mode, in_strips.size) == (whole.mode, whole.size), picture.mode
+            assert in_strips.tobytes() == whole.tobytes(), picture.mode
+
+
+def test_what_came_out_goes_in_again_unchanged(tmp_path: Path) -> None:
+    """Else a picture that is opened twice on its way is turned twice, or stumbles over its EXIF data the second time."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (4, 2), "red").save(tmp_path / "a.png", exif=exif)
+    once = open_image(tmp_path / "a.png")
+    assert (once.size, once.info) == ((2, 4), {})
+    assert open_image(once) is once
+
+
+DAMAGED_EXIF = {
+    "noise": b"Exif\0\0" + bytes(range(7, 120)),
+    "cut off": b"Exif\0\0MM\0*\0\0\0\x08\0\x05\x01\x12",
+    "points beyond its end": b"Exif\0\0II*\0\xff\xff\xff\x7f",
+    "points at itself": b"Exif\0\0II*\0\x08\0\0\0\x01\0\x69\x87\x04\0\x01\0\0\0\x08\0\0\0\x08\0\0\0",
+    "an orientation of ninety": b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x5a\0\0\0\0\0\0",
+    "an orientation in words": b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x02\0\0\0\x04left\0\0\0\0",
+}
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("damage", DAMAGED_EXIF)
+def test_damaged_exif_leaves_the_picture_as_it_is_stored(damage: str, format: str, tmp_path: Path) -> None:
+    Image.new("RGB", (9, 5), "red").save(tmp_path / "x", format, exif=DAMAGED_EXIF[damage])
+    opened = open_image(tmp_path / "x")
+    assert opened.size == (9, 5)
+    assert open_image(opened).size == (9, 5)
+
+
+def test_damaged_exif_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Image.new("RGB", (9, 5), "red").save(tmp_path / "x.png", exif=DAMAGED_EXIF["noise"])
+    open_image(tmp_path / "x.png")
+    assert "x.png: its EXIF data are damaged" in caplog.text
+
+
+def test_any_exception_of_a_decoder_is_an_image_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (9, 5)).save(tmp_path / "x.png")
+    for raised, kind in (
+        (KeyError(3), "corrupt"),
+        (ZeroDivisionError(), "corrupt"),
+        (MemoryError(), "large"),
+        (OSError(5, "Input/output error"), "unreadable"),
+    ):
+
+        def load(*_: Any, raised: Exception = raised) -> None:
+            raise raised
+
+        monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
+        with pytest.raises(ImageError, match=r"x\.png: ") as caught:
+            open_image(tmp_path / "x.png")
+        assert caught.value.kind == kind
+
+
+def test_decoders_that_need_more_than_the_bound_are_refused_by_the_header(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = Image.new("RGB", (64, 48))
+    picture.save(tmp_path / "a.webp")
+    picture.save(tmp_path / "444.jpg", progressive=True, subsampling=0)  # 6 bytes a pixel
+    picture.save(tmp_path / "420.jpg", progressive=True)  # 3
+    picture.save(tmp_path / "base.jpg")
+    for limit, refused in (
+        (12, set()),
+        (11, {"a.webp"}),
+        (5, {"a.webp", "444.jpg"}),
+        (2, {"a.webp", "444.jpg", "420.jpg"}),
+    ):
+        monkeypatch.setattr(images, "MAX_EXTRA_BYTES", limit * 64 * 48)
+        found = set()
+        for path in sorted(tmp_path.iterdir()):
+            try:
+                open_image(path)
+            except ImageError as error:
+                found.add(path.name if error.kind == "large" else error.kind)
+        assert found == refused
+
+
+#: Forms of a picture of 80 million pixels. "turned" and the transparent ones need a second copy, the others Pillow's
+#: own alone.
+LARGE: dict[str, tuple[str, dict[str, Any]]] = {
+    "rgba.png": ("RGBA", {"compress_level": 1}),
+    "turned.jpg": ("RGB", {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"}),
+    "gray.png": ("I;16", {"compress_level": 1}),
+}
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads the peak of memory from /proc")
+@pytest.mark.parametrize("name", LARGE)
+def test_opening_takes_at_most_256_mb_beyond_the_picture(name: str, tmp_path: Path) -> None:
+    """Measured by the system, in a process of its own: the peak of resident memory, above what it was before."""
+    mode, options = LARGE[name]
+    side = 8900
+    Image.new(mode, (side, side)).save(tmp_path / name, **options)
+    code = (
+        "import re\nfrom lyrics.core.images import MAX_EXTRA_BYTES, open_image\n"
+        "peak = lambda: 1024 * int(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read()).group(1))\n"
+        "before = peak()\npicture = open_image(sys.argv[1])\n"
+        "extra = peak() - before - 4 * picture.width * picture.height\n"
+        "assert picture.size == (8900, 8900)\nprint(extra, MAX_EXTRA_BYTES)\n"
+    )
+    done = fresh(code, str(tmp_path / name))
+    assert done.returncode == 0, done.stderr
+    extra, allowed = map(int, done.stdout.split())
+    assert 0 < extra < allowed

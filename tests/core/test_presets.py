@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from lyrics.core.errors import SpecError, WiringError
 from lyrics.core.presets import PAPER_TRAINABLE
 from lyrics.core.registry import default_registry
-from lyrics.core.resolve import Resolved, resolve, wire
+from lyrics.core.resolve import Resolved, resolve, resolve_refiner, wire
 from lyrics.core.spec import ModelSpec
 from tests.fresh import fresh
 
@@ -26,6 +27,9 @@ PRESETS = (
 )
 
 
+REFINERS = ("grounded-sam", "paper-refiner", "tiny-refiner")
+
+
 def value(spec: ModelSpec, path: str) -> Any:
     found: Any = spec.model_dump(mode="json")
     for key in path.split("."):
@@ -34,7 +38,7 @@ def value(spec: ModelSpec, path: str) -> Any:
 
 
 def test_these_are_the_presets() -> None:
-    assert tuple(preset.name for preset, _ in default_registry().presets) == PRESETS
+    assert tuple(preset.name for preset, _ in default_registry().presets) == tuple(sorted((*PRESETS, *REFINERS)))
 
 
 @pytest.fixture(scope="module")
@@ -151,10 +155,10 @@ def without_torch() -> Mapping[str, Any]:
         "from lyrics.core.spec import dumps\n"
         "start = time.perf_counter()\n"
         "found = {}\n"
-        "for preset, _ in default_registry().presets:\n"
-        "    parts = resolve(preset.name)\n"
+        f"for name in {PRESETS!r}:\n"
+        "    parts = resolve(name)\n"
         "    wire(parts)\n"
-        "    found[preset.name] = dumps(parts.spec, format='json')\n"
+        "    found[name] = dumps(parts.spec, format='json')\n"
         "heavy = [name for name in ('torch', 'transformers', 'triton') if name in sys.modules]\n"
         "print(json.dumps({'specs': found, 'heavy': heavy, 'seconds': time.perf_counter() - start}))\n"
     )
@@ -182,3 +186,47 @@ def test_a_preset_is_shown_as_yaml_that_builds_the_same(tmp_path: Path, resolved
     for name in PRESETS:
         dump(default_registry().preset(name), tmp_path / f"{name}.yaml")
         assert resolve(tmp_path / f"{name}.yaml").spec == resolved[name].spec
+
+
+def test_presets_of_a_refiner_are_the_refiners_of_the_models() -> None:
+    """One function each: the numbers of the paper's experts are written down once."""
+    paper, tiny = resolve("lyrics-13b").spec.refiner, resolve("lyrics-tiny").spec.refiner
+    assert paper is not None
+    assert resolve_refiner("paper-refiner").spec.refiner == paper == resolve_refiner("lyrics-13b").spec.refiner
+    assert resolve_refiner("tiny-refiner").spec.refiner == tiny
+    assert resolve_refiner("grounded-sam").spec.refiner == paper.model_copy(update={"tagger": None})
+    for name in REFINERS:
+        with pytest.raises(SpecError, match=f"^{name}: is a refiner alone.*a whole model is needed"):
+            resolve(name)
+
+
+@pytest.mark.parametrize("form", ["file", "mapping", "slots"])
+def test_a_refiner_is_a_specification_of_its_own(form: str, tmp_path: Path) -> None:
+    from lyrics.core.build import build_refiner
+    from lyrics.core.spec import RefinerSpec, load, load_any
+
+    file = tmp_path / "my-refiner.yaml"
+    file.write_text("refiner:\n  detector: tiny-detector\n  max_objects: 3\n")
+    forms: dict[str, Any] = {
+        "file": file,
+        "mapping": {"refiner": {"detector": "tiny-detector", "max_objects": 3}},
+        "slots": RefinerSpec(detector="tiny-detector", max_objects=3),  # type: ignore[arg-type]
+    }
+    spec = forms[form]
+    refiner = build_refiner(spec, overrides={"refiner.segmenter": "tiny-segmenter"}, weights="random")
+    assert (sorted(refiner.experts), refiner.max_objects) == (["detector", "segmenter"], 3)
+    with pytest.raises(WiringError, match="needs boxes"):
+        build_refiner(spec, overrides={"refiner.segmenter": "tiny-segmenter", "refiner.detector": None})
+    with pytest.raises(SpecError, match="there is no language_model"):
+        build_refiner(spec, overrides={"language_model": "causal-lm"})
+    if form == "file":
+        assert load_any(file) == load_any(_written(file, tmp_path))
+        with pytest.raises(SpecError, match=r"my-refiner\.yaml: is a refiner alone"):
+            load(file)
+
+
+def _written(file: Path, folder: Path) -> Path:
+    from lyrics.core.spec import dump, load_any
+
+    dump(load_any(file), folder / "again.json")
+    return folder / "again.json"

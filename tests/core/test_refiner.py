@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -261,3 +262,23 @@ def test_broken_contract_is_said_where_it_is_broken(name: str) -> None:
     named = {expert: f"{expert} 'acme' of acme 1.0" for expert in good}
     with pytest.raises(ContractError, match=r"'acme' of acme 1\.0"):
         VisualRefiner(**{**good, **experts}, names=named).refine(pictures())  # type: ignore[arg-type]
+
+
+def test_a_refiner_that_looks_for_nothing_says_so_once() -> None:
+    refiner = VisualRefiner(None, detector(), segmenter())
+    with pytest.warns(UserWarning, match="nothing is looked for: .*no tagger, no phrases.*--phrases"):
+        refiner.refine(pictures())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        refiner.refine(pictures())
+        VisualRefiner(None, detector(), segmenter()).refine(pictures(), [["cat"], ["dog"]])
+        VisualRefiner(tagger(), detector(), segmenter()).refine(pictures())
+    with pytest.warns(UserWarning, match="no detector"):
+        VisualRefiner().refine(pictures())
+
+
+def test_a_detector_without_a_tagger_is_asked_for_its_own_vocabulary() -> None:
+    expert = detector()
+    expert.vocabulary = ("cat", "dog")
+    found = VisualRefiner(None, expert).refine(pictures())
+    assert [[obj.tag for obj in one.objects] for one in found.refinements] == [["cat", "dog"], ["cat", "dog"]]

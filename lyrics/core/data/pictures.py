@@ -9,13 +9,13 @@ import errno
 import hashlib
 import io
 import os
-import stat
 from pathlib import Path
 
 from PIL import Image
 
 from lyrics.core.data.mentions import mentioned
 from lyrics.core.errors import ImageError, SampleError
+from lyrics.core.files import SpecialFileError, open_file
 from lyrics.core.geometry import Size
 from lyrics.core.images import FORMATS, decode_image
 from lyrics.core.types import Sample
@@ -40,15 +40,16 @@ def read_picture(path: str | os.PathLike[str]) -> Image.Image:
     """
     path = Path(path)
     try:
-        kind = os.stat(path).st_mode
-        if stat.S_ISDIR(kind):
-            raise ImageError(f"{path}: is a folder, not a picture.", "folder")
-        if not stat.S_ISREG(kind):  # to open a pipe would wait for ever
-            raise ImageError(f"{path}: is a pipe or a device, not a picture.", "unreadable")
-        with path.open("rb") as file:
+        with open_file(path) as file:
             data = file.read(MAX_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
         raise ImageError(f"{path}: no such file.", "missing") from None
+    except IsADirectoryError:
+        raise ImageError(f"{path}: is a folder, not a picture.", "folder") from None
+    except SpecialFileError as error:
+        raise ImageError(f"{path}: {error}.", "special") from None
+    except ValueError as error:
+        raise ImageError(f"{path}: no file can have this name: {error}.", "missing") from None
     except OSError as error:
         if error.errno not in _OF_THE_FILE:
             raise

@@ -113,6 +113,12 @@ class CachedTagger(_Cached):
 
 
 class CachedDetector(_Cached):
+    def __init__(self, options: CachedOptions) -> None:
+        super().__init__(options)
+        found = {obj.tag for refinement in self.table.by_path.values() for obj in refinement.objects}
+        #: What it can be asked for, without a tagger.
+        self.vocabulary = tuple(sorted(found))
+
     def forward(self, images: ImageBatch, phrases: Sequence[Sequence[str]]) -> DetectorOutput:
         """The objects in the file whose tag is among the phrases."""
         detections = []

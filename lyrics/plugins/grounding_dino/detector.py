@@ -48,7 +48,9 @@ from lyrics.plugins.grounding_dino.prompts import (
     BERT_DELIMITERS,
     Prompt,
     PromptWriter,
+    is_a_list,
     same_phrases,
+    spelling,
     stand_in_tokenizer,
     tokenizer_delimiters,
 )
@@ -243,6 +245,9 @@ class GroundingDino(nn.Module):
             elif len(tokens[index]) > longest:
                 message = "picture %d: %.80r... has %d tokens; only the first %d are read"
                 logger.warning(message, picture, phrases[index], len(tokens[index]), longest)
+            if is_a_list(phrases[index]):
+                message = "picture %d: %.80r is looked for as one phrase, %.80r; give several phrases one by one"
+                logger.warning(message, picture, phrases[index], spelling(phrases[index]))
         prompts = self.writer.prompts(tokens)
         if len(prompts) > 1:
             message = (

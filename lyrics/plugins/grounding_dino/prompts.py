@@ -97,6 +97,12 @@ def spelling(phrase: str) -> str:
     return " ".join(phrase.lower().replace(".", " ").replace("?", " ").split())
 
 
+def is_a_list(phrase: str) -> bool:
+    """Whether it lists phrases as upstream's prompts do: ``person . dog .``, ``person. dog.``, but not ``U.S. flag``."""
+    text = phrase.strip()
+    return " . " in text or (text.endswith(".") and ". " in text)
+
+
 def same_phrases(phrases: Sequence[str]) -> dict[str, int]:
     """The first phrase of each spelling: the detector cannot tell the others from it."""
     first: dict[str, int] = {}

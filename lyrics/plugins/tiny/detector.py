@@ -69,6 +69,8 @@ class TinyDetector(KnowsScenes, nn.Module):
             mean=(0.5, 0.5, 0.5),
             std=(0.5, 0.5, 0.5),
         )
+        #: What it can be asked for, without a tagger.
+        self.vocabulary = options.vocabulary
         self.score_threshold = options.score_threshold
         self.nms_iou = options.nms_iou
         self.rival_iou = options.rival_iou

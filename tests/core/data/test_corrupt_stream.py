@@ -18,8 +18,8 @@ from lyrics.core.data.sampler import StepSampler
 from lyrics.core.data.stream import Example, SampleStream
 from tests.core.test_corrupt_images import BAD, GOOD, encode
 
-ROWS = 400
-#: Five in a hundred: sixteen kinds of damage and four odd but good ones, one file of each.
+ROWS = 440
+#: Five in a hundred: every kind of damage and of odd but good ones, one file of each.
 KINDS = dict(zip(range(7, ROWS, 20), [*BAD, *GOOD], strict=True))
 BAD_ROWS = {row: kind for row, kind in KINDS.items() if kind in BAD}
 BATCH, STEPS = 20, 30
