@@ -341,12 +341,8 @@ class LyricsModel(
         """
         if not self.objectives:
             raise ValueError(
-<<<<<<< HEAD
-                "this model has no objectives, so there is nothing to pretrain; name some under objectives in its specification"
-=======
                 "this model has no objectives, so there is nothing to pretrain; give its spec some of those that "
                 "'lyrics list objective' names"
->>>>>>> contracts
             )
         images = batch.images.to(self.device, self.dtype)
         features, refinements = self.features(images)
@@ -605,14 +601,8 @@ class LyricsModel(
         try:
             encoded = encode()
             if not is_finite(encoded.soft_tokens_PQD):
-<<<<<<< HEAD
-                experts: dict[str, Expert] = {"image_encoder": self.encoder}
-                if self.refiner is not None:
-                    experts |= {f"refiner.{name}": expert for name, expert in self.refiner.experts.items()}
-=======
                 experts = self.experts
                 experts = {name if name == "image_encoder" else f"refiner.{name}": one for name, one in experts.items()}
->>>>>>> contracts
                 raise refuse(first_not_finite(experts, self.projection, encode))
             return encoded
         finally:

@@ -71,12 +71,8 @@ def alignment(
     """
     if not model.objectives:
         raise SpecError(
-<<<<<<< HEAD
-            "this model has no objectives, so stage 1 cannot be measured; name some under objectives in its specification."
-=======
             "this model has no objectives, so stage 1 cannot be measured; give its specification some of those that "
             "'lyrics list objective' names."
->>>>>>> contracts
         )
     model.eval()
     objectives = model.losses.values()

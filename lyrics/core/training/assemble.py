@@ -49,13 +49,8 @@ def run(
     """
     if config.stage == "pretrain" and not config.model.spec.objectives:
         raise SpecError(
-<<<<<<< HEAD
-            "model.spec.objectives: is empty, so stage 1 has nothing to train; leave one objective at least: "
-            "--set model.spec.objectives.NAME=NAME, where `lyrics list objective` has the names."
-=======
             "model.spec.objectives: is empty, so stage 1 has nothing to train; give it one at least: --set "
             "model.spec.objectives.NAME=NAME, with a NAME that 'lyrics list objective' shows."
->>>>>>> contracts
         )
     datasets = _fitting(build_datasets(config.data.sets, "data.sets"), config)
     refined = read_refined(config)
