@@ -161,7 +161,7 @@ NAMED_IN_CORE: Mapping[str, tuple[str, frozenset[str]]] = {
         _these(
             "causal-lm clip-vit eva-vit-g grounding-dino icg itc itm lyrics-13b lyrics-7b lyrics-mini "
             "lyrics-released-14b lyrics-tiny lyrics-tiny-stage1 blip2-13b mqformer msp qformer ram ram-plus "
-            "sam-hq tiny-detector tiny-segmenter tiny-tagger tiny-vit plugins/tiny"
+            "sam-hq tiny-detector tiny-segmenter tiny-tagger tiny-vit plugins/tiny grounded-sam paper-refiner tiny-refiner"
         ),
     ),
     "training/recipes.py": (
@@ -295,7 +295,6 @@ def test_no_part_is_asked_what_it_has() -> None:
         "lyrics.core.build: hasattr(nn.ModuleDict(), name)",
         "lyrics.core.data.stream: hasattr(errno, name)",
         "lyrics.core.evaluation.runner: hasattr(model, 'generate')",
-        "lyrics.core.inputs: hasattr(value, 'read')",
     }
 
 
