@@ -36,6 +36,8 @@ def check_component(entry: Entry, registry: Registry | None = None) -> Report:
 
     A data set or a benchmark that cannot be built without files of the user's is held to what can be told without: its options need values
     that its ``test_options`` do not give. Its own tests inherit the contract and give them.
+
+    A query transformer's checks start two processes of Python; a script that calls this does it under ``if __name__ == "__main__":``.
     """
     record = entry.component
     case = type("Case", (CONTRACTS[record.kind],), {"component": entry.qualified_name, "registry": registry})()
