@@ -183,8 +183,9 @@ def test_one_process_tries_all_that_are_fine(tmp_path: Path, monkeypatch: pytest
 
 
 def test_where_no_process_can_be_started_plugins_are_loaded_untried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugin_process.sys, "executable", "/nowhere/python")
-    assert try_plugins(["a"], "") == {}
+    for executable in ("/nowhere/python", "", None):
+        monkeypatch.setattr(plugin_process.sys, "executable", executable)
+        assert try_plugins(["a"], "") == {}
 
 
 def test_child_that_cannot_begin_does_not_go_round_for_ever() -> None:
