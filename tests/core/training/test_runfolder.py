@@ -48,7 +48,7 @@ def test_windows_locks_by_its_own_means(tmp_path: Path, monkeypatch: pytest.Monk
     windows.locking = locking
     monkeypatch.setitem(sys.modules, "msvcrt", windows)
     monkeypatch.setitem(sys.modules, "fcntl", None)
-    monkeypatch.setattr("lyrics.core.training.runfolder.sys.platform", "win32")
+    monkeypatch.setattr("lyrics.core.lease.sys.platform", "win32")
     RunFolder(tmp_path).open()
     with pytest.raises(TrainingError, match="another process is training in this folder"):
         RunFolder(tmp_path).open()
