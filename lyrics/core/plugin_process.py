@@ -60,7 +60,7 @@ def try_plugins(names: Sequence[str], code: str) -> dict[str, Trial]:
     Returns an empty dictionary where no process can be started: the plugins are then loaded untried.
     """
     found: dict[str, Trial] = {}
-    waiting = list(names)
+    waiting = list(names) if sys.executable else []  # Python within another program may not know where it is
     while waiting:
         try:
             tried = _one_child(waiting, code)

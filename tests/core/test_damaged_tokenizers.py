@@ -94,11 +94,11 @@ def mutated(data: Any, random: Random) -> Any:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_hundred_mutations_are_refused_or_usable(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
+def test_mutations_are_refused_or_usable(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
     good = json.loads((folders[name] / "tokenizer.json").read_text(encoding="utf-8"))
     random = Random(7)
     refused = 0
-    for _ in range(100):
+    for _ in range(60):
         folder = written(folders[name], tmp_path, json.dumps(mutated(good, random)))
         try:
             tokenizer = load_tokenizer(folder)

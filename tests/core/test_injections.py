@@ -455,5 +455,7 @@ def test_a_megabyte_takes_linear_time(name: str) -> None:
             encode_words(tokenizer, text)
         return process_time() - start
 
+    # Those that spell reserved words out do it for the whole megabyte; of the others a quarter says as much.
+    size = 2**20 if name in ("added", "unigram") else 2**18
     seconds(1000)
-    assert seconds(2**20) < 90 * max(seconds(2**16), 0.005)
+    assert seconds(size) < 90 * max(seconds(size // 16), 0.005)

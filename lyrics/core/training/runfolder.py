@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 from lyrics.core.errors import SpecError
 from lyrics.core.json_reading import parse_json
+from lyrics.core.lease import lock
 from lyrics.core.spec import dump
 from lyrics.core.training.config import TrainConfig, dump_config
 from lyrics.core.training.errors import TrainingError
@@ -42,7 +42,7 @@ class RunFolder:
         self.ledger_file = self.path / "bad_samples.jsonl"
         self.report_file = self.path / "report.html"
         self.examples = self.path / "examples"
-        self._lock: TextIO | None = None
+        self._lock: IO[bytes] | None = None
 
     def open(self) -> None:
         """Make the folder if need be, and keep every other run out of it until this process ends.
@@ -51,11 +51,12 @@ class RunFolder:
         """
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / ".lock").open("w")
+            self._lock = (self.path / ".lock").open("wb")
         except OSError as error:
             raise SpecError(f"out: {self.path} cannot be written: {error.strerror}.") from error
         try:
-            _lock(self._lock)
+            # The system drops the lock when the process dies, and workers do not inherit it.
+            lock(self._lock)
         except OSError as error:
             raise TrainingError(
                 f"{self.path}: another process is training in this folder; give another --out."
@@ -120,21 +121,6 @@ class RunFolder:
             return 0
         with self.ledger_file.open("rb") as file:
             return sum(1 for _ in file)
-
-
-def _lock(file: TextIO) -> None:
-    """Lock a file for this process alone. The system drops the lock when the process dies, and workers do not inherit it.
-
-    Raises ``OSError`` where another process holds it.
-    """
-    if sys.platform == "win32":
-        import msvcrt
-
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _append(path: Path, line: Mapping[str, Any]) -> None:

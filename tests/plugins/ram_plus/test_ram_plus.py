@@ -365,7 +365,7 @@ def test_lists_that_an_editor_has_saved_are_read_the_same(tmp_path: Path, mark: 
         ("thresholds.txt", None, "thresholds.txt: a tagger needs it"),
         ("tags.txt", None, "tags.txt: a tagger needs it"),
         ("model.safetensors", None, "no safetensors file"),
-        ("model.safetensors", "not tensors", "cannot be read as safetensors"),
+        ("model.safetensors", "not tensors", "not a readable safetensors file"),
     ],
 )
 def test_malformed_files_are_named(tmp_path: Path, file: str, text: str | None, message: str) -> None:
