@@ -101,7 +101,7 @@ def test_what_is_not_trained_may_be_changed_in_silence(registry: Registry) -> No
         ),
         ("package:lyrics", "there is no ''"),
         ("package:", "no installed lyrics plugin has a package ''"),
-        ("package:lyrics/plugins.tiny/weights", "no installed lyrics plugin has a package 'lyrics.plugins.tiny'"),
+        ("package:lyrics.plugins.tiny/weights", "no installed lyrics plugin has a package 'lyrics.plugins.tiny'"),
         ("package:lyrics/../pyproject.toml", "leads out of the package 'lyrics'|there is no"),
     ],
 )
