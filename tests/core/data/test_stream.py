@@ -259,7 +259,7 @@ def test_pictures_know_their_bytes_and_let_storage_errors_out(tmp_path: Path, mo
     def failing(*_: object) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(Path, "open", failing)
+    monkeypatch.setattr("lyrics.core.data.pictures.open_file", failing)
     with pytest.raises(OSError, match="Input/output error"):
         read_picture(tmp_path / "a.png")
 

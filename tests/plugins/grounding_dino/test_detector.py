@@ -234,6 +234,13 @@ def test_what_cannot_be_looked_for_is_logged(answering, caplog):
     assert "has 500 tokens; only the first 61 are read" in caplog.text
 
 
+@pytest.mark.parametrize("phrase", ["person . dog .", "a cat. a remote control.", "car . dog"])
+def test_several_phrases_written_as_one_are_said(phrase, answering, caplog):
+    answering(lambda prompt: ([], []))._prompts([phrase, "U.S. flag", "St. Bernard", "Mr. Coffee"], 0)
+    assert f"'{phrase}' is looked for as one phrase" in caplog.text
+    assert caplog.text.count("is looked for as one phrase") == 1
+
+
 @torch.no_grad()
 def test_the_whole_tag_list_of_ram_is_bounded(small, pictures, word_pieces, caplog):
     tags = [f"w{number}" for number in range(4585)]
