@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -39,6 +40,11 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right:
     out.print(table)
 
 
-def print_text(text: str) -> None:
-    """Print text, of which nothing acts on the terminal."""
-    print(printable(text))
+def print_text(text: str, *, error: bool = False) -> None:
+    """Print text, of which nothing acts on the terminal; to standard error, if wanted."""
+    print(printable(text), file=sys.stderr if error else sys.stdout, flush=True)
+
+
+def print_piece(text: str) -> None:
+    """Print a piece of a line that is being written."""
+    print(printable(text), end="", flush=True)

@@ -32,7 +32,8 @@ from lyrics.cli._model import (
     open_model,
     warn_of_unknown_images,
 )
-from lyrics.cli._output import JsonFlag, SetOption
+from lyrics.cli._output import JsonFlag, SetOption, print_piece, print_text
+from lyrics.core.clean_text import json_printable
 
 HELP = "/image FILE brings a picture in, /quit or the end of input leaves, Ctrl-C stops an answer."
 
@@ -106,9 +107,13 @@ def chat(
             if whole and not json:
                 _write(answer.text)
             if json:
-                print(json_module.dumps({"question": question, **answer_data(answer, form)}, ensure_ascii=False))
+                print(
+                    json_printable(
+                        json_module.dumps({"question": question, **answer_data(answer, form)}, ensure_ascii=False)
+                    )
+                )
             else:
-                print("\n".join(["", *answer_lines(answer, form)]), flush=True)
+                print_text("\n".join(["", *answer_lines(answer, form)]))
             if draw is not None and shown:
                 draw_answer(answer, Path(shown[-1]), draw)
         except KeyboardInterrupt:
@@ -116,8 +121,8 @@ def chat(
         except LyricsError as error:
             if not interactive:
                 raise
-            print(f"lyrics: {error}", file=sys.stderr)
+            print_text(f"lyrics: {error}", error=True)
 
 
 def _write(text: str) -> None:
-    print(text, end="", flush=True)
+    print_piece(text)

@@ -32,7 +32,7 @@ def index(tars: Annotated[list[Path], typer.Argument(help="Tar shards, as img2da
             print_text(f"{tar}: {write_index(tar):,} samples")
         except (DatasetError, OSError) as error:
             failed += 1
-            typer.echo(f"lyrics: {error}", err=True)
+            print_text(f"lyrics: {error}", error=True)
     if failed:
         typer.echo(f"{failed} of {len(tars)} tars were not indexed", err=True)
         raise typer.Exit(1)

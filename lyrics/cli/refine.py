@@ -122,7 +122,7 @@ def refine(
             }
         )
         if skipped:
-            print(skipped, file=sys.stderr)
+            print_text(str(skipped), error=True)
     else:
         rate = summary.refined / summary.seconds if summary.seconds else 0.0
         print_text(f"refined {summary.refined} pictures ({rate:.1f} images/s); {summary.done_before} were done before")
@@ -130,7 +130,7 @@ def refine(
         print_text(f"{summary.objects} objects in {files}")
         sys.stdout.flush()
         for reason in list(summary.skipped.values())[:_SHOWN]:
-            print(f"skipped: {reason}", file=sys.stderr)
+            print_text(f"skipped: {reason}", error=True)
         if len(summary.skipped) > _SHOWN:
             print(f"skipped: {len(summary.skipped) - _SHOWN} more", file=sys.stderr)
         if skipped:

@@ -169,3 +169,31 @@ def test_a_distribution_s_own_names_are_clean(tmp_path: Path, monkeypatch: pytes
     assert len(found) == 1
     assert not ACTS.search(found[0])
     assert len(found[0]) < 400
+
+
+def test_commands_print_through_one_place() -> None:
+    """What is not a constant goes through ``print_text``, ``print_table`` or ``print_json``, which let nothing act on a terminal."""
+    import ast
+
+    from tests.fresh import ROOT
+
+    found = []
+    for path in sorted((ROOT / "lyrics" / "cli").glob("*.py")):
+        if path.name == "_output.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "typer.echo", "sys.stdout.write"):
+                first = ast.unparse(node.args[0])
+                own = isinstance(node.args[0], ast.Constant) or first in ("HELP", "f'lyrics {__version__}'")
+                if not own and not first.startswith(("printable(", "json_printable(")):
+                    found.append(f"{path.name}: {first}")
+    assert found == [
+        # Numbers and the package's own names alone.
+        "_renamed.py: f'lyrics: warning: {former} is now called {name}; the former name will be removed.'",
+        "bench.py: text",
+        "bench.py: text",
+        "data.py: f'{failed} of {len(tars)} tars were not indexed'",
+        "parity.py: f'parity: {stage}'",
+        "quickstart.py: text",
+        "refine.py: f'skipped: {len(summary.skipped) - _SHOWN} more'",
+    ]
