@@ -52,9 +52,9 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# The second line shows what a build without --strict would let pass. Without DISABLE_MKDOCS_2_WARNING the theme advertises on every build.
+# NO_MKDOCS_2_WARNING: the theme otherwise tells of its successor on every build.
 docs: $(DOCS_READY)
-	DISABLE_MKDOCS_2_WARNING=true $(DOCS)/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=true $(DOCS)/bin/mkdocs build --strict
 
 # Each command stops by itself in time; what hangs is killed, and keeps what it had written. The second runs whatever the first found.
 bench-gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(READY))

@@ -140,6 +140,25 @@ def test_hooks_use_the_ruff_that_make_check_uses() -> None:
     assert hooks["ruff-pre-commit"]["rev"] == f"v{pinned}"
 
 
+# --- the site ---
+
+
+def test_the_navigation_has_every_page_once() -> None:
+    """A page for each file below ``docs``, and for each notebook, which scripts/docs_notebooks.py makes into one."""
+    named = [text for text in strings(read(ROOT / "mkdocs.yml")["nav"]) if text.endswith(".md")]
+    pages = [path.relative_to(ROOT / "docs") for path in (ROOT / "docs").rglob("*") if path.suffix in (".md", ".ipynb")]
+    assert sorted(named) == sorted(path.with_suffix(".md").as_posix() for path in pages)
+
+
+def test_the_site_is_built_from_pinned_packages() -> None:
+    """By an extra of its own; a new release of a package must not break the build."""
+    pinned = set(
+        re.findall(r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    )
+    wanted = {re.split(r"[\[<>=]", requirement)[0] for requirement in PROJECT["optional-dependencies"]["docs"]}
+    assert {"mkdocs", "mkdocs-material", "mkdocstrings"} <= wanted <= pinned
+
+
 # --- citation ---
 
 
