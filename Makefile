@@ -4,7 +4,7 @@
 #   make test-experts  those, in an environment of their own: torchvision breaks transformers where it does not fit torch, and Triton is large
 #   make test-weights  those of real weights that come as Python packages: SmolLM2-135M and BERT's vocabulary (180 MB)
 #   make check         format, lint and types
-#   make docs          the documentation as a site in site/, with warnings as errors, in an environment of its own (180 MB)
+#   make docs          the documentation as a site in site/, warnings are errors; an environment of its own (180 MB)
 #   make bench-gpu     attention, then the stage-1 step, on this machine's GPU, in under ten minutes; JSON and charts into benchmarks/results
 #                      GPU_PYTHON=python3: not in a private environment, but with a Python that has CUDA's torch and this package
 #                      COMMIT=abc1234: what to call these files where they lie without their history

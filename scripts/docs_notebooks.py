@@ -26,7 +26,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def as_markdown(notebook: dict[str, Any], name: str) -> str:
-    """The cells of a notebook as one Markdown text; ``name`` is linked after the heading, which the first cell begins with."""
+    """Return the cells of a notebook as one Markdown text; ``name`` is linked below the heading of the first cell."""
     parts = []
     for cell in notebook["cells"]:
         text = "".join(cell["source"]).strip()

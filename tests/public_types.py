@@ -19,7 +19,7 @@ _HOMES = (
 
 
 def provide() -> None:
-    """Make ``import lyrics.types`` work: the package's own module if it has one, else one that finds the names where they are."""
+    """Make ``import lyrics.types`` work: the package's own module, or one of names from where they are."""
     if "lyrics.types" in sys.modules or importlib.util.find_spec("lyrics.types") is not None:
         return
     module = ModuleType("lyrics.types")

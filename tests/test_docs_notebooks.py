@@ -1,4 +1,4 @@
-"""The notebooks of the documentation: their cells run in order, they are kept without outputs, and the site shows them."""
+"""The notebooks of the documentation: their cells run in order, they have no outputs, and the site shows them."""
 
 from __future__ import annotations
 
