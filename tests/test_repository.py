@@ -168,3 +168,21 @@ def test_the_citation_names_this_version_and_the_paper() -> None:
     (paper,) = citation["references"]
     assert paper["url"] == PROJECT["urls"]["Paper"]
     assert [author["family-names"] for author in paper["authors"]][:2] == ["Lu", "Zhang"]
+
+
+# --- changelog ---
+
+
+def test_the_changelog_keeps_its_form() -> None:
+    """Keep a Changelog: releases, newest first, and kinds of changes in their order, each with an entry."""
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    releases = re.findall(r"^## (.*)$", text, flags=re.MULTILINE)
+    assert releases[0] == "[Unreleased]", "entries go under [Unreleased]"
+    assert all(re.fullmatch(r"\[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d", release) for release in releases[1:])
+    kinds = ["Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"]
+    for section in re.split(r"^## .*\n", text, flags=re.MULTILINE)[1:]:
+        loose, *groups = re.split(r"^### ", section, flags=re.MULTILINE)
+        assert not loose.strip(), "an entry stands outside Added, Changed, Deprecated, Removed, Fixed and Security"
+        found = [group.partition("\n")[0] for group in groups]
+        assert found == [kind for kind in kinds if kind in found], f"groups {found} are not {kinds}, each once"
+        assert all(re.search(r"^- ", group, flags=re.MULTILINE) for group in groups)
