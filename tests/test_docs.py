@@ -13,7 +13,8 @@ import typer.main
 from lyrics.cli import app
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+DOCS = ROOT / "docs"
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / ".github").glob("*.md"), *DOCS.rglob("*.md")])
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -30,6 +31,19 @@ def test_the_readme_composes_and_swaps(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["None", "24"]
+
+
+def test_the_first_pages_run(tmp_path: Path) -> None:
+    """*Start here* and *Compose*, one after the other in one process."""
+    code = "\n".join(block for page in ("index.md", "compose.md") for block in blocks(DOCS / page, "python"))
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300, env=_offline()
+    )
+    assert done.returncode == 0, done.stderr
+    answer, queries, error, same = done.stdout.splitlines()
+    assert re.fullmatch(r"red circle \[\d+, \d+, \d+, \d+\]", answer)
+    assert (queries, same) == ("24", "True")
+    assert "Did you mean 'num_heads'?" in error
 
 
 def test_the_refiner_page_runs(tmp_path: Path) -> None:
@@ -72,7 +86,7 @@ def test_the_resampler_on_the_plugin_page_is_that_of_the_example() -> None:
     assert {line for line in code if '"""' not in line} <= set(part.splitlines()), "the page has all of it"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_in_the_docs_exist(page: Path) -> None:
     known = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
     text = page.read_text(encoding="utf-8")
@@ -88,11 +102,45 @@ def test_make_targets_in_the_docs_exist() -> None:
             assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), f"{page.name}: make {target}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def prose(page: Path) -> str:
+    """The text of a page without its code."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    return re.sub(r"`[^`\n]*`", "", text)
+
+
+def anchors(page: Path) -> set[str]:
+    """What links may name on a page: its headings as both the site and GitHub spell them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    found = set()
+    for heading in re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE):
+        words = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
+        on_github = re.sub(r"[^\w\s-]", "", words).strip().lower().replace(" ", "-")
+        if on_github == re.sub(r"-+", "-", on_github):
+            found.add(on_github)
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
-        if not target.startswith("http"):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
+    """To a file or folder that exists and a heading that it has. Pages of the site link within ``docs`` only."""
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if re.match(r"https?://", link):
+            continue
+        target, _, anchor = link.partition("#")
+        file = (page.parent / target).resolve() if target else page
+        assert file.exists(), f"{page.name} links to {link}, which is not there"
+        if anchor:
+            assert anchor in anchors(file), f"{page.name} links to {link}, and {file.name} has no such heading"
+        if page.is_relative_to(DOCS):
+            inside = file.is_relative_to(DOCS) and file.is_file()
+            assert inside, f"{page.name} links to {link}, which is no part of the site: name it as `code` instead"
+
+
+def test_headings_become_anchors(tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text("# One `two`\n## 4. The [test](x.md)\n```sh\n# no heading\n```\n## a - b\n")
+    assert anchors(tmp_path / "page.md") == {"one-two", "4-the-test"}, "the site writes a-b, GitHub a---b"
+    (tmp_path / "links.md").write_text("[a](b.md) `[c](d.md)`\n```md\n[e](f.md)\n```\n![g](h.png)\n")
+    assert re.findall(r"\]\(([^)]+)\)", prose(tmp_path / "links.md")) == ["b.md", "h.png"]
 
 
 def test_every_command_is_in_the_readme_or_its_help_says_what_it_does() -> None:
