@@ -32,13 +32,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lyrics.core.bench_machine import environment
 from lyrics.core.contracts import Dataset
 from lyrics.core.data.build import build_dataset
 from lyrics.core.data.mixture import Mixture, Source
 from lyrics.core.data.readers import RecordDataset, TarRecords, tar_sample, write_index
 from lyrics.core.data.sampler import StepSampler
 from lyrics.core.data.stream import SampleStream
+from lyrics.workflows.bench.machine import environment
 
 RESULTS = Path(__file__).parent / "results"
 FAR_STEP = 700_000

@@ -14,10 +14,10 @@ import torch
 
 pytest.importorskip("pytest_benchmark")
 
-from lyrics.core.bench_attention import SEED, errors
-from lyrics.core.bench_machine import device_clock, environment
-from lyrics.core.bench_work import PAPER, Case, inputs_of, plan_of
 from lyrics.kernels import ImplementationError, available_implementations, cross_attention, segment_attention
+from lyrics.workflows.bench.attention import SEED, errors
+from lyrics.workflows.bench.machine import device_clock, environment
+from lyrics.workflows.bench.work import PAPER, Case, inputs_of, plan_of
 
 BATCH = int(os.environ.get("LYRICS_BENCH_BATCH", "2"))
 DEVICE = os.environ.get("LYRICS_BENCH_DEVICE", "cpu")

@@ -12,11 +12,11 @@ import pytest
 
 pytest.importorskip("pytest_benchmark")
 
-from lyrics.core.bench_machine import environment
-from lyrics.core.bench_step import PADDED, TRUE, build_case
-from lyrics.core.training.baselines import cached_losses, dense_losses
+from lyrics.core.stage1.step import pretrain_losses
 from lyrics.core.training.reduction import total_loss
-from lyrics.core.training.step import pretrain_losses
+from lyrics.workflows.bench.baselines import cached_losses, dense_losses
+from lyrics.workflows.bench.machine import environment
+from lyrics.workflows.bench.step import PADDED, TRUE, build_case
 
 BATCH = int(os.environ.get("LYRICS_BENCH_BATCH", "4"))
 VARIANTS = {

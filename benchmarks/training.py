@@ -25,11 +25,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from lyrics.core.bench_machine import environment
 from lyrics.core.build import build_model
 from lyrics.core.data.collate import Collator
 from lyrics.core.data.sampler import StepSampler
 from lyrics.core.data.stream import SampleStream
+from lyrics.core.stage1.step import Loss
 from lyrics.core.training.assemble import build_datasets
 from lyrics.core.training.batches import MicroBatches, StepLoader, build_mixture
 from lyrics.core.training.config import TrainConfig, load_config
@@ -37,7 +37,7 @@ from lyrics.core.training.loop import train
 from lyrics.core.training.optimizer import build_optimizer
 from lyrics.core.training.reduction import total_loss
 from lyrics.core.training.schedule import learning_rate
-from lyrics.core.training.step import Loss
+from lyrics.workflows.bench.machine import environment
 
 RESULTS = Path(__file__).parent / "results"
 # The first steps of a run are slower: memory is taken, kernels are chosen.

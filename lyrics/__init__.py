@@ -13,20 +13,20 @@ __version__ = "0.1.0"
 # Public name -> the module that defines it.
 _PUBLIC = {
     "Box": "lyrics.core.geometry",
-    "Component": "lyrics.core.component",
-    "Converter": "lyrics.core.component",
+    "Component": "lyrics.core.registry.component",
+    "Converter": "lyrics.core.registry.component",
     "Frame": "lyrics.core.geometry",
     "LyricsError": "lyrics.core.errors",
     "LyricsModel": "lyrics.core.model",
     "ModelSpec": "lyrics.core.spec",
-    "NamesWeights": "lyrics.core.component",
-    "Options": "lyrics.core.component",
-    "Preset": "lyrics.core.component",
-    "Registry": "lyrics.core.registry",
-    "VisualRefiner": "lyrics.core.refiner",
+    "NamesWeights": "lyrics.core.registry.component",
+    "Options": "lyrics.core.registry.component",
+    "Preset": "lyrics.core.registry.component",
+    "Registry": "lyrics.core.registry.registry",
+    "VisualRefiner": "lyrics.core.refining.refiner",
     "build_model": "lyrics.core.build",
     "build_refiner": "lyrics.core.build",
-    "hookimpl": "lyrics.core.component",
+    "hookimpl": "lyrics.core.registry.component",
 }
 
 __all__ = [
@@ -50,12 +50,12 @@ __all__ = [
 
 if TYPE_CHECKING:
     from lyrics.core.build import build_model, build_refiner
-    from lyrics.core.component import Component, Converter, NamesWeights, Options, Preset, hookimpl
     from lyrics.core.errors import LyricsError
     from lyrics.core.geometry import Box, Frame
     from lyrics.core.model import LyricsModel
-    from lyrics.core.refiner import VisualRefiner
-    from lyrics.core.registry import Registry
+    from lyrics.core.refining.refiner import VisualRefiner
+    from lyrics.core.registry.component import Component, Converter, NamesWeights, Options, Preset, hookimpl
+    from lyrics.core.registry.registry import Registry
     from lyrics.core.spec import ModelSpec
 
 

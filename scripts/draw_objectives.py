@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 
 from lyrics.core.contracts import BuildContext
-from lyrics.core.registry import default_registry
-from lyrics.core.streams import SpecialTokens, Stream, Text, merge
-from lyrics.core.training.batch import PretrainBatch, Spatial
+from lyrics.core.registry.registry import default_registry
+from lyrics.core.stage1.batch import PretrainBatch, Spatial
+from lyrics.core.stage1.streams import SpecialTokens, Stream, Text, merge
 from lyrics.kernels import Layout, build_plan
 
 NUM_QUERIES = 3

@@ -14,10 +14,10 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from lyrics.core.drawing import draw_objects
 from lyrics.core.geometry import Box
-from lyrics.core.quickstart import RESULT
+from lyrics.core.pictures.drawing import draw_objects
 from lyrics.core.types import DetectedObject
+from lyrics.workflows.quickstart import RESULT
 
 SHOWN, CELL, TEXT_HEIGHT, GAP = 3, 384, 150, 12
 INK, QUIET = (20, 20, 20), (110, 110, 110)

@@ -29,7 +29,7 @@ from lyrics.core.errors import LyricsError
 from lyrics.core.evaluation.alignment import alignment
 from lyrics.core.evaluation.runner import evaluate
 from lyrics.core.model import LyricsModel
-from lyrics.core.refinement import Refinement
+from lyrics.core.refining.refinement import Refinement
 from lyrics.core.training.launch import several_processes
 from lyrics.plugins.tiny import measure, model_recipe, recipe, shipped
 from lyrics.plugins.tiny.reading import reading_accuracy

@@ -13,8 +13,8 @@ _HOMES = (
     "lyrics.core.types",
     "lyrics.core.geometry",
     "lyrics.core.masks",
-    "lyrics.core.streams",
-    "lyrics.core.training.step",
+    "lyrics.core.stage1.streams",
+    "lyrics.core.stage1.step",
 )
 
 

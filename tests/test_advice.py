@@ -11,7 +11,7 @@ import pytest
 import typer.main
 
 from lyrics.cli import app
-from lyrics.core.registry import default_registry
+from lyrics.core.registry.registry import default_registry
 from lyrics.core.spec import ModelSpec, set_path
 from lyrics.core.training.config import TrainConfig, load_config
 from tests.fresh import ROOT

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import lyrics
-from lyrics.core.registry import default_registry
+from lyrics.core.registry.registry import default_registry
 from tests.fresh import HEAVY, ROOT, fresh
 
 PACKAGE = ROOT / "lyrics"
@@ -96,7 +96,7 @@ def test_imports_go_downwards_only(path: Path) -> None:
         ("lyrics.core.build", "lyrics.plugins.tiny", False),
         ("lyrics.core.build", "lyrics.cli", False),
         ("lyrics.core.build", "lyrics.testing.run", False),
-        ("lyrics.core.streams", "lyrics.kernels.Segment", True),
+        ("lyrics.core.stage1.streams", "lyrics.kernels.Segment", True),
         ("lyrics.kernels.plan", "lyrics.core.errors", False),
         ("lyrics.plugins.tiny.vit", "lyrics.plugins.tiny", True),
         ("lyrics.plugins.tiny.vit", "lyrics.plugins.tiny_two", False),
@@ -291,7 +291,7 @@ def test_no_part_is_asked_what_it_has() -> None:
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "hasattr"
     }
     assert found == {
-        "lyrics.core.bench_step: hasattr(own, 'attention')",
+        "lyrics.workflows.bench.step: hasattr(own, 'attention')",
         "lyrics.core.build: hasattr(nn.ModuleDict(), name)",
         "lyrics.core.data.stream: hasattr(errno, name)",
         "lyrics.core.evaluation.runner: hasattr(model, 'generate')",
@@ -484,7 +484,9 @@ def test_pickled_weights_are_opened_once_and_as_weights_only() -> None:
     given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
     assert given["weights_only"] == "True"
     assert not any("safe_globals" in ast.unparse(call.func) for call in calls)
-    readers = [p for p in FILES if any(name.startswith("lyrics.core.unpickle") for name in imported(tree(p)))]
+    readers = [
+        p for p in FILES if any(name.startswith("lyrics.core.conversion.unpickle") for name in imported(tree(p)))
+    ]
     assert readers == [PACKAGE / "core" / "conversion.py"]
 
 

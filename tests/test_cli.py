@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 import lyrics
-from lyrics.core.component import KINDS
 from lyrics.core.data.build import build_dataset
-from lyrics.core.registry import default_registry
+from lyrics.core.registry.component import KINDS
+from lyrics.core.registry.registry import default_registry
 from lyrics.core.spec import dump, loads_any
 from tests.commands import Run
 from tests.core.small import small
@@ -206,7 +206,7 @@ def test_doctor_reports_versions_kernels_and_plugins(run: Run) -> None:
 def test_test_plugin_runs_the_suite_over_a_distribution(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.conformance_parts import registry
 
-    monkeypatch.setattr("lyrics.core.registry.default_registry", lambda: registry())
+    monkeypatch.setattr("lyrics.core.registry.registry.default_registry", lambda: registry())
     done = run("test-plugin", "Acme_Parts", "--json")
     assert done.code == 0, done.out
     assert done.data["passed"] is True
@@ -217,7 +217,7 @@ def test_test_plugin_runs_the_suite_over_a_distribution(run: Run, monkeypatch: p
 def test_test_plugin_fails_with_the_check_and_its_cause(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.conformance_parts import registry
 
-    monkeypatch.setattr("lyrics.core.registry.default_registry", lambda: registry("unsorted"))
+    monkeypatch.setattr("lyrics.core.registry.registry.default_registry", lambda: registry("unsorted"))
     done = run("test-plugin", "acme-parts")
     assert done.code == 1
     assert "detector part: test_output_keeps_the_contract" in done.out
@@ -226,13 +226,13 @@ def test_test_plugin_fails_with_the_check_and_its_cause(run: Run, monkeypatch: p
 
 
 def test_test_plugin_of_a_broken_plugin_fails_with_its_cause(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lyrics.core.registry import Registry, Source
+    from lyrics.core.registry.registry import Registry, Source
 
     def loader() -> Any:
         raise ImportError("no engine")
 
     broken = Registry([(Source("acme", "1.0", "e"), loader)])
-    monkeypatch.setattr("lyrics.core.registry.default_registry", lambda: broken)
+    monkeypatch.setattr("lyrics.core.registry.registry.default_registry", lambda: broken)
     done = run("test-plugin", "acme")
     assert done.code == 1
     assert "broken: acme 1.0 (entry point 'e'): ImportError: no engine." in done.out
@@ -368,8 +368,8 @@ def test_work_that_fails_exits_with_1(tmp_path: Path, run: Run) -> None:
 
 
 def test_part_that_needs_something_exits_with_1(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from lyrics.core.component import Component, hookimpl
-    from lyrics.core.registry import Registry
+    from lyrics.core.registry.component import Component, hookimpl
+    from lyrics.core.registry.registry import Registry
 
     class Plugin:
         @hookimpl
@@ -377,7 +377,7 @@ def test_part_that_needs_something_exits_with_1(run: Run, monkeypatch: pytest.Mo
             return [Component("detector", "needy", build="a:b", requires=("acme-engine",), install="pip install acme")]
 
     registry = Registry.discover(Plugin())
-    monkeypatch.setattr("lyrics.core.registry.default_registry", lambda: registry)
+    monkeypatch.setattr("lyrics.core.registry.registry.default_registry", lambda: registry)
     monkeypatch.setattr("lyrics.core.resolve.default_registry", lambda: registry)
     done = run("check", "lyrics-tiny", "--set", "refiner.detector=needy")
     assert done.code == 1

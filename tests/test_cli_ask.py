@@ -12,9 +12,9 @@ from PIL import Image
 
 from lyrics.core.answers import Answer
 from lyrics.core.geometry import Box
+from lyrics.core.language.codecs import SpatialObject, format_objects
 from lyrics.core.model import LyricsModel
-from lyrics.core.refinement import Refinement
-from lyrics.core.spatial import SpatialObject, format_objects
+from lyrics.core.refining.refinement import Refinement
 from lyrics.core.types import DetectedObject
 from tests.commands import Run
 from tests.core.small import drawn

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from lyrics.core.lease import Lease
-from lyrics.core.refine_files import COCO_FILE, OBJECTS_FILE, SKIPPED_FILE
+from lyrics.core.refining.refine_files import COCO_FILE, OBJECTS_FILE, SKIPPED_FILE
 from tests.commands import Run
 
 NAMES = "[red circle, blue ring]"

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from lyrics.core.component import KINDS
 from lyrics.core.errors import MissingRequirementError
-from lyrics.core.registry import Registry, Source, default_registry
+from lyrics.core.registry.component import KINDS
+from lyrics.core.registry.registry import Registry, Source, default_registry
 from lyrics.testing import CONTRACTS, ComponentContract, DetectorContract, Report, check_component, checks_of
 from lyrics.testing.run import checks_without_files
 from lyrics.testing.small import PARTS, Provides
@@ -251,7 +251,7 @@ def test_manifest_that_imports_something_heavy_fails(
 def test_component_that_needs_something_fails_with_the_command() -> None:
     import dataclasses
 
-    from lyrics.core.registry import Entry
+    from lyrics.core.registry.registry import Entry
 
     registry = parts()
     entry = registry.component("dataset", "part")

@@ -65,7 +65,7 @@ def test_the_answers_page_runs(tmp_path: Path) -> None:
 
 
 def test_the_plugin_page_yields_a_component_that_passes_intake() -> None:
-    from lyrics.core.registry import Registry
+    from lyrics.core.registry.registry import Registry
 
     manifest, case, *_ = blocks(ROOT / "docs" / "plugins.md", "python")
     module = type(sys)("acme_boxes")

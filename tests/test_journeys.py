@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from lyrics.core.contracts import BuildContext
 from lyrics.core.data.build import build_dataset
-from lyrics.core.registry import default_registry
+from lyrics.core.registry.registry import default_registry
 from lyrics.plugins.mqformer import QFormerOptions
 from lyrics.plugins.mqformer.convert import LAVIS, to_upstream
 from lyrics.plugins.mqformer.model import build_qformer

@@ -28,12 +28,11 @@ import yaml
 
 from lyrics.cli import app
 from lyrics.core.data.templates import TEMPLATES
-from lyrics.core.registry import default_registry
+from lyrics.core.language.codecs import CODECS
+from lyrics.core.registry.registry import default_registry
 from lyrics.core.resolve import read_spec, resolve
-from lyrics.core.spatial import CODECS
 from lyrics.core.spec import ModelSpec, validate
 from lyrics.core.training.config import TrainConfig
-from lyrics.core.training.recipes import RECIPES
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "paper.md"
@@ -44,6 +43,12 @@ ENTRIES = {
 }
 SPANS = sorted({" ".join(span.split()) for span in re.findall(r"`([^`]+)`", TEXT)})
 PAPER = ROOT.parent / "shared" / "paper" / "000_04e0d56cb2b261b7.txt"
+
+
+def recipes() -> set[str]:
+    return {recipe.name for recipe, _ in default_registry().recipes}
+
+
 PAPER_RECIPES = ("paper-stage1", "paper-stage2")
 _PATH = r"[a-z_]+(?:\.[A-Za-z0-9_-]+)*"
 
@@ -60,7 +65,7 @@ def model(name: str) -> Mapping[str, Any]:
 @cache
 def run(name: str) -> Mapping[str, Any]:
     """A recipe as plain data."""
-    return RECIPES[name]().model_dump(mode="json")
+    return default_registry().recipe(name).model_dump(mode="json")
 
 
 def value(data: Mapping[str, Any], path: str) -> Any:
@@ -116,7 +121,7 @@ def _literal(node: ast.expr) -> Any:
 def names() -> set[str]:
     registry = default_registry()
     components = {entry.component.name for entry in registry.entries}
-    return components | presets() | set(RECIPES) | set(CODECS)
+    return components | presets() | recipes() | set(CODECS)
 
 
 # --- one span ----------------------------------------------------------------------------------------------------------
@@ -153,7 +158,7 @@ def check_other_value(path: str, written: str) -> None:
         assert value(changed, path) == setting[path]
         assert value(changed, path) != value(model("lyrics-13b"), path), f"{path} is {written} already"
         return
-    slots = RECIPES["paper-stage2"]().with_overrides(setting).data.sets
+    slots = default_registry().recipe("paper-stage2").with_overrides(setting).data.sets
     if found := re.fullmatch(r"data\.sets\.([a-z0-9-]+)\.options\.\w+", path):
         slot = slots[found[1]]
         options = default_registry().component("dataset", slot.use).component.options
@@ -170,7 +175,7 @@ def check_command(words: list[str]) -> None:
         if word == "--from":
             assert after in {one.format for entry in default_registry().entries for one in entry.component.converters}
         if word in ("pretrain", "finetune", "plan"):
-            assert after in RECIPES
+            assert after in recipes()
         if word in ("check", "show"):
             assert after in names()
         if word == "--set":

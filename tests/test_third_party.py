@@ -22,7 +22,7 @@ import json
 import torch
 from PIL import Image, ImageDraw
 import lyrics
-from lyrics.core.registry import default_registry
+from lyrics.core.registry.registry import default_registry
 from lyrics.testing import check_component
 
 torch.manual_seed(0)
@@ -163,7 +163,7 @@ import torch
 from PIL import Image
 import lyrics
 from lyrics.cli import main
-from lyrics.core.registry import default_registry
+from lyrics.core.registry.registry import default_registry
 from lyrics.core.training.checkpoint import finished, load
 from lyrics.core.training.config import load_config
 from lyrics.testing import check_component

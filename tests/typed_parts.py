@@ -5,7 +5,7 @@ from __future__ import annotations
 from lyrics.core import contracts
 from lyrics.core.data.readers.dataset import RecordDataset
 from lyrics.core.evaluation.benchmark import DatasetBenchmark, Judges
-from lyrics.core.streams import Features, ProjectedFeatures
+from lyrics.core.stage1.streams import Features, ProjectedFeatures
 from lyrics.plugins.cached.experts import CachedDetector, CachedSegmenter, CachedTagger
 from lyrics.plugins.causal_lm.model import CausalLM
 from lyrics.plugins.clip_vit.encoder import VitEncoder

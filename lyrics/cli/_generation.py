@@ -30,7 +30,7 @@ def generation_options(
 ) -> dict[str, Any]:
     """What was given, as ``ask`` of a chat takes it. Raises ``SpecError`` for a value that cannot be met."""
     from lyrics.core.errors import SpecError
-    from lyrics.core.generation import decoding
+    from lyrics.core.language.generation import decoding
 
     given = {
         "num_beams": num_beams,

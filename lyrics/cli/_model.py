@@ -69,7 +69,7 @@ def open_model(
 
 def warn_of_unknown_images(model: LyricsModel, images: Sequence[str]) -> bool:
     """Warn of images of a kind that the model's experts were not trained on; return whether there is one."""
-    from lyrics.core.known import warn_of_unknown
+    from lyrics.core.refining.known import warn_of_unknown
 
     return warn_of_unknown(
         [model.encoder, *(model.refiner.experts.values() if model.refiner is not None else ())], images
@@ -115,9 +115,9 @@ def answer_lines(answer: Answer, form: BoxForm) -> list[str]:
 def draw_answer(answer: Answer, picture: Path, out: Path) -> None:
     """The picture with what an answer points at. Raises ``LyricsError`` when the file cannot be written."""
     from lyrics.core.answers import objects_to_draw
-    from lyrics.core.drawing import draw_objects
     from lyrics.core.errors import LyricsError
-    from lyrics.core.images import open_image
+    from lyrics.core.pictures.drawing import draw_objects
+    from lyrics.core.pictures.images import open_image
 
     drawn = draw_objects(open_image(picture), objects_to_draw(answer))
     try:

@@ -19,9 +19,9 @@ from lyrics.cli.evaluate import BenchmarkProgress as Bars
 from lyrics.cli.evaluate import asked_benchmarks as named_benchmarks
 
 if TYPE_CHECKING:
-    from lyrics.core.evaluation.ablations.runs import Evaluating, Progress, Stages
-    from lyrics.core.evaluation.ablations.tables import Ablation, Row
     from lyrics.core.model import LyricsModel
+    from lyrics.workflows.ablations.runs import Evaluating, Progress, Stages
+    from lyrics.workflows.ablations.tables import Ablation, Row
 
 WHAT = ("table 5", "table 6", "figure 4a", "figure 4b")
 READINGS = ("blank", "removed", "both")
@@ -103,8 +103,8 @@ def ablate(
 
     built, about = named_benchmarks(benchmark, data, split, option)
 
-    from lyrics.core.evaluation.ablations.runs import Evaluating, StoppedError
     from lyrics.core.training.launch import leave, several_processes
+    from lyrics.workflows.ablations.runs import Evaluating, StoppedError
 
     described = [model or "lyrics-tiny", *(["(random weights)"] if weights == "random" else [])]
     described += sorted(_as_settings(overrides["model"]))
@@ -143,7 +143,7 @@ def _say(text: str) -> None:
 def _stages(
     pretrain: str | None, finetune: str | None, overrides: Mapping[str, Mapping[str, Any]], *, own_start: bool
 ) -> Stages:
-    from lyrics.core.evaluation.ablations.runs import open_stages
+    from lyrics.workflows.ablations.runs import open_stages
 
     one, two = pretrain or RECIPES["pretrain"], finetune or RECIPES["finetune"]
     return open_stages(one, two, overrides, own_start=own_start)
@@ -220,7 +220,7 @@ def _names(only: str | None) -> tuple[str, ...]:
 
 
 def _check_only(only: str, readings: Sequence[str]) -> None:
-    from lyrics.core.evaluation.ablations.architecture import BASELINE, chosen
+    from lyrics.workflows.ablations.architecture import BASELINE, chosen
 
     names = [name for name in _names(only) if name != BASELINE or "removed" not in readings]
     for reading in readings:
@@ -251,7 +251,7 @@ class _Job:
     amounts: str | None
 
     def facts(self, rows: Sequence[Row], *, model: bool) -> dict[str, str]:
-        from lyrics.core.evaluation.ablations.tables import samples_of
+        from lyrics.workflows.ablations.tables import samples_of
 
         seeds = sorted({row.seed for row in rows if row.seed is not None})
         return {
@@ -263,7 +263,7 @@ class _Job:
 
 
 def _table_5(job: _Job) -> Ablation:
-    from lyrics.core.evaluation.ablations.architecture import BASELINE, blank, removed, table_5
+    from lyrics.workflows.ablations.architecture import BASELINE, blank, removed, table_5
 
     rows: list[Row] = []
     names = [name for name in job.only if name != BASELINE]
@@ -275,14 +275,14 @@ def _table_5(job: _Job) -> Ablation:
 
 
 def _table_6(job: _Job) -> Ablation:
-    from lyrics.core.evaluation.ablations.shots import few_shot, table_6
+    from lyrics.workflows.ablations.shots import few_shot, table_6
 
     rows, left_out = few_shot(job.load, job.described, job.evaluating, job.out, job.seeds)
     return table_6(rows, left_out, job.facts(rows, model=True), job.evaluating.about)
 
 
 def _figure_4a(job: _Job) -> Ablation:
-    from lyrics.core.evaluation.ablations.amount import AMOUNTS, amount, figure_4a, parsed
+    from lyrics.workflows.ablations.amount import AMOUNTS, amount, figure_4a, parsed
 
     assert job.stages is not None
     shares = AMOUNTS if job.amounts is None else parsed(job.amounts)
@@ -291,7 +291,7 @@ def _figure_4a(job: _Job) -> Ablation:
 
 
 def _figure_4b(job: _Job) -> Ablation:
-    from lyrics.core.evaluation.ablations.tuning import figure_4b, tuning
+    from lyrics.workflows.ablations.tuning import figure_4b, tuning
 
     assert job.stages is not None
     rows, curves = tuning(job.stages, job.evaluating, job.out, job.seeds)
@@ -307,7 +307,7 @@ _MAKERS: Mapping[str, Callable[[_Job], Ablation]] = {
 
 
 def _show(found: Ablation, out: Path, as_json: bool) -> None:
-    from lyrics.core.evaluation.ablations import tables
+    from lyrics.workflows.ablations import tables
 
     command = shlex.join(["lyrics", *sys.argv[1:]])
     tables.write(found, out, command)

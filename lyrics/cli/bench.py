@@ -59,7 +59,7 @@ def step(
     if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
         raise SpecError(f"--device {device}: is not here; 'lyrics doctor' says what is.")
 
-    from lyrics.core.bench_step import ATTENTIONS, run_bench_step, table
+    from lyrics.workflows.bench.step import ATTENTIONS, run_bench_step, table
 
     for name in attention or ():
         if name not in ATTENTIONS:
@@ -118,8 +118,8 @@ def attention(
     if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
         raise SpecError(f"--device {device}: is not here; 'lyrics doctor' says what is.")
 
-    from lyrics.core.bench_attention import run_bench_attention, table
-    from lyrics.core.bench_work import PAPER, TOY
+    from lyrics.workflows.bench.attention import run_bench_attention, table
+    from lyrics.workflows.bench.work import PAPER, TOY
 
     gpu = device != "cpu"
     rows = run_bench_attention(

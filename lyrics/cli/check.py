@@ -11,7 +11,7 @@ import typer
 from lyrics.cli._output import JsonFlag, SetOption, print_json, print_table, print_text
 
 if TYPE_CHECKING:
-    from lyrics.core.summary import PartRow
+    from lyrics.core.inspection.summary import PartRow
 
 
 def check(
@@ -28,7 +28,7 @@ def check(
     """
     from lyrics.cli._overrides import parse_overrides
     from lyrics.core.dtypes import dtype_name
-    from lyrics.core.registry import default_registry
+    from lyrics.core.registry.registry import default_registry
     from lyrics.core.resolve import read_any_spec, resolve, wire
     from lyrics.core.spec import RefinerOnlySpec
 
@@ -41,8 +41,8 @@ def check(
 
     # Everything above is quick and needs no torch; a mistake in the spec is reported before torch is imported.
     from lyrics.core.build import build_resolved
-    from lyrics.core.memory import memory_table
-    from lyrics.core.summary import summarise
+    from lyrics.core.inspection.memory import memory_table
+    from lyrics.core.inspection.summary import summarise
 
     model = build_resolved(resolved, weights="meta", dtype=dtype)
     summary = summarise(model, resolved)
@@ -104,7 +104,7 @@ def _check_refiner(spec: str, overrides: dict[str, Any], dtype: str, json: bool)
     import torch
 
     from lyrics.core.build import build_resolved_refiner
-    from lyrics.core.summary import summarise_refiner
+    from lyrics.core.inspection.summary import summarise_refiner
 
     parts = summarise_refiner(build_resolved_refiner(resolved, weights="meta", dtype=getattr(torch, dtype)), resolved)
     parameters, num_bytes = sum(row.parameters for row in parts), sum(row.num_bytes for row in parts)

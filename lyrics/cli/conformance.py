@@ -17,7 +17,7 @@ def test_plugin(
     from packaging.utils import canonicalize_name
 
     from lyrics.core.errors import UnknownNameError, did_you_mean
-    from lyrics.core.registry import default_registry
+    from lyrics.core.registry.registry import default_registry
 
     registry = default_registry()
     wanted = canonicalize_name(distribution)

@@ -14,7 +14,7 @@ from lyrics.cli._renamed import renamed_option
 from lyrics.core.errors import SpecError
 
 if TYPE_CHECKING:
-    from lyrics.core.convert import Origin
+    from lyrics.core.conversion.convert import Origin
 
 _SHOWN = 3
 
@@ -23,7 +23,7 @@ class ConvertCommand(TyperCommand):
     """Its help ends with the formats that installed components declare."""
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        from lyrics.core.convert import formats
+        from lyrics.core.conversion.convert import formats
 
         with formatter.section("Formats"):
             formatter.write_dl([(known.name, known.summary) for known in formats()])
@@ -56,7 +56,7 @@ def convert(
     A pickled SRC (.pth, .pt, .bin) is read by a process of its own that refuses everything but tensors and plain values. DEST appears
     whole or not at all; DEST/conversion.json says what became of every key, with the SHA-256 of each file.
     """
-    from lyrics.core.convert import convert as run
+    from lyrics.core.conversion.convert import convert as run
 
     report = run(source, dest, format, spec=renamed_option("--model", model, "--spec", spec), beside=_folders(given))
     if json:

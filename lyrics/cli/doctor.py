@@ -15,8 +15,8 @@ def doctor(
     verbose: Annotated[bool, typer.Option("--verbose", help="Print the traceback of every broken plugin.")] = False,
 ) -> None:
     """Show versions, accelerator, which attention implementations run, and every broken or slow plugin with its cause."""
-    from lyrics.core.doctor import SLOW_SECONDS, diagnose
-    from lyrics.core.registry import default_registry
+    from lyrics.core.registry.doctor import SLOW_SECONDS, diagnose
+    from lyrics.core.registry.registry import default_registry
 
     found = diagnose(default_registry())
     if json:

@@ -13,7 +13,7 @@ from lyrics.cli._model import DeviceOption, DownloadFlag, WeightsOption
 from lyrics.cli._output import JsonFlag, SetOption, print_json, print_table, print_text
 
 if TYPE_CHECKING:
-    from lyrics.core.evaluation.parity import Question, Report, Tolerance
+    from lyrics.workflows.parity import Question, Report, Tolerance
 
 
 def parity(
@@ -51,8 +51,8 @@ def parity(
     names = None if compare is None else [name.strip() for name in compare.split(",") if name.strip()]
     overrides = parse_overrides(settings)
 
-    from lyrics.core.evaluation.parity import loader
-    from lyrics.core.evaluation.parity import parity as hold
+    from lyrics.workflows.parity import loader
+    from lyrics.workflows.parity import parity as hold
 
     report = hold(
         loader(model, overrides=overrides, weights=weights, downloads=download or None, device=device),
@@ -73,7 +73,7 @@ def parity(
 
 def _tolerances(given: Sequence[str] | None) -> Mapping[str, Tolerance]:
     from lyrics.cli._overrides import parse_overrides
-    from lyrics.core.evaluation.parity import TOLERANCES, with_tolerance
+    from lyrics.workflows.parity import TOLERANCES, with_tolerance
 
     found = dict(TOLERANCES)
     for path, value in parse_overrides(list(given or ())).items():
@@ -84,14 +84,14 @@ def _tolerances(given: Sequence[str] | None) -> Mapping[str, Tolerance]:
 
 def _questions(images: Path | None, file: Path | None, limit: int) -> list[Question]:
     from lyrics.core.errors import SpecError
-    from lyrics.core.evaluation.parity import Question
+    from lyrics.workflows.parity import Question
 
     if images is None and file is None:
         return _scenes(limit)
     if images is None or file is None:
         raise SpecError("--images and --questions: give both, or none for the scenes of the embedded data set.")
 
-    from lyrics.core.refine_files import find_pictures
+    from lyrics.core.refining.refine_files import find_pictures
 
     pictures = find_pictures([images])
     if not pictures:
@@ -111,7 +111,7 @@ def _scenes(limit: int) -> list[Question]:
     from itertools import islice
 
     from lyrics.core.evaluation.build import build_benchmark
-    from lyrics.core.evaluation.parity import Question
+    from lyrics.workflows.parity import Question
 
     benchmark: Any = build_benchmark("scenes", {"split": "test", "scenes": limit})
     return [

@@ -10,7 +10,7 @@ import typer
 from lyrics.cli._output import JsonFlag, print_json, print_table, print_text
 
 if TYPE_CHECKING:
-    from lyrics.core.registry import Entry
+    from lyrics.core.registry.registry import Entry
 
 
 def list_parts(
@@ -20,10 +20,10 @@ def list_parts(
     json: JsonFlag = False,
 ) -> None:
     """List components and presets: kind, name, distribution, and whether each is ready, needs something, or is broken."""
-    from lyrics.core.component import KINDS
     from lyrics.core.errors import UnknownNameError, did_you_mean
-    from lyrics.core.inventory import rows
-    from lyrics.core.registry import default_registry
+    from lyrics.core.registry.component import KINDS
+    from lyrics.core.registry.inventory import rows
+    from lyrics.core.registry.registry import default_registry
 
     kinds = (*KINDS, "preset", "plugin")
     if kind is not None and kind not in kinds:
@@ -45,9 +45,9 @@ def show(
     json: JsonFlag = False,
 ) -> None:
     """Show a component's options with types, defaults and help, or a preset as YAML."""
-    from lyrics.core.component import KINDS
     from lyrics.core.errors import AmbiguousNameError, UnknownNameError, did_you_mean
-    from lyrics.core.registry import default_registry
+    from lyrics.core.registry.component import KINDS
+    from lyrics.core.registry.registry import default_registry
     from lyrics.core.spec import dumps
 
     registry = default_registry()
@@ -85,7 +85,7 @@ def show(
 
 
 def _show_component(entry: Entry, json: bool) -> None:
-    from lyrics.core.inventory import options_of
+    from lyrics.core.registry.inventory import options_of
 
     component, source = entry.component, entry.source
     options = options_of(component)

@@ -23,8 +23,8 @@ def quickstart(
 ) -> None:
     """Show lyrics-tiny some pictures: it finds, names, boxes, cuts out and talks about what is drawn there; report.html shows it."""
     from lyrics.core.errors import LyricsError
-    from lyrics.core.quickstart import run
-    from lyrics.core.refine_files import find_pictures
+    from lyrics.core.refining.refine_files import find_pictures
+    from lyrics.workflows.quickstart import run
 
     def progress(text: str) -> None:
         print(text, file=sys.stderr)

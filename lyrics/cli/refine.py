@@ -61,7 +61,7 @@ def refine(
     from lyrics.core.dtypes import dtype_name
     from lyrics.core.errors import ImageError, LyricsError, UnknownNameError
     from lyrics.core.files import name_as_text, name_for_messages
-    from lyrics.core.refine_files import (
+    from lyrics.core.refining.refine_files import (
         COCO_FILE,
         DRAWN_FOLDER,
         OBJECTS_FILE,
@@ -89,7 +89,7 @@ def refine(
     if weights == "random":
         torch.manual_seed(0)  # the same refiner every time, so that a second run goes on
     refiner = build_refiner(spec, overrides=overrides, weights=weights, device=device, dtype=dtype)  # type: ignore[arg-type]
-    from lyrics.core.known import warn_of_unknown
+    from lyrics.core.refining.known import warn_of_unknown
 
     warn_of_unknown(refiner.experts.values(), found)
     try:

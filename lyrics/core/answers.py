@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lyrics.core.geometry import Box, Corners
-from lyrics.core.refinement import Refinement
-from lyrics.core.spatial import parse
+from lyrics.core.language.codecs import parse
+from lyrics.core.refining.refinement import Refinement
 from lyrics.core.types import DetectedObject
 
 #: Overlap from which a box of the refiner counts as the same thing; the threshold of referring expression comprehension (section 5.1).

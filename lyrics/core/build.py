@@ -20,7 +20,7 @@ from lyrics.core.changes import Changes, part_of, warn_of_changes
 from lyrics.core.contracts import BuildContext, Weights
 from lyrics.core.dtypes import torch_dtype
 from lyrics.core.errors import LyricsError, MissingRequirementError, PluginError, SpecError, WeightsError, did_you_mean
-from lyrics.core.registry import DISTRIBUTION, Registry, describe
+from lyrics.core.registry.registry import DISTRIBUTION, Registry, describe
 from lyrics.core.resolve import (
     LOCAL_SOURCES,
     Part,
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     import torch
 
     from lyrics.core.model import LyricsModel
-    from lyrics.core.refiner import VisualRefiner
-    from lyrics.core.weights import TensorHeader
+    from lyrics.core.refining.refiner import VisualRefiner
+    from lyrics.core.weights.tensors import TensorHeader
 
 _WORDS = ("pretrained", "random", "meta")
 #: The parts of a refiner, in the order in which a picture goes through them.
@@ -121,7 +121,7 @@ def build_resolved(
     allowed = folder is None if downloads is None else downloads
     sources = dict.fromkeys(resolved.parts, _PartSource(BuildContext(how, downloads=allowed)))
     if folder is not None:
-        from lyrics.core.model_folder import load_folder
+        from lyrics.core.weights.model_folder import load_folder
 
         sources = _sources_in_folder(resolved, folder, base, allowed, changes)
     elif base is not None:
@@ -132,8 +132,8 @@ def build_resolved(
     if folder is not None:
         load_folder(model, folder, base=base, changes=changes)
     elif how == "pretrained" and resolved.preset_weights is not None:
-        from lyrics.core.model_folder import load_trained_parts
-        from lyrics.core.pretrained import locate_checkpoint
+        from lyrics.core.weights.model_folder import load_trained_parts
+        from lyrics.core.weights.pretrained import locate_checkpoint
 
         load_trained_parts(model, locate_checkpoint(resolved.preset_weights))
     return model.eval()
@@ -161,8 +161,8 @@ def _sources_in_folder(
     changes: Changes | None,
 ) -> dict[str, _PartSource]:
     """Each part's source where a model folder is loaded, and ``base`` perhaps holds the frozen parts of it."""
-    from lyrics.core.model_folder import holds_all_tensors, is_frozen_part, part_files, part_prefix
-    from lyrics.core.weights import tensor_headers
+    from lyrics.core.weights.model_folder import holds_all_tensors, is_frozen_part, part_files, part_prefix
+    from lyrics.core.weights.tensors import tensor_headers
 
     whole = folder if holds_all_tensors(folder) else (None if base is None else os.fspath(base))
     found: dict[str, _PartSource] = {}
@@ -196,8 +196,8 @@ def build_changed(base: LyricsModel, resolved: Resolved, changes: Changes, sourc
     """
     import torch
 
-    from lyrics.core.model_folder import is_frozen, readers
-    from lyrics.core.weights import stored_tensors
+    from lyrics.core.weights.model_folder import is_frozen, readers
+    from lyrics.core.weights.tensors import stored_tensors
 
     wiring = wire(resolved)
     for path, wanted in resolved.parts.items():
@@ -338,8 +338,8 @@ def _build_from(part: Part, source: _PartSource, **known: Any) -> Any:
         return source.there
     context = replace(source.context, **known)
     if source.tensors is not None:
-        from lyrics.core.model_folder import part_prefix
-        from lyrics.core.weights import bounded, check_shapes
+        from lyrics.core.weights.model_folder import part_prefix
+        from lyrics.core.weights.tensors import bounded, check_shapes
 
         with torch.device("meta"), bounded(source.tensors.values(), f"{source.folder}: {part.path}"):
             outline = build_part(part, replace(context, weights="meta"))
@@ -393,7 +393,7 @@ def build_resolved_refiner(
 
 
 def _assemble(resolved: Resolved | ResolvedRefiner, experts: Mapping[str, Any]) -> VisualRefiner:
-    from lyrics.core.refiner import VisualRefiner
+    from lyrics.core.refining.refiner import VisualRefiner
 
     assert resolved.spec.refiner is not None
     parts = {name: part for name in experts if (part := resolved.parts.get(f"refiner.{name}")) is not None}

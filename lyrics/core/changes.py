@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lyrics.core.errors import LyricsError
-from lyrics.core.registry import default_registry
+from lyrics.core.registry.registry import default_registry
 from lyrics.core.resolve import LOCAL_SOURCES, Part, declared_dim
 from lyrics.core.spec import ModelSpec, Slot, validate
 

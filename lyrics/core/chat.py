@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Unpack
 
 from lyrics.core.answers import Answer
 from lyrics.core.errors import PromptError
-from lyrics.core.generation import GenerationOptions, decoding
 from lyrics.core.geometry import Box, Size
-from lyrics.core.images import ImageLike
-from lyrics.core.inputs import Phrases, Pictures, instruction_text, picture_list
-from lyrics.core.prompts import Exchange
-from lyrics.core.spatial import format_box
+from lyrics.core.language.codecs import format_box
+from lyrics.core.language.generation import GenerationOptions, decoding
+from lyrics.core.language.prompts import Exchange
+from lyrics.core.pictures.images import ImageLike
+from lyrics.core.pictures.inputs import Phrases, Pictures, instruction_text, picture_list
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig
 
+    from lyrics.core.language.prompting import Encoded
     from lyrics.core.model import LyricsModel
-    from lyrics.core.prompting import Encoded
 
 # "<box 10 20 200 180>", in pixels of the picture; commas are read too.
 _BOX = re.compile(r"<box\b([^<>]*)>", re.IGNORECASE)
@@ -89,7 +89,7 @@ class Chat:
 
         Args:
             question: may hold boxes of the last image, as ``<box 10 20 200 180>`` in its pixels.
-            pictures: images, or lists of images, whatever ``lyrics.core.images.open_image`` opens.
+            pictures: images, or lists of images, whatever ``lyrics.core.pictures.images.open_image`` opens.
             phrases: for each image that comes in, what the detector looks for in place of the tagger's tags.
             on_text: called with each piece of the answer as it is written.
             max_new_tokens: tokens of the answer at most; unless given here or in ``generation_config``, as many as

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
     from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-    from lyrics.core.streams import Features, Stream, StreamOutputs
-    from lyrics.core.training.batch import PretrainBatch
-    from lyrics.core.training.negatives import NegativePairs, Similarity
-    from lyrics.core.training.step import Loss, StepState
+    from lyrics.core.stage1.batch import PretrainBatch
+    from lyrics.core.stage1.negatives import NegativePairs, Similarity
+    from lyrics.core.stage1.step import Loss, StepState
+    from lyrics.core.stage1.streams import Features, Stream, StreamOutputs
 
 Weights = Literal["pretrained", "random", "meta"]
 
@@ -49,7 +49,7 @@ class BuildContext:
         query_dim: ``hidden_size`` of the query transformer; 0 until it is built. Objectives size their heads by it.
         query_segments: ``segments`` of the query transformer: which of V, G (queries), S, C (texts) its streams may have.
         files: the part's own folder of the model folder that it is rebuilt from, where there is one: what ``save_files`` wrote.
-        downloads: whether ``pretrained`` may use the network; pass it to ``lyrics.core.pretrained.locate_checkpoint``.
+        downloads: whether ``pretrained`` may use the network; pass it to ``lyrics.core.weights.pretrained.locate_checkpoint``.
     """
 
     weights: Weights
@@ -183,7 +183,7 @@ class Projected(Protocol):
 
 
 class QueryTransformer(Module, Protocol):
-    """streams of queries and text + frozen features -> hidden states, ``hidden_size`` wide. See ``lyrics.core.streams``.
+    """streams of queries and text + frozen features -> hidden states, ``hidden_size`` wide. See ``lyrics.core.stage1.streams``.
 
     ``segments`` says which of V, G (queries), S, C (texts) its streams may have: streams hold no others. V is always there.
     ``num_queries`` counts V and G; that many soft tokens reach the language model for each image. With S or C it is a ``ReadsText``, too.
@@ -247,7 +247,7 @@ class LanguageModel(Module, Protocol):
     """Embeds token ids, reads embeddings, and generates from embeddings.
 
     ``adaptation`` is ``lora``, ``frozen`` or ``full``; parameters that it does not train have ``requires_grad=False``. No sequence is
-    longer than ``max_positions``. ``chat_template`` is a name of ``lyrics.core.prompts.TEMPLATES``.
+    longer than ``max_positions``. ``chat_template`` is a name of ``lyrics.core.language.prompts.TEMPLATES``.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -284,7 +284,7 @@ class LanguageModel(Module, Protocol):
         """Left-padded embeddings -> ids of the new tokens only [B, at most max_new_tokens], without dropout.
 
         ``on_token`` is called with each id as it is chosen; it is only given with a batch of one and a single beam.
-        Decoding is greedy unless ``generation_config`` is given, whose options are those of ``lyrics.core.generation``
+        Decoding is greedy unless ``generation_config`` is given, whose options are those of ``lyrics.core.language.generation``
         with transformers' meaning; samples come from torch's global generators, which the caller has seeded. A language
         model that decodes greedily and in no other way may leave it out: options of generation are then refused.
         """

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lyrics.core.errors import SpecError, WeightsError
-from lyrics.core.registry import default_registry
+from lyrics.core.registry.registry import default_registry
 
 if TYPE_CHECKING:
     import torch
@@ -93,10 +93,10 @@ def load_saved(
     """
     from lyrics.core.build import build_resolved
     from lyrics.core.changes import overridden
-    from lyrics.core.model_folder import spec_file
     from lyrics.core.resolve import resolve
     from lyrics.core.spec import load
     from lyrics.core.training.trained import find_run, trained_model
+    from lyrics.core.weights.model_folder import spec_file
 
     run = find_run(folder)
     if run is not None:

@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from huggingface_hub import ModelCard, ModelHubMixin
 from torch import nn
 
-from lyrics.core import hub
 from lyrics.core.answers import Answer, read_answer
 from lyrics.core.contracts import (
     Abilities,
@@ -33,23 +32,24 @@ from lyrics.core.contracts import (
 )
 from lyrics.core.errors import ContractError, PromptError, SpecError, WeightsError
 from lyrics.core.finite import first_not_finite, is_finite, refuse
-from lyrics.core.generation import Decoding, GenerationOptions, decoding
-from lyrics.core.images import ImageLike
-from lyrics.core.inputs import Phrases, Pictures, entry_list, instruction_list, instruction_text, picture_list
-from lyrics.core.processor import ModelImages, Processor
-from lyrics.core.prompting import Encoded, fitted_prompt, snapped_dialogue, spatial_text
-from lyrics.core.prompts import Dialogue, Exchange, TokenPrompt, cut, encode_texts
-from lyrics.core.refinement import Refinement
-from lyrics.core.refiner import VisualRefiner
-from lyrics.core.soft_prompts import embed, groups_by_length
-from lyrics.core.spatial_tokens import spatial_kinds, spatial_units
+from lyrics.core.language.generation import Decoding, GenerationOptions, decoding
+from lyrics.core.language.prompting import Encoded, fitted_prompt, snapped_dialogue, spatial_text
+from lyrics.core.language.prompts import Dialogue, Exchange, TokenPrompt, cut, encode_texts
+from lyrics.core.language.soft_prompts import embed, groups_by_length
+from lyrics.core.language.spatial_tokens import spatial_kinds, spatial_units
+from lyrics.core.language.text_stream import TextStream
+from lyrics.core.pictures.images import ImageLike
+from lyrics.core.pictures.inputs import Phrases, Pictures, entry_list, instruction_list, instruction_text, picture_list
+from lyrics.core.pictures.processor import ModelImages, Processor
+from lyrics.core.refining.refinement import Refinement
+from lyrics.core.refining.refiner import VisualRefiner
 from lyrics.core.spec import ModelSpec
-from lyrics.core.streams import QUERY_SEGMENTS, Features, SpecialTokens, Stream, Text, full
-from lyrics.core.text_stream import TextStream
-from lyrics.core.training.batch import PretrainBatch, Spatial, Units
-from lyrics.core.training.distributed import SharedOut
-from lyrics.core.training.negatives import Negatives
-from lyrics.core.training.step import Loss, pretrain_losses, pretrain_state
+from lyrics.core.stage1.batch import PretrainBatch, Spatial, Units
+from lyrics.core.stage1.distributed import SharedOut
+from lyrics.core.stage1.negatives import Negatives
+from lyrics.core.stage1.step import Loss, pretrain_losses, pretrain_state
+from lyrics.core.stage1.streams import QUERY_SEGMENTS, Features, SpecialTokens, Stream, Text, full
+from lyrics.core.weights import hub
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig
@@ -180,7 +180,7 @@ class LyricsModel(
         """Encode images into soft tokens [P,Q,D].
 
         Args:
-            pictures: an image or several, whatever ``lyrics.core.images.open_image`` opens.
+            pictures: an image or several, whatever ``lyrics.core.pictures.images.open_image`` opens.
             instructions: one for each image; a text alone for one image. None: the query transformer reads no
                 instruction.
             phrases: as for ``generate``.
@@ -477,7 +477,9 @@ class LyricsModel(
 
     def _checked_prompt(self, dialogue: Dialogue, encoded: Encoded, max_new_tokens: int) -> TokenPrompt:
         if isinstance(dialogue, str) or not all(isinstance(exchange, Exchange) for exchange in dialogue):
-            raise PromptError("a conversation is a list of lyrics.core.prompts.Exchange; generate takes texts.")
+            raise PromptError(
+                "a conversation is a list of lyrics.core.language.prompts.Exchange; generate takes texts."
+            )
         if not dialogue or not instruction_text(dialogue[-1].instruction).strip():
             raise PromptError("the prompt is empty; ask something.")
         if dialogue[-1].answer is not None:
@@ -539,7 +541,7 @@ class LyricsModel(
 
         Args:
             pictures: of one instruction an image, a list of images, or None; of a list of instructions one of these for
-                each. An image is whatever ``lyrics.core.images.open_image`` opens: a path, a PIL image, a numpy array
+                each. An image is whatever ``lyrics.core.pictures.images.open_image`` opens: a path, a PIL image, a numpy array
                 [H,W,C], a tensor [C,H,W].
             instructions: what is asked.
             phrases: for each image, what the detector looks for in place of the tagger's tags; for one image a list of
@@ -549,7 +551,7 @@ class LyricsModel(
             seed: of samples; the same seed gives the same samples of the same batch. None draws new ones each time. The
                 global generators are left as they were.
             options: transformers' generation options by name (``num_beams``, ``do_sample``, ``temperature``, ``top_p``,
-                ``repetition_penalty``, ...; all are in ``lyrics.core.generation.GenerationOptions``). ``temperature``,
+                ``repetition_penalty``, ...; all are in ``lyrics.core.language.generation.GenerationOptions``). ``temperature``,
                 ``top_k``, ``top_p`` or ``min_p`` mean ``do_sample=True`` unless that is given.
 
         Returns:
@@ -638,14 +640,14 @@ class LyricsModel(
         repo_id: str | None = None,
         **options: Any,
     ) -> str | None:
-        """Write a model folder: specification, tensors, tokenizers (``lyrics.core.model_folder``).
+        """Write a model folder: specification, tensors, tokenizers (``lyrics.core.weights.model_folder``).
 
         ``trainable_only`` leaves out the parts that no stage trains and notes where they come from and their sha256. ``push_to_hub`` also
         uploads it, to ``repo_id`` or to a repository of the folder's name; options as for ``push_to_hub``, whose address is returned.
 
         Raises ``WeightsError`` for a model on the meta device, and for one whose LoRA is merged.
         """
-        from lyrics.core.model_folder import save_folder
+        from lyrics.core.weights.model_folder import save_folder
 
         if options and not push_to_hub:
             raise TypeError(f"save_pretrained: {', '.join(options)} is for push_to_hub=True")
@@ -728,11 +730,11 @@ class LyricsModel(
         return load_saved(found, **options)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:  # type: ignore[override]
-        """Save the model and upload it to a hub repository; options as for ``lyrics.core.hub.push``. Returns the commit's address."""
+        """Save the model and upload it to a hub repository; options as for ``lyrics.core.weights.hub.push``. Returns the commit's address."""
         return hub.push(self, repo_id, **options)
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """The card that is uploaded: how to load the model, and its parts. ``kwargs`` are values for the template (``lyrics.core.hub``)."""
+        """The card that is uploaded: how to load the model, and its parts. ``kwargs`` are values for the template (``lyrics.core.weights.hub``)."""
         parts = [(path, slot.use) for path, _, slot in self.spec.slots()]
         return super().generate_model_card(*args, **{"parts": parts, **kwargs})
 

@@ -16,9 +16,9 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from lyrics.core.clean_text import one_line
-from lyrics.core.component import Capability, Options
 from lyrics.core.errors import PluginError, SpecError, WiringError, did_you_mean
-from lyrics.core.registry import Entry, Registry, default_registry, describe
+from lyrics.core.registry.component import Capability, Options
+from lyrics.core.registry.registry import Entry, Registry, default_registry, describe
 from lyrics.core.spec import (
     ModelSpec,
     RefinerOnlySpec,

@@ -30,8 +30,8 @@ WORDS = (
     "triangles", "two", "use", "using", "what", "with", "word", "words", "written", "yellow", "yes", "you", "your",
 )
 # fmt: on
-#: Numbers up to 999 are one token each: coordinates (``lyrics.core.spatial``), and counts.
+#: Numbers up to 999 are one token each: coordinates (``lyrics.core.language.codecs``), and counts.
 NUMBERS = tuple(str(number) for number in range(1000))
 #: What stands around a tag and its coordinates in the codec ``lyrics``, whole and where a query transformer's units cut it
-#: (``lyrics.core.spatial_tokens``).
+#: (``lyrics.core.language.spatial_tokens``).
 MARKUP = ("<br><T>", "</T><Bbox>(", "),(", ")</Bbox></br>", "</T>", "<Bbox>(", ")</Bbox>", "</br>")

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import SpecError
-from lyrics.core.plugin_process import python
-from lyrics.core.registry import HEAVY_MODULES, Entry, Registry, default_registry
+from lyrics.core.registry.plugin_process import python
+from lyrics.core.registry.registry import HEAVY_MODULES, Entry, Registry, default_registry
 from lyrics.core.resolve import Part, declared_dim
 from lyrics.core.spec import validate
 

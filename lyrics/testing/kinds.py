@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from lyrics.core.component import KINDS
+from lyrics.core.registry.component import KINDS
 from lyrics.core.types import ImageBatch, Sample, Tag
 from lyrics.testing.base import ComponentContract, ModuleContract
 from lyrics.testing.small import (
@@ -99,7 +99,7 @@ class DetectorContract(ModuleContract):
 
     def test_output_keeps_the_contract(self) -> None:
         """Troubleshooting: tokens [B,M,feature_dim], a bool mask [B,M], detections in descending score, and phrases as they were asked."""
-        from lyrics.core.refiner import check_detector
+        from lyrics.core.refining.refiner import check_detector
 
         detector = self.build()
         phrases = [list(self.phrases), list(self.phrases[:1])]
@@ -154,7 +154,7 @@ class SegmenterContract(ModuleContract):
     def _segment(self, segmenter: Any, batch: ImageBatch, boxes: Sequence[Sequence[Any]]) -> Any:
         import torch
 
-        from lyrics.core.refiner import check_segmenter
+        from lyrics.core.refining.refiner import check_segmenter
 
         with torch.no_grad():
             found = segmenter(batch, boxes)
@@ -205,7 +205,7 @@ class QueryTransformerContract(ModuleContract):
     def _features(self, num_objects: int = 3) -> Any:
         import torch
 
-        from lyrics.core.streams import Features
+        from lyrics.core.stage1.streams import Features
 
         generator = torch.Generator().manual_seed(1)
         local = {
@@ -223,7 +223,7 @@ class QueryTransformerContract(ModuleContract):
         """Outputs of the visual queries of the images ``rows``, with or without a text that they see."""
         import torch
 
-        from lyrics.core.streams import Stream, Text, full
+        from lyrics.core.stage1.streams import Stream, Text, full
 
         index = torch.tensor(rows)
         words = {} if text is None or "C" not in transformer.segments else {"C": Text.from_lists(text)}
@@ -238,7 +238,7 @@ class QueryTransformerContract(ModuleContract):
         """Outputs of captions, read from left to right, that see the queries of the images."""
         import torch
 
-        from lyrics.core.streams import Stream, Text, full
+        from lyrics.core.stage1.streams import Stream, Text, full
 
         index = torch.tensor(images)
         queries = "".join(segment for segment in transformer.segments if segment in "VG")
@@ -291,7 +291,7 @@ class QueryTransformerContract(ModuleContract):
 
     def test_projected_features_stand_for_the_features(self) -> None:
         """Troubleshooting: what `project` returns, alone or joined by `followed_by`, gives the same outputs as the features themselves."""
-        from lyrics.core.streams import Features
+        from lyrics.core.stage1.streams import Features
 
         transformer = self.build()
         features = self._features()
@@ -323,7 +323,7 @@ class QueryTransformerContract(ModuleContract):
         assert (one - elsewhere).abs().max() > 1e-6, "captions do not see the queries that are their prefix"
 
     def test_wanted_rows_are_those_asked_for(self) -> None:
-        """Troubleshooting: see `Wanted` in `lyrics.core.streams`; rows come in the order of the stream, without padding."""
+        """Troubleshooting: see `Wanted` in `lyrics.core.stage1.streams`; rows come in the order of the stream, without padding."""
         import torch
 
         transformer = self.build()
@@ -454,7 +454,7 @@ class LanguageModelContract(ModuleContract):
         new(0, num_beams=2)
 
     def test_chat_template_exists(self) -> None:
-        from lyrics.core.prompts import TEMPLATES
+        from lyrics.core.language.prompts import TEMPLATES
 
         model = self.build()
         assert model.chat_template in TEMPLATES, f"{model.chat_template!r} is none of {', '.join(TEMPLATES)}"
@@ -605,7 +605,7 @@ class DatasetContract(ComponentContract):
             assert data[index] == data[index] == again[index], f"sample {index} changes"
 
     def test_pictures_are_rgb_and_the_same_every_time(self) -> None:
-        """Troubleshooting: `picture(sample)` gives a PIL image, upright and RGB; `lyrics.core.images.decode_image` makes one of bytes."""
+        """Troubleshooting: `picture(sample)` gives a PIL image, upright and RGB; `lyrics.core.pictures.images.decode_image` makes one of bytes."""
         from PIL import Image
 
         from lyrics.core.errors import ImageError

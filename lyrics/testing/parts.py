@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from lyrics.core.component import NoOptions
 from lyrics.core.contracts import BuildContext
 from lyrics.core.geometry import Box
+from lyrics.core.language.tokenizers import byte_tokenizer
 from lyrics.core.masks import Mask
-from lyrics.core.streams import Features, Stream, StreamOutputs
-from lyrics.core.tokenizers import byte_tokenizer
+from lyrics.core.registry.component import NoOptions
+from lyrics.core.stage1.streams import Features, Stream, StreamOutputs
 from lyrics.core.types import Detection, DetectorOutput, ImageBatch, Preprocessing, SegmenterOutput, Tag
 
 _PREPROCESSING = Preprocessing("squash", 8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from lyrics.core.training.distributed import average
+from lyrics.core.stage1.distributed import average
 from lyrics.core.training.reduction import total_loss
 from lyrics.testing.small import SIZE, SmallModel, pretraining_losses
 
@@ -37,7 +37,9 @@ def _processes() -> BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "lyrics.core.build", "lyrics.core.model", "lyrics.core.tokenizers"])
+    context.set_forkserver_preload(
+        [__name__, "lyrics.core.build", "lyrics.core.model", "lyrics.core.language.tokenizers"]
+    )
     return context
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lyrics.core.errors import LyricsError
-from lyrics.core.registry import Entry, Registry
+from lyrics.core.registry.registry import Entry, Registry
 from lyrics.testing.base import checks_of
 from lyrics.testing.kinds import CONTRACTS
 

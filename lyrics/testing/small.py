@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lyrics.core.component import Component, hookimpl
-from lyrics.core.registry import Entry, Registry, Source, default_registry
+from lyrics.core.registry.component import Component, hookimpl
+from lyrics.core.registry.registry import Entry, Registry, Source, default_registry
 from lyrics.core.resolve import Part, declared_segments
 from lyrics.core.spec import ModelSpec, ObjectiveSlot, RefinerSpec, Slot
 from lyrics.core.types import Sample, Turn
@@ -216,9 +216,9 @@ def saves_loads_and_answers(small: SmallModel) -> None:
 
 def memory_is_counted(small: SmallModel) -> None:
     """What ``lyrics check`` does: parts are summed up, and memory is counted for all uses, without weights."""
-    from lyrics.core.memory import memory_table
+    from lyrics.core.inspection.memory import memory_table
+    from lyrics.core.inspection.summary import summarise
     from lyrics.core.resolve import resolve
-    from lyrics.core.summary import summarise
 
     model = small.build("meta")
     summary = summarise(model, resolve(small.spec, registry=small.registry))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
     from lyrics.core.contracts import QueryTransformer
-    from lyrics.core.training.batch import PretrainBatch
+    from lyrics.core.stage1.batch import PretrainBatch
 
 #: How far apart two float32 results may be that should be the same: summing in another order moves them by less.
 TOLERANCE = 1e-4
@@ -21,7 +21,7 @@ SIZES_PX = ((96, 64), (48, 80))
 
 def batch(preprocessing: Any, count: int, first: int = 0) -> ImageBatch:
     """``count`` pictures of different sizes and content, from number ``first`` on, as the expert reads them."""
-    from lyrics.core.processor import prepare
+    from lyrics.core.pictures.processor import prepare
 
     return prepare([noise(index) for index in range(first, first + count)], preprocessing)
 
@@ -63,8 +63,8 @@ def objective_loss(
     """
     import torch
 
-    from lyrics.core.streams import Features
-    from lyrics.core.training.step import pretrain_losses
+    from lyrics.core.stage1.step import pretrain_losses
+    from lyrics.core.stage1.streams import Features
 
     batch = pretrain_batch(objects, caption_lengths, first=first)
     features = Features(torch.zeros(len(objects), 1, width))
@@ -75,8 +75,8 @@ def pretrain_batch(objects: Sequence[int], caption_lengths: Sequence[int], *, fi
     """Texts of one sample per entry: so many objects, so many caption tokens; ids are below 40."""
     import torch
 
-    from lyrics.core.streams import SpecialTokens, Text
-    from lyrics.core.training.batch import PretrainBatch, Spatial
+    from lyrics.core.stage1.batch import PretrainBatch, Spatial
+    from lyrics.core.stage1.streams import SpecialTokens, Text
 
     return PretrainBatch(
         spatial=Spatial.from_objects([[[[20, 21], [22], [23]]] * count for count in objects]),
@@ -89,8 +89,8 @@ def pretrain_batch(objects: Sequence[int], caption_lengths: Sequence[int], *, fi
 def _noise_transformer(width: int, segments: tuple[str, ...]) -> QueryTransformer:
     import torch
 
-    from lyrics.core.streams import Features, Stream, StreamOutputs
-    from lyrics.core.tokenizers import byte_tokenizer
+    from lyrics.core.language.tokenizers import byte_tokenizer
+    from lyrics.core.stage1.streams import Features, Stream, StreamOutputs
 
     class NoiseTransformer(torch.nn.Module):
         """Hidden states of the right shape, whatever the features and the texts."""

@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic import Field
 
-from lyrics.core.component import KINDS, Component, Options, hookimpl
-from lyrics.core.registry import Registry, Source
+from lyrics.core.registry.component import KINDS, Component, Options, hookimpl
+from lyrics.core.registry.registry import Registry, Source
 
 
 class PartOptions(Options):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from PIL import Image, ImageDraw
 
-from lyrics.core.registry import Registry, default_registry
+from lyrics.core.registry.registry import Registry, default_registry
 from lyrics.core.spec import ModelSpec
 
 

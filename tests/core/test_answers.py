@@ -9,8 +9,8 @@ import pytest
 
 from lyrics.core.answers import objects_to_draw, read_answer
 from lyrics.core.geometry import Box
-from lyrics.core.refinement import Refinement
-from lyrics.core.spatial import CODECS, SpatialObject, format_objects
+from lyrics.core.language.codecs import CODECS, SpatialObject, format_objects
+from lyrics.core.refining.refinement import Refinement
 from lyrics.core.types import DetectedObject
 
 DOG, CAT = Box(0.1, 0.2, 0.5, 0.6), Box(0.6, 0.1, 0.9, 0.4)

@@ -15,7 +15,6 @@ from torch import nn
 
 import lyrics
 from lyrics.core.build import build_model, build_part, check_requirements
-from lyrics.core.component import Component, Options, hookimpl
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import (
     ImageError,
@@ -27,7 +26,8 @@ from lyrics.core.errors import (
     WiringError,
 )
 from lyrics.core.model import LyricsModel
-from lyrics.core.registry import Registry
+from lyrics.core.registry.component import Component, Options, hookimpl
+from lyrics.core.registry.registry import Registry
 from lyrics.core.resolve import resolve
 from lyrics.core.spec import dump
 from lyrics.core.types import Preprocessing

@@ -10,8 +10,8 @@ import torch
 
 from lyrics.core.chat import with_boxes
 from lyrics.core.errors import ImageError, PromptError
+from lyrics.core.language.prompts import Exchange
 from lyrics.core.model import LyricsModel
-from lyrics.core.prompts import Exchange
 from tests.core.small import drawn
 from tests.core.test_model_steps import made
 
@@ -67,8 +67,8 @@ def test_an_answer_streams_as_it_is_written(model: LyricsModel) -> None:
 
 
 def test_letters_of_several_bytes_are_not_torn() -> None:
-    from lyrics.core.text_stream import TextStream
-    from lyrics.core.tokenizers import byte_tokenizer
+    from lyrics.core.language.text_stream import TextStream
+    from lyrics.core.language.tokenizers import byte_tokenizer
 
     tokenizer = byte_tokenizer(("<pad>", "<s>", "</s>"))
     pieces: list[str] = []

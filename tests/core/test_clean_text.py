@@ -12,10 +12,10 @@ import pytest
 from pydantic import Field
 
 from lyrics.core.clean_text import json_printable, one_line, printable
-from lyrics.core.component import Component, Converter, Options, Preset, hookimpl
-from lyrics.core.convert import formats
-from lyrics.core.presets import lyrics_tiny
-from lyrics.core.registry import Registry, Source, describe
+from lyrics.core.conversion.convert import formats
+from lyrics.core.registry.component import Component, Converter, Options, Preset, hookimpl
+from lyrics.core.registry.registry import Registry, Source, describe
+from lyrics.plugins.tiny.presets import lyrics_tiny
 from tests.commands import Run
 
 #: Clears the screen, sets the title, rings, moves the cursor back, turns the direction of writing, and is half a character.
@@ -95,7 +95,7 @@ def _raise(error: BaseException) -> Any:
 
 @pytest.fixture(scope="module")
 def registry() -> Registry:
-    from lyrics.core import registry as module
+    from lyrics.core.registry import registry as module
 
     loud = [
         (Source("loud-dist", "1.0", "loud"), Loud),
@@ -129,7 +129,12 @@ def registry() -> Registry:
 def test_commands_print_no_escapes_and_no_endless_lines(
     command: tuple[str, ...], registry: Registry, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for user in ("lyrics.core.registry", "lyrics.core.resolve", "lyrics.core.convert", "lyrics.testing.base"):
+    for user in (
+        "lyrics.core.registry.registry",
+        "lyrics.core.resolve",
+        "lyrics.core.conversion.convert",
+        "lyrics.testing.base",
+    ):
         monkeypatch.setattr(f"{user}.default_registry", lambda: registry)
     done = run(*command)
     printed = done.out + done.err
@@ -156,7 +161,7 @@ def test_a_plugin_s_own_names_are_clean(registry: Registry) -> None:
 
 
 def test_a_distribution_s_own_names_are_clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lyrics.core import registry as module
+    from lyrics.core.registry import registry as module
 
     info = tmp_path / "loud-1.0.dist-info"
     info.mkdir()

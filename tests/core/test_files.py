@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lyrics.core.files import SpecialFileError, name_as_text, name_for_messages, open_file
-from lyrics.core.refinement import name_from_json, name_to_json
+from lyrics.core.refining.refinement import name_from_json, name_to_json
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="names there are text, and folders hold no FIFOs")
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from lyrics.core.contracts import BuildContext
 from lyrics.core.grid_sample import grid_sample
-from lyrics.core.registry import default_registry
+from lyrics.core.registry.registry import default_registry
 from tests.fresh import ROOT
 
 

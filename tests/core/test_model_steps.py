@@ -15,11 +15,11 @@ from lyrics.core.data.collate import Collator, InstructionExamples, PretrainExam
 from lyrics.core.data.stream import Example
 from lyrics.core.errors import DatasetError, PromptError
 from lyrics.core.geometry import Box
+from lyrics.core.language.codecs import format_box
+from lyrics.core.language.prompts import Exchange
+from lyrics.core.language.soft_prompts import groups_by_length
 from lyrics.core.model import LyricsModel
-from lyrics.core.prompts import Exchange
-from lyrics.core.refinement import Refinement
-from lyrics.core.soft_prompts import groups_by_length
-from lyrics.core.spatial import format_box
+from lyrics.core.refining.refinement import Refinement
 from lyrics.core.types import DetectedObject, Sample, Turn
 from tests.core.small import drawn, small
 

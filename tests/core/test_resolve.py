@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from pydantic import Field, field_validator
 
-from lyrics.core.component import Component, Options, hookimpl
 from lyrics.core.errors import PluginError, SpecError, UnknownNameError, WiringError
-from lyrics.core.registry import Registry, default_registry
+from lyrics.core.registry.component import Component, Options, hookimpl
+from lyrics.core.registry.registry import Registry, default_registry
 from lyrics.core.resolve import Wiring, read_spec, resolve, resolve_refiner, wire
 from lyrics.core.spec import ModelSpec, dump
 

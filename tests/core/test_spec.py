@@ -18,9 +18,9 @@ import pytest
 import yaml
 
 from lyrics.core.errors import LyricsError, SpecError, UnknownNameError
-from lyrics.core.registry import default_registry
+from lyrics.core.language.codecs import CODECS
+from lyrics.core.registry.registry import default_registry
 from lyrics.core.resolve import resolve, resolve_refiner, wire
-from lyrics.core.spatial import CODECS
 from lyrics.core.spec import (
     ModelSpec,
     ObjectiveSlot,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lyrics.core.registry import Registry
+from lyrics.core.registry.registry import Registry
 from lyrics.plugins import grounding_dino, sam_hq, timm_vit
 from lyrics.testing import DetectorContract, ImageEncoderContract, SegmenterContract
 from tests.experts.conftest import needs

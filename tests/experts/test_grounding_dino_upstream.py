@@ -18,7 +18,7 @@ from transformers import BatchEncoding, BertConfig, BertModel
 
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import SpecError, WeightsError
-from lyrics.core.processor import prepare
+from lyrics.core.pictures.processor import prepare
 from lyrics.core.types import ImageBatch
 from lyrics.plugins.grounding_dino import GroundingDinoUpstreamOptions, detector, lyrics_components
 from lyrics.plugins.grounding_dino.detector import GroundingDino

@@ -8,7 +8,7 @@ import pytest
 
 from lyrics.core.build import check_requirements
 from lyrics.core.errors import MissingRequirementError
-from lyrics.core.registry import Registry
+from lyrics.core.registry.registry import Registry
 from lyrics.core.resolve import Part
 from lyrics.plugins import grounding_dino, sam_hq, timm_vit
 

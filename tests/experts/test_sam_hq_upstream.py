@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import SpecError, WeightsError
 from lyrics.core.geometry import Box
-from lyrics.core.processor import prepare
+from lyrics.core.pictures.processor import prepare
 from lyrics.core.types import ImageBatch
 from lyrics.plugins.sam_hq import SamHqOptions, lyrics_components, segmenter
 from lyrics.plugins.sam_hq.segmenter import SamHq

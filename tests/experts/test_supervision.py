@@ -8,7 +8,7 @@ from PIL import Image
 
 from lyrics.core.geometry import Box
 from lyrics.core.masks import Mask
-from lyrics.core.refinement import Refinement
+from lyrics.core.refining.refinement import Refinement
 from lyrics.core.types import DetectedObject
 from tests.experts.conftest import needs
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from lyrics.core.build import build_model
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import ContractError, SpecError, UnknownNameError, WeightsError, WiringError
-from lyrics.core.registry import Registry
+from lyrics.core.registry.registry import Registry
 from lyrics.plugins import timm_vit
 from lyrics.plugins.timm_vit import TimmVitOptions
 from tests.experts.conftest import needs

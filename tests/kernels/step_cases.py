@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from lyrics.core.bench_step import build_case
-from lyrics.core.streams import Features
+from lyrics.core.stage1.step import pretrain_losses
+from lyrics.core.stage1.streams import Features
 from lyrics.core.training.reduction import total_loss
-from lyrics.core.training.step import pretrain_losses
+from lyrics.workflows.bench.step import build_case
 
 #: Head dimension 32, the least that the kernels take; odd lengths.
 TOY: Mapping[str, Any] = {

@@ -9,15 +9,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lyrics.core.bench_step import build_case
 from lyrics.core.build import build_part
 from lyrics.core.contracts import BuildContext
-from lyrics.core.registry import default_registry
+from lyrics.core.registry.registry import default_registry
 from lyrics.core.resolve import Part
-from lyrics.core.streams import Text, merge
-from lyrics.core.training.batch import PretrainBatch, Spatial
-from lyrics.core.training.negatives import Negatives, negative_pairs
+from lyrics.core.stage1.batch import PretrainBatch, Spatial
+from lyrics.core.stage1.negatives import Negatives, negative_pairs
+from lyrics.core.stage1.streams import Text, merge
 from lyrics.kernels import build_plan
+from lyrics.workflows.bench.step import build_case
 from tests.kernels.step_cases import TOY
 from tests.kernels.test_plan import by_definition
 

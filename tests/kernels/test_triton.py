@@ -271,8 +271,8 @@ def test_tuning_takes_the_fastest_that_fits_once_per_case(monkeypatch: pytest.Mo
 
 
 def test_the_benchmark_runs_the_tuned_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lyrics.core import bench_attention as bench
-    from lyrics.core.bench_work import Case, Sizes, inputs_of, plan_of
+    from lyrics.workflows.bench import attention as bench
+    from lyrics.workflows.bench.work import Case, Sizes, inputs_of, plan_of
 
     monkeypatch.setattr(_triton, "_milliseconds", lambda run, rounds: next(times))
     for op in ("segment", "cross"):
@@ -286,8 +286,8 @@ def test_the_benchmark_runs_the_tuned_configuration(monkeypatch: pytest.MonkeyPa
 
 
 def test_operations_are_counted_from_the_tiles() -> None:
-    from lyrics.core.bench_step import counted_flops
-    from lyrics.core.training.step import Loss
+    from lyrics.core.stage1.step import Loss
+    from lyrics.workflows.bench.step import counted_flops
 
     plan = build_plan([group("x", {"V": [5, 3], "C": [2, 0]}, full("V"))])[1]
     q, k, v, _ = random_inputs(plan, 2, 32, torch.float32)

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from lyrics.core.contracts import BuildContext
-from lyrics.core.streams import Features, Text
-from lyrics.core.training.batch import PretrainBatch, Spatial
+from lyrics.core.stage1.batch import PretrainBatch, Spatial
+from lyrics.core.stage1.streams import Features, Text
 from lyrics.plugins.mqformer import MQFormerOptions
 from lyrics.plugins.mqformer.model import MQFormer, build_mqformer
 from lyrics.plugins.objectives import ICGOptions, ITCOptions, ITMOptions, MSPOptions

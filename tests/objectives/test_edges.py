@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
-from lyrics.core.streams import Features, SpecialTokens, Text
-from lyrics.core.training.batch import PretrainBatch, Spatial
-from lyrics.core.training.negatives import Negatives, Similarity, draw_negatives
+from lyrics.core.stage1.batch import PretrainBatch, Spatial
+from lyrics.core.stage1.negatives import Negatives, Similarity, draw_negatives
+from lyrics.core.stage1.step import pretrain_losses
+from lyrics.core.stage1.streams import Features, SpecialTokens, Text
 from lyrics.core.training.reduction import total_loss
-from lyrics.core.training.step import pretrain_losses
 from lyrics.plugins.objectives import ICGOptions, MSPOptions
 from lyrics.plugins.objectives.icg import ICG
 from lyrics.plugins.objectives.msp import MSP

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from lyrics.core.contracts import BuildContext
-from lyrics.core.streams import Features, SpecialTokens, Text
-from lyrics.core.training.batch import PretrainBatch, Spatial
-from lyrics.core.training.negatives import Negatives
+from lyrics.core.stage1.batch import PretrainBatch, Spatial
+from lyrics.core.stage1.negatives import Negatives
+from lyrics.core.stage1.step import pretrain_losses
+from lyrics.core.stage1.streams import Features, SpecialTokens, Text
 from lyrics.core.training.reduction import total_loss
-from lyrics.core.training.step import pretrain_losses
 from lyrics.plugins.mqformer.convert import from_upstream
 from lyrics.plugins.objectives import ICGOptions, ITCOptions, ITMOptions, MSPOptions
 from lyrics.plugins.objectives.icg import ICG

@@ -7,7 +7,7 @@ import torch
 
 from lyrics.core.build import check_requirements
 from lyrics.core.errors import MissingRequirementError
-from lyrics.core.registry import default_registry
+from lyrics.core.registry.registry import default_registry
 from lyrics.testing import ComponentContract, DetectorContract, SegmenterContract, TaggerContract
 from lyrics.testing.tools import batch
 

@@ -11,9 +11,9 @@ import torch
 from lyrics.core.build import build_model, build_part
 from lyrics.core.contracts import BuildContext
 from lyrics.core.geometry import Box
-from lyrics.core.registry import default_registry
+from lyrics.core.language.spatial_tokens import object_units, spatial_units
+from lyrics.core.registry.registry import default_registry
 from lyrics.core.resolve import Part
-from lyrics.core.spatial_tokens import object_units, spatial_units
 from lyrics.core.spec import validate
 from lyrics.core.types import DetectedObject
 from lyrics.plugins.mqformer import MQFormerOptions

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from lyrics.core.streams import StreamOutputs
+from lyrics.core.stage1.streams import StreamOutputs
 
 
 class Layer(nn.Module):

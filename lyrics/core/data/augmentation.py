@@ -13,11 +13,11 @@ import numpy as np
 from PIL import Image
 
 from lyrics.core.data.draws import generator
-from lyrics.core.data.mentions import mention, rewritten
 from lyrics.core.data.templates import ABOUT_FIRST_OBJECT
 from lyrics.core.geometry import Box, Crop, FlipHorizontal, Frame, Resize
+from lyrics.core.language.codecs import SpatialObject
+from lyrics.core.language.mentions import mention, rewritten
 from lyrics.core.masks import Mask
-from lyrics.core.spatial import SpatialObject
 from lyrics.core.types import DetectedObject, Sample, Turn
 
 # "leftmost", "left-hand", "lefthand", "lefts"; and the two characters in Chinese.

@@ -7,7 +7,7 @@ from typing import Any
 
 from lyrics.core.contracts import BuildContext, Dataset
 from lyrics.core.errors import SpecError
-from lyrics.core.registry import Registry, default_registry
+from lyrics.core.registry.registry import Registry, default_registry
 from lyrics.core.resolve import Part
 from lyrics.core.spec import validate
 

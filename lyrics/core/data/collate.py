@@ -15,14 +15,14 @@ from lyrics.core.data.augmentation import Augmentation, moved_objects
 from lyrics.core.data.conversation import converse
 from lyrics.core.data.draws import generator
 from lyrics.core.data.known import Stage, known_objects
-from lyrics.core.data.mentions import CODEC
 from lyrics.core.data.pictures import same_shape
 from lyrics.core.data.stream import Example
 from lyrics.core.errors import DatasetError
 from lyrics.core.geometry import Frame
-from lyrics.core.processor import ModelImages, Processor
-from lyrics.core.prompts import Exchange
-from lyrics.core.refinement import Refinement
+from lyrics.core.language.mentions import CODEC
+from lyrics.core.language.prompts import Exchange
+from lyrics.core.pictures.processor import ModelImages, Processor
+from lyrics.core.refining.refinement import Refinement
 from lyrics.core.types import DetectedObject, Sample, Turn
 
 

@@ -30,11 +30,11 @@ from string import ascii_lowercase
 import numpy as np
 
 from lyrics.core.data.draws import generator
-from lyrics.core.data.mentions import CODEC, mention, mentioned, rewritten
 from lyrics.core.data.templates import IF_FOUND, TASKS, TEMPLATES, Task, fill, lettered, placeholders
 from lyrics.core.errors import SampleError, did_you_mean
 from lyrics.core.geometry import Size
-from lyrics.core.spatial import SpatialObject, format_box, format_objects
+from lyrics.core.language.codecs import SpatialObject, format_box, format_objects
+from lyrics.core.language.mentions import CODEC, mention, mentioned, rewritten
 from lyrics.core.types import DetectedObject, Sample, Turn
 
 YES, NO, NOT_FOUND = "Yes.", "No.", "Not found."

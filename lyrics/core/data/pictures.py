@@ -13,11 +13,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from lyrics.core.data.mentions import mentioned
 from lyrics.core.errors import ImageError, SampleError
 from lyrics.core.files import SpecialFileError, open_file
 from lyrics.core.geometry import Size
-from lyrics.core.images import FORMATS, decode_image
+from lyrics.core.language.mentions import mentioned
+from lyrics.core.pictures.images import FORMATS, decode_image
 from lyrics.core.types import Sample
 
 # What the system says of one name; anything else is the storage's.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from lyrics.core.drawing import draw_objects
+from lyrics.core.pictures.drawing import draw_objects
 from lyrics.core.types import Sample
 
 TILE_PX = 320

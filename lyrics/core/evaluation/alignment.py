@@ -16,9 +16,9 @@ from lyrics.core.data.collate import Collator, PretrainExamples
 from lyrics.core.data.stream import Example
 from lyrics.core.errors import MissingRequirementError, SpecError
 from lyrics.core.evaluation.metrics.captions import caption_scores, has_java
-from lyrics.core.streams import Features, Text, merge
-from lyrics.core.training.batch import PretrainBatch, Spatial
-from lyrics.core.training.step import pretrain_state
+from lyrics.core.stage1.batch import PretrainBatch, Spatial
+from lyrics.core.stage1.step import pretrain_state
+from lyrics.core.stage1.streams import Features, Text, merge
 
 if TYPE_CHECKING:
     from lyrics.core.model import LyricsModel

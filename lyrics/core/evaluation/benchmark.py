@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from lyrics.core.answers import Answer, AnswerObject
 from lyrics.core.contracts import Dataset
 from lyrics.core.geometry import Box
-from lyrics.core.spatial import parse
+from lyrics.core.language.codecs import parse
 from lyrics.core.types import Sample
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from typing import Any
 
 from PIL import Image
 
-from lyrics.core.drawing import draw_objects
 from lyrics.core.errors import ImageError, SampleError, StorageError
 from lyrics.core.evaluation.benchmark import reference_box, reference_text
 from lyrics.core.evaluation.predictions import Line
+from lyrics.core.pictures.drawing import draw_objects
 from lyrics.core.types import DetectedObject, Sample
 
 CASES = 24

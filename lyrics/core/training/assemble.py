@@ -14,13 +14,12 @@ from lyrics.core.data.build import build_dataset
 from lyrics.core.data.collate import Collator
 from lyrics.core.data.fitting import Fitting
 from lyrics.core.errors import LyricsError, SpecError
-from lyrics.core.model_folder import SPEC_FILE
-from lyrics.core.refine_files import read_refinements
-from lyrics.core.refinement import Refinement
-from lyrics.core.registry import default_registry
+from lyrics.core.refining.refine_files import read_refinements
+from lyrics.core.refining.refinement import Refinement
+from lyrics.core.refining.stored import StoredRefinements
+from lyrics.core.registry.registry import default_registry
 from lyrics.core.resolve import declaring
 from lyrics.core.spec import Slot
-from lyrics.core.stored import StoredRefinements
 from lyrics.core.training import checkpoint as checkpoints
 from lyrics.core.training.config import TrainConfig
 from lyrics.core.training.errors import CheckpointError
@@ -29,6 +28,7 @@ from lyrics.core.training.held_out import HeldOut
 from lyrics.core.training.loop import Evaluate, Outcome, say, train
 from lyrics.core.training.optimizer import load_parameters
 from lyrics.core.training.tensor_file import read_tensors
+from lyrics.core.weights.model_folder import SPEC_FILE
 
 if TYPE_CHECKING:
     from lyrics.core.contracts import Dataset

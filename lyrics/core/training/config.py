@@ -19,9 +19,9 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from lyrics.core.errors import SpecError, UnknownNameError, did_you_mean
+from lyrics.core.errors import SpecError, UnknownNameError
 from lyrics.core.json_reading import read_text
-from lyrics.core.registry import Registry
+from lyrics.core.registry.registry import Registry, default_registry
 from lyrics.core.resolve import read_spec, resolve
 
 # The rules of dotted paths are those of a model's specification.
@@ -217,14 +217,14 @@ def load_config(
     *,
     registry: Registry | None = None,
 ) -> TrainConfig:
-    """A configuration from a recipe's name (``lyrics.core.training.recipes``), a YAML or JSON file, or a mapping.
+    """A configuration from a recipe's name (``lyrics list recipe``), a YAML or JSON file, or a mapping.
 
     Component options are filled in and checked, so that what is saved says everything. Raises ``SpecError`` naming the file and the path
     in it.
     """
     check_overrides(overrides or {})
     overrides = dict(overrides or {})
-    data, where = _read(source)
+    data, where = _read(source, registry)
     if "out" in overrides:  # it has no default, and need not stand in the file
         data.setdefault("out", overrides["out"])
     try:
@@ -238,10 +238,8 @@ def load_config(
     return config.model_copy(update={"model": config.model.model_copy(update={"spec": resolved})})
 
 
-def _read(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+def _read(source: str | Path | Mapping[str, Any], registry: Registry | None) -> tuple[dict[str, Any], str]:
     """Plain data, and what stands before messages about them."""
-    from lyrics.core.training.recipes import RECIPES
-
     if isinstance(source, Mapping):
         return dict(source), ""
     path = Path(source)
@@ -250,13 +248,11 @@ def _read(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], str]:
         if not isinstance(data, dict):
             raise SpecError(f"{path}: a training configuration is a mapping with keys such as stage and model.")
         return data, f"{path}: "
-    name = str(source)
-    if name not in RECIPES:
-        raise UnknownNameError(
-            f"there is no recipe {name!r}, and a file ends in .yaml, .yml or .json.{did_you_mean(name, RECIPES)} "
-            f"Recipes: {', '.join(RECIPES)}."
-        )
-    return RECIPES[name]().model_dump(mode="json"), ""
+    try:
+        recipe = (registry or default_registry()).recipe(str(source))
+    except UnknownNameError as error:
+        raise UnknownNameError(f"{error} A file of a configuration ends in .yaml, .yml or .json.") from None
+    return recipe.model_dump(mode="json"), ""
 
 
 def _name_the_model(data: dict[str, Any], overrides: dict[str, Any]) -> None:

@@ -19,11 +19,11 @@ from accelerate import Accelerator
 from torch import nn
 
 from lyrics.core.data.draws import generator
+from lyrics.core.stage1.distributed import average
+from lyrics.core.stage1.step import Loss
 from lyrics.core.training.config import TrainConfig
-from lyrics.core.training.distributed import average
 from lyrics.core.training.reduction import Flags, Reduced, is_finite, reduce_losses, scaled_sum
 from lyrics.core.training.schedule import learning_rate
-from lyrics.core.training.step import Loss
 
 if TYPE_CHECKING:
     from lyrics.core.model import LyricsModel

@@ -18,12 +18,12 @@ from lyrics.core.answers import Answer, objects_to_draw, read_answer
 from lyrics.core.contracts import Dataset
 from lyrics.core.data.collate import Collator, InstructionExamples, PretrainExamples
 from lyrics.core.data.stream import Example
-from lyrics.core.drawing import draw_objects
 from lyrics.core.errors import DatasetError, GeometryError, ImageError, PromptError, SampleError
-from lyrics.core.prompting import Encoded
-from lyrics.core.prompts import Dialogue, Exchange
+from lyrics.core.language.prompting import Encoded
+from lyrics.core.language.prompts import Dialogue, Exchange
+from lyrics.core.pictures.drawing import draw_objects
+from lyrics.core.stage1.distributed import rank, summed, world_size
 from lyrics.core.training.config import TrainConfig
-from lyrics.core.training.distributed import rank, summed, world_size
 
 if TYPE_CHECKING:
     from lyrics.core.model import LyricsModel

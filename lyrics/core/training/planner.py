@@ -1,6 +1,6 @@
 """What a run will need, before it is launched: bytes on each device, steps and samples, time, and room for stored refinements.
 
-Memory is counted on the meta device (``lyrics.core.memory``); time comes from a throughput that was measured or is given, never guessed.
+Memory is counted on the meta device (``lyrics.core.inspection.memory``); time comes from a throughput that was measured or is given, never guessed.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from lyrics.core.build import build_model
 from lyrics.core.contracts import Module
 from lyrics.core.dtypes import torch_dtype
 from lyrics.core.errors import SpecError
+from lyrics.core.inspection.memory import Memory, training_memory
 from lyrics.core.json_reading import parse_json, read_json_object, read_text
-from lyrics.core.memory import Memory, training_memory
 from lyrics.core.training.config import TrainConfig
 from lyrics.core.training.sharding import check_model, largest_share, layers
 

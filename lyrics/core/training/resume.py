@@ -10,10 +10,10 @@ import torch
 import torch.distributed as dist
 
 from lyrics.core.errors import SpecError
+from lyrics.core.stage1.distributed import rank, world_size
 from lyrics.core.training import checkpoint as checkpoints
 from lyrics.core.training.checkpoint import Checkpoint
 from lyrics.core.training.config import TrainConfig
-from lyrics.core.training.distributed import rank, world_size
 from lyrics.core.training.errors import CheckpointError
 from lyrics.core.training.reduction import together
 

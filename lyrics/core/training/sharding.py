@@ -22,8 +22,8 @@ from torch.distributed.tensor import DTensor
 
 from lyrics.core.contracts import Module
 from lyrics.core.errors import SpecError
-from lyrics.core.training.distributed import summed, world_size
-from lyrics.core.training.step import Loss
+from lyrics.core.stage1.distributed import summed, world_size
+from lyrics.core.stage1.step import Loss
 
 if TYPE_CHECKING:
     from lyrics.core.model import LyricsModel

@@ -12,8 +12,8 @@ from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import LyricsError, SpecError, did_you_mean
 from lyrics.core.geometry import Box
 from lyrics.core.masks import Mask
-from lyrics.core.refine_files import read_refinements
-from lyrics.core.refinement import Refinement
+from lyrics.core.refining.refine_files import read_refinements
+from lyrics.core.refining.refinement import Refinement
 from lyrics.core.types import Detection, DetectorOutput, ImageBatch, Preprocessing, SegmenterOutput, Tag
 from lyrics.plugins.cached import CachedOptions
 

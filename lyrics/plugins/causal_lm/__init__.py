@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from lyrics.core.component import Component, NamesWeights, Options, hookimpl
+from lyrics.core.registry.component import Component, NamesWeights, Options, hookimpl
 
 
 class LoraOptions(Options):

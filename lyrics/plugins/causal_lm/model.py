@@ -22,9 +22,9 @@ from transformers.generation.streamers import BaseStreamer
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import MissingRequirementError, SpecError, WeightsError
 from lyrics.core.finite import refuse
-from lyrics.core.pretrained import PACKAGED, locate_checkpoint
-from lyrics.core.tokenizers import builtin_tokenizer, numbers_in_order
-from lyrics.core.transformers_files import (
+from lyrics.core.language.tokenizers import builtin_tokenizer, numbers_in_order
+from lyrics.core.weights.pretrained import PACKAGED, locate_checkpoint
+from lyrics.core.weights.transformers_files import (
     CONFIG_FILES,
     MODEL_TENSORS,
     TOKENIZER_PATTERNS,

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from lyrics.core.component import CheckpointOptions, Component, NamesWeights, hookimpl
+from lyrics.core.registry.component import CheckpointOptions, Component, NamesWeights, hookimpl
 
 
 class _VitOptions(CheckpointOptions):

@@ -16,9 +16,9 @@ from transformers import Blip2VisionConfig, Blip2VisionModel, CLIPVisionConfig, 
 
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import ContractError, SpecError
-from lyrics.core.pretrained import load_transformers, locate_checkpoint, read_tensors
-from lyrics.core.transformers_files import CONFIG_FILES, compare_config, part_config, save_config, stored_config
 from lyrics.core.types import Preprocessing
+from lyrics.core.weights.pretrained import load_transformers, locate_checkpoint, read_tensors
+from lyrics.core.weights.transformers_files import CONFIG_FILES, compare_config, part_config, save_config, stored_config
 from lyrics.plugins.clip_vit import ClipVitOptions, EvaVitGOptions
 
 # The pixel statistics of CLIP's training pictures, which BLIP-2 uses too (preprocessor_config.json of both).

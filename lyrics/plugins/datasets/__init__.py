@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field, create_model
 
-from lyrics.core.component import Component, Options, hookimpl
+from lyrics.core.registry.component import Component, Options, hookimpl
 
 
 class TextOptions(Options):

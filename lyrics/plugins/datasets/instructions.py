@@ -36,7 +36,7 @@ from lyrics.core.data.readers.json_files import Found
 from lyrics.core.data.readers.row import brief
 from lyrics.core.errors import SampleError
 from lyrics.core.geometry import Box
-from lyrics.core.spatial import SpatialObject, format_objects
+from lyrics.core.language.codecs import SpatialObject, format_objects
 from lyrics.core.types import DetectedObject, Sample, Turn
 
 if TYPE_CHECKING:

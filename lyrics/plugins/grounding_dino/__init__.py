@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from lyrics.core.component import CheckpointOptions, Component, Converter, NamesWeights, hookimpl
+from lyrics.core.registry.component import CheckpointOptions, Component, Converter, NamesWeights, hookimpl
 
 
 class GroundingDinoOptions(CheckpointOptions):

@@ -32,9 +32,10 @@ from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import SpecError, WeightsError
 from lyrics.core.geometry import Frame
 from lyrics.core.json_reading import read_json
-from lyrics.core.pretrained import load_transformers, locate_checkpoint, read_tensors
-from lyrics.core.side_by_side import side_by_side
-from lyrics.core.transformers_files import (
+from lyrics.core.refining.side_by_side import side_by_side
+from lyrics.core.types import Detection, DetectorOutput, ImageBatch, Preprocessing
+from lyrics.core.weights.pretrained import load_transformers, locate_checkpoint, read_tensors
+from lyrics.core.weights.transformers_files import (
     CONFIG_FILES,
     TOKENIZER_PATTERNS,
     compare_config,
@@ -42,7 +43,6 @@ from lyrics.core.transformers_files import (
     part_config,
     write_config,
 )
-from lyrics.core.types import Detection, DetectorOutput, ImageBatch, Preprocessing
 from lyrics.plugins.grounding_dino import GroundingDinoOptions
 from lyrics.plugins.grounding_dino.prompts import (
     BERT_DELIMITERS,

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lyrics.core.errors import WeightsError
-from lyrics.core.prompts import encode_texts
-from lyrics.core.tokenizers import byte_tokenizer
+from lyrics.core.language.prompts import encode_texts
+from lyrics.core.language.tokenizers import byte_tokenizer
 
 #: Ids of [CLS], [SEP], "." and "?" in the vocabulary of bert-base-uncased, which transformers takes for granted.
 BERT_DELIMITERS = (101, 102, 1012, 1029)

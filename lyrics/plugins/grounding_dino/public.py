@@ -14,9 +14,9 @@ import torch
 from transformers import GroundingDinoForObjectDetection
 
 from lyrics.core.contracts import BuildContext
-from lyrics.core.conversion import Beside, Checkpoint, Piece, Plan, fewer_tokens, read_tokenizer
+from lyrics.core.conversion.plan import Beside, Checkpoint, Piece, Plan, fewer_tokens, read_tokenizer
 from lyrics.core.errors import WeightsError
-from lyrics.core.pretrained import load_transformers
+from lyrics.core.weights.pretrained import load_transformers
 from lyrics.plugins.grounding_dino import GroundingDinoOptions
 from lyrics.plugins.grounding_dino.detector import GroundingDino, network_config, prompt_writer
 from lyrics.plugins.grounding_dino.weights import UNUSED, from_original

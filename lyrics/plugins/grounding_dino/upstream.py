@@ -28,8 +28,8 @@ from transformers.models.grounding_dino.modeling_grounding_dino import Grounding
 
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import SpecError
-from lyrics.core.pretrained import load_module, read_headers, read_tensors
-from lyrics.core.weights import bounded
+from lyrics.core.weights.pretrained import load_module, read_headers, read_tensors
+from lyrics.core.weights.tensors import bounded
 from lyrics.plugins.grounding_dino import GroundingDinoUpstreamOptions
 from lyrics.plugins.grounding_dino.detector import GroundingDino, located, prompt_writer, settled_config
 from lyrics.plugins.grounding_dino.weights import UNUSED, is_original, to_original

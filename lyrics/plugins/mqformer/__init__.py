@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lyrics.core.component import Component, Converter, NamesWeights, Options, hookimpl
+from lyrics.core.registry.component import Component, Converter, NamesWeights, Options, hookimpl
 
 
 class QFormerOptions(Options):

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 from lyrics.core.errors import WeightsError
-from lyrics.core.pretrained import read_tensors
-from lyrics.core.weights import WEIGHTS_FILE, check_finite, check_types, headers_of
+from lyrics.core.weights.pretrained import read_tensors
+from lyrics.core.weights.tensors import WEIGHTS_FILE, check_finite, check_types, headers_of
 from lyrics.plugins.mqformer.model import MQFormer, padded
 
 State = Mapping[str, torch.Tensor]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 import torch.nn.functional as F
 
-from lyrics.core.streams import Features, Stream
+from lyrics.core.stage1.streams import Features, Stream
 from lyrics.plugins.mqformer import model as packed
 
 if TYPE_CHECKING:

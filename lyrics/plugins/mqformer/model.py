@@ -22,10 +22,10 @@ from torch.utils.checkpoint import checkpoint
 
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import ContractError, SpecError
-from lyrics.core.pretrained import locate_checkpoint
-from lyrics.core.streams import Features, ProjectedFeatures, SpecialTokens, Stream, StreamOutputs
-from lyrics.core.tokenizers import builtin_tokenizer
-from lyrics.core.transformers_files import TOKENIZER_PATTERNS, load_tokenizer
+from lyrics.core.language.tokenizers import builtin_tokenizer
+from lyrics.core.stage1.streams import Features, ProjectedFeatures, SpecialTokens, Stream, StreamOutputs
+from lyrics.core.weights.pretrained import locate_checkpoint
+from lyrics.core.weights.transformers_files import TOKENIZER_PATTERNS, load_tokenizer
 from lyrics.kernels import CrossPlan, Layout, Plan, build_cross_plan, build_plan, cross_attention, segment_attention
 from lyrics.plugins.mqformer import MQFormerOptions, QFormerOptions
 

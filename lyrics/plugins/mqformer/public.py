@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from lyrics.core.contracts import BuildContext
-from lyrics.core.conversion import Beside, Checkpoint, Piece, Plan, fewer_tokens, read_tokenizer
+from lyrics.core.conversion.plan import Beside, Checkpoint, Piece, Plan, fewer_tokens, read_tokenizer
 from lyrics.core.errors import WeightsError
 from lyrics.plugins.mqformer import MQFormerOptions, QFormerOptions
 from lyrics.plugins.mqformer.convert import (

@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from lyrics.core.component import Component, Options, hookimpl
+from lyrics.core.registry.component import Component, Options, hookimpl
 
 Recipe = Literal["paper", "released"]
 

@@ -18,10 +18,10 @@ import torch
 from torch import nn
 
 from lyrics.core.contracts import BuildContext
-from lyrics.core.spatial_tokens import KINDS
-from lyrics.core.streams import Stream, Text, full
-from lyrics.core.training.batch import PretrainBatch
-from lyrics.core.training.step import Loss, StepState
+from lyrics.core.language.spatial_tokens import KINDS
+from lyrics.core.stage1.batch import PretrainBatch
+from lyrics.core.stage1.step import Loss, StepState
+from lyrics.core.stage1.streams import Stream, Text, full
 from lyrics.kernels.hashing import keyed_uniform
 from lyrics.plugins.objectives import MSPOptions
 from lyrics.plugins.objectives.icg import right_tokens, token_cross_entropy

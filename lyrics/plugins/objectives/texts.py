@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import torch
 
 from lyrics.core.errors import SpecError
-from lyrics.core.streams import QUERY_SEGMENTS, SpecialTokens, Stream, Text, full
-from lyrics.core.training.batch import PretrainBatch
+from lyrics.core.stage1.batch import PretrainBatch
+from lyrics.core.stage1.streams import QUERY_SEGMENTS, SpecialTokens, Stream, Text, full
 
 QUERIES = "queries"
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from lyrics.core.component import Component, Converter, NamesWeights, Options, hookimpl
+from lyrics.core.registry.component import Component, Converter, NamesWeights, Options, hookimpl
 
 PATCH_SIZE = 4
 

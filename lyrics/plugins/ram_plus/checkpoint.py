@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from lyrics.core.errors import WeightsError
-from lyrics.core.pretrained import load_module, locate_checkpoint, read_tensors
+from lyrics.core.weights.pretrained import load_module, locate_checkpoint, read_tensors
 
 Tags = tuple[str, ...]
 Thresholds = tuple[float, ...]

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from lyrics.core.contracts import BuildContext
-from lyrics.core.conversion import Beside, Checkpoint, Piece, Plan
+from lyrics.core.conversion.plan import Beside, Checkpoint, Piece, Plan
 from lyrics.core.errors import WeightsError
 from lyrics.plugins.ram_plus import RamOptions, RamPlusOptions
 from lyrics.plugins.ram_plus.checkpoint import (

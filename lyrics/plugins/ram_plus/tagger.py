@@ -21,11 +21,11 @@ from transformers import SwinConfig, SwinModel
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import ContractError, WeightsError
 from lyrics.core.json_reading import read_json
-from lyrics.core.pretrained import read_headers
-from lyrics.core.side_by_side import side_by_side
-from lyrics.core.transformers_files import compare_config, save_config, stored_config
+from lyrics.core.refining.side_by_side import side_by_side
 from lyrics.core.types import ImageBatch, Preprocessing, Tag
-from lyrics.core.weights import bounded
+from lyrics.core.weights.pretrained import read_headers
+from lyrics.core.weights.tensors import bounded
+from lyrics.core.weights.transformers_files import compare_config, save_config, stored_config
 from lyrics.plugins.ram_plus import PATCH_SIZE, RamOptions, RamPlusOptions
 from lyrics.plugins.ram_plus.checkpoint import find_checkpoint, load_checkpoint
 

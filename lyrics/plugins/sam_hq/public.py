@@ -5,8 +5,8 @@ from __future__ import annotations
 from transformers import SamHQModel
 
 from lyrics.core.contracts import BuildContext
-from lyrics.core.conversion import Checkpoint, Piece, Plan
-from lyrics.core.pretrained import load_transformers
+from lyrics.core.conversion.plan import Checkpoint, Piece, Plan
+from lyrics.core.weights.pretrained import load_transformers
 from lyrics.plugins.sam_hq import SamHqOptions
 from lyrics.plugins.sam_hq.segmenter import network_config
 from lyrics.plugins.sam_hq.weights import from_original

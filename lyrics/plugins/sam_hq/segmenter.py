@@ -21,10 +21,10 @@ from transformers import SamHQConfig, SamHQMaskDecoderConfig, SamHQModel, SamHQP
 from lyrics.core.contracts import BuildContext
 from lyrics.core.geometry import Box, Frame
 from lyrics.core.masks import Mask
-from lyrics.core.pretrained import load_transformers, locate_checkpoint, read_tensors
-from lyrics.core.side_by_side import side_by_side
-from lyrics.core.transformers_files import CONFIG_FILES, compare_config, part_config, write_config
+from lyrics.core.refining.side_by_side import side_by_side
 from lyrics.core.types import ImageBatch, Preprocessing, SegmenterOutput
+from lyrics.core.weights.pretrained import load_transformers, locate_checkpoint, read_tensors
+from lyrics.core.weights.transformers_files import CONFIG_FILES, compare_config, part_config, write_config
 from lyrics.plugins.sam_hq import SamHqOptions
 from lyrics.plugins.sam_hq.decoder import Embedding, box_prompts, decode, embed, encode_positions_in_float32
 from lyrics.plugins.sam_hq.encoder import exchange_layers

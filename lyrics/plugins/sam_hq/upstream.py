@@ -18,8 +18,8 @@ from transformers import SamHQConfig
 
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import SpecError
-from lyrics.core.pretrained import load_module, read_headers, read_tensors
-from lyrics.core.weights import bounded
+from lyrics.core.weights.pretrained import load_module, read_headers, read_tensors
+from lyrics.core.weights.tensors import bounded
 from lyrics.plugins.sam_hq import SamHqOptions
 from lyrics.plugins.sam_hq.decoder import Embedding
 from lyrics.plugins.sam_hq.segmenter import SamHq, located, settled_config

@@ -10,7 +10,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from lyrics.core.component import Component, Options, hookimpl
+from lyrics.core.registry.component import Component, Options, hookimpl
 from lyrics.plugins.scenes.names import NUMBERS, SPLIT_ROOM, QuestionType, SceneTask, Split
 
 

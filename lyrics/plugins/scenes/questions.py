@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lyrics.core.data.conversation import NOT_FOUND
 from lyrics.core.data.templates import IF_FOUND, TEMPLATES, fill, lettered
-from lyrics.core.spatial import SpatialObject, format_box, format_objects
+from lyrics.core.language.codecs import SpatialObject, format_box, format_objects
 from lyrics.plugins.scenes.language import (
     EXTREMES,
     OPPOSITE,

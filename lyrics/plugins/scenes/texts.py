@@ -8,10 +8,10 @@ from PIL import Image
 
 from lyrics.core.contracts import BuildContext
 from lyrics.core.data.draws import generator
-from lyrics.core.data.mentions import snapped
 from lyrics.core.data.templates import TEMPLATES, fill
 from lyrics.core.geometry import Box
-from lyrics.core.spatial import SpatialObject, format_objects
+from lyrics.core.language.codecs import SpatialObject, format_objects
+from lyrics.core.language.mentions import snapped
 from lyrics.core.types import Sample, Turn
 from lyrics.plugins.scenes import ScenesOptions, SceneTextsOptions
 from lyrics.plugins.scenes.dataset import Scenes, turns_about

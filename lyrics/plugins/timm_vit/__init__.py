@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lyrics.core.component import Component, NamesWeights, Options, hookimpl
+from lyrics.core.registry.component import Component, NamesWeights, Options, hookimpl
 
 
 class TimmVitOptions(Options):

@@ -18,8 +18,8 @@ from torch import nn
 
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import ContractError, SpecError, UnknownNameError, did_you_mean
-from lyrics.core.pretrained import load_module, locate_checkpoint, read_tensors
 from lyrics.core.types import Preprocessing
+from lyrics.core.weights.pretrained import load_module, locate_checkpoint, read_tensors
 from lyrics.plugins.timm_vit import TimmVitOptions
 
 # timm's repositories may also hold the same weights as another library names them (open_clip_model.safetensors).

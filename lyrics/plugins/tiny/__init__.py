@@ -1,16 +1,17 @@
-"""Four small experts of the embedded default: image encoder, tagger, detector and segmenter, under 2 M parameters together.
+"""The embedded default: four small experts, ``lyrics-tiny`` that consists of them, and how it is trained.
 
 They are meant for drawn scenes and know no photograph. This file is the manifest: it imports no torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
-from lyrics.core.component import Component, Options, hookimpl
+from lyrics.core.registry.component import Component, Options, Preset, Recipe, hookimpl
+from lyrics.plugins.tiny.presets import TINY_STAGE1_WEIGHTS, TINY_WEIGHTS, lyrics_tiny, tiny_refiner
 from lyrics.plugins.tiny.vocabulary import VOCABULARY, normalised
 
 LICENCE = "as lyrics; the weights were trained on scenes, which lyrics draws itself"
@@ -172,3 +173,30 @@ def lyrics_components() -> Iterator[Component]:
         licence=LICENCE,
         test_options={"image_size": 32, "width": 16, "blocks": 1, "roi_size": 8},
     )
+
+
+@hookimpl
+def lyrics_presets() -> Iterable[Preset]:
+    yield Preset(
+        "lyrics-tiny",
+        lyrics_tiny,
+        "trained, at toy size, for drawn scenes: the same code paths on a CPU, offline",
+        weights=TINY_WEIGHTS,
+    )
+    yield Preset(
+        "lyrics-tiny-stage1",
+        lyrics_tiny,
+        "lyrics-tiny as stage 1 left it: for retrieval and matching, and to begin stage 2 with",
+        weights=TINY_STAGE1_WEIGHTS,
+    )
+    yield Preset("tiny-refiner", tiny_refiner, "a refiner alone: the experts of lyrics-tiny, for drawn scenes")
+
+
+@hookimpl
+def lyrics_recipes() -> Iterable[Recipe]:
+    recipes = "lyrics.plugins.tiny.recipes"
+    yield Recipe(
+        "tiny-text", f"{recipes}:tiny_text", "what the language model of lyrics-tiny learns first: to read scenes"
+    )
+    yield Recipe("tiny-stage1", f"{recipes}:tiny_stage1", "stage 1 of lyrics-tiny on drawn scenes, on a CPU")
+    yield Recipe("tiny-stage2", f"{recipes}:tiny_stage2", "stage 2 of lyrics-tiny on drawn scenes, on a CPU")

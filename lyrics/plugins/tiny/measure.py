@@ -22,7 +22,7 @@ from lyrics.core.evaluation.metrics.detection import (
     mean,
     tag_average_precisions,
 )
-from lyrics.core.processor import prepare
+from lyrics.core.pictures.processor import prepare
 from lyrics.core.types import DetectedObject, ImageBatch, Preprocessing
 from lyrics.plugins.tiny.detector import TinyDetector
 from lyrics.plugins.tiny.recipe import drawn

@@ -16,12 +16,12 @@ from safetensors.torch import save_file as save_tensors
 
 from lyrics.core.build import build_model
 from lyrics.core.model import LyricsModel
-from lyrics.core.model_folder import save_folder
-from lyrics.core.presets import TINY_LANGUAGE_MODEL, TINY_STAGE1_WEIGHTS, TINY_WEIGHTS, lyrics_tiny
 from lyrics.core.training.assemble import run, start_from
 from lyrics.core.training.config import TrainConfig, load_config
 from lyrics.core.training.launch import several_processes
-from lyrics.core.weights import WEIGHTS_FILE
+from lyrics.core.weights.model_folder import save_folder
+from lyrics.core.weights.tensors import WEIGHTS_FILE
+from lyrics.plugins.paper.presets import TINY_LANGUAGE_MODEL, TINY_STAGE1_WEIGHTS, TINY_WEIGHTS, lyrics_tiny
 from lyrics.plugins.tiny.shipped import list_files
 
 Say = Callable[[str], None]

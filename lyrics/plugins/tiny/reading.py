@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from lyrics.core.contracts import Dataset
-from lyrics.core.prompts import Exchange, segments_of, template_named, tokenize
+from lyrics.core.language.prompts import Exchange, segments_of, template_named, tokenize
 
 
 @torch.no_grad()

@@ -17,14 +17,14 @@ from PIL.Image import Image
 from safetensors.torch import save as tensors_to_bytes
 from torch import nn
 
-from lyrics.core.component import Options
 from lyrics.core.contracts import BuildContext, Dataset
 from lyrics.core.data.build import build_dataset
 from lyrics.core.data.draws import generator
 from lyrics.core.errors import WeightsError
 from lyrics.core.geometry import Box
 from lyrics.core.masks import Mask
-from lyrics.core.processor import prepare
+from lyrics.core.pictures.processor import prepare
+from lyrics.core.registry.component import Options
 from lyrics.core.training.checkpoint import Checkpoint, load, newest_valid, prune, remove_leftovers, save
 from lyrics.core.training.disk import Disk
 from lyrics.core.training.optimizer import load_optimizer, load_parameters, optimizer_tensors

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from torch import nn
 
-from lyrics.core.component import Options
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import WeightsError
-from lyrics.core.pretrained import load_module, read_tensors
+from lyrics.core.registry.component import Options
+from lyrics.core.weights.pretrained import load_module, read_tensors
 
 WEIGHTS = Path(__file__).parent / "weights"
 #: File name -> sha256, in ``WEIGHTS``.

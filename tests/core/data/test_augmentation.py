@@ -10,8 +10,8 @@ from PIL import Image
 
 from lyrics.core.data.augmentation import Augmentation, may_flip, moved_box, moved_objects, moved_sample, moved_text
 from lyrics.core.geometry import Box, Crop, FlipHorizontal, Frame, Resize
+from lyrics.core.language.codecs import SpatialObject, format_box, format_objects, parse
 from lyrics.core.masks import Mask
-from lyrics.core.spatial import SpatialObject, format_box, format_objects, parse
 from lyrics.core.types import DetectedObject, Sample, Turn
 
 

@@ -9,8 +9,8 @@ from lyrics.core.data.collate import Collator
 from lyrics.core.data.stream import Example
 from lyrics.core.errors import DatasetError
 from lyrics.core.geometry import Box
-from lyrics.core.processor import Processor
-from lyrics.core.refinement import Refinement
+from lyrics.core.pictures.processor import Processor
+from lyrics.core.refining.refinement import Refinement
 from lyrics.core.types import DetectedObject, Preprocessing, Sample
 
 FOUND = (DetectedObject("dog", Box(0.1, 0.1, 0.5, 0.5), 0.9),)

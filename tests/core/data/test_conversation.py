@@ -10,7 +10,7 @@ from lyrics.core.data.conversation import converse, recoded
 from lyrics.core.data.templates import TEMPLATES, fill, placeholders
 from lyrics.core.errors import SampleError
 from lyrics.core.geometry import Box
-from lyrics.core.spatial import CODECS, SpatialObject, format_box, format_objects, parse
+from lyrics.core.language.codecs import CODECS, SpatialObject, format_box, format_objects, parse
 from lyrics.core.types import DetectedObject, Sample, Turn
 
 DOG = DetectedObject("dog", Box(0.1, 0.2, 0.3, 0.4), 1.0)

@@ -12,7 +12,7 @@ from lyrics.core.data.pictures import check_frame, decode_picture, read_picture,
 from lyrics.core.data.readers import PictureFolder, RecordDataset
 from lyrics.core.errors import ImageError, SampleError
 from lyrics.core.geometry import Box
-from lyrics.core.spatial import SpatialObject, format_objects
+from lyrics.core.language.codecs import SpatialObject, format_objects
 from lyrics.core.types import DetectedObject, Sample, Turn
 
 RED = (220, 20, 20)

@@ -16,9 +16,9 @@ from lyrics.core.evaluation import alignment as module
 from lyrics.core.evaluation.alignment import alignment
 from lyrics.core.evaluation.metrics.captions import CaptionScores
 from lyrics.core.model import LyricsModel
-from lyrics.core.presets import lyrics_tiny
-from lyrics.core.streams import Text
-from lyrics.core.training.step import pretrain_state
+from lyrics.core.stage1.step import pretrain_state
+from lyrics.core.stage1.streams import Text
+from lyrics.plugins.tiny.presets import lyrics_tiny
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from lyrics.core.errors import ImageError, LyricsError
 from lyrics.core.evaluation.benchmark import Prediction
 from lyrics.core.evaluation.runner import evaluate
 from lyrics.core.geometry import Box
-from lyrics.core.images import picture_name
+from lyrics.core.pictures.images import picture_name
 from tests.core.evaluation.toys import COLOURS, Colours, Model, Plain
 from tests.fresh import fresh
 

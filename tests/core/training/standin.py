@@ -15,10 +15,10 @@ from torch import nn
 from lyrics.core.data.collate import InstructionExamples, PretrainExamples
 from lyrics.core.data.stream import Example
 from lyrics.core.geometry import Frame
-from lyrics.core.processor import ModelImages
-from lyrics.core.prompts import Exchange
+from lyrics.core.language.prompts import Exchange
+from lyrics.core.pictures.processor import ModelImages
+from lyrics.core.stage1.step import Loss
 from lyrics.core.training.config import TrainConfig, load_config
-from lyrics.core.training.step import Loss
 from lyrics.core.types import ImageBatch, Sample
 
 SIDE, WIDTH, WORDS = 4, 16, 11

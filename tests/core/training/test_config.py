@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from lyrics.core.errors import SpecError
+from lyrics.core.registry.registry import default_registry
 from lyrics.core.training.config import TrainConfig, digest, dump_config, load_config
-from lyrics.core.training.recipes import RECIPES
 from tests.fresh import fresh
 
 MINIMAL: dict[str, Any] = {
@@ -22,7 +22,7 @@ MINIMAL: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [recipe.name for recipe, _ in default_registry().recipes])
 def test_a_recipe_survives_its_file(name: str, tmp_path: Path) -> None:
     config = load_config(name)
     path = tmp_path / "config.yaml"

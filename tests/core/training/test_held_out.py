@@ -14,8 +14,8 @@ from lyrics.core.answers import Answer
 from lyrics.core.data.collate import Collator
 from lyrics.core.errors import DatasetError, SampleError, SpecError
 from lyrics.core.geometry import Box
-from lyrics.core.refinement import Refinement
-from lyrics.core.spatial import SpatialObject, format_objects
+from lyrics.core.language.codecs import SpatialObject, format_objects
+from lyrics.core.refining.refinement import Refinement
 from lyrics.core.training.assemble import build_datasets, run
 from lyrics.core.training.held_out import HeldOut, same_words
 from lyrics.core.types import DetectedObject, Sample, Turn

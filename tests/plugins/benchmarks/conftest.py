@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lyrics.core.evaluation.build import build_benchmark
-from lyrics.core.registry import Registry, Source
+from lyrics.core.registry.registry import Registry, Source
 from lyrics.plugins import benchmarks
 from tests.plugins.datasets.files import MAKERS
 

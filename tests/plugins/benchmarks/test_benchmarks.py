@@ -13,7 +13,7 @@ from lyrics.core.errors import DatasetError, MissingRequirementError, SpecError,
 from lyrics.core.evaluation.benchmark import PredictedObject, Prediction
 from lyrics.core.evaluation.build import build_benchmark, split_of
 from lyrics.core.geometry import Box
-from lyrics.core.registry import default_registry
+from lyrics.core.registry.registry import default_registry
 from lyrics.testing import CONTRACTS, check_component, checks_of
 from tests.plugins.benchmarks.conftest import REGISTRY, files
 

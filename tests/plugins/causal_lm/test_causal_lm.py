@@ -191,7 +191,7 @@ def test_compiled_forward_is_the_same() -> None:
 
 
 def test_chatml_ends_an_answer_at_the_end_of_its_turn() -> None:
-    from lyrics.core.tokenizers import byte_tokenizer
+    from lyrics.core.language.tokenizers import byte_tokenizer
 
     model = make(chat_template="chatml", adaptation="frozen")
     assert model._ends() == [model.tokenizer.eos_token_id]

@@ -12,8 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from lyrics.core.build import build_model
 from lyrics.core.errors import SpecError, WeightsError
+from lyrics.core.language.tokenizers import byte_tokenizer
 from lyrics.core.model import LyricsModel
-from lyrics.core.tokenizers import byte_tokenizer
 from tests.core.small import small
 
 SIZES = {

@@ -10,7 +10,7 @@ import pytest
 
 from lyrics.core.data.build import build_dataset
 from lyrics.core.data.readers import RecordDataset
-from lyrics.core.registry import Registry, Source
+from lyrics.core.registry.registry import Registry, Source
 from lyrics.plugins import datasets
 from tests.plugins.datasets.files import MAKERS
 

@@ -10,9 +10,9 @@ import pytest
 from lyrics.core.data.collate import Collator
 from lyrics.core.data.conversation import converse
 from lyrics.core.data.known import known_objects
-from lyrics.core.data.mentions import mentioned
 from lyrics.core.data.stream import Example
-from lyrics.core.processor import Processor
+from lyrics.core.language.mentions import mentioned
+from lyrics.core.pictures.processor import Processor
 from lyrics.core.types import Preprocessing, Sample
 from tests.plugins.datasets.conftest import REGISTRY, built
 from tests.plugins.datasets.files import MAKERS

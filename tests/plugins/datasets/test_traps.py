@@ -11,8 +11,8 @@ import pytest
 from lyrics.core.data.readers import RecordDataset
 from lyrics.core.errors import DatasetError, ImageError, SampleError
 from lyrics.core.geometry import Box
-from lyrics.core.images import FORMATS
-from lyrics.core.spatial import parse
+from lyrics.core.language.codecs import parse
+from lyrics.core.pictures.images import FORMATS
 from lyrics.core.types import Sample, Turn
 from tests.plugins.datasets.conftest import built
 from tests.plugins.datasets.files import GRIT, MAKERS, coco_image, parquet, picture, write

@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import BertTokenizer
 
 from lyrics.core.contracts import BuildContext
-from lyrics.core.processor import prepare
+from lyrics.core.pictures.processor import prepare
 from lyrics.core.types import ImageBatch
 from lyrics.plugins.grounding_dino import GroundingDinoOptions, lyrics_components
 from lyrics.plugins.grounding_dino.detector import GroundingDino, build

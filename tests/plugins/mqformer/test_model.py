@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import ContractError, SpecError, WeightsError
-from lyrics.core.streams import Features, Stream, Text, full
+from lyrics.core.stage1.streams import Features, Stream, Text, full
 from lyrics.plugins.mqformer import MQFormerOptions, QFormerOptions
 from lyrics.plugins.mqformer.convert import from_upstream, load_checkpoint, load_converted, to_upstream
 from lyrics.plugins.mqformer.model import build_mqformer, build_qformer

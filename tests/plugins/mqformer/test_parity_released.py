@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lyrics.core.contracts import BuildContext
-from lyrics.core.streams import Features, Stream, Text, full
+from lyrics.core.stage1.streams import Features, Stream, Text, full
 from lyrics.plugins.mqformer import MQFormerOptions
 from lyrics.plugins.mqformer.convert import RELEASED_STAGE1, RELEASED_STAGE2, from_upstream, to_upstream
 from lyrics.plugins.mqformer.model import MQFormer, build_mqformer

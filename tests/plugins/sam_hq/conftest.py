@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from lyrics.core.contracts import BuildContext
-from lyrics.core.processor import prepare
+from lyrics.core.pictures.processor import prepare
 from lyrics.core.types import ImageBatch
 from lyrics.plugins.sam_hq import SamHqOptions, lyrics_components
 from lyrics.plugins.sam_hq.segmenter import SamHq, build

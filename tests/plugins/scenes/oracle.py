@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from lyrics.core.geometry import Box
-from lyrics.core.spatial import parse
+from lyrics.core.language.codecs import parse
 from lyrics.core.types import Sample
 
 COLOURS = ["red", "orange", "yellow", "green", "cyan", "blue", "purple", "gray"]

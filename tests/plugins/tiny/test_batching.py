@@ -9,7 +9,7 @@ import torch
 
 from lyrics.core.errors import ContractError
 from lyrics.core.geometry import Box
-from lyrics.core.processor import prepare
+from lyrics.core.pictures.processor import prepare
 from lyrics.core.types import ImageBatch
 from tests.plugins.tiny import builders
 from tests.plugins.tiny.drawing import picture

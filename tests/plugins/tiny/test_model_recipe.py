@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from lyrics.core.build import build_model
-from lyrics.core.model_folder import load_trained_parts
-from lyrics.core.presets import TINY_LANGUAGE_MODEL, TINY_STAGE1_WEIGHTS, TINY_WEIGHTS, lyrics_tiny
 from lyrics.core.training import checkpoint as checkpoints
+from lyrics.core.weights.model_folder import load_trained_parts
 from lyrics.plugins.tiny import model_recipe
 from lyrics.plugins.tiny.model_recipe import STAGES
+from lyrics.plugins.tiny.presets import TINY_LANGUAGE_MODEL, TINY_STAGE1_WEIGHTS, TINY_WEIGHTS, lyrics_tiny
 
 SHORT = {
     "optimisation.steps": 1,

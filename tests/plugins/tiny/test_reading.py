@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lyrics.core.data.build import build_dataset
-from lyrics.core.tokenizers import builtin_tokenizer
+from lyrics.core.language.tokenizers import builtin_tokenizer
 from lyrics.plugins.tiny.reading import reading_accuracy
 
 SCENES = 12

@@ -8,7 +8,7 @@ import torch
 
 from lyrics.core.geometry import Box, Frame
 from lyrics.core.masks import Mask
-from lyrics.core.processor import prepare
+from lyrics.core.pictures.processor import prepare
 from lyrics.core.types import DetectedObject
 from lyrics.plugins.tiny.segmenter import CHUNK, MARGIN, pasted, regions, sample, sample_points
 from lyrics.plugins.tiny.training import _mask_samples

@@ -16,10 +16,10 @@ from lyrics.core.contracts import BuildContext
 from lyrics.core.data.build import build_dataset
 from lyrics.core.errors import WeightsError
 from lyrics.core.evaluation.alignment import alignment
-from lyrics.core.evaluation.parity import Question, parity
 from lyrics.core.loading import load_model
 from lyrics.plugins import tiny
 from lyrics.plugins.tiny import measure, recipe, shipped
+from lyrics.workflows.parity import Question, parity
 
 COMPONENTS = {component.name: component for component in tiny.lyrics_components()}
 PRETRAINED = BuildContext("pretrained")

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from lyrics.core.geometry import Box
-from lyrics.core.processor import prepare
+from lyrics.core.pictures.processor import prepare
 from lyrics.core.types import DetectedObject
 from lyrics.plugins.tiny.training import (
     EncoderWithNames,

@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from lyrics.core import json_reading
 from lyrics.core.data.readers.row import brief
 from lyrics.core.errors import DatasetError, ImageError, SampleError, did_you_mean
-from lyrics.core.images import FORMATS, MAX_PIXELS
+from lyrics.core.pictures.images import FORMATS, MAX_PIXELS
 
 _PACKED = (".zip", ".gz", ".bz2", ".xz")
 _EXIF_ORIENTATION = 0x0112

@@ -1,0 +1,1 @@
+"""Public checkpoints of other projects -> safetensors in this library's naming."""

@@ -1,0 +1,280 @@
+"""``lyrics convert``: public checkpoints of other projects to safetensors that the components read.
+
+Which formats there are the components say (``lyrics.core.registry.component.Converter``). A converter decides by names and shapes what is taken
+(``lyrics.core.conversion.plan.Plan``); here the source is found and opened, the result written aside and put in its place, and every key
+accounted for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lyrics.core.contracts import BuildContext
+from lyrics.core.errors import LyricsError, PluginError, SpecError, UnknownNameError, WeightsError, did_you_mean
+from lyrics.core.registry.component import Converter, Options
+from lyrics.core.registry.registry import Entry, Registry, default_registry, describe
+from lyrics.core.resolve import Resolved, resolve, wire
+
+if TYPE_CHECKING:
+    import torch
+
+    from lyrics.core.conversion.plan import Checkpoint, Plan
+
+REPORT_FILE = "conversion.json"
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format by its name, with every component that declares it: alternatives, or the parts of a whole model."""
+
+    name: str
+    declared: tuple[tuple[Entry, Converter], ...]
+
+    @property
+    def summary(self) -> str:
+        return next((converter.summary for _, converter in self.declared if converter.summary), "")
+
+    @property
+    def marks(self) -> frozenset[str]:
+        """Keys that every checkpoint of the format has."""
+        return frozenset(mark for _, converter in self.declared for mark in converter.marks)
+
+    @property
+    def whole_model(self) -> bool:
+        return any(converter.whole_model for _, converter in self.declared)
+
+    def converter_of(self, entry: Entry) -> Converter | None:
+        """The converter that this component declares for the format, if it does."""
+        return next((converter for declarer, converter in self.declared if declarer == entry), None)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Which file a conversion read or wrote."""
+
+    file: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of every key.
+
+    ``taken`` keys kept their name; ``renamed`` says under which names a key's values are now; ``new`` names are of the model and not of the
+    source, and are initialised; ``left`` keys of the source are not used. ``setting`` is what to set in a spec to use the result.
+    """
+
+    format: str
+    component: str
+    source: tuple[Origin, ...]
+    result: tuple[Origin, ...]
+    taken: tuple[str, ...]
+    renamed: Mapping[str, tuple[str, ...]]
+    new: tuple[str, ...]
+    left: tuple[str, ...]
+    files: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def formats(registry: Registry | None = None) -> list[Format]:
+    """Every format that some installed component declares, by name. Imports no torch."""
+    declared: dict[str, list[tuple[Entry, Converter]]] = {}
+    for entry in (registry or default_registry()).entries:
+        for converter in entry.component.converters:
+            declared.setdefault(converter.format, []).append((entry, converter))
+    return [Format(name, tuple(declared[name])) for name in sorted(declared)]
+
+
+def find_format(name: str, registry: Registry | None = None) -> Format:
+    """The format of that name. Raises ``UnknownNameError`` with the nearest one and all others."""
+    known = {found.name: found for found in formats(registry)}
+    if name not in known:
+        raise UnknownNameError(f"there is no format {name!r}.{did_you_mean(name, known)} Formats: {', '.join(known)}.")
+    return known[name]
+
+
+def recognise(keys: Iterable[str], registry: Registry | None = None) -> Format | None:
+    """The format whose marks are all among the keys; of several the one with the most. None when there is none."""
+    # Some checkpoints were saved from a data-parallel wrapper.
+    present = {key.removeprefix("module.") for key in keys}
+    fitting = [found for found in formats(registry) if found.marks and found.marks <= present]
+    return max(fitting, key=lambda found: len(found.marks), default=None)
+
+
+def convert(
+    source: str | os.PathLike[str],
+    dest: str | os.PathLike[str],
+    format: str,
+    *,
+    spec: str | None = None,
+    beside: Mapping[str, str | os.PathLike[str]] | None = None,
+    registry: Registry | None = None,
+) -> Report:
+    """Convert a checkpoint to a folder that the component reads, or of a whole model to a model folder.
+
+    Args:
+        source: a file, or a folder with the only file of weights or with an index. Pickled files are read by a process of their own.
+        dest: the folder to write; there is none of that name yet, or an empty one. It appears whole or not at all.
+        format: one of ``formats``.
+        spec: a preset or a YAML or JSON file whose part states the checkpoint's sizes; without one, the component's defaults do. For a
+            whole model, the model to fill; without one, the preset of the format's name.
+        beside: of a whole model, for parts by their path in the spec, a folder with what they need beside their tensors and no checkpoint
+            holds: a tokenizer, a tag list. Where none is given, a stand-in is written and a note of the report says so.
+        registry: where components are looked up; everything installed unless given.
+
+    Raises:
+        UnknownNameError: there is no such format.
+        SpecError: the spec is not valid, or has no part that reads the format; or ``beside`` names a part that it does not have, or that
+            needs nothing.
+        WeightsError: the source cannot be found or read, is refused, is of another format, or lacks tensors or has them in other shapes;
+            ``dest`` is there already; or what a folder of ``beside`` holds is missing, broken, or of another size than the part.
+        PluginError: the converter is broken.
+    """
+    wanted = find_format(format, registry)
+    path, target = Path(source), Path(dest)
+    if not path.exists():
+        raise WeightsError(f"{path}: no such file or folder.")
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise WeightsError(f"{target}: is there already; name a folder that does not exist or is empty.")
+    # What is wrong with the spec is said before torch is imported and gigabytes are read.
+    resolved = None if spec is None and not wanted.whole_model else resolve(spec or wanted.name, registry=registry)
+    given = {part: Path(folder) for part, folder in (beside or {}).items()}
+    _check_given(given, wanted, resolved)
+
+    from lyrics.core.conversion.plan import opened, source_files
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.resolve().parent))
+    try:
+        result = work / "result"
+        result.mkdir()
+        with opened(path, work / "unpickled") as checkpoint:
+            _check_marks(checkpoint, wanted, registry)
+            if resolved is not None and wanted.whole_model:
+                from lyrics.core.conversion.whole_model import convert_model
+
+                label = f"preset {wanted.name}" if spec is None else f"spec {spec}"
+                plan = convert_model(checkpoint, wanted, resolved, result, given)
+            else:
+                label, plan = _convert_part(checkpoint, wanted, resolved, result)
+            report = _report(checkpoint, plan, wanted, label, source_files(path), sorted(result.glob("*.safetensors")))
+        text = json.dumps(report.to_json(), indent=2, ensure_ascii=False) + "\n"
+        (result / REPORT_FILE).write_text(text, encoding="utf-8")
+        os.replace(result, target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return report
+
+
+def _check_given(given: Mapping[str, Path], wanted: Format, resolved: Resolved | None) -> None:
+    """Raises ``SpecError`` for a part that there is not, ``WeightsError`` for a folder that there is not."""
+    for path, folder in given.items():
+        if resolved is None or not wanted.whole_model:
+            raise SpecError(
+                f"--with {path}={folder}: the format {wanted.name!r} is of one part; what it needs beside its tensors lies beside SRC."
+            )
+        if path not in resolved.parts:
+            raise SpecError(
+                f"--with {path}={folder}: the model has no part {path!r}.{did_you_mean(path, resolved.parts)} "
+                f"Its parts: {', '.join(resolved.parts)}."
+            )
+        if not folder.is_dir():
+            raise WeightsError(f"{folder}: no such folder; it was given for {path}.")
+
+
+def _check_marks(checkpoint: Checkpoint, wanted: Format, registry: Registry | None) -> None:
+    """Raises ``WeightsError`` when the keys are another format's."""
+    found = recognise(checkpoint, registry)
+    if found is not None and found.name == wanted.name:
+        return
+    missing = sorted(wanted.marks - {key.removeprefix("module.") for key in checkpoint})
+    without = f": it has no {missing[0]!r}" if missing else ""
+    guess = (
+        f"It looks like {found.name!r}; then say --from {found.name}."
+        if found
+        else f"It looks like none of the formats; its keys begin with {', '.join(sorted(checkpoint)[:3])}."
+    )
+    raise WeightsError(f"{checkpoint.path}: is not of format {wanted.name!r}{without}. {guess}")
+
+
+def _convert_part(checkpoint: Checkpoint, wanted: Format, resolved: Resolved | None, result: Path) -> tuple[str, Plan]:
+    """Convert for one component: one safetensors file, with the files that belong beside it."""
+    from lyrics.core.conversion.plan import write_file
+    from lyrics.core.weights.tensors import WEIGHTS_FILE
+
+    if resolved is None:
+        entry, converter = wanted.declared[0]
+        plan = run_converter(entry, converter, checkpoint, entry.component.options(), BuildContext("meta"))
+    else:
+        part = next((part for part in resolved.parts.values() if wanted.converter_of(part.entry)), None)
+        if part is None:
+            readers = ", ".join(f"{entry.component.kind} {entry.component.name!r}" for entry, _ in wanted.declared)
+            raise SpecError(f"--model: no part of it reads the format {wanted.name!r}; those that do: {readers}.")
+        wiring = wire(resolved)
+        local_dims = {source: dim for source, dim in wiring.local_dims.items() if dim is not None}
+        context = BuildContext("meta", wiring.image_dim or 0, local_dims)
+        entry, declared = part.entry, wanted.converter_of(part.entry)
+        assert declared is not None
+        plan = run_converter(entry, declared, checkpoint, part.options, context)
+    write_file(result / WEIGHTS_FILE, plan.tensors, checkpoint)
+    for name, file in plan.files.items():
+        shutil.copyfile(file, result / name)
+    return f"{entry.component.kind} {entry.component.name}", plan
+
+
+def run_converter(
+    entry: Entry,
+    converter: Converter,
+    checkpoint: Mapping[str, torch.Tensor],
+    options: Options,
+    context: BuildContext,
+) -> Plan:
+    """Import the converter and run it. Raises ``PluginError`` naming the plugin when it is broken."""
+    module, _, attribute = converter.convert.partition(":")
+    try:
+        function: Callable[..., Plan] = getattr(importlib.import_module(module), attribute)
+        return function(checkpoint, options, context)
+    except (LyricsError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # a stranger's code may raise anything, SystemExit included
+        raise PluginError(f"the converter {converter.format!r} of {entry.source} failed: {describe(error)}") from error
+
+
+def _report(
+    checkpoint: Checkpoint, plan: Plan, wanted: Format, component: str, read: Sequence[Path], written: Sequence[Path]
+) -> Report:
+    names: dict[str, list[str]] = {}
+    for name, piece in plan.tensors.items():
+        for key in piece.keys:
+            names.setdefault(key, []).append(name)
+    return Report(
+        format=wanted.name,
+        component=component,
+        source=tuple(_origin(file) for file in read),
+        result=tuple(_origin(file) for file in written),
+        taken=tuple(sorted(key for key, found in names.items() if found == [key])),
+        renamed={key: tuple(sorted(found)) for key, found in sorted(names.items()) if found != [key]},
+        new=plan.new,
+        left=tuple(sorted(set(checkpoint) - set(names))),
+        files=tuple(sorted(plan.files)),
+        notes=plan.notes,
+    )
+
+
+def _origin(file: Path) -> Origin:
+    with file.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    return Origin(file.name, file.stat().st_size, digest)

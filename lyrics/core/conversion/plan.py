@@ -1,0 +1,268 @@
+"""What a converter reads and returns: a checkpoint whose tensors are read one at a time, and a plan of how the result is made of them.
+
+A converter is a function ``(source, options, context) -> Plan`` that a component declares (``lyrics.core.registry.component.Converter``). It
+decides by names and shapes; the tensors themselves pass through when the result is written, file by file, so that no model is ever held
+whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from lyrics.core.conversion.unpickle import PICKLED, unpickle
+from lyrics.core.errors import WeightsError
+from lyrics.core.json_reading import read_json
+from lyrics.core.weights.tensors import INDEX_FILE
+from lyrics.core.weights.transformers_files import load_tokenizer
+
+#: Tensors of a large model go into several files of at most this size, which is what writing them holds in memory twice.
+SHARD_BYTES = 2 * 10**9
+
+
+class Checkpoint(Mapping[str, torch.Tensor]):
+    """The tensors of safetensors files: key -> tensor, read when asked for.
+
+    Args:
+        path: what the user named, a file or a folder; messages name it, and files that belong to the checkpoint lie there.
+        files: the safetensors files that hold the tensors.
+
+    Raises ``WeightsError`` when a file cannot be read or two hold the same key.
+    """
+
+    def __init__(self, path: Path, files: Sequence[Path]) -> None:
+        self.path = path
+        self._open = contextlib.ExitStack()
+        self._holder: dict[str, Any] = {}
+        for file in files:
+            try:
+                opened = self._open.enter_context(safe_open(file, framework="pt"))
+            except (SafetensorError, OSError) as error:
+                raise WeightsError(f"{path}: {file.name} cannot be read as safetensors: {error}.") from error
+            for key in opened.keys():  # noqa: SIM118
+                if key in self._holder:
+                    raise WeightsError(f"{path}: {key!r} is in more than one of its files.")
+                self._holder[key] = opened
+
+    def __getitem__(self, key: str) -> torch.Tensor:
+        tensor: torch.Tensor = self._holder[key].get_tensor(key)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._holder)
+
+    def __len__(self) -> int:
+        return len(self._holder)
+
+    @property
+    def folder(self) -> Path:
+        """Where files that belong to the checkpoint lie beside it."""
+        return self.path if self.path.is_dir() else self.path.parent
+
+    def shapes(self) -> dict[str, torch.Tensor]:
+        """Every key with a tensor on the meta device: the shape without the values."""
+        return {key: self._shape(key) for key in self}
+
+    def _shape(self, key: str) -> torch.Tensor:
+        part = self._holder[key].get_slice(key)
+        if part.get_dtype() not in DTYPES:
+            raise WeightsError(f"{self.path}: {key!r} is of type {part.get_dtype()}; known are {', '.join(DTYPES)}.")
+        return torch.empty(part.get_shape(), dtype=DTYPES[part.get_dtype()], device="meta")
+
+    def close(self) -> None:
+        self._open.close()
+
+
+#: As safetensors' header spells them.
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+def source_files(path: Path) -> list[Path]:
+    """The files that hold the tensors of a checkpoint: the file itself, those that a folder's index names, or a folder's only one.
+
+    Raises ``WeightsError`` when there is none, more than one that no index joins, or one that the index names is not there.
+    """
+    endings = (".safetensors", *PICKLED)
+    if path.is_file():
+        if path.suffix not in endings:
+            raise WeightsError(f"{path}: is not a file of weights; those end in {', '.join(endings)}.")
+        return [path]
+    if not path.is_dir():
+        raise WeightsError(f"{path}: no such file or folder.")
+    for ending in endings:
+        indices = sorted(path.glob(f"*{ending}.index.json"))
+        if len(indices) == 1:
+            return _indexed(indices[0], ending)
+        files = sorted(path.glob(f"*{ending}"))
+        if len(files) == 1 and not indices:
+            return files
+        if files or indices:
+            names = ", ".join(file.name for file in [*indices, *files][:5])
+            raise WeightsError(
+                f"{path}: holds several checkpoints ({names}) that no index joins; name the file to convert."
+            )
+    raise WeightsError(f"{path}: holds no file of weights; those end in {', '.join(endings)}.")
+
+
+def _indexed(index: Path, ending: str) -> list[Path]:
+    try:
+        names = sorted(set(read_json(index)["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{index}: is not an index of weights: {type(error).__name__}: {error}.") from error
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(ending):
+            raise WeightsError(f"{index}: names {name!r}, which is not a {ending} file beside it.")
+        if not (index.parent / name).is_file():
+            raise WeightsError(f"{index}: names {name}, which is not there; the checkpoint is not complete.")
+    return [index.parent / name for name in names]
+
+
+@contextlib.contextmanager
+def opened(path: Path, work: Path) -> Iterator[Checkpoint]:
+    """The checkpoint at ``path``. Pickled files are read by a process of their own, which writes safetensors under ``work``."""
+    files: list[Path] = []
+    for number, file in enumerate(source_files(path)):
+        files += [file] if file.suffix == ".safetensors" else unpickle(file, work / f"{number:05d}")
+    checkpoint = Checkpoint(path, files)
+    try:
+        yield checkpoint
+    finally:
+        checkpoint.close()
+
+
+def itself(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One tensor of the result: ``make`` of the source's tensors of these keys. It also works on the meta device."""
+
+    keys: tuple[str, ...]
+    make: Callable[..., torch.Tensor] = itself
+
+    def of(self, source: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return self.make(*(source[key] for key in self.keys))
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What a part of a whole model needs beside its tensors and no checkpoint holds: a tokenizer, the names of classes.
+
+    Args:
+        what: it, in words.
+        stand_in: what takes its place where the user gives none, in words.
+        read: ``read(folder, part)`` reads the folder that the user gave and puts it into the part, a module on the meta device, which is
+            then saved; returns notes. Raises ``WeightsError`` naming the file that is missing, broken, or of another size than the part.
+    """
+
+    what: str
+    stand_in: str
+    read: Callable[[Path, Any], tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a converter decides.
+
+    Args:
+        tensors: name in the result -> how it is made.
+        new: names of the component's own tensors that the source has nothing for and that it initialises; rows of one as ``name[32:]``.
+        files: name in the result -> a file to put beside the weights as it is.
+        notes: what the user has to do or know beside.
+        beside: of a part of a whole model, what it needs beside its tensors.
+    """
+
+    tensors: Mapping[str, Piece]
+    new: tuple[str, ...] = ()
+    files: Mapping[str, Path] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    beside: Beside | None = None
+
+
+def read_tokenizer(folder: Path, words: int) -> Any:
+    """The tokenizer of a folder, for a part with embeddings of so many words.
+
+    Raises ``WeightsError`` when the folder holds none, when it cannot be read, and when it has more tokens than there are words.
+    """
+    tokenizer = load_tokenizer(folder)
+    found = num_tokens(tokenizer)
+    if found > words:
+        raise WeightsError(f"{folder}: its tokenizer has {found} tokens, but the checkpoint has only {words} words.")
+    return tokenizer
+
+
+def num_tokens(tokenizer: Any) -> int:
+    """One more than the largest id."""
+    return 1 + max(tokenizer.get_vocab().values(), default=-1)
+
+
+def fewer_tokens(folder: Path, tokenizer: Any, words: int) -> tuple[str, ...]:
+    """A note for a tokenizer that does not use all words, which may be another than the checkpoint was trained with."""
+    found = num_tokens(tokenizer)
+    if found == words:
+        return ()
+    return (
+        f"the tokenizer of {folder} has {found} tokens, the checkpoint {words} words; the last {words - found} are never used",
+    )
+
+
+def write_file(path: Path, tensors: Mapping[str, Piece], source: Mapping[str, torch.Tensor]) -> None:
+    """One safetensors file."""
+    try:
+        # Cloned, because parts of one tensor would share memory, which safetensors refuses.
+        made = {
+            name: piece.of(source).detach().clone(memory_format=torch.contiguous_format)
+            for name, piece in tensors.items()
+        }
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"a tensor cannot be read: {error}.") from error
+    save_file(made, path, {"format": "pt"})
+
+
+def write_shards(
+    folder: Path, tensors: Mapping[str, Piece], source: Mapping[str, torch.Tensor], shapes: Mapping[str, torch.Tensor]
+) -> None:
+    """``model-00001-of-0000N.safetensors``, ... and ``model.safetensors.index.json``, as transformers writes them.
+
+    ``shapes`` has the source's tensors on the meta device; sizes are planned by it, and one shard at a time is held in memory.
+    """
+    sizes = {name: _num_bytes(piece.of(shapes)) for name, piece in tensors.items()}
+    groups: list[dict[str, Piece]] = [{}]
+    filled = 0
+    for name, piece in tensors.items():
+        if groups[-1] and filled + sizes[name] > SHARD_BYTES:
+            groups.append({})
+            filled = 0
+        groups[-1][name] = piece
+        filled += sizes[name]
+    weight_map: dict[str, str] = {}
+    for number, group in enumerate(groups, start=1):
+        file = f"model-{number:05d}-of-{len(groups):05d}.safetensors"
+        write_file(folder / file, group, source)
+        weight_map |= dict.fromkeys(group, file)
+    index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": dict(sorted(weight_map.items()))}
+    (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _num_bytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

@@ -1,0 +1,1 @@
+"""What a model needs and consists of, before it is built."""

@@ -1,0 +1,1 @@
+"""Text of objects and prompts, as codecs, tokens and conversations."""

@@ -1,0 +1,322 @@
+"""Prompts as lists of segments: words, special tokens and pictures, and their form in each chat template.
+
+Words are always encoded with reserved tokens split: whatever a user types, a data set holds or a refiner finds stays text, and never
+becomes a special token or another one that steers a model. A picture's place is no token at all: soft tokens are put there later
+(``lyrics.core.language.soft_prompts``).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from lyrics.core.errors import PromptError, UnknownNameError, did_you_mean
+from lyrics.core.json_reading import parse_json
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Text, of whatever origin."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Special:
+    """One special token: ``bos`` or ``eos`` (the tokenizer's own), or the token of that spelling."""
+
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """The place of a picture's soft tokens; ``index`` counts the pictures of the call."""
+
+    index: int
+
+
+Segment = Words | Special | Picture
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One instruction with the pictures it brings into the conversation, and its answer; ``None`` where it is to be generated."""
+
+    instruction: str
+    answer: str | None = None
+    pictures: tuple[int, ...] = ()
+
+
+Dialogue = Sequence[Exchange]
+BOS, EOS = Special("bos"), Special("eos")
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """What stands around instructions and answers.
+
+    A conversation is ``begin``, then for every exchange ``before``, its content, ``between``, its answer, ``after``. ``pictures_first``
+    puts the pictures of the first exchange in front of everything, as the released code does.
+    """
+
+    begin: tuple[Segment, ...]
+    before: tuple[Segment, ...]
+    between: tuple[Segment, ...]
+    after: tuple[Segment, ...]
+    answer_prefix: str = ""
+    pictures_first: bool = False
+
+
+#: By the name that a language model's option ``chat_template`` gives.
+TEMPLATES: Mapping[str, ChatTemplate] = MappingProxyType(
+    {
+        # Nothing but line breaks, for models that were never taught a chat form (OPT, the tiny model).
+        "plain": ChatTemplate((BOS,), (), (Words("\n"),), (EOS,)),
+        # FastChat's conversation template vicuna_v1.1.
+        "vicuna-v1.1": ChatTemplate(
+            (
+                BOS,
+                Words(
+                    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and "
+                    "polite answers to the user's questions. "
+                ),
+            ),
+            (Words("USER: "),),
+            (Words(" ASSISTANT:"),),
+            (EOS,),
+            answer_prefix=" ",
+        ),
+        # Qwen's, without a system message of its own.
+        "chatml": ChatTemplate(
+            (
+                Special("<|im_start|>"),
+                Words("system\nYou are a helpful assistant."),
+                Special("<|im_end|>"),
+                Words("\n"),
+            ),
+            (Special("<|im_start|>"), Words("user\n")),
+            (Special("<|im_end|>"), Words("\n"), Special("<|im_start|>"), Words("assistant\n")),
+            (Special("<|im_end|>"),),
+        ),
+        # The authors' stage 2: soft tokens, <s>, the question, the answer, </s>; no words around them.
+        "released": ChatTemplate((BOS,), (), (), (EOS,), pictures_first=True),
+    }
+)
+
+
+def template_named(name: str) -> ChatTemplate:
+    """Raises ``UnknownNameError`` with the names there are."""
+    if name not in TEMPLATES:
+        known = ", ".join(TEMPLATES)
+        raise UnknownNameError(
+            f"there is no chat template {name!r}.{did_you_mean(name, TEMPLATES)} There are: {known}."
+        )
+    return TEMPLATES[name]
+
+
+@dataclass(frozen=True)
+class TokenPrompt:
+    """A prompt as token ids and places of pictures.
+
+    Args:
+        ids: token ids; at the place of a picture, ``slots`` ids of 0 that are never read.
+        targets: which of them are learnt (answers and what ends them); false on pictures.
+        slots: (position of its first soft token, picture) of each picture, in order.
+    """
+
+    ids: tuple[int, ...]
+    targets: tuple[bool, ...]
+    slots: tuple[tuple[int, int], ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def segments_of(
+    dialogue: Dialogue, template: ChatTemplate, picture_text: Callable[[int], str] = lambda picture: ""
+) -> list[tuple[Segment, bool]]:
+    """A conversation as segments, each with whether it is learnt. It ends where the first missing answer would begin.
+
+    ``picture_text`` gives the words that follow a picture, such as its spatial representation.
+    """
+    if not dialogue:
+        raise PromptError("a conversation needs at least one instruction.")
+    found: list[tuple[Segment, bool]] = []
+
+    def add(*segments: Segment, learnt: bool = False) -> None:
+        found.extend((segment, learnt) for segment in segments)
+
+    if template.pictures_first:
+        add(*(Picture(picture) for picture in dialogue[0].pictures))
+    add(*template.begin)
+    for number, exchange in enumerate(dialogue):
+        add(*template.before)
+        for picture in exchange.pictures:
+            if number or not template.pictures_first:
+                add(Picture(picture))
+            if words := picture_text(picture):
+                add(Words(f"{words}\n"))
+        add(Words(exchange.instruction), *template.between)
+        if exchange.answer is None:
+            break
+        add(Words(f"{template.answer_prefix}{exchange.answer}"), *template.after, learnt=True)
+    return found
+
+
+def tokenize(segments: Sequence[tuple[Segment, bool]], tokenizer: Any, tokens_per_picture: int) -> TokenPrompt:
+    """Segments as token ids.
+
+    Neighbouring words are encoded as one text, so that a prompt has the same tokens whether its answer follows or is generated.
+
+    Raises:
+        PromptError: the tokenizer lacks a special token that the template needs.
+    """
+    ids: list[int] = []
+    targets: list[bool] = []
+    slots: list[tuple[int, int]] = []
+    text, text_start = "", 0
+    for segment, learnt in segments:
+        if isinstance(segment, Words):
+            text += segment.text
+            encoded = encode_words(tokenizer, text)
+            # What this piece changed at the end of the text before it belongs to this piece.
+            kept = _common_prefix(ids[text_start:], encoded)
+            del ids[text_start + kept :], targets[text_start + kept :]
+            ids += encoded[kept:]
+            targets += [learnt] * (len(encoded) - kept)
+            continue
+        if isinstance(segment, Picture):
+            slots.append((len(ids), segment.index))
+            ids += [0] * tokens_per_picture
+            targets += [False] * tokens_per_picture
+        elif (token := _special_id(tokenizer, segment.token)) is not None:
+            ids.append(token)
+            targets.append(learnt)
+        text, text_start = "", len(ids)
+    return TokenPrompt(tuple(ids), tuple(targets), tuple(slots))
+
+
+def encode_words(tokenizer: Any, text: str) -> list[int]:
+    """Return the ids of a text in which nothing becomes a reserved token (``reserved_ids``).
+
+    Characters that no text has, such as half a surrogate pair, are read as U+FFFD: what a shell or a data set passes on of bytes that are
+    not UTF-8 harms no more than itself.
+    """
+    return encode_texts(tokenizer, (text,))[0]
+
+
+def encode_texts(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Return ``encode_words`` of each text, in about the time of one call of the tokenizer."""
+    if not texts:
+        return []
+    readable = [_SURROGATE.sub("\ufffd", text) for text in texts]
+    rows: list[list[int]] = tokenizer(
+        readable, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
+    )["input_ids"]
+    reserved = reserved_ids(tokenizer)
+    for index, ids in enumerate(rows):
+        if not reserved.isdisjoint(ids):
+            rows[index] = _spelt(tokenizer, readable[index], ids, reserved)
+    return rows
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def reserved_ids(tokenizer: Any) -> frozenset[int]:
+    """Return the ids that no text of a user's, a data set's or a refiner's may become.
+
+    Those of special tokens, and of every other added token that looks like markup: ``<tool_call>`` steers a model as much as a special
+    token does, whether or not its tokenizer calls it one. Added tokens of letters and digits alone, or of white space, are words. So is
+    the token for what the vocabulary lacks.
+    """
+    found = {
+        index for index, token in tokenizer.added_tokens_decoder.items() if token.special or _is_markup(token.content)
+    }
+    found.update(getattr(tokenizer, "all_special_ids", ()))
+    return frozenset(found - {tokenizer.unk_token_id})
+
+
+def _is_markup(content: str) -> bool:
+    return not (content.isspace() or content.strip().isalnum())
+
+
+def _spelt(tokenizer: Any, text: str, ids: Sequence[int], reserved: Set[int]) -> list[int]:
+    """A text in which the tokenizer found reserved tokens, without them."""
+    plain = _without_added_tokens(tokenizer, reserved)
+    if plain is not None:
+        ids = plain.encode(text, add_special_tokens=False).ids
+    # Unigram vocabularies (SentencePiece writes them so) hold special tokens as pieces like any other, and find them in text.
+    return [
+        piece for index in ids for piece in (_letters(tokenizer, index, reserved) if index in reserved else (index,))
+    ]
+
+
+#: Tokenizer -> what was reserved, and the same tokenizer without it. Made when a text first needs it, which few do.
+_plain: WeakKeyDictionary[Any, tuple[Set[int], Any]] = WeakKeyDictionary()
+
+
+def _without_added_tokens(tokenizer: Any, reserved: Set[int]) -> Any:
+    """The fast tokenizer behind one of transformers', with reserved tokens split as text; None where there is none.
+
+    ``split_special_tokens`` spares added tokens that are not marked special; here they are.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    known, plain = _plain.get(tokenizer, (None, None))
+    if known != reserved:
+        from tokenizers import Tokenizer
+
+        data = parse_json(backend.to_str())
+        for token in data["added_tokens"]:
+            token["special"] = token["id"] in reserved or token["special"]
+        plain = Tokenizer.from_str(json.dumps(data))
+        plain.encode_special_tokens = True
+        plain.no_truncation()
+        plain.no_padding()
+        _plain[tokenizer] = (reserved, plain)
+    return plain
+
+
+def _letters(tokenizer: Any, index: int, reserved: Set[int]) -> list[int]:
+    """The same token as the pieces of its characters."""
+    found = [tokenizer.convert_tokens_to_ids(letter) for letter in tokenizer.convert_ids_to_tokens(index)]
+    return [piece for piece in found if piece is not None and piece not in reserved]
+
+
+def _special_id(tokenizer: Any, name: str) -> int | None:
+    if name == "bos":
+        # Some families (Qwen) have none, and begin with their template.
+        return None if tokenizer.bos_token_id is None else int(tokenizer.bos_token_id)
+    found = tokenizer.eos_token_id if name == "eos" else tokenizer.convert_tokens_to_ids(name)
+    if found is None or (name != "eos" and found == getattr(tokenizer, "unk_token_id", None)):
+        raise PromptError(
+            f"the chat template needs the token {name!r}, which the language model's tokenizer does not have; "
+            f"set language_model.options.chat_template to another of {', '.join(TEMPLATES)}."
+        )
+    return int(found)
+
+
+def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
+    count = 0
+    for a, b in zip(first, second, strict=False):
+        if a != b:
+            break
+        count += 1
+    return count
+
+
+def cut(prompt: TokenPrompt, longest: int, tokens_per_picture: int) -> TokenPrompt:
+    """The first ``longest`` tokens, without a picture that would be cut through."""
+    end = min(longest, len(prompt))
+    for start, _ in prompt.slots:
+        if start < end < start + tokens_per_picture:
+            end = start
+    slots = tuple((start, picture) for start, picture in prompt.slots if start + tokens_per_picture <= end)
+    return TokenPrompt(prompt.ids[:end], prompt.targets[:end], slots)

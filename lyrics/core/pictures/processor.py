@@ -1,0 +1,134 @@
+"""Pictures in, one tensor per expert out. Every change of coordinates of a picture happens here, and its frame records it.
+
+Shapes: B images, C colour channels, H and W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from PIL import Image
+
+from lyrics.core.geometry import Frame
+from lyrics.core.pictures.images import ImageLike, open_image, picture_name
+from lyrics.core.pictures.inputs import picture_list
+from lyrics.core.types import DetectedObject, ImageBatch, Preprocessing
+
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+def resized(size_px: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
+    """(width, height) in pixels after the resize step; no side is ever rounded to zero."""
+    width, height = size_px
+    target = preprocessing.size
+    if preprocessing.resize == "squash":
+        return target, target
+    side = min(width, height) if preprocessing.resize == "shortest" else max(width, height)
+    scale = target / side
+    if preprocessing.max_size is not None:
+        scale = min(scale, preprocessing.max_size / max(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def prepare_one(picture: Image.Image, preprocessing: Preprocessing) -> tuple[torch.Tensor, Frame]:
+    """One RGB picture -> normalised pixels [3,H,W] (not padded) and the frame that leads back to the picture."""
+    frame = Frame.of(*picture.size)
+    size_px = resized(picture.size, preprocessing)
+    if size_px != picture.size:
+        picture = picture.resize(size_px, _FILTERS[preprocessing.resampling])
+    frame = frame.resize(*size_px)
+    if preprocessing.crop is not None:
+        side_w, side_h = min(preprocessing.crop, size_px[0]), min(preprocessing.crop, size_px[1])
+        left, top = (size_px[0] - side_w) // 2, (size_px[1] - side_h) // 2
+        picture = picture.crop((left, top, left + side_w, top + side_h))
+        frame = frame.crop(left, top, side_w, side_h)
+    mean, std = (np.asarray(values, dtype=np.float32) for values in (preprocessing.mean, preprocessing.std))
+    pixels_HWC = (np.asarray(picture, dtype=np.float32) / 255.0 - mean) / std
+    return torch.from_numpy(np.ascontiguousarray(pixels_HWC.transpose(2, 0, 1))), frame
+
+
+def prepare(
+    pictures: Sequence[Image.Image],
+    preprocessing: Preprocessing,
+    names: Sequence[str] = (),
+    known_objects: Sequence[Sequence[DetectedObject] | None] = (),
+) -> ImageBatch:
+    """RGB pictures -> one expert's batch. No pictures give an empty batch."""
+    prepared = [prepare_one(picture, preprocessing) for picture in pictures]
+    side = preprocessing.pad_to or 0
+    height = max([side, *(pixels.shape[1] for pixels, _ in prepared)])
+    width = max([side, *(pixels.shape[2] for pixels, _ in prepared)])
+    if not prepared:
+        height, width = side or preprocessing.size, side or preprocessing.size
+    batch = torch.zeros(len(prepared), 3, height, width)
+    for row, (pixels, _) in zip(batch, prepared, strict=True):
+        row[:, : pixels.shape[1], : pixels.shape[2]] = pixels
+    known = tuple(None if objects is None else tuple(objects) for objects in known_objects)
+    return ImageBatch(batch, tuple(frame for _, frame in prepared), tuple(names), known)
+
+
+@dataclass(frozen=True)
+class ModelImages:
+    """The same pictures as each expert of a model reads them, by the expert's name (``image_encoder``, ``tagger``, ...)."""
+
+    names: tuple[str, ...]
+    sizes_px: tuple[tuple[int, int], ...]
+    by_expert: Mapping[str, ImageBatch]
+
+    def __len__(self) -> int:
+        return len(self.sizes_px)
+
+    def to(self, device: torch.device | str | None, dtype: torch.dtype | None = None) -> ModelImages:
+        """The same pictures with their pixels on ``device`` and of ``dtype``."""
+        moved = {
+            expert: replace(batch, pixels_BCHW=batch.pixels_BCHW.to(device=device, dtype=dtype))
+            for expert, batch in self.by_expert.items()
+        }
+        return replace(self, by_expert=moved)
+
+
+class Processor:
+    """Turns pictures into what the experts of one model read.
+
+    Args:
+        preprocessing: per expert, what it declared.
+    """
+
+    def __init__(self, preprocessing: Mapping[str, Preprocessing]) -> None:
+        self.preprocessing = dict(preprocessing)
+
+    def images(
+        self,
+        pictures: ImageLike | Sequence[ImageLike],
+        device: torch.device | str | None = None,
+        *,
+        names: Sequence[str] | None = None,
+        known_objects: Sequence[Sequence[DetectedObject] | None] = (),
+        dtype: torch.dtype | None = None,
+    ) -> ModelImages:
+        """Open, check and prepare pictures (whatever ``open_image`` takes) for every expert, as tensors of ``dtype``
+        (float32 unless given).
+
+        ``names`` say which pictures they are; a path is its own name unless they are given. ``known_objects``: see ``ImageBatch``. Raises
+        ``ImageError`` naming the file.
+        """
+        pictures = picture_list(pictures)
+        opened = [open_image(picture) for picture in pictures]
+        if names is None:
+            names = [picture_name(picture) for picture in pictures]
+        if len(names) != len(opened) or isinstance(names, str):
+            raise ValueError(f"names: a list with one for each of {len(opened)} pictures, not {names!r}")
+        batches = {
+            expert: prepare(opened, preprocessing, names, known_objects)
+            for expert, preprocessing in self.preprocessing.items()
+        }
+        images = ModelImages(tuple(names), tuple(picture.size for picture in opened), batches)
+        return images.to(device, dtype) if device is not None or dtype is not None else images

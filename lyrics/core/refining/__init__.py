@@ -1,0 +1,1 @@
+"""The visual refiner, what it sees, and the files it writes."""

@@ -1,0 +1,1 @@
+"""Which parts exist, and what each says of itself."""

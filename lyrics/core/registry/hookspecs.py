@@ -1,0 +1,68 @@
+"""The three hooks a plugin may implement. All return iterables of frozen records; none does I/O or imports torch.
+
+An entry point in group ``lyrics`` names a light module that holds the hooks::
+
+    [project.entry-points.lyrics]
+    acme-boxes = "acme_boxes"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pluggy
+
+from lyrics.core.registry.component import Component, Preset, Recipe
+
+hookspec = pluggy.HookspecMarker("lyrics")
+
+
+@hookspec
+def lyrics_components() -> Iterable[Component]:  # type: ignore[empty-body]
+    """Components this plugin provides.
+
+    A complete example::
+
+        from lyrics import Component, Options, hookimpl
+
+        class BoxesOptions(Options):
+            score_threshold: float = 0.25
+
+        @hookimpl
+        def lyrics_components():
+            yield Component(kind="detector", name="acme-boxes", build="acme_boxes.model:build", options=BoxesOptions,
+                            requires=("acme-engine>=2",), install="pip install 'acme-boxes[engine]'",
+                            summary="Open-vocabulary boxes from the Acme engine")
+    """
+
+
+@hookspec
+def lyrics_presets() -> Iterable[Preset]:  # type: ignore[empty-body]
+    """Named models this plugin provides.
+
+    A complete example::
+
+        from lyrics import ModelSpec, Preset, hookimpl
+        from lyrics import load_spec
+
+        def acme_tiny() -> ModelSpec:
+            return load_spec("lyrics-tiny").with_overrides({"refiner.detector": "acme-boxes"})
+
+        @hookimpl
+        def lyrics_presets():
+            yield Preset(name="acme-tiny", spec=acme_tiny, summary="lyrics-tiny with Acme's boxes")
+    """
+
+
+@hookspec
+def lyrics_recipes() -> Iterable[Recipe]:  # type: ignore[empty-body]
+    """Named training configurations this plugin provides, for ``lyrics pretrain`` and ``lyrics finetune``.
+
+    A complete example::
+
+        from lyrics import Recipe, hookimpl
+
+        @hookimpl
+        def lyrics_recipes():
+            yield Recipe("acme-stage1", "acme_boxes.recipes:stage1", "stage 1 with Acme's boxes")
+    """

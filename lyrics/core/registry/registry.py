@@ -1,0 +1,597 @@
+"""Which parts exist: discover plugins, isolate broken ones, look components and presets up.
+
+This is the only file that touches pluggy. Entry points in group ``lyrics`` find the plugins; each is loaded by itself, in a manager of its
+own, so that a failure stays with the plugin it belongs to and is shown when its name is asked for. Built-ins come the same way as
+strangers' and have no priority over them. Nothing heavy is imported here: a component's ``build`` string is resolved when it is built.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.metadata
+import os
+import pkgutil
+import re
+import sys
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import pluggy
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from lyrics.core.clean_text import one_line
+from lyrics.core.errors import AmbiguousNameError, LyricsError, PluginError, UnknownNameError, did_you_mean
+from lyrics.core.json_reading import parse_json
+from lyrics.core.registry import hookspecs, plugin_process
+from lyrics.core.registry.component import CAPABILITIES, CONTRACTS, KINDS, Component, Converter, Options, Preset, Recipe
+from lyrics.core.spec import ModelSpec, RefinerOnlySpec, RefinerSpec
+
+S = TypeVar("S", ModelSpec, RefinerOnlySpec)
+GROUP = "lyrics"
+DISTRIBUTION = "lyrics-vl"
+#: What a user can do about a plugin that is in the way.
+_LEAVE_OUT = "Until that is mended, uninstall it or set LYRICS_PLUGINS=none (or to the names of those to keep)."
+HEAVY_MODULES = ("torch", "transformers", "triton", "timm", "torchvision")
+R = TypeVar("R", Component, Preset, Recipe)
+N = TypeVar("N", Preset, Recipe)
+#: Most characters of a name, and of what a record says in words.
+_LONGEST_NAME = 64
+_LONGEST = {"summary": 160, "licence": 200, "install": 300, "reported_note": 1000}
+_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_MANIFEST = re.compile(r"\w+(\.\w+)*(\s*:\s*\w+(\.\w+)*)?")
+_BUILD = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a plugin comes from. ``module`` is its manifest, as the entry point names it."""
+
+    distribution: str
+    version: str
+    entry_point: str
+    module: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.distribution} {self.version} (entry point {self.entry_point!r})"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A plugin, or one record of a plugin, that cannot be used, and why."""
+
+    source: Source
+    cause: str
+    traceback: str = ""
+    kind: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A component with its origin."""
+
+    component: Component
+    source: Source
+
+    @property
+    def qualified_name(self) -> str:
+        return f"{self.source.distribution}/{self.component.name}"
+
+    def unmet(self) -> list[str]:
+        """The requirements that this environment does not meet, each with what is there instead."""
+        return [complaint for text in self.component.requires if (complaint := _unmet(text))]
+
+
+@dataclass
+class Plugin:
+    """What came of loading one entry point."""
+
+    source: Source
+    seconds: float = 0.0
+    heavy_imports: tuple[str, ...] = ()
+    components: list[Component] = field(default_factory=list)
+    presets: list[Preset] = field(default_factory=list)
+    recipes: list[Recipe] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+
+class Registry:
+    """The components, presets and recipes of a set of plugins.
+
+    Args:
+        plugins: (origin, loader) pairs; a loader returns the module or object that holds the hooks, and may fail. ``discover`` makes them
+            from entry points; tests give their own.
+    """
+
+    def __init__(self, plugins: Iterable[tuple[Source, Callable[[], Any]]]) -> None:
+        self.plugins = [_load(source, loader) for source, loader in plugins]
+
+    @classmethod
+    def discover(cls, *in_process: Any) -> Registry:
+        """Every installed plugin, and the given modules or objects as if they were installed.
+
+        The environment variable ``LYRICS_PLUGINS`` limits third parties: ``none``, or distribution names separated by commas. Those that
+        are left are tried in a process of their own first; one that would take this process with it, or never return, is left out and
+        warned of. With built-ins alone no process is started.
+        """
+        found = _tried(_installed())
+        found += [
+            (Source(_name_of(module), "in-process", _name_of(module)), functools.partial(_itself, module))
+            for module in in_process
+        ]
+        return cls(found)
+
+    @property
+    def entries(self) -> list[Entry]:
+        """Every usable component, sorted by kind and name."""
+        found = [Entry(component, plugin.source) for plugin in self.plugins for component in plugin.components]
+        return sorted(found, key=lambda e: (KINDS.index(e.component.kind), e.component.name, e.source.distribution))
+
+    @property
+    def failures(self) -> list[Failure]:
+        return [failure for plugin in self.plugins for failure in plugin.failures]
+
+    @property
+    def presets(self) -> list[tuple[Preset, Source]]:
+        found = [(preset, plugin.source) for plugin in self.plugins for preset in plugin.presets]
+        return sorted(found, key=lambda pair: (pair[0].name, pair[1].distribution))
+
+    @property
+    def recipes(self) -> list[tuple[Recipe, Source]]:
+        found = [(recipe, plugin.source) for plugin in self.plugins for recipe in plugin.recipes]
+        return sorted(found, key=lambda pair: (pair[0].name, pair[1].distribution))
+
+    def component(self, kind: str, name: str) -> Entry:
+        """The component called ``name``, bare or as ``distribution/name``.
+
+        Raises ``UnknownNameError`` with the nearest name, ``AmbiguousNameError`` with both spellings, or ``PluginError`` when the name
+        belongs to a plugin that failed.
+        """
+        if kind not in KINDS:
+            raise UnknownNameError(f"there is no kind {kind!r}.{did_you_mean(kind, KINDS)} Kinds: {', '.join(KINDS)}.")
+        of_kind = [entry for entry in self.entries if entry.component.kind == kind]
+        found = [entry for entry in of_kind if name in (entry.component.name, entry.qualified_name)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise self._ambiguous(kind, name, [(entry.source, entry.qualified_name) for entry in found])
+        raise self._unknown(kind, name, [entry.component.name for entry in of_kind])
+
+    def preset(self, name: str) -> ModelSpec | RefinerOnlySpec:
+        """The specification that the preset ``name`` returns: of a model, or of a refiner alone.
+
+        A part that the preset names without its distribution is the preset's own distribution's, where two distributions provide it: a
+        stranger's component of the same name does not disturb a preset.
+        """
+        preset, source = self._preset(name)
+        try:
+            found = preset.spec()
+        except LyricsError as error:
+            raise PluginError(f"preset {name!r} of {source} is not valid: {error}") from error
+        except Exception as error:
+            raise PluginError(f"preset {name!r} of {source} failed: {describe(error)}") from error
+        if isinstance(found, RefinerSpec):
+            return self._prefer(RefinerOnlySpec(refiner=found), source.distribution)
+        if not isinstance(found, ModelSpec):
+            raise PluginError(f"preset {name!r} of {source} returned a {type(found).__name__}, not a ModelSpec.")
+        return self._prefer(found, source.distribution)
+
+    def preset_weights(self, name: str) -> str | None:
+        """What the preset ``name`` says of its trained weights (``Preset.weights``). Raises as ``preset``."""
+        return self._preset(name)[0].weights
+
+    def recipe(self, name: str) -> Any:
+        """The training configuration that the recipe ``name`` returns. Raises as ``preset``."""
+        recipe, source = self._named("recipe", name, self.recipes)
+        try:
+            return pkgutil.resolve_name(recipe.config)()
+        except LyricsError as error:
+            raise PluginError(f"recipe {name!r} of {source} is not valid: {error}") from error
+        except Exception as error:
+            raise PluginError(f"recipe {name!r} of {source} failed: {describe(error)}") from error
+
+    def _preset(self, name: str) -> tuple[Preset, Source]:
+        return self._named("preset", name, self.presets)
+
+    def _named(self, what: str, name: str, records: Sequence[tuple[N, Source]]) -> tuple[N, Source]:
+        found = [(one, s) for one, s in records if name in (one.name, f"{s.distribution}/{one.name}")]
+        if len(found) > 1:
+            raise self._ambiguous(what, name, [(s, f"{s.distribution}/{one.name}") for one, s in found])
+        if not found:
+            raise self._unknown(what, name, [one.name for one, _ in records])
+        return found[0]
+
+    def _prefer(self, spec: S, distribution: str) -> S:
+        changes = {}
+        for path, kind, slot in spec.slots():
+            owners = {
+                e.source.distribution for e in self.entries if (e.component.kind, e.component.name) == (kind, slot.use)
+            }
+            if len(owners) > 1 and distribution in owners:
+                changes[path] = {**slot.model_dump(mode="json"), "use": f"{distribution}/{slot.use}"}
+        return spec.with_overrides(changes) if changes else spec
+
+    def _ambiguous(self, kind: str, name: str, owners: list[tuple[Source, str]]) -> AmbiguousNameError:
+        providers = " and ".join(str(source) for source, _ in owners)
+        spellings = " or ".join(repr(qualified) for _, qualified in owners)
+        return AmbiguousNameError(f"{kind} {name!r} is provided by {providers}; write {spellings}.")
+
+    def _unknown(self, kind: str, name: str, choices: list[str]) -> UnknownNameError | PluginError:
+        bare = name.rpartition("/")[2]
+        for failure in self.failures:
+            if failure.name:
+                # A record of a kind that does not exist answers to its name, whatever kind is asked for.
+                belongs = failure.name == bare and (
+                    failure.kind == kind or failure.kind not in (*KINDS, "preset", "recipe")
+                )
+            else:
+                belongs = not {bare, name.partition("/")[0]}.isdisjoint(
+                    (failure.source.distribution, failure.source.entry_point)
+                )
+            if belongs:
+                asked = f"{kind} {name!r}" if failure.kind == kind else repr(name)
+                return PluginError(
+                    f"{asked}: the plugin {failure.source} is installed but broken: {failure.cause} See 'lyrics doctor'."
+                )
+        message = f"no {kind} named {name!r}.{did_you_mean(bare, choices)}"
+        elsewhere = sorted({e.component.kind for e in self.entries if e.component.name == bare})
+        if elsewhere:
+            message += f" {bare!r} is of kind {' and '.join(elsewhere)}."
+        message += f" Installed: {', '.join(sorted(set(choices))) or 'none'}."
+        if self.failures:
+            broken = ", ".join(dict.fromkeys(str(failure.source) for failure in self.failures))
+            message += f" Failed to load: {broken}; see 'lyrics doctor'."
+        if not self.plugins:
+            message += f" No plugin is installed at all, not even the built-in ones: run 'pip install {DISTRIBUTION}'."
+        return UnknownNameError(message)
+
+
+_lock = threading.RLock()
+_discovering = False
+
+
+@functools.cache
+def _discover_once() -> Registry:
+    return Registry.discover()
+
+
+def default_registry() -> Registry:
+    """The registry of everything installed, discovered at the first call and not before.
+
+    Raises ``PluginError`` within a manifest: what it asks for is not known before it has been loaded itself.
+    """
+    global _discovering
+    with _lock:
+        if _discovering:
+            raise PluginError(
+                "a manifest asks for other plugins while they are being looked for; do that in its build."
+            )
+        _discovering = True
+        try:
+            return _discover_once()
+        finally:
+            _discovering = False
+
+
+def describe(error: BaseException) -> str:
+    """One line for an exception, ending in a full stop."""
+    if isinstance(error, SystemExit):
+        return f"it called sys.exit({one_line(repr(error.code))})."
+    try:
+        text = one_line(str(error), 300)
+    except Exception:  # a stranger's exception may even fail to say what it is
+        text = ""
+    return f"{type(error).__name__}: {text.rstrip('.')}." if text else f"{type(error).__name__}."
+
+
+def _installed() -> list[tuple[Source, Callable[[], Any]]]:
+    """(origin, loader) of every entry point in the group. A distribution whose entry points cannot be read counts as one broken plugin.
+
+    ``importlib.metadata.entry_points`` is not used: it fails as a whole when the metadata of one distribution is damaged.
+    """
+    found: dict[tuple[str, str], tuple[Source, Callable[[], Any]]] = {}
+    for distribution in importlib.metadata.distributions():
+        try:
+            manifests = [entry_point for entry_point in distribution.entry_points if entry_point.group == GROUP]
+        except Exception as error:  # damaged metadata may raise anything
+            source = Source(*_identity(distribution), entry_point="entry_points.txt")
+            problem = ValueError(f"its entry_points.txt cannot be read ({describe(error).rstrip('.')})")
+            found.setdefault((source.distribution, ""), (source, functools.partial(_fail, problem)))
+            continue
+        if manifests:
+            identity = _identity(distribution)
+            for entry_point in manifests:
+                source = Source(*identity, one_line(entry_point.name, 100), entry_point.value.partition(":")[0])
+                # Of two copies of a distribution the first on the path is the one that Python imports.
+                loader = functools.partial(_load_manifest, entry_point)
+                found.setdefault((source.distribution, entry_point.name), (source, loader))
+    return _limited(list(found.values()))
+
+
+def plugin_packages() -> frozenset[str]:
+    """Top-level packages of the distributions that provide a plugin. Nothing is imported to find them."""
+    modules = (source.module for source, _ in _installed())
+    return frozenset(module.partition(".")[0] for module in modules if _MANIFEST.fullmatch(module))
+
+
+def _tried(found: list[tuple[Source, Callable[[], Any]]]) -> list[tuple[Source, Callable[[], Any]]]:
+    """The same, where third parties that do not survive the trial fail with what came of it instead of being loaded here.
+
+    Nothing is remembered from one process to the next: a trial costs about as much as a manifest, 0.15 s, and what was true of a plugin
+    yesterday need not be true under another driver or beside another package.
+    """
+    names = [str(source) for source, _ in found if canonicalize_name(source.distribution) != DISTRIBUTION]
+    if not names or plugin_process.INSIDE in os.environ:
+        return found
+    trials = plugin_process.try_plugins(
+        names, "from lyrics.core.registry.registry import load_in_child\nload_in_child()"
+    )
+    kept: list[tuple[Source, Callable[[], Any]]] = []
+    for source, loader in found:
+        trial = trials.get(str(source), plugin_process.Trial())
+        if trial.fatal:
+            warnings.warn(
+                f"the plugin {source} was left out: {trial.cause} {_LEAVE_OUT}",
+                stacklevel=4,
+            )
+        kept.append((source, functools.partial(_fail, _TrialError(trial)) if trial.cause else loader))
+    return kept
+
+
+class _TrialError(Exception):
+    """What came of a plugin in the process that tried it."""
+
+    def __init__(self, trial: plugin_process.Trial) -> None:
+        super().__init__(trial.cause)
+        self.trial = trial
+
+
+def load_in_child() -> None:
+    """Load the plugins that ``sys.argv`` names, one after another, and report each to the process that started this one. Never returns."""
+    global _discovering
+    _discovering = True
+    messages = plugin_process.Messages()
+    loaders = {str(source): (source, loader) for source, loader in _installed()}
+    for name in parse_json(sys.argv[1]):
+        messages.begin(name)
+        try:
+            plugin = _load(*loaders[name])
+            failed = next((failure for failure in plugin.failures if failure.traceback), None)
+            for preset in plugin.presets:
+                # `lyrics list` and `lyrics show` call it; what it raises is told there.
+                with contextlib.suppress(Exception, SystemExit):
+                    preset.spec()
+            trial = plugin_process.Trial(
+                failed.cause if failed else "", failed.traceback if failed else "", plugin.seconds
+            )
+        except KeyboardInterrupt:
+            trial = plugin_process.Trial("it raised KeyboardInterrupt.", traceback.format_exc())
+        messages.finish(name, trial)
+    messages.end()
+
+
+def _limited(found: list[tuple[Source, Callable[[], Any]]]) -> list[tuple[Source, Callable[[], Any]]]:
+    """Without the third parties that ``LYRICS_PLUGINS`` leaves out."""
+    wanted = os.environ.get("LYRICS_PLUGINS")
+    if wanted is None:
+        return found
+    names = {canonicalize_name(name.strip()) for name in wanted.split(",") if name.strip()} - {"none"}
+    unknown = names - {canonicalize_name(source.distribution) for source, _ in found}
+    if unknown:
+        warnings.warn(
+            f"LYRICS_PLUGINS names {', '.join(sorted(unknown))}, which no installed plugin is called.", stacklevel=2
+        )
+    allowed = names | {canonicalize_name(DISTRIBUTION)}
+    return [(source, loader) for source, loader in found if canonicalize_name(source.distribution) in allowed]
+
+
+def _identity(distribution: importlib.metadata.Distribution) -> tuple[str, str]:
+    """Name and version, as far as the metadata tell."""
+    try:
+        return one_line(distribution.name or "unknown", 100), one_line(distribution.version or "?", 100)
+    except Exception:  # no metadata, or damaged
+        return "unknown", "?"
+
+
+def _load_manifest(entry_point: importlib.metadata.EntryPoint) -> Any:
+    if not _MANIFEST.fullmatch(entry_point.value):
+        raise ValueError(f"the entry point is {entry_point.value!r}, not 'package.module' or 'package.module:object'")
+    return entry_point.load()
+
+
+def _fail(error: Exception) -> Any:
+    raise error
+
+
+def _itself(module: Any) -> Any:
+    return module
+
+
+def _name_of(module: Any) -> str:
+    return str(getattr(module, "__name__", type(module).__name__))
+
+
+def _load(source: Source, loader: Callable[[], Any]) -> Plugin:
+    """Load one plugin. Never raises, save for KeyboardInterrupt: whatever goes wrong is kept in ``failures``."""
+    plugin = Plugin(source)
+    before = set(sys.modules)
+    start = time.perf_counter()
+    try:
+        # A manifest that prints must not spoil the output of `lyrics list --json`.
+        with contextlib.redirect_stdout(sys.stderr):
+            module = loader()
+            manager = pluggy.PluginManager(GROUP)
+            manager.add_hookspecs(hookspecs)
+            manager.register(module, name=f"{source.distribution}:{source.entry_point}")
+            manager.check_pending()
+            if not manager.get_hookcallers(module):
+                raise TypeError(
+                    "it implements none of lyrics_components, lyrics_presets and lyrics_recipes (is @hookimpl missing?)"
+                )
+            records = [record for result in manager.hook.lyrics_components() for record in result]
+            presets = [record for result in manager.hook.lyrics_presets() for record in result]
+            recipes = [record for result in manager.hook.lyrics_recipes() for record in result]
+            _take_in(plugin, records, presets, recipes)
+    except KeyboardInterrupt:
+        raise
+    except _TrialError as error:
+        advice = f" {_LEAVE_OUT}" if error.trial.fatal else ""
+        plugin.failures.append(Failure(source, f"{error.trial.cause}{advice}", error.trial.output))
+        plugin.seconds = error.trial.seconds
+        return plugin
+    except BaseException as error:  # a plugin may raise anything, SystemExit included
+        plugin.failures.append(Failure(source, describe(error), traceback.format_exc()))
+    plugin.seconds = time.perf_counter() - start
+    plugin.heavy_imports = tuple(name for name in HEAVY_MODULES if name in sys.modules and name not in before)
+    return plugin
+
+
+def _take_in(plugin: Plugin, records: list[Any], presets: list[Any], recipes: list[Any]) -> None:
+    """Keep the records that are sound; each unsound one becomes a failure of its own."""
+    seen: set[tuple[str, str]] = set()
+    for record in records:
+        kind, name = (one_line(str(getattr(record, key, "")), 100) for key in ("kind", "name"))
+        problem = _judged(_problem_with_component, record) or _repeated(seen, kind, name)
+        if problem:
+            plugin.failures.append(Failure(plugin.source, one_line(problem, 400), kind=kind, name=name))
+        else:
+            converters = tuple(replace(one, summary=one_line(one.summary)) for one in record.converters)
+            plugin.components.append(_clean(record, ("summary", "licence", "install"), converters=converters))
+    for preset in presets:
+        name = one_line(str(getattr(preset, "name", "")), 100)
+        problem = _judged(_problem_with_preset, preset) or _repeated(seen, "preset", name)
+        if problem:
+            plugin.failures.append(Failure(plugin.source, one_line(problem, 400), kind="preset", name=name))
+        else:
+            plugin.presets.append(_clean(preset, ("summary", "reported_note")))
+    for recipe in recipes:
+        name = one_line(str(getattr(recipe, "name", "")), 100)
+        problem = _judged(_problem_with_recipe, recipe) or _repeated(seen, "recipe", name)
+        if problem:
+            plugin.failures.append(Failure(plugin.source, one_line(problem, 400), kind="recipe", name=name))
+        else:
+            plugin.recipes.append(_clean(recipe, ("summary",)))
+
+
+def _clean(record: R, names: Iterable[str], **changes: Any) -> R:
+    """The record with these of its texts as they may be printed."""
+    changes |= {name: one_line(getattr(record, name), _LONGEST[name]) for name in names}
+    changed = {name: value for name, value in changes.items() if value != getattr(record, name)}
+    return replace(record, **changed) if changed else record
+
+
+def _repeated(seen: set[tuple[str, str]], kind: str, name: str) -> str | None:
+    if (kind, name) in seen:
+        return f"it yields the {kind} {name!r} twice."
+    seen.add((kind, name))
+    return None
+
+
+def _judged(problem_with: Callable[[Any], str | None], record: Any) -> str | None:
+    try:
+        return problem_with(record)
+    except Exception as error:  # a stranger's record may do anything when it is looked at
+        return f"a {type(record).__name__} that it yields cannot be read: {describe(error)}"
+
+
+def _problem_with_component(record: Any) -> str | None:
+    """What is wrong with a yielded record, judged without importing what it names."""
+    if not isinstance(record, Component):
+        return f"lyrics_components yielded a {type(record).__name__}, not a lyrics.Component."
+    if record.kind not in KINDS:
+        return f"component {_repr(record.name)} has the unknown kind {_repr(record.kind)}.{did_you_mean(str(record.kind), KINDS)}"
+    if not isinstance(record.name, str) or not _NAME.fullmatch(record.name) or len(record.name) > _LONGEST_NAME:
+        return f"{_repr(record.name)} is not a component name: lower-case words joined by hyphens, {_LONGEST_NAME} characters at most."
+    for field_name in ("install", "summary", "licence"):
+        if not isinstance(value := getattr(record, field_name), str):
+            return f"{record.kind} {record.name!r}: {field_name} must be a string, not {value!r}."
+    if not isinstance(record.build, str) or not _BUILD.fullmatch(record.build):
+        return f"{record.kind} {record.name!r}: build must be 'package.module:callable', not {record.build!r}."
+    if not (isinstance(record.options, type) and issubclass(record.options, Options)):
+        return f"{record.kind} {record.name!r}: options must be a subclass of lyrics.Options, not {record.options!r}."
+    if not isinstance(record.converters, tuple) or not all(isinstance(one, Converter) for one in record.converters):
+        return (
+            f"{record.kind} {record.name!r}: converters must be a tuple of lyrics Converter records, "
+            f"not {record.converters!r}."
+        )
+    if not isinstance(record.capabilities, tuple) or not set(record.capabilities) <= set(CAPABILITIES):
+        return (
+            f"{record.kind} {record.name!r}: capabilities must be a tuple of {', '.join(CAPABILITIES)}, "
+            f"not {record.capabilities!r}."
+        )
+    if record.contract not in CONTRACTS:
+        known = ", ".join(str(version) for version in CONTRACTS)
+        return (
+            f"{record.kind} {record.name!r} keeps contract version {record.contract}; this lyrics knows {known}. "
+            "Update whichever is older."
+        )
+    if not isinstance(record.requires, tuple | list) or not all(isinstance(text, str) for text in record.requires):
+        return (
+            f"{record.kind} {record.name!r}: requires must be a tuple of requirement strings, not {record.requires!r}."
+        )
+    for requirement in record.requires:
+        try:
+            Requirement(requirement)
+        except InvalidRequirement as error:
+            return f"{record.kind} {record.name!r}: the requirement {requirement!r} is not valid: {str(error).splitlines()[0]}."
+    return None
+
+
+def _problem_with_recipe(record: Any) -> str | None:
+    if not isinstance(record, Recipe):
+        return f"lyrics_recipes yielded a {type(record).__name__}, not a lyrics.Recipe."
+    if problem := _problem_with_name(record.name, "recipe"):
+        return problem
+    if not isinstance(record.summary, str):
+        return f"recipe {record.name!r}: summary must be a string, not {_repr(record.summary)}."
+    if not isinstance(record.config, str) or not _BUILD.fullmatch(record.config):
+        return f"recipe {record.name!r}: config must be 'package.module:callable', not {_repr(record.config)}."
+    return None
+
+
+def _problem_with_name(name: Any, what: str) -> str | None:
+    named = isinstance(name, str) and re.fullmatch(r"[a-z0-9]+([-.][a-z0-9]+)*", name) and len(name) <= _LONGEST_NAME
+    if named:
+        return None
+    return (
+        f"{_repr(name)} is not a {what} name: lower-case words joined by hyphens, {_LONGEST_NAME} characters at most."
+    )
+
+
+def _problem_with_preset(record: Any) -> str | None:
+    if not isinstance(record, Preset):
+        return f"lyrics_presets yielded a {type(record).__name__}, not a lyrics.Preset."
+    if problem := _problem_with_name(record.name, "preset"):
+        return problem
+    for field_name in ("summary", "reported_note"):
+        if not isinstance(value := getattr(record, field_name), str):
+            return f"preset {record.name!r}: {field_name} must be a string, not {_repr(value)}."
+    if not isinstance(record.weights, str | None):
+        return f"preset {record.name!r}: weights must be a string or None, not {record.weights!r}."
+    if not callable(record.spec):
+        return f"preset {record.name!r}: spec must be a function returning a ModelSpec, not {record.spec!r}."
+    return None
+
+
+def _repr(value: Any) -> str:
+    return one_line(repr(value), 80)
+
+
+def _unmet(text: str) -> str | None:
+    requirement = Requirement(text)
+    if requirement.marker is not None and not requirement.marker.evaluate():
+        return None
+    try:
+        version = importlib.metadata.version(requirement.name)
+    except importlib.metadata.PackageNotFoundError:
+        return f"{one_line(text)} (not installed)"
+    if not requirement.specifier.contains(version, prereleases=True):
+        return f"{one_line(text)} (found {one_line(version)})"
+    return None

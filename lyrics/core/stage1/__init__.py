@@ -1,0 +1,1 @@
+"""The packed pass of stage 1: streams, texts, negatives, losses."""

@@ -1,0 +1,132 @@
+"""One stage-1 step: objectives declare streams, two packed passes run them, and each loss comes out as a sum and a count.
+
+Pass 1 runs the streams of all objectives, shared ones once. Its similarities choose the hard negatives, and pass 2 runs those. Keys and
+values of the frozen features are projected once for both.
+
+Letters: B samples of this rank, N samples of all ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from lyrics.core.contracts import ChoosesNegatives, Objective, Projected, QueryTransformer, WithNegatives, reader_of
+from lyrics.core.errors import ContractError
+from lyrics.core.stage1.batch import PretrainBatch
+from lyrics.core.stage1.distributed import gather_padded, rank, world_size
+from lyrics.core.stage1.negatives import NegativePairs, Negatives, Similarity, draw_negatives, negative_pairs
+from lyrics.core.stage1.streams import Features, StreamOutputs, merge
+
+
+@dataclass(frozen=True, eq=False)
+class Loss:
+    """A loss summed over ``count`` terms of this rank; the mean over all ranks is the sum of sums over the sum of counts."""
+
+    sum: torch.Tensor
+    count: int
+
+
+@dataclass(frozen=True, eq=False)
+class StepState:
+    """What an objective may read when it computes its losses.
+
+    Args:
+        batch: texts of this rank's B samples.
+        outputs: of both passes.
+        token_logits: the query transformer's; raises ``ContractError`` where that reads no text.
+        similarity: of the objective that chooses hard negatives (``ChoosesNegatives``); None without one.
+        pairs: the hard negatives; None without an objective that asks for them (``WithNegatives``).
+    """
+
+    batch: PretrainBatch
+    outputs: StreamOutputs
+    token_logits: Callable[[torch.Tensor], torch.Tensor]
+    similarity: Similarity | None
+    pairs: NegativePairs | None
+
+
+def pretrain_losses(
+    query_transformer: QueryTransformer,
+    objectives: Mapping[str, Objective],
+    features: Features,
+    batch: PretrainBatch,
+    negatives: Negatives | None = None,
+) -> dict[str, Loss]:
+    """All losses of one step on this rank; arguments as ``pretrain_state``."""
+    state = pretrain_state(query_transformer, objectives, features, batch, negatives)
+    return {name: objective.loss(state) for name, objective in objectives.items()}
+
+
+def pretrain_state(
+    query_transformer: QueryTransformer,
+    objectives: Mapping[str, Objective],
+    features: Features,
+    batch: PretrainBatch,
+    negatives: Negatives | None = None,
+) -> StepState:
+    """Both passes of one step on this rank: what the objectives compute their losses from.
+
+    Args:
+        query_transformer: runs the streams.
+        objectives: by name, in order.
+        features: frozen features of this rank's B images.
+        batch: texts of the same samples.
+        negatives: pairs to use instead of drawing them.
+    """
+    device = features.image_tokens_BND.device
+    memory = query_transformer.project(features)
+    streams = merge([stream for objective in objectives.values() for stream in objective.streams(batch)])
+    outputs = query_transformer(streams, memory)
+    chooser = next((objective for objective in objectives.values() if isinstance(objective, ChoosesNegatives)), None)
+    similarity = None if chooser is None else chooser.similarity(outputs, batch)
+    pairs = None
+    matching = [objective for objective in objectives.values() if isinstance(objective, WithNegatives)]
+    if matching:
+        negatives = negatives or draw_negatives(batch, similarity, device)
+        memory, image_number_N = with_remote_images(query_transformer, features, memory, negatives.image_B)
+        pairs = negative_pairs(batch, negatives, image_number_N, device)
+        second = merge([stream for objective in matching for stream in objective.negative_streams(batch, pairs)])
+        if any(stream.num_rows for stream in second):
+            outputs = outputs.joined(query_transformer([stream for stream in second if stream.num_rows], memory))
+    reader = reader_of(query_transformer)
+    return StepState(batch, outputs, _no_logits if reader is None else reader.token_logits, similarity, pairs)
+
+
+def _no_logits(hidden_nD: torch.Tensor) -> torch.Tensor:
+    raise ContractError(
+        "an objective asks for logits over a vocabulary, and this query transformer reads no text; such an objective declares in its "
+        "options which segments it needs (needs_segments)."
+    )
+
+
+def with_remote_images(
+    query_transformer: QueryTransformer, features: Features, memory: Projected, chosen_B: torch.Tensor
+) -> tuple[Projected, torch.Tensor]:
+    """Keys and values of this rank's images and of those that its negatives need from other ranks.
+
+    Returns:
+        The projected features, and for each of the N global samples its image's number in them (-1 where it is not among them).
+    """
+    size = features.num_images
+    number_N = torch.full((size * world_size(),), -1, dtype=torch.int64)
+    number_N[rank() * size : (rank() + 1) * size] = torch.arange(size)
+    if world_size() == 1:
+        return memory, number_N
+    everyone = Features(
+        gather_padded(features.image_tokens_BND),
+        {name: (gather_padded(tokens), gather_padded(mask)) for name, (tokens, mask) in features.local.items()},
+        None if features.image_mask_BN is None else gather_padded(features.image_mask_BN),
+    )
+    wanted = torch.unique(chosen_B[chosen_B >= 0])
+    remote = wanted[number_N[wanted] < 0]
+    number_N[remote] = torch.arange(len(remote)) + size
+    rows = remote.to(features.image_tokens_BND.device)
+    fetched = Features(
+        everyone.image_tokens_BND[rows],
+        {name: (tokens[rows], mask[rows]) for name, (tokens, mask) in everyone.local.items()},
+        None if everyone.image_mask_BN is None else everyone.image_mask_BN[rows],
+    )
+    return memory.followed_by(query_transformer.project(fetched)), number_N

@@ -1,0 +1,1 @@
+"""Tensors on disk: checkpoints, model folders, the hub."""

@@ -1,0 +1,311 @@
+"""Folders in transformers' format: read from the disk alone, and without running anything that they bring.
+
+Every configuration, tokenizer and whole model that transformers loads is loaded here. A hub id becomes a local folder first
+(``lyrics.core.weights.pretrained.locate_checkpoint``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lyrics.core.errors import SpecError, WeightsError
+from lyrics.core.json_reading import parse_json, read_json
+from lyrics.core.registry.component import CheckpointOptions
+from lyrics.core.weights.pretrained import first_line
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedConfig
+
+CONFIG_FILE = "config.json"
+GENERATION_FILE = "generation_config.json"
+#: Files to fetch beside a checkpoint's tensors: its configurations.
+CONFIG_FILES = (CONFIG_FILE, GENERATION_FILE)
+#: Every tokenizer's folder has one of them.
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model")
+#: Files to fetch for a tokenizer.
+TOKENIZER_PATTERNS = (
+    *TOKENIZER_FILES,
+    "merges.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
+#: Tensors of a transformers model, and not of other formats that lie beside them (``consolidated.safetensors``, ``original/``).
+MODEL_TENSORS = ("model*.safetensors", "model.safetensors.index.json")
+#: Entries of a configuration that say how it was written, not what the model is.
+_NOT_OF_THE_MODEL = frozenset({"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"})
+#: Entries that change no number that the model computes.
+_NOT_COMPARED = frozenset(
+    {"use_cache", "max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id", "quantization_config"}
+)
+
+
+def refuse_code(folder: Path) -> None:
+    """Raise ``WeightsError`` where a folder asks for code of its own, or for a model elsewhere.
+
+    ``auto_map`` in any of its JSON files names Python files that transformers would run; ``adapter_config.json`` names a base model
+    that transformers would fetch.
+    """
+    if (folder / "adapter_config.json").exists():
+        raise WeightsError(
+            f"{folder}: holds a PEFT adapter (adapter_config.json), which names a base model elsewhere. "
+            "Merge it into its base model with PEFT, and give the folder of the merged model."
+        )
+    for file in sorted(folder.glob("*.json")):
+        if file.name.endswith((".index.json", "vocab.json", "tokenizer.json")) or not file.is_file():
+            continue
+        data = read_json(file, WeightsError)
+        if _asks_for_backbone(data):
+            raise WeightsError(
+                f"{file}: has use_pretrained_backbone, which asks for the weights of another checkpoint. Nothing is fetched for a "
+                "checkpoint but its own files. Set it to false."
+            )
+        if _asks_for_code(data):
+            raise WeightsError(
+                f"{file}: has an auto_map, which asks for Python code that comes with the checkpoint. Such code is never run. "
+                "Use a checkpoint of a class that transformers has itself."
+            )
+
+
+def _asks_for_code(data: Any) -> bool:
+    if isinstance(data, dict):
+        return isinstance(data.get("auto_map"), dict | list | str) or any(map(_asks_for_code, data.values()))
+    return isinstance(data, list) and any(map(_asks_for_code, data))
+
+
+def _asks_for_backbone(data: Any) -> bool:
+    if isinstance(data, dict):
+        return bool(data.get("use_pretrained_backbone")) or any(map(_asks_for_backbone, data.values()))
+    return isinstance(data, list) and any(map(_asks_for_backbone, data))
+
+
+def load_config(folder: Path) -> PreTrainedConfig:
+    """The configuration of a checkpoint's folder. Raises ``WeightsError`` naming the file that is missing or broken."""
+    from transformers import AutoConfig
+
+    file = folder / CONFIG_FILE
+    if not file.is_file():
+        raise WeightsError(f"{file}: no such file; a checkpoint in transformers' format has one.")
+    refuse_code(folder)
+    with _explained(file, "not a configuration that can be read"):
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return config
+
+
+def part_config(
+    options: CheckpointOptions,
+    *,
+    files: Path | None,
+    checkpoint: Path | None,
+    model_types: Collection[str],
+    numbers_of: Callable[[Any], Mapping[str, Any]],
+    from_numbers: Callable[[Mapping[str, Any]], Any],
+) -> Any:
+    """The transformers configuration of a part.
+
+    It is what the part's folder of a saved model holds, or else what lies beside the checkpoint, or else made of the options' numbers.
+
+    Args:
+        options: what the part is built from.
+        files: the part's folder of the model folder that it is rebuilt from (``BuildContext.files``).
+        checkpoint: the local file or folder with the checkpoint, where its weights are read.
+        model_types: ``model_type`` of configurations that describe the part. Another one beside a checkpoint is passed over.
+        numbers_of: a configuration -> its numbers by the names of the options.
+        from_numbers: numbers by the names of the options -> a configuration.
+
+    Raises:
+        WeightsError: a configuration cannot be read, or the options state something else than it does.
+        SpecError: random weights are wanted, and the sizes of the checkpoint are not known without downloading it.
+    """
+    named = _local_folder(options.checkpoint) if checkpoint is None else checkpoint
+    folder = files if stored_config(files) is not None else named
+    if folder is not None and folder.is_file():
+        folder = folder.parent
+    if folder is not None and _model_type(folder) in model_types:
+        config = load_config(folder)
+        # Random weights may be of a variant of a local checkpoint; they have no tensors to disagree with.
+        if checkpoint is not None or folder is files or not options.stated:
+            refuse_disagreements(options.stated, numbers_of(config), folder)
+            return config
+        return from_numbers({**numbers_of(config), **options.stated})
+    if checkpoint is None and files is None and not options.is_known:
+        missing = ", ".join(sorted(options.PUBLIC.keys() - options.stated.keys()))
+        raise SpecError(
+            f"the checkpoint {options.checkpoint!r} is not on this machine, and random weights download nothing, so its sizes are not "
+            f"known. State {missing}, or give a local folder."
+        )
+    return from_numbers(options.numbers)
+
+
+def _local_folder(checkpoint: str | None) -> Path | None:
+    path = None if checkpoint is None else Path(checkpoint).expanduser()
+    return path if path is not None and path.is_dir() else None
+
+
+def _model_type(folder: Path) -> str | None:
+    """What a folder's configuration says it is of; None where there is none that says so."""
+    if not (folder / CONFIG_FILE).is_file():
+        return None
+    data = read_json(folder / CONFIG_FILE, WeightsError)
+    return data.get("model_type") if isinstance(data, dict) else None
+
+
+def load_generation_config(folder: Path) -> GenerationConfig | None:
+    """The generation configuration of a checkpoint's folder, or None where it has none. Raises ``WeightsError``."""
+    from transformers import GenerationConfig
+
+    file = folder / GENERATION_FILE
+    if not file.is_file():
+        return None
+    refuse_code(folder)
+    with _explained(file, "not a generation configuration that can be read"):
+        return GenerationConfig.from_pretrained(folder, local_files_only=True)
+
+
+def load_tokenizer(folder: Path, tokenizer_class: Any = None) -> Any:
+    """The tokenizer of a folder, of the class that the folder names unless one is given.
+
+    Raises ``WeightsError`` when the folder holds none, or one that cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise WeightsError(f"{folder}: holds no tokenizer; it should have one of {', '.join(TOKENIZER_FILES)}.")
+    refuse_code(folder)
+    advice = "Give the folder as transformers saves it, tokenizer_config.json included."
+    with _explained(folder, "not a tokenizer that can be read", advice):
+        tokenizer = (tokenizer_class or AutoTokenizer).from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        # Some damage shows only where a text holds what the vocabulary lacks.
+        tokenizer.decode(tokenizer("a \ue000", add_special_tokens=False)["input_ids"])
+    return tokenizer
+
+
+def load_causal_lm(folder: Path, config: PreTrainedConfig, **options: Any) -> Any:
+    """The causal language model of a checkpoint's folder, every tensor of it there, finite, and of the sizes of ``config``.
+
+    ``options`` are keyword arguments of transformers' ``from_pretrained``.
+
+    Raises ``WeightsError`` naming what is missing, or of another size or type.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from lyrics.core.weights.tensors import bounded, check_finite, check_types, tensor_headers
+
+    refuse_code(folder)
+    headers = tensor_headers(folder)
+    if getattr(config, "quantization_config", None) is None:
+        check_types(headers, folder)
+    loader: Any = AutoModelForCausalLM
+    with bounded(headers.values(), folder), _explained(folder, "cannot be loaded"):
+        model, report = loader.from_pretrained(
+            folder,
+            config=config,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **options,
+        )
+    if missing := sorted(report["missing_keys"]):
+        raise WeightsError(
+            f"{folder}: lacks {len(missing)} tensors of its own {CONFIG_FILE}: {', '.join(missing[:3])}"
+            f"{', ...' if len(missing) > 3 else ''}. Fetch the checkpoint again."
+        )
+    with torch.no_grad():
+        check_finite(model.named_parameters(), folder)
+    return model
+
+
+def save_config(model: Any, folder: Path) -> None:
+    """Write the configuration of a transformers model, and its generation configuration if it has one.
+
+    What is written says what the model is, and nothing of the machine it was made on.
+    """
+    write_config(model.config, folder)
+    if getattr(model, "generation_config", None) is not None:
+        (folder / GENERATION_FILE).write_text(model.generation_config.to_json_string(use_diff=True), encoding="utf-8")
+
+
+def write_config(config: PreTrainedConfig, folder: Path) -> None:
+    """Every entry is written out, defaults too, which another version of transformers may have changed."""
+    text = json.dumps(_of_the_model(parse_json(config.to_json_string(use_diff=False))), indent=2, sort_keys=True)
+    (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def _of_the_model(data: Any) -> Any:
+    """A configuration's entries without those that only say how and where it was written."""
+    if isinstance(data, dict):
+        return {name: _of_the_model(value) for name, value in data.items() if name not in _NOT_OF_THE_MODEL}
+    return data
+
+
+def stored_config(folder: Path | None) -> PreTrainedConfig | None:
+    """The configuration that ``save_config`` wrote to a part's folder; None for no folder, or one without it.
+
+    Raises ``WeightsError`` for a file that is broken.
+    """
+    if folder is None or not (folder / CONFIG_FILE).is_file():
+        return None
+    return load_config(folder)
+
+
+def compare_config(config: PreTrainedConfig, folder: Path) -> None:
+    """Hold a model's configuration against the one that ``save_config`` wrote, where it did.
+
+    Raises ``WeightsError`` that lists all differences: the model would compute something else.
+    """
+    stored = stored_config(folder)
+    if stored is None:
+        return
+    then, now = (_of_the_model(parse_json(one.to_json_string(use_diff=False))) for one in (stored, config))
+    different = [
+        f"{name} was {then[name]!r} and is {now[name]!r}"
+        for name in sorted(then.keys() & now.keys() - _NOT_COMPARED)
+        if then[name] != now[name]
+    ]
+    if different:
+        raise WeightsError(
+            f"{folder / CONFIG_FILE}: is not the configuration of the model that is being loaded: {'; '.join(different)}. "
+            "Load it with the checkpoint that it was saved with."
+        )
+
+
+def disagreements(stated: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """Options that state another number than a checkpoint's configuration: ``NAME is 3, the checkpoint has 4``. None states nothing."""
+    return [
+        f"{name} is {_plain(value)!r}, the checkpoint has {_plain(found[name])!r}"
+        for name, value in stated.items()
+        if value is not None and name in found and found[name] is not None and _plain(value) != _plain(found[name])
+    ]
+
+
+def refuse_disagreements(stated: Mapping[str, Any], found: Mapping[str, Any], source: object) -> None:
+    """Raise one ``WeightsError`` that lists all of ``disagreements``."""
+    if problems := disagreements(stated, found):
+        raise WeightsError(
+            f"the options do not describe the checkpoint {source}: {'; '.join(problems)}. "
+            "Leave these options out (null), and the checkpoint's own numbers are taken."
+        )
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple | list) else value
+
+
+@contextlib.contextmanager
+def _explained(where: Path, what: str, advice: str = "Fetch or save it again.") -> Iterator[None]:
+    """Whatever a damaged file makes transformers raise becomes one ``WeightsError``."""
+    try:
+        yield
+    except WeightsError:
+        raise
+    except Exception as error:  # a file of any content can make transformers raise anything
+        raise WeightsError(f"{where}: {what}: {first_line(error)}. {advice}") from error

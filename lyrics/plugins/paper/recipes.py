@@ -1,0 +1,77 @@
+"""The paper's training. Its numbers carry their place in it ("Lyrics", arXiv 2312.05278).
+
+What the paper does not give (clipping, how often to save, the shares of the data sets) are this library's defaults. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from lyrics.core.training.config import (
+    AugmentationSection,
+    CheckpointSection,
+    DataSection,
+    DataSlot,
+    LoggingSection,
+    ModelSection,
+    OptimisationSection,
+    TrainConfig,
+)
+from lyrics.plugins.paper.presets import lyrics_13b
+
+
+def _paper_optimisation(steps: int, global_batch: int) -> OptimisationSection:
+    """Section 4, "Implementation Detail"; both stages have one text for all but steps and batch."""
+    return OptimisationSection(
+        steps=steps,
+        global_batch=global_batch,
+        learning_rate=1e-4,  # "a peak learning rate of 1e-4"
+        betas=(0.9, 0.98),  # "AdamW optimizer with beta_1 = 0.9, beta_1 = 0.98", the second a misprint for beta_2
+        weight_decay=0.05,  # "a weight decay of 0.05"
+        warmup_share=0.15,  # "a linear warmup ratio of 15%"
+        precision="bf16",  # not in the paper
+        frozen_precision="bf16",  # likewise
+    )
+
+
+def paper_stage1() -> TrainConfig:
+    """Vision-language representation alignment as in the paper, on 16 A100."""
+    return TrainConfig(
+        stage="pretrain",
+        out="runs/paper-stage1",
+        model=ModelSection(spec=lyrics_13b()),
+        data=DataSection(
+            # Table 1, "Pre-training"; each needs its folder: data.sets.laion.options.root=FOLDER.
+            sets={name: DataSlot(use=name) for name in ("laion", "cc12m", "cc3m", "sbu")},
+            # "augmented with random resized cropping and horizontal flipping" (section 4)
+            augmentation=AugmentationSection(),
+            workers=8,
+        ),
+        optimisation=_paper_optimisation(800_000, 512),  # "800k steps ... with a global batch size of 512" (section 4)
+        checkpoint=CheckpointSection(every_steps=5000),
+        logging=LoggingSection(every_steps=10),
+    )
+
+
+def paper_stage2() -> TrainConfig:
+    """Vision-to-language generative learning as in the paper. Give ``model.start_from`` the run folder of stage 1."""
+    # Table 1, "Instruction Tuning", in its order.
+    sets = [
+        *("coco", "cc3m", "mmc4", "ai-challenger"),
+        *("refcoco", "refcoco-plus", "refcocog", "grit", "vg"),
+        *("vqav2", "gqa", "ok-vqa", "docvqa"),
+        *("ai2d", "scienceqa", "textvqa"),
+        *("chartqa", "dvqa"),
+        *("llava", "svit", "m3it", "llavar", "multiinstruct", "orca", "alpaca"),
+    ]
+    return TrainConfig(
+        stage="instruct",
+        out="runs/paper-stage2",
+        model=ModelSection(spec=lyrics_13b()),
+        data=DataSection(
+            sets={name: DataSlot(use=name) for name in sets},
+            augmentation=AugmentationSection(),  # as in stage 1 (section 4)
+            workers=8,
+        ),
+        optimisation=_paper_optimisation(300_000, 64),  # "300k steps ... with a global batch size of 64" (section 4)
+        checkpoint=CheckpointSection(every_steps=5000),
+        logging=LoggingSection(every_steps=10),
+    )

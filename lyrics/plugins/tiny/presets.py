@@ -1,0 +1,71 @@
+"""``lyrics-tiny``: the same code paths at toy size, for the embedded world ``scenes``. Imports no torch."""
+
+from __future__ import annotations
+
+from lyrics.core.spec import ModelSpec, ObjectiveSlot, RefinerSpec, Slot
+
+#: What ships of ``lyrics-tiny`` beside its experts: the language model that can read, what stage 1 trained, and what both stages did.
+TINY_LANGUAGE_MODEL = "package:lyrics/plugins/tiny/weights/language-model"
+TINY_STAGE1_WEIGHTS = "package:lyrics/plugins/tiny/weights/stage1"
+TINY_WEIGHTS = "package:lyrics/plugins/tiny/weights/model"
+
+
+def tiny_refiner() -> RefinerSpec:
+    """The trained experts for drawn scenes."""
+    return RefinerSpec(
+        tagger=Slot(use="tiny-tagger"),
+        detector=Slot(use="tiny-detector"),
+        segmenter=Slot(use="tiny-segmenter"),
+        max_objects=16,
+    )
+
+
+def lyrics_tiny() -> ModelSpec:
+    """The same code paths at toy size, for the embedded world ``scenes``: runs on a laptop's CPU, offline."""
+    return ModelSpec(
+        image_encoder=Slot(use="tiny-vit"),
+        refiner=tiny_refiner(),
+        query_transformer=Slot(
+            use="mqformer",
+            options={
+                "num_visual": 16,
+                "num_grounding": 16,
+                "hidden_size": 128,
+                "num_layers": 4,
+                "num_heads": 4,
+                "intermediate_size": 512,
+                "hidden_dropout": 0.0,  # no scene is seen twice
+                "attention_dropout": 0.0,
+                "vocab_size": 1856,  # the built-in word tokenizer's, padded
+                "builtin_tokenizer": "words",
+                "tokenizer": None,
+            },
+        ),
+        language_model=Slot(
+            use="causal-lm",
+            options={
+                "vocab_size": 1856,
+                "builtin_tokenizer": "words",
+                # Convolutions over an object's 12 tokens bind its box to the name before it, and its sides to each other.
+                "architecture": "lfm2",
+                "layer_types": ["conv", "conv", "full_attention", "full_attention", "full_attention"],
+                "conv_kernel": 12,
+                "checkpoint": TINY_LANGUAGE_MODEL,
+                "tie_word_embeddings": True,  # to repeat what was read is then the easiest thing to say
+                "hidden_size": 192,
+                "num_layers": 5,
+                "num_heads": 6,
+                "intermediate_size": 512,
+                "max_positions": 1024,
+                "lora": {
+                    "rank": 16,
+                    "alpha": 32.0,
+                    "dropout": 0.0,
+                    "target_modules": ["q_proj", "k_proj", "v_proj", "in_proj", "out_proj", "w1", "w2", "w3"],
+                },
+            },
+        ),
+        objectives={
+            name: ObjectiveSlot(use=name, options={"recipe": "paper"}) for name in ("itc", "itm", "icg", "msp")
+        },
+    )

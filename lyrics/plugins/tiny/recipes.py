@@ -1,0 +1,73 @@
+"""How ``lyrics-tiny`` is trained on drawn scenes. Imports no torch."""
+
+from __future__ import annotations
+
+from lyrics.core.spec import Slot
+from lyrics.core.training.config import (
+    CheckpointSection,
+    DataSection,
+    DataSlot,
+    EvaluationSection,
+    ModelSection,
+    OptimisationSection,
+    TrainConfig,
+)
+from lyrics.plugins.tiny.presets import lyrics_tiny
+
+
+def _on_scenes(task: str) -> EvaluationSection:
+    return EvaluationSection(
+        every_steps=500, sets={"scenes": Slot(use="scenes", options={"task": task, "split": "validation"})}
+    )
+
+
+def tiny_text() -> TrainConfig:
+    """What ``lyrics-tiny``'s language model learns before it sees anything: to read scenes that are written down. Trains all of it."""
+    alone = {
+        "refiner": None,  # no part but the language model has anything to do
+        "language_model.options.adaptation": "full",
+        "language_model.options.checkpoint": None,
+    }
+    return TrainConfig(
+        stage="instruct",
+        out="runs/tiny-text",
+        model=ModelSection(spec=lyrics_tiny().with_overrides(alone), weights="random"),
+        data=DataSection(sets={"texts": DataSlot(use="scene-texts")}, augmentation=None),
+        optimisation=OptimisationSection(steps=1100, global_batch=8, learning_rate=6e-3, optimizer="muon"),
+        checkpoint=CheckpointSection(every_steps=100),
+    )
+
+
+def tiny_stage1() -> TrainConfig:
+    """Stage 1 of ``lyrics-tiny`` on the embedded scenes: runs on a laptop's CPU."""
+    return TrainConfig(
+        stage="pretrain",
+        out="runs/tiny-stage1",
+        model=ModelSection(spec=lyrics_tiny()),
+        data=DataSection(
+            sets={"scenes": DataSlot(use="scenes", options={"task": "caption"})},
+            # A crop would make captions false that count things or say where they are.
+            augmentation=None,
+        ),
+        optimisation=OptimisationSection(steps=900, global_batch=32, learning_rate=2e-3, optimizer="muon"),
+        checkpoint=CheckpointSection(every_steps=100),
+        evaluation=_on_scenes("caption"),
+    )
+
+
+def tiny_stage2() -> TrainConfig:
+    """Stage 2 of ``lyrics-tiny`` on the embedded scenes. Give ``model.start_from`` the run folder of stage 1."""
+    return TrainConfig(
+        stage="instruct",
+        out="runs/tiny-stage2",
+        model=ModelSection(spec=lyrics_tiny()),
+        data=DataSection(
+            # Several turns about a picture: looking at it costs as much as they do.
+            sets={"scenes": DataSlot(use="scenes", options={"task": "conversation"})},
+            augmentation=None,  # as in stage 1
+            snap_iou=0.5,  # so few steps teach to copy a box, and not to mend it
+        ),
+        optimisation=OptimisationSection(steps=1000, global_batch=16, learning_rate=1e-3),
+        checkpoint=CheckpointSection(every_steps=200),
+        evaluation=_on_scenes("mixed"),
+    )

@@ -1,0 +1,1 @@
+"""Studies that use the library as a user would."""

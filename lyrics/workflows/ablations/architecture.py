@@ -1,0 +1,240 @@
+"""Table 5: what is lost without the image encoder (ViT), the detector (ODM), the segmenter (SSM), or the refiner (VR), in two readings.
+
+*Blank* is the paper's: a trained model whose part sees a blank picture. *Removed* takes the part out of the specification and trains both
+stages again. An image encoder cannot be absent, so without it a model is trained and evaluated on blank pictures. A segmenter has no boxes
+without a detector, so it goes with it; of the refiner the tagger is left then, whose tags reach nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from lyrics.core.errors import SpecError, UnknownNameError, did_you_mean
+from lyrics.core.registry.registry import default_registry
+from lyrics.core.resolve import declared_segments, declaring, resolve
+from lyrics.core.training.launch import several_processes
+from lyrics.workflows.ablations.runs import (
+    Evaluating,
+    Stages,
+    changed,
+    train_once,
+    trained_model,
+)
+from lyrics.workflows.ablations.tables import Ablation, Published, Row, rows_of
+from lyrics.workflows.ablations.variants import check_looks, check_part, show_blank
+
+if TYPE_CHECKING:
+    from lyrics.core.model import LyricsModel
+    from lyrics.core.spec import ModelSpec
+    from lyrics.core.training.config import TrainConfig
+
+READINGS = ("blank", "removed")
+BASELINE = "blip2"
+_QFORMER = "qformer"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of the paper's table.
+
+    Args:
+        name: in the paper.
+        part: what the model must have.
+        blank: experts that see a blank picture in the reading ``blank``.
+        blank_when_removed: and in the reading ``removed``.
+    """
+
+    name: str
+    part: str = "image_encoder"
+    blank: tuple[str, ...] = ()
+    blank_when_removed: tuple[str, ...] = ()
+
+
+#: By the name of their folder, in the paper's order.
+VARIANTS: Mapping[str, Variant] = MappingProxyType(
+    {
+        "full": Variant("Lyrics"),
+        "no-vit": Variant("w/o ViT", "image_encoder", ("image_encoder",), ("image_encoder",)),
+        "no-odm": Variant("w/o ODM", "refiner.detector", ("detector",)),
+        "no-ssm": Variant("w/o SSM", "refiner.segmenter", ("segmenter",)),
+        "no-vr": Variant("w/o VR", "refiner", ("tagger", "detector", "segmenter")),
+        BASELINE: Variant("BLIP-2's way", "refiner"),
+    }
+)
+
+PUBLISHED: Published = MappingProxyType(
+    {
+        (benchmark, split, VARIANTS[variant].name): value
+        for benchmark, split, values in (
+            ("vqav2", "", (81.2, 78.5, 80.6, 80.8, 77.2)),
+            ("refcocog", "test", (88.26, 86.11, 87.55, 87.08, 83.25)),
+        )
+        for variant, value in zip(VARIANTS, values, strict=False)
+    }
+)
+
+
+def chosen(only: Sequence[str], reading: str) -> list[str]:
+    """The variants of a reading, all or those named. Raises ``UnknownNameError``; ``SpecError`` for one that the reading does not have."""
+    there = [name for name in VARIANTS if name != BASELINE or reading == "removed"]
+    for name in only:
+        if name not in VARIANTS:
+            raise UnknownNameError(
+                f"--only {name}: there is no such variant.{did_you_mean(name, VARIANTS)} There are {', '.join(VARIANTS)}."
+            )
+        if name not in there:
+            raise SpecError(f"--only {name}: is trained without a refiner; it needs --reading removed.")
+    return [name for name in there if not only or name in only]
+
+
+# --- blank -------------------------------------------------------------------------------------------------------------
+
+
+def blank(
+    load: Callable[[], LyricsModel], described: str, evaluating: Evaluating, out: Path, only: Sequence[str] = ()
+) -> list[Row]:
+    """Rows of a trained model, with a blank picture for one part at a time.
+
+    Args:
+        load: gives the model; called only if an answer is missing.
+        described: which model it is; answers of another one are refused.
+        evaluating: how.
+        out: a folder for each variant.
+        only: some of ``VARIANTS``, or none for all.
+
+    Raises ``SpecError`` for a model without the part that a variant is about, before anything is answered.
+    """
+    names = chosen(only, "blank")
+    models: list[LyricsModel] = []
+
+    def shown(variant: Variant) -> LyricsModel:
+        if not models:
+            models.append(load())
+            for name in names:
+                check_part(models[0].spec, VARIANTS[name].name, VARIANTS[name].part)
+                check_looks(models[0].spec, VARIANTS[name].name, VARIANTS[name].blank)
+        model = models[0]
+        there = [expert for expert in variant.blank if expert in model.processor.preprocessing]
+        return show_blank(model, there)
+
+    rows: list[Row] = []
+    for name in names:
+        variant = VARIANTS[name]
+        nothing = f", blank for {', '.join(variant.blank)}" if variant.blank else ""
+        results = evaluating(lambda variant=variant: shown(variant), out / name, f"{described}{nothing}")  # type: ignore[misc]
+        rows += rows_of(variant.name, "blank", None, results)
+    return rows
+
+
+# --- removed -----------------------------------------------------------------------------------------------------------
+
+
+def without(spec: ModelSpec, name: str) -> dict[str, Any]:
+    """The overrides of a specification that make it the variant's. Raises ``SpecError`` for a model without the part."""
+    variant = VARIANTS[name]
+    check_part(spec, variant.name, variant.part)
+    if name in ("full", "no-vit"):
+        return {}
+    if name == BASELINE:
+        return _blip2(spec)
+    gone = {
+        "no-odm": {"refiner.detector": None, "refiner.segmenter": None},
+        "no-ssm": {"refiner.segmenter": None},
+        "no-vr": {"refiner": None},
+    }[name]
+    if spec.query_transformer.options.get("local_dims") is not None:
+        # Else it would go on waiting for tokens that nobody gives.
+        gone["query_transformer.options.local_dims"] = None
+    return gone
+
+
+def _blip2(spec: ModelSpec) -> dict[str, Any]:
+    """As the preset ``blip2-13b`` is to ``lyrics-13b``: no refiner, BLIP-2's Q-Former with the visual queries alone, nothing to mask."""
+    registry = default_registry()
+    known = registry.component("query-transformer", _QFORMER).component.options.model_fields
+    options = {key: value for key, value in spec.query_transformer.options.items() if key in known}
+    baseline = resolve(spec, {"query_transformer": {"use": _QFORMER, "options": options}})
+    segments = declared_segments(baseline.parts["query_transformer"], "segments") or ()
+    # Those that its segments allow: there is nothing to mask.
+    objectives = {
+        name: slot.model_dump(mode="json")
+        for name, slot in spec.objectives.items()
+        if set(declared_segments(baseline.parts[f"objectives.{name}"], "needs_segments") or ()) <= set(segments)
+    }
+    return {
+        "refiner": None,
+        "query_transformer": {"use": _QFORMER, "options": options},
+        "objectives": objectives,
+        "sees": ["instruction"],
+    }
+
+
+def variant_config(config: TrainConfig, name: str, seed: int, out: Path, **more: Any) -> TrainConfig:
+    """A stage of a variant."""
+    overrides = {f"model.spec.{path}": value for path, value in without(config.model.spec, name).items()}
+    found = config.with_overrides(overrides)
+    if config.data.refined is not None and not declaring(found.model.spec, "reads_known_objects"):
+        more["data.refined"] = None
+    return changed(found, {"seed": seed, "out": str(out), **more})
+
+
+def removed(stages: Stages, evaluating: Evaluating, out: Path, seeds: int, only: Sequence[str] = ()) -> list[Row]:
+    """Rows of models that are trained without the part, both stages; arguments as for ``blank``. None under torchrun, which trains only.
+
+    Raises ``SpecError`` for a model without the part that a variant is about, before anything is trained.
+    """
+    for config in (stages.pretrain, stages.finetune):
+        if config.model.weights not in ("pretrained", "random"):
+            raise SpecError(
+                f"{config.stage}: model.weights={config.model.weights} is a model with all its parts, and variants lack some; set it to "
+                "pretrained or random."
+            )
+    runs = []
+    for name in chosen(only, "removed"):
+        for seed in stages.seeds(seeds):
+            folder = out / name / f"seed-{seed}"
+            first = variant_config(stages.pretrain, name, seed, folder / "pretrain")
+            start = {"model.start_from": first.out}
+            runs.append((name, seed, first, variant_config(stages.finetune, name, seed, folder / "finetune", **start)))
+    rows: list[Row] = []
+    for name, seed, first, second in runs:
+        variant = VARIANTS[name]
+        for stage, config in (("stage 1", first), ("stage 2", second)):
+            train_once(config, f"{variant.name}, removed, seed {seed}, {stage}", variant.blank_when_removed)
+        if several_processes():
+            continue
+        results = evaluating(
+            lambda second=second, variant=variant: trained_model(second, evaluating, variant.blank_when_removed),  # type: ignore[misc]
+            out / name / f"seed-{seed}" / "results",
+            f"table 5, removed, {name}, seed {seed}",
+        )
+        rows += rows_of(variant.name, "removed", seed, results)
+    return rows
+
+
+# --- both --------------------------------------------------------------------------------------------------------------
+
+_NOTES = {
+    "blank": "blank: the part sees a white picture, the others the original; greedy answers, so nothing is drawn and there are no seeds.",
+    "removed": "removed: the part is not in the specification, and both stages were trained without it. Without the detector the segmenter "
+    "has no boxes and is removed with it; w/o ODM and w/o VR then differ in the tagger alone, whose tags reach nothing. Without ViT the "
+    "image encoder is there and sees a white picture, in training and in evaluation.",
+}
+
+
+def table_5(rows: Sequence[Row], facts: Mapping[str, str], about: Mapping[str, Mapping[str, str]]) -> Ablation:
+    """What is written of the rows of one reading, or of both."""
+    readings = list(dict.fromkeys(row.reading for row in rows))
+    return Ablation(
+        "table-5",
+        "Table 5: the parts of the architecture",
+        rows,
+        facts,
+        [_NOTES[reading] for reading in readings if reading is not None],
+        PUBLISHED,
+        about,
+    )

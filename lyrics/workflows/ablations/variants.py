@@ -1,0 +1,99 @@
+"""Models with one part that sees a blank picture.
+
+The paper removes a module by giving it "blank images to replace the original images as input" (section 5.4) and does not say which colour
+is blank. Here it is white: a picture of the same size that goes through the part's own preprocessing. All other parts see the original;
+what follows from the blank picture (the boxes of a detector, and so the segmenter's tokens and the spatial text) follows from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+
+from lyrics.core.errors import SpecError
+from lyrics.core.pictures.images import ImageLike, open_image, picture_name
+from lyrics.core.pictures.inputs import picture_list
+from lyrics.core.pictures.processor import ModelImages, Processor
+from lyrics.core.resolve import declaring
+from lyrics.core.types import DetectedObject, Preprocessing
+
+if TYPE_CHECKING:
+    from lyrics.core.model import LyricsModel
+    from lyrics.core.spec import ModelSpec, Slot
+
+BLANK = (255, 255, 255)
+
+
+class BlankingProcessor(Processor):
+    """A processor that prepares a blank picture for some experts.
+
+    Args:
+        preprocessing: per expert, what it declared.
+        blank: the experts that do not see the picture, of those in ``preprocessing``.
+    """
+
+    def __init__(self, preprocessing: Mapping[str, Preprocessing], blank: Collection[str]) -> None:
+        super().__init__(preprocessing)
+        assert set(blank) <= set(preprocessing), "only experts that are there can be shown something else"
+        self._seeing = Processor({name: one for name, one in preprocessing.items() if name not in blank})
+        self._blank = Processor({name: one for name, one in preprocessing.items() if name in blank})
+
+    def images(
+        self,
+        pictures: ImageLike | Sequence[ImageLike],
+        device: torch.device | str | None = None,
+        *,
+        names: Sequence[str] | None = None,
+        known_objects: Sequence[Sequence[DetectedObject] | None] = (),
+        dtype: torch.dtype | None = None,
+    ) -> ModelImages:
+        """As ``Processor.images``; names, sizes and frames are those of the pictures, also for the experts that do not see them."""
+        pictures = picture_list(pictures)
+        opened = [open_image(picture) for picture in pictures]
+        if names is None:
+            names = [picture_name(picture) for picture in pictures]
+        white = [Image.new("RGB", picture.size, BLANK) for picture in opened]
+        seen = self._seeing.images(opened, device, names=names, known_objects=known_objects, dtype=dtype)
+        unseen = self._blank.images(white, device, names=names, known_objects=known_objects, dtype=dtype)
+        merged = {**seen.by_expert, **unseen.by_expert}
+        return replace(seen, by_expert={name: merged[name] for name in self.preprocessing})
+
+
+def show_blank(model: LyricsModel, experts: Collection[str]) -> LyricsModel:
+    """The same model, which from now on shows these experts (``image_encoder``, ``tagger``, ...) a blank picture, and no others."""
+    model.processor = BlankingProcessor(model.processor.preprocessing, experts)
+    return model
+
+
+def part(spec: ModelSpec, path: str) -> Slot | None:
+    """The slot at a path such as ``refiner.detector``; None where there is none."""
+    return {where: slot for where, _, slot in spec.slots()}.get(path)
+
+
+def check_part(spec: ModelSpec, variant: str, path: str) -> None:
+    """Raises ``SpecError`` for a model without the part (or the refiner) that a variant is about."""
+    if path == "refiner":
+        missing = spec.refiner is None or not any((spec.refiner.tagger, spec.refiner.detector, spec.refiner.segmenter))
+    else:
+        missing = part(spec, path) is None
+    if missing:
+        raise SpecError(
+            f"{variant}: this model has no {path}, so there is nothing to take away; leave the variant out with --only."
+        )
+
+
+def check_looks(spec: ModelSpec, variant: str, experts: Collection[str]) -> None:
+    """Raises ``SpecError`` for an expert that reads stored objects: a blank picture changes nothing for it."""
+    reading = declaring(spec, "reads_known_objects")
+    for name in experts:
+        path = name if name == "image_encoder" else f"refiner.{name}"
+        slot = part(spec, path)
+        if slot is not None and path in reading:
+            raise SpecError(
+                f"{variant}: {path} is {slot.use!r}, which reads stored objects and does not look at the picture, so a blank one changes "
+                "nothing; take the reading 'removed'."
+            )

@@ -1,0 +1,250 @@
+"""Table 5: the specification of every variant, and both readings from models to rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lyrics.core.build import build_model
+from lyrics.core.errors import LyricsError, SpecError, UnknownNameError
+from lyrics.core.model import LyricsModel
+from lyrics.core.resolve import resolve, wire
+from lyrics.core.spec import ModelSpec
+from lyrics.core.training import assemble
+from lyrics.core.training.loop import Outcome
+from lyrics.plugins.paper.presets import blip2_13b, lyrics_13b
+from lyrics.workflows.ablations import architecture, runs
+from lyrics.workflows.ablations.architecture import VARIANTS, blank, chosen, removed, variant_config, without
+from lyrics.workflows.ablations.runs import is_trained, train_once
+from tests.core.small import drawn, small
+from tests.core.training.runs import losses
+from tests.workflows.ablations.toys import config, evaluating, stages, written
+
+CACHED = {"use": "cached", "options": {"missing": "empty"}}
+
+
+# --- specifications ---
+
+
+def parts(spec: ModelSpec) -> set[str]:
+    return {path for path, _, _ in spec.slots() if path.startswith(("refiner", "objectives"))}
+
+
+@pytest.mark.parametrize(
+    ("name", "gone"),
+    [
+        ("full", ()),
+        ("no-vit", ()),
+        ("no-odm", ("refiner.detector", "refiner.segmenter")),
+        ("no-ssm", ("refiner.segmenter",)),
+        ("no-vr", ("refiner.tagger", "refiner.detector", "refiner.segmenter")),
+        ("blip2", ("refiner.tagger", "refiner.detector", "refiner.segmenter", "objectives.msp")),
+    ],
+)
+def test_the_spec_of_each_variant(name: str, gone: tuple[str, ...]) -> None:
+    before = resolve(lyrics_13b()).spec
+    after = before.with_overrides(without(before, name))
+    wire(resolve(after))
+    assert parts(before) - parts(after) == set(gone)
+    assert after.image_encoder == before.image_encoder
+    assert after.language_model == before.language_model
+    if name == "blip2":
+        wanted = resolve(blip2_13b()).spec
+        assert (after.query_transformer, after.objectives, after.sees, after.refiner) == (
+            wanted.query_transformer,
+            wanted.objectives,
+            wanted.sees,
+            None,
+        )
+    else:
+        assert after.query_transformer == before.query_transformer
+
+
+def test_pinned_widths_of_local_tokens_do_not_stand_in_the_way() -> None:
+    spec = small(query_transformer__options__local_dims={"detector": 20, "segmenter": 20})
+    wire(resolve(spec.with_overrides(without(spec, "no-ssm"))))
+
+
+def test_what_a_variant_is_about_must_be_there() -> None:
+    with pytest.raises(SpecError, match=r"w/o SSM: this model has no refiner\.segmenter.*--only"):
+        without(small(refiner__segmenter=None), "no-ssm")
+    with pytest.raises(SpecError, match="BLIP-2's way: this model has no refiner"):
+        without(small(refiner=None), "blip2")
+
+
+def test_stored_objects_are_not_asked_for_where_nobody_reads_them(tmp_path: Path) -> None:
+    given = {"model__spec__refiner__detector": CACHED, "data__refined": "objects.jsonl"}
+    base = config("pretrain", **given)
+    assert variant_config(base, "no-ssm", 0, tmp_path).data.refined == "objects.jsonl"
+    assert variant_config(base, "no-odm", 0, tmp_path).data.refined is None
+
+
+def test_variants_are_chosen_by_name() -> None:
+    assert chosen((), "blank") == ["full", "no-vit", "no-odm", "no-ssm", "no-vr"]
+    assert chosen((), "removed") == [*chosen((), "blank"), "blip2"]
+    assert chosen(["no-vr", "full"], "removed") == ["full", "no-vr"]
+    with pytest.raises(UnknownNameError, match=r"--only no-sam: .*Did you mean 'no-ssm'"):
+        chosen(["no-sam"], "blank")
+    with pytest.raises(SpecError, match="--only blip2: is trained without a refiner; it needs --reading removed"):
+        chosen(["blip2"], "blank")
+
+
+def test_the_papers_figures() -> None:
+    assert architecture.PUBLISHED["vqav2", "", "w/o VR"] == 77.2
+    assert architecture.PUBLISHED["refcocog", "test", "w/o ODM"] == 87.55
+    assert len(architecture.PUBLISHED) == 10
+
+
+# --- blank ---
+
+
+def tiny() -> LyricsModel:
+    torch.manual_seed(0)
+    return build_model(small(language_model__options__max_positions=512), weights="random").eval()
+
+
+def test_a_trained_model_with_a_blank_picture_for_each_part(tmp_path: Path) -> None:
+    blanked: list[list[str]] = []
+
+    def load() -> LyricsModel:
+        model = tiny()
+        say = model.generate
+
+        def generate(pictures: Any, instructions: Any, **named: Any) -> Any:
+            # Two different pictures are the same to a part that sees neither.
+            one, two = (model.processor.images([drawn(80, 80, colour)]) for colour in ("red", "blue"))
+            same = {
+                name
+                for name, batch in one.by_expert.items()
+                if batch.pixels_BCHW.equal(two.by_expert[name].pixels_BCHW)
+            }
+            blanked.append(sorted(same))
+            return say(pictures, instructions, **named)
+
+        model.generate = generate  # type: ignore[method-assign]
+        return model
+
+    rows = blank(load, "tiny", evaluating(), tmp_path)
+    assert blanked == [[], ["image_encoder"], ["detector"], ["segmenter"], ["detector", "segmenter", "tagger"]]
+    assert list(dict.fromkeys(row.variant for row in rows)) == ["Lyrics", "w/o ViT", "w/o ODM", "w/o SSM", "w/o VR"]
+    assert {(row.reading, row.seed, row.samples, row.benchmark) for row in rows} == {("blank", None, 5, "scenes-test")}
+    about = json.loads((tmp_path / "no-odm" / "scenes-test" / "run.json").read_text())
+    assert about == {"benchmark": "scenes", "split": "test", "model": "tiny, blank for detector"}
+
+    def never() -> LyricsModel:
+        raise AssertionError("everything is answered")
+
+    assert blank(never, "tiny", evaluating(), tmp_path) == rows
+    with pytest.raises(LyricsError, match="answers there are of model 'tiny', not 'another'"):
+        blank(never, "another", evaluating(), tmp_path)
+
+
+def test_a_model_without_the_part_is_refused_before_it_answers(tmp_path: Path) -> None:
+    def load() -> LyricsModel:
+        return build_model(small(refiner__segmenter=None), weights="random")
+
+    with pytest.raises(SpecError, match=r"w/o SSM: this model has no refiner\.segmenter"):
+        blank(load, "tiny", evaluating(), tmp_path)
+    assert not list(tmp_path.rglob("*.jsonl"))
+    with pytest.raises(SpecError, match=r"w/o VR: refiner\.tagger is 'cached'"):
+        blank(lambda: build_model(small(refiner__tagger=CACHED), weights="random"), "t", evaluating(), tmp_path)
+
+
+# --- removed ---
+
+
+def test_every_variant_is_trained_in_both_stages_and_evaluated(tmp_path: Path) -> None:
+    rows = removed(stages(), evaluating(), tmp_path, 1)
+    assert list(dict.fromkeys(row.variant for row in rows)) == [variant.name for variant in VARIANTS.values()]
+    assert {(row.reading, row.seed) for row in rows} == {("removed", 0)}
+    before = written(tmp_path)
+    for name in VARIANTS:
+        folder = tmp_path / name / "seed-0"
+        for stage in ("pretrain", "finetune"):
+            assert [step for step, _ in losses(folder / stage)] == [1, 2]
+        assert (folder / "results" / "scenes-test" / "predictions.jsonl").is_file()
+    # The first losses say that the variants differ, and that stage 2 came from stage 1.
+    first = {name: losses(tmp_path / name / "seed-0" / "pretrain")[0][1] for name in VARIANTS}
+    assert len({exact["itc"] for exact in first.values()}) > 3
+    assert first["no-vit"]["itc"] != first["full"]["itc"]
+    assert "msp" not in first["blip2"]
+    assert (
+        f"model.start_from: {tmp_path}" not in (tmp_path / "full" / "seed-0" / "pretrain" / "config.yaml").read_text()
+    )
+    assert (
+        f"start_from: {tmp_path / 'full/seed-0/pretrain'}"
+        in (tmp_path / "full" / "seed-0" / "finetune" / "config.yaml").read_text()
+    )
+
+    assert removed(stages(), evaluating(), tmp_path, 1) == rows
+    after = written(tmp_path)
+    changed = {path for path in after if after[path] != before.get(path)}
+    assert {Path(path).name for path in changed} <= {"scores.json", "table.md", "worst.html"}
+
+    with pytest.raises(LyricsError, match=r"was trained with optimisation\.learning_rate=0\.001, not 0\.5"):
+        removed(stages(optimisation__learning_rate=0.5), evaluating(), tmp_path, 1, ["full"])
+
+
+def test_training_on_blank_pictures_is_otherwise_the_same_training(tmp_path: Path) -> None:
+    held_out = {"use": "scenes", "options": {"task": "mixed", "split": "validation", "scenes": 2}}
+    measuring = {
+        "evaluation__every_steps": 2,
+        "evaluation__sets": {"scenes": held_out},
+        "evaluation__samples": 2,
+        "evaluation__max_new_tokens": 2,
+        "data__augmentation": {"flip": 0.5},
+        "optimisation__frozen_precision": "bf16",
+    }
+    for folder, blank_for in (("seeing", ()), ("blank", ("image_encoder",))):
+        train_once(config("instruct", out=str(tmp_path / folder), **measuring), folder, blank_for)
+    assemble.run(config("instruct", out=str(tmp_path / "plain"), **measuring))
+    assert losses(tmp_path / "seeing") == losses(tmp_path / "plain")
+    assert losses(tmp_path / "blank")[0] != losses(tmp_path / "plain")[0]
+    for folder in ("seeing", "blank"):
+        assert '"evaluation"' in (tmp_path / folder / "log.jsonl").read_text()
+
+
+def test_a_stopped_run_is_not_taken_for_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    short, whole = (config("pretrain", steps=steps, out=str(tmp_path)) for steps in (1, 3))
+    asked: list[Any] = []
+
+    def stopping(config: Any, **_: Any) -> Outcome:
+        asked.append(config)
+        return Outcome(1, stopped=True)
+
+    monkeypatch.setattr(runs.assemble, "run", stopping)
+    with pytest.raises(runs.StoppedError, match="stopped after 1 of 3 steps of it; the same command goes on"):
+        train_once(whole, "it")
+    assert asked == [whole]
+    monkeypatch.undo()
+    assert not is_trained(short)
+    train_once(short, "it")
+    assert is_trained(short)
+    # A longer run is another run.
+    with pytest.raises(LyricsError, match=r"was trained with optimisation\.steps=1, not 3"):
+        is_trained(whole)
+
+
+def test_a_model_folder_is_no_start(tmp_path: Path) -> None:
+    given = stages(model__weights=str(tmp_path))
+    with pytest.raises(SpecError, match=r"instruct: model\.weights=.* is a model with all its parts"):
+        removed(given, evaluating(), tmp_path, 1)
+
+
+def test_seeds_are_those_of_both_stages(tmp_path: Path) -> None:
+    given = runs.Stages(config("pretrain", seed=5), config("instruct", seed=9))
+    assert list(given.seeds(3)) == [5, 6, 7]
+    assert [variant_config(one, "full", 6, tmp_path).seed for one in (given.pretrain, given.finetune)] == [6, 6]
+
+
+def test_under_torchrun_nothing_is_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(architecture, "train_once", lambda config, what, blank: done.append(f"{what} {blank}"))
+    assert removed(stages(), evaluating(), tmp_path, 1, ["no-vit"]) == []
+    assert done == [f"w/o ViT, removed, seed 0, stage {stage} ('image_encoder',)" for stage in (1, 2)]
+    assert not (tmp_path / "no-vit").exists()
