@@ -730,11 +730,17 @@ class LyricsModel(
         return load_saved(found, **options)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:  # type: ignore[override]
-        """Save the model and upload it to a hub repository; options as for ``lyrics.core.weights.hub.push``. Returns the commit's address."""
+        """Save the model and upload it to a hub repository. Return the address of the commit.
+
+        ``options`` are those of ``lyrics.core.weights.hub.push``.
+        """
         return hub.push(self, repo_id, **options)
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """The card that is uploaded: how to load the model, and its parts. ``kwargs`` are values for the template (``lyrics.core.weights.hub``)."""
+        """Return the card that is uploaded: how to load the model, and its parts.
+
+        ``kwargs`` are values for the template (``lyrics.core.weights.hub.CARD``).
+        """
         parts = [(path, slot.use) for path, _, slot in self.spec.slots()]
         return super().generate_model_card(*args, **{"parts": parts, **kwargs})
 

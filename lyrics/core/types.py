@@ -134,8 +134,9 @@ class DetectedObject:
 class Turn:
     """One exchange of a conversation about a picture.
 
-    Boxes in either text are in the codec ``lyrics`` (``lyrics.core.language.codecs``), whatever the data set's own notation and whatever codec the
-    model writes, and are shares of the sample's picture; augmentation moves them, and a template may rewrite them in another codec.
+    Boxes in either text are in the codec ``lyrics`` (``lyrics.core.language.codecs``), whatever the data set's own
+    notation and whatever codec the model writes, and are shares of the sample's picture; augmentation moves them, and a
+    template may rewrite them in another codec.
     """
 
     instruction: str

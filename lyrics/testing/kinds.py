@@ -605,7 +605,8 @@ class DatasetContract(ComponentContract):
             assert data[index] == data[index] == again[index], f"sample {index} changes"
 
     def test_pictures_are_rgb_and_the_same_every_time(self) -> None:
-        """Troubleshooting: `picture(sample)` gives a PIL image, upright and RGB; `lyrics.core.pictures.images.decode_image` makes one of bytes."""
+        """Troubleshooting: `picture(sample)` gives a PIL image, upright and RGB;
+        `lyrics.core.pictures.images.decode_image` makes one of bytes."""
         from PIL import Image
 
         from lyrics.core.errors import ImageError

@@ -1,8 +1,8 @@
 """``lyrics convert``: public checkpoints of other projects to safetensors that the components read.
 
-Which formats there are the components say (``lyrics.core.registry.component.Converter``). A converter decides by names and shapes what is taken
-(``lyrics.core.conversion.plan.Plan``); here the source is found and opened, the result written aside and put in its place, and every key
-accounted for.
+Components say which formats there are (``lyrics.core.registry.component.Converter``). A converter decides by names and
+shapes what is taken (``lyrics.core.conversion.plan.Plan``); here the source is found and opened, the result is written
+aside and put in its place, and every key is accounted for.
 """
 
 from __future__ import annotations

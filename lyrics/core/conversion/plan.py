@@ -1,6 +1,7 @@
 """What a converter reads and returns: a checkpoint whose tensors are read one at a time, and a plan of how the result is made of them.
 
-A converter is a function ``(source, options, context) -> Plan`` that a component declares (``lyrics.core.registry.component.Converter``). It
+A converter is a function ``(source, options, context) -> Plan`` that a component declares
+(``lyrics.core.registry.component.Converter``). It
 decides by names and shapes; the tensors themselves pass through when the result is written, file by file, so that no model is ever held
 whole.
 """

@@ -169,7 +169,7 @@ def _upright_rgb(image: Image.Image, name: str, *, may_close: bool = False) -> I
     if width == 0 or height == 0:
         raise ImageError(f"{name}: {width} x {height} pixels: nothing to see.", "empty")
     image.load()  # first, so that what is wrong with the pixels is not taken for a fault of the EXIF data
-    turn = _UPRIGHT.get(_orientation(image, name))
+    turn = _UPRIGHT.get(exif_orientation(image, name))
     if type(image) is Image.Image and image.mode == "RGB" and turn is None and not image.has_transparency_data:
         return image
     if width * height > _WHOLE_PIXELS:
@@ -181,11 +181,14 @@ def _upright_rgb(image: Image.Image, name: str, *, may_close: bool = False) -> I
     return upright
 
 
-def _orientation(image: Image.Image, name: str) -> int:
-    """1 to 8 as EXIF counts; 1, upright, where nothing else is said."""
+def exif_orientation(image: Image.Image, name: str) -> int:
+    """Return the orientation, 1 to 8 as EXIF counts: 1, upright, where nothing else is said, or nothing that can be read.
+
+    ``name`` is what the image is called in the log.
+    """
     try:
         written = image.getexif().get(_ORIENTATION)
-        return written if isinstance(written, int) else 1
+        return written if isinstance(written, int) and written in _UPRIGHT else 1
     except Exception as error:  # a damaged block ends in any of a dozen exceptions
         _logger.warning("%s: its EXIF data are damaged (%s); the image is read as it is stored.", name, error)
         return 1

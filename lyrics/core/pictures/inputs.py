@@ -68,14 +68,17 @@ def instruction_text(instruction: object) -> str:
     return instruction
 
 
-def phrase_lists(phrases: Phrases, images: int) -> list[list[str]] | None:
-    """A list of phrases for each of so many images. Raises ``PromptError`` for anything else."""
+def phrase_lists(phrases: Phrases, images: int, *, flat: bool = True) -> list[list[str]] | None:
+    """A list of phrases for each of so many images. Raises ``PromptError`` for anything else.
+
+    ``flat``: where there is one image, its phrases need not stand in a list of lists.
+    """
     if phrases is None:
         return None
     example = "phrases=[['dog', 'red car']]"
     if not _is_list(phrases):
         raise PromptError(f"phrases: a list of phrases for each image, such as {example}, not {_a(phrases)}.")
-    if images == 1 and phrases and all(isinstance(one, str) for one in phrases):
+    if flat and images == 1 and phrases and all(isinstance(one, str) for one in phrases):
         return [list(phrases)]  # type: ignore[arg-type]
     if len(phrases) != images:
         raise PromptError(f"{images} pictures need as many lists of phrases, not {len(phrases)}.")

@@ -134,7 +134,8 @@ class VisualRefiner(nn.Module):
         weight = next(self.parameters(), None)
         device, dtype = (None, None) if weight is None else (weight.device, weight.dtype)
         processor = Processor({name: expert.preprocessing for name, expert in self.experts.items()})
-        found = self.refine(processor.images(pictures, device, names=names, dtype=dtype), phrases).refinements
+        images = processor.images(pictures, device, names=names, dtype=dtype)
+        found = self.refine(images, phrase_lists(phrases, len(images), flat=is_image(pictures))).refinements
         return found[0] if is_image(pictures) else list(found)
 
     @torch.no_grad()

@@ -1,6 +1,7 @@
 """What a run will need, before it is launched: bytes on each device, steps and samples, time, and room for stored refinements.
 
-Memory is counted on the meta device (``lyrics.core.inspection.memory``); time comes from a throughput that was measured or is given, never guessed.
+Memory is counted on the meta device (``lyrics.core.inspection.memory``); time comes from a throughput that was
+measured or is given, never guessed.
 """
 
 from __future__ import annotations

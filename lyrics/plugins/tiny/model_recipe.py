@@ -21,7 +21,7 @@ from lyrics.core.training.config import TrainConfig, load_config
 from lyrics.core.training.launch import several_processes
 from lyrics.core.weights.model_folder import save_folder
 from lyrics.core.weights.tensors import WEIGHTS_FILE
-from lyrics.plugins.paper.presets import TINY_LANGUAGE_MODEL, TINY_STAGE1_WEIGHTS, TINY_WEIGHTS, lyrics_tiny
+from lyrics.plugins.tiny.presets import TINY_LANGUAGE_MODEL, TINY_STAGE1_WEIGHTS, TINY_WEIGHTS, lyrics_tiny
 from lyrics.plugins.tiny.shipped import list_files
 
 Say = Callable[[str], None]

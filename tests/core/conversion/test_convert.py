@@ -25,7 +25,7 @@ from lyrics.core.conversion.convert import REPORT_FILE, convert, find_format, fo
 from lyrics.core.errors import PluginError, UnknownNameError, WeightsError
 from lyrics.core.registry.component import Component, Converter
 from lyrics.core.registry.registry import Registry
-from tests.core import converting
+from tests.core.conversion import converting
 from tests.core.conversion.converting import TOY, Find, ToyPlugin, write, write_lists, write_spec
 from tests.fresh import ROOT, fresh
 

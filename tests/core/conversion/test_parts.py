@@ -28,7 +28,7 @@ from lyrics.plugins.ram_plus.tagger import build_ram, build_ram_plus
 from lyrics.plugins.sam_hq import SamHqOptions
 from lyrics.plugins.sam_hq.decoder import box_prompts, decode, embed
 from lyrics.plugins.sam_hq.segmenter import build as build_sam_hq
-from tests.core import converting
+from tests.core.conversion import converting
 from tests.core.conversion.converting import Find, Public, write, write_lists, write_spec
 from tests.core.small import small
 

@@ -30,7 +30,7 @@ from lyrics.plugins.paper.presets import lyrics_released_14b
 from lyrics.plugins.ram_plus import RamOptions
 from lyrics.plugins.ram_plus.tagger import build_ram
 from tests.conftest import PARITY
-from tests.core import converting
+from tests.core.conversion import converting
 from tests.core.conversion.converting import Find, write, write_lists
 
 FORMAT = "lyrics-released-14b"

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lyrics.core.data.readers import PictureFolder
 from lyrics.core.errors import ImageError
 from lyrics.core.pictures import images
 from lyrics.core.pictures.images import open_image
@@ -223,6 +224,7 @@ def test_damaged_exif_leaves_the_picture_as_it_is_stored(damage: str, format: st
     opened = open_image(tmp_path / "x")
     assert opened.size == (9, 5)
     assert open_image(opened).size == (9, 5)
+    assert PictureFolder(tmp_path).size("x") == (9, 5), "a reader that looks at the header alone says the same"
 
 
 def test_damaged_exif_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from lyrics.core.errors import ContractError
+from lyrics.core.errors import ContractError, PromptError
 from lyrics.core.geometry import Box
 from lyrics.core.masks import Mask
 from lyrics.core.pictures.processor import ModelImages, Processor
@@ -282,3 +282,13 @@ def test_a_detector_without_a_tagger_is_asked_for_its_own_vocabulary() -> None:
     expert.vocabulary = ("cat", "dog")
     found = VisualRefiner(None, expert).refine(pictures())
     assert [[obj.tag for obj in one.objects] for one in found.refinements] == [["cat", "dog"], ["cat", "dog"]]
+
+
+def test_phrases_of_a_list_of_images_are_lists_of_their_own() -> None:
+    """Else "person . dog ." in a list of one image's phrases is taken for the phrases of the first image."""
+    refiner = VisualRefiner(None, detector())
+    image = Image.new("RGB", (8, 8))
+    with pytest.raises(PromptError, match="image 0: a list of texts for each image"):
+        refiner([image], ["cat"])
+    assert [obj.tag for obj in refiner(image, ["cat"]).objects] == ["cat"]
+    assert [obj.tag for obj in refiner([image], [["cat"]])[0].objects] == ["cat"]

@@ -16,10 +16,9 @@ from PIL import Image, UnidentifiedImageError
 from lyrics.core import json_reading
 from lyrics.core.data.readers.row import brief
 from lyrics.core.errors import DatasetError, ImageError, SampleError, did_you_mean
-from lyrics.core.pictures.images import FORMATS, MAX_PIXELS
+from lyrics.core.pictures.images import FORMATS, MAX_PIXELS, exif_orientation
 
 _PACKED = (".zip", ".gz", ".bz2", ".xz")
-_EXIF_ORIENTATION = 0x0112
 # What Pillow raises for a damaged header.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError, struct.error)
 
@@ -154,7 +153,7 @@ class PictureFolder:
         try:
             with Image.open(path, formats=FORMATS) as image:
                 width, height = image.size
-                turned = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+                turned = exif_orientation(image, str(path)) in (5, 6, 7, 8)
         except UnidentifiedImageError:
             raise ImageError(f"{path}: is not a picture of a known format.", "format") from None
         except Image.DecompressionBombError:
