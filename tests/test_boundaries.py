@@ -417,6 +417,68 @@ def test_import_is_cheap(code: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+# --- tests mirror the package ---
+
+#: Rooms of the package whose tests stand in the folder of the same name.
+MIRRORED = ("cli", "core", "kernels", "plugins", "workflows")
+#: Tests in these folders that are about no one module, each with the reason.
+ACROSS = {
+    "core/test_capabilities.py": "a declared capability decides in building, both steps, training and evaluation",
+    "plugins/test_test_options.py": "the test options of every family's experts",
+}
+
+
+def mirrored(test: Path, tests: Path = ROOT / "tests") -> Path | None:
+    """Return the module or package that a test names: ``core/test_spec.py`` is about ``lyrics/core/spec.py``.
+
+    ``test_X.py`` and ``test_X_aspect.py`` name ``X.py``, ``_X.py`` or the package ``X``, in the folder of the package that
+    mirrors theirs, or that folder itself: ``plugins/tiny/test_tiny_batching.py``. The longest name that fits is taken.
+    """
+    folder = PACKAGE / test.parent.relative_to(tests)
+    words = test.stem.removeprefix("test_").split("_")
+    for count in range(len(words), 0, -1):
+        name = "_".join(words[:count])
+        places = [folder / f"{name}.py", folder / f"_{name}.py", folder / name / "__init__.py"]
+        if folder.name == name:
+            places.append(folder / "__init__.py")
+        for place in places:
+            if place.is_file():
+                return place
+    return None
+
+
+def test_every_test_names_what_it_is_about() -> None:
+    tests = ROOT / "tests"
+    found = [path for room in MIRRORED for path in sorted((tests / room).rglob("test_*.py"))]
+    lost = {str(path.relative_to(tests)) for path in found if mirrored(path) is None}
+    assert lost - set(ACROSS) == set(), "rename them after the module they test, or say in ACROSS why they name none"
+    assert set(ACROSS) - lost == set(), "ACROSS holds tests that are gone or name a module"
+
+
+@pytest.mark.parametrize(
+    ("test", "module"),
+    [
+        ("core/test_spec.py", "core/spec.py"),
+        ("core/test_model_steps.py", "core/model.py"),
+        ("core/evaluation/test_metrics.py", "core/evaluation/metrics/__init__.py"),
+        ("kernels/test_triton_compile.py", "kernels/_triton.py"),
+        ("plugins/tiny/test_model_recipe.py", "plugins/tiny/model_recipe.py"),
+        ("plugins/tiny/test_tiny_batching.py", "plugins/tiny/__init__.py"),
+        ("core/test_speck.py", None),
+        ("core/test_steps_model.py", None),
+        ("core/test_sampler.py", None),
+        ("core/elsewhere/test_spec.py", None),
+    ],
+)
+def test_the_rule_of_names(test: str, module: str | None) -> None:
+    assert mirrored(ROOT / "tests" / test) == (PACKAGE / module if module else None)
+
+
+def test_the_command_lines_tests_are_in_one_place() -> None:
+    strays = [path for path in (ROOT / "tests").rglob("test_*.py") if re.search(r"_(cli|command)(_|\.)", path.name)]
+    assert [path for path in strays if path.parent != ROOT / "tests" / "cli"] == []
+
+
 # --- what never appears ---
 
 CALLS = {

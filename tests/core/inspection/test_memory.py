@@ -27,7 +27,7 @@ from lyrics.core.stage1.step import pretrain_losses
 from lyrics.core.stage1.streams import Text
 from lyrics.core.training.reduction import total_loss
 from tests.core.small import drawn
-from tests.core.test_lyrics_mini import NO_DROPOUT
+from tests.core.test_model_true_parts import NO_DROPOUT
 
 # Few objects, so that their text is short.
 OVERRIDES = {**NO_DROPOUT, "refiner.detector.options.max_detections": 4}

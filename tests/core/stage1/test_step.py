@@ -9,7 +9,7 @@ from lyrics.core.stage1.negatives import Negatives
 from lyrics.core.stage1.step import pretrain_losses
 from lyrics.core.training.reduction import total_loss
 from lyrics.workflows.bench.baselines import cached_losses, dense_losses
-from tests.objectives.cases import batch, features, gradients, objectives, small_model
+from tests.plugins.objectives.cases import batch, features, gradients, objectives, small_model
 
 NEGATIVES = Negatives(torch.tensor([1, 3, 1, 0, 2]), torch.tensor([4, 0, 3, 1, 2]))
 

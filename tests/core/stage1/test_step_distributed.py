@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from lyrics.core.stage1.step import pretrain_losses
 from lyrics.core.training.reduction import total_loss
-from tests.objectives.cases import batch, features, gradients, objectives, part_of, small_model
+from tests.plugins.objectives.cases import batch, features, gradients, objectives, part_of, small_model
 
 SIZE = 6
 

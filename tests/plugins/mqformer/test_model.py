@@ -14,7 +14,7 @@ from lyrics.core.stage1.streams import Features, Stream, Text, full
 from lyrics.plugins.mqformer import MQFormerOptions, QFormerOptions
 from lyrics.plugins.mqformer.convert import from_upstream, load_checkpoint, load_converted, to_upstream
 from lyrics.plugins.mqformer.model import build_mqformer, build_qformer
-from tests.objectives.cases import features, small_model
+from tests.plugins.objectives.cases import features, small_model
 
 ROWS = torch.arange(3)
 QUERIES = Stream("queries", full("VG"), ROWS, ROWS, wanted={"V": "all", "G": "all"})

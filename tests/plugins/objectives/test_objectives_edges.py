@@ -15,7 +15,7 @@ from lyrics.core.training.reduction import total_loss
 from lyrics.plugins.objectives import ICGOptions, MSPOptions
 from lyrics.plugins.objectives.icg import ICG
 from lyrics.plugins.objectives.msp import MSP
-from tests.objectives.cases import batch, features, gradients, objectives, small_model
+from tests.plugins.objectives.cases import batch, features, gradients, objectives, small_model
 
 
 def step(model, heads, feats: Features, whole: PretrainBatch, negatives: Negatives | None = None):

@@ -16,7 +16,7 @@ from lyrics.core.data.mixture import Mixture, Source
 from lyrics.core.data.readers import Fields, PictureFolder, RecordDataset
 from lyrics.core.data.sampler import StepSampler
 from lyrics.core.data.stream import Example, SampleStream
-from tests.core.pictures.test_corrupt_images import BAD, GOOD, encode
+from tests.core.pictures.test_images_corrupt import BAD, GOOD, encode
 
 ROWS = 440
 #: Five in a hundred: every kind of damage and of odd but good ones, one file of each.

@@ -14,8 +14,8 @@ from lyrics.core.errors import WeightsError
 from lyrics.core.language.prompts import encode_words
 from lyrics.core.language.tokenizers import byte_tokenizer, word_tokenizer
 from lyrics.core.weights.transformers_files import load_tokenizer
-from tests.core.language.test_injections import QUERY, unigram_tokenizer
 from tests.core.language.test_prompts import SPECIALS, merging_tokenizer
+from tests.core.language.test_prompts_injections import QUERY, unigram_tokenizer
 from tests.fresh import ROOT
 
 KINDS: dict[str, Any] = {

@@ -21,7 +21,7 @@ from tests.core.data.tars import jpeg, sample_members, write_tar
 from tests.core.small import small
 from tests.core.training.runs import losses
 from tests.plugins.datasets.files import conversation, picture, write
-from tests.plugins.datasets.test_damage import mutated, mutations, paths
+from tests.plugins.datasets.test_datasets_damage import mutated, mutations, paths
 
 
 def llava(folder: Path) -> dict[str, Any]:

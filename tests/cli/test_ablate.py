@@ -16,7 +16,7 @@ from lyrics.workflows.ablations.runs import StoppedError
 from lyrics.workflows.ablations.tables import Curve, Row
 from tests.commands import Run
 from tests.core.small import small
-from tests.workflows.ablations.test_training import MEASURING
+from tests.workflows.ablations.test_amount_tuning import MEASURING
 from tests.workflows.ablations.toys import stages
 
 ROWS = [Row("full", None, 0, "scenes-test", "rec: accuracy (IoU >= 0.5)", 12.5, 5)]

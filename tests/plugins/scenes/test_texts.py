@@ -21,7 +21,7 @@ from lyrics.plugins.scenes.dataset import Scenes
 from lyrics.plugins.scenes.language import RELATIONS
 from lyrics.plugins.scenes.names import QuestionType
 from tests.plugins.scenes import oracle
-from tests.plugins.scenes.test_scenes_texts import agrees
+from tests.plugins.scenes.test_scenes_said import agrees
 
 TEXTS = build_dataset("scene-texts", {"split": "validation", "scenes": 60})
 
