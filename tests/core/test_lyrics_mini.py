@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,11 @@ def test_what_experts_need_beside_tensors_travels_with_the_model(model: LyricsMo
         tagger.tags, tagger.thresholds = tags, thresholds
     again: Any = LyricsModel.from_pretrained(tmp_path).refiner
     assert again.tagger.tags[3] == "sort 3"
+    assert again.tagger.thresholds == (0.0,) * 10  # the specification states one for all tags
+    stated = json.loads((tmp_path / "spec.json").read_text())
+    stated["refiner"]["tagger"]["options"]["threshold"] = None
+    (tmp_path / "spec.json").write_text(json.dumps(stated))
+    again = LyricsModel.from_pretrained(tmp_path).refiner
     assert again.tagger.thresholds == (0.25,) * 10
     assert again.detector.writer.tokens(["a dog"]) == model.refiner.detector.writer.tokens(["a dog"])  # type: ignore[union-attr]
     for file, complaint in (

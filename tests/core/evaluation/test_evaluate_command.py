@@ -31,7 +31,7 @@ class Parrot:
 def evaluate(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """The command with the parrot as its model, in-process."""
     monkeypatch.setattr("lyrics.core.evaluation.build.default_registry", lambda: REGISTRY)
-    monkeypatch.setattr(command, "open_model", lambda *_: Parrot())
+    monkeypatch.setattr(command, "open_model", lambda *_, **__: Parrot())
     Parrot.answered = 0
     app = typer.Typer()
     app.command()(command.evaluate)
