@@ -31,8 +31,8 @@ from lyrics.core.data.templates import TEMPLATES
 from lyrics.core.language.codecs import CODECS
 from lyrics.core.registry.registry import default_registry
 from lyrics.core.resolve import read_spec, resolve
+from lyrics.core.runs.config import TrainConfig
 from lyrics.core.spec import ModelSpec, validate
-from lyrics.core.training.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "paper.md"

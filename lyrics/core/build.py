@@ -264,7 +264,7 @@ def _materialisation(weights: str | os.PathLike[str], device: object) -> tuple[W
         raise WeightsError(
             f"weights={text!r} is neither 'pretrained', 'random' nor 'meta', nor a folder that exists.{hint}"
         )
-    from lyrics.core.training.trained import find_run
+    from lyrics.core.trained import find_run
 
     if find_run(text) is not None:
         raise WeightsError(

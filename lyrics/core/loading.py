@@ -95,7 +95,7 @@ def load_saved(
     from lyrics.core.changes import overridden
     from lyrics.core.resolve import resolve
     from lyrics.core.spec import load
-    from lyrics.core.training.trained import find_run, trained_model
+    from lyrics.core.trained import find_run, trained_model
     from lyrics.core.weights.model_folder import spec_file
 
     run = find_run(folder)

@@ -190,7 +190,7 @@ def reached(trained: Mapping[str, torch.nn.Parameter]) -> None:
 
 def trains_in_stage_2(small: SmallModel) -> None:
     """A step: the loss has terms, and its gradient reaches everything that the stage trains."""
-    from lyrics.core.training.reduction import total_loss
+    from lyrics.core.stage1.reduction import total_loss
 
     model = small.build()
     trained = model.trainable_parameters("instruct")

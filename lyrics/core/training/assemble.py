@@ -13,21 +13,20 @@ from lyrics.core.data.augmentation import Augmentation
 from lyrics.core.data.build import build_dataset
 from lyrics.core.data.collate import Collator
 from lyrics.core.data.fitting import Fitting
-from lyrics.core.errors import LyricsError, SpecError
+from lyrics.core.errors import CheckpointError, LyricsError, SpecError
 from lyrics.core.refining.refine_files import read_refinements
 from lyrics.core.refining.refinement import Refinement
 from lyrics.core.refining.stored import StoredRefinements
 from lyrics.core.registry.registry import default_registry
 from lyrics.core.resolve import declaring
+from lyrics.core.runs import checkpoint as checkpoints
+from lyrics.core.runs.config import TrainConfig
+from lyrics.core.runs.tensor_file import read_tensors
 from lyrics.core.spec import Slot
-from lyrics.core.training import checkpoint as checkpoints
-from lyrics.core.training.config import TrainConfig
-from lyrics.core.training.errors import CheckpointError
 from lyrics.core.training.frozen import hold_frozen
 from lyrics.core.training.held_out import HeldOut
 from lyrics.core.training.loop import Evaluate, Outcome, say, train
 from lyrics.core.training.optimizer import load_parameters
-from lyrics.core.training.tensor_file import read_tensors
 from lyrics.core.weights.model_folder import SPEC_FILE
 
 if TYPE_CHECKING:

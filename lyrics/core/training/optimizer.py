@@ -10,9 +10,9 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from lyrics.core.errors import CheckpointError
+from lyrics.core.runs.config import OptimisationSection
 from lyrics.core.training import muon
-from lyrics.core.training.config import OptimisationSection
-from lyrics.core.training.errors import CheckpointError
 from lyrics.core.training.muon import MuonWithAdamW
 
 _SLOTS = ("step", "exp_avg", "exp_avg_sq")

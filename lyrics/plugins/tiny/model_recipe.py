@@ -16,8 +16,8 @@ from safetensors.torch import save_file as save_tensors
 
 from lyrics.core.build import build_model
 from lyrics.core.model import LyricsModel
+from lyrics.core.runs.config import TrainConfig, load_config
 from lyrics.core.training.assemble import run, start_from
-from lyrics.core.training.config import TrainConfig, load_config
 from lyrics.core.training.launch import several_processes
 from lyrics.core.weights.model_folder import save_folder
 from lyrics.core.weights.tensors import WEIGHTS_FILE

@@ -18,10 +18,10 @@ from lyrics.core.evaluation.benchmark import Answerer
 from lyrics.core.evaluation.runner import Result, evaluate
 from lyrics.core.json_reading import read_text
 from lyrics.core.resolve import resolve, wire
+from lyrics.core.runs import checkpoint as checkpoints
+from lyrics.core.runs.config import TrainConfig, load_config
 from lyrics.core.spec import parse_yaml
 from lyrics.core.training import assemble
-from lyrics.core.training import checkpoint as checkpoints
-from lyrics.core.training.config import TrainConfig, load_config
 from lyrics.core.training.loop import say
 from lyrics.workflows.ablations.variants import show_blank
 

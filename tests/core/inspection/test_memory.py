@@ -23,9 +23,9 @@ from lyrics.core.model import LyricsModel
 from lyrics.core.pictures.processor import ModelImages
 from lyrics.core.stage1.batch import PretrainBatch, Spatial
 from lyrics.core.stage1.negatives import Negatives
+from lyrics.core.stage1.reduction import total_loss
 from lyrics.core.stage1.step import pretrain_losses
 from lyrics.core.stage1.streams import Text
-from lyrics.core.training.reduction import total_loss
 from tests.core.small import drawn
 from tests.core.test_lyrics_mini import NO_DROPOUT
 

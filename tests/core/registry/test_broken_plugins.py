@@ -24,7 +24,7 @@ from lyrics.core.errors import (
     PluginError,
     UnknownNameError,
 )
-from lyrics.core.registry.inventory import rows
+from lyrics.core.inspection.inventory import rows
 from lyrics.core.registry.registry import Registry, default_registry
 from lyrics.core.resolve import resolve, resolve_refiner
 from lyrics.core.spec import ModelSpec

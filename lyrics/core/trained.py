@@ -18,11 +18,11 @@ import torch
 from lyrics.core.build import build_changed, build_model, build_resolved
 from lyrics.core.changes import Changes, overridden
 from lyrics.core.dtypes import torch_dtype
+from lyrics.core.errors import CheckpointError
 from lyrics.core.resolve import resolve
-from lyrics.core.training import checkpoint as checkpoints
+from lyrics.core.runs import checkpoint as checkpoints
+from lyrics.core.runs.config import TrainConfig, load_config
 from lyrics.core.training.assemble import load_trained, start_from
-from lyrics.core.training.config import TrainConfig, load_config
-from lyrics.core.training.errors import CheckpointError
 from lyrics.core.weights.model_folder import is_frozen
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ from typing import Any
 
 import torch
 
+from lyrics.core.errors import CheckpointError
 from lyrics.core.json_reading import parse_json, read_json
-from lyrics.core.training.disk import CHUNK, Disk
-from lyrics.core.training.errors import CheckpointError
-from lyrics.core.training.tensor_file import as_pieces, read_tensors, write_file
+from lyrics.core.runs.disk import CHUNK, Disk
+from lyrics.core.runs.tensor_file import as_pieces, read_tensors, write_file
 
 TRAINED_FILE = "trainable.safetensors"
 OPTIMIZER_FILE = "optim.safetensors"
