@@ -49,9 +49,10 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from lyrics.core.build import build_model, build_refiner
+    from lyrics.core.build import build_refiner
     from lyrics.core.errors import LyricsError
     from lyrics.core.geometry import Box, Frame
+    from lyrics.core.loading import build_model
     from lyrics.core.model import LyricsModel
     from lyrics.core.refining.refiner import VisualRefiner
     from lyrics.core.registry.component import Component, Converter, NamesWeights, Options, Preset, hookimpl

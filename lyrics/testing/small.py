@@ -94,7 +94,7 @@ class SmallModel:
         """In evaluation mode, without a network."""
         import torch
 
-        from lyrics.core.build import build_model
+        from lyrics.core.loading import build_model
 
         torch.manual_seed(seed)
         with no_network():

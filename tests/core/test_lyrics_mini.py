@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from lyrics.core.build import build_model
 from lyrics.core.data.collate import Collator
 from lyrics.core.data.stream import Example
 from lyrics.core.errors import WeightsError
 from lyrics.core.inspection import memory
+from lyrics.core.loading import build_model
 from lyrics.core.model import LyricsModel
 from lyrics.core.types import Sample, Turn
 from tests.core.small import drawn

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lyrics.core.build import build_model
 from lyrics.core.errors import CheckpointError, SpecError, WeightsError
-from lyrics.core.loading import load_model
+from lyrics.core.loading import build_model, load_model
 from lyrics.core.model import LyricsModel
 from lyrics.core.runs.checkpoint import TRAINED_FILE
 from lyrics.core.runs.tensor_file import read_tensors

@@ -9,9 +9,9 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
-from lyrics.core.build import build_model
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import ContractError, SpecError, UnknownNameError, WeightsError, WiringError
+from lyrics.core.loading import build_model
 from lyrics.core.registry.registry import Registry
 from lyrics.plugins import timm_vit
 from lyrics.plugins.timm_vit import TimmVitOptions

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from lyrics.core.build import build_model, build_part
+from lyrics.core.build import build_part
 from lyrics.core.contracts import BuildContext
 from lyrics.core.geometry import Box
 from lyrics.core.language.spatial_tokens import object_units, spatial_units
+from lyrics.core.loading import build_model
 from lyrics.core.registry.registry import default_registry
 from lyrics.core.resolve import Part
 from lyrics.core.spec import validate

@@ -47,7 +47,7 @@ def convert_model(
     """
     shapes = checkpoint.shapes()
     resolved, notes = _with_vocabulary_of(shapes, resolved)
-    model = build_resolved(resolved, weights="meta")
+    model = build_resolved(LyricsModel, resolved, weights="meta")
     plan, beside = plan_model(model, resolved, checkpoint, shapes, wanted)
     notes += read_beside(model, beside, given)
     save_beside(model, result)

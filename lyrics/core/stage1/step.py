@@ -8,8 +8,7 @@ Letters: B samples of this rank, N samples of all ranks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import torch
 
@@ -17,35 +16,9 @@ from lyrics.core.contracts import ChoosesNegatives, Objective, Projected, QueryT
 from lyrics.core.errors import ContractError
 from lyrics.core.stage1.batch import PretrainBatch
 from lyrics.core.stage1.distributed import gather_padded, rank, world_size
-from lyrics.core.stage1.negatives import NegativePairs, Negatives, Similarity, draw_negatives, negative_pairs
-from lyrics.core.stage1.streams import Features, StreamOutputs, merge
-
-
-@dataclass(frozen=True, eq=False)
-class Loss:
-    """A loss summed over ``count`` terms of this rank; the mean over all ranks is the sum of sums over the sum of counts."""
-
-    sum: torch.Tensor
-    count: int
-
-
-@dataclass(frozen=True, eq=False)
-class StepState:
-    """What an objective may read when it computes its losses.
-
-    Args:
-        batch: texts of this rank's B samples.
-        outputs: of both passes.
-        token_logits: the query transformer's; raises ``ContractError`` where that reads no text.
-        similarity: of the objective that chooses hard negatives (``ChoosesNegatives``); None without one.
-        pairs: the hard negatives; None without an objective that asks for them (``WithNegatives``).
-    """
-
-    batch: PretrainBatch
-    outputs: StreamOutputs
-    token_logits: Callable[[torch.Tensor], torch.Tensor]
-    similarity: Similarity | None
-    pairs: NegativePairs | None
+from lyrics.core.stage1.negatives import Negatives, draw_negatives, negative_pairs
+from lyrics.core.stage1.state import Loss, StepState
+from lyrics.core.stage1.streams import Features, merge
 
 
 def pretrain_losses(

@@ -35,7 +35,8 @@ from lyrics.core.registry.registry import default_registry
 from lyrics.core.stage1.batch import PretrainBatch, Spatial
 from lyrics.core.stage1.negatives import Negatives
 from lyrics.core.stage1.reduction import total_loss
-from lyrics.core.stage1.step import Loss, pretrain_losses
+from lyrics.core.stage1.state import Loss
+from lyrics.core.stage1.step import pretrain_losses
 from lyrics.core.stage1.streams import Features, Text
 from lyrics.core.training.engine import compile_blocks
 from lyrics.kernels import IMPLEMENTATIONS

@@ -15,10 +15,10 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from lyrics.core.build import build_model
 from lyrics.core.data.collate import InstructionExamples
 from lyrics.core.inspection import memory
 from lyrics.core.language.prompts import Exchange
+from lyrics.core.loading import build_model
 from lyrics.core.model import LyricsModel
 from lyrics.core.pictures.processor import ModelImages
 from lyrics.core.stage1.batch import PretrainBatch, Spatial

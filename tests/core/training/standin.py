@@ -18,7 +18,7 @@ from lyrics.core.geometry import Frame
 from lyrics.core.language.prompts import Exchange
 from lyrics.core.pictures.processor import ModelImages
 from lyrics.core.runs.config import TrainConfig, load_config
-from lyrics.core.stage1.step import Loss
+from lyrics.core.stage1.state import Loss
 from lyrics.core.types import ImageBatch, Sample
 
 SIDE, WIDTH, WORDS = 4, 16, 11

@@ -17,8 +17,8 @@ import pytest
 import torch
 from torch.distributed.tensor import DTensor
 
-from lyrics.core.build import build_model
 from lyrics.core.errors import SpecError
+from lyrics.core.loading import build_model
 from lyrics.core.model import LyricsModel
 from lyrics.core.runs.checkpoint import TRAINED_FILE, finished
 from lyrics.core.runs.config import TrainConfig, load_config
