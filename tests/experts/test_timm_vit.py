@@ -146,7 +146,7 @@ def test_without_a_checkpoint_timms_repository_is_read(
     save_file({"visual.proj": torch.zeros(1)}, tmp_path / "open_clip_model.safetensors")
     asked = []
 
-    def snapshot_download(repo_id: str, allow_patterns: list[str]) -> str:
+    def snapshot_download(repo_id: str, allow_patterns: list[str], local_files_only: bool) -> str:
         asked.append((repo_id, allow_patterns))
         return str(tmp_path)
 
