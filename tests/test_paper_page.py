@@ -294,7 +294,7 @@ def test_the_count_of_trained_parameters_is_the_models() -> None:
 
     from lyrics.core.contracts import BuildContext
     from lyrics.plugins.mqformer import MQFormerOptions
-    from lyrics.plugins.mqformer.model import build_mqformer
+    from lyrics.plugins.mqformer.build import build_mqformer
 
     context = BuildContext("meta", image_dim=1024, local_dims={"detector": 260, "segmenter": 260})
     with torch.device("meta"):

@@ -18,7 +18,7 @@ from lyrics.core.resolve import Part
 from lyrics.core.spec import validate
 from lyrics.core.types import DetectedObject
 from lyrics.plugins.mqformer import MQFormerOptions
-from lyrics.plugins.mqformer.model import build_mqformer
+from lyrics.plugins.mqformer.build import build_mqformer
 from lyrics.testing.tools import batch
 from tests.core.small import small
 
