@@ -25,17 +25,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from lyrics.core.build import build_model
 from lyrics.core.data.collate import Collator
 from lyrics.core.data.sampler import StepSampler
 from lyrics.core.data.stream import SampleStream
-from lyrics.core.stage1.step import Loss
+from lyrics.core.loading import build_model
+from lyrics.core.runs.config import TrainConfig, load_config
+from lyrics.core.stage1.reduction import total_loss
+from lyrics.core.stage1.state import Loss
 from lyrics.core.training.assemble import build_datasets
 from lyrics.core.training.batches import MicroBatches, StepLoader, build_mixture
-from lyrics.core.training.config import TrainConfig, load_config
 from lyrics.core.training.loop import train
 from lyrics.core.training.optimizer import build_optimizer
-from lyrics.core.training.reduction import total_loss
 from lyrics.core.training.schedule import learning_rate
 from lyrics.workflows.bench.machine import environment
 

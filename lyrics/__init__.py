@@ -12,51 +12,115 @@ __version__ = "0.1.0"
 
 # Public name -> the module that defines it.
 _PUBLIC = {
+    "Answer": "lyrics.core.answers",
     "Box": "lyrics.core.geometry",
+    "BuildContext": "lyrics.core.contracts",
+    "CheckpointOptions": "lyrics.core.registry.component",
     "Component": "lyrics.core.registry.component",
+    "ContractError": "lyrics.core.errors",
     "Converter": "lyrics.core.registry.component",
+    "Detection": "lyrics.core.types",
     "Frame": "lyrics.core.geometry",
+    "ImageError": "lyrics.core.errors",
     "LyricsError": "lyrics.core.errors",
     "LyricsModel": "lyrics.core.model",
     "ModelSpec": "lyrics.core.spec",
     "NamesWeights": "lyrics.core.registry.component",
     "Options": "lyrics.core.registry.component",
+    "PluginError": "lyrics.core.errors",
     "Preset": "lyrics.core.registry.component",
+    "PromptError": "lyrics.core.errors",
+    "Recipe": "lyrics.core.registry.component",
+    "Refinement": "lyrics.core.refining.refinement",
     "Registry": "lyrics.core.registry.registry",
+    "SpecError": "lyrics.core.errors",
+    "TrainResult": "lyrics.tasks",
     "VisualRefiner": "lyrics.core.refining.refiner",
-    "build_model": "lyrics.core.build",
+    "WeightsError": "lyrics.core.errors",
+    "build_model": "lyrics.core.loading",
     "build_refiner": "lyrics.core.build",
+    "evaluate": "lyrics.tasks",
     "hookimpl": "lyrics.core.registry.component",
+    "list_components": "lyrics.tasks",
+    "list_presets": "lyrics.tasks",
+    "list_recipes": "lyrics.tasks",
+    "load_model": "lyrics.core.loading",
+    "read_spec": "lyrics.core.resolve",
+    "train": "lyrics.tasks",
 }
 
 __all__ = [
+    "Answer",
     "Box",
+    "BuildContext",
+    "CheckpointOptions",
     "Component",
+    "ContractError",
     "Converter",
+    "Detection",
     "Frame",
+    "ImageError",
     "LyricsError",
     "LyricsModel",
     "ModelSpec",
     "NamesWeights",
     "Options",
+    "PluginError",
     "Preset",
+    "PromptError",
+    "Recipe",
+    "Refinement",
     "Registry",
+    "SpecError",
+    "TrainResult",
     "VisualRefiner",
+    "WeightsError",
     "__version__",
     "build_model",
     "build_refiner",
+    "evaluate",
     "hookimpl",
+    "list_components",
+    "list_presets",
+    "list_recipes",
+    "load_model",
+    "read_spec",
+    "train",
 ]
 
 if TYPE_CHECKING:
-    from lyrics.core.build import build_model, build_refiner
-    from lyrics.core.errors import LyricsError
+    from lyrics.core.answers import Answer
+    from lyrics.core.build import build_refiner
+    from lyrics.core.contracts import BuildContext
+    from lyrics.core.errors import (
+        ContractError,
+        ImageError,
+        LyricsError,
+        PluginError,
+        PromptError,
+        SpecError,
+        WeightsError,
+    )
     from lyrics.core.geometry import Box, Frame
+    from lyrics.core.loading import build_model, load_model
     from lyrics.core.model import LyricsModel
+    from lyrics.core.refining.refinement import Refinement
     from lyrics.core.refining.refiner import VisualRefiner
-    from lyrics.core.registry.component import Component, Converter, NamesWeights, Options, Preset, hookimpl
+    from lyrics.core.registry.component import (
+        CheckpointOptions,
+        Component,
+        Converter,
+        NamesWeights,
+        Options,
+        Preset,
+        Recipe,
+        hookimpl,
+    )
     from lyrics.core.registry.registry import Registry
+    from lyrics.core.resolve import read_spec
     from lyrics.core.spec import ModelSpec
+    from lyrics.core.types import Detection
+    from lyrics.tasks import TrainResult, evaluate, list_components, list_presets, list_recipes, train
 
 
 def __getattr__(name: str) -> Any:

@@ -23,11 +23,11 @@ from typing import Any
 
 from lyrics.cli._overrides import parse_overrides
 from lyrics.cli.evaluate import asked_benchmarks
-from lyrics.core.build import build_model
 from lyrics.core.data.build import build_dataset
 from lyrics.core.errors import LyricsError
 from lyrics.core.evaluation.alignment import alignment
 from lyrics.core.evaluation.runner import evaluate
+from lyrics.core.loading import build_model
 from lyrics.core.model import LyricsModel
 from lyrics.core.refining.refinement import Refinement
 from lyrics.core.training.launch import several_processes

@@ -12,8 +12,8 @@ import typer.main
 
 from lyrics.cli import app
 from lyrics.core.registry.registry import default_registry
+from lyrics.core.runs.config import TrainConfig, load_config
 from lyrics.core.spec import ModelSpec, set_path
-from lyrics.core.training.config import TrainConfig, load_config
 from tests.fresh import ROOT
 
 PACKAGE = ROOT / "lyrics"

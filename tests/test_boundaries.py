@@ -24,20 +24,78 @@ STANDARD = sys.stdlib_module_names
 
 #: Files that design.md marks *no torch*.
 NO_TORCH = (
-    "component",
     "contracts",
     "errors",
     "geometry",
-    "hookspecs",
-    "inventory",
+    "inspection.inventory",
+    "language.codecs",
     "masks",
-    "presets",
-    "registry",
+    "registry.component",
+    "registry.hookspecs",
+    "registry.registry",
     "resolve",
-    "spatial",
     "spec",
     "types",
 )
+
+#: The floors of the package, the uppermost first; on one floor stand a module or a folder that do not import each other.
+#: Imports run down, wherever they stand: at the top, for type checking, or within a function.
+FLOORS = (
+    ("lyrics.cli",),
+    ("lyrics.plugins",),
+    ("lyrics.workflows",),
+    ("lyrics.integrations", "lyrics.testing", "lyrics.tasks"),
+    ("lyrics.core.training",),
+    ("lyrics.core.evaluation",),
+    ("lyrics.core.conversion",),
+    ("lyrics.core.inspection",),
+    ("lyrics.core.loading",),
+    ("lyrics.core.model",),
+    ("lyrics.core.saving",),
+    ("lyrics.core.trained",),
+    ("lyrics.core.data",),
+    ("lyrics.core.build",),
+    ("lyrics.core.chat",),
+    ("lyrics.core.weights.model_folder",),
+    ("lyrics.core.weights.hub",),
+    ("lyrics.core.composed",),
+    ("lyrics.core.changes",),
+    ("lyrics.core.runs",),
+    ("lyrics.core.answers",),
+    ("lyrics.core.stage1",),
+    ("lyrics.core.language",),
+    ("lyrics.core.refining",),
+    ("lyrics.core.finite",),
+    ("lyrics.core.pictures",),
+    ("lyrics.core.contracts",),
+    ("lyrics.core.stage1.state",),
+    ("lyrics.core.stage1.negatives",),
+    ("lyrics.core.stage1.distributed",),
+    ("lyrics.core.stage1.batch",),
+    ("lyrics.core.stage1.streams",),
+    ("lyrics.core.weights",),
+    ("lyrics.core.resolve",),
+    ("lyrics.core.registry",),
+    ("lyrics.core.spec",),
+    ("lyrics.core.types",),
+    ("lyrics.core.masks",),
+    ("lyrics.core.geometry",),
+    ("lyrics.core.reports",),
+    ("lyrics.core.lease",),
+    (
+        "lyrics.core.clean_text",
+        "lyrics.core.dtypes",
+        "lyrics.core.files",
+        "lyrics.core.grid_sample",
+        "lyrics.core.json_reading",
+        "lyrics.core.vocabulary",
+    ),
+    ("lyrics.core.errors",),
+    ("lyrics.kernels",),
+)
+ROOMS = {room: number for number, floor in enumerate(FLOORS) for room in floor}
+#: The public face, which imports from everywhere when a name is asked for.
+FACE = ("lyrics", "lyrics.types")
 
 
 def tree(path: Path) -> ast.Module:
@@ -74,13 +132,15 @@ def may_import(importer: str, name: str) -> bool:
         return within("lyrics.core", "lyrics.kernels", ".".join(importer.split(".")[:3]))
     if layer == "testing":
         return within("lyrics.core", "lyrics.testing")
+    if layer in ("workflows", "integrations"):
+        return within("lyrics.core", "lyrics.kernels", "lyrics.workflows", "lyrics.integrations")
     if layer == "cli":
         return (
-            within("lyrics.core", "lyrics.cli")
+            within("lyrics.core", "lyrics.workflows", "lyrics.cli")
             or (importer == "lyrics.cli" and name == "lyrics.__version__")
             or (importer == "lyrics.cli.conformance" and within("lyrics.testing"))
         )
-    return within("lyrics.core")  # lyrics/__init__.py
+    return within("lyrics.core", "lyrics.tasks")  # lyrics/__init__.py and the other modules of the public face
 
 
 @pytest.mark.parametrize("path", FILES, ids=dotted)
@@ -88,6 +148,75 @@ def test_imports_go_downwards_only(path: Path) -> None:
     for name in imported(tree(path)):
         if name.partition(".")[0] == "lyrics":
             assert may_import(dotted(path), name), f"{dotted(path)} imports {name}"
+
+
+def room_of(module: str) -> str | None:
+    """The room of a module: the longest one that it is, or is in."""
+    found = [room for room in ROOMS if module == room or module.startswith(f"{room}.")]
+    return max(found, key=len, default=None)
+
+
+def module_of(name: str) -> str:
+    """The module of an imported name, which may be a module or something in one."""
+    while name and name not in SOURCES:
+        name = name.rpartition(".")[0]
+    return name
+
+
+SOURCES = {dotted(path): path for path in FILES}
+
+
+def runs_up(importer: str, name: str) -> bool:
+    """Whether an import leads to a room above, or to another one on the same floor."""
+    own, other = room_of(importer), room_of(module_of(name))
+    if importer in FACE or module_of(name) == "lyrics" or own is None or other is None:
+        return False
+    return ROOMS[other] < ROOMS[own] or (own != other and ROOMS[own] == ROOMS[other])
+
+
+@pytest.mark.parametrize("path", FILES, ids=dotted)
+def test_no_import_runs_up(path: Path) -> None:
+    """Whichever way it is written: at the top, under TYPE_CHECKING, or within a function."""
+    up = sorted({name for name in imported(tree(path)) if name.startswith("lyrics.") and runs_up(dotted(path), name)})
+    assert not up, f"{dotted(path)} is on a lower floor than {', '.join(up)}"
+
+
+def test_every_module_has_a_room() -> None:
+    assert [module for module in SOURCES if room_of(module) is None and module not in (*FACE, "lyrics.core")] == []
+
+
+def test_there_is_no_circle_of_modules() -> None:
+    """Within a room, too; imports within functions and for type checking count."""
+    arrows = {
+        module: {module_of(name) for name in imported(tree(path)) if name.startswith("lyrics.")} - {module, "lyrics"}
+        for module, path in SOURCES.items()
+        if module not in FACE
+    }
+    waiting = dict(arrows)
+    while free := [module for module, below in waiting.items() if not below & waiting.keys()]:
+        for module in free:
+            del waiting[module]
+    assert not waiting, f"circles among {', '.join(sorted(waiting))}"
+
+
+@pytest.mark.parametrize(
+    ("importer", "code"),
+    [
+        ("lyrics.core.spec", "if TYPE_CHECKING:\n    from lyrics.core.model import LyricsModel"),
+        ("lyrics.core.weights.hub", "def f():\n    from lyrics.core.model import LyricsModel"),
+        ("lyrics.core.weights.hub", "import lyrics.core.saving"),
+        ("lyrics.core.contracts", "from lyrics.core.stage1.step import pretrain_losses"),
+        ("lyrics.core.training.loop", "def f():\n    from lyrics.workflows.bench import step"),
+        ("lyrics.core.dtypes", "from lyrics.core.files import is_text"),
+    ],
+)
+def test_what_the_floors_refuse(importer: str, code: str) -> None:
+    assert any(runs_up(importer, name) for name in imported(ast.parse(code)))
+
+
+@pytest.mark.parametrize("module", ["core.model", "plugins.mqformer.model"])
+def test_the_two_models_are_read_from_top_to_bottom(module: str) -> None:
+    assert len(SOURCES[f"lyrics.{module}"].read_text(encoding="utf-8").splitlines()) < 400
 
 
 @pytest.mark.parametrize(
@@ -143,35 +272,9 @@ def _these(names: str) -> frozenset[str]:
     return frozenset(names.split())
 
 
-_STUDY = "a study of built-in parts, which uses the library as a user would: moves up to workflows"
-_PRESETS = "presets and recipes are of built-in parts: move to plugins/paper and plugins/tiny"
 #: Where core names components still, and why. May shrink only: what stands here and is not found fails, too.
 NAMED_IN_CORE: Mapping[str, tuple[str, frozenset[str]]] = {
-    "bench_step.py": (_STUDY, _these("icg itc itm mqformer msp")),
-    "bench_work.py": (_STUDY, _these("icg itc itm msp")),
-    "training/baselines.py": (_STUDY, _these("icg itc itm msp")),
-    "evaluation/ablations/architecture.py": (_STUDY, _these("qformer refcocog vqav2")),
-    "evaluation/ablations/shots.py": (_STUDY, _these("refcocog vqav2")),
     "evaluation/pope.py": ("the protocol's own name, a sample's task; no component is looked up", _these("pope")),
-    "quickstart/__init__.py": (_STUDY, _these("cached lyrics-tiny scenes")),
-    "quickstart/page.py": (_STUDY, _these("lyrics-tiny")),
-    "quickstart/swap.py": (_STUDY, _these("cached lyrics-tiny")),
-    "presets.py": (
-        _PRESETS,
-        _these(
-            "causal-lm clip-vit eva-vit-g grounding-dino icg itc itm lyrics-13b lyrics-7b lyrics-mini "
-            "lyrics-released-14b lyrics-tiny lyrics-tiny-stage1 blip2-13b mqformer msp qformer ram ram-plus "
-            "sam-hq tiny-detector tiny-segmenter tiny-tagger tiny-vit plugins/tiny grounded-sam paper-refiner tiny-refiner"
-        ),
-    ),
-    "training/recipes.py": (
-        _PRESETS,
-        _these(
-            "ai-challenger ai2d alpaca cc12m cc3m chartqa coco docvqa dvqa gqa grit laion llava llavar m3it mmc4 "
-            "multiinstruct ok-vqa orca refcoco refcoco-plus refcocog sbu scene-texts scenes scienceqa svit "
-            "textvqa vg vqav2"
-        ),
-    ),
 }
 
 
@@ -243,7 +346,7 @@ def test_the_search_for_names(code: str, found: set[str]) -> None:
 
 PARTS = ("query_transformer", "language_model", "encoder", "tagger", "detector", "segmenter", "objective", "objectives")
 #: Studies that use what the built-in query transformer has beside its contract (``forward_dense``, ``special``).
-UNTYPED = (PACKAGE / "core" / "bench_step.py", PACKAGE / "core" / "training" / "baselines.py")
+UNTYPED: tuple[Path, ...] = ()
 
 
 def untyped_parts(module: ast.Module) -> Iterator[str]:
@@ -291,7 +394,6 @@ def test_no_part_is_asked_what_it_has() -> None:
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "hasattr"
     }
     assert found == {
-        "lyrics.workflows.bench.step: hasattr(own, 'attention')",
         "lyrics.core.build: hasattr(nn.ModuleDict(), name)",
         "lyrics.core.data.stream: hasattr(errno, name)",
         "lyrics.core.evaluation.runner: hasattr(model, 'generate')",
@@ -394,7 +496,7 @@ def test_light_files_are_typed_strictly() -> None:
         m for override in settings["overrides"] if override.get("disallow_any_generics") for m in override["module"]
     }
     # design.md section 2; `inventory` is light for the sake of `lyrics list`.
-    assert strict >= {f"lyrics.core.{name}" for name in NO_TORCH if name != "inventory"}
+    assert strict >= {f"lyrics.core.{name}" for name in NO_TORCH if name != "inspection.inventory"}
 
 
 @pytest.mark.parametrize(
@@ -529,7 +631,7 @@ def offences(module: ast.Module) -> Iterator[str]:
 #: every class, and weights, by ``torch.load(weights_only=True)``. What of the rules they break, without line numbers.
 CONVERTERS = {
     PACKAGE / "core" / "data" / "convert_refs.py": ["import of pickle"],
-    PACKAGE / "core" / "unpickle.py": ["import of pickle", "torch.load unpickles"],
+    PACKAGE / "core" / "conversion" / "unpickle.py": ["import of pickle", "torch.load unpickles"],
 }
 
 
@@ -540,7 +642,7 @@ def test_source_keeps_the_safety_rules(path: Path) -> None:
 
 
 def test_pickled_weights_are_opened_once_and_as_weights_only() -> None:
-    path = PACKAGE / "core" / "unpickle.py"
+    path = PACKAGE / "core" / "conversion" / "unpickle.py"
     calls = [node for node in ast.walk(tree(path)) if isinstance(node, ast.Call)]
     (call,) = [call for call in calls if ast.unparse(call.func) == "torch.load"]
     given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
@@ -549,7 +651,7 @@ def test_pickled_weights_are_opened_once_and_as_weights_only() -> None:
     readers = [
         p for p in FILES if any(name.startswith("lyrics.core.conversion.unpickle") for name in imported(tree(p)))
     ]
-    assert readers == [PACKAGE / "core" / "conversion.py"]
+    assert readers == [PACKAGE / "core" / "conversion" / "plan.py"]
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 
-from tests import public_types
-
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 
@@ -42,7 +40,7 @@ def executed(path: Path) -> dict[str, Any]:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty folder to run in; afterwards nothing of it can be imported any more."""
-    public_types.provide()
+
     before = set(sys.modules)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))

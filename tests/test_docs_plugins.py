@@ -14,7 +14,6 @@ from PIL import Image
 
 from lyrics import Registry
 from lyrics.testing import CONTRACTS, checks_of
-from tests import public_types
 
 PAGES = Path(__file__).parents[1] / "docs" / "plugins"
 TEST = "tests/test_contract.py"
@@ -29,7 +28,7 @@ def example(kind: str) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with the packages of all pages, which can be imported while the tests of this module run."""
-    public_types.provide()
+
     made = tmp_path_factory.mktemp("plugins")
     for kind in CONTRACTS:
         for name, text in example(kind).items():

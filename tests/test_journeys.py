@@ -22,8 +22,8 @@ from lyrics.core.contracts import BuildContext
 from lyrics.core.data.build import build_dataset
 from lyrics.core.registry.registry import default_registry
 from lyrics.plugins.mqformer import QFormerOptions
+from lyrics.plugins.mqformer.build import build_qformer
 from lyrics.plugins.mqformer.convert import LAVIS, to_upstream
-from lyrics.plugins.mqformer.model import build_qformer
 from tests.fresh import ROOT
 
 LYRICS = [sys.executable, "-c", "from lyrics.cli import main; main()"]

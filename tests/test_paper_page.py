@@ -31,8 +31,8 @@ from lyrics.core.data.templates import TEMPLATES
 from lyrics.core.language.codecs import CODECS
 from lyrics.core.registry.registry import default_registry
 from lyrics.core.resolve import read_spec, resolve
+from lyrics.core.runs.config import TrainConfig
 from lyrics.core.spec import ModelSpec, validate
-from lyrics.core.training.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "paper.md"
@@ -294,7 +294,7 @@ def test_the_count_of_trained_parameters_is_the_models() -> None:
 
     from lyrics.core.contracts import BuildContext
     from lyrics.plugins.mqformer import MQFormerOptions
-    from lyrics.plugins.mqformer.model import build_mqformer
+    from lyrics.plugins.mqformer.build import build_mqformer
 
     context = BuildContext("meta", image_dim=1024, local_dims={"detector": 260, "segmenter": 260})
     with torch.device("meta"):

@@ -164,8 +164,8 @@ from PIL import Image
 import lyrics
 from lyrics.cli import main
 from lyrics.core.registry.registry import default_registry
-from lyrics.core.training.checkpoint import finished, load
-from lyrics.core.training.config import load_config
+from lyrics.core.runs.checkpoint import finished, load
+from lyrics.core.runs.config import load_config
 from lyrics.testing import check_component
 from pathlib import Path
 

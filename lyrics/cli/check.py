@@ -43,8 +43,9 @@ def check(
     from lyrics.core.build import build_resolved
     from lyrics.core.inspection.memory import memory_table
     from lyrics.core.inspection.summary import summarise
+    from lyrics.core.model import LyricsModel
 
-    model = build_resolved(resolved, weights="meta", dtype=dtype)
+    model = build_resolved(LyricsModel, resolved, weights="meta", dtype=dtype)
     summary = summarise(model, resolved)
     needed = memory_table(model, batch)
     reported = next((p for p, s in default_registry().presets if spec in (p.name, f"{s.distribution}/{p.name}")), None)

@@ -23,7 +23,7 @@ class ConvertCommand(TyperCommand):
     """Its help ends with the formats that installed components declare."""
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        from lyrics.core.conversion.convert import formats
+        from lyrics.core.conversion.formats import formats
 
         with formatter.section("Formats"):
             formatter.write_dl([(known.name, known.summary) for known in formats()])

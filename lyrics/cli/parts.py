@@ -21,8 +21,8 @@ def list_parts(
 ) -> None:
     """List components and presets: kind, name, distribution, and whether each is ready, needs something, or is broken."""
     from lyrics.core.errors import UnknownNameError, did_you_mean
+    from lyrics.core.inspection.inventory import rows
     from lyrics.core.registry.component import KINDS
-    from lyrics.core.registry.inventory import rows
     from lyrics.core.registry.registry import default_registry
 
     kinds = (*KINDS, "preset", "plugin")
@@ -85,7 +85,7 @@ def show(
 
 
 def _show_component(entry: Entry, json: bool) -> None:
-    from lyrics.core.registry.inventory import options_of
+    from lyrics.core.inspection.inventory import options_of
 
     component, source = entry.component, entry.source
     options = options_of(component)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from lyrics.cli._output import JsonFlag, print_json, print_text
-from lyrics.core.training.errors import TrainingError
+from lyrics.core.errors import TrainingError
 
 ConfigArgument = Annotated[str, typer.Argument(help="A YAML file, or a recipe's name, such as tiny-stage1.")]
 Settings = Annotated[
@@ -55,7 +55,7 @@ def plan(
 
     from lyrics.cli._overrides import parse_overrides
     from lyrics.core.errors import SpecError
-    from lyrics.core.training.config import load_config
+    from lyrics.core.runs.config import load_config
 
     if throughput is not None and measured is not None:
         raise SpecError("--throughput and --measured: give one of them.")
@@ -97,7 +97,7 @@ def _train(
 ) -> None:
     from lyrics.cli._overrides import parse_overrides
     from lyrics.core.errors import SpecError
-    from lyrics.core.training.config import load_config
+    from lyrics.core.runs.config import load_config
 
     overrides = parse_overrides(settings)
     if out is not None:

@@ -1,4 +1,4 @@
-"""``build_model``: resolve -> wire -> construct -> load. Each stage has its own error.
+"""Building: wire -> construct -> load. Each stage has its own error.
 
 Torch is imported when something is constructed, not before.
 """
@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lyrics.core import contracts
 from lyrics.core.changes import Changes, part_of, warn_of_changes
@@ -27,24 +27,25 @@ from lyrics.core.resolve import (
     RefinerLike,
     Resolved,
     ResolvedRefiner,
-    SpecLike,
     Wiring,
     check_objectives,
     check_query_transformer,
     declared_dim,
     declared_segments,
-    resolve,
     resolve_refiner,
     wire,
 )
+from lyrics.core.runs.folder import find_run
 from lyrics.core.types import Preprocessing
 
 if TYPE_CHECKING:
     import torch
 
-    from lyrics.core.model import LyricsModel
+    from lyrics.core.composed import ComposedModel
     from lyrics.core.refining.refiner import VisualRefiner
     from lyrics.core.weights.tensors import TensorHeader
+
+M = TypeVar("M", bound="ComposedModel")
 
 _WORDS = ("pretrained", "random", "meta")
 #: The parts of a refiner, in the order in which a picture goes through them.
@@ -62,44 +63,8 @@ _TYPES: Mapping[str, type] = {
 }
 
 
-def build_model(
-    spec: SpecLike,
-    *,
-    overrides: Mapping[str, Any] | None = None,
-    weights: str | os.PathLike[str] = "pretrained",
-    base: str | os.PathLike[str] | None = None,
-    downloads: bool | None = None,
-    device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = None,
-    registry: Registry | None = None,
-) -> LyricsModel:
-    """Compose a model from its specification. It comes back in evaluation mode; training code calls ``train()``.
-
-    Args:
-        spec: a preset's name, a path to a YAML or JSON file, a mapping, or a ``ModelSpec``.
-        overrides: dotted paths, e.g. ``{"refiner.detector": "cached"}``.
-        weights: ``"pretrained"`` loads what the parts' options name (this may download from the hub), and then what ships with the preset
-            of that name, if anything does (``Preset.weights``); ``"random"`` and ``"meta"`` download nothing, and ``"meta"`` allocates
-            nothing; anything else is a folder written by ``save_pretrained``.
-        base: a model folder with the frozen parts, where ``weights`` is a folder that leaves them out.
-        downloads: whether parts may be fetched from the hub; unless given, not for a folder that ``save_pretrained`` wrote: a hub id
-            in it was not named by you.
-        device: where the parameters live; the CPU unless given. Not with ``weights="meta"``.
-        dtype: floating-point type of the parameters, or its name (``"bfloat16"``, ``"bf16"``); ``torch.float32`` unless
-            given.
-        registry: where parts are looked up; everything installed unless given.
-
-    Raises:
-        SpecError: the spec, an override or an option is not valid, a name is unknown, or parts do not fit (``WiringError``).
-        MissingRequirementError: a part needs a package that is not installed.
-        PluginError: a part is installed but broken.
-        WeightsError: weights cannot be found, read or matched.
-    """
-    resolved = resolve(spec, overrides, registry=registry)
-    return build_resolved(resolved, weights=weights, base=base, downloads=downloads, device=device, dtype=dtype)
-
-
 def build_resolved(
+    model_class: type[M],
     resolved: Resolved,
     *,
     weights: str | os.PathLike[str] = "pretrained",
@@ -108,8 +73,10 @@ def build_resolved(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     changes: Changes | None = None,
-) -> LyricsModel:
-    """``build_model`` from the second stage on, for a specification that is resolved already.
+) -> M:
+    """Compose a model of a specification that is resolved: wire, construct, load (see ``lyrics.build_model``).
+
+    ``model_class`` is what the parts become.
 
     ``changes`` are those that overrides made to the specification of the folder ``weights``: the parts that they replace are built from
     their own weights, and all others take from the folder what fits them (``lyrics.core.changes``).
@@ -128,7 +95,7 @@ def build_resolved(
         raise WeightsError(
             f"base={os.fspath(base)!r}: completes a folder of trained parts; give that folder as weights."
         )
-    model = _construct(resolved, wiring, sources, device="meta" if how == "meta" else device, dtype=dtype)
+    model = _construct(model_class, resolved, wiring, sources, device="meta" if how == "meta" else device, dtype=dtype)
     if folder is not None:
         load_folder(model, folder, base=base, changes=changes)
     elif how == "pretrained" and resolved.preset_weights is not None:
@@ -187,7 +154,7 @@ def _sources_in_folder(
     return found
 
 
-def build_changed(base: LyricsModel, resolved: Resolved, changes: Changes, source: object) -> LyricsModel:
+def build_changed(base: M, resolved: Resolved, changes: Changes, source: object) -> M:
     """A model of the specification ``resolved``, which is that of ``base`` with some parts changed, on the CPU.
 
     The parts that no stage trains in full (experts, language model) are those of ``base`` itself where they are untouched. What is built
@@ -204,7 +171,7 @@ def build_changed(base: LyricsModel, resolved: Resolved, changes: Changes, sourc
         if path in changes.all:
             check_requirements(wanted)
     own: dict[str, contracts.Expert | contracts.LanguageModel] = {"language_model": base.language_model}
-    own |= {name if name == "image_encoder" else f"refiner.{name}": expert for name, expert in base.experts.items()}
+    own |= base.experts_by_path
     given = {path: module for path, module in own.items() if path not in changes.all}
     with tempfile.TemporaryDirectory() as folder:
         files: dict[str, Path] = {}
@@ -221,7 +188,7 @@ def build_changed(base: LyricsModel, resolved: Resolved, changes: Changes, sourc
             )
             for path in resolved.parts
         }
-        model = _construct(resolved, wiring, sources, device=None, dtype=None)
+        model = _construct(type(base), resolved, wiring, sources, device=None, dtype=None)
         _take_files(model, files)
     before = readers(base)
     for path, reader in readers(model).items():
@@ -242,7 +209,7 @@ def build_changed(base: LyricsModel, resolved: Resolved, changes: Changes, sourc
     return model
 
 
-def _take_files(model: LyricsModel, files: Mapping[str, Path]) -> None:
+def _take_files(model: ComposedModel, files: Mapping[str, Path]) -> None:
     """Give parts the files of their own, by their spec paths."""
     for path, place in files.items():
         part = model.get_submodule("encoder" if path == "image_encoder" else path)
@@ -264,8 +231,6 @@ def _materialisation(weights: str | os.PathLike[str], device: object) -> tuple[W
         raise WeightsError(
             f"weights={text!r} is neither 'pretrained', 'random' nor 'meta', nor a folder that exists.{hint}"
         )
-    from lyrics.core.training.trained import find_run
-
     if find_run(text) is not None:
         raise WeightsError(
             f"weights={text!r} is the folder of a run, not a model folder. `lyrics export {text} DEST` makes one of it, "
@@ -286,16 +251,15 @@ def check_requirements(part: Part) -> None:
 
 
 def _construct(
+    model_class: type[M],
     resolved: Resolved,
     wiring: Wiring,
     sources: Mapping[str, _PartSource],
     *,
     device: str | torch.device | None,
     dtype: str | torch.dtype | None,
-) -> LyricsModel:
+) -> M:
     from torch import nn
-
-    from lyrics.core.model import LyricsModel
 
     parts = resolved.parts
     taken = next((name for name in resolved.spec.objectives if hasattr(nn.ModuleDict(), name)), None)
@@ -320,7 +284,7 @@ def _construct(
         objectives = {
             path.removeprefix("objectives."): built(path, **widths) for path in parts if path.startswith("objectives.")
         }
-        return LyricsModel(
+        return model_class(
             encoder=encoder,
             refiner=None if resolved.spec.refiner is None else _assemble(resolved, experts),
             query_transformer=query_transformer,

@@ -5,22 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Protocol, Unpack
 
 from lyrics.core.answers import Answer
 from lyrics.core.errors import PromptError
 from lyrics.core.geometry import Box, Size
 from lyrics.core.language.codecs import format_box
 from lyrics.core.language.generation import GenerationOptions, decoding
-from lyrics.core.language.prompts import Exchange
+from lyrics.core.language.prompts import Dialogue, Exchange
 from lyrics.core.pictures.images import ImageLike
 from lyrics.core.pictures.inputs import Phrases, Pictures, instruction_text, picture_list
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig
 
+    from lyrics.core.language.generation import Decoding
     from lyrics.core.language.prompting import Encoded
-    from lyrics.core.model import LyricsModel
+    from lyrics.core.spec import ModelSpec
 
 # "<box 10 20 200 180>", in pixels of the picture; commas are read too.
 _BOX = re.compile(r"<box\b([^<>]*)>", re.IGNORECASE)
@@ -56,6 +57,25 @@ def with_boxes(text: str, size_px: Size | None, codec: str) -> str:
     return _BOX.sub(written, text)
 
 
+class Answering(Protocol):
+    """What a conversation needs of a model: it looks at images, and decodes answers about what it saw."""
+
+    spec: ModelSpec
+
+    def look(
+        self, pictures: Sequence[ImageLike], instructions: Sequence[str], *, phrases: Phrases = None
+    ) -> Encoded: ...
+
+    def decode(
+        self,
+        dialogues: Sequence[Dialogue],
+        encoded: Encoded,
+        how: Decoding,
+        *,
+        on_text: Callable[[str], None] | None = None,
+    ) -> list[Answer]: ...
+
+
 class Chat:
     """A conversation. Made by ``LyricsModel.chat``.
 
@@ -63,7 +83,7 @@ class Chat:
     picture comes in; it and the refiner run once for each picture.
     """
 
-    def __init__(self, model: LyricsModel, pictures: Sequence[ImageLike] = (), *, max_new_tokens: int = 256) -> None:
+    def __init__(self, model: Answering, pictures: Sequence[ImageLike] = (), *, max_new_tokens: int = 256) -> None:
         self.model = model
         self.max_new_tokens = max_new_tokens
         self.history: list[Exchange] = []

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from lyrics.core.stage1.batch import PretrainBatch
     from lyrics.core.stage1.negatives import NegativePairs, Similarity
-    from lyrics.core.stage1.step import Loss, StepState
+    from lyrics.core.stage1.state import Loss, StepState
     from lyrics.core.stage1.streams import Features, Stream, StreamOutputs
 
 Weights = Literal["pretrained", "random", "meta"]

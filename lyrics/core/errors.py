@@ -46,6 +46,14 @@ class WeightsError(LyricsError):
     """Weights cannot be found, read, or matched with the model."""
 
 
+class TrainingError(LyricsError):
+    """Training cannot go on: losses that are not finite, saves that fail, a process that is gone. The message says how to resume."""
+
+
+class CheckpointError(LyricsError):
+    """A checkpoint cannot be used: torn, altered, or of another run. The message names the file."""
+
+
 class NotFiniteError(LyricsError):
     """A part of a model gave NaN or infinity while it answered. The message names the first one that did."""
 

@@ -7,15 +7,60 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lyrics.core.build import build_resolved
+from lyrics.core.changes import stand_ins
 from lyrics.core.errors import SpecError, WeightsError
+from lyrics.core.model import LyricsModel
 from lyrics.core.registry.registry import default_registry
+from lyrics.core.resolve import read_spec, resolve
+from lyrics.core.saving import load_saved
 
 if TYPE_CHECKING:
     import torch
 
-    from lyrics.core.model import LyricsModel
+    from lyrics.core.registry.registry import Registry
+    from lyrics.core.resolve import SpecLike
 
 SPEC_SUFFIXES = (".yaml", ".yml", ".json")
+
+
+def build_model(
+    spec: SpecLike,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    weights: str | os.PathLike[str] = "pretrained",
+    base: str | os.PathLike[str] | None = None,
+    downloads: bool | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    registry: Registry | None = None,
+) -> LyricsModel:
+    """Compose a model from its specification. It comes back in evaluation mode; training code calls ``train()``.
+
+    Args:
+        spec: a preset's name, a path to a YAML or JSON file, a mapping, or a ``ModelSpec``.
+        overrides: dotted paths, e.g. ``{"refiner.detector": "cached"}``.
+        weights: ``"pretrained"`` loads what the parts' options name (this may download from the hub), and then what ships with the preset
+            of that name, if anything does (``Preset.weights``); ``"random"`` and ``"meta"`` download nothing, and ``"meta"`` allocates
+            nothing; anything else is a folder written by ``save_pretrained``.
+        base: a model folder with the frozen parts, where ``weights`` is a folder that leaves them out.
+        downloads: whether parts may be fetched from the hub; unless given, not for a folder that ``save_pretrained`` wrote: a hub id
+            in it was not named by you.
+        device: where the parameters live; the CPU unless given. Not with ``weights="meta"``.
+        dtype: floating-point type of the parameters, or its name (``"bfloat16"``, ``"bf16"``); ``torch.float32`` unless
+            given.
+        registry: where parts are looked up; everything installed unless given.
+
+    Raises:
+        SpecError: the spec, an override or an option is not valid, a name is unknown, or parts do not fit (``WiringError``).
+        MissingRequirementError: a part needs a package that is not installed.
+        PluginError: a part is installed but broken.
+        WeightsError: weights cannot be found, read or matched.
+    """
+    resolved = resolve(spec, overrides, registry=registry)
+    return build_resolved(
+        LyricsModel, resolved, weights=weights, base=base, downloads=downloads, device=device, dtype=dtype
+    )
 
 
 def load_model(
@@ -39,10 +84,6 @@ def load_model(
 
     Raises ``SpecError`` or ``WeightsError`` naming what is wrong.
     """
-    from lyrics.core.build import build_model
-    from lyrics.core.changes import stand_ins
-    from lyrics.core.resolve import read_spec
-
     presets = {preset.name for preset, _ in default_registry().presets}
     presets |= {f"{source.distribution}/{preset.name}" for preset, source in default_registry().presets}
     is_hub_id = name.count("/") == 1 and name not in presets and not name.endswith(SPEC_SUFFIXES)
@@ -59,9 +100,7 @@ def load_model(
     if weights != "pretrained":
         raise SpecError(f"weights={weights}: {name} is a saved model, which brings its own; leave weights out.")
     if Path(name).is_dir():
-        return load_saved(name, overrides=overrides, downloads=downloads, device=device, dtype=dtype)
-    from lyrics.core.model import LyricsModel
-
+        return load_saved(LyricsModel, name, overrides=overrides, downloads=downloads, device=device, dtype=dtype)
     return LyricsModel.from_pretrained(
         name, overrides=overrides, downloads=bool(downloads), device=device, dtype=dtype
     ).eval()
@@ -70,44 +109,3 @@ def load_model(
 def _is_path(name: str) -> bool:
     """Whether a name that is neither a preset's nor a hub id can only be meant as that of a folder."""
     return not name.endswith(SPEC_SUFFIXES) and (name.count("/") > 1 or name.startswith((".", "/", "~")))
-
-
-def load_saved(
-    folder: str | os.PathLike[str],
-    *,
-    overrides: Mapping[str, Any] | None = None,
-    base: str | os.PathLike[str] | None = None,
-    downloads: bool | None = None,
-    device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = None,
-) -> LyricsModel:
-    """Load the model of a local folder, in evaluation mode: one that ``save_pretrained`` wrote, or that of a training run.
-
-    Args:
-        folder: a model folder, the folder of a run, or a checkpoint of one.
-        overrides: of its specification; only the parts that they change are built anew.
-        base: for a model folder that holds trained parts only, one that has the frozen parts.
-        downloads, device, dtype: as for ``lyrics.build_model``.
-
-    Raises ``SpecError`` or ``WeightsError`` naming what is wrong.
-    """
-    from lyrics.core.build import build_resolved
-    from lyrics.core.changes import overridden
-    from lyrics.core.resolve import resolve
-    from lyrics.core.spec import load
-    from lyrics.core.training.trained import find_run, trained_model
-    from lyrics.core.weights.model_folder import spec_file
-
-    run = find_run(folder)
-    if run is not None:
-        if base is not None:
-            raise WeightsError(
-                f"base={os.fspath(base)!r}: {folder} is a run, whose configuration says what it began with."
-            )
-        return trained_model(run, overrides=overrides, downloads=bool(downloads), device=device, dtype=dtype)
-    spec, changes = load(spec_file(folder)), None
-    if overrides:
-        spec, changes = overridden(spec, overrides)
-    return build_resolved(
-        resolve(spec), weights=folder, base=base, downloads=downloads, device=device, dtype=dtype, changes=changes
-    ).eval()

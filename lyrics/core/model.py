@@ -5,154 +5,51 @@ Shapes: P pictures, N image tokens, Q queries (visual, then grounding), S spatia
 
 from __future__ import annotations
 
-import inspect
-import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, Unpack, cast, overload
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Unpack, cast, overload
 
 import torch
-import torch.nn.functional as F
-from huggingface_hub import ModelCard, ModelHubMixin
-from torch import nn
 
 from lyrics.core.answers import Answer, read_answer
-from lyrics.core.contracts import (
-    Abilities,
-    ChoosesNegatives,
-    CountsCorrect,
-    Expert,
-    ImageEncoder,
-    LanguageModel,
-    MergesLora,
-    Objective,
-    QueryTransformer,
-)
-from lyrics.core.errors import ContractError, PromptError, SpecError, WeightsError
+from lyrics.core.chat import Chat
+from lyrics.core.composed import STREAM
+from lyrics.core.data.collate import InstructionExamples, PretrainExamples
+from lyrics.core.errors import PromptError
 from lyrics.core.finite import first_not_finite, is_finite, refuse
-from lyrics.core.language.generation import Decoding, GenerationOptions, decoding
-from lyrics.core.language.prompting import Encoded, fitted_prompt, snapped_dialogue, spatial_text
-from lyrics.core.language.prompts import Dialogue, Exchange, TokenPrompt, cut, encode_texts
-from lyrics.core.language.soft_prompts import embed, groups_by_length
-from lyrics.core.language.spatial_tokens import spatial_kinds, spatial_units
+from lyrics.core.language.generation import Decoding, GenerationOptions, check_takes_options, decoding
+from lyrics.core.language.prompting import (
+    Encoded,
+    check_dialogue,
+    fitted_prompt,
+    instructions_of,
+    snapped_dialogue,
+    spatial_text,
+    too_long,
+)
+from lyrics.core.language.prompts import Dialogue, Exchange, TokenPrompt, cut
+from lyrics.core.language.soft_prompts import answer_loss, embed, groups_by_length
 from lyrics.core.language.text_stream import TextStream
 from lyrics.core.pictures.images import ImageLike
-from lyrics.core.pictures.inputs import Phrases, Pictures, entry_list, instruction_list, instruction_text, picture_list
-from lyrics.core.pictures.processor import ModelImages, Processor
+from lyrics.core.pictures.inputs import Phrases, Pictures, entry_list, instruction_list, picture_list
+from lyrics.core.pictures.processor import ModelImages
 from lyrics.core.refining.refinement import Refinement
-from lyrics.core.refining.refiner import VisualRefiner
-from lyrics.core.spec import ModelSpec
-from lyrics.core.stage1.batch import PretrainBatch, Spatial, Units
-from lyrics.core.stage1.distributed import SharedOut
+from lyrics.core.saving import SavedModel
+from lyrics.core.stage1.batch import PretrainBatch, Spatial
 from lyrics.core.stage1.negatives import Negatives
-from lyrics.core.stage1.step import Loss, pretrain_losses, pretrain_state
-from lyrics.core.stage1.streams import QUERY_SEGMENTS, Features, SpecialTokens, Stream, Text, full
-from lyrics.core.weights import hub
+from lyrics.core.stage1.state import Loss
+from lyrics.core.stage1.step import pretrain_accuracy, pretrain_losses
+from lyrics.core.stage1.streams import Features, Text
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig
 
-    from lyrics.core.chat import Chat
-    from lyrics.core.data.collate import InstructionExamples, PretrainExamples
 
-STREAM = "stage2"
-
-
-class LyricsModel(
-    nn.Module,
-    ModelHubMixin,
-    library_name="lyrics",
-    pipeline_tag="image-text-to-text",
-    tags=["lyrics", "vision-language", "grounding"],
-    model_card_template=hub.CARD,
-):
+class LyricsModel(SavedModel):
     """Image encoder and refiner (both frozen) -> query transformer -> projection -> language model.
 
-    Made by ``lyrics.build_model``. ``spec`` is the fully resolved specification, with the distribution of every part; it is saved with the
-    weights. ``abilities`` says what the parts can do beside what they must; ``shards`` is set while training shares the language model out
-    over the ranks.
+    Made by ``lyrics.build_model``, read by ``lyrics.load_model`` and ``from_pretrained``.
     """
-
-    encoder: ImageEncoder
-    query_transformer: QueryTransformer
-    language_model: LanguageModel
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Without the mixin's account of the arguments, which would become a ``config.json`` beside ``spec.json``."""
-        return object.__new__(cls)
-
-    def __init__(
-        self,
-        *,
-        encoder: ImageEncoder,
-        refiner: VisualRefiner | None,
-        query_transformer: QueryTransformer,
-        language_model: LanguageModel,
-        objectives: Mapping[str, Objective],
-        spec: ModelSpec,
-    ) -> None:
-        super().__init__()
-        self.encoder = encoder.requires_grad_(False).eval()
-        self.refiner = refiner
-        self.query_transformer = query_transformer
-        self.projection = nn.Linear(query_transformer.hidden_size, language_model.hidden_size)
-        self.language_model = language_model
-        self.objectives = nn.ModuleDict(cast(dict[str, nn.Module], dict(objectives)))
-        self.spec = spec
-        self.abilities = Abilities.of(query_transformer, language_model)
-        self.shards: SharedOut | None = None
-        #: Names in the language model that its adaptation trains; the first stage freezes them, so it is noted here.
-        self.adapted = frozenset(name for name, one in language_model.named_parameters() if one.requires_grad)
-        self.processor = Processor({name: expert.preprocessing for name, expert in self.experts.items()})
-
-    @property
-    def experts(self) -> dict[str, Expert]:
-        """The frozen parts that look at images, by name: ``image_encoder``, and those that the refiner has."""
-        return {"image_encoder": self.encoder, **(self.refiner.experts if self.refiner is not None else {})}
-
-    @property
-    def losses(self) -> dict[str, Objective]:
-        """The objectives by name, as what they are."""
-        return cast(dict[str, Objective], dict(self.objectives.items()))
-
-    @property
-    def device(self) -> torch.device:
-        return self.projection.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.projection.weight.dtype
-
-    def train(self, mode: bool = True) -> Self:
-        """Training mode for the parts that are trained; the image encoder and the refiner stay in evaluation mode."""
-        super().train(mode)
-        self.encoder.eval()
-        return self
-
-    def trainable_parameters(self, stage: str) -> dict[str, nn.Parameter]:
-        """The parameters that a stage trains, by their names in the state dict; all others are frozen by this call.
-
-        Stage ``pretrain`` trains the query transformer and the objectives (section 3.2); stage ``instruct`` the query transformer without
-        its vocabulary head, the projection, and what the language model's adaptation leaves trainable (section 3.3).
-        """
-        stage1 = self.abilities.stage1
-        head = {id(parameter) for parameter in (() if stage1 is None else stage1.stage1_parameters())}
-        wanted: dict[str, nn.Parameter] = {}
-        for name, parameter in self.named_parameters():
-            part, _, rest = name.partition(".")
-            if stage == "pretrain":
-                trained = part in ("query_transformer", "objectives")
-            elif stage == "instruct":
-                trained = part == "projection" or (part == "query_transformer" and id(parameter) not in head)
-                trained = trained or (part == "language_model" and rest in self.adapted)
-            else:
-                raise ValueError(f"there is no stage {stage!r}; there are pretrain and instruct")
-            parameter.requires_grad_(trained)
-            if trained:
-                wanted[name] = parameter
-        return wanted
 
     # --- seeing ------------------------------------------------------------------------------------------------------
 
@@ -163,9 +60,8 @@ class LyricsModel(
         if self.refiner is None:
             if phrases is not None:
                 warnings.warn("phrases: have no effect, as this model has no refiner to look for them.", stacklevel=2)
-            sizes_and_names = zip(images.sizes_px, images.names, strict=True)
-            refinements = tuple(Refinement(size_px, name=name) for size_px, name in sizes_and_names)
-            return Features(image_tokens_PND.to(self.dtype)), refinements
+            unseen = (Refinement(size, name=name) for size, name in zip(images.sizes_px, images.names, strict=True))
+            return Features(image_tokens_PND.to(self.dtype)), tuple(unseen)
         refined = self.refiner.refine(images, phrases)
         local = {source: (tokens.to(self.dtype), mask) for source, (tokens, mask) in refined.local.items()}
         return Features(image_tokens_PND.to(self.dtype), local), refined.refinements
@@ -214,68 +110,6 @@ class LyricsModel(
         spatial_texts = tuple(spatial_text(refinement, self.spec.codec) for refinement in refinements)
         return Encoded(self.projection(queries_PQD), refinements, spatial_texts)
 
-    def _units(self, refinements: Sequence[Refinement]) -> list[list[Units]]:
-        """Each picture's objects as token ids, nothing for a query transformer without text; two places are left for special tokens."""
-        reader = self.abilities.text
-        if reader is None:
-            return [[] for _ in refinements]
-        longest = reader.max_positions - 2
-        return [
-            list(spatial_units(found.objects, reader.tokenizer, self.spec.codec, found.size_px, longest))
-            for found in refinements
-        ]
-
-    def _kinds(self, refinements: Sequence[Refinement], units: Sequence[Sequence[Units]]) -> list[list[list[int]]]:
-        """What each token of ``units`` is, object by object."""
-        reader = self.abilities.text
-        if reader is None:
-            return [[] for _ in refinements]
-        return [
-            spatial_kinds(found.objects, len(of_one), reader.tokenizer, self.spec.codec, found.size_px)
-            for found, of_one in zip(refinements, units, strict=True)
-        ]
-
-    def _words(self, texts: Sequence[str]) -> list[list[int]]:
-        """The same of texts, cut where the query transformer's positions end."""
-        reader = self.abilities.text
-        if reader is None:
-            return [[] for _ in texts]
-        longest = reader.max_positions - 2
-        return [ids[:longest] for ids in encode_texts(reader.tokenizer, texts)]
-
-    def _special(self) -> SpecialTokens:
-        reader = self.abilities.text
-        return SpecialTokens.none() if reader is None else SpecialTokens.from_tokenizer(reader.tokenizer)
-
-    def _stream(self, refinements: Sequence[Refinement], instructions: Sequence[str]) -> Stream:
-        spatial = [[i for unit in units for ids in unit for i in ids] for units in self._units(refinements)]
-        return self.stage2_stream(spatial, self._words(instructions))
-
-    def stage2_stream(self, spatial_ids: Sequence[Sequence[int]], instruction_ids: Sequence[Sequence[int]]) -> Stream:
-        """What the query transformer reads for each picture in stage 2, from token ids without special tokens."""
-        segments = self.query_transformer.segments
-        special = self._special()
-        text = {}
-        if "spatial" in self.spec.sees and "S" in segments:
-            if special.bos < 0:
-                raise SpecError(
-                    "sees: names spatial, whose text begins with [BOS], and the query transformer's tokenizer has no such token; "
-                    "set sees=[instruction], or give it a tokenizer with [BOS]."
-                )
-            text["S"] = Text.from_lists([[special.bos, *ids] for ids in spatial_ids])
-        if "instruction" in self.spec.sees and "C" in segments:
-            text["C"] = Text.from_lists([[special.cls, *ids, special.sep] for ids in instruction_ids])
-        rows = torch.arange(len(spatial_ids))
-        queries = [segment for segment in QUERY_SEGMENTS if segment in segments]
-        return Stream(
-            STREAM,
-            visibility=full("".join([*queries, *text])),
-            sample_R=rows,
-            image_index_R=rows,
-            text=text,
-            wanted=dict.fromkeys(queries, "all"),
-        )
-
     # --- training ----------------------------------------------------------------------------------------------------
 
     def forward(
@@ -287,8 +121,6 @@ class LyricsModel(
         longest: int | None = None,
     ) -> dict[str, Loss]:
         """The losses of a batch, by what kind of batch it is; one call, so that data parallelism sees one forward pass."""
-        from lyrics.core.data.collate import InstructionExamples, PretrainExamples
-
         if isinstance(batch, PretrainExamples):
             return self.pretraining_step(batch, seed=seed, step=step)
         if not isinstance(batch, InstructionExamples):
@@ -318,18 +150,7 @@ class LyricsModel(
         What is retrieved by the whole text, boxes included, is also retrieved by the caption alone.
         """
         features, texts = self.pretraining_inputs(batch, seed, step, kinds=True)
-        state = pretrain_state(self.query_transformer, self.losses, features, texts)
-        found: dict[str, tuple[int, int]] = {}
-        for name, objective in self.losses.items():
-            if not isinstance(objective, CountsCorrect):
-                continue
-            found |= objective.accuracy(state)
-            if isinstance(objective, ChoosesNegatives):
-                alone = replace(texts, spatial=Spatial.from_objects([[] for _ in range(len(texts))]))
-                state_alone = pretrain_state(self.query_transformer, {name: objective}, features, alone)
-                counted = objective.accuracy(state_alone).items()
-                found |= {f"{what}, captions alone": both for what, both in counted}
-        return found
+        return pretrain_accuracy(self.query_transformer, self.losses, features, texts)
 
     def pretraining_inputs(
         self, batch: PretrainExamples, seed: int, step: int, *, kinds: bool = False
@@ -364,11 +185,7 @@ class LyricsModel(
         The query transformer reads, for each picture, the instruction that brings it in. ``longest`` cuts prompts to so many tokens;
         they are cut to the language model's positions in any case.
         """
-        instructions = [""] * len(batch.images)
-        for dialogue in batch.dialogues:
-            for exchange in dialogue:
-                for picture in exchange.pictures:
-                    instructions[picture] = exchange.instruction
+        instructions = instructions_of(batch.dialogues, len(batch.images))
         encoded = self.encode_images(batch.images.to(self.device, self.dtype), instructions)
         limit = min(longest or self.language_model.max_positions, self.language_model.max_positions)
         queries = self.query_transformer.num_queries
@@ -378,19 +195,8 @@ class LyricsModel(
         prompts = [cut(self._prompt(dialogue, encoded, limit), limit, queries) for dialogue in dialogues]
         # Ranks that share out the language model must all run it equally often.
         groups = [prompts] if self.shards is not None else groups_by_length(prompts)
-        losses = [self._answer_loss(group, encoded.soft_tokens_PQD) for group in groups or [prompts]]
+        losses = [answer_loss(group, encoded.soft_tokens_PQD, self.language_model) for group in groups or [prompts]]
         return {"answer": Loss(torch.stack([one.sum for one in losses]).sum(), sum(one.count for one in losses))}
-
-    def _answer_loss(self, prompts: Sequence[TokenPrompt], soft_tokens_PQD: torch.Tensor) -> Loss:
-        soft = embed(prompts, soft_tokens_PQD, self.language_model, "right")
-        targets_BL = soft.targets_BL[:, 1:]
-        labels = soft.ids_BL[:, 1:][targets_BL].to(self.device)
-        if not len(labels):
-            # Still connected to the weights, so that every rank has the same gradients to average.
-            return Loss(soft.embeddings_BLD.sum() * 0 + soft_tokens_PQD.sum() * 0, 0)
-        logits_BLV = self.language_model(soft.embeddings_BLD, soft.mask_BL)
-        logits = logits_BLV[:, :-1][targets_BL.to(self.device)].float()
-        return Loss(F.cross_entropy(logits, labels, reduction="sum"), len(labels))
 
     # --- answering ---------------------------------------------------------------------------------------------------
 
@@ -458,11 +264,7 @@ class LyricsModel(
         tokenizer = self.language_model.tokenizer
         more: dict[str, Any] = {} if on_text is None else {"on_token": TextStream(tokenizer, on_text)}
         if how.config is not None:
-            if not _takes(self.language_model.generate, "generation_config"):
-                raise ContractError(
-                    f"language_model: {self.spec.language_model.use!r} decodes greedily only: its generate takes no "
-                    "generation_config (see lyrics.core.contracts); leave out the generation options."
-                )
+            check_takes_options(self.language_model.generate, self.spec.language_model.use)
             more["generation_config"] = how.config
         with how.drawing(self.device):
             ids_BL = self.language_model.generate(
@@ -476,27 +278,12 @@ class LyricsModel(
         return answers
 
     def _checked_prompt(self, dialogue: Dialogue, encoded: Encoded, max_new_tokens: int) -> TokenPrompt:
-        if isinstance(dialogue, str) or not all(isinstance(exchange, Exchange) for exchange in dialogue):
-            raise PromptError(
-                "a conversation is a list of lyrics.core.language.prompts.Exchange; generate takes texts."
-            )
-        if not dialogue or not instruction_text(dialogue[-1].instruction).strip():
-            raise PromptError("the prompt is empty; ask something.")
-        if dialogue[-1].answer is not None:
-            raise PromptError("the last instruction has an answer already; there is nothing to generate.")
-        for exchange in dialogue:
-            for picture in exchange.pictures:
-                if not 0 <= picture < len(encoded.refinements):
-                    raise PromptError(f"the prompt names picture {picture}, but there are {len(encoded.refinements)}.")
+        check_dialogue(dialogue, len(encoded.refinements))
         room = int(self.language_model.max_positions) - max_new_tokens
         prompt = self._prompt(dialogue, encoded, room)
         if len(prompt) > room:
-            shown = len(prompt.slots)
-            pictures = f", {shown} picture{'s' * (shown != 1)} of {self.query_transformer.num_queries} tokens included"
-            raise PromptError(
-                f"the prompt has {len(prompt):,} tokens{pictures if shown else ''}; the language model reads "
-                f"{self.language_model.max_positions:,}, {max_new_tokens:,} of which are kept for the answer. Shorten it, or give fewer "
-                "pictures or max_new_tokens."
+            raise too_long(
+                prompt, self.query_transformer.num_queries, self.language_model.max_positions, max_new_tokens
             )
         return prompt
 
@@ -603,148 +390,11 @@ class LyricsModel(
         try:
             encoded = encode()
             if not is_finite(encoded.soft_tokens_PQD):
-                experts = self.experts
-                experts = {name if name == "image_encoder" else f"refiner.{name}": one for name, one in experts.items()}
-                raise refuse(first_not_finite(experts, self.projection, encode))
+                raise refuse(first_not_finite(self.experts_by_path, self.projection, encode))
             return encoded
         finally:
             self.train(training)
 
     def chat(self, *pictures: Pictures, max_new_tokens: int = 256) -> Chat:
         """Begin a conversation, about images or about nothing: ``model.chat("dog.jpg").ask("What is it doing?")``."""
-        from lyrics.core.chat import Chat
-
         return Chat(self, [one for entry in pictures for one in picture_list(entry)], max_new_tokens=max_new_tokens)
-
-    def merge_lora(self) -> None:
-        """See the language model's ``merge_lora``. A merged model answers; it is not saved or trained."""
-        self._lora().merge_lora()
-
-    def unmerge_lora(self) -> None:
-        """See the language model's ``unmerge_lora``."""
-        self._lora().unmerge_lora()
-
-    def _lora(self) -> MergesLora:
-        if self.abilities.lora is None:
-            raise WeightsError("this model's language model has no LoRA that can be merged into its weights.")
-        return self.abilities.lora
-
-    # --- keeping -----------------------------------------------------------------------------------------------------
-
-    def save_pretrained(  # type: ignore[override]
-        self,
-        folder: str | os.PathLike[str],
-        *,
-        trainable_only: bool = False,
-        push_to_hub: bool = False,
-        repo_id: str | None = None,
-        **options: Any,
-    ) -> str | None:
-        """Write a model folder: specification, tensors, tokenizers (``lyrics.core.weights.model_folder``).
-
-        ``trainable_only`` leaves out the parts that no stage trains and notes where they come from and their sha256. ``push_to_hub`` also
-        uploads it, to ``repo_id`` or to a repository of the folder's name; options as for ``push_to_hub``, whose address is returned.
-
-        Raises ``WeightsError`` for a model on the meta device, and for one whose LoRA is merged.
-        """
-        from lyrics.core.weights.model_folder import save_folder
-
-        if options and not push_to_hub:
-            raise TypeError(f"save_pretrained: {', '.join(options)} is for push_to_hub=True")
-        save_folder(self, folder, trainable_only=trainable_only)
-        if not push_to_hub:
-            return None
-        return self.push_to_hub(repo_id or Path(folder).resolve().name, trainable_only=trainable_only, **options)
-
-    def _save_pretrained(self, save_directory: Path) -> None:
-        self.save_pretrained(save_directory)
-
-    @classmethod
-    def from_pretrained(  # type: ignore[override]
-        cls,
-        folder: str | os.PathLike[str],
-        *,
-        overrides: Mapping[str, Any] | None = None,
-        base: str | os.PathLike[str] | None = None,
-        downloads: bool = False,
-        device: str | torch.device | None = None,
-        dtype: str | torch.dtype | None = None,
-        revision: str | None = None,
-        token: str | bool | None = None,
-        cache_dir: str | Path | None = None,
-        local_files_only: bool = False,
-        force_download: bool = False,
-    ) -> LyricsModel:
-        """The model that ``save_pretrained`` wrote, or that a training run has made so far, in evaluation mode.
-
-        Args:
-            folder: a model folder, the folder of a run or one of its checkpoints, or a hub id (``owner/name``) that is no local path.
-            overrides: of its specification, as for ``lyrics.build_model``; only the parts that they change are built anew.
-            base: for a folder that holds trained parts only, a model folder with the frozen ones; without it they are loaded from the
-                checkpoints that the specification names.
-            downloads: whether checkpoints that the specification names may be fetched from the hub. Unless you allow it, a saved model
-                uses the network for nothing but the hub id that you gave.
-            device, dtype: as for ``lyrics.build_model``.
-            revision, token, cache_dir, local_files_only, force_download: for a hub id, as in transformers.
-
-        Raises ``WeightsError`` or ``SpecError`` naming the file.
-        """
-        if not isinstance(folder, str | os.PathLike):
-            raise WeightsError(f"from_pretrained takes a model folder or a hub id (owner/name), not {folder!r}.")
-        return cls._from_pretrained(
-            model_id=os.fspath(folder),
-            revision=revision,
-            cache_dir=cache_dir,
-            force_download=force_download,
-            local_files_only=local_files_only,
-            token=token,
-            overrides=overrides,
-            base=base,
-            downloads=downloads,
-            device=device,
-            dtype=dtype,
-        )
-
-    @classmethod
-    def _from_pretrained(  # type: ignore[override]
-        cls,
-        *,
-        model_id: str,
-        revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
-        **options: Any,
-    ) -> LyricsModel:
-        from lyrics.core.loading import load_saved
-
-        found = hub.local_folder(
-            model_id,
-            revision=revision,
-            token=token,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            force_download=force_download,
-        )
-        return load_saved(found, **options)
-
-    def push_to_hub(self, repo_id: str, **options: Any) -> str:  # type: ignore[override]
-        """Save the model and upload it to a hub repository. Return the address of the commit.
-
-        ``options`` are those of ``lyrics.core.weights.hub.push``.
-        """
-        return hub.push(self, repo_id, **options)
-
-    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """Return the card that is uploaded: how to load the model, and its parts.
-
-        ``kwargs`` are values for the template (``lyrics.core.weights.hub.CARD``).
-        """
-        parts = [(path, slot.use) for path, _, slot in self.spec.slots()]
-        return super().generate_model_card(*args, **{"parts": parts, **kwargs})
-
-
-def _takes(function: Callable[..., object], name: str) -> bool:
-    parameters = inspect.signature(function).parameters
-    return name in parameters or any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())

@@ -342,7 +342,7 @@ class QueryTransformerContract(ModuleContract):
 
     def test_trains_in_stage_1(self) -> None:
         """Troubleshooting: a step with all objectives that the segments allow; its gradient must reach every parameter that it trains."""
-        from lyrics.core.training.reduction import total_loss
+        from lyrics.core.stage1.reduction import total_loss
 
         model = SmallModel.around(self.part).build()
         if not model.objectives:

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from lyrics.core.stage1.distributed import average
-from lyrics.core.training.reduction import total_loss
+from lyrics.core.stage1.reduction import total_loss
 from lyrics.testing.small import SIZE, SmallModel, pretraining_losses
 
 _TIMEOUT = timedelta(seconds=60)

@@ -94,7 +94,7 @@ class SmallModel:
         """In evaluation mode, without a network."""
         import torch
 
-        from lyrics.core.build import build_model
+        from lyrics.core.loading import build_model
 
         torch.manual_seed(seed)
         with no_network():
@@ -190,7 +190,7 @@ def reached(trained: Mapping[str, torch.nn.Parameter]) -> None:
 
 def trains_in_stage_2(small: SmallModel) -> None:
     """A step: the loss has terms, and its gradient reaches everything that the stage trains."""
-    from lyrics.core.training.reduction import total_loss
+    from lyrics.core.stage1.reduction import total_loss
 
     model = small.build()
     trained = model.trainable_parameters("instruct")

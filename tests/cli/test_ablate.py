@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from lyrics.core.runs.config import dump_config
 from lyrics.core.spec import dump
-from lyrics.core.training.config import dump_config
 from lyrics.workflows.ablations import amount, architecture, tuning
 from lyrics.workflows.ablations.runs import StoppedError
 from lyrics.workflows.ablations.tables import Curve, Row

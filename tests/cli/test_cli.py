@@ -117,7 +117,7 @@ def spec_file(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_check_counts_what_a_build_has(spec_file: str, run: Run) -> None:
-    from lyrics.core.build import build_model
+    from lyrics.core.loading import build_model
 
     done = run("check", spec_file, "--json")
     assert done.code == 0, done.err

@@ -31,7 +31,7 @@ class Parrot:
 def evaluate(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """The command with the parrot as its model, in-process."""
     monkeypatch.setattr("lyrics.core.evaluation.build.default_registry", lambda: REGISTRY)
-    monkeypatch.setattr(command, "open_model", lambda *_: Parrot())
+    monkeypatch.setattr(command, "open_model", lambda *_, **__: Parrot())
     Parrot.answered = 0
     app = typer.Typer()
     app.command()(command.evaluate)
@@ -140,9 +140,9 @@ def test_out_is_a_file(evaluate: Callable[..., Result], tmp_path: Path) -> None:
 
 
 def test_a_real_model_answers(tmp_path: Path) -> None:
-    from lyrics.core.build import build_model
     from lyrics.core.evaluation.build import build_benchmark
     from lyrics.core.evaluation.runner import evaluate as run
+    from lyrics.core.loading import build_model
     from tests.core.small import small
 
     scenes = build_benchmark("scenes", {"scenes": 1}, registry=REGISTRY)

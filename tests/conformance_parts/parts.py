@@ -18,7 +18,7 @@ from lyrics.core.geometry import Box
 from lyrics.core.language.tokenizers import byte_tokenizer
 from lyrics.core.masks import Mask
 from lyrics.core.stage1.batch import PretrainBatch
-from lyrics.core.stage1.step import Loss, StepState
+from lyrics.core.stage1.state import Loss, StepState
 from lyrics.core.stage1.streams import Features, Stream, StreamOutputs, Text, full
 from lyrics.core.types import Detection, DetectorOutput, ImageBatch, Preprocessing, Sample, SegmenterOutput, Tag
 from tests.conformance_parts import PartOptions

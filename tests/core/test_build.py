@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import lyrics
-from lyrics.core.build import build_model, build_part, check_requirements
+from lyrics.core.build import build_part, check_requirements
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import (
     ImageError,
@@ -25,6 +25,7 @@ from lyrics.core.errors import (
     WeightsError,
     WiringError,
 )
+from lyrics.core.loading import build_model
 from lyrics.core.model import LyricsModel
 from lyrics.core.registry.component import Component, Options, hookimpl
 from lyrics.core.registry.registry import Registry

@@ -10,18 +10,18 @@ import pytest
 import torch
 from torch import nn
 
-from lyrics.core.build import build_model
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import PluginError, SpecError
+from lyrics.core.loading import build_model
 from lyrics.core.registry.component import Component, NoOptions, hookimpl
 from lyrics.core.registry.registry import Registry, Source, default_registry
 from lyrics.core.resolve import declaring
+from lyrics.core.runs.config import TrainConfig, load_config
 from lyrics.core.stage1.batch import PretrainBatch
 from lyrics.core.stage1.negatives import Similarity
-from lyrics.core.stage1.step import Loss, StepState
+from lyrics.core.stage1.state import Loss, StepState
 from lyrics.core.stage1.streams import Stream, StreamOutputs, full
 from lyrics.core.training.assemble import read_refined
-from lyrics.core.training.config import TrainConfig, load_config
 from lyrics.core.training.loop import check_negatives
 from lyrics.workflows.ablations.variants import check_looks
 from tests.core.small import small

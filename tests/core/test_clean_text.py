@@ -12,7 +12,7 @@ import pytest
 from pydantic import Field
 
 from lyrics.core.clean_text import json_printable, one_line, printable
-from lyrics.core.conversion.convert import formats
+from lyrics.core.conversion.formats import formats
 from lyrics.core.registry.component import Component, Converter, Options, Preset, hookimpl
 from lyrics.core.registry.registry import Registry, Source, describe
 from lyrics.plugins.tiny.presets import lyrics_tiny

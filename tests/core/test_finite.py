@@ -7,8 +7,8 @@ import copy
 import pytest
 import torch
 
-from lyrics.core.build import build_model
 from lyrics.core.errors import NotFiniteError
+from lyrics.core.loading import build_model
 from lyrics.core.model import LyricsModel
 from tests.core.small import drawn, small
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lyrics.core.build import build_model
 from lyrics.core.data.augmentation import Augmentation
 from lyrics.core.data.collate import Collator, InstructionExamples, PretrainExamples
 from lyrics.core.data.stream import Example
@@ -18,6 +17,7 @@ from lyrics.core.geometry import Box
 from lyrics.core.language.codecs import format_box
 from lyrics.core.language.prompts import Exchange
 from lyrics.core.language.soft_prompts import groups_by_length
+from lyrics.core.loading import build_model
 from lyrics.core.model import LyricsModel
 from lyrics.core.refining.refinement import Refinement
 from lyrics.core.types import DetectedObject, Sample, Turn

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from lyrics.core.build import build_model
 from lyrics.core.data.collate import Collator
 from lyrics.core.data.stream import Example
 from lyrics.core.errors import WeightsError
 from lyrics.core.inspection import memory
+from lyrics.core.loading import build_model
 from lyrics.core.model import LyricsModel
 from lyrics.core.types import Sample, Turn
 from tests.core.small import drawn
@@ -100,6 +101,11 @@ def test_what_experts_need_beside_tensors_travels_with_the_model(model: LyricsMo
         tagger.tags, tagger.thresholds = tags, thresholds
     again: Any = LyricsModel.from_pretrained(tmp_path).refiner
     assert again.tagger.tags[3] == "sort 3"
+    assert again.tagger.thresholds == (0.0,) * 10  # the specification states one for all tags
+    stated = json.loads((tmp_path / "spec.json").read_text())
+    stated["refiner"]["tagger"]["options"]["threshold"] = None
+    (tmp_path / "spec.json").write_text(json.dumps(stated))
+    again = LyricsModel.from_pretrained(tmp_path).refiner
     assert again.tagger.thresholds == (0.25,) * 10
     assert again.detector.writer.tokens(["a dog"]) == model.refiner.detector.writer.tokens(["a dog"])  # type: ignore[union-attr]
     for file, complaint in (

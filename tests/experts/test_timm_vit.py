@@ -9,9 +9,9 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
-from lyrics.core.build import build_model
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import ContractError, SpecError, UnknownNameError, WeightsError, WiringError
+from lyrics.core.loading import build_model
 from lyrics.core.registry.registry import Registry
 from lyrics.plugins import timm_vit
 from lyrics.plugins.timm_vit import TimmVitOptions
@@ -146,7 +146,7 @@ def test_without_a_checkpoint_timms_repository_is_read(
     save_file({"visual.proj": torch.zeros(1)}, tmp_path / "open_clip_model.safetensors")
     asked = []
 
-    def snapshot_download(repo_id: str, allow_patterns: list[str]) -> str:
+    def snapshot_download(repo_id: str, allow_patterns: list[str], local_files_only: bool) -> str:
         asked.append((repo_id, allow_patterns))
         return str(tmp_path)
 

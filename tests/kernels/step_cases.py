@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
+from lyrics.core.stage1.reduction import total_loss
 from lyrics.core.stage1.step import pretrain_losses
 from lyrics.core.stage1.streams import Features
-from lyrics.core.training.reduction import total_loss
 from lyrics.workflows.bench.step import build_case
 
 #: Head dimension 32, the least that the kernels take; odd lengths.

@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from lyrics.core.build import build_model, build_part
+from lyrics.core.build import build_part
 from lyrics.core.contracts import BuildContext
 from lyrics.core.geometry import Box
 from lyrics.core.language.spatial_tokens import object_units, spatial_units
+from lyrics.core.loading import build_model
 from lyrics.core.registry.registry import default_registry
 from lyrics.core.resolve import Part
 from lyrics.core.spec import validate
 from lyrics.core.types import DetectedObject
 from lyrics.plugins.mqformer import MQFormerOptions
-from lyrics.plugins.mqformer.model import build_mqformer
+from lyrics.plugins.mqformer.build import build_mqformer
 from lyrics.testing.tools import batch
 from tests.core.small import small
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lyrics.core.build import build_model
+from lyrics.core.loading import build_model
 from lyrics.core.model import LyricsModel
 from tests.core.small import small
 

@@ -145,7 +145,7 @@ def test_what_no_checkpoint_names_is_drawn_once() -> None:
 
 
 def test_a_folder_is_read_anew_and_says_why_it_has_no_4_bits(tmp_path: Path) -> None:
-    from lyrics.core.build import build_model
+    from lyrics.core.loading import build_model
     from tests.core.small import small
 
     model = build_model(small(), weights="random").eval()

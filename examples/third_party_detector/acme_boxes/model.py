@@ -4,7 +4,7 @@ import torch
 from PIL import ImageColor
 from torch import nn
 
-from lyrics.core.types import Detection, DetectorOutput, Preprocessing
+from lyrics.types import Detection, DetectorOutput, Preprocessing
 
 NEAR = 0.45  # distance in RGB up to which two colours count as the same, with channels in [0, 1]
 

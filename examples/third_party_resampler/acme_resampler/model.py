@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from lyrics.core.stage1.streams import StreamOutputs
+from lyrics.types import StreamOutputs
 
 
 class Layer(nn.Module):

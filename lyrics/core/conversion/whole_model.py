@@ -19,7 +19,7 @@ from torch import nn
 
 from lyrics.core.build import build_part, build_resolved
 from lyrics.core.contracts import BuildContext
-from lyrics.core.conversion.convert import Format, run_converter
+from lyrics.core.conversion.formats import Format, run_converter
 from lyrics.core.conversion.plan import Beside, Checkpoint, Piece, Plan, fewer_tokens, read_tokenizer, write_shards
 from lyrics.core.errors import SpecError, WeightsError
 from lyrics.core.model import LyricsModel
@@ -47,7 +47,7 @@ def convert_model(
     """
     shapes = checkpoint.shapes()
     resolved, notes = _with_vocabulary_of(shapes, resolved)
-    model = build_resolved(resolved, weights="meta")
+    model = build_resolved(LyricsModel, resolved, weights="meta")
     plan, beside = plan_model(model, resolved, checkpoint, shapes, wanted)
     notes += read_beside(model, beside, given)
     save_beside(model, result)

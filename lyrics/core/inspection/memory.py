@@ -30,9 +30,9 @@ from lyrics.core.geometry import Box, Frame
 from lyrics.core.model import LyricsModel
 from lyrics.core.stage1.batch import PretrainBatch, Spatial
 from lyrics.core.stage1.negatives import Negatives
+from lyrics.core.stage1.reduction import total_loss
 from lyrics.core.stage1.step import pretrain_losses
 from lyrics.core.stage1.streams import Features, SpecialTokens, Text
-from lyrics.core.training.reduction import total_loss
 from lyrics.core.types import ImageBatch
 
 #: Objects of a picture and lengths of texts that a step is counted with.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import random
 import warnings
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import torch
 
-from lyrics.core.errors import PromptError, SpecError, did_you_mean
+from lyrics.core.errors import ContractError, PromptError, SpecError, did_you_mean
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig
@@ -200,3 +201,16 @@ def _of_config(config: GenerationConfig) -> dict[str, Any]:
         if name not in _RULES and name not in _READ_ELSEWHERE and not name.startswith("_") and not idle:
             raise SpecError(f"generation_config.{name}={value!r}: is not supported. There are: {', '.join(_RULES)}.")
     return given
+
+
+def check_takes_options(generate: Callable[..., object], name: str) -> None:
+    """Raise ``ContractError`` where the ``generate`` of the language model called ``name`` takes no ``generation_config``."""
+    parameters = inspect.signature(generate).parameters
+    if "generation_config" in parameters or any(
+        one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()
+    ):
+        return
+    raise ContractError(
+        f"language_model: {name!r} decodes greedily only: its generate takes no generation_config (see "
+        "lyrics.core.contracts); leave out the generation options."
+    )

@@ -6,16 +6,26 @@ Shapes: P pictures, Q queries, D width of the language model's embeddings.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from lyrics.core.contracts import LanguageModel
+from lyrics.core.errors import PromptError
 from lyrics.core.language.codecs import SpatialObject, format_objects
 from lyrics.core.language.mentions import snapped
-from lyrics.core.language.prompts import Dialogue, TokenPrompt, encode_words, segments_of, template_named, tokenize
+from lyrics.core.language.prompts import (
+    Dialogue,
+    Exchange,
+    TokenPrompt,
+    encode_words,
+    segments_of,
+    template_named,
+    tokenize,
+)
+from lyrics.core.pictures.inputs import instruction_text
 from lyrics.core.refining.refinement import Refinement
 from lyrics.core.spec import ModelSpec
 
@@ -107,3 +117,37 @@ def _shortened(refinement: Refinement, longest: int, codec: str, tokenizer: Any)
         else:
             many = middle - 1
     return spatial_text(replace(refinement, objects=tuple(best[:few])), codec)
+
+
+def check_dialogue(dialogue: Dialogue, num_pictures: int) -> None:
+    """Raise ``PromptError`` unless a conversation ends with a question that ``num_pictures`` pictures can be asked."""
+    if isinstance(dialogue, str) or not all(isinstance(exchange, Exchange) for exchange in dialogue):
+        raise PromptError("a conversation is a list of lyrics.core.language.prompts.Exchange; generate takes texts.")
+    if not dialogue or not instruction_text(dialogue[-1].instruction).strip():
+        raise PromptError("the prompt is empty; ask something.")
+    if dialogue[-1].answer is not None:
+        raise PromptError("the last instruction has an answer already; there is nothing to generate.")
+    for exchange in dialogue:
+        for picture in exchange.pictures:
+            if not 0 <= picture < num_pictures:
+                raise PromptError(f"the prompt names picture {picture}, but there are {num_pictures}.")
+
+
+def too_long(prompt: TokenPrompt, num_queries: int, max_positions: int, max_new_tokens: int) -> PromptError:
+    """The error for a prompt that leaves no room for its answer."""
+    shown = len(prompt.slots)
+    pictures = f", {shown} picture{'s' * (shown != 1)} of {num_queries} tokens included"
+    return PromptError(
+        f"the prompt has {len(prompt):,} tokens{pictures if shown else ''}; the language model reads {max_positions:,}, "
+        f"{max_new_tokens:,} of which are kept for the answer. Shorten it, or give fewer pictures or max_new_tokens."
+    )
+
+
+def instructions_of(dialogues: Sequence[Dialogue], num_pictures: int) -> list[str]:
+    """For each picture the instruction that brings it into its conversation; empty for one that none does."""
+    found = [""] * num_pictures
+    for dialogue in dialogues:
+        for exchange in dialogue:
+            for picture in exchange.pictures:
+                found[picture] = exchange.instruction
+    return found

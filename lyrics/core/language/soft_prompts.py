@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 
 from lyrics.core.contracts import LanguageModel
 from lyrics.core.language.prompts import TokenPrompt
+from lyrics.core.stage1.state import Loss
 
 #: A pass of fewer prompts would cost more than their padding.
 _SMALLEST = 4
@@ -75,3 +77,16 @@ def embed(
         flat = embeddings_BLD.flatten(0, 1).index_copy(0, places, values)
         embeddings_BLD = flat.view(embeddings_BLD.shape)
     return SoftPrompts(embeddings_BLD, mask_BL.to(device), ids_BL, targets_BL)
+
+
+def answer_loss(prompts: Sequence[TokenPrompt], soft_tokens_PQD: torch.Tensor, language_model: LanguageModel) -> Loss:
+    """Cross-entropy of the prompts' answers and of what ends them, summed, with the number of their tokens (section 3.3)."""
+    soft = embed(prompts, soft_tokens_PQD, language_model, "right")
+    targets_BL = soft.targets_BL[:, 1:]
+    labels = soft.ids_BL[:, 1:][targets_BL].to(soft_tokens_PQD.device)
+    if not len(labels):
+        # Still connected to the weights, so that every rank has the same gradients to average.
+        return Loss(soft.embeddings_BLD.sum() * 0 + soft_tokens_PQD.sum() * 0, 0)
+    logits_BLV = language_model(soft.embeddings_BLD, soft.mask_BL)
+    logits = logits_BLV[:, :-1][targets_BL.to(soft_tokens_PQD.device)].float()
+    return Loss(F.cross_entropy(logits, labels, reduction="sum"), len(labels))

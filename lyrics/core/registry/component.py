@@ -173,7 +173,7 @@ class Component:
 class Recipe:
     """A named training configuration.
 
-    ``config`` is ``"package.module:callable"``, which returns a ``lyrics.core.training.config.TrainConfig``. It is
+    ``config`` is ``"package.module:callable"``, which returns a ``lyrics.core.runs.config.TrainConfig``. It is
     imported when the recipe is used, and not before.
     """
 

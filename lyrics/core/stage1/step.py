@@ -8,44 +8,26 @@ Letters: B samples of this rank, N samples of all ranks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
-from lyrics.core.contracts import ChoosesNegatives, Objective, Projected, QueryTransformer, WithNegatives, reader_of
+from lyrics.core.contracts import (
+    ChoosesNegatives,
+    CountsCorrect,
+    Objective,
+    Projected,
+    QueryTransformer,
+    WithNegatives,
+    reader_of,
+)
 from lyrics.core.errors import ContractError
-from lyrics.core.stage1.batch import PretrainBatch
+from lyrics.core.stage1.batch import PretrainBatch, Spatial
 from lyrics.core.stage1.distributed import gather_padded, rank, world_size
-from lyrics.core.stage1.negatives import NegativePairs, Negatives, Similarity, draw_negatives, negative_pairs
-from lyrics.core.stage1.streams import Features, StreamOutputs, merge
-
-
-@dataclass(frozen=True, eq=False)
-class Loss:
-    """A loss summed over ``count`` terms of this rank; the mean over all ranks is the sum of sums over the sum of counts."""
-
-    sum: torch.Tensor
-    count: int
-
-
-@dataclass(frozen=True, eq=False)
-class StepState:
-    """What an objective may read when it computes its losses.
-
-    Args:
-        batch: texts of this rank's B samples.
-        outputs: of both passes.
-        token_logits: the query transformer's; raises ``ContractError`` where that reads no text.
-        similarity: of the objective that chooses hard negatives (``ChoosesNegatives``); None without one.
-        pairs: the hard negatives; None without an objective that asks for them (``WithNegatives``).
-    """
-
-    batch: PretrainBatch
-    outputs: StreamOutputs
-    token_logits: Callable[[torch.Tensor], torch.Tensor]
-    similarity: Similarity | None
-    pairs: NegativePairs | None
+from lyrics.core.stage1.negatives import Negatives, draw_negatives, negative_pairs
+from lyrics.core.stage1.state import Loss, StepState
+from lyrics.core.stage1.streams import Features, merge
 
 
 def pretrain_losses(
@@ -130,3 +112,23 @@ def with_remote_images(
         None if everyone.image_mask_BN is None else everyone.image_mask_BN[rows],
     )
     return memory.followed_by(query_transformer.project(fetched)), number_N
+
+
+def pretrain_accuracy(
+    query_transformer: QueryTransformer, objectives: Mapping[str, Objective], features: Features, batch: PretrainBatch
+) -> dict[str, tuple[int, int]]:
+    """What the objectives get right on a batch: name -> (how many, of how many).
+
+    What is retrieved by the whole text, boxes included, is also retrieved by the caption alone.
+    """
+    state = pretrain_state(query_transformer, objectives, features, batch)
+    found: dict[str, tuple[int, int]] = {}
+    for name, objective in objectives.items():
+        if not isinstance(objective, CountsCorrect):
+            continue
+        found |= objective.accuracy(state)
+        if isinstance(objective, ChoosesNegatives):
+            alone = replace(batch, spatial=Spatial.from_objects([[] for _ in range(len(batch))]))
+            counted = objective.accuracy(pretrain_state(query_transformer, {name: objective}, features, alone))
+            found |= {f"{what}, captions alone": both for what, both in counted.items()}
+    return found

@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from lyrics.core.build import build_model
 from lyrics.core.data.augmentation import Augmentation
 from lyrics.core.data.build import build_dataset
 from lyrics.core.data.collate import Collator
 from lyrics.core.data.fitting import Fitting
 from lyrics.core.errors import LyricsError, SpecError
+from lyrics.core.loading import build_model
 from lyrics.core.refining.refine_files import read_refinements
 from lyrics.core.refining.refinement import Refinement
 from lyrics.core.refining.stored import StoredRefinements
 from lyrics.core.registry.registry import default_registry
 from lyrics.core.resolve import declaring
+from lyrics.core.runs.config import TrainConfig
 from lyrics.core.spec import Slot
-from lyrics.core.training import checkpoint as checkpoints
-from lyrics.core.training.config import TrainConfig
-from lyrics.core.training.errors import CheckpointError
+from lyrics.core.trained import start_from
 from lyrics.core.training.frozen import hold_frozen
 from lyrics.core.training.held_out import HeldOut
 from lyrics.core.training.loop import Evaluate, Outcome, say, train
-from lyrics.core.training.optimizer import load_parameters
-from lyrics.core.training.tensor_file import read_tensors
-from lyrics.core.weights.model_folder import SPEC_FILE
 
 if TYPE_CHECKING:
     from lyrics.core.contracts import Dataset
@@ -60,7 +55,7 @@ def run(
         adapt(model)
     hold_frozen(model, config)
     if config.model.start_from is not None:
-        start_from(model, config.model.start_from)
+        start_from(model, config.model.start_from, say)
     section = config.data.augmentation
     augmentation = None if section is None else Augmentation(**section.model_dump())
     collator = Collator(
@@ -110,35 +105,3 @@ def read_refined(config: TrainConfig) -> Mapping[str, Refinement] | None:
             f"{', '.join(dict.fromkeys(readers)) or 'no installed component'}."
         )
     return StoredRefinements(read_refinements(config.data.refined), config.data.refined)
-
-
-def start_from(model: LyricsModel, path: str, say: Callable[[str], None] = say) -> None:
-    """Load the trained tensors of a checkpoint, or of a run folder's newest one, over the model's.
-
-    Raises ``CheckpointError`` where there is none, or it is damaged or does not fit.
-    """
-    folder: Path | None = Path(path)
-    assert folder is not None
-    if checkpoints.step_of(folder) is None:
-        folder = checkpoints.newest_valid(folder / "checkpoints", say)
-    if folder is None:
-        is_model = (Path(path) / SPEC_FILE).is_file()
-        advice = " It is a model folder; set model.weights to it, and leave model.start_from out." if is_model else ""
-        raise CheckpointError(
-            f"model.start_from={path}: is neither a checkpoint nor a run folder that has one.{advice}"
-        )
-    checkpoints.verify(folder)
-    names = load_trained(model, folder, f"model.start_from: {folder}")
-    say(f"{len(names)} tensors from {folder}")
-
-
-def load_trained(model: LyricsModel, checkpoint: Path, where: str) -> set[str]:
-    """Load the trained tensors of a checkpoint that was verified, and return their names.
-
-    Raises ``CheckpointError`` that begins with ``where`` for tensors that do not fit.
-    """
-    tensors = read_tensors(checkpoint / checkpoints.TRAINED_FILE)
-    own = dict(model.named_parameters())
-    wanted = {name: own[name] for name in tensors if name in own}
-    load_parameters(wanted, tensors, f"{where}/{checkpoints.TRAINED_FILE}")
-    return set(wanted)

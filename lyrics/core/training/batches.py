@@ -16,7 +16,7 @@ from lyrics.core.contracts import Dataset, InShards
 from lyrics.core.data.mixture import Mixture, Source
 from lyrics.core.data.sampler import StepSampler
 from lyrics.core.data.stream import SampleStream
-from lyrics.core.training.config import TrainConfig
+from lyrics.core.runs.config import TrainConfig
 
 
 def build_mixture(config: TrainConfig, datasets: Mapping[str, Dataset]) -> Mixture:

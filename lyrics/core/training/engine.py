@@ -19,10 +19,10 @@ from accelerate import Accelerator
 from torch import nn
 
 from lyrics.core.data.draws import generator
+from lyrics.core.runs.config import TrainConfig
 from lyrics.core.stage1.distributed import average
-from lyrics.core.stage1.step import Loss
-from lyrics.core.training.config import TrainConfig
-from lyrics.core.training.reduction import Flags, Reduced, is_finite, reduce_losses, scaled_sum
+from lyrics.core.stage1.reduction import Flags, Reduced, is_finite, reduce_losses, scaled_sum
+from lyrics.core.stage1.state import Loss
 from lyrics.core.training.schedule import learning_rate
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lyrics.core.dtypes import torch_dtype
-from lyrics.core.training.config import TrainConfig
+from lyrics.core.runs.config import TrainConfig
 
 if TYPE_CHECKING:
     from lyrics.core.model import LyricsModel

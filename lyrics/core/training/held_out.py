@@ -22,8 +22,8 @@ from lyrics.core.errors import DatasetError, GeometryError, ImageError, PromptEr
 from lyrics.core.language.prompting import Encoded
 from lyrics.core.language.prompts import Dialogue, Exchange
 from lyrics.core.pictures.drawing import draw_objects
+from lyrics.core.runs.config import TrainConfig
 from lyrics.core.stage1.distributed import rank, summed, world_size
-from lyrics.core.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from lyrics.core.model import LyricsModel

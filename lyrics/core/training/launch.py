@@ -21,7 +21,7 @@ from accelerate.utils import DistributedDataParallelKwargs, DistributedType, Ini
 
 from lyrics import __version__
 from lyrics.core.errors import MissingRequirementError, SpecError
-from lyrics.core.training.config import TrainConfig
+from lyrics.core.runs.config import TrainConfig
 
 
 def start(config: TrainConfig, say: Callable[[str], None]) -> Accelerator:

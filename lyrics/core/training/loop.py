@@ -19,20 +19,20 @@ from lyrics.core.contracts import Dataset
 from lyrics.core.data.ledger import Ledger
 from lyrics.core.data.sampler import StepSampler
 from lyrics.core.data.stream import SampleStream
-from lyrics.core.errors import SpecError
+from lyrics.core.errors import SpecError, TrainingError
 from lyrics.core.resolve import declaring
-from lyrics.core.training import checkpoint as checkpoints
+from lyrics.core.runs import checkpoint as checkpoints
+from lyrics.core.runs.checkpoint import Checkpoint
+from lyrics.core.runs.config import TrainConfig, digest
+from lyrics.core.runs.disk import Disk
+from lyrics.core.stage1.reduction import Flags, any_rank, peers_alive, together
+from lyrics.core.trained import load_parameters
 from lyrics.core.training import launch, resume
 from lyrics.core.training.batches import MicroBatches, StepLoader, build_mixture, data_facts
-from lyrics.core.training.checkpoint import Checkpoint
-from lyrics.core.training.config import TrainConfig, digest
-from lyrics.core.training.disk import Disk
 from lyrics.core.training.engine import StageModule, StepEngine, compile_blocks
-from lyrics.core.training.errors import TrainingError
 from lyrics.core.training.held_out import Evaluation
-from lyrics.core.training.optimizer import build_optimizer, load_optimizer, load_parameters, optimizer_tensors
+from lyrics.core.training.optimizer import build_optimizer, load_optimizer, optimizer_tensors
 from lyrics.core.training.recorder import Recorder
-from lyrics.core.training.reduction import Flags, any_rank, peers_alive, together
 from lyrics.core.training.report import write_report
 from lyrics.core.training.runfolder import RunFolder
 from lyrics.core.training.signals import StopRequest, stop_on_signals

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from lyrics.core.errors import CheckpointError
+from lyrics.core.runs.config import OptimisationSection
 from lyrics.core.training import muon
-from lyrics.core.training.config import OptimisationSection
-from lyrics.core.training.errors import CheckpointError
 from lyrics.core.training.muon import MuonWithAdamW
 
 _SLOTS = ("step", "exp_avg", "exp_avg_sq")
@@ -99,23 +99,3 @@ def load_optimizer(
             slot: tensor.clone() if slot == "step" else tensor.to(parameter.device, copy=True)
             for slot, tensor in state.items()
         }
-
-
-@torch.no_grad()
-def load_parameters(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, torch.Tensor], where: str) -> None:
-    """Fill parameters by name. Raises ``CheckpointError`` beginning with ``where`` and naming what is missing, left over or misshapen."""
-    missing, unexpected = sorted(set(parameters) - set(tensors)), sorted(set(tensors) - set(parameters))
-    if missing or unexpected:
-        complaints = [
-            f"{len(names)} {what}, such as {names[0]}"
-            for what, names in (("missing", missing), ("not of this model", unexpected))
-            if names
-        ]
-        raise CheckpointError(f"{where}: its tensors are not those that this model trains: {'; '.join(complaints)}.")
-    for name, parameter in parameters.items():
-        if tensors[name].shape != parameter.shape:
-            raise CheckpointError(
-                f"{where}: {name} is {tuple(tensors[name].shape)}, but {tuple(parameter.shape)} in this model."
-            )
-    for name, parameter in parameters.items():
-        parameter.copy_(tensors[name])

@@ -13,13 +13,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lyrics.core.build import build_model
 from lyrics.core.contracts import Module
 from lyrics.core.dtypes import torch_dtype
 from lyrics.core.errors import SpecError
 from lyrics.core.inspection.memory import Memory, training_memory
 from lyrics.core.json_reading import parse_json, read_json_object, read_text
-from lyrics.core.training.config import TrainConfig
+from lyrics.core.loading import build_model
+from lyrics.core.runs.config import TrainConfig
 from lyrics.core.training.sharding import check_model, largest_share, layers
 
 #: Bytes for each picture of what may be stored of the refiner: tags, boxes and scores; a token for each box; dense feature maps

@@ -10,7 +10,7 @@ import numpy as np
 from accelerate import Accelerator
 from PIL.Image import Image
 
-from lyrics.core.training.config import TrainConfig
+from lyrics.core.runs.config import TrainConfig
 from lyrics.core.training.engine import StepResult
 from lyrics.core.training.held_out import Evaluation
 from lyrics.core.training.progress import StepProgress

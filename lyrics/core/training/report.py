@@ -14,7 +14,7 @@ from lyrics.core.data.stream import SampleStream
 from lyrics.core.errors import LyricsError
 from lyrics.core.json_reading import parse_json, read_text
 from lyrics.core.reports.plots import curve
-from lyrics.core.training.config import TrainConfig
+from lyrics.core.runs.config import TrainConfig
 from lyrics.core.training.runfolder import RunFolder
 
 _EXAMPLES = 6

@@ -9,13 +9,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from lyrics.core.errors import SpecError
+from lyrics.core.errors import CheckpointError, SpecError
+from lyrics.core.runs import checkpoint as checkpoints
+from lyrics.core.runs.checkpoint import Checkpoint
+from lyrics.core.runs.config import TrainConfig
 from lyrics.core.stage1.distributed import rank, world_size
-from lyrics.core.training import checkpoint as checkpoints
-from lyrics.core.training.checkpoint import Checkpoint
-from lyrics.core.training.config import TrainConfig
-from lyrics.core.training.errors import CheckpointError
-from lyrics.core.training.reduction import together
+from lyrics.core.stage1.reduction import together
 
 _NONE = -1
 

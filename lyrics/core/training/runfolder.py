@@ -8,7 +8,7 @@
 ``log.jsonl``         a line per step; losses also as ``float.hex()``, to compare runs bit by bit
 ``anomalies.jsonl``   steps that were skipped, with the positions of their samples
 ``bad_samples.jsonl`` the ledger of samples that could not be read
-``checkpoints/``      see ``lyrics.core.training.checkpoint``
+``checkpoints/``      see ``lyrics.core.runs.checkpoint``
 ``examples/``         held-out samples of the last evaluation with what the model made of them
 ``report.html``       curves, the last evaluation, examples
 ====================  ====================================================================================
@@ -22,12 +22,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from lyrics.core.errors import SpecError
+from lyrics.core.errors import SpecError, TrainingError
 from lyrics.core.json_reading import parse_json
 from lyrics.core.lease import lock
+from lyrics.core.runs.config import TrainConfig, dump_config
 from lyrics.core.spec import dump
-from lyrics.core.training.config import TrainConfig, dump_config
-from lyrics.core.training.errors import TrainingError
 from lyrics.core.training.held_out import Shown
 
 

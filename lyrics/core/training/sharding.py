@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor
 from lyrics.core.contracts import Module
 from lyrics.core.errors import SpecError
 from lyrics.core.stage1.distributed import summed, world_size
-from lyrics.core.stage1.step import Loss
+from lyrics.core.stage1.state import Loss
 
 if TYPE_CHECKING:
     from lyrics.core.model import LyricsModel

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from lyrics.core.training import checkpoint as checkpoints
-from lyrics.core.training.checkpoint import Checkpoint
-from lyrics.core.training.disk import Disk
+from lyrics.core.runs import checkpoint as checkpoints
+from lyrics.core.runs.checkpoint import Checkpoint
+from lyrics.core.runs.disk import Disk
 
 #: Failed saves in a row after which training stops.
 MAX_FAILURES = 2

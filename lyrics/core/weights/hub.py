@@ -10,13 +10,13 @@ import contextlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lyrics.core.errors import WeightsError
 from lyrics.core.weights.pretrained import first_line
 
 if TYPE_CHECKING:
-    from lyrics.core.model import LyricsModel
+    from huggingface_hub import ModelCard
 
 CARD_FILE = "README.md"
 #: ``*`` matches folders, too. Nothing that is unpickled or run.
@@ -45,6 +45,14 @@ print(model.generate("picture.jpg", "What is in the picture?").text)
 
 Weights are in safetensors; nothing here is unpickled. Each part's weights keep the licence of where they come from.
 """
+
+
+class Pushed(Protocol):
+    """What is uploaded: a model that saves itself to a folder and writes its own card."""
+
+    def save_pretrained(self, folder: str, *, trainable_only: bool) -> str | None: ...
+
+    def generate_model_card(self, **values: Any) -> ModelCard: ...
 
 
 def local_folder(
@@ -89,7 +97,7 @@ def local_folder(
 
 
 def push(
-    model: LyricsModel,
+    model: Pushed,
     repo_id: str,
     *,
     private: bool | None = None,

@@ -32,7 +32,7 @@ from lyrics.core.weights.tensors import digest, load_tensors, save_tensors, stor
 from lyrics.core.weights.transformers_files import load_tokenizer
 
 if TYPE_CHECKING:
-    from lyrics.core.model import LyricsModel
+    from lyrics.core.composed import ComposedModel
 
 SPEC_FILE = "spec.json"
 FROZEN_FILE = "frozen.json"
@@ -63,7 +63,7 @@ def holds_all_tensors(folder: str | os.PathLike[str]) -> bool:
     return not (Path(folder) / FROZEN_FILE).is_file()
 
 
-def save_folder(model: LyricsModel, folder: str | os.PathLike[str], *, trainable_only: bool = False) -> None:
+def save_folder(model: ComposedModel, folder: str | os.PathLike[str], *, trainable_only: bool = False) -> None:
     """Write a model folder, which is made if need be.
 
     Raises ``WeightsError`` for a model on the meta device (it has no values) and for one whose LoRA is merged.
@@ -82,7 +82,7 @@ def save_folder(model: LyricsModel, folder: str | os.PathLike[str], *, trainable
     save_beside(model, path)
 
 
-def save_beside(model: LyricsModel, folder: str | os.PathLike[str]) -> None:
+def save_beside(model: ComposedModel, folder: str | os.PathLike[str]) -> None:
     """Write what a model folder holds beside specification and tensors: preprocessing, the experts' own files, tokenizers."""
     path = Path(folder)
     prepared = {name: dataclasses.asdict(one) for name, one in model.processor.preprocessing.items()}
@@ -95,7 +95,7 @@ def save_beside(model: LyricsModel, folder: str | os.PathLike[str]) -> None:
         reader.tokenizer.save_pretrained(path / "tokenizers" / name)
 
 
-def _parts(model: LyricsModel) -> dict[str, Expert | LanguageModel]:
+def _parts(model: ComposedModel) -> dict[str, Expert | LanguageModel]:
     """The parts that may have files of their own, by the names of their folders."""
     return {**model.experts, "language_model": model.language_model}
 
@@ -121,13 +121,13 @@ def part_prefix(path: str) -> str:
     return _FROZEN_PARTS.get(path, f"{path}.")
 
 
-def readers(model: LyricsModel) -> dict[str, ReadsText | LanguageModel]:
+def readers(model: ComposedModel) -> dict[str, ReadsText | LanguageModel]:
     """The parts that have a tokenizer, by their paths in the specification, which name its folder."""
     found: dict[str, ReadsText | LanguageModel] = {"language_model": model.language_model}
     return found if model.abilities.text is None else {"query_transformer": model.abilities.text, **found}
 
 
-def is_frozen(model: LyricsModel, name: str) -> bool:
+def is_frozen(model: ComposedModel, name: str) -> bool:
     """Whether no stage trains the tensor of that name: an expert's, or the language model's beside its adaptation."""
     if name.startswith("language_model."):
         return name.removeprefix("language_model.") not in model.adapted
@@ -150,7 +150,7 @@ def _references(spec: ModelSpec, tensors: Mapping[str, torch.Tensor], frozen: se
 
 
 def load_folder(
-    model: LyricsModel,
+    model: ComposedModel,
     folder: str | os.PathLike[str],
     *,
     base: str | os.PathLike[str] | None = None,
@@ -185,7 +185,7 @@ def load_folder(
 
 
 def _fill(
-    model: LyricsModel,
+    model: ComposedModel,
     wanted: Mapping[str, torch.Tensor],
     folder: str | os.PathLike[str],
     changes: Changes | None,
@@ -210,7 +210,7 @@ def _fill(
     return left
 
 
-def load_trained_parts(model: LyricsModel, folder: Path) -> None:
+def load_trained_parts(model: ComposedModel, folder: Path) -> None:
     """Fill what training changes, as far as it fits, from the folder of a model that may have other parts than this one.
 
     Warns of parts that keep random weights because the folder has none that fit.
@@ -253,14 +253,14 @@ def _compare(spec: ModelSpec, tensors: Mapping[str, torch.Tensor], frozen: set[s
             )
 
 
-def _load_tokenizers(model: LyricsModel, folder: Path, replaced: Collection[str]) -> None:
+def _load_tokenizers(model: ComposedModel, folder: Path, replaced: Collection[str]) -> None:
     for name, reader in readers(model).items():
         place = folder / "tokenizers" / name
         if place.is_dir() and name not in replaced:
             reader.tokenizer = load_tokenizer(place)
 
 
-def _compare_preprocessing(model: LyricsModel, file: Path, changed: Collection[str]) -> None:
+def _compare_preprocessing(model: ComposedModel, file: Path, changed: Collection[str]) -> None:
     if not file.is_file():
         return
     stored = read_json_object(file, WeightsError)

@@ -109,7 +109,7 @@ def lyrics_components() -> Iterator[Component]:
     yield Component(
         kind="query-transformer",
         name="mqformer",
-        build="lyrics.plugins.mqformer.model:build_mqformer",
+        build="lyrics.plugins.mqformer.build:build_mqformer",
         options=MQFormerOptions,
         summary="Multi-scale Querying Transformer: visual queries read the image, grounding queries the visual refiner",
         licence="Apache-2.0",
@@ -119,7 +119,7 @@ def lyrics_components() -> Iterator[Component]:
     yield Component(
         kind="query-transformer",
         name="qformer",
-        build="lyrics.plugins.mqformer.model:build_qformer",
+        build="lyrics.plugins.mqformer.build:build_qformer",
         options=QFormerOptions,
         summary="BLIP-2's Q-Former: the same trunk without grounding queries",
         licence="Apache-2.0",

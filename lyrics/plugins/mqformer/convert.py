@@ -17,7 +17,8 @@ import torch
 from lyrics.core.errors import WeightsError
 from lyrics.core.weights.pretrained import read_tensors
 from lyrics.core.weights.tensors import WEIGHTS_FILE, check_finite, check_types, headers_of
-from lyrics.plugins.mqformer.model import MQFormer, padded
+from lyrics.plugins.mqformer.layers import padded
+from lyrics.plugins.mqformer.model import MQFormer
 
 State = Mapping[str, torch.Tensor]
 

@@ -11,16 +11,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from lyrics.core.stage1.streams import Features, Stream
-from lyrics.plugins.mqformer import model as packed
+from lyrics.plugins.mqformer import QFormerOptions
+from lyrics.plugins.mqformer.layers import CrossAttention, KeysAndValues, Layer, SelfAttention, activate, pad_width
 
-if TYPE_CHECKING:
-    from lyrics.plugins.mqformer.model import CrossAttention, KeysAndValues, Layer, MQFormer, SelfAttention
+
+class Trunk(Protocol):
+    """The weights that the definition uses."""
+
+    options: QFormerOptions
+    num_visual: int
+    num_grounding: int
+    num_queries: int
+    local_dims: dict[str, int]
+    query_tokens_QD: nn.Parameter
+    word_embeddings: nn.Embedding
+    position_embeddings: nn.Embedding
+    embedding_norm: nn.LayerNorm
+    image_norm: nn.Module
+    layers: nn.ModuleList
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +49,7 @@ class DenseOutputs:
 
 
 def forward_dense(
-    model: MQFormer, stream: Stream, features: Features, cache: Sequence[KeysAndValues] | None = None
+    model: Trunk, stream: Stream, features: Features, cache: Sequence[KeysAndValues] | None = None
 ) -> DenseOutputs:
     """Run one stream. ``cache`` holds the keys and values of its prefix's layers, one row per row, all visible.
 
@@ -64,7 +79,7 @@ def forward_dense(
     num_queries = model.num_queries if stream.image_index_R is not None else 0
     kept: list[KeysAndValues] = []
     for number, module in enumerate(model.layers):
-        layer = cast("Layer", module)
+        layer = cast(Layer, module)
         past = None if cache is None else cache[number]
         hidden, keys_and_values = _self_attention(layer.self_attention, hidden, mask_RLL, past)
         kept.append(keys_and_values)
@@ -74,16 +89,16 @@ def forward_dense(
             index = stream.image_index_R.to(device)
             visual, grounding = queries[:, : model.num_visual], queries[:, model.num_visual :]
             image_mask = None if features.image_mask_BN is None else features.image_mask_BN[index]
-            image = packed.pad_width(model.image_norm(features.image_tokens_BND[index]))
+            image = pad_width(model.image_norm(features.image_tokens_BND[index]))
             visual = _cross_attention(layer.image_attention, visual, [image], image_mask)
             if layer.local_attention is not None:
-                sources = [packed.pad_width(features.local[name][0][index]) for name in model.local_dims]
+                sources = [pad_width(features.local[name][0][index]) for name in model.local_dims]
                 local_mask = torch.cat([features.local[name][1][index] for name in model.local_dims], dim=1)
                 grounding = _cross_attention(layer.local_attention, grounding, sources, local_mask)
             queries = torch.cat([visual, grounding], dim=1)
         outputs = []
         for part, ffn in ((queries, layer.query_ffn), (text_part, layer.text_ffn)):
-            inner = packed.activate(F.linear(part, ffn.up.weight, ffn.up.bias), options.activation)
+            inner = activate(F.linear(part, ffn.up.weight, ffn.up.bias), options.activation)
             outputs.append(ffn.norm(part + F.linear(inner, ffn.down.weight, ffn.down.bias)))
         hidden = torch.cat(outputs, dim=1)
     return DenseOutputs(hidden, segments, kept, mask_RLL)

@@ -12,7 +12,6 @@ tokens, M local tokens, D width, H heads, d head width, n selected rows.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -20,27 +19,20 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from lyrics.core.contracts import BuildContext
-from lyrics.core.errors import ContractError, SpecError
-from lyrics.core.language.tokenizers import builtin_tokenizer
+from lyrics.core.errors import ContractError
 from lyrics.core.stage1.streams import Features, ProjectedFeatures, SpecialTokens, Stream, StreamOutputs
-from lyrics.core.weights.pretrained import locate_checkpoint
-from lyrics.core.weights.transformers_files import TOKENIZER_PATTERNS, load_tokenizer
-from lyrics.kernels import CrossPlan, Layout, Plan, build_cross_plan, build_plan, cross_attention, segment_attention
 from lyrics.plugins.mqformer import MQFormerOptions, QFormerOptions
+from lyrics.plugins.mqformer.dense import forward_dense
+from lyrics.plugins.mqformer.layers import (
+    KeysAndValues,
+    Layer,
+    TokenHead,
+    pad_width,
+    padded,
+)
+from lyrics.plugins.mqformer.packing import Sizes, Tables, lower
 
 SPECIAL_TOKENS = ("[PAD]", "[CLS]", "[SEP]", "[MASK]", "[BOS]", "[DEC]", "[MLM]")
-KeysAndValues = tuple[torch.Tensor, torch.Tensor]
-
-
-def padded(size: int, multiple: int) -> int:
-    return -(-size // multiple) * multiple
-
-
-def pad_width(tokens: torch.Tensor) -> torch.Tensor:
-    """Zero columns up to a multiple of 8."""
-    missing = padded(tokens.shape[-1], 8) - tokens.shape[-1]
-    return F.pad(tokens, (0, missing)) if missing else tokens
 
 
 class MQFormer(nn.Module):
@@ -67,12 +59,13 @@ class MQFormer(nn.Module):
         self.tokenizer = tokenizer
         self.vocab_size = options.vocab_size
         self.max_positions = options.max_positions
+        self.sizes = Sizes(self.num_visual, self.num_grounding, self.max_positions)
 
         self.query_tokens_QD = nn.Parameter(torch.empty(self.num_queries, self.hidden_size))
         self.word_embeddings = nn.Embedding(padded(options.vocab_size, 64), self.hidden_size)
         self.position_embeddings = nn.Embedding(options.max_positions, self.hidden_size)
         self.embedding_norm = nn.LayerNorm(self.hidden_size, eps=options.layer_norm_eps)
-        self.image_norm = nn.LayerNorm(image_dim) if options.normalise_image_tokens else nn.Identity()
+        self.image_norm: nn.Module = nn.LayerNorm(image_dim) if options.normalise_image_tokens else nn.Identity()
         self.layers = nn.ModuleList(
             Layer(options, image_dim, self.local_dims, reads=number % options.cross_attention_every == 0)
             for number in range(options.num_layers)
@@ -151,7 +144,7 @@ class MQFormer(nn.Module):
         """
         memory = features if isinstance(features, ProjectedFeatures) else self.project(features)
         device = self.query_tokens_QD.device
-        tables = lower(self, streams, memory, device)
+        tables = lower(self.sizes, streams, memory, device)
         queries_TD, text_TD = self.embed(tables)
         seeds = self._seeds()
         for number, module in enumerate(self.layers):
@@ -198,333 +191,4 @@ class MQFormer(nn.Module):
 
     def forward_dense(self, stream: Stream, features: Features, cache: Sequence[KeysAndValues] | None = None) -> Any:
         """The same stream by the plain definition: padded, one dense mask, no sharing. See ``dense.py``."""
-        from lyrics.plugins.mqformer.dense import forward_dense
-
         return forward_dense(self, stream, features, cache)
-
-
-# --- lowering: streams -> the tables that layers read ----------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """The query rows that a layer computes: all of them, or in the last layer those that are wanted."""
-
-    plan: Plan
-    index: torch.Tensor | None
-    """Packed positions computed, None for all."""
-    num_query_rows: int
-    visual: CrossPlan | None
-    grounding: CrossPlan | None
-
-
-@dataclass(frozen=True, eq=False)
-class Tables:
-    """Everything about one forward call that layers share."""
-
-    every: Rows
-    last: Rows
-    ids_T: torch.Tensor
-    positions_T: torch.Tensor
-    num_sets: int
-    where: Mapping[tuple[str, str], tuple[torch.Tensor, tuple[int, ...]]]
-
-
-def lower(model: MQFormer, streams: Sequence[Stream], memory: ProjectedFeatures, device: torch.device) -> Tables:
-    """Pack the streams: layout, plan, token ids, and which rows the last layer computes."""
-    groups = [stream.group(model.num_visual, model.num_grounding) for stream in streams]
-    layout, plan = build_plan(groups)
-    num_query_rows, num_text = layout.bank_sizes
-    ids = torch.zeros(num_text, dtype=torch.int64)
-    positions = torch.zeros(num_text, dtype=torch.int64)
-    images: list[torch.Tensor] = []
-    for stream in streams:
-        if stream.image_index_R is not None:
-            images.append(stream.image_index_R)
-        for name, text in stream.text.items():
-            furthest = text.first_position + int(text.lengths_R.max()) if stream.num_rows else 0
-            if furthest > model.options.max_positions:
-                raise ContractError(
-                    f"stream {stream.name!r}: segment {name!r} reaches position {furthest}, and the query transformer has "
-                    f"{model.options.max_positions}. Limit the objects or the caption's length before they get here."
-                )
-            packed = layout.positions(stream.name, name) - num_query_rows
-            mask = text.mask_RL
-            ids[packed] = text.ids_RL[mask]
-            positions[packed] = mask.nonzero()[:, 1] + text.first_position
-    set_image = torch.cat(images) if images else torch.zeros(0, dtype=torch.int64)
-    plan = plan.to(device)
-    every = Rows(plan, None, num_query_rows, *_cross_plans(model, plan.row_id_T, set_image, memory))
-    kept, where = _wanted_rows(model, streams, layout)
-    kept_queries = kept[kept < num_query_rows]
-    last_plan = plan.select(kept)
-    kept_images = set_image[kept_queries[:: model.num_queries] // model.num_queries]
-    last = Rows(
-        last_plan,
-        kept.to(device),
-        len(kept_queries),
-        *_cross_plans(model, last_plan.row_id_T, kept_images, memory),
-    )
-    on_device = {key: (rows.to(device), shape) for key, (rows, shape) in where.items()}
-    return Tables(every, last, ids.to(device), positions.to(device), len(set_image), on_device)
-
-
-def _cross_plans(
-    model: MQFormer, row_id_T: torch.Tensor, set_image: torch.Tensor, memory: ProjectedFeatures
-) -> tuple[CrossPlan | None, CrossPlan | None]:
-    if not len(set_image):
-        return None, None
-    ids_PQ = row_id_T[: len(set_image) * model.num_queries].view(len(set_image), model.num_queries)
-    found: list[CrossPlan | None] = []
-    for rows, keys_and_values, mask in (
-        (ids_PQ[:, : model.num_visual], memory.image, memory.image_mask_BN),
-        (ids_PQ[:, model.num_visual :], memory.local, memory.local_mask_BM),
-    ):
-        if not keys_and_values:
-            found.append(None)
-            continue
-        num_keys = next(iter(keys_and_values.values()))[0].shape[1]
-        found.append(build_cross_plan(set_image, mask, memory.num_images, rows, num_keys))
-    return found[0], found[1]
-
-
-def _wanted_rows(
-    model: MQFormer, streams: Sequence[Stream], layout: Layout
-) -> tuple[torch.Tensor, dict[tuple[str, str], tuple[torch.Tensor, tuple[int, ...]]]]:
-    """Packed positions that some stream wants (sorted; query sets whole), and for each segment its rows among them."""
-    kept = []
-    rows_of: dict[tuple[str, str], torch.Tensor] = {}
-    shapes: dict[tuple[str, str], tuple[int, ...]] = {}
-    for stream in streams:
-        for name, wanted in stream.wanted.items():
-            key = (stream.name, name)
-            positions = layout.positions(*key)
-            if name in ("V", "G"):
-                if not (isinstance(wanted, str) and wanted == "all"):
-                    raise ContractError(f"stream {stream.name!r}: of queries all outputs can be wanted, not some.")
-                shapes[key] = (stream.num_rows, layout_count(layout, key))
-                kept += [layout.positions(stream.name, segment) for segment in ("V", "G")]
-            elif isinstance(wanted, torch.Tensor):
-                positions = positions[wanted[stream.text[name].mask_RL]]
-                shapes[key] = (len(positions),)
-            elif wanted == "first":
-                if not bool((layout.lengths[key] > 0).all()):
-                    raise ContractError(
-                        f"stream {stream.name!r}: the first token of {name!r} is wanted, but a row has none."
-                    )
-                positions = layout.starts[key]
-                shapes[key] = (stream.num_rows,)
-            else:
-                shapes[key] = (len(positions),)
-            kept.append(positions)
-            rows_of[key] = positions
-    chosen = torch.unique(torch.cat(kept)) if kept else torch.zeros(0, dtype=torch.int64)
-    return chosen, {key: (torch.searchsorted(chosen, rows), shapes[key]) for key, rows in rows_of.items()}
-
-
-def layout_count(layout: Layout, key: tuple[str, str]) -> int:
-    lengths = layout.lengths[key]
-    return int(lengths[0]) if len(lengths) else 0
-
-
-# --- one layer -------------------------------------------------------------------------------------------------------
-
-
-class Layer(nn.Module):
-    """Self-attention over queries and text, cross-attention of the queries where the layer ``reads``, and two feed-forwards."""
-
-    def __init__(self, options: QFormerOptions, image_dim: int, local_dims: Mapping[str, int], reads: bool):
-        super().__init__()
-        self.num_visual = options.num_visual
-        self.self_attention = SelfAttention(options)
-        self.image_attention = CrossAttention(options, {"image": image_dim}) if reads else None
-        self.local_attention = CrossAttention(options, local_dims) if reads and local_dims else None
-        self.query_ffn = FeedForward(options)
-        self.text_ffn = FeedForward(options)
-
-    def forward(
-        self,
-        queries_TD: torch.Tensor,
-        text_TD: torch.Tensor,
-        rows: Rows,
-        seen: tuple[KeysAndValues | None, KeysAndValues | None],
-        seed: int,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        hidden_TD = self.self_attention(torch.cat([queries_TD, text_TD]), rows.plan, rows.index, seed)
-        queries_TD, text_TD = hidden_TD.split([rows.num_query_rows, len(hidden_TD) - rows.num_query_rows])
-        if self.image_attention is not None and rows.visual is not None:
-            num_sets = len(rows.visual.image_index_S)
-            visual_PVD, grounding_PGD = queries_TD.view(num_sets, -1, queries_TD.shape[-1]).split(
-                [self.num_visual, len(queries_TD) // num_sets - self.num_visual], dim=1
-            )
-            visual_PVD = self.image_attention(visual_PVD, seen[0], rows.visual, seed + 1)
-            if self.local_attention is not None:
-                grounding_PGD = self.local_attention(grounding_PGD, seen[1], rows.grounding, seed + 2)
-            queries_TD = torch.cat([visual_PVD, grounding_PGD], dim=1).view(-1, queries_TD.shape[-1])
-        return self.query_ffn(queries_TD), self.text_ffn(text_TD)
-
-
-class SelfAttention(nn.Module):
-    """BERT's self-attention block on packed tokens, its weights shared by queries and text."""
-
-    def __init__(self, options: QFormerOptions):
-        super().__init__()
-        width = options.hidden_size
-        self.options = options
-        self.qkv = nn.Linear(width, 3 * width)
-        self.output = nn.Linear(width, width)
-        self.norm = nn.LayerNorm(width, eps=options.layer_norm_eps)
-
-    def forward(self, hidden_TD: torch.Tensor, plan: Plan, index: torch.Tensor | None, seed: int) -> torch.Tensor:
-        heads = (self.options.num_heads, self.options.hidden_size // self.options.num_heads)
-        if index is None:
-            q, k, v = self.qkv(hidden_TD).view(-1, 3, *heads).unbind(1)
-        else:  # queries of the wanted rows only, keys and values of all
-            width = self.options.hidden_size
-            weight, bias = self.qkv.weight, self.qkv.bias
-            k, v = F.linear(hidden_TD, weight[width:], bias[width:]).view(-1, 2, *heads).unbind(1)
-            hidden_TD = hidden_TD.index_select(0, index)
-            q = F.linear(hidden_TD, weight[:width], bias[:width]).view(-1, *heads)
-        dropout_p = self.options.attention_dropout if self.training else 0.0
-        read = segment_attention(q, k, v, plan, dropout_p=dropout_p, seed=seed, impl=self.options.attention)
-        projected = F.dropout(self.output(read.flatten(1)), self.options.hidden_dropout, self.training)
-        return cast(torch.Tensor, self.norm(hidden_TD + projected))
-
-
-class CrossAttention(nn.Module):
-    """Queries of one kind reading frozen features. Each source has its own key and value projection; sources are concatenated along
-    the sequence. Source widths are padded to a multiple of 8 with weight columns that only ever meet zeros."""
-
-    def __init__(self, options: QFormerOptions, source_dims: Mapping[str, int]):
-        super().__init__()
-        width = options.hidden_size
-        self.options = options
-        self.source_dims = dict(source_dims)
-        self.query = nn.Linear(width, width)
-        self.key_value = nn.ModuleDict(
-            {name: nn.Linear(padded(dim, 8), 2 * width) for name, dim in source_dims.items()}
-        )
-        self.output = nn.Linear(width, width)
-        self.norm = nn.LayerNorm(width, eps=options.layer_norm_eps)
-
-    def reset_parameters_xavier(self) -> None:
-        """Each of query, key, value and output by its own fans; the padding columns zero."""
-        width = self.options.hidden_size
-        nn.init.xavier_uniform_(self.query.weight)
-        nn.init.xavier_uniform_(self.output.weight)
-        for name, dim in self.source_dims.items():
-            weight = cast(nn.Linear, self.key_value[name]).weight
-            with torch.no_grad():
-                weight[:, dim:] = 0.0
-                for block in (weight[:width, :dim], weight[width:, :dim]):
-                    nn.init.xavier_uniform_(block)
-
-    def project(self, sources: Mapping[str, torch.Tensor], norm: nn.LayerNorm | None = None) -> KeysAndValues:
-        """Source tokens [I, tokens, width] -> keys and values [I, all tokens, H, d].
-
-        With ``norm`` the tokens are normalised but for its scale g and shift b: W (g x + b) + c = (W g) x + (W b + c). The gradients of g
-        and b then come out of a product of weights, and none has to reach the frozen tokens.
-        """
-        heads = (self.options.num_heads, self.options.hidden_size // self.options.num_heads)
-        projected = []
-        for name, module in self.key_value.items():
-            weight: torch.Tensor = cast(nn.Linear, module).weight
-            bias: torch.Tensor = cast(nn.Linear, module).bias
-            if norm is not None:
-                weight, bias = weight * pad_width(norm.weight), bias + F.linear(pad_width(norm.bias), weight)
-            projected.append(F.linear(sources[name], weight, bias).unflatten(-1, (2, *heads)))
-        both = projected[0] if len(projected) == 1 else torch.cat(projected, dim=1)
-        keys, values = both.unbind(2)  # its backward is one stack; two slices would each fill a tensor of zeros
-        return keys, values
-
-    def forward(self, queries_PQD: torch.Tensor, seen: KeysAndValues, plan: CrossPlan, seed: int) -> torch.Tensor:
-        heads = (self.options.num_heads, self.options.hidden_size // self.options.num_heads)
-        q = self.query(queries_PQD).unflatten(-1, heads)
-        dropout_p = self.options.attention_dropout if self.training else 0.0
-        read = cross_attention(q, *seen, plan, dropout_p=dropout_p, seed=seed, impl=self.options.attention)
-        projected = F.dropout(self.output(read.flatten(2)), self.options.hidden_dropout, self.training)
-        return cast(torch.Tensor, self.norm(queries_PQD + projected))
-
-
-class FeedForward(nn.Module):
-    """Two linear maps with the activation between them, residual and LayerNorm."""
-
-    compiled_alone = True
-
-    def __init__(self, options: QFormerOptions):
-        super().__init__()
-        self.dropout = options.hidden_dropout
-        self.activation = options.activation
-        self.up = nn.Linear(options.hidden_size, options.intermediate_size)
-        self.down = nn.Linear(options.intermediate_size, options.hidden_size)
-        self.norm = nn.LayerNorm(options.hidden_size, eps=options.layer_norm_eps)
-
-    def forward(self, hidden_TD: torch.Tensor) -> torch.Tensor:
-        projected = self.down(activate(self.up(hidden_TD), self.activation))
-        return cast(torch.Tensor, self.norm(hidden_TD + F.dropout(projected, self.dropout, self.training)))
-
-
-class TokenHead(nn.Module):
-    """BERT's prediction head up to the output embedding, which is the word embedding."""
-
-    compiled_alone = True
-
-    def __init__(self, options: QFormerOptions):
-        super().__init__()
-        self.activation = options.activation
-        self.transform = nn.Linear(options.hidden_size, options.hidden_size)
-        self.norm = nn.LayerNorm(options.hidden_size, eps=options.layer_norm_eps)
-        self.bias = nn.Parameter(torch.zeros(padded(options.vocab_size, 64)))
-
-    def forward(self, hidden_nD: torch.Tensor) -> torch.Tensor:
-        return cast(torch.Tensor, self.norm(activate(self.transform(hidden_nD), self.activation)))
-
-
-def activate(hidden: torch.Tensor, name: str) -> torch.Tensor:
-    return F.gelu(hidden) if name == "gelu" else F.relu(hidden)
-
-
-# --- building --------------------------------------------------------------------------------------------------------
-
-
-def build_mqformer(options: MQFormerOptions, context: BuildContext) -> MQFormer:
-    """MQ-Former for the encoder and refiner of ``context``."""
-    local_dims = dict(context.local_dims) if options.local_dims is None else dict(options.local_dims)
-    return _build(options, context, local_dims)
-
-
-def build_qformer(options: QFormerOptions, context: BuildContext) -> MQFormer:
-    """BLIP-2's Q-Former: no grounding queries, so local sources are not read."""
-    return _build(options, context, {})
-
-
-def _build(options: QFormerOptions, context: BuildContext, local_dims: Mapping[str, int]) -> MQFormer:
-    if options.hidden_size % options.num_heads:
-        raise SpecError(
-            f"query_transformer: hidden_size {options.hidden_size} is not divisible by num_heads {options.num_heads}."
-        )
-    image_dim = options.image_dim or context.image_dim
-    if not image_dim:
-        raise SpecError("query_transformer: the width of image tokens is unknown; set options.image_dim.")
-    model = MQFormer(options, image_dim, local_dims, _tokenizer(options, context))
-    if context.weights == "pretrained" and options.checkpoint is not None:
-        from lyrics.plugins.mqformer.convert import load_checkpoint
-
-        load_checkpoint(model, options.checkpoint)
-    return model
-
-
-def _tokenizer(options: QFormerOptions, context: BuildContext) -> Any:
-    """BERT's with the added tokens; without pretrained weights the built-in one, which needs no download."""
-    if context.weights != "pretrained" or options.tokenizer is None:
-        return builtin_tokenizer(options.builtin_tokenizer, SPECIAL_TOKENS)
-    folder = locate_checkpoint(options.tokenizer, tensors=(), also=TOKENIZER_PATTERNS, downloads=context.downloads)
-    tokenizer = load_tokenizer(folder)
-    # [DEC] first: it is 30522 in BLIP-2's and the released checkpoints.
-    added = [token for token in ("[DEC]", "[BOS]", "[MLM]") if token not in tokenizer.get_vocab()]
-    tokenizer.add_special_tokens({"additional_special_tokens": added[: max(0, options.vocab_size - len(tokenizer))]})
-    if len(tokenizer) > options.vocab_size:
-        raise SpecError(
-            f"query_transformer.vocab_size is {options.vocab_size}, and tokenizer {options.tokenizer!r} has {len(tokenizer)} tokens."
-        )
-    return tokenizer

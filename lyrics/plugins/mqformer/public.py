@@ -17,6 +17,7 @@ from lyrics.core.contracts import BuildContext
 from lyrics.core.conversion.plan import Beside, Checkpoint, Piece, Plan, fewer_tokens, read_tokenizer
 from lyrics.core.errors import WeightsError
 from lyrics.plugins.mqformer import MQFormerOptions, QFormerOptions
+from lyrics.plugins.mqformer.build import build_mqformer, build_qformer, tokenizer_of
 from lyrics.plugins.mqformer.convert import (
     LAVIS,
     RELEASED_STAGE2,
@@ -26,7 +27,7 @@ from lyrics.plugins.mqformer.convert import (
     load_converted,
     sources,
 )
-from lyrics.plugins.mqformer.model import MQFormer, _tokenizer, build_mqformer, build_qformer
+from lyrics.plugins.mqformer.model import MQFormer
 
 #: Where no spec says which local tokens there are: both kinds. Only the names of the new tensors depend on it, not their width.
 _LOCAL_DIMS = {"detector": 260, "segmenter": 260}
@@ -100,7 +101,7 @@ class _Tokenizer:
         words = self.options.vocab_size
         read_tokenizer(folder, words)
         options = self.options.model_copy(update={"tokenizer": str(folder)})
-        part.tokenizer = _tokenizer(options, BuildContext("pretrained"))
+        part.tokenizer = tokenizer_of(options, BuildContext("pretrained"))
         return fewer_tokens(folder, part.tokenizer, words)
 
 

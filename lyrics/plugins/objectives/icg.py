@@ -19,7 +19,7 @@ from torch import nn
 
 from lyrics.core.contracts import BuildContext, QueryTransformer, reader_of
 from lyrics.core.stage1.batch import PretrainBatch
-from lyrics.core.stage1.step import Loss, StepState
+from lyrics.core.stage1.state import Loss, StepState
 from lyrics.core.stage1.streams import Features, Stream, Table, Text, merge
 from lyrics.plugins.objectives import ICGOptions
 from lyrics.plugins.objectives.texts import QUERIES, begin, end, query_stream, special_id

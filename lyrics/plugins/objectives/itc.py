@@ -24,7 +24,7 @@ from lyrics.core.contracts import BuildContext
 from lyrics.core.stage1.batch import PretrainBatch
 from lyrics.core.stage1.distributed import gather, gather_with_gradient, rank
 from lyrics.core.stage1.negatives import Similarity
-from lyrics.core.stage1.step import Loss, StepState
+from lyrics.core.stage1.state import Loss, StepState
 from lyrics.core.stage1.streams import Stream, StreamOutputs, Wanted, full
 from lyrics.plugins.objectives import ITCOptions
 from lyrics.plugins.objectives.texts import QUERIES, both_texts, query_stream

@@ -20,7 +20,7 @@ from torch import nn
 from lyrics.core.contracts import BuildContext
 from lyrics.core.stage1.batch import PretrainBatch
 from lyrics.core.stage1.negatives import NegativePairs
-from lyrics.core.stage1.step import Loss, StepState
+from lyrics.core.stage1.state import Loss, StepState
 from lyrics.core.stage1.streams import QUERY_SEGMENTS, Stream, StreamOutputs, Text, full
 from lyrics.plugins.objectives import ITMOptions
 from lyrics.plugins.objectives.texts import both_texts

@@ -20,7 +20,7 @@ from torch import nn
 from lyrics.core.contracts import BuildContext
 from lyrics.core.language.spatial_tokens import KINDS
 from lyrics.core.stage1.batch import PretrainBatch
-from lyrics.core.stage1.step import Loss, StepState
+from lyrics.core.stage1.state import Loss, StepState
 from lyrics.core.stage1.streams import Stream, Text, full
 from lyrics.kernels.hashing import keyed_uniform
 from lyrics.plugins.objectives import MSPOptions

@@ -5,7 +5,7 @@ What the paper does not give (clipping, how often to save, the shares of the dat
 
 from __future__ import annotations
 
-from lyrics.core.training.config import (
+from lyrics.core.runs.config import (
     AugmentationSection,
     CheckpointSection,
     DataSection,

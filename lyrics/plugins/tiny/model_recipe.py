@@ -14,11 +14,13 @@ import torch
 from safetensors.torch import load_file
 from safetensors.torch import save_file as save_tensors
 
-from lyrics.core.build import build_model
+from lyrics.core.loading import build_model
 from lyrics.core.model import LyricsModel
-from lyrics.core.training.assemble import run, start_from
-from lyrics.core.training.config import TrainConfig, load_config
+from lyrics.core.runs.config import TrainConfig, load_config
+from lyrics.core.trained import start_from
+from lyrics.core.training.assemble import run
 from lyrics.core.training.launch import several_processes
+from lyrics.core.training.loop import say
 from lyrics.core.weights.model_folder import save_folder
 from lyrics.core.weights.tensors import WEIGHTS_FILE
 from lyrics.plugins.tiny.presets import TINY_LANGUAGE_MODEL, TINY_STAGE1_WEIGHTS, TINY_WEIGHTS, lyrics_tiny
@@ -373,8 +375,8 @@ def trained_model(config: TrainConfig) -> LyricsModel:
     """The model that a run has made so far, in evaluation mode. Raises ``CheckpointError`` where there is none."""
     model = build_model(config.model.spec, weights=config.model.weights)
     if config.model.start_from is not None:  # what this stage leaves as it was, such as the objectives in stage 2
-        start_from(model, config.model.start_from)
-    start_from(model, config.out)
+        start_from(model, config.model.start_from, say)
+    start_from(model, config.out, say)
     return model.eval()
 
 

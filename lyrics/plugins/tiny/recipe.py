@@ -25,9 +25,10 @@ from lyrics.core.geometry import Box
 from lyrics.core.masks import Mask
 from lyrics.core.pictures.processor import prepare
 from lyrics.core.registry.component import Options
-from lyrics.core.training.checkpoint import Checkpoint, load, newest_valid, prune, remove_leftovers, save
-from lyrics.core.training.disk import Disk
-from lyrics.core.training.optimizer import load_optimizer, load_parameters, optimizer_tensors
+from lyrics.core.runs.checkpoint import Checkpoint, load, newest_valid, prune, remove_leftovers, save
+from lyrics.core.runs.disk import Disk
+from lyrics.core.trained import load_parameters
+from lyrics.core.training.optimizer import load_optimizer, optimizer_tensors
 from lyrics.core.types import DetectedObject, ImageBatch, Preprocessing, Sample
 from lyrics.plugins.tiny import TinyDetectorOptions, TinySegmenterOptions, TinyTaggerOptions, TinyVitOptions
 from lyrics.plugins.tiny import detector as detector_file

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from lyrics.core.spec import Slot
-from lyrics.core.training.config import (
+from lyrics.core.runs.config import (
     CheckpointSection,
     DataSection,
     DataSlot,
@@ -12,6 +11,7 @@ from lyrics.core.training.config import (
     OptimisationSection,
     TrainConfig,
 )
+from lyrics.core.spec import Slot
 from lyrics.plugins.tiny.presets import lyrics_tiny
 
 

@@ -11,7 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from lyrics.core.errors import SpecError
-from lyrics.core.training.config import TrainConfig
+from lyrics.core.runs.config import TrainConfig
 from lyrics.core.training.launch import several_processes
 from lyrics.workflows.ablations.runs import (
     Evaluating,

@@ -29,8 +29,8 @@ from lyrics.workflows.ablations.variants import check_looks, check_part, show_bl
 
 if TYPE_CHECKING:
     from lyrics.core.model import LyricsModel
+    from lyrics.core.runs.config import TrainConfig
     from lyrics.core.spec import ModelSpec
-    from lyrics.core.training.config import TrainConfig
 
 READINGS = ("blank", "removed")
 BASELINE = "blip2"

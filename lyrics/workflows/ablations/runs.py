@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lyrics.core.build import build_model
 from lyrics.core.contracts import Benchmark
 from lyrics.core.errors import LyricsError, SpecError
 from lyrics.core.evaluation.benchmark import Answerer
 from lyrics.core.evaluation.runner import Result, evaluate
 from lyrics.core.json_reading import read_text
+from lyrics.core.loading import build_model
 from lyrics.core.resolve import resolve, wire
+from lyrics.core.runs import checkpoint as checkpoints
+from lyrics.core.runs.config import TrainConfig, load_config
 from lyrics.core.spec import parse_yaml
+from lyrics.core.trained import start_from
 from lyrics.core.training import assemble
-from lyrics.core.training import checkpoint as checkpoints
-from lyrics.core.training.config import TrainConfig, load_config
 from lyrics.core.training.loop import say
 from lyrics.workflows.ablations.variants import show_blank
 
@@ -207,7 +208,7 @@ def trained_model(config: TrainConfig, evaluating: Evaluating, blank: Collection
     """The model that a run of stage 2 has made. Its frozen parts are those that it was trained with: random ones come from its seed."""
     torch.manual_seed(config.seed)
     model = build_model(config.model.spec, weights=config.model.weights)
-    assemble.start_from(model, config.out)
+    start_from(model, config.out, say)
     if blank:
         show_blank(model, blank)
     return model.to(device=evaluating.device, dtype=evaluating.dtype).eval()

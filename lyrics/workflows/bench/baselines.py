@@ -18,7 +18,7 @@ import torch
 
 from lyrics.core.stage1.batch import PretrainBatch
 from lyrics.core.stage1.negatives import Negatives, negative_pairs
-from lyrics.core.stage1.step import Loss, StepState
+from lyrics.core.stage1.state import Loss, StepState
 from lyrics.core.stage1.streams import Features, Stream, StreamOutputs, Table, Text, full
 
 _READ_QUERIES: Table = {("S", "V"): "full", ("S", "G"): "full", ("C", "V"): "full", ("C", "G"): "full"}

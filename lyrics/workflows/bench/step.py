@@ -34,10 +34,11 @@ from lyrics.core.contracts import BuildContext
 from lyrics.core.registry.registry import default_registry
 from lyrics.core.stage1.batch import PretrainBatch, Spatial
 from lyrics.core.stage1.negatives import Negatives
-from lyrics.core.stage1.step import Loss, pretrain_losses
+from lyrics.core.stage1.reduction import total_loss
+from lyrics.core.stage1.state import Loss
+from lyrics.core.stage1.step import pretrain_losses
 from lyrics.core.stage1.streams import Features, Text
 from lyrics.core.training.engine import compile_blocks
-from lyrics.core.training.reduction import total_loss
 from lyrics.kernels import IMPLEMENTATIONS
 from lyrics.kernels.tiles import ROW_TILE
 from lyrics.workflows.bench.baselines import cached_losses, dense_losses

@@ -36,7 +36,7 @@ def run(pictures: Sequence[Path], out: Path, *, progress: Callable[[str], None])
     """
     import torch
 
-    from lyrics.core.build import build_model
+    from lyrics.core.loading import build_model
     from lyrics.core.pictures.images import open_image
 
     opened = [(str(path), open_image(path)) for path in pictures]

@@ -19,8 +19,8 @@ def few_steps() -> dict[str, list[Mapping[str, float]]]:
 
     New, because a few steps of what is trained would show how its batches differ, and not how it learns.
     """
+    from lyrics.core.runs.config import load_config
     from lyrics.core.training.assemble import run
-    from lyrics.core.training.config import load_config
 
     found: dict[str, list[Mapping[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:

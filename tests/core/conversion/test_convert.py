@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 from lyrics.cli import app, main
 from lyrics.core.conversion import plan as conversion
 from lyrics.core.conversion import unpickle
-from lyrics.core.conversion.convert import REPORT_FILE, convert, find_format, formats, recognise
+from lyrics.core.conversion.convert import REPORT_FILE, convert
+from lyrics.core.conversion.formats import find_format, formats, recognise
 from lyrics.core.errors import PluginError, UnknownNameError, WeightsError
 from lyrics.core.registry.component import Component, Converter
 from lyrics.core.registry.registry import Registry

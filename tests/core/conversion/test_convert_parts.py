@@ -20,8 +20,9 @@ from lyrics.core.stage1.streams import Features, Stream, full
 from lyrics.plugins.grounding_dino import GroundingDinoOptions
 from lyrics.plugins.grounding_dino.detector import network_config
 from lyrics.plugins.mqformer import MQFormerOptions, QFormerOptions
+from lyrics.plugins.mqformer.build import build_mqformer, build_qformer
 from lyrics.plugins.mqformer.convert import LAVIS, TRANSFORMERS, Naming, load_checkpoint, sources
-from lyrics.plugins.mqformer.model import MQFormer, build_mqformer, build_qformer
+from lyrics.plugins.mqformer.model import MQFormer
 from lyrics.plugins.mqformer.public import convert_lavis, convert_transformers
 from lyrics.plugins.ram_plus import RamOptions, RamPlusOptions
 from lyrics.plugins.ram_plus.tagger import build_ram, build_ram_plus

@@ -18,7 +18,8 @@ from lyrics.core.build import build_resolved
 from lyrics.core.contracts import BuildContext
 from lyrics.core.conversion import plan as conversion
 from lyrics.core.conversion import whole_model as convert_model
-from lyrics.core.conversion.convert import Report, convert, find_format
+from lyrics.core.conversion.convert import Report, convert
+from lyrics.core.conversion.formats import find_format
 from lyrics.core.conversion.plan import Plan
 from lyrics.core.conversion.whole_model import plan_model
 from lyrics.core.errors import WeightsError

@@ -15,7 +15,8 @@ from lyrics import LyricsModel
 from lyrics.cli import app
 from lyrics.core.build import build_resolved
 from lyrics.core.contracts import BuildContext
-from lyrics.core.conversion.convert import Report, convert, find_format
+from lyrics.core.conversion.convert import Report, convert
+from lyrics.core.conversion.formats import find_format
 from lyrics.core.conversion.whole_model import plan_model, read_beside
 from lyrics.core.errors import SpecError, WeightsError
 from lyrics.core.language.prompts import encode_words

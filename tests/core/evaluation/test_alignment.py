@@ -7,7 +7,6 @@ import warnings
 import pytest
 import torch
 
-from lyrics.core.build import build_model
 from lyrics.core.data.build import build_dataset
 from lyrics.core.data.collate import Collator
 from lyrics.core.data.stream import Example
@@ -15,6 +14,7 @@ from lyrics.core.errors import MissingRequirementError, SpecError
 from lyrics.core.evaluation import alignment as module
 from lyrics.core.evaluation.alignment import alignment
 from lyrics.core.evaluation.metrics.captions import CaptionScores
+from lyrics.core.loading import build_model
 from lyrics.core.model import LyricsModel
 from lyrics.core.stage1.step import pretrain_state
 from lyrics.core.stage1.streams import Text

@@ -195,7 +195,7 @@ def test_what_cannot_be_met_names_task_and_document() -> None:
 
 def test_a_model_answers_them() -> None:
     """Several pictures, one, and none, through a real model."""
-    from lyrics.core.build import build_model
+    from lyrics.core.loading import build_model
     from tests.core.small import small
 
     model = build_model(small(language_model__options__max_positions=512), weights="random").eval()

@@ -15,17 +15,17 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from lyrics.core.build import build_model
 from lyrics.core.data.collate import InstructionExamples
 from lyrics.core.inspection import memory
 from lyrics.core.language.prompts import Exchange
+from lyrics.core.loading import build_model
 from lyrics.core.model import LyricsModel
 from lyrics.core.pictures.processor import ModelImages
 from lyrics.core.stage1.batch import PretrainBatch, Spatial
 from lyrics.core.stage1.negatives import Negatives
+from lyrics.core.stage1.reduction import total_loss
 from lyrics.core.stage1.step import pretrain_losses
 from lyrics.core.stage1.streams import Text
-from lyrics.core.training.reduction import total_loss
 from tests.core.small import drawn
 from tests.core.test_model_true_parts import NO_DROPOUT
 

@@ -15,7 +15,6 @@ import pytest
 import torch
 from transformers import BertTokenizer, PreTrainedTokenizerFast
 
-from lyrics.core.build import build_model
 from lyrics.core.data.collate import Collator, InstructionExamples
 from lyrics.core.data.stream import Example
 from lyrics.core.geometry import Box
@@ -32,6 +31,7 @@ from lyrics.core.language.prompts import (
 )
 from lyrics.core.language.spatial_tokens import spatial_units
 from lyrics.core.language.tokenizers import byte_tokenizer, word_tokenizer
+from lyrics.core.loading import build_model
 from lyrics.core.model import LyricsModel
 from lyrics.core.refining.refinement import Refinement
 from lyrics.core.stage1.streams import SpecialTokens

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from lyrics.core.answers import Answer
-from lyrics.core.build import build_model, build_refiner
+from lyrics.core.build import build_refiner
 from lyrics.core.errors import ImageError, LyricsError, PromptError, SpecError, WeightsError
+from lyrics.core.loading import build_model
 from lyrics.core.model import LyricsModel
 from lyrics.core.refining.refinement import Refinement
 from tests.core.small import drawn, small

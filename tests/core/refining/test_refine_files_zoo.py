@@ -23,9 +23,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lyrics.core.build import build_model
 from lyrics.core.data.build import build_dataset
 from lyrics.core.errors import ImageError
+from lyrics.core.loading import build_model
 from lyrics.core.refining.refine_files import COCO_FILE, DRAWN_FOLDER, OBJECTS_FILE, SKIPPED_FILE
 from lyrics.core.refining.refinement import name_from_json
 from tests.core.small import small

@@ -164,4 +164,4 @@ def test_the_command_takes_a_precision(tmp_path: Path, monkeypatch: pytest.Monke
         assert {parameter.dtype for parameter in built[-1].parameters()} == {expected}
     done = CliRunner().invoke(app, [*arguments, "--dtype", "int8", "--out", str(tmp_path / "no")])
     assert isinstance(done.exception, UnknownNameError)
-    assert str(done.exception) == "--dtype int8: is fp32, bf16 or fp16."
+    assert "--dtype int8: is one of float32 (or fp32), bfloat16 (or bf16), float16 (or fp16)" in str(done.exception)

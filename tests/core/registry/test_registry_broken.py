@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from lyrics.cli.parts import list_parts, show
-from lyrics.core.build import build_model
 from lyrics.core.errors import (
     AmbiguousNameError,
     ContractError,
@@ -24,7 +23,8 @@ from lyrics.core.errors import (
     PluginError,
     UnknownNameError,
 )
-from lyrics.core.registry.inventory import rows
+from lyrics.core.inspection.inventory import rows
+from lyrics.core.loading import build_model
 from lyrics.core.registry.registry import Registry, default_registry
 from lyrics.core.resolve import resolve, resolve_refiner
 from lyrics.core.spec import ModelSpec

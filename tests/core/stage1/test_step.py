@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from lyrics.core.stage1.negatives import Negatives
+from lyrics.core.stage1.reduction import total_loss
 from lyrics.core.stage1.step import pretrain_losses
-from lyrics.core.training.reduction import total_loss
 from lyrics.workflows.bench.baselines import cached_losses, dense_losses
 from tests.plugins.objectives.cases import batch, features, gradients, objectives, small_model
 

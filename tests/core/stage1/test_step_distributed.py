@@ -10,8 +10,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
 
+from lyrics.core.stage1.reduction import total_loss
 from lyrics.core.stage1.step import pretrain_losses
-from lyrics.core.training.reduction import total_loss
 from tests.plugins.objectives.cases import batch, features, gradients, objectives, part_of, small_model
 
 SIZE = 6

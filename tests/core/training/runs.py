@@ -11,11 +11,11 @@ from typing import Any, BinaryIO
 
 import torch
 
-from lyrics.core.training.checkpoint import TRAINED_FILE, finished, step_of, verify
-from lyrics.core.training.config import TrainConfig
-from lyrics.core.training.disk import Disk
+from lyrics.core.runs.checkpoint import TRAINED_FILE, finished, step_of, verify
+from lyrics.core.runs.config import TrainConfig
+from lyrics.core.runs.disk import Disk
+from lyrics.core.runs.tensor_file import read_tensors
 from lyrics.core.training.loop import Outcome, train
-from lyrics.core.training.tensor_file import read_tensors
 from tests.core.training.standin import COLLATE, Numbers, StandIn, fingerprint
 
 

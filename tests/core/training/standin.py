@@ -17,8 +17,8 @@ from lyrics.core.data.stream import Example
 from lyrics.core.geometry import Frame
 from lyrics.core.language.prompts import Exchange
 from lyrics.core.pictures.processor import ModelImages
-from lyrics.core.stage1.step import Loss
-from lyrics.core.training.config import TrainConfig, load_config
+from lyrics.core.runs.config import TrainConfig, load_config
+from lyrics.core.stage1.state import Loss
 from lyrics.core.types import ImageBatch, Sample
 
 SIDE, WIDTH, WORDS = 4, 16, 11

@@ -12,13 +12,12 @@ import typer
 from typer.testing import CliRunner
 
 from lyrics.cli import train as commands
-from lyrics.core.errors import SpecError
+from lyrics.core.errors import CheckpointError, SpecError
+from lyrics.core.runs.checkpoint import TRAINED_FILE
+from lyrics.core.runs.config import TrainConfig, dump_config, load_config
+from lyrics.core.runs.tensor_file import read_tensors
 from lyrics.core.training.assemble import run
-from lyrics.core.training.checkpoint import TRAINED_FILE
-from lyrics.core.training.config import TrainConfig, dump_config, load_config
-from lyrics.core.training.errors import CheckpointError
 from lyrics.core.training.loop import Outcome
-from lyrics.core.training.tensor_file import read_tensors
 from tests.core.small import small
 from tests.core.training.processes import all_end, ranks
 from tests.core.training.runs import losses, trained

@@ -7,7 +7,7 @@ import hashlib
 import torch
 from torch import nn
 
-from lyrics.core.build import build_model
+from lyrics.core.loading import build_model
 from tests.core.small import drawn, small
 
 PICTURES = [drawn(), drawn(60, 90, "blue")]

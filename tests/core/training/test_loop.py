@@ -13,19 +13,18 @@ from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from lyrics.core.build import build_model
 from lyrics.core.data.collate import PretrainExamples
-from lyrics.core.errors import MissingRequirementError, SampleError, SpecError
+from lyrics.core.errors import MissingRequirementError, SampleError, SpecError, TrainingError
+from lyrics.core.loading import build_model
+from lyrics.core.runs.checkpoint import finished
+from lyrics.core.runs.config import load_config
 from lyrics.core.spec import load
-from lyrics.core.stage1.step import Loss
+from lyrics.core.stage1.reduction import total_loss
+from lyrics.core.stage1.state import Loss
 from lyrics.core.training import recorder
-from lyrics.core.training.checkpoint import finished
-from lyrics.core.training.config import load_config
-from lyrics.core.training.errors import TrainingError
 from lyrics.core.training.held_out import Evaluation
 from lyrics.core.training.loop import Outcome, train
 from lyrics.core.training.progress import StepProgress
-from lyrics.core.training.reduction import total_loss
 from lyrics.core.training.report import curve
 from lyrics.core.types import Sample
 from tests.core.training.runs import FaultyDisk, losses, run, trained

@@ -20,11 +20,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lyrics.core.data.mixture import Mixture, Source
 from lyrics.core.data.sampler import StepSampler
-from lyrics.core.errors import SpecError
+from lyrics.core.errors import SpecError, TrainingError
+from lyrics.core.runs.checkpoint import finished
 from lyrics.core.training import launch
 from lyrics.core.training.batches import MicroBatches
-from lyrics.core.training.checkpoint import finished
-from lyrics.core.training.errors import TrainingError
 from lyrics.core.training.loop import Outcome
 from tests.core.training.processes import all_end, ranks
 from tests.core.training.runs import losses, run, trained

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from lyrics.core.build import build_model
-from lyrics.core.training.config import OptimisationSection
-from lyrics.core.training.errors import CheckpointError
+from lyrics.core.errors import CheckpointError
+from lyrics.core.loading import build_model
+from lyrics.core.runs.config import OptimisationSection
 from lyrics.core.training.muon import MuonWithAdamW
 from lyrics.core.training.optimizer import build_optimizer, load_optimizer, optimizer_tensors, orthogonalised
 from tests.core.small import small

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lyrics.core.build import build_model
 from lyrics.core.errors import SpecError
-from lyrics.core.training.config import dump_config, load_config
+from lyrics.core.loading import build_model
+from lyrics.core.runs.config import dump_config, load_config
 from lyrics.core.training.planner import language_model_bytes, measured_throughput, plan_run
 from tests.commands import Run
 from tests.core.small import small

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from lyrics.core.errors import SpecError
-from lyrics.core.training.checkpoint import TRAINED_FILE
-from lyrics.core.training.config import TrainConfig
-from lyrics.core.training.errors import CheckpointError, TrainingError
+from lyrics.core.errors import CheckpointError, SpecError, TrainingError
+from lyrics.core.runs.checkpoint import TRAINED_FILE
+from lyrics.core.runs.config import TrainConfig
 from lyrics.core.training.loop import Outcome
 from tests.core.training.processes import Child
 from tests.core.training.runs import SlowDisk, losses, run, trained

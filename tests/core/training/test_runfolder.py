@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from lyrics.core.training.errors import TrainingError
+from lyrics.core.errors import TrainingError
 from lyrics.core.training.runfolder import RunFolder
 
 HOLD = (
-    "import sys\nfrom lyrics.core.training.runfolder import RunFolder\nfrom lyrics.core.training.errors import TrainingError\n"
+    "import sys\nfrom lyrics.core.training.runfolder import RunFolder\nfrom lyrics.core.errors import TrainingError\n"
     "try:\n    RunFolder(sys.argv[1]).open()\nexcept TrainingError as error:\n    sys.exit(f'refused: {error}')\n"
 )
 

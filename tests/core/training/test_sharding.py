@@ -17,16 +17,16 @@ import pytest
 import torch
 from torch.distributed.tensor import DTensor
 
-from lyrics.core.build import build_model
 from lyrics.core.errors import SpecError
+from lyrics.core.loading import build_model
 from lyrics.core.model import LyricsModel
+from lyrics.core.runs.checkpoint import TRAINED_FILE, finished
+from lyrics.core.runs.config import TrainConfig, load_config
+from lyrics.core.runs.tensor_file import read_tensors
 from lyrics.core.stage1.distributed import rank, summed, world_size
 from lyrics.core.training import assemble, sharding
-from lyrics.core.training.checkpoint import TRAINED_FILE, finished
-from lyrics.core.training.config import TrainConfig, load_config
 from lyrics.core.training.held_out import Evaluation
 from lyrics.core.training.planner import language_model_bytes
-from lyrics.core.training.tensor_file import read_tensors
 from tests.core.small import drawn
 from tests.core.training.processes import all_end, ranks
 from tests.core.training.runs import trained

@@ -292,7 +292,7 @@ def make_bases(place: Path) -> tuple[Path, Path]:
     """Two sound folders: of a whole model, and of the trained parts of the same with the language model's checkpoint inside."""
     import torch
 
-    from lyrics.core.build import build_model
+    from lyrics.core.loading import build_model
     from tests.core.small import small
 
     torch.manual_seed(0)

@@ -16,10 +16,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lyrics.core.build import build_model
 from lyrics.core.changes import part_of
 from lyrics.core.errors import SpecError, WeightsError
-from lyrics.core.loading import load_model
+from lyrics.core.loading import build_model, load_model
 from lyrics.core.model import LyricsModel
 from lyrics.core.weights.tensors import INDEX_FILE, WEIGHTS_FILE, digest
 from tests.core.small import drawn, small

@@ -16,9 +16,10 @@ from transformers import (
     SamHQModel,
 )
 
-from lyrics.core.build import build_model, build_part
+from lyrics.core.build import build_part
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import SpecError, WeightsError
+from lyrics.core.loading import build_model
 from lyrics.core.model import LyricsModel
 from lyrics.core.registry.registry import default_registry
 from lyrics.core.resolve import Part

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import lyrics
-from lyrics.core.build import build_model
 from lyrics.core.errors import WeightsError
+from lyrics.core.loading import build_model
 from lyrics.core.model import LyricsModel
 from lyrics.core.registry.component import hookimpl
 from lyrics.core.registry.registry import Registry

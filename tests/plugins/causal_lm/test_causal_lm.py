@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from lyrics.core.build import build_model
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import MissingRequirementError, SpecError, WeightsError
+from lyrics.core.loading import build_model
 from lyrics.core.spec import validate
 from lyrics.plugins.causal_lm import CausalLMOptions, lyrics_components
 from lyrics.plugins.causal_lm.model import CausalLM, build

@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from lyrics.core.build import build_model
 from lyrics.core.errors import SpecError, WeightsError
 from lyrics.core.language.tokenizers import byte_tokenizer
+from lyrics.core.loading import build_model
 from lyrics.core.model import LyricsModel
 from tests.core.small import small
 

@@ -15,8 +15,8 @@ from lyrics.core.data.known import Stage
 from lyrics.core.data.ledger import read_ledger
 from lyrics.core.data.readers import write_index
 from lyrics.core.errors import ImageError, SampleError
+from lyrics.core.runs.config import load_config
 from lyrics.core.training.assemble import run
-from lyrics.core.training.config import load_config
 from tests.core.data.tars import jpeg, sample_members, write_tar
 from tests.core.small import small
 from tests.core.training.runs import losses

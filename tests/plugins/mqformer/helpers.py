@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 
 from lyrics.core.contracts import BuildContext
 from lyrics.plugins.mqformer import MQFormerOptions, QFormerOptions
+from lyrics.plugins.mqformer.build import build_mqformer, build_qformer
 from lyrics.plugins.mqformer.convert import Converted, Naming, from_upstream, load_converted
-from lyrics.plugins.mqformer.model import MQFormer, build_mqformer, build_qformer
+from lyrics.plugins.mqformer.model import MQFormer
 
 
 def metadata(path: Path) -> dict[str, Any]:

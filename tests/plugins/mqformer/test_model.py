@@ -12,8 +12,8 @@ from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import ContractError, SpecError, WeightsError
 from lyrics.core.stage1.streams import Features, Stream, Text, full
 from lyrics.plugins.mqformer import MQFormerOptions, QFormerOptions
+from lyrics.plugins.mqformer.build import build_mqformer, build_qformer
 from lyrics.plugins.mqformer.convert import from_upstream, load_checkpoint, load_converted, to_upstream
-from lyrics.plugins.mqformer.model import build_mqformer, build_qformer
 from tests.plugins.objectives.cases import features, small_model
 
 ROWS = torch.arange(3)

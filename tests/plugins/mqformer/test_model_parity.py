@@ -12,8 +12,9 @@ import torch
 from lyrics.core.contracts import BuildContext
 from lyrics.core.stage1.streams import Features, Stream, Text, full
 from lyrics.plugins.mqformer import MQFormerOptions
+from lyrics.plugins.mqformer.build import build_mqformer
 from lyrics.plugins.mqformer.convert import RELEASED_STAGE1, RELEASED_STAGE2, from_upstream, to_upstream
-from lyrics.plugins.mqformer.model import MQFormer, build_mqformer
+from lyrics.plugins.mqformer.model import MQFormer
 from tests.plugins.mqformer.helpers import fixture_state, load, metadata, read, released_model
 
 Fixture = tuple[MQFormer, dict[str, torch.Tensor], Features, dict[str, Text]]

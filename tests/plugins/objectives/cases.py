@@ -12,7 +12,8 @@ from lyrics.core.contracts import BuildContext
 from lyrics.core.stage1.batch import PretrainBatch, Spatial
 from lyrics.core.stage1.streams import Features, Text
 from lyrics.plugins.mqformer import MQFormerOptions
-from lyrics.plugins.mqformer.model import MQFormer, build_mqformer
+from lyrics.plugins.mqformer.build import build_mqformer
+from lyrics.plugins.mqformer.model import MQFormer
 from lyrics.plugins.objectives import ICGOptions, ITCOptions, ITMOptions, MSPOptions
 
 OPTIONS = {"itc": ITCOptions, "itm": ITMOptions, "icg": ICGOptions, "msp": MSPOptions}

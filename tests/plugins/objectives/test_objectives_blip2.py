@@ -11,9 +11,9 @@ from torch import nn
 
 from lyrics.core.stage1.batch import PretrainBatch, Spatial
 from lyrics.core.stage1.negatives import Negatives
+from lyrics.core.stage1.reduction import total_loss
 from lyrics.core.stage1.step import pretrain_losses
 from lyrics.core.stage1.streams import Features, SpecialTokens, Stream, Text, full
-from lyrics.core.training.reduction import total_loss
 from lyrics.plugins.mqformer.convert import from_upstream
 from lyrics.plugins.objectives import ICGOptions, ITCOptions, ITMOptions
 from lyrics.plugins.objectives.icg import ICG

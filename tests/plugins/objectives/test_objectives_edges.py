@@ -9,9 +9,9 @@ import torch
 
 from lyrics.core.stage1.batch import PretrainBatch, Spatial
 from lyrics.core.stage1.negatives import Negatives, Similarity, draw_negatives
+from lyrics.core.stage1.reduction import total_loss
 from lyrics.core.stage1.step import pretrain_losses
 from lyrics.core.stage1.streams import Features, SpecialTokens, Text
-from lyrics.core.training.reduction import total_loss
 from lyrics.plugins.objectives import ICGOptions, MSPOptions
 from lyrics.plugins.objectives.icg import ICG
 from lyrics.plugins.objectives.msp import MSP

@@ -12,9 +12,9 @@ from torch import nn
 from lyrics.core.contracts import BuildContext
 from lyrics.core.stage1.batch import PretrainBatch, Spatial
 from lyrics.core.stage1.negatives import Negatives
+from lyrics.core.stage1.reduction import total_loss
 from lyrics.core.stage1.step import pretrain_losses
 from lyrics.core.stage1.streams import Features, SpecialTokens, Text
-from lyrics.core.training.reduction import total_loss
 from lyrics.plugins.mqformer.convert import from_upstream
 from lyrics.plugins.objectives import ICGOptions, ITCOptions, ITMOptions, MSPOptions
 from lyrics.plugins.objectives.icg import ICG

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lyrics.core.build import build_model
-from lyrics.core.training import checkpoint as checkpoints
+from lyrics.core.loading import build_model
+from lyrics.core.runs import checkpoint as checkpoints
 from lyrics.core.weights.model_folder import load_trained_parts
 from lyrics.plugins.tiny import model_recipe
 from lyrics.plugins.tiny.model_recipe import STAGES

@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lyrics.core.build import build_model, build_refiner
+from lyrics.core.build import build_refiner
 from lyrics.core.contracts import BuildContext
 from lyrics.core.data.build import build_dataset
 from lyrics.core.errors import WeightsError
 from lyrics.core.evaluation.alignment import alignment
-from lyrics.core.loading import load_model
+from lyrics.core.loading import build_model, load_model
 from lyrics.plugins import tiny
 from lyrics.plugins.tiny import measure, recipe, shipped
 from lyrics.workflows.parity import Question, parity

@@ -10,9 +10,9 @@ import pytest
 
 from lyrics.core.errors import SpecError
 from lyrics.core.reports.plots import Lines
-from lyrics.core.training.checkpoint import TRAINED_FILE
-from lyrics.core.training.config import dump_config
-from lyrics.core.training.tensor_file import read_tensors
+from lyrics.core.runs.checkpoint import TRAINED_FILE
+from lyrics.core.runs.config import dump_config
+from lyrics.core.runs.tensor_file import read_tensors
 from lyrics.workflows.ablations.amount import AMOUNTS, amount, figure_4a, parsed, part_of
 from lyrics.workflows.ablations.runs import Stages, open_stages
 from lyrics.workflows.ablations.tables import markdown, panels

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from lyrics.core.build import build_model
 from lyrics.core.errors import LyricsError, SpecError, UnknownNameError
+from lyrics.core.loading import build_model
 from lyrics.core.model import LyricsModel
 from lyrics.core.resolve import resolve, wire
 from lyrics.core.spec import ModelSpec

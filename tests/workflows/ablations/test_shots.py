@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 from lyrics.core.answers import Answer
-from lyrics.core.build import build_model
 from lyrics.core.errors import LyricsError
 from lyrics.core.geometry import Box
 from lyrics.core.language.prompts import Exchange
+from lyrics.core.loading import build_model
 from lyrics.core.model import LyricsModel
 from lyrics.core.types import DetectedObject, Sample, Turn
 from lyrics.workflows.ablations import shots

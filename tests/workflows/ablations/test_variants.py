@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from lyrics.core.build import build_model
 from lyrics.core.errors import SpecError
 from lyrics.core.geometry import Box
+from lyrics.core.loading import build_model
 from lyrics.core.model import LyricsModel
 from lyrics.core.pictures.processor import ModelImages
 from lyrics.core.refining.refinement import Refinement

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lyrics.core.evaluation.build import build_benchmark
-from lyrics.core.training.config import TrainConfig, load_config
+from lyrics.core.runs.config import TrainConfig, load_config
 from lyrics.workflows.ablations.runs import Evaluating, Stages
 from tests.core.small import small
 from tests.plugins.benchmarks.conftest import REGISTRY

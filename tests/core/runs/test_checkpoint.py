@@ -12,11 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lyrics.core.training import checkpoint as checkpoints
-from lyrics.core.training.checkpoint import Checkpoint, load, newest_valid, prune, remove_leftovers, save
-from lyrics.core.training.disk import Disk
-from lyrics.core.training.errors import CheckpointError
-from lyrics.core.training.tensor_file import as_pieces, write_file
+from lyrics.core.errors import CheckpointError
+from lyrics.core.runs import checkpoint as checkpoints
+from lyrics.core.runs.checkpoint import Checkpoint, load, newest_valid, prune, remove_leftovers, save
+from lyrics.core.runs.disk import Disk
+from lyrics.core.runs.tensor_file import as_pieces, write_file
 from lyrics.core.training.writer import CheckpointWriter
 from tests.core.training.runs import FaultyDisk, StoppedError, snapshot, some_tensors
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from lyrics.core.training.disk import CHUNK, Disk
-from lyrics.core.training.errors import CheckpointError
+from lyrics.core.errors import CheckpointError
+from lyrics.core.runs.disk import CHUNK, Disk
 
 _NAMES = {
     torch.float64: "F64",

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+from lyrics.core.errors import TrainingError
 from lyrics.core.stage1.distributed import rank, summed, world_size
-from lyrics.core.stage1.step import Loss
-from lyrics.core.training.errors import TrainingError
+from lyrics.core.stage1.state import Loss
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pytest
 
 from lyrics.core.errors import SpecError
 from lyrics.core.registry.registry import default_registry
-from lyrics.core.training.config import TrainConfig, digest, dump_config, load_config
+from lyrics.core.runs.config import TrainConfig, digest, dump_config, load_config
 from tests.fresh import fresh
 
 MINIMAL: dict[str, Any] = {
@@ -33,7 +33,7 @@ def test_a_recipe_survives_its_file(name: str, tmp_path: Path) -> None:
 
 def test_loading_needs_no_torch() -> None:
     done = fresh(
-        "from lyrics.core.training.config import load_config; load_config('paper-stage1'); load_config('tiny-stage2')"
+        "from lyrics.core.runs.config import load_config; load_config('paper-stage1'); load_config('tiny-stage2')"
     )
     assert done.returncode == 0, done.stderr
 

@@ -10,15 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from lyrics.core.build import build_model
-from lyrics.core.errors import SpecError, WeightsError
-from lyrics.core.loading import load_model
+from lyrics.core.errors import CheckpointError, SpecError, WeightsError
+from lyrics.core.loading import build_model, load_model
 from lyrics.core.model import LyricsModel
+from lyrics.core.runs.checkpoint import TRAINED_FILE
+from lyrics.core.runs.tensor_file import read_tensors
+from lyrics.core.trained import find_run
 from lyrics.core.training.assemble import run
-from lyrics.core.training.checkpoint import TRAINED_FILE
-from lyrics.core.training.errors import CheckpointError
-from lyrics.core.training.tensor_file import read_tensors
-from lyrics.core.training.trained import find_run
 from lyrics.workflows.parity import loader
 from tests.core.small import drawn
 from tests.core.training.test_assemble import settings

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import re
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,17 +18,17 @@ from typing import Any
 
 import torch
 
+from lyrics.core.errors import CheckpointError
 from lyrics.core.json_reading import parse_json, read_json
-from lyrics.core.training.disk import CHUNK, Disk
-from lyrics.core.training.errors import CheckpointError
-from lyrics.core.training.tensor_file import as_pieces, read_tensors, write_file
+from lyrics.core.runs.disk import CHUNK, Disk
+from lyrics.core.runs.folder import step_of
+from lyrics.core.runs.tensor_file import as_pieces, read_tensors, write_file
 
 TRAINED_FILE = "trainable.safetensors"
 OPTIMIZER_FILE = "optim.safetensors"
 STATE_FILE = "state.json"
 MANIFEST_FILE = "manifest.json"
 _FORMAT = 1
-_NAME = re.compile(r"step-(\d{8,})")
 _OWN = "manifest_sha256"
 
 
@@ -48,12 +47,6 @@ class Checkpoint:
 
 def folder_name(step: int) -> str:
     return f"step-{step:08d}"
-
-
-def step_of(folder: Path) -> int | None:
-    """The step that a folder's name stands for; None for a name that no finished checkpoint has."""
-    match = _NAME.fullmatch(folder.name)
-    return int(match[1]) if match else None
 
 
 def save(disk: Disk, folder: Path, checkpoint: Checkpoint, facts: Mapping[str, Any]) -> Path:

@@ -6,60 +6,38 @@ trained. ``lyrics export`` writes a model folder of it.
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
-from lyrics.core.build import build_changed, build_model, build_resolved
+from lyrics.core.build import build_changed, build_resolved
 from lyrics.core.changes import Changes, overridden
+from lyrics.core.composed import ComposedModel
 from lyrics.core.dtypes import torch_dtype
+from lyrics.core.errors import CheckpointError
 from lyrics.core.resolve import resolve
-from lyrics.core.training import checkpoint as checkpoints
-from lyrics.core.training.assemble import load_trained, start_from
-from lyrics.core.training.config import TrainConfig, load_config
-from lyrics.core.training.errors import CheckpointError
-from lyrics.core.weights.model_folder import is_frozen
+from lyrics.core.runs import checkpoint as checkpoints
+from lyrics.core.runs.config import TrainConfig, load_config
+from lyrics.core.runs.folder import CHECKPOINTS, CONFIG_FILE, Run, step_of
+from lyrics.core.runs.tensor_file import read_tensors
+from lyrics.core.weights.model_folder import SPEC_FILE, is_frozen
 
-if TYPE_CHECKING:
-    from lyrics.core.model import LyricsModel
-
-CONFIG_FILE = "config.yaml"
-CHECKPOINTS = "checkpoints"
-
-
-@dataclass(frozen=True)
-class Run:
-    """The folder of a run; ``checkpoint`` where one of them was named, in place of the newest."""
-
-    folder: Path
-    checkpoint: Path | None = None
-
-
-def find_run(path: str | os.PathLike[str]) -> Run | None:
-    """The run that a path names, by its folder or by one of its checkpoints; None for any other path."""
-    found = Path(path).resolve()
-    if checkpoints.step_of(found) is not None and _is_run(found.parent.parent):
-        return Run(found.parent.parent, found)
-    return Run(found) if _is_run(found) else None
-
-
-def _is_run(folder: Path) -> bool:
-    return (folder / CONFIG_FILE).is_file() and (folder / CHECKPOINTS).is_dir()
+M = TypeVar("M", bound=ComposedModel)
 
 
 def trained_model(
+    model_class: type[M],
     run: Run,
     *,
     overrides: Mapping[str, Any] | None = None,
     downloads: bool = False,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
-) -> LyricsModel:
+) -> M:
     """Build a run's model with what it has trained so far.
 
     The model is built as training built it, on the CPU in float32 and with the run's seed, so that parts without weights of their own are
@@ -67,7 +45,8 @@ def trained_model(
     for each newer one that is damaged.
 
     Args:
-        run: see ``find_run``.
+        model_class: what is made of the parts.
+        run: see ``lyrics.core.runs.folder.find_run``.
         overrides: of the model's specification. Only the parts that they change are built anew (``lyrics.core.changes``).
         downloads: whether what its configuration names may be fetched from the hub; what was fetched before is found either way.
         device, dtype: as for ``lyrics.build_model``.
@@ -84,7 +63,7 @@ def trained_model(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)
         weights = _where_it_ran(run, config, config.model.weights)
-        model = build_model(config.model.spec, weights=weights, downloads=downloads)
+        model = build_resolved(model_class, resolve(config.model.spec), weights=weights, downloads=downloads)
         _load(model, run, config, chosen)
         if overrides:
             model = build_changed(model, resolved, changes, run.folder)
@@ -97,7 +76,7 @@ def trained_model(
     return _converted(model, resolved, device, None if dtype is None else torch_dtype(dtype)).eval()
 
 
-def _load(model: LyricsModel, run: Run, config: TrainConfig, checkpoint: Path) -> None:
+def _load(model: ComposedModel, run: Run, config: TrainConfig, checkpoint: Path) -> None:
     """Load what the run began with, then what it trained."""
     gone: CheckpointError | None = None
     if config.model.start_from is not None:
@@ -148,15 +127,67 @@ def _where_it_ran(run: Run, config: TrainConfig, path: str) -> str:
     return str(started / path) if started is not None and (started / path).exists() else path
 
 
-def _converted(model: LyricsModel, resolved: Any, device: Any, dtype: torch.dtype | None) -> LyricsModel:
+def _converted(model: M, resolved: Any, device: Any, dtype: torch.dtype | None) -> M:
     """The model on a device, each of its tensors in the type that building it in ``dtype`` would have given it."""
     if dtype is not None and dtype != torch.float32:
         plain = resolved.spec
         if plain.language_model.options.get("quantization", "none") != "none":
             plain = plain.with_overrides({"language_model.options.quantization": "none"})
-        skeleton = build_resolved(resolve(plain), weights="meta", dtype=dtype)
+        skeleton = build_resolved(type(model), resolve(plain), weights="meta", dtype=dtype)
         types = {name: tensor.dtype for name, tensor in [*skeleton.named_parameters(), *skeleton.named_buffers()]}
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             if tensor.is_floating_point() and name in types:
                 tensor.data = tensor.data.to(types[name])
     return model if device is None else model.to(device)
+
+
+def start_from(model: ComposedModel, path: str, say: Callable[[str], None]) -> None:
+    """Load the trained tensors of a checkpoint, or of a run folder's newest one, over the model's.
+
+    Raises ``CheckpointError`` where there is none, or it is damaged or does not fit.
+    """
+    folder: Path | None = Path(path)
+    assert folder is not None
+    if step_of(folder) is None:
+        folder = checkpoints.newest_valid(folder / "checkpoints", say)
+    if folder is None:
+        is_model = (Path(path) / SPEC_FILE).is_file()
+        advice = " It is a model folder; set model.weights to it, and leave model.start_from out." if is_model else ""
+        raise CheckpointError(
+            f"model.start_from={path}: is neither a checkpoint nor a run folder that has one.{advice}"
+        )
+    checkpoints.verify(folder)
+    names = load_trained(model, folder, f"model.start_from: {folder}")
+    say(f"{len(names)} tensors from {folder}")
+
+
+def load_trained(model: ComposedModel, checkpoint: Path, where: str) -> set[str]:
+    """Load the trained tensors of a checkpoint that was verified, and return their names.
+
+    Raises ``CheckpointError`` that begins with ``where`` for tensors that do not fit.
+    """
+    tensors = read_tensors(checkpoint / checkpoints.TRAINED_FILE)
+    own = dict(model.named_parameters())
+    wanted = {name: own[name] for name in tensors if name in own}
+    load_parameters(wanted, tensors, f"{where}/{checkpoints.TRAINED_FILE}")
+    return set(wanted)
+
+
+@torch.no_grad()
+def load_parameters(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, torch.Tensor], where: str) -> None:
+    """Fill parameters by name. Raises ``CheckpointError`` beginning with ``where`` and naming what is missing, left over or misshapen."""
+    missing, unexpected = sorted(set(parameters) - set(tensors)), sorted(set(tensors) - set(parameters))
+    if missing or unexpected:
+        complaints = [
+            f"{len(names)} {what}, such as {names[0]}"
+            for what, names in (("missing", missing), ("not of this model", unexpected))
+            if names
+        ]
+        raise CheckpointError(f"{where}: its tensors are not those that this model trains: {'; '.join(complaints)}.")
+    for name, parameter in parameters.items():
+        if tensors[name].shape != parameter.shape:
+            raise CheckpointError(
+                f"{where}: {name} is {tuple(tensors[name].shape)}, but {tuple(parameter.shape)} in this model."
+            )
+    for name, parameter in parameters.items():
+        parameter.copy_(tensors[name])

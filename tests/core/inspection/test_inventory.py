@@ -12,8 +12,8 @@ from pydantic import Field
 
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import WeightsError
+from lyrics.core.inspection.inventory import Row, rows
 from lyrics.core.registry.component import Component, Converter, NamesWeights, Options, Preset, hookimpl
-from lyrics.core.registry.inventory import Row, rows
 from lyrics.core.registry.registry import Registry, Source, _installed, _limited, default_registry
 from lyrics.plugins.tiny.presets import lyrics_tiny
 from tests.fresh import fresh

@@ -1,0 +1,113 @@
+"""Whole tasks from Python in one call: what is installed, training a stage, evaluating a model. Imports no torch by itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lyrics.core.errors import UnknownNameError, did_you_mean
+from lyrics.core.registry.component import KINDS
+from lyrics.core.registry.registry import default_registry
+
+if TYPE_CHECKING:
+    from lyrics.core.evaluation.runner import Result
+    from lyrics.core.model import LyricsModel
+    from lyrics.core.runs.config import TrainConfig
+
+
+def list_components(kind: str | None = None) -> list[str]:
+    """Return the names of installed components, of one kind (such as ``"detector"``) or of all, sorted by kind and name.
+
+    Raises ``UnknownNameError`` for a kind that does not exist.
+    """
+    if kind is not None and kind not in KINDS:
+        raise UnknownNameError(f"there is no kind {kind!r}.{did_you_mean(kind, KINDS)} Kinds: {', '.join(KINDS)}.")
+    found = [entry.component for entry in default_registry().entries]
+    return list(dict.fromkeys(one.name for one in found if kind in (None, one.kind)))
+
+
+def list_presets() -> list[str]:
+    """Return the names of installed models and refiners, for ``build_model``, ``load_model`` and ``build_refiner``."""
+    return list(dict.fromkeys(preset.name for preset, _ in default_registry().presets))
+
+
+def list_recipes() -> list[str]:
+    """Return the names of installed training configurations, for ``train``."""
+    return list(dict.fromkeys(recipe.name for recipe, _ in default_registry().recipes))
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a call of ``train`` did.
+
+    ``folder`` is the run's, which ``load_model`` reads; ``step`` steps are finished; ``stopped`` says that a signal ended
+    the run before its last one.
+    """
+
+    folder: Path
+    step: int
+    stopped: bool
+
+
+def train(
+    config: str | os.PathLike[str] | Mapping[str, Any] | TrainConfig,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    resume: str = "auto",
+) -> TrainResult:
+    """Train one stage, as ``lyrics pretrain`` and ``lyrics finetune`` do.
+
+    Args:
+        config: the name of a recipe, the path of a YAML or JSON file, or a configuration.
+        overrides: dotted paths, e.g. ``{"optimisation.steps": 100, "out": "runs/one"}``.
+        resume: ``"auto"`` goes on from the newest whole checkpoint of the run's folder; ``"never"`` refuses a folder that
+            has one; anything else is the path of a checkpoint.
+
+    Raises:
+        SpecError: the configuration or an override is not valid.
+        TrainingError: training cannot go on; the message says how to resume.
+    """
+    from lyrics.core.runs.config import TrainConfig, load_config
+    from lyrics.core.training.assemble import run
+
+    given = config.model_dump(mode="json") if isinstance(config, TrainConfig) else config
+    loaded = load_config(Path(given) if isinstance(given, os.PathLike) else given, overrides)
+    outcome = run(loaded, resume_from=resume)
+    return TrainResult(Path(loaded.out), outcome.step, outcome.stopped)
+
+
+def evaluate(
+    model: str | LyricsModel,
+    benchmarks: str | Mapping[str, Mapping[str, Any]],
+    out: str | os.PathLike[str],
+    *,
+    limit: int | None = None,
+    batch: int = 8,
+) -> list[Result]:
+    """Evaluate a model, as ``lyrics evaluate`` does: predictions, scores and a page of the worst cases in the folder ``out``.
+
+    Args:
+        model: a model, or a name as for ``load_model``, which is loaded only if answers are missing.
+        benchmarks: the name of one, or names with their options, e.g. ``{"scenes": {"split": "test"}}``.
+        out: a folder; a second call goes on where the first one stopped.
+        limit: only so many samples of each benchmark, the first.
+        batch: samples that are answered together.
+
+    Raises ``LyricsError`` and its kinds: unknown names, options that are not valid, answers of another model in ``out``.
+    """
+    from lyrics.core.evaluation.build import build_benchmark, split_of
+    from lyrics.core.evaluation.runner import evaluate as answer_and_score
+    from lyrics.core.loading import load_model
+
+    asked = {benchmarks: {}} if isinstance(benchmarks, str) else dict(benchmarks)
+    built = {name: build_benchmark(name, options) for name, options in asked.items()}
+    named = model if isinstance(model, str) else "a model in memory"
+    about = {
+        name: {"benchmark": name, "split": split_of(name, dict(options)), "model": named}
+        for name, options in asked.items()
+    }
+    answerer = model if not isinstance(model, str) else lambda: load_model(model)
+    return answer_and_score(answerer, built, Path(out), batch=batch, limit=limit, about=about)

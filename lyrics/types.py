@@ -1,0 +1,105 @@
+"""Records that plugins give and take, and what answers consist of.
+
+Each is imported from where it is defined when it is first used; most need no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lyrics.core.answers import Answer as Answer
+    from lyrics.core.answers import AnswerObject as AnswerObject
+    from lyrics.core.contracts import BuildContext as BuildContext
+    from lyrics.core.errors import ImageError as ImageError
+    from lyrics.core.geometry import Box as Box
+    from lyrics.core.geometry import Frame as Frame
+    from lyrics.core.language.prompts import Exchange as Exchange
+    from lyrics.core.masks import Mask as Mask
+    from lyrics.core.refining.refinement import Refinement as Refinement
+    from lyrics.core.stage1.state import Loss as Loss
+    from lyrics.core.stage1.state import StepState as StepState
+    from lyrics.core.stage1.streams import Features as Features
+    from lyrics.core.stage1.streams import Stream as Stream
+    from lyrics.core.stage1.streams import StreamOutputs as StreamOutputs
+    from lyrics.core.stage1.streams import Text as Text
+    from lyrics.core.stage1.streams import full as full
+    from lyrics.core.types import DetectedObject as DetectedObject
+    from lyrics.core.types import Detection as Detection
+    from lyrics.core.types import DetectorOutput as DetectorOutput
+    from lyrics.core.types import ImageBatch as ImageBatch
+    from lyrics.core.types import Preprocessing as Preprocessing
+    from lyrics.core.types import Sample as Sample
+    from lyrics.core.types import SegmenterOutput as SegmenterOutput
+    from lyrics.core.types import Tag as Tag
+    from lyrics.core.types import Turn as Turn
+
+# Public name -> the module that defines it.
+_HOMES = {
+    "Answer": "lyrics.core.answers",
+    "AnswerObject": "lyrics.core.answers",
+    "Box": "lyrics.core.geometry",
+    "BuildContext": "lyrics.core.contracts",
+    "DetectedObject": "lyrics.core.types",
+    "Detection": "lyrics.core.types",
+    "DetectorOutput": "lyrics.core.types",
+    "Exchange": "lyrics.core.language.prompts",
+    "Features": "lyrics.core.stage1.streams",
+    "Frame": "lyrics.core.geometry",
+    "ImageBatch": "lyrics.core.types",
+    "ImageError": "lyrics.core.errors",
+    "Loss": "lyrics.core.stage1.state",
+    "Mask": "lyrics.core.masks",
+    "Preprocessing": "lyrics.core.types",
+    "Refinement": "lyrics.core.refining.refinement",
+    "Sample": "lyrics.core.types",
+    "SegmenterOutput": "lyrics.core.types",
+    "StepState": "lyrics.core.stage1.state",
+    "Stream": "lyrics.core.stage1.streams",
+    "StreamOutputs": "lyrics.core.stage1.streams",
+    "Tag": "lyrics.core.types",
+    "Text": "lyrics.core.stage1.streams",
+    "Turn": "lyrics.core.types",
+    "full": "lyrics.core.stage1.streams",
+}
+
+__all__ = [
+    "Answer",
+    "AnswerObject",
+    "Box",
+    "BuildContext",
+    "DetectedObject",
+    "Detection",
+    "DetectorOutput",
+    "Exchange",
+    "Features",
+    "Frame",
+    "ImageBatch",
+    "ImageError",
+    "Loss",
+    "Mask",
+    "Preprocessing",
+    "Refinement",
+    "Sample",
+    "SegmenterOutput",
+    "StepState",
+    "Stream",
+    "StreamOutputs",
+    "Tag",
+    "Text",
+    "Turn",
+    "full",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lyrics.types' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
