@@ -1,4 +1,4 @@
-"""``LyricsModel``: a composed model, and the way of a picture through it.
+"""``LyricsModel``: the way of an image through a composed model: seen, trained on, and asked about.
 
 Shapes: P pictures, N image tokens, Q queries (visual, then grounding), S spatial tokens, L tokens of the language model, D width.
 """
@@ -145,10 +145,7 @@ class LyricsModel(SavedModel):
     def pretraining_accuracy(
         self, batch: PretrainExamples, *, seed: int = 0, step: int = 0
     ) -> dict[str, tuple[int, int]]:
-        """What the objectives get right on a batch: name -> (how many, of how many).
-
-        What is retrieved by the whole text, boxes included, is also retrieved by the caption alone.
-        """
+        """What the objectives get right on a batch: see ``lyrics.core.stage1.step.pretrain_accuracy``."""
         features, texts = self.pretraining_inputs(batch, seed, step, kinds=True)
         return pretrain_accuracy(self.query_transformer, self.losses, features, texts)
 
@@ -187,8 +184,8 @@ class LyricsModel(SavedModel):
         """
         instructions = instructions_of(batch.dialogues, len(batch.images))
         encoded = self.encode_images(batch.images.to(self.device, self.dtype), instructions)
-        limit = min(longest or self.language_model.max_positions, self.language_model.max_positions)
-        queries = self.query_transformer.num_queries
+        queries, most = self.query_transformer.num_queries, self.language_model.max_positions
+        limit = min(longest or most, most)
         dialogues: list[Dialogue] = [dialogue for dialogue in batch.dialogues if dialogue]
         if batch.snap_iou is not None:
             dialogues = [snapped_dialogue(one, encoded, batch.snap_iou, self.spec.codec) for one in dialogues]
@@ -201,7 +198,7 @@ class LyricsModel(SavedModel):
     # --- answering ---------------------------------------------------------------------------------------------------
 
     def _prompt(self, dialogue: Dialogue, encoded: Encoded, room: int) -> TokenPrompt:
-        queries = int(self.query_transformer.num_queries)
+        queries = self.query_transformer.num_queries
         return fitted_prompt(dialogue, encoded, room, self.spec, self.language_model, queries)
 
     @torch.no_grad()
@@ -273,8 +270,8 @@ class LyricsModel(SavedModel):
         texts = tokenizer.batch_decode(ids_BL, skip_special_tokens=True)
         answers = []
         for text, dialogue in zip(texts, dialogues, strict=True):
-            shown = [picture for exchange in dialogue for picture in exchange.pictures]
-            answers.append(read_answer(text, self.spec.codec, encoded.refinements[shown[-1]] if shown else None))
+            shown = [encoded.refinements[picture] for exchange in dialogue for picture in exchange.pictures]
+            answers.append(read_answer(text, self.spec.codec, shown[-1] if shown else None))
         return answers
 
     def _checked_prompt(self, dialogue: Dialogue, encoded: Encoded, max_new_tokens: int) -> TokenPrompt:
