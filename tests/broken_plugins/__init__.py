@@ -168,7 +168,7 @@ BROKEN: tuple[Broken, ...] = (
         "broken-nohook",
         "def lyrics_components():\n    return []",
         "lookup",
-        "it implements neither lyrics_components nor lyrics_presets (is @hookimpl missing?).",
+        "it implements none of lyrics_components, lyrics_presets and lyrics_recipes (is @hookimpl missing?).",
     ),
     Broken(
         "broken-slow",

@@ -14,8 +14,8 @@ from lyrics.core.errors import CheckpointError, SpecError, WeightsError
 from lyrics.core.loading import build_model, load_model
 from lyrics.core.model import LyricsModel
 from lyrics.core.runs.checkpoint import TRAINED_FILE
+from lyrics.core.runs.folder import find_run
 from lyrics.core.runs.tensor_file import read_tensors
-from lyrics.core.trained import find_run
 from lyrics.core.training.assemble import run
 from lyrics.workflows.parity import loader
 from tests.core.small import drawn

@@ -57,7 +57,7 @@ def test_the_built_in_formats() -> None:
 
 
 def test_formats_are_listed_without_torch() -> None:
-    done = fresh("from lyrics.core.conversion.convert import formats; print(len(formats()))")
+    done = fresh("from lyrics.core.conversion.formats import formats; print(len(formats()))")
     assert done.stdout.split() == [str(len(BUILT_IN))], done.stderr
 
 

@@ -107,7 +107,7 @@ def test_a_call_is_refused_by_name_and_not_made(
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (Custom(), r"asks to import tests\.core\.test_unpickle\.Custom"),
+        (Custom(), r"asks to import tests\.core\.conversion\.test_unpickle\.Custom"),
         ({"x": date(2020, 1, 1)}, r"asks to import datetime\.date"),
         ({"x": torch.ones(2), "y": 3}, "holds an int under 'y'"),
         ({"x": torch.ones(2), 3: torch.ones(2)}, "holds a Tensor under 3"),

@@ -238,7 +238,9 @@ def plan(released: Released, state: Mapping[str, torch.Tensor]) -> Plan:
     """What would be converted of these tensors."""
     resolved = resolve(released.spec)
     shapes = {key: tensor.to("meta") for key, tensor in state.items()}
-    return plan_model(build_resolved(resolved, weights="meta"), resolved, state, shapes, find_format(FORMAT))[0]
+    return plan_model(
+        build_resolved(LyricsModel, resolved, weights="meta"), resolved, state, shapes, find_format(FORMAT)
+    )[0]
 
 
 def test_new_values_are_the_same_in_every_run(
@@ -359,7 +361,7 @@ def test_the_whole_model_at_its_true_size(parity: Find, monkeypatch: pytest.Monk
         }
     )
     resolved = resolve(spec)
-    model = build_resolved(resolved, weights="meta")
+    model = build_resolved(LyricsModel, resolved, weights="meta")
     state = released_trunk(parity)
     for key in [key for key in state if "detection_crossattention.attention." in key]:
         if key.endswith(("key.weight", "value.weight")):

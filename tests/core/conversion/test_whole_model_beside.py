@@ -145,7 +145,7 @@ def test_the_report_names_files_and_words_that_are_not_used(converted: tuple[Rep
 def read(released: Released) -> Callable[[Given], tuple[tuple[str, ...], LyricsModel]]:
     """Reads what is given into a model, as the conversion does; returns the notes and the model, which is always the same."""
     resolved = resolve(released.spec)
-    model = build_resolved(resolved, weights="meta")
+    model = build_resolved(LyricsModel, resolved, weights="meta")
     shapes = {key: tensor.to("meta") for key, tensor in released.state.items()}
     _, beside = plan_model(model, resolved, released.state, shapes, find_format(FORMAT))
     return lambda given: (read_beside(model, beside, given), model)

@@ -48,7 +48,7 @@ HARMLESS = (
     _deadly("asks", "input('Do you agree? ')", "EOFError"),
     _deadly(
         "looks-itself",
-        "import lyrics.core.registry.registry\nlyrics.core.registry.default_registry()",
+        "import lyrics.core.registry.registry\nlyrics.core.registry.registry.default_registry()",
         "a manifest asks for other plugins",
     ),
 )

@@ -256,7 +256,7 @@ def test_misspelt_hook_and_missing_mark_are_failures() -> None:
     unmarked = SimpleNamespace(lyrics_components=lambda: [GOOD])
     causes = [failure.cause for failure in registry(misspelt, unmarked).failures]
     assert "lyrics_component" in causes[0]
-    assert causes[1].startswith("TypeError: it implements neither")
+    assert causes[1].startswith("TypeError: it implements none of")
 
 
 def test_heavy_import_of_a_manifest_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

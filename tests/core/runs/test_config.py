@@ -163,7 +163,7 @@ def test_the_run_folder_may_be_given_beside_the_file(tmp_path: Path) -> None:
 
 def test_what_is_neither_recipe_nor_file() -> None:
     with pytest.raises(
-        SpecError, match=r"there is no recipe 'paper-stage3'.*Did you mean 'paper-stage[12]'\?.*Recipes: paper-stage1"
+        SpecError, match=r"no recipe named 'paper-stage3'.*Did you mean 'paper-stage[12]'\?.*Installed: paper-stage1"
     ):
         load_config("paper-stage3")
     with pytest.raises(SpecError, match=r"nowhere\.yaml: cannot be read: No such file"):

@@ -11,11 +11,11 @@ from torch import nn
 from lyrics.core.errors import CheckpointError
 from lyrics.core.loading import build_model
 from lyrics.core.runs.config import OptimisationSection
+from lyrics.core.trained import load_parameters
 from lyrics.core.training.optimizer import (
     build_optimizer,
     decays,
     load_optimizer,
-    load_parameters,
     optimizer_tensors,
 )
 from lyrics.core.training.schedule import learning_rate

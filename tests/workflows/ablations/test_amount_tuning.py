@@ -150,7 +150,7 @@ def test_configurations_that_do_not_go_together(tmp_path: Path) -> None:
         ((str(tmp_path), two), r"--pretrain .*: is a folder; variants are trained, and that takes a configuration"),
         ((two, two), r"--pretrain .*two\.yaml: is a configuration of stage 'instruct', not 'pretrain'"),
         ((one, "tiny-stage2"), r"of different models: model\.spec\.image_encoder is "),
-        ((one, "tiny-stage3"), r"there is no recipe 'tiny-stage3'"),
+        ((one, "tiny-stage3"), r"no recipe named 'tiny-stage3'"),
     ):
         with pytest.raises(SpecError, match=message):
             open_stages(*arguments, {})
