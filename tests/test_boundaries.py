@@ -74,7 +74,7 @@ FLOORS = (
     ("lyrics.core.stage1.batch",),
     ("lyrics.core.stage1.streams",),
     ("lyrics.core.weights",),
-    ("lyrics.core.resolve",),
+    ("lyrics.core.resolve", "lyrics.core.component"),
     ("lyrics.core.registry",),
     ("lyrics.core.spec",),
     ("lyrics.core.types",),

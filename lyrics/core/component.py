@@ -1,0 +1,20 @@
+"""The old place of the records of a manifest. Import them from ``lyrics``; this module goes with the release after next."""
+
+from __future__ import annotations
+
+import warnings
+
+from lyrics.core.registry.component import CheckpointOptions as CheckpointOptions
+from lyrics.core.registry.component import Component as Component
+from lyrics.core.registry.component import Converter as Converter
+from lyrics.core.registry.component import NamesWeights as NamesWeights
+from lyrics.core.registry.component import NoOptions as NoOptions
+from lyrics.core.registry.component import Options as Options
+from lyrics.core.registry.component import Preset as Preset
+from lyrics.core.registry.component import hookimpl as hookimpl
+
+warnings.warn(
+    "lyrics.core.component is now lyrics: write `from lyrics import Component`. The old module goes in 0.3.",
+    DeprecationWarning,
+    stacklevel=2,
+)
