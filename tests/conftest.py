@@ -56,7 +56,46 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests that take more than half a minute, too")
 
 
+#: Files and folders whose tests train, start many processes, or build large parts; ``make test-fast`` leaves them out.
+LONG = (
+    "cli",
+    "core/inspection/test_memory.py",
+    "core/pictures/test_images_real.py",
+    "core/refining/test_refine_files_zoo.py",
+    "core/registry/test_plugin_process.py",
+    "core/stage1/test_step_distributed.py",
+    "core/test_grid_sample.py",
+    "core/test_model_true_parts.py",
+    "core/test_trained.py",
+    "core/training",
+    "core/weights",
+    "experts",
+    "plugins",
+    "kernels",
+    "test_advice.py",
+    "test_conformance.py",
+    "test_docs.py",
+    "test_docs_notebooks.py",
+    "test_docs_plugins.py",
+    "test_imports.py",
+    "test_journeys.py",
+    "test_paper_page.py",
+    "test_public_face.py",
+    "test_third_party.py",
+    "weights",
+    "workflows",
+)
+
+
+def _is_long(path: Path) -> bool:
+    here = Path(__file__).parent
+    return any(path.is_relative_to(here / name) for name in LONG)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if _is_long(item.path):
+            item.add_marker(pytest.mark.long)
     if config.getoption("--slow") or "slow" in config.getoption("markexpr"):
         return
     for item in items:

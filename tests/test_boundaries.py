@@ -576,6 +576,12 @@ def test_the_rule_of_names(test: str, module: str | None) -> None:
     assert mirrored(ROOT / "tests" / test) == (PACKAGE / module if module else None)
 
 
+def test_what_is_left_out_of_the_fast_tests_is_there() -> None:
+    from tests.conftest import LONG
+
+    assert [name for name in LONG if not (ROOT / "tests" / name).exists()] == []
+
+
 def test_the_command_lines_tests_are_in_one_place() -> None:
     strays = [path for path in (ROOT / "tests").rglob("test_*.py") if re.search(r"_(cli|command)(_|\.)", path.name)]
     assert [path for path in strays if path.parent != ROOT / "tests" / "cli"] == []

@@ -132,7 +132,7 @@ def test_commands_print_no_escapes_and_no_endless_lines(
     for user in (
         "lyrics.core.registry.registry",
         "lyrics.core.resolve",
-        "lyrics.core.conversion.convert",
+        "lyrics.core.conversion.formats",
         "lyrics.testing.base",
     ):
         monkeypatch.setattr(f"{user}.default_registry", lambda: registry)
