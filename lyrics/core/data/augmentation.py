@@ -1,4 +1,4 @@
-"""Random resized crop and horizontal flip that take boxes, masks and boxes named in texts along (paper, section 5.2).
+"""Random resized crop and horizontal flip that take boxes, masks and boxes named in texts along (paper, section 4).
 
 What comes out is a picture like any other: its boxes are shares of the new picture, and each expert prepares it in its own way.
 """
