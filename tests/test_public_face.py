@@ -80,6 +80,14 @@ def test_old_places_warn_and_are_the_same(recwarn: pytest.WarningsRecorder) -> N
     with pytest.warns(DeprecationWarning, match="lyrics.core.component is now lyrics"):
         old = importlib.import_module("lyrics.core.component")
     assert old.Component is lyrics.Component
+    for old_place, new_place, name in (
+        ("lyrics.core.processor", "lyrics.core.pictures.processor", "Processor"),
+        ("lyrics.core.spatial", "lyrics.core.language.codecs", "parse"),
+    ):
+        sys.modules.pop(old_place, None)
+        with pytest.warns(DeprecationWarning, match=f"{old_place} is now {new_place}"):
+            moved: Any = importlib.import_module(old_place)
+        assert getattr(moved, name) is getattr(importlib.import_module(new_place), name)
     package: Any = importlib.import_module("lyrics.core.conversion")
     with pytest.warns(DeprecationWarning, match=r"conversion\.Plan is now lyrics\.core\.conversion\.plan\.Plan"):
         assert package.Plan.__name__ == "Plan"
