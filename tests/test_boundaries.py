@@ -68,6 +68,7 @@ FLOORS = (
     ("lyrics.core.finite",),
     ("lyrics.core.pictures",),
     ("lyrics.core.contracts",),
+    ("lyrics.core.language.past",),
     ("lyrics.core.stage1.state",),
     ("lyrics.core.stage1.negatives",),
     ("lyrics.core.stage1.distributed",),

@@ -12,6 +12,7 @@ from lyrics.core.errors import PromptError
 from lyrics.core.geometry import Box, Size
 from lyrics.core.language.codecs import format_box
 from lyrics.core.language.generation import GenerationOptions, decoding
+from lyrics.core.language.past import Past
 from lyrics.core.language.prompts import Dialogue, Exchange
 from lyrics.core.pictures.images import ImageLike
 from lyrics.core.pictures.inputs import Phrases, Pictures, instruction_text, picture_list
@@ -73,6 +74,7 @@ class Answering(Protocol):
         how: Decoding,
         *,
         on_text: Callable[[str], None] | None = None,
+        past: Past | None = None,
     ) -> list[Answer]: ...
 
 
@@ -80,7 +82,8 @@ class Chat:
     """A conversation. Made by ``LyricsModel.chat``.
 
     ``history`` is what was said, ``encoded`` the pictures that were shown, in order. The query transformer reads the question with which a
-    picture comes in; it and the refiner run once for each picture.
+    picture comes in; it and the refiner run once for each picture. A language model that can (``ResumesPrompts``) reads only what is
+    new since the last answer; what it keeps of the conversation is memory of the size that ``lyrics check`` counts as its cache.
     """
 
     def __init__(self, model: Answering, pictures: Sequence[ImageLike] = (), *, max_new_tokens: int = 256) -> None:
@@ -89,6 +92,7 @@ class Chat:
         self.history: list[Exchange] = []
         self.encoded: Encoded | None = None
         self._waiting = list(pictures)
+        self._past = Past()
 
     def show(self, *pictures: Pictures) -> None:
         """Bring in images that the next question is about."""
@@ -137,7 +141,10 @@ class Chat:
             indices = tuple(range(before, len(encoded.refinements)))
         size_px = encoded.refinements[-1].size_px if encoded.refinements else None
         exchange = Exchange(with_boxes(question, size_px, self.model.spec.codec), None, indices)
-        (answer,) = self.model.decode([[*self.history, exchange]], encoded, how, on_text=on_text)
+        # Taken away while it is written to: if anything is raised, the next question begins without it.
+        past, self._past = self._past, Past()
+        (answer,) = self.model.decode([[*self.history, exchange]], encoded, how, on_text=on_text, past=past)
+        self._past = past
         self.encoded, self._waiting = encoded, []
         self.history.append(replace(exchange, answer=answer.text))
         return answer

@@ -14,7 +14,7 @@ D feature width.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
     from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+    from lyrics.core.language.past import Past
     from lyrics.core.stage1.batch import PretrainBatch
     from lyrics.core.stage1.negatives import NegativePairs, Similarity
     from lyrics.core.stage1.state import Loss, StepState
@@ -306,6 +307,29 @@ class MergesLora(Protocol):
 
     def unmerge_lora(self) -> None:
         """Take them out again; exact to rounding."""
+        ...
+
+
+@runtime_checkable
+class ResumesPrompts(Protocol):
+    """Optional, for a language model that need not read again what it read of a conversation before."""
+
+    def resume(
+        self,
+        embeddings_1LD: torch.Tensor,
+        keys: Sequence[Hashable],
+        past: Past,
+        *,
+        max_new_tokens: int,
+        on_token: Callable[[int], None] | None = None,
+        generation_config: GenerationConfig | None = None,
+    ) -> torch.Tensor:
+        """Answer one prompt as ``generate`` does, and keep in ``past`` what was read of it and of the answer.
+
+        ``keys`` has one entry for each of the L embeddings: where it begins as ``past.keys`` does, the embeddings are
+        those that were read. What ``past`` cannot be used for is read again; the ids [1, at most max_new_tokens] are
+        those of ``generate``.
+        """
         ...
 
 

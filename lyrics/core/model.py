@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Unpack, cast, overload
+from typing import TYPE_CHECKING, Unpack, cast, overload
 
 import torch
 
@@ -17,7 +17,9 @@ from lyrics.core.composed import STREAM
 from lyrics.core.data.collate import InstructionExamples, PretrainExamples
 from lyrics.core.errors import PromptError
 from lyrics.core.finite import first_not_finite, is_finite, refuse
-from lyrics.core.language.generation import Decoding, GenerationOptions, check_takes_options, decoding
+from lyrics.core.language.answering import answer_ids
+from lyrics.core.language.generation import Decoding, GenerationOptions, decoding
+from lyrics.core.language.past import Past
 from lyrics.core.language.prompting import (
     Encoded,
     check_dialogue,
@@ -246,8 +248,12 @@ class LyricsModel(SavedModel):
         how: Decoding,
         *,
         on_text: Callable[[str], None] | None = None,
+        past: Past | None = None,
     ) -> list[Answer]:
-        """``answer`` with generation options that are checked already."""
+        """``answer`` with generation options that are checked already.
+
+        ``past`` is of one conversation, whose earlier prompt it read; what it can be used for is not read again.
+        """
         if not dialogues:
             return []
         if on_text is not None and len(dialogues) > 1:
@@ -259,14 +265,9 @@ class LyricsModel(SavedModel):
                 "the soft tokens" if not is_finite(encoded.soft_tokens_PQD) else "language_model (word embeddings)"
             )
         tokenizer = self.language_model.tokenizer
-        more: dict[str, Any] = {} if on_text is None else {"on_token": TextStream(tokenizer, on_text)}
-        if how.config is not None:
-            check_takes_options(self.language_model.generate, self.spec.language_model.use)
-            more["generation_config"] = how.config
+        stream = None if on_text is None else TextStream(tokenizer, on_text)
         with how.drawing(self.device):
-            ids_BL = self.language_model.generate(
-                soft.embeddings_BLD, soft.mask_BL, max_new_tokens=how.max_new_tokens, **more
-            )
+            ids_BL = answer_ids(prompts, soft, how, self.spec.language_model.use, self.language_model, stream, past)
         texts = tokenizer.batch_decode(ids_BL, skip_special_tokens=True)
         answers = []
         for text, dialogue in zip(texts, dialogues, strict=True):

@@ -453,6 +453,39 @@ class LanguageModelContract(ModuleContract):
         assert new(0, do_sample=False) == greedy, "greedy by `generation_config` is not greedy without"
         new(0, num_beams=2)
 
+    def test_a_conversation_goes_on_from_what_was_read(self) -> None:
+        """Troubleshooting: `resume` gives the ids of `generate`, whatever `past` holds of another prompt or of other
+        weights. Checked where the part has it (`ResumesPrompts`).
+        """
+        import torch
+
+        from lyrics.core.contracts import ResumesPrompts
+        from lyrics.core.language.past import Past
+
+        model = self.build()
+        resuming = model if isinstance(model, ResumesPrompts) else None
+        if resuming is None:
+            return
+        past = Past()
+        ids = [1, 5, 6, 9, 7, 8]
+
+        def compare(prompt: list[int], what: str) -> list[int]:
+            row = model.embed(torch.tensor([prompt]))
+            wanted = model.generate(row, torch.ones(1, len(prompt), dtype=torch.long), max_new_tokens=4)[0].tolist()
+            found = resuming.resume(row, prompt, past, max_new_tokens=4)[0].tolist()
+            assert found == wanted, f"{what}: `resume` gives {found}, `generate` {wanted}"
+            return wanted  # type: ignore[no-any-return]
+
+        answer = compare(ids, "a first prompt")
+        compare([*ids, *answer, 5, 6], "the same, longer")
+        compare([*ids[:3], 10, 11, 12], "a prompt that begins alike")
+        compare([12, *ids], "a prompt that begins otherwise")
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.is_floating_point():
+                    parameter.mul_(-1.0)
+        compare([12, *ids, *answer], "weights that have changed")
+
     def test_chat_template_exists(self) -> None:
         from lyrics.core.language.prompts import TEMPLATES
 

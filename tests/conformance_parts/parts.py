@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import socket
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import nn
 
 from lyrics.core.contracts import BuildContext
 from lyrics.core.geometry import Box
+from lyrics.core.language.past import Past
 from lyrics.core.language.tokenizers import byte_tokenizer
 from lyrics.core.masks import Mask
 from lyrics.core.stage1.batch import PretrainBatch
@@ -312,6 +313,31 @@ class LanguageModel(nn.Module):
             embeddings_BLD = torch.cat([embeddings_BLD, self.embed(new[-1])], dim=1)
             attention_mask_BL = torch.cat([attention_mask_BL, torch.ones_like(new[-1])], dim=1)
         return torch.cat(new, dim=1)
+
+    def resume(
+        self,
+        embeddings_1LD: torch.Tensor,
+        keys: Sequence[Hashable],
+        past: Past,
+        *,
+        max_new_tokens: int,
+        on_token: Callable[[int], None] | None = None,
+        generation_config: Any = None,
+    ) -> torch.Tensor:
+        """Keeps the embeddings themselves."""
+        weights = self.words._version
+        if past.state is not None and (past.weights == weights or self.fault == "old weights"):
+            shared = len(past.keys) if self.fault == "old prompt" else past.shared(keys)
+            embeddings_1LD = torch.cat([past.state[:, :shared], embeddings_1LD[:, shared:]], dim=1)
+        past.keys, past.state, past.weights = tuple(keys), embeddings_1LD, weights
+        mask_1L = torch.ones(embeddings_1LD.shape[:2], dtype=torch.long)
+        return self.generate(
+            embeddings_1LD,
+            mask_1L,
+            max_new_tokens=max_new_tokens,
+            on_token=on_token,
+            generation_config=generation_config,
+        )
 
 
 class Objective(nn.Module):

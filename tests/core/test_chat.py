@@ -55,6 +55,52 @@ def test_pictures_are_looked_at_once(model: LyricsModel) -> None:
     assert [found.size_px for found in chat.encoded.refinements] == [(96, 64), (30, 30), (50, 20)]
 
 
+def test_a_turn_reads_what_is_new_and_answers_the_same(model: LyricsModel) -> None:
+    read: list[int] = []
+
+    def count(module: Any, arguments: Any, named: dict[str, Any]) -> None:
+        if named.get("inputs_embeds") is not None:
+            read.append(named["inputs_embeds"].shape[1])
+
+    network: Any = model.language_model.model  # type: ignore[attr-defined]
+    hook = network.get_base_model().register_forward_pre_hook(count, with_kwargs=True)
+    try:
+        chat = model.chat(drawn(), max_new_tokens=4)
+        said = [chat.ask(question).text for question in ("what is this?", "and where is it?")]
+        said.append(chat.ask("what of this one?", drawn(30, 30)).text)
+    finally:
+        hook.remove()
+    assert chat.encoded is not None
+    longest = len(model._prompt([*chat.history[:-1], Exchange("what of this one?", None, (1,))], chat.encoded, 10**6))
+    assert sum(read) < longest + 3 * 4, "each place is read once"
+    alone = [
+        model.answer([[*chat.history[:turn], exchange]], chat.encoded, max_new_tokens=4)[0].text
+        for turn, exchange in enumerate(
+            [
+                Exchange("what is this?", None, (0,)),
+                Exchange("and where is it?"),
+                Exchange("what of this one?", None, (1,)),
+            ]
+        )
+    ]
+    assert said == alone
+
+
+def test_what_is_kept_is_dropped_when_something_is_raised(model: LyricsModel) -> None:
+    chat = model.chat(drawn(), max_new_tokens=3)
+    chat.ask("one")
+    assert chat._past.keys
+
+    def stop(piece: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        chat.ask("two", on_text=stop, max_new_tokens=30)
+    assert not chat._past.keys
+    assert len(chat.history) == 1
+    assert chat.ask("three") == model.answer([[chat.history[0], Exchange("three")]], chat.encoded, max_new_tokens=3)[0]  # type: ignore[arg-type]
+
+
 def test_an_answer_streams_as_it_is_written(model: LyricsModel) -> None:
     pieces: list[str] = []
     answer = model.chat(drawn(), max_new_tokens=20).ask("what?", on_text=pieces.append)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Hashable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -135,6 +135,17 @@ class TokenPrompt:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def keys(self) -> tuple[Hashable, ...]:
+        """What stands at each place: the id of a token, or the picture whose soft tokens begin there.
+
+        Two prompts about the same pictures whose keys begin alike are read alike so far.
+        """
+        pictures = dict(self.slots)
+        return tuple(
+            ("picture", pictures[place]) if place in pictures else token for place, token in enumerate(self.ids)
+        )
 
 
 def segments_of(

@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import inspect
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import GenerationConfig, LogitsProcessor, PreTrainedConfig
+from transformers import DynamicCache, GenerationConfig, LogitsProcessor, PreTrainedConfig
 from transformers.generation.streamers import BaseStreamer
 
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import MissingRequirementError, SpecError, WeightsError
 from lyrics.core.finite import refuse
+from lyrics.core.language.past import Past
 from lyrics.core.language.tokenizers import builtin_tokenizer, numbers_in_order
 from lyrics.core.weights.pretrained import PACKAGED, locate_checkpoint
 from lyrics.core.weights.transformers_files import (
@@ -38,6 +40,7 @@ from lyrics.core.weights.transformers_files import (
     stored_config,
 )
 from lyrics.plugins.causal_lm import DEFAULT_CHECKPOINT, LLAMA_7B, CausalLMOptions, LoraOptions
+from lyrics.plugins.causal_lm.kept import kept
 
 # Option -> name in the transformers configuration, per architecture.
 _LLAMA_NAMES: Mapping[str, str] = {
@@ -127,24 +130,77 @@ class CausalLM(nn.Module):
         greedy (paper, section 5.1) unless ``generation_config`` says otherwise; samples come from torch's global
         generators.
         """
+        return self._generate(
+            embeddings_BLD, attention_mask_BL, self._settings(max_new_tokens, generation_config), on_token
+        )
+
+    @torch.no_grad()
+    def resume(
+        self,
+        embeddings_1LD: torch.Tensor,
+        keys: Sequence[Hashable],
+        past: Past,
+        *,
+        max_new_tokens: int,
+        on_token: Callable[[int], None] | None = None,
+        generation_config: GenerationConfig | None = None,
+    ) -> torch.Tensor:
+        """``generate`` for one prompt, of which only what ``past`` has not read is read.
+
+        Everything is read where the weights have changed since, where the families' caches cannot be cut to what two prompts share
+        (convolutions and sliding windows keep only the latest tokens), and where there is no cache (Mamba) or there are several beams.
+        """
+        settings = self._settings(max_new_tokens, generation_config)
+        mask_1L = torch.ones(embeddings_1LD.shape[:2], dtype=torch.long, device=embeddings_1LD.device)
+        if (settings.num_beams or 1) > 1 or not self._takes_a_cache():
+            past.forget()
+            return self._generate(embeddings_1LD, mask_1L, settings, on_token)
+        cache = kept(past, keys, self._weights()) or DynamicCache(config=self._network().config)
+        past.forget()  # generation writes to the cache, and may be interrupted
+        ids_1L = self._generate(embeddings_1LD, mask_1L, settings, on_token, past_key_values=cache)
+        # The last token was chosen, and not read.
+        past.keys = (*keys, *ids_1L[0].tolist())[: cache.get_seq_length()]
+        past.state, past.weights = cache, self._weights()
+        return ids_1L
+
+    def _settings(self, max_new_tokens: int, generation_config: GenerationConfig | None) -> GenerationConfig:
         settings = GenerationConfig(do_sample=False) if generation_config is None else copy.deepcopy(generation_config)
         settings.max_new_tokens = max_new_tokens
         settings.pad_token_id = self.tokenizer.pad_token_id
         settings.bos_token_id = self.tokenizer.bos_token_id
         if settings.eos_token_id is None:
             settings.eos_token_id = self._ends()
+        return settings
+
+    def _generate(
+        self,
+        embeddings_BLD: torch.Tensor,
+        mask_BL: torch.Tensor,
+        settings: GenerationConfig,
+        on_token: Callable[[int], None] | None,
+        **more: Any,
+    ) -> torch.Tensor:
         training = self.training
         self.eval()
         try:
             return self.model.generate(  # type: ignore[operator,no-any-return]
                 inputs_embeds=embeddings_BLD,
-                attention_mask=attention_mask_BL,
+                attention_mask=mask_BL,
                 generation_config=settings,
                 logits_processor=[_Finite()],
                 streamer=None if on_token is None else _TokenStreamer(on_token),
+                **more,
             )
         finally:
             self.train(training)
+
+    def _takes_a_cache(self) -> bool:
+        return "past_key_values" in inspect.signature(self._network().forward).parameters
+
+    def _weights(self) -> Hashable:
+        """Changes whenever a weight is written to or exchanged."""
+        written = tuple((id(one), one._version, one.dtype, one.device) for one in self.model.parameters())
+        return written, self.lora_merged  # which PEFT does behind the versions' back
 
     def _ends(self) -> list[int]:
         """Tokens that end an answer: the tokenizer's, the checkpoint's, and the one that ends a turn of the chat template."""
