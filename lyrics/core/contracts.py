@@ -311,6 +311,26 @@ class MergesLora(Protocol):
 
 
 @runtime_checkable
+class PacksPrompts(Protocol):
+    """Optional, for a language model that can read several prompts in one row as if each stood alone."""
+
+    @property
+    def packs(self) -> bool:
+        """Whether it does, as it is set up."""
+        ...
+
+    def __call__(
+        self, embeddings_BLD: torch.Tensor, attention_mask_BL: torch.Tensor | None, positions_BL: torch.Tensor
+    ) -> torch.Tensor:
+        """Embeddings and the position of each in its prompt -> logits [B,L,vocabulary].
+
+        A prompt begins where a position is not the one before it plus one, and sees nothing outside of itself. Without
+        padding there is no mask.
+        """
+        ...
+
+
+@runtime_checkable
 class ResumesPrompts(Protocol):
     """Optional, for a language model that need not read again what it read of a conversation before."""
 

@@ -30,7 +30,7 @@ from lyrics.core.language.prompting import (
     too_long,
 )
 from lyrics.core.language.prompts import Dialogue, Exchange, TokenPrompt, cut
-from lyrics.core.language.soft_prompts import answer_loss, embed, groups_by_length
+from lyrics.core.language.soft_prompts import answer_losses, embed
 from lyrics.core.language.text_stream import TextStream
 from lyrics.core.pictures.images import ImageLike
 from lyrics.core.pictures.inputs import Phrases, Pictures, entry_list, instruction_list, picture_list
@@ -193,8 +193,8 @@ class LyricsModel(SavedModel):
             dialogues = [snapped_dialogue(one, encoded, batch.snap_iou, self.spec.codec) for one in dialogues]
         prompts = [cut(self._prompt(dialogue, encoded, limit), limit, queries) for dialogue in dialogues]
         # Ranks that share out the language model must all run it equally often.
-        groups = [prompts] if self.shards is not None else groups_by_length(prompts)
-        losses = [answer_loss(group, encoded.soft_tokens_PQD, self.language_model) for group in groups or [prompts]]
+        shared = self.shards is not None
+        losses = answer_losses(prompts, encoded.soft_tokens_PQD, self.language_model, one_pass=shared)
         return {"answer": Loss(torch.stack([one.sum for one in losses]).sum(), sum(one.count for one in losses))}
 
     # --- answering ---------------------------------------------------------------------------------------------------

@@ -453,6 +453,23 @@ class LanguageModelContract(ModuleContract):
         assert new(0, do_sample=False) == greedy, "greedy by `generation_config` is not greedy without"
         new(0, num_beams=2)
 
+    def test_packed_prompts_are_read_as_if_alone(self) -> None:
+        """Troubleshooting: where `packs` is true, attention stays within a prompt, and positions count from its first
+        token. Checked where the part has it (`PacksPrompts`).
+        """
+        import torch
+
+        from lyrics.core.contracts import PacksPrompts
+
+        model = self.build()
+        packing = model if isinstance(model, PacksPrompts) else None
+        if packing is None or not packing.packs:
+            return
+        row = model.embed(torch.tensor([[1, 5, 6, 7, 8, 9, 5]]))
+        packed = packing(row, None, torch.tensor([[0, 1, 2, 0, 1, 2, 3]]))
+        alone = [model(part, torch.ones(part.shape[:2], dtype=torch.long)) for part in (row[:, :3], row[:, 3:])]
+        close(packed, torch.cat(alone, dim=1), "logits of packed prompts and of each alone")
+
     def test_a_conversation_goes_on_from_what_was_read(self) -> None:
         """Troubleshooting: `resume` gives the ids of `generate`, whatever `past` holds of another prompt or of other
         weights. Checked where the part has it (`ResumesPrompts`).

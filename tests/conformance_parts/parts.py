@@ -274,7 +274,25 @@ class LanguageModel(nn.Module):
         found = self.words[input_ids_BL]
         return found[..., :4] if self.fault == "width" else found
 
-    def forward(self, embeddings_BLD: torch.Tensor, attention_mask_BL: torch.Tensor) -> torch.Tensor:
+    packs = True
+
+    def forward(
+        self,
+        embeddings_BLD: torch.Tensor,
+        attention_mask_BL: torch.Tensor | None,
+        positions_BL: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        if attention_mask_BL is None:
+            assert positions_BL is not None
+            starts = [] if self.fault == "mixing" else (positions_BL[0, 1:] == 0).nonzero().flatten().tolist()
+            lengths = torch.diff(torch.tensor([0, *(start + 1 for start in starts), embeddings_BLD.shape[1]])).tolist()
+            parts = embeddings_BLD[:1].split(lengths, dim=1)
+            rows = torch.cat([self(part, torch.ones(part.shape[:2], dtype=torch.long)) for part in parts], dim=1)
+            rest = [
+                self(row[None], None, place[None])
+                for row, place in zip(embeddings_BLD[1:], positions_BL[1:], strict=True)
+            ]
+            return torch.cat([rows, *rest])
         if self.fault == "padding":
             positions = torch.arange(embeddings_BLD.shape[1]).expand(attention_mask_BL.shape)
         else:

@@ -5,14 +5,15 @@ Shapes: B prompts, L tokens (padded), P pictures, Q soft tokens of a picture, D 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 
-from lyrics.core.contracts import LanguageModel
+from lyrics.core.contracts import LanguageModel, PacksPrompts
 from lyrics.core.language.prompts import TokenPrompt
 from lyrics.core.stage1.state import Loss
 
@@ -23,12 +24,13 @@ _SHORTEST = 0.8
 
 @dataclass(frozen=True, eq=False)
 class SoftPrompts:
-    """A padded batch: embeddings [B,L,D], mask [B,L] (1 = read), and ids and targets [B,L] for the loss."""
+    """A batch: embeddings [B,L,D], mask [B,L] (1 = read), ids and targets [B,L] for the loss, and each place's position in its prompt."""
 
     embeddings_BLD: torch.Tensor
     mask_BL: torch.Tensor
     ids_BL: torch.Tensor
     targets_BL: torch.Tensor
+    positions_BL: torch.Tensor
 
 
 def groups_by_length(prompts: Sequence[TokenPrompt]) -> list[list[TokenPrompt]]:
@@ -44,6 +46,22 @@ def groups_by_length(prompts: Sequence[TokenPrompt]) -> list[list[TokenPrompt]]:
     return groups[::-1]
 
 
+def rows_of(prompts: Sequence[TokenPrompt]) -> list[list[TokenPrompt]]:
+    """The prompts in as few rows as are needed, none longer than the longest prompt: the longest first, each where it first fits."""
+    rows: list[list[TokenPrompt]] = []
+    room: list[int] = []
+    ordered = sorted(prompts, key=len, reverse=True)
+    for prompt in ordered:
+        row = next((number for number, left in enumerate(room) if left >= len(prompt)), None)
+        if row is None:
+            rows.append([])
+            room.append(len(ordered[0]))
+            row = len(rows) - 1
+        rows[row].append(prompt)
+        room[row] -= len(prompt)
+    return rows
+
+
 def embed(
     prompts: Sequence[TokenPrompt],
     soft_tokens_PQD: torch.Tensor,
@@ -54,39 +72,91 @@ def embed(
 
     Every picture that a prompt names must be a row of ``soft_tokens_PQD``.
     """
-    device, queries = soft_tokens_PQD.device, soft_tokens_PQD.shape[1]
     longest = max((len(prompt) for prompt in prompts), default=0)
-    ids_BL = torch.zeros(len(prompts), longest, dtype=torch.long)
-    mask_BL = torch.zeros(len(prompts), longest, dtype=torch.long)
-    targets_BL = torch.zeros(len(prompts), longest, dtype=torch.bool)
+    starts = [longest - len(prompt) if side == "left" else 0 for prompt in prompts]
+    placed = [[(start, prompt)] for start, prompt in zip(starts, prompts, strict=True)]
+    return _embedded(placed, longest, soft_tokens_PQD, language_model)
+
+
+def embed_packed(
+    prompts: Sequence[TokenPrompt], soft_tokens_PQD: torch.Tensor, language_model: LanguageModel
+) -> SoftPrompts:
+    """As ``embed``, with several prompts in a row; ``positions_BL`` count each from 0, and the rest of a row as one more."""
+    placed = []
+    for row in rows_of(prompts):
+        ends = list(itertools.accumulate(len(prompt) for prompt in row))
+        placed.append([(end - len(prompt), prompt) for end, prompt in zip(ends, row, strict=True)])
+    longest = max((len(prompt) for prompt in prompts), default=0)
+    soft = _embedded(placed, longest, soft_tokens_PQD, language_model)
+    # Nothing in its prompt predicts the first token; in its row another prompt's last one would.
+    return replace(soft, targets_BL=soft.targets_BL & (soft.positions_BL != 0).cpu())
+
+
+def _embedded(
+    placed: Sequence[Sequence[tuple[int, TokenPrompt]]],
+    length: int,
+    soft_tokens_PQD: torch.Tensor,
+    language_model: LanguageModel,
+) -> SoftPrompts:
+    """Rows of ``length`` places with prompts that begin where it is said."""
+    device, queries = soft_tokens_PQD.device, soft_tokens_PQD.shape[1]
+    ids_BL = torch.zeros(len(placed), length, dtype=torch.long)
+    mask_BL = torch.zeros(len(placed), length, dtype=torch.long)
+    targets_BL = torch.zeros(len(placed), length, dtype=torch.bool)
+    positions_BL = torch.zeros(len(placed), length, dtype=torch.long)
     where: list[int] = []
     which: list[int] = []
-    for row, prompt in enumerate(prompts):
-        start = longest - len(prompt) if side == "left" else 0
-        span = slice(start, start + len(prompt))
-        ids_BL[row, span] = torch.tensor(prompt.ids, dtype=torch.long)
-        targets_BL[row, span] = torch.tensor(prompt.targets, dtype=torch.bool)
-        mask_BL[row, span] = 1
-        for position, picture in prompt.slots:
-            where.append(row * longest + start + position)
-            which.append(picture)
+    for row, prompts in enumerate(placed):
+        end = 0
+        for start, prompt in prompts:
+            end = start + len(prompt)
+            ids_BL[row, start:end] = torch.tensor(prompt.ids, dtype=torch.long)
+            targets_BL[row, start:end] = torch.tensor(prompt.targets, dtype=torch.bool)
+            mask_BL[row, start:end] = 1
+            positions_BL[row, start:end] = torch.arange(len(prompt))
+            for position, picture in prompt.slots:
+                where.append(row * length + start + position)
+                which.append(picture)
+        positions_BL[row, end:] = torch.arange(length - end)
     embeddings_BLD = language_model.embed(ids_BL.to(device))
     if where:
         places = (torch.tensor(where)[:, None] + torch.arange(queries)).flatten().to(device)
         values = soft_tokens_PQD[torch.tensor(which, device=device)].flatten(0, 1).to(embeddings_BLD.dtype)
         flat = embeddings_BLD.flatten(0, 1).index_copy(0, places, values)
         embeddings_BLD = flat.view(embeddings_BLD.shape)
-    return SoftPrompts(embeddings_BLD, mask_BL.to(device), ids_BL, targets_BL)
+    return SoftPrompts(embeddings_BLD, mask_BL.to(device), ids_BL, targets_BL, positions_BL.to(device))
+
+
+def answer_losses(
+    prompts: Sequence[TokenPrompt],
+    soft_tokens_PQD: torch.Tensor,
+    language_model: LanguageModel,
+    *,
+    one_pass: bool = False,
+) -> list[Loss]:
+    """Cross-entropy of the prompts' answers and of what ends them (section 3.3), of one or several passes of the language model.
+
+    A language model that ``packs`` reads them without padding; any other reads those of like length together, unless
+    everything is to be ``one_pass``. The sum of the losses is the same.
+    """
+    if isinstance(language_model, PacksPrompts) and language_model.packs:
+        soft = embed_packed(prompts, soft_tokens_PQD, language_model)
+        return [_loss(soft, soft_tokens_PQD, lambda: language_model(soft.embeddings_BLD, None, soft.positions_BL))]
+    groups = [list(prompts)] if one_pass or not prompts else groups_by_length(prompts)
+    return [answer_loss(group, soft_tokens_PQD, language_model) for group in groups]
 
 
 def answer_loss(prompts: Sequence[TokenPrompt], soft_tokens_PQD: torch.Tensor, language_model: LanguageModel) -> Loss:
     """Cross-entropy of the prompts' answers and of what ends them, summed, with the number of their tokens (section 3.3)."""
     soft = embed(prompts, soft_tokens_PQD, language_model, "right")
+    return _loss(soft, soft_tokens_PQD, lambda: language_model(soft.embeddings_BLD, soft.mask_BL))
+
+
+def _loss(soft: SoftPrompts, soft_tokens_PQD: torch.Tensor, read: Callable[[], torch.Tensor]) -> Loss:
     targets_BL = soft.targets_BL[:, 1:]
     labels = soft.ids_BL[:, 1:][targets_BL].to(soft_tokens_PQD.device)
     if not len(labels):
         # Still connected to the weights, so that every rank has the same gradients to average.
         return Loss(soft.embeddings_BLD.sum() * 0 + soft_tokens_PQD.sum() * 0, 0)
-    logits_BLV = language_model(soft.embeddings_BLD, soft.mask_BL)
-    logits = logits_BLV[:, :-1][targets_BL.to(soft_tokens_PQD.device)].float()
+    logits = read()[:, :-1][targets_BL.to(soft_tokens_PQD.device)].float()
     return Loss(F.cross_entropy(logits, labels, reduction="sum"), len(labels))

@@ -41,6 +41,7 @@ from lyrics.core.weights.transformers_files import (
 )
 from lyrics.plugins.causal_lm import DEFAULT_CHECKPOINT, LLAMA_7B, CausalLMOptions, LoraOptions
 from lyrics.plugins.causal_lm.kept import kept
+from lyrics.plugins.causal_lm.packing import packs
 
 # Option -> name in the transformers configuration, per architecture.
 _LLAMA_NAMES: Mapping[str, str] = {
@@ -91,6 +92,8 @@ class CausalLM(nn.Module):
         self.chat_template: str = options.chat_template
         if options.adaptation == "frozen":
             self.requires_grad_(False)
+        self.compiled = options.compile
+        self._packs: bool | None = None
         self._read = torch.compile(self._logits, dynamic=True) if options.compile else self._logits
 
     @property
@@ -106,13 +109,40 @@ class CausalLM(nn.Module):
         """Token ids [B,L] -> embeddings [B,L,D]."""
         return self.model.get_input_embeddings()(input_ids_BL)  # type: ignore[operator,no-any-return]
 
-    def forward(self, embeddings_BLD: torch.Tensor, attention_mask_BL: torch.Tensor) -> torch.Tensor:
-        """Embeddings and their mask (1 = read) -> logits [B,L,vocabulary]."""
+    def forward(
+        self,
+        embeddings_BLD: torch.Tensor,
+        attention_mask_BL: torch.Tensor | None,
+        positions_BL: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Embeddings and their mask (1 = read) -> logits [B,L,vocabulary].
+
+        With ``positions_BL`` and no mask a row may hold several prompts, where the model ``packs``.
+        """
+        if positions_BL is not None:
+            return self._packed(embeddings_BLD, positions_BL)
+        assert attention_mask_BL is not None
         return self._read(embeddings_BLD, attention_mask_BL)
 
     def _logits(self, embeddings_BLD: torch.Tensor, attention_mask_BL: torch.Tensor) -> torch.Tensor:
         output = self.model(inputs_embeds=embeddings_BLD, attention_mask=attention_mask_BL, use_cache=False)
         return output.logits  # type: ignore[no-any-return]
+
+    def _packed(self, embeddings_BLD: torch.Tensor, positions_BL: torch.Tensor) -> torch.Tensor:
+        # transformers sees from the positions where a prompt begins: as a mask for SDPA, as lengths for flash attention.
+        output = self.model(inputs_embeds=embeddings_BLD, position_ids=positions_BL, use_cache=False)
+        return output.logits  # type: ignore[no-any-return]
+
+    @property
+    def packs(self) -> bool:
+        """Whether prompts in one row are read as if each stood alone: asked of the model itself, once, with seven tokens.
+
+        Not where layers mix neighboring places by other means than attention (convolutions, recurrent states), and not
+        when compiled, as transformers then does not look at the positions.
+        """
+        if self._packs is None:
+            self._packs = not self.compiled and self._takes("position_ids") and packs(self)
+        return self._packs
 
     @torch.no_grad()
     def generate(
@@ -152,7 +182,7 @@ class CausalLM(nn.Module):
         """
         settings = self._settings(max_new_tokens, generation_config)
         mask_1L = torch.ones(embeddings_1LD.shape[:2], dtype=torch.long, device=embeddings_1LD.device)
-        if (settings.num_beams or 1) > 1 or not self._takes_a_cache():
+        if (settings.num_beams or 1) > 1 or not self._takes("past_key_values"):
             past.forget()
             return self._generate(embeddings_1LD, mask_1L, settings, on_token)
         cache = kept(past, keys, self._weights()) or DynamicCache(config=self._network().config)
@@ -194,8 +224,8 @@ class CausalLM(nn.Module):
         finally:
             self.train(training)
 
-    def _takes_a_cache(self) -> bool:
-        return "past_key_values" in inspect.signature(self._network().forward).parameters
+    def _takes(self, name: str) -> bool:
+        return name in inspect.signature(self._network().forward).parameters
 
     def _weights(self) -> Hashable:
         """Changes whenever a weight is written to or exchanged."""
