@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,8 @@ from lyrics.core.stage1.state import Loss
 #: A pass of fewer prompts would cost more than their padding.
 _SMALLEST = 4
 _SHORTEST = 0.8
+#: Of packed rows, how many go through the language model at once on a CPU, whose caches hold no more (measured).
+_ROWS_ON_CPU = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,14 +81,14 @@ def embed(
 
 
 def embed_packed(
-    prompts: Sequence[TokenPrompt], soft_tokens_PQD: torch.Tensor, language_model: LanguageModel
+    rows: Sequence[Sequence[TokenPrompt]], soft_tokens_PQD: torch.Tensor, language_model: LanguageModel
 ) -> SoftPrompts:
     """As ``embed``, with several prompts in a row; ``positions_BL`` count each from 0, and the rest of a row as one more."""
     placed = []
-    for row in rows_of(prompts):
+    for row in rows:
         ends = list(itertools.accumulate(len(prompt) for prompt in row))
         placed.append([(end - len(prompt), prompt) for end, prompt in zip(ends, row, strict=True)])
-    longest = max((len(prompt) for prompt in prompts), default=0)
+    longest = max((sum(len(prompt) for prompt in row) for row in rows), default=0)
     soft = _embedded(placed, longest, soft_tokens_PQD, language_model)
     # Nothing in its prompt predicts the first token; in its row another prompt's last one would.
     return replace(soft, targets_BL=soft.targets_BL & (soft.positions_BL != 0).cpu())
@@ -140,8 +142,10 @@ def answer_losses(
     everything is to be ``one_pass``. The sum of the losses is the same.
     """
     if isinstance(language_model, PacksPrompts) and language_model.packs:
-        soft = embed_packed(prompts, soft_tokens_PQD, language_model)
-        return [_loss(soft, soft_tokens_PQD, lambda: language_model(soft.embeddings_BLD, None, soft.positions_BL))]
+        rows = rows_of(prompts)
+        few = _ROWS_ON_CPU if soft_tokens_PQD.device.type == "cpu" and not one_pass else max(1, len(rows))
+        passes = [rows[start : start + few] for start in range(0, len(rows), few)] or [rows]
+        return [_packed_loss(some, soft_tokens_PQD, language_model) for some in passes]
     groups = [list(prompts)] if one_pass or not prompts else groups_by_length(prompts)
     return [answer_loss(group, soft_tokens_PQD, language_model) for group in groups]
 
@@ -150,6 +154,13 @@ def answer_loss(prompts: Sequence[TokenPrompt], soft_tokens_PQD: torch.Tensor, l
     """Cross-entropy of the prompts' answers and of what ends them, summed, with the number of their tokens (section 3.3)."""
     soft = embed(prompts, soft_tokens_PQD, language_model, "right")
     return _loss(soft, soft_tokens_PQD, lambda: language_model(soft.embeddings_BLD, soft.mask_BL))
+
+
+def _packed_loss(
+    rows: Sequence[Sequence[TokenPrompt]], soft_tokens_PQD: torch.Tensor, language_model: PacksPrompts
+) -> Loss:
+    soft = embed_packed(rows, soft_tokens_PQD, cast(LanguageModel, language_model))
+    return _loss(soft, soft_tokens_PQD, lambda: language_model(soft.embeddings_BLD, None, soft.positions_BL))
 
 
 def _loss(soft: SoftPrompts, soft_tokens_PQD: torch.Tensor, read: Callable[[], torch.Tensor]) -> Loss:

@@ -22,8 +22,9 @@ from transformers import (
 )
 
 from lyrics.core.language.prompts import TokenPrompt
-from lyrics.core.language.soft_prompts import answer_loss, answer_losses, embed_packed
+from lyrics.core.language.soft_prompts import answer_loss, answer_losses, embed_packed, rows_of
 from lyrics.core.language.tokenizers import byte_tokenizer
+from lyrics.core.stage1.state import Loss
 from lyrics.plugins.causal_lm import CausalLMOptions
 from lyrics.plugins.causal_lm.model import SPECIAL_TOKENS, CausalLM
 from tests.plugins.causal_lm.test_causal_lm import make
@@ -86,7 +87,9 @@ def test_loss_and_gradients_are_those_of_padded_prompts(family: str) -> None:
         language_model.zero_grad()
         soft_PQD = torch.randn(3, QUERIES, WIDTH, generator=torch.Generator().manual_seed(5), requires_grad=True)
         if packed:
-            (loss,) = answer_losses(batch, soft_PQD, language_model)
+            losses = answer_losses(batch, soft_PQD, language_model)
+            assert len(losses) == 3, "two rows at a time"
+            loss = Loss(torch.stack([one.sum for one in losses]).sum(), sum(one.count for one in losses))
         else:
             loss = answer_loss(batch, soft_PQD, language_model)
         loss.sum.backward()
@@ -102,7 +105,7 @@ def test_loss_and_gradients_are_those_of_padded_prompts(family: str) -> None:
 
 def test_rows_are_filled() -> None:
     language_model = made(PACKING["llama"])
-    soft = embed_packed(prompts(10, 6, 4, 3, 3, 2), torch.zeros(3, QUERIES, WIDTH), language_model)
+    soft = embed_packed(rows_of(prompts(10, 6, 4, 3, 3, 2)), torch.zeros(3, QUERIES, WIDTH), language_model)
     assert soft.embeddings_BLD.shape == (3, 10, WIDTH)
     assert soft.mask_BL.sum(dim=1).tolist() == [10, 10, 8]
     assert soft.positions_BL.tolist() == [
@@ -110,6 +113,13 @@ def test_rows_are_filled() -> None:
         [*range(6), *range(4)],
         [0, 1, 2, 0, 1, 2, 0, 1, 0, 1],
     ]
+
+
+def test_ranks_that_share_the_language_model_run_it_once() -> None:
+    language_model = made(PACKING["llama"])
+    soft_PQD = torch.zeros(3, QUERIES, WIDTH)
+    assert len(answer_losses(prompts(9, 9, 9, 9, 9), soft_PQD, language_model, one_pass=True)) == 1
+    assert len(answer_losses(prompts(9, 9, 9, 9, 9), soft_PQD, language_model)) == 3
 
 
 def test_one_prompt_and_none() -> None:
