@@ -61,7 +61,7 @@ FLOORS = (
     ("lyrics.core.composed",),
     ("lyrics.core.changes",),
     ("lyrics.core.runs",),
-    ("lyrics.core.answers", "lyrics.core.processor", "lyrics.core.spatial"),
+    ("lyrics.core.answers", "lyrics.core.processor", "lyrics.core.spatial", "lyrics.core.training_output"),
     ("lyrics.core.stage1",),
     ("lyrics.core.language",),
     ("lyrics.core.refining",),
