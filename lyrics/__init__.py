@@ -42,6 +42,7 @@ _PUBLIC = {
     "build_model": "lyrics.core.loading",
     "build_refiner": "lyrics.core.build",
     "data_collator": "lyrics.tasks",
+    "default_registry": "lyrics.core.registry.registry",
     "evaluate": "lyrics.tasks",
     "hookimpl": "lyrics.core.registry.component",
     "list_components": "lyrics.tasks",
@@ -85,6 +86,7 @@ __all__ = [
     "build_model",
     "build_refiner",
     "data_collator",
+    "default_registry",
     "evaluate",
     "hookimpl",
     "list_components",
@@ -125,7 +127,7 @@ if TYPE_CHECKING:
         Recipe,
         hookimpl,
     )
-    from lyrics.core.registry.registry import Registry
+    from lyrics.core.registry.registry import Registry, default_registry
     from lyrics.core.resolve import read_spec
     from lyrics.core.spec import ModelSpec
     from lyrics.core.training_output import TrainingOutput

@@ -118,7 +118,7 @@ def data_collator(
         model: prepares the images for its experts, and says how boxes are written.
         stage: as for ``training_data``.
         seed: of captions, templates and augmentation; draws are functions of it and of the sample's position.
-        augmentation: ``lyrics.training.Augmentation``; None leaves images as they are.
+        augmentation: ``lyrics.data.Augmentation``; None leaves images as they are.
 
     Raises:
         SpecError: the stage does not exist.
