@@ -32,12 +32,18 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lyrics.core.contracts import Dataset
-from lyrics.core.data.build import build_dataset
-from lyrics.core.data.mixture import Mixture, Source
-from lyrics.core.data.readers import RecordDataset, TarRecords, tar_sample, write_index
-from lyrics.core.data.sampler import StepSampler
-from lyrics.core.data.stream import SampleStream
+from lyrics import build_dataset
+from lyrics.data import (
+    Dataset,
+    Mixture,
+    RecordDataset,
+    SampleStream,
+    Source,
+    StepSampler,
+    TarRecords,
+    tar_sample,
+    write_index,
+)
 from lyrics.workflows.bench.machine import environment
 
 RESULTS = Path(__file__).parent / "results"

@@ -32,14 +32,9 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from lyrics.core.contracts import BuildContext
-from lyrics.core.geometry import Box
-from lyrics.core.masks import Mask
-from lyrics.core.pictures.images import open_image
-from lyrics.core.pictures.processor import Processor, prepare
-from lyrics.core.refining.refine_files import find_pictures
-from lyrics.core.refining.refinement import Refinement
-from lyrics.core.types import DetectedObject, ImageBatch, Tag
+from lyrics import Box, BuildContext, Refinement
+from lyrics.data import Processor, find_pictures, open_image, prepare
+from lyrics.types import DetectedObject, ImageBatch, Mask, Tag
 from lyrics.workflows.bench.machine import environment
 
 RESULTS = Path(__file__).parent / "results"
@@ -166,7 +161,7 @@ def _options(size: str, expert: str) -> dict[str, Any]:
 
 def _built(kind: str, name: str, options: Mapping[str, Any], weights: str = "random") -> Any:
     """The component, frozen. Random weights are the same every time."""
-    from lyrics.core.registry.registry import default_registry
+    from lyrics import default_registry
 
     component = default_registry().component(kind, name).component
     torch.manual_seed(0)

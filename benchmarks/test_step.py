@@ -12,8 +12,7 @@ import pytest
 
 pytest.importorskip("pytest_benchmark")
 
-from lyrics.core.stage1.reduction import total_loss
-from lyrics.core.stage1.step import pretrain_losses
+from lyrics.training import pretrain_losses, total_loss
 from lyrics.workflows.bench.baselines import cached_losses, dense_losses
 from lyrics.workflows.bench.machine import environment
 from lyrics.workflows.bench.step import PADDED, TRUE, build_case

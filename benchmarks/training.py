@@ -25,18 +25,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from lyrics.core.data.collate import Collator
-from lyrics.core.data.sampler import StepSampler
-from lyrics.core.data.stream import SampleStream
-from lyrics.core.loading import build_model
-from lyrics.core.runs.config import TrainConfig, load_config
-from lyrics.core.stage1.reduction import total_loss
-from lyrics.core.stage1.state import Loss
-from lyrics.core.training.assemble import build_datasets
-from lyrics.core.training.batches import MicroBatches, StepLoader, build_mixture
-from lyrics.core.training.loop import train
-from lyrics.core.training.optimizer import build_optimizer
-from lyrics.core.training.schedule import learning_rate
+from lyrics import build_model
+from lyrics.data import Collator, SampleStream, StepSampler
+from lyrics.training import (
+    MicroBatches,
+    StepLoader,
+    TrainConfig,
+    TrainingOutput,
+    build_datasets,
+    build_mixture,
+    build_optimizer,
+    learning_rate,
+    load_config,
+    total_loss,
+    train,
+)
+from lyrics.types import Loss
 from lyrics.workflows.bench.machine import environment
 
 RESULTS = Path(__file__).parent / "results"
@@ -123,8 +127,8 @@ class Idle(nn.Module):
     def instruction_step(self, batch: Any) -> dict[str, Loss]:
         return {"loss": Loss(torch.stack([one.flatten()[0] for one in self.named.values()]).sum(), 1)}
 
-    def forward(self, batch: Any, *, seed: int, step: int) -> dict[str, Loss]:
-        return self.instruction_step(batch)
+    def forward(self, batch: Any, *, seed: int, step: int) -> TrainingOutput:
+        return TrainingOutput(loss=total_loss(self.instruction_step(batch))[0])
 
 
 def loop_alone(config: TrainConfig, batch: Any, rounds: int, steps: int = 60) -> dict[str, float]:
@@ -160,14 +164,12 @@ def bare(config: TrainConfig, batches: Sequence[Any], model: Any = None) -> tupl
     model = (model or prepared(config)).train()
     parameters = model.trainable_parameters(config.stage)
     optimizer = build_optimizer(parameters, config.optimisation)
-    objectives = config.model.spec.objectives if config.stage == "pretrain" and not isinstance(model, Idle) else {}
-    weights = {name: slot.weight for name, slot in objectives.items()} or None
     seconds, losses = [], []
     for step, batch in enumerate(batches):
         start = time.perf_counter()
         for group in optimizer.param_groups:
             group["lr"] = rate(config, step)
-        loss = total_loss(model(batch, seed=config.seed, step=step), weights)[0]
+        loss = model(batch, seed=config.seed, step=step).loss
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters.values(), config.optimisation.clip_norm)

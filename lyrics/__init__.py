@@ -35,10 +35,14 @@ _PUBLIC = {
     "Registry": "lyrics.core.registry.registry",
     "SpecError": "lyrics.core.errors",
     "TrainResult": "lyrics.tasks",
+    "TrainingOutput": "lyrics.core.training_output",
     "VisualRefiner": "lyrics.core.refining.refiner",
     "WeightsError": "lyrics.core.errors",
+    "build_dataset": "lyrics.core.data.build",
     "build_model": "lyrics.core.loading",
     "build_refiner": "lyrics.core.build",
+    "data_collator": "lyrics.tasks",
+    "default_registry": "lyrics.core.registry.registry",
     "evaluate": "lyrics.tasks",
     "hookimpl": "lyrics.core.registry.component",
     "list_components": "lyrics.tasks",
@@ -47,6 +51,7 @@ _PUBLIC = {
     "load_model": "lyrics.core.loading",
     "read_spec": "lyrics.core.resolve",
     "train": "lyrics.tasks",
+    "training_data": "lyrics.tasks",
 }
 
 __all__ = [
@@ -73,11 +78,15 @@ __all__ = [
     "Registry",
     "SpecError",
     "TrainResult",
+    "TrainingOutput",
     "VisualRefiner",
     "WeightsError",
     "__version__",
+    "build_dataset",
     "build_model",
     "build_refiner",
+    "data_collator",
+    "default_registry",
     "evaluate",
     "hookimpl",
     "list_components",
@@ -86,12 +95,14 @@ __all__ = [
     "load_model",
     "read_spec",
     "train",
+    "training_data",
 ]
 
 if TYPE_CHECKING:
     from lyrics.core.answers import Answer
     from lyrics.core.build import build_refiner
     from lyrics.core.contracts import BuildContext
+    from lyrics.core.data.build import build_dataset
     from lyrics.core.errors import (
         ContractError,
         ImageError,
@@ -116,11 +127,21 @@ if TYPE_CHECKING:
         Recipe,
         hookimpl,
     )
-    from lyrics.core.registry.registry import Registry
+    from lyrics.core.registry.registry import Registry, default_registry
     from lyrics.core.resolve import read_spec
     from lyrics.core.spec import ModelSpec
+    from lyrics.core.training_output import TrainingOutput
     from lyrics.core.types import Detection
-    from lyrics.tasks import TrainResult, evaluate, list_components, list_presets, list_recipes, train
+    from lyrics.tasks import (
+        TrainResult,
+        data_collator,
+        evaluate,
+        list_components,
+        list_presets,
+        list_recipes,
+        train,
+        training_data,
+    )
 
 
 def __getattr__(name: str) -> Any:

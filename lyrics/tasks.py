@@ -13,6 +13,11 @@ from lyrics.core.registry.component import KINDS
 from lyrics.core.registry.registry import default_registry
 
 if TYPE_CHECKING:
+    from lyrics.core.contracts import Dataset
+    from lyrics.core.data.augmentation import Augmentation
+    from lyrics.core.data.known import Stage
+    from lyrics.core.data.stream import SampleStream
+    from lyrics.core.data.training_data import BatchCollator
     from lyrics.core.evaluation.runner import Result
     from lyrics.core.model import LyricsModel
     from lyrics.core.runs.config import TrainConfig
@@ -77,6 +82,52 @@ def train(
     loaded = load_config(Path(given) if isinstance(given, os.PathLike) else given, overrides)
     outcome = run(loaded, resume_from=resume)
     return TrainResult(Path(loaded.out), outcome.step, outcome.stopped)
+
+
+def training_data(
+    sets: str | Dataset | Mapping[str, Dataset | Mapping[str, Any]], stage: Stage, *, seed: int = 0
+) -> SampleStream:
+    """Return samples for a training loop of your own: a map-style data set for ``torch.utils.data.DataLoader`` or ``Trainer``.
+
+    Its length is one epoch, in an order that the seed fixes; positions go on after it, in another order. A sample that
+    cannot be read, or that the stage has no use for, is replaced by another one of its data set.
+
+    Args:
+        sets: the name of a data set, a data set, or several by name: each a data set, or the options of the one of that
+            name, e.g. ``{"scenes": {"split": "train", "scenes": 1000}}``.
+        stage: ``"pretrain"`` (images with captions) or ``"instruct"`` (instructions with answers).
+        seed: of the order.
+
+    Raises:
+        SpecError: a name or an option is wrong.
+        DatasetError: files are not there, or are not what they should be.
+    """
+    from lyrics.core.data.training_data import sample_stream
+
+    return sample_stream(sets, stage, seed)
+
+
+def data_collator(
+    model: LyricsModel, stage: Stage, *, seed: int = 0, augmentation: Augmentation | None = None
+) -> BatchCollator:
+    """Return what makes a batch of samples of ``training_data``: ``collate_fn`` of a loader, ``data_collator`` of ``Trainer``.
+
+    It gives keyword arguments of the forward pass: ``model(**collator(samples)).loss``.
+
+    Args:
+        model: prepares the images for its experts, and says how boxes are written.
+        stage: as for ``training_data``.
+        seed: of captions, templates and augmentation; draws are functions of it and of the sample's position.
+        augmentation: ``lyrics.data.Augmentation``; None leaves images as they are.
+
+    Raises:
+        SpecError: the stage does not exist.
+    """
+    from lyrics.core.data.collate import Collator
+    from lyrics.core.data.training_data import BatchCollator, check_stage
+
+    check_stage(stage)
+    return BatchCollator(Collator(stage, model.processor, seed=seed, codec=model.spec.codec, augmentation=augmentation))
 
 
 def evaluate(

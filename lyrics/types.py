@@ -12,19 +12,28 @@ if TYPE_CHECKING:
     from lyrics.core.answers import Answer as Answer
     from lyrics.core.answers import AnswerObject as AnswerObject
     from lyrics.core.contracts import BuildContext as BuildContext
+    from lyrics.core.conversion.plan import Beside as Beside
+    from lyrics.core.conversion.plan import ConversionPlan as ConversionPlan
+    from lyrics.core.conversion.plan import Piece as Piece
+    from lyrics.core.conversion.plan import SourceCheckpoint as SourceCheckpoint
     from lyrics.core.errors import ImageError as ImageError
     from lyrics.core.geometry import Box as Box
     from lyrics.core.geometry import Frame as Frame
     from lyrics.core.language.prompts import Exchange as Exchange
     from lyrics.core.masks import Mask as Mask
     from lyrics.core.refining.refinement import Refinement as Refinement
+    from lyrics.core.spec import RefinerSpec as RefinerSpec
+    from lyrics.core.stage1.batch import PretrainBatch as PretrainBatch
+    from lyrics.core.stage1.batch import Spatial as Spatial
     from lyrics.core.stage1.state import Loss as Loss
     from lyrics.core.stage1.state import StepState as StepState
     from lyrics.core.stage1.streams import Features as Features
+    from lyrics.core.stage1.streams import SpecialTokens as SpecialTokens
     from lyrics.core.stage1.streams import Stream as Stream
     from lyrics.core.stage1.streams import StreamOutputs as StreamOutputs
     from lyrics.core.stage1.streams import Text as Text
     from lyrics.core.stage1.streams import full as full
+    from lyrics.core.stage1.streams import merge as merge
     from lyrics.core.types import DetectedObject as DetectedObject
     from lyrics.core.types import Detection as Detection
     from lyrics.core.types import DetectorOutput as DetectorOutput
@@ -39,8 +48,10 @@ if TYPE_CHECKING:
 _HOMES = {
     "Answer": "lyrics.core.answers",
     "AnswerObject": "lyrics.core.answers",
+    "Beside": "lyrics.core.conversion.plan",
     "Box": "lyrics.core.geometry",
     "BuildContext": "lyrics.core.contracts",
+    "ConversionPlan": "lyrics.core.conversion.plan",
     "DetectedObject": "lyrics.core.types",
     "Detection": "lyrics.core.types",
     "DetectorOutput": "lyrics.core.types",
@@ -51,10 +62,16 @@ _HOMES = {
     "ImageError": "lyrics.core.errors",
     "Loss": "lyrics.core.stage1.state",
     "Mask": "lyrics.core.masks",
+    "Piece": "lyrics.core.conversion.plan",
     "Preprocessing": "lyrics.core.types",
+    "PretrainBatch": "lyrics.core.stage1.batch",
     "Refinement": "lyrics.core.refining.refinement",
+    "RefinerSpec": "lyrics.core.spec",
     "Sample": "lyrics.core.types",
     "SegmenterOutput": "lyrics.core.types",
+    "SourceCheckpoint": "lyrics.core.conversion.plan",
+    "Spatial": "lyrics.core.stage1.batch",
+    "SpecialTokens": "lyrics.core.stage1.streams",
     "StepState": "lyrics.core.stage1.state",
     "Stream": "lyrics.core.stage1.streams",
     "StreamOutputs": "lyrics.core.stage1.streams",
@@ -62,13 +79,16 @@ _HOMES = {
     "Text": "lyrics.core.stage1.streams",
     "Turn": "lyrics.core.types",
     "full": "lyrics.core.stage1.streams",
+    "merge": "lyrics.core.stage1.streams",
 }
 
 __all__ = [
     "Answer",
     "AnswerObject",
+    "Beside",
     "Box",
     "BuildContext",
+    "ConversionPlan",
     "DetectedObject",
     "Detection",
     "DetectorOutput",
@@ -79,10 +99,16 @@ __all__ = [
     "ImageError",
     "Loss",
     "Mask",
+    "Piece",
     "Preprocessing",
+    "PretrainBatch",
     "Refinement",
+    "RefinerSpec",
     "Sample",
     "SegmenterOutput",
+    "SourceCheckpoint",
+    "Spatial",
+    "SpecialTokens",
     "StepState",
     "Stream",
     "StreamOutputs",
@@ -90,6 +116,7 @@ __all__ = [
     "Text",
     "Turn",
     "full",
+    "merge",
 ]
 
 

@@ -13,11 +13,9 @@ from pathlib import Path
 
 import torch
 
-from lyrics.core.contracts import BuildContext
-from lyrics.core.registry.registry import default_registry
-from lyrics.core.stage1.batch import PretrainBatch, Spatial
-from lyrics.core.stage1.streams import SpecialTokens, Stream, Text, merge
+from lyrics import BuildContext, default_registry
 from lyrics.kernels import Layout, build_plan
+from lyrics.types import PretrainBatch, Spatial, SpecialTokens, Stream, Text, merge
 
 NUM_QUERIES = 3
 SEGMENTS = ("V", "G", "S", "C")

@@ -14,9 +14,9 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from lyrics.core.geometry import Box
-from lyrics.core.pictures.drawing import draw_objects
-from lyrics.core.types import DetectedObject
+from lyrics import Box
+from lyrics.data import draw_objects
+from lyrics.types import DetectedObject
 from lyrics.workflows.quickstart import RESULT
 
 SHOWN, CELL, TEXT_HEIGHT, GAP = 3, 384, 150, 12

@@ -8,21 +8,22 @@ from __future__ import annotations
 import sys
 import textwrap
 from pathlib import Path
+from typing import get_args
 
 from PIL import Image, ImageDraw, ImageFont
 
-from lyrics.core.data.conversation import converse
-from lyrics.plugins.scenes import ScenesOptions
-from lyrics.plugins.scenes.dataset import Scenes
-from lyrics.plugins.scenes.names import SINGLE_TASKS
+from lyrics import build_dataset, default_registry
+from lyrics.data import converse
 
 COLUMNS, CELL, TEXT_HEIGHT, GAP = 4, 256, 150, 12
 INK, QUIET = (20, 20, 20), (120, 120, 120)
+#: Tasks that ask several of the others.
+SEVERAL = ("mixed", "conversation")
 
 
 def cell(task: str, index: int) -> Image.Image:
     """One scene twice as large, its boxes in thin black and white lines, and a sample of it underneath."""
-    data = Scenes(ScenesOptions(task=task, split="test"))
+    data = build_dataset("scenes", {"task": task, "split": "test"})
     sample = data[index]
     picture = data.picture(sample)
     picture = picture.resize((picture.width * CELL // 128, picture.height * CELL // 128), Image.Resampling.NEAREST)
@@ -47,7 +48,8 @@ def cell(task: str, index: int) -> Image.Image:
 
 
 def main(path: Path) -> None:
-    tasks = SINGLE_TASKS
+    options = default_registry().component("dataset", "scenes").component.options
+    tasks = [task for task in get_args(options.model_fields["task"].annotation) if task not in SEVERAL]
     cells = [cell(task, 4 * row + column) for row, task in enumerate(tasks) for column in range(2)]
     rows = -(-len(cells) // COLUMNS)
     step_x, step_y = CELL + GAP, CELL + TEXT_HEIGHT + GAP

@@ -21,18 +21,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from lyrics import LyricsError, LyricsModel, Refinement, build_dataset, build_model
 from lyrics.cli._overrides import parse_overrides
 from lyrics.cli.evaluate import asked_benchmarks
-from lyrics.core.data.build import build_dataset
-from lyrics.core.errors import LyricsError
-from lyrics.core.evaluation.alignment import alignment
-from lyrics.core.evaluation.runner import evaluate
-from lyrics.core.loading import build_model
-from lyrics.core.model import LyricsModel
-from lyrics.core.refining.refinement import Refinement
-from lyrics.core.training.launch import several_processes
+from lyrics.evaluation import alignment, evaluate
 from lyrics.plugins.tiny import measure, model_recipe, recipe, shipped
 from lyrics.plugins.tiny.reading import reading_accuracy
+from lyrics.training import several_processes
 
 #: Scenes that the card's figures are of: of the experts, of stage 1, of the whole model.
 CARD_SCENES = (500, 1000, 200)

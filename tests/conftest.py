@@ -78,6 +78,7 @@ LONG = (
     "test_docs_notebooks.py",
     "test_docs_plugins.py",
     "test_imports.py",
+    "test_tasks.py",
     "test_journeys.py",
     "test_paper_page.py",
     "test_public_face.py",

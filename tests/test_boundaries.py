@@ -61,7 +61,7 @@ FLOORS = (
     ("lyrics.core.composed",),
     ("lyrics.core.changes",),
     ("lyrics.core.runs",),
-    ("lyrics.core.answers", "lyrics.core.processor", "lyrics.core.spatial"),
+    ("lyrics.core.answers", "lyrics.core.processor", "lyrics.core.spatial", "lyrics.core.training_output"),
     ("lyrics.core.stage1",),
     ("lyrics.core.language",),
     ("lyrics.core.refining",),
@@ -96,7 +96,7 @@ FLOORS = (
 )
 ROOMS = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 #: The public face, which imports from everywhere when a name is asked for.
-FACE = ("lyrics", "lyrics.types")
+FACE = ("lyrics", "lyrics.data", "lyrics.evaluation", "lyrics.training", "lyrics.types")
 
 
 def tree(path: Path) -> ast.Module:
@@ -213,6 +213,31 @@ def test_there_is_no_circle_of_modules() -> None:
 )
 def test_what_the_floors_refuse(importer: str, code: str) -> None:
     assert any(runs_up(importer, name) for name in imported(ast.parse(code)))
+
+
+def classes_by_name(sources: Mapping[str, ast.Module]) -> dict[str, list[str]]:
+    """Every public class of a file's top level -> the modules that define one of that name."""
+    found: dict[str, list[str]] = {}
+    for module, one in sources.items():
+        for node in one.body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(module)
+    return found
+
+
+def test_no_two_public_classes_have_one_name() -> None:
+    twice = {
+        name: homes
+        for name, homes in classes_by_name({module: tree(path) for module, path in SOURCES.items()}).items()
+        if len(homes) > 1
+    }
+    assert not twice, f"one name for one thing: {twice}"
+
+
+def test_what_counts_as_two_classes_of_one_name() -> None:
+    one = ast.parse("class A: pass\nclass _B: pass\nclass C:\n    class A: pass")
+    two = ast.parse("class A: pass\nclass _B: pass\nx = C = 1")
+    assert classes_by_name({"one": one, "two": two}) == {"A": ["one", "two"], "C": ["one"]}
 
 
 @pytest.mark.parametrize("module", ["core.model", "plugins.mqformer.model"])

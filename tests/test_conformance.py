@@ -11,8 +11,8 @@ import pytest
 
 from lyrics.core.errors import MissingRequirementError
 from lyrics.core.registry.component import KINDS
-from lyrics.core.registry.registry import Registry, Source, default_registry
-from lyrics.testing import CONTRACTS, ComponentContract, DetectorContract, Report, check_component, checks_of
+from lyrics.core.registry.registry import PluginSource, Registry, default_registry
+from lyrics.testing import CONTRACTS, ComponentContract, ConformanceReport, DetectorContract, check_component, checks_of
 from lyrics.testing.run import checks_without_files
 from lyrics.testing.small import PARTS, Provides
 from tests.conformance_parts import registry as parts
@@ -75,7 +75,7 @@ def test_pytest_and_the_command_run_the_same_checks() -> None:
 
 
 @functools.cache
-def report(kind: str, fault: str = "") -> Report:
+def report(kind: str, fault: str = "") -> ConformanceReport:
     registry = parts(fault)
     return check_component(registry.component(kind, "part"), registry)
 
@@ -92,7 +92,7 @@ def test_the_suites_own_parts_pass_it(path: str) -> None:
     """Among them a query transformer that reads no text, and objects to being handed some."""
     component = PARTS[path]
     registry = Registry(
-        [(Source("lyrics-testing", "1", "parts", "lyrics.testing.small"), lambda: Provides([component]))]
+        [(PluginSource("lyrics-testing", "1", "parts", "lyrics.testing.small"), lambda: Provides([component]))]
     )
     found = check_component(registry.component(component.kind, component.name), registry)
     assert dict(found.failures) == {}

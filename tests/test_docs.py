@@ -64,6 +64,17 @@ def test_the_answers_page_runs(tmp_path: Path) -> None:
     assert done.stdout.split()[-1] == "2"  # exchanges of the chat, before the options
 
 
+def test_the_loops_of_the_training_page_run(tmp_path: Path) -> None:
+    code = "\n".join(blocks(ROOT / "docs" / "training.md", "python"))
+    code += "\nassert lyrics.load_model(folder).spec == model.spec\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300, env=_offline()
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert (lines[0], lines[-2:]) == ("['answer']", ["tensor(True)", "1"])
+
+
 def test_the_plugin_page_yields_a_component_that_passes_intake() -> None:
     from lyrics.core.registry.registry import Registry
 

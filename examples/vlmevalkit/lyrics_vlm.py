@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lyrics.core.evaluation.toolkits import rewritten, words_of
-from lyrics.core.loading import load_model
+from lyrics import load_model
+from lyrics.evaluation import rewritten, words_of
 
 #: Questions that OCR-VQA and the like want answered with few words: the template of the paper's Table 7 that ``lyrics evaluate`` uses, too.
 SHORT_ANSWER = "With the help of text in the following image, offer a simple, short response to: {question}."

@@ -21,7 +21,7 @@ from lyrics.cli.evaluate import asked_benchmarks as named_benchmarks
 if TYPE_CHECKING:
     from lyrics.core.model import LyricsModel
     from lyrics.workflows.ablations.runs import Evaluating, Progress, Stages
-    from lyrics.workflows.ablations.tables import Ablation, Row
+    from lyrics.workflows.ablations.tables import Ablation, ScoreRow
 
 WHAT = ("table 5", "table 6", "figure 4a", "figure 4b")
 READINGS = ("blank", "removed", "both")
@@ -250,7 +250,7 @@ class _Job:
     only: tuple[str, ...]
     amounts: str | None
 
-    def facts(self, rows: Sequence[Row], *, model: bool) -> dict[str, str]:
+    def facts(self, rows: Sequence[ScoreRow], *, model: bool) -> dict[str, str]:
         from lyrics.workflows.ablations.tables import samples_of
 
         seeds = sorted({row.seed for row in rows if row.seed is not None})
@@ -265,7 +265,7 @@ class _Job:
 def _table_5(job: _Job) -> Ablation:
     from lyrics.workflows.ablations.architecture import BASELINE, blank, removed, table_5
 
-    rows: list[Row] = []
+    rows: list[ScoreRow] = []
     names = [name for name in job.only if name != BASELINE]
     if "blank" in job.readings and (names or not job.only):
         rows += blank(job.load, job.described, job.evaluating, job.out / "blank", names)

@@ -13,7 +13,7 @@ from lyrics.cli._model import DeviceOption, DownloadFlag, WeightsOption
 from lyrics.cli._output import JsonFlag, SetOption, print_json, print_table, print_text
 
 if TYPE_CHECKING:
-    from lyrics.workflows.parity import Question, Report, Tolerance
+    from lyrics.workflows.parity import ParityQuestion, ParityReport, Tolerance
 
 
 def parity(
@@ -82,9 +82,9 @@ def _tolerances(given: Sequence[str] | None) -> Mapping[str, Tolerance]:
     return found
 
 
-def _questions(images: Path | None, file: Path | None, limit: int) -> list[Question]:
+def _questions(images: Path | None, file: Path | None, limit: int) -> list[ParityQuestion]:
     from lyrics.core.errors import SpecError
-    from lyrics.workflows.parity import Question
+    from lyrics.workflows.parity import ParityQuestion
 
     if images is None and file is None:
         return _scenes(limit)
@@ -103,24 +103,24 @@ def _questions(images: Path | None, file: Path | None, limit: int) -> list[Quest
     texts = [line for line in lines if line]
     if not texts:
         raise SpecError(f"--questions {file}: holds no question; write one on each line.")
-    return [Question(f"{path.name}: {text}", path, text) for path in pictures for text in texts][:limit]
+    return [ParityQuestion(f"{path.name}: {text}", path, text) for path in pictures for text in texts][:limit]
 
 
-def _scenes(limit: int) -> list[Question]:
+def _scenes(limit: int) -> list[ParityQuestion]:
     """The first questions of the benchmark ``scenes``, with its prompts: five tasks take turns."""
     from itertools import islice
 
     from lyrics.core.evaluation.build import build_benchmark
-    from lyrics.workflows.parity import Question
+    from lyrics.workflows.parity import ParityQuestion
 
     benchmark: Any = build_benchmark("scenes", {"split": "test", "scenes": limit})
     return [
-        Question(sample.extra["sample_id"], benchmark.picture(sample), benchmark.prompt(sample))
+        ParityQuestion(sample.extra["sample_id"], benchmark.picture(sample), benchmark.prompt(sample))
         for sample in islice(benchmark.samples(), limit)
     ]
 
 
-def _print(report: Report) -> None:
+def _print(report: ParityReport) -> None:
     def share(worst: float | None, largest: float | None) -> str:
         return "" if worst is None or not largest else f"{worst:.3g} ({worst / largest:.2g} of the largest)"
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, Unpack, cast, overload
 
 import torch
 
@@ -15,10 +15,11 @@ from lyrics.core.answers import Answer, read_answer
 from lyrics.core.chat import Chat
 from lyrics.core.composed import STREAM
 from lyrics.core.data.collate import InstructionExamples, PretrainExamples
+from lyrics.core.data.training_data import TrainingBatch, batch_of
 from lyrics.core.errors import PromptError
 from lyrics.core.finite import first_not_finite, is_finite, refuse
 from lyrics.core.language.answering import answer_ids
-from lyrics.core.language.generation import Decoding, GenerationOptions, decoding
+from lyrics.core.language.generation import Decoding, GenerateOptions, GenerationOptions, decoding
 from lyrics.core.language.past import Past
 from lyrics.core.language.prompting import (
     Encoded,
@@ -33,8 +34,8 @@ from lyrics.core.language.prompts import Dialogue, Exchange, TokenPrompt, cut
 from lyrics.core.language.soft_prompts import answer_losses, embed
 from lyrics.core.language.text_stream import TextStream
 from lyrics.core.pictures.images import ImageLike
-from lyrics.core.pictures.inputs import Phrases, Pictures, entry_list, instruction_list, picture_list
-from lyrics.core.pictures.processor import ModelImages
+from lyrics.core.pictures.inputs import Phrases, Pictures, instruction_list, picture_list
+from lyrics.core.pictures.model_inputs import ModelImages, asked, from_old_names
 from lyrics.core.refining.refinement import Refinement
 from lyrics.core.saving import SavedModel
 from lyrics.core.stage1.batch import PretrainBatch, Spatial
@@ -42,6 +43,7 @@ from lyrics.core.stage1.negatives import Negatives
 from lyrics.core.stage1.state import Loss
 from lyrics.core.stage1.step import pretrain_accuracy, pretrain_losses
 from lyrics.core.stage1.streams import Features, Text
+from lyrics.core.training_output import TrainingOutput, step_number, training_output
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig
@@ -70,7 +72,7 @@ class LyricsModel(SavedModel):
 
     def encode(
         self,
-        pictures: ImageLike | Sequence[ImageLike],
+        pictures: ImageLike | Sequence[ImageLike] | ModelImages,
         instructions: str | Sequence[str] | None = None,
         *,
         phrases: Phrases = None,
@@ -78,7 +80,7 @@ class LyricsModel(SavedModel):
         """Encode images into soft tokens [P,Q,D].
 
         Args:
-            pictures: an image or several, whatever ``lyrics.core.pictures.images.open_image`` opens.
+            pictures: an image or several, whatever ``lyrics.core.pictures.images.open_image`` opens; or prepared ones.
             instructions: one for each image; a text alone for one image. None: the query transformer reads no
                 instruction.
             phrases: as for ``generate``.
@@ -87,14 +89,14 @@ class LyricsModel(SavedModel):
             ImageError: an image cannot be used; the message names it.
             PromptError: there are more or fewer instructions, or lists of phrases, than images.
         """
-        images = picture_list(pictures)
+        images = pictures if isinstance(pictures, ModelImages) else picture_list(pictures)
         texts = [""] * len(images)
         if instructions is not None:
             texts = [instructions] if isinstance(instructions, str) else instruction_list(instructions)
         if len(texts) != len(images):
             raise PromptError(f"{len(images)} pictures need as many instructions, not {len(texts)}")
-        prepared = self.processor.images(images, self.device, dtype=self.dtype)
-        return self.encode_images(prepared, texts, phrases=phrases)
+        prepared = images if isinstance(images, ModelImages) else self.processor.images(images)
+        return self.encode_images(prepared.to(self.device, self.dtype), texts, phrases=phrases)
 
     def encode_images(self, images: ModelImages, instructions: Sequence[str], *, phrases: Phrases = None) -> Encoded:
         """Prepared pictures -> soft tokens.
@@ -116,21 +118,38 @@ class LyricsModel(SavedModel):
 
     def forward(
         self,
-        batch: PretrainExamples | InstructionExamples,
+        batch: TrainingBatch | None = None,
         *,
+        images: ModelImages | None = None,
+        text: Sequence[str] | None = None,
+        answers: Sequence[str] | None = None,
+        captions: Sequence[str] | None = None,
+        images_per_text: Sequence[int] | None = None,
         seed: int = 0,
-        step: int = 0,
+        step: int | None = None,
         longest: int | None = None,
-    ) -> dict[str, Loss]:
-        """The losses of a batch, by what kind of batch it is; one call, so that data parallelism sees one forward pass."""
-        if isinstance(batch, PretrainExamples):
-            return self.pretraining_step(batch, seed=seed, step=step)
-        if not isinstance(batch, InstructionExamples):
-            raise TypeError(
-                f"a forward pass takes a collated training batch and gives its losses, not a {type(batch).__name__}; "
-                "to ask about an image, call generate(image, question)"
-            )
-        return self.instruction_step(batch, longest=longest)
+        return_loss: Literal[True] = True,
+    ) -> TrainingOutput:
+        """Return the losses of a batch, by what kind of batch it is; one call, so that data parallelism sees one forward pass.
+
+        Args:
+            batch: what ``lyrics.data_collator`` makes of samples; or instead of it
+            images, text, answers, captions, images_per_text: what ``model.processor`` makes of them.
+            seed, step: fix the random draws of stage 1. Without ``step`` they come from torch's generator in training.
+            longest: of stage 2, tokens that prompts are cut to.
+            return_loss: transformers' ``Trainer.evaluate`` looks for it; there is no pass without losses.
+
+        Raises:
+            TypeError: there is no such batch.
+            PromptError: there is nothing to learn from.
+        """
+        batch = batch_of(
+            batch, images=images, text=text, answers=answers, captions=captions, images_per_text=images_per_text
+        )
+        if not isinstance(batch, PretrainExamples):
+            return training_output(self.instruction_step(batch, longest=longest), {})
+        losses = self.pretraining_step(batch, seed=seed, step=step_number(step, training=self.training))
+        return training_output(losses, {name: slot.weight for name, slot in self.spec.objectives.items()})
 
     def pretraining_step(
         self, batch: PretrainExamples, *, seed: int, step: int, negatives: Negatives | None = None
@@ -287,35 +306,20 @@ class LyricsModel(SavedModel):
 
     @overload
     def generate(  # type: ignore[overload-overlap]  # a text is a sequence of texts, too
-        self,
-        pictures: Pictures,
-        instructions: str,
-        *,
-        phrases: Phrases = None,
-        max_new_tokens: int | None = None,
-        generation_config: GenerationConfig | None = None,
-        seed: int | None = None,
-        **options: Unpack[GenerationOptions],
+        self, images: Pictures, text: str, **options: Unpack[GenerateOptions]
     ) -> Answer: ...
 
     @overload
     def generate(
-        self,
-        pictures: Sequence[Pictures],
-        instructions: Sequence[str],
-        *,
-        phrases: Phrases = None,
-        max_new_tokens: int | None = None,
-        generation_config: GenerationConfig | None = None,
-        seed: int | None = None,
-        **options: Unpack[GenerationOptions],
+        self, images: Sequence[Pictures] | ModelImages, text: Sequence[str], **options: Unpack[GenerateOptions]
     ) -> list[Answer]: ...
 
     def generate(
         self,
-        pictures: Pictures | Sequence[Pictures],
-        instructions: str | Sequence[str],
+        images: Pictures | Sequence[Pictures] | ModelImages = None,
+        text: str | Sequence[str] | None = None,
         *,
+        images_per_text: Sequence[int] | None = None,
         phrases: Phrases = None,
         max_new_tokens: int | None = None,
         generation_config: GenerationConfig | None = None,
@@ -325,10 +329,11 @@ class LyricsModel(SavedModel):
         """Answer one instruction, or each of a list in one batch: greedy (section 5.1) unless an option says otherwise.
 
         Args:
-            pictures: of one instruction an image, a list of images, or None; of a list of instructions one of these for
-                each. An image is whatever ``lyrics.core.pictures.images.open_image`` opens: a path, a PIL image, a numpy array
-                [H,W,C], a tensor [C,H,W].
-            instructions: what is asked.
+            images: of one instruction an image, a list of images, or None; of a list of instructions one of these for
+                each; or what ``model.processor`` prepared. An image is whatever
+                ``lyrics.core.pictures.images.open_image`` opens: a path, a PIL image, a numpy array [H,W,C], a tensor [C,H,W].
+            text: what is asked.
+            images_per_text: of prepared images.
             phrases: for each image, what the detector looks for in place of the tagger's tags; for one image a list of
                 phrases will do.
             max_new_tokens: tokens of an answer at most; 64 unless given here or in ``generation_config``.
@@ -348,29 +353,17 @@ class LyricsModel(SavedModel):
             SpecError: a generation option is out of range, or options exclude each other.
             TypeError: a generation option does not exist.
         """
-        if isinstance(instructions, str):
-            entries: Sequence[Pictures] = [cast(Pictures, pictures)]
-            wanted: Sequence[str] = [instructions]
-        else:
-            wanted = instruction_list(instructions)
-            entries = entry_list(cast(Sequence[Pictures], pictures), len(wanted))
-        shown: list[ImageLike] = []
-        asked: list[str] = []
-        dialogues = []
-        for entry, instruction in zip(entries, wanted, strict=True):
-            own = picture_list(entry)
-            indices = tuple(range(len(shown), len(shown) + len(own)))
-            dialogues.append((Exchange(instruction, None, indices),))
-            shown += own
-            asked += [instruction] * len(own)
+        images, text = from_old_names(cast(dict[str, Any], options), images, text)
+        question = asked(images, text, images_per_text)
+        dialogues = [(Exchange(one, None, shown),) for one, shown in zip(question.text, question.numbers, strict=True)]
         how = decoding(options, max_new_tokens=max_new_tokens, generation_config=generation_config, seed=seed)
-        answers = self.decode(dialogues, self.look(shown, asked, phrases=phrases), how)
-        return answers[0] if isinstance(instructions, str) else answers
+        answers = self.decode(dialogues, self.look(question.images, question.by_image, phrases=phrases), how)
+        return answers[0] if isinstance(text, str) else answers
 
     @torch.no_grad()
     def look(
         self,
-        pictures: Sequence[ImageLike],
+        pictures: Sequence[ImageLike] | ModelImages,
         instructions: Sequence[str],
         *,
         phrases: Phrases = None,

@@ -15,6 +15,9 @@ tested (``lyrics.core.contracts``), never how a component keeps it.
 
 from __future__ import annotations
 
+import warnings
+from typing import Any
+
 from lyrics.testing.base import ComponentContract, checks_of
 from lyrics.testing.kinds import (
     CONTRACTS,
@@ -28,21 +31,29 @@ from lyrics.testing.kinds import (
     SegmenterContract,
     TaggerContract,
 )
-from lyrics.testing.run import Report, check_component
+from lyrics.testing.run import ConformanceReport, check_component
 
 __all__ = [
     "CONTRACTS",
     "BenchmarkContract",
     "ComponentContract",
+    "ConformanceReport",
     "DatasetContract",
     "DetectorContract",
     "ImageEncoderContract",
     "LanguageModelContract",
     "ObjectiveContract",
     "QueryTransformerContract",
-    "Report",
     "SegmenterContract",
     "TaggerContract",
     "check_component",
     "checks_of",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """``Report``, the old name of ``ConformanceReport``; it goes in 0.3."""
+    if name != "Report":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn("lyrics.testing.Report is now ConformanceReport.", DeprecationWarning, stacklevel=2)
+    return ConformanceReport

@@ -33,7 +33,7 @@ class Encoder(nn.Module):
         return self.patches(pixels_BCHW).flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
 
 
-class Tagger(nn.Module):
+class FixedTagger(nn.Module):
     """The same tags for every image."""
 
     preprocessing = _PREPROCESSING
@@ -45,7 +45,7 @@ class Tagger(nn.Module):
         return [list(_TAGS) for _ in range(len(images))]
 
 
-class Detector(Encoder):
+class FixedDetector(Encoder):
     """Finds every phrase; the boxes of different phrases differ."""
 
     feature_dim = 5
@@ -62,7 +62,7 @@ class Detector(Encoder):
         return DetectorOutput(found, tokens_BMD, torch.ones_like(tokens_BMD[..., 0], dtype=torch.bool))
 
 
-class Segmenter(Encoder):
+class FixedSegmenter(Encoder):
     """An object's mask is its box, and its token that of the image and the number of the box."""
 
     feature_dim = 4

@@ -21,7 +21,7 @@ _WITHOUT_A_BUILD = (
 
 
 @dataclass(frozen=True)
-class Report:
+class ConformanceReport:
     """What ``check_component`` found: how many checks ran, the cause of each that failed, and why others did not run, if they did not."""
 
     kind: str
@@ -31,7 +31,7 @@ class Report:
     skipped: str = ""
 
 
-def check_component(entry: Entry, registry: Registry | None = None) -> Report:
+def check_component(entry: Entry, registry: Registry | None = None) -> ConformanceReport:
     """Run every check of a component's contract, without pytest.
 
     A data set or a benchmark that cannot be built without files of the user's is held to what can be told without: its options need values
@@ -51,7 +51,7 @@ def check_component(entry: Entry, registry: Registry | None = None) -> Report:
         except Exception as error:  # a stranger's code may raise anything; all of it is a finding
             frame = traceback.extract_tb(error.__traceback__)[-1]
             failures[name] = f"{type(error).__name__}: {error} ({frame.filename}:{frame.lineno})"
-    return Report(record.kind, record.name, len(checks), failures, skipped)
+    return ConformanceReport(record.kind, record.name, len(checks), failures, skipped)
 
 
 def checks_without_files(entry: Entry) -> tuple[list[str], str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lyrics.core.registry.component import Component, hookimpl
-from lyrics.core.registry.registry import Entry, Registry, Source, default_registry
+from lyrics.core.registry.registry import Entry, PluginSource, Registry, default_registry
 from lyrics.core.resolve import Part, declared_segments
 from lyrics.core.spec import ModelSpec, ObjectiveSlot, RefinerSpec, Slot
 from lyrics.core.types import Sample, Turn
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from lyrics.core.data.stream import Example
     from lyrics.core.model import LyricsModel
 
-_SOURCE = Source("lyrics-testing", "1", "parts", __name__)
+_SOURCE = PluginSource("lyrics-testing", "1", "parts", __name__)
 PARTS = {
     "image_encoder": Component("image-encoder", "small", "lyrics.testing.parts:Encoder"),
-    "refiner.tagger": Component("tagger", "small", "lyrics.testing.parts:Tagger"),
-    "refiner.detector": Component("detector", "small", "lyrics.testing.parts:Detector"),
-    "refiner.segmenter": Component("segmenter", "small", "lyrics.testing.parts:Segmenter"),
+    "refiner.tagger": Component("tagger", "small", "lyrics.testing.parts:FixedTagger"),
+    "refiner.detector": Component("detector", "small", "lyrics.testing.parts:FixedDetector"),
+    "refiner.segmenter": Component("segmenter", "small", "lyrics.testing.parts:FixedSegmenter"),
     "query_transformer": Component("query-transformer", "small", "lyrics.testing.parts:Resampler"),
     "language_model": Component("language-model", "small", "lyrics.testing.parts:WordModel"),
 }
@@ -83,7 +83,7 @@ class SmallModel:
 
     @property
     def registry(self) -> Registry:
-        by_source: dict[Source, list[Component]] = {}
+        by_source: dict[PluginSource, list[Component]] = {}
         for entry in self.entries:
             by_source.setdefault(entry.source, []).append(entry.component)
         return Registry(

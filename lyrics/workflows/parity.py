@@ -92,7 +92,7 @@ def with_tolerance(tolerances: Mapping[str, Tolerance], name: str, key: str, val
 
 
 @dataclass(frozen=True)
-class Question:
+class ParityQuestion:
     """What is asked of which picture (or pictures, or none), and how a report calls it."""
 
     name: str
@@ -153,7 +153,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Report:
+class ParityReport:
     """All comparisons, and those that could not be made, each with its reason."""
 
     questions: int
@@ -208,14 +208,14 @@ def loader(
 
 def parity(
     load: Load,
-    questions: Sequence[Question],
+    questions: Sequence[ParityQuestion],
     *,
     compare: Sequence[str] | None = None,
     tolerances: Mapping[str, Tolerance] = TOLERANCES,
     batch: int = 8,
     max_new_tokens: int = 32,
     progress: Callable[[str], None] = lambda stage: None,
-) -> Report:
+) -> ParityReport:
     """Hold a model against itself. No two models are held in memory at a time, unless ``load`` keeps one.
 
     Args:
@@ -277,13 +277,13 @@ def parity(
         said = speak(variant, questions, batch=1, max_new_tokens=max_new_tokens, reference=reference)
         found.append(compared(name, name, said))
         del variant
-    return Report(len(questions), tuple(found), skipped)
+    return ParityReport(len(questions), tuple(found), skipped)
 
 
 @torch.no_grad()
 def speak(
     model: LyricsModel,
-    questions: Sequence[Question],
+    questions: Sequence[ParityQuestion],
     *,
     batch: int,
     max_new_tokens: int,
@@ -341,7 +341,7 @@ def speak(
 def compare_answers(
     name: str,
     variant: str,
-    questions: Sequence[Question],
+    questions: Sequence[ParityQuestion],
     reference: Sequence[Said],
     said: Sequence[Said],
     tolerance: Tolerance,
@@ -403,7 +403,7 @@ def _by_name(answer: Answer) -> Iterator[tuple[str, int]]:
 
 @torch.no_grad()
 def compare_attention(
-    model: LyricsModel, questions: Sequence[Question], tolerance: Tolerance, *, registry: Registry | None = None
+    model: LyricsModel, questions: Sequence[ParityQuestion], tolerance: Tolerance, *, registry: Registry | None = None
 ) -> tuple[list[Comparison], dict[str, str]]:
     """The query transformer's outputs under every implementation that can run here, against ``reference``.
 
@@ -454,7 +454,7 @@ def compare_attention(
 _Call = tuple[list[Stream], Features]
 
 
-def _calls(model: LyricsModel, questions: Sequence[Question]) -> list[_Call]:
+def _calls(model: LyricsModel, questions: Sequence[ParityQuestion]) -> list[_Call]:
     """What the query transformer is given for the questions' pictures, all pictures of a question in one call."""
     calls: list[_Call] = []
 

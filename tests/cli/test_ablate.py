@@ -13,13 +13,13 @@ from lyrics.core.runs.config import dump_config
 from lyrics.core.spec import dump
 from lyrics.workflows.ablations import amount, architecture, tuning
 from lyrics.workflows.ablations.runs import StoppedError
-from lyrics.workflows.ablations.tables import Curve, Row
+from lyrics.workflows.ablations.tables import Curve, ScoreRow
 from tests.commands import Run
 from tests.core.small import small
 from tests.workflows.ablations.test_amount_tuning import MEASURING
 from tests.workflows.ablations.toys import stages
 
-ROWS = [Row("full", None, 0, "scenes-test", "rec: accuracy (IoU >= 0.5)", 12.5, 5)]
+ROWS = [ScoreRow("full", None, 0, "scenes-test", "rec: accuracy (IoU >= 0.5)", 12.5, 5)]
 FEW = ("--option", "scenes.scenes=5", "--limit", "5", "--batch", "5")
 
 

@@ -226,12 +226,12 @@ def test_test_plugin_fails_with_the_check_and_its_cause(run: Run, monkeypatch: p
 
 
 def test_test_plugin_of_a_broken_plugin_fails_with_its_cause(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lyrics.core.registry.registry import Registry, Source
+    from lyrics.core.registry.registry import PluginSource, Registry
 
     def loader() -> Any:
         raise ImportError("no engine")
 
-    broken = Registry([(Source("acme", "1.0", "e"), loader)])
+    broken = Registry([(PluginSource("acme", "1.0", "e"), loader)])
     monkeypatch.setattr("lyrics.core.registry.registry.default_registry", lambda: broken)
     done = run("test-plugin", "acme")
     assert done.code == 1

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import Field
 
 from lyrics.core.registry.component import KINDS, Component, Options, hookimpl
-from lyrics.core.registry.registry import Registry, Source
+from lyrics.core.registry.registry import PluginSource, Registry
 
 
 class PartOptions(Options):
@@ -76,4 +76,4 @@ class Parts:
 
 def registry(fault: str = "", module: str = __name__) -> Registry:
     """The parts as if installed; ``module`` is what their entry point names."""
-    return Registry([(Source("acme-parts", "1.0", "parts", module), lambda: Parts(fault))])
+    return Registry([(PluginSource("acme-parts", "1.0", "parts", module), lambda: Parts(fault))])

@@ -14,7 +14,7 @@ from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import PluginError, SpecError
 from lyrics.core.loading import build_model
 from lyrics.core.registry.component import Component, NoOptions, hookimpl
-from lyrics.core.registry.registry import Registry, Source, default_registry
+from lyrics.core.registry.registry import PluginSource, Registry, default_registry
 from lyrics.core.resolve import declaring
 from lyrics.core.runs.config import TrainConfig, load_config
 from lyrics.core.stage1.batch import PretrainBatch
@@ -66,7 +66,7 @@ class Plugin:
 
 def strangers(plugin: Plugin) -> Registry:
     ours = [(found.source, lambda found=found: Again(found.components)) for found in default_registry().plugins]
-    return Registry([*ours, (Source("acme-parts", "1.0", "acme"), lambda: plugin)])
+    return Registry([*ours, (PluginSource("acme-parts", "1.0", "acme"), lambda: plugin)])
 
 
 class Again:

@@ -14,7 +14,7 @@ from pydantic import Field
 from lyrics.core.clean_text import json_printable, one_line, printable
 from lyrics.core.conversion.formats import formats
 from lyrics.core.registry.component import Component, Converter, Options, Preset, hookimpl
-from lyrics.core.registry.registry import Registry, Source, describe
+from lyrics.core.registry.registry import PluginSource, Registry, describe
 from lyrics.plugins.tiny.presets import lyrics_tiny
 from tests.commands import Run
 
@@ -98,10 +98,10 @@ def registry() -> Registry:
     from lyrics.core.registry import registry as module
 
     loud = [
-        (Source("loud-dist", "1.0", "loud"), Loud),
-        (Source("loud-value", "1.0", "value"), lambda: _raise(ValueError(LONG))),
-        (Source("loud-error", "1.0", "error"), lambda: _raise(LoudError())),
-        (Source("loud-exit", "1.0", "exit"), lambda: _raise(SystemExit(LONG))),
+        (PluginSource("loud-dist", "1.0", "loud"), Loud),
+        (PluginSource("loud-value", "1.0", "value"), lambda: _raise(ValueError(LONG))),
+        (PluginSource("loud-error", "1.0", "error"), lambda: _raise(LoudError())),
+        (PluginSource("loud-exit", "1.0", "exit"), lambda: _raise(SystemExit(LONG))),
     ]
     return Registry([*module._limited(module._installed()), *loud])
 

@@ -78,7 +78,7 @@ def test_stage_1_gives_every_loss_and_trains_what_it_should(model: LyricsModel) 
     batch = collated(model, "pretrain", *(example(position) for position in range(3)))
     assert isinstance(batch, PretrainExamples)
     trained = model.trainable_parameters("pretrain")
-    losses = model(batch, seed=0, step=5)
+    losses = model.pretraining_step(batch, seed=0, step=5)
     assert set(losses) == {"itc", "itm", "icg", "msp"}
     assert all(torch.isfinite(loss.sum) for loss in losses.values())
     assert losses["icg"].count == sum(len(model._words([c])[0]) + 1 for c in batch.captions)
@@ -104,9 +104,9 @@ def test_stage_1_masks_objects_as_seed_step_and_position_say(model: LyricsModel)
 def test_stage_1_without_objects_or_captions_is_finite(model: LyricsModel) -> None:
     empty = replace(example(0, ()).sample, captions=())
     for examples in ([example(0, ())], [replace(example(0), sample=empty)], [example(0, ()), example(1)]):
-        losses = model(collated(model, "pretrain", *examples), seed=0, step=0)
+        losses = model.pretraining_step(collated(model, "pretrain", *examples), seed=0, step=0)
         assert all(torch.isfinite(loss.sum) for loss in losses.values())
-    losses = model(collated(model, "pretrain", example(0, ()), example(1, ())))
+    losses = model.pretraining_step(collated(model, "pretrain", example(0, ()), example(1, ())), seed=0, step=0)
     assert (float(losses["msp"].sum), losses["msp"].count) == (0.0, 0)
 
 
@@ -193,7 +193,7 @@ def test_stage_2_is_the_mean_over_answer_tokens(model: LyricsModel) -> None:
     batch = collated(model, "instruct", *examples)
     assert isinstance(batch, InstructionExamples)
     assert [dialogue[0].pictures for dialogue in batch.dialogues][:4] == [(0,), (1,), (), (2,)]
-    loss = model(batch)["answer"]
+    loss = model.instruction_step(batch)["answer"]
     total, count = 0.0, 0
     prompts = []
     for index in range(len(examples)):
@@ -226,21 +226,23 @@ def test_stage_2_answers_with_the_boxes_that_the_refiner_found_where_it_is_told_
         return talk(0, (f"What is at {format_box(near)}?", "a circle"), ("Where?", answer), task="text")
 
     def loss(answer: str, **options: Any) -> float:
-        return float(model(collated(model, "instruct", asked(answer), **options))["answer"].sum.detach())
+        return float(
+            model.instruction_step(collated(model, "instruct", asked(answer), **options))["answer"].sum.detach()
+        )
 
     text = f"here {format_box(near)} or {format_box(far)}"
     copied = text.replace(format_box(near), format_box(RED.box_norm))
     assert loss(text, snap_iou=0.5) == loss(copied) == loss(copied, snap_iou=0.5) != loss(text)
     assert loss(text, snap_iou=0.99) == loss(text)
     words = replace(talk(0, ("Say it.", text), task="text"), picture=None)
-    assert float(model(collated(model, "instruct", words, snap_iou=0.5))["answer"].sum) > 0
+    assert float(model.instruction_step(collated(model, "instruct", words, snap_iou=0.5))["answer"].sum) > 0
 
 
 def test_stage_2_trains_queries_projection_and_lora(model: LyricsModel) -> None:
     trained = model.trainable_parameters("instruct")
     model.zero_grad()
     batch = collated(model, "instruct", talk(0, ("What?", "a circle"), task="text"))
-    model(batch)["answer"].sum.backward()
+    model.instruction_step(batch)["answer"].sum.backward()
     moved = {name for name, one in model.named_parameters() if one.grad is not None and one.grad.abs().sum() > 0}
     assert moved <= set(trained)
     assert {name.partition(".")[0] for name in moved} == {"query_transformer", "projection", "language_model"}
@@ -255,10 +257,10 @@ def test_stage_2_trains_queries_projection_and_lora(model: LyricsModel) -> None:
 def test_stage_2_with_text_alone_and_with_nothing_to_learn(model: LyricsModel) -> None:
     model.trainable_parameters("instruct")
     words = replace(talk(0, ("Say it.", "hello"), task="text"), picture=None)
-    loss = model(collated(model, "instruct", words))["answer"]
+    loss = model.instruction_step(collated(model, "instruct", words))["answer"]
     assert loss.count == len("hello") + 1
     long = collated(model, "instruct", talk(0, ("What?", "a circle"), task="text"))
-    nothing = model(long, longest=4)["answer"]
+    nothing = model.instruction_step(long, longest=4)["answer"]
     assert (float(nothing.sum), nothing.count) == (0.0, 0)
     nothing.sum.backward()
 
@@ -266,10 +268,10 @@ def test_stage_2_with_text_alone_and_with_nothing_to_learn(model: LyricsModel) -
 def test_each_text_is_an_option(model: LyricsModel) -> None:
     """The language model's spatial text, and both texts that the query transformer reads."""
     batch = collated(model, "instruct", talk(0, ("What?", "a circle"), task="text"))
-    found = [float(model(batch)["answer"].sum)]
+    found = [float(model.instruction_step(batch)["answer"].sum)]
     for change in ({"spatial_in_prompt": False}, {"sees": ("spatial",)}, {"sees": ("instruction",)}, {"sees": ()}):
         other = made(**change)
-        found.append(float(other(batch)["answer"].sum))
+        found.append(float(other.instruction_step(batch)["answer"].sum))
     assert len({round(value, 4) for value in found}) == 5
 
 

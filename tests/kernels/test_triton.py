@@ -272,11 +272,11 @@ def test_tuning_takes_the_fastest_that_fits_once_per_case(monkeypatch: pytest.Mo
 
 def test_the_benchmark_runs_the_tuned_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     from lyrics.workflows.bench import attention as bench
-    from lyrics.workflows.bench.work import Case, Sizes, inputs_of, plan_of
+    from lyrics.workflows.bench.work import Case, WorkSizes, inputs_of, plan_of
 
     monkeypatch.setattr(_triton, "_milliseconds", lambda run, rounds: next(times))
     for op in ("segment", "cross"):
-        case = Case(op, 2, "padded", "fp32", 0.1, Sizes(2, 2, (3, 2), (2, 1), 1, 32, 3))
+        case = Case(op, 2, "padded", "fp32", 0.1, WorkSizes(2, 2, (3, 2), (2, 1), 1, 32, 3))
         plan = plan_of(case, "cpu")
         times = iter(range(9, 0, -1))
         name = bench._tuned(plan, inputs_of(case, plan, 1, "cpu")[:3], 0.1)

@@ -18,7 +18,7 @@ from lyrics.core.model import LyricsModel
 from lyrics.workflows import parity as module
 from lyrics.workflows.parity import (
     TOLERANCES,
-    Question,
+    ParityQuestion,
     Said,
     Tolerance,
     box_overlaps,
@@ -31,10 +31,10 @@ from tests.commands import Run
 from tests.core.small import drawn
 
 QUESTIONS = (
-    Question("wide", drawn(96, 64, "red"), "What is it?"),
-    Question("tall", drawn(40, 90, "blue"), "Which colour does the thing in the middle of the picture have?"),
-    Question("two", (drawn(64, 64, "green"), drawn(80, 64, "black")), "Are they alike?"),
-    Question("none", None, "Say something."),
+    ParityQuestion("wide", drawn(96, 64, "red"), "What is it?"),
+    ParityQuestion("tall", drawn(40, 90, "blue"), "Which colour does the thing in the middle of the picture have?"),
+    ParityQuestion("two", (drawn(64, 64, "green"), drawn(80, 64, "black")), "Are they alike?"),
+    ParityQuestion("none", None, "Say something."),
 )
 
 
@@ -173,7 +173,7 @@ LEFT, SHIFTED, RIGHT = Box(0, 0, 0.5, 1), Box(0.25, 0, 0.75, 1), Box(0.5, 0, 1, 
 
 
 def test_numbers_by_hand() -> None:
-    questions = [Question("a", None, "a"), Question("b", None, "b")]
+    questions = [ParityQuestion("a", None, "a"), ParityQuestion("b", None, "b")]
     reference = [said("x", [1.0, -4.0], 1, ("dog", LEFT)), said("y", [2.0, 0.0])]
     other = [said("x", [1.5, -4.0], 1, ("dog", SHIFTED)), said("z", [2.0, 0.25])]
     found = compare_answers("batch", "batch 2", questions, reference, other, Tolerance(0.5, 0.125, 1 / 3))
@@ -194,7 +194,7 @@ def test_numbers_by_hand() -> None:
 @pytest.mark.parametrize("other", [said("x", [math.nan, 1.0]), said("x", [1.0, 1.0], ids=2)], ids=["nan", "tokens"])
 def test_what_cannot_be_held_against_each_other_is_infinitely_far(other: Said) -> None:
     found = compare_answers(
-        "batch", "b", [Question("a", None, "a")], [said("x", [1.0, 1.0])], [other], Tolerance(1, 1e9, 0)
+        "batch", "b", [ParityQuestion("a", None, "a")], [said("x", [1.0, 1.0])], [other], Tolerance(1, 1e9, 0)
     )
     assert found.worst_logit == math.inf
     assert found.exceeded

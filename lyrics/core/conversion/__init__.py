@@ -7,13 +7,15 @@ import warnings
 from typing import Any
 
 _PLAN = "lyrics.core.conversion.plan"
+_NAMES = {"Beside": "Beside", "Checkpoint": "SourceCheckpoint", "Piece": "Piece", "Plan": "ConversionPlan"}
 
 
 def __getattr__(name: str) -> Any:
     """Names of ``plan``, which was this module; they go from here in 0.3."""
-    if name.startswith("_") or name not in ("Beside", "Checkpoint", "Piece", "Plan"):
+    if name not in _NAMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    new = _NAMES[name]
     warnings.warn(
-        f"{__name__}.{name} is now {_PLAN}.{name}; the old name goes in 0.3.", DeprecationWarning, stacklevel=2
+        f"{__name__}.{name} is now lyrics.types.{new}; the old name goes in 0.3.", DeprecationWarning, stacklevel=2
     )
-    return getattr(importlib.import_module(_PLAN), name)
+    return getattr(importlib.import_module(_PLAN), new)

@@ -1,7 +1,7 @@
 """``lyrics convert``: public checkpoints of other projects to safetensors that the components read.
 
 Components say which formats there are (``lyrics.core.registry.component.Converter``). A converter decides by names and
-shapes what is taken (``lyrics.core.conversion.plan.Plan``); here the source is found and opened, the result is written
+shapes what is taken (``lyrics.core.conversion.plan.ConversionPlan``); here the source is found and opened, the result is written
 aside and put in its place, and every key is accounted for.
 """
 
@@ -24,7 +24,7 @@ from lyrics.core.registry.registry import Registry
 from lyrics.core.resolve import Resolved, resolve, wire
 
 if TYPE_CHECKING:
-    from lyrics.core.conversion.plan import Checkpoint, Plan
+    from lyrics.core.conversion.plan import ConversionPlan, SourceCheckpoint
 
 REPORT_FILE = "conversion.json"
 
@@ -39,7 +39,7 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Report:
+class ConversionReport:
     """What became of every key.
 
     ``taken`` keys kept their name; ``renamed`` says under which names a key's values are now; ``new`` names are of the model and not of the
@@ -69,7 +69,7 @@ def convert(
     spec: str | None = None,
     beside: Mapping[str, str | os.PathLike[str]] | None = None,
     registry: Registry | None = None,
-) -> Report:
+) -> ConversionReport:
     """Convert a checkpoint to a folder that the component reads, or of a whole model to a model folder.
 
     Args:
@@ -142,7 +142,7 @@ def _check_given(given: Mapping[str, Path], wanted: Format, resolved: Resolved |
             raise WeightsError(f"{folder}: no such folder; it was given for {path}.")
 
 
-def _check_marks(checkpoint: Checkpoint, wanted: Format, registry: Registry | None) -> None:
+def _check_marks(checkpoint: SourceCheckpoint, wanted: Format, registry: Registry | None) -> None:
     """Raises ``WeightsError`` when the keys are another format's."""
     found = recognise(checkpoint, registry)
     if found is not None and found.name == wanted.name:
@@ -157,7 +157,9 @@ def _check_marks(checkpoint: Checkpoint, wanted: Format, registry: Registry | No
     raise WeightsError(f"{checkpoint.path}: is not of format {wanted.name!r}{without}. {guess}")
 
 
-def _convert_part(checkpoint: Checkpoint, wanted: Format, resolved: Resolved | None, result: Path) -> tuple[str, Plan]:
+def _convert_part(
+    checkpoint: SourceCheckpoint, wanted: Format, resolved: Resolved | None, result: Path
+) -> tuple[str, ConversionPlan]:
     """Convert for one component: one safetensors file, with the files that belong beside it."""
     from lyrics.core.conversion.plan import write_file
     from lyrics.core.weights.tensors import WEIGHTS_FILE
@@ -183,13 +185,18 @@ def _convert_part(checkpoint: Checkpoint, wanted: Format, resolved: Resolved | N
 
 
 def _report(
-    checkpoint: Checkpoint, plan: Plan, wanted: Format, component: str, read: Sequence[Path], written: Sequence[Path]
-) -> Report:
+    checkpoint: SourceCheckpoint,
+    plan: ConversionPlan,
+    wanted: Format,
+    component: str,
+    read: Sequence[Path],
+    written: Sequence[Path],
+) -> ConversionReport:
     names: dict[str, list[str]] = {}
     for name, piece in plan.tensors.items():
         for key in piece.keys:
             names.setdefault(key, []).append(name)
-    return Report(
+    return ConversionReport(
         format=wanted.name,
         component=component,
         source=tuple(_origin(file) for file in read),

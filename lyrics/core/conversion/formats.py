@@ -15,7 +15,7 @@ from lyrics.core.registry.registry import Entry, Registry, default_registry, des
 if TYPE_CHECKING:
     import torch
 
-    from lyrics.core.conversion.plan import Plan
+    from lyrics.core.conversion.plan import ConversionPlan
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,11 @@ def run_converter(
     checkpoint: Mapping[str, torch.Tensor],
     options: Options,
     context: BuildContext,
-) -> Plan:
+) -> ConversionPlan:
     """Import the converter and run it. Raises ``PluginError`` naming the plugin when it is broken."""
     module, _, attribute = converter.convert.partition(":")
     try:
-        function: Callable[..., Plan] = getattr(importlib.import_module(module), attribute)
+        function: Callable[..., ConversionPlan] = getattr(importlib.import_module(module), attribute)
         return function(checkpoint, options, context)
     except (LyricsError, KeyboardInterrupt):
         raise

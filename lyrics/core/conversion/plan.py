@@ -1,6 +1,6 @@
 """What a converter reads and returns: a checkpoint whose tensors are read one at a time, and a plan of how the result is made of them.
 
-A converter is a function ``(source, options, context) -> Plan`` that a component declares
+A converter is a function ``(source, options, context) -> ConversionPlan`` that a component declares
 (``lyrics.core.registry.component.Converter``). It
 decides by names and shapes; the tensors themselves pass through when the result is written, file by file, so that no model is ever held
 whole.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +30,7 @@ from lyrics.core.weights.transformers_files import load_tokenizer
 SHARD_BYTES = 2 * 10**9
 
 
-class Checkpoint(Mapping[str, torch.Tensor]):
+class SourceCheckpoint(Mapping[str, torch.Tensor]):
     """The tensors of safetensors files: key -> tensor, read when asked for.
 
     Args:
@@ -138,12 +139,12 @@ def _indexed(index: Path, ending: str) -> list[Path]:
 
 
 @contextlib.contextmanager
-def opened(path: Path, work: Path) -> Iterator[Checkpoint]:
+def opened(path: Path, work: Path) -> Iterator[SourceCheckpoint]:
     """The checkpoint at ``path``. Pickled files are read by a process of their own, which writes safetensors under ``work``."""
     files: list[Path] = []
     for number, file in enumerate(source_files(path)):
         files += [file] if file.suffix == ".safetensors" else unpickle(file, work / f"{number:05d}")
-    checkpoint = Checkpoint(path, files)
+    checkpoint = SourceCheckpoint(path, files)
     try:
         yield checkpoint
     finally:
@@ -182,7 +183,7 @@ class Beside:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ConversionPlan:
     """What a converter decides.
 
     Args:
@@ -267,3 +268,12 @@ def write_shards(
 
 def _num_bytes(tensor: torch.Tensor) -> int:
     return tensor.numel() * tensor.element_size()
+
+
+def __getattr__(name: str) -> Any:
+    """The old names of two classes; they go in 0.3."""
+    new = {"Checkpoint": "SourceCheckpoint", "Plan": "ConversionPlan"}.get(name)
+    if new is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(f"{__name__}.{name} is now lyrics.types.{new}.", DeprecationWarning, stacklevel=2)
+    return globals()[new]

@@ -20,7 +20,15 @@ from torch import nn
 from lyrics.core.build import build_part, build_resolved
 from lyrics.core.contracts import BuildContext
 from lyrics.core.conversion.formats import Format, run_converter
-from lyrics.core.conversion.plan import Beside, Checkpoint, Piece, Plan, fewer_tokens, read_tokenizer, write_shards
+from lyrics.core.conversion.plan import (
+    Beside,
+    ConversionPlan,
+    Piece,
+    SourceCheckpoint,
+    fewer_tokens,
+    read_tokenizer,
+    write_shards,
+)
 from lyrics.core.errors import SpecError, WeightsError
 from lyrics.core.model import LyricsModel
 from lyrics.core.resolve import Part, Resolved, resolve
@@ -36,8 +44,8 @@ _SEED = 0
 
 
 def convert_model(
-    checkpoint: Checkpoint, wanted: Format, resolved: Resolved, result: Path, given: Mapping[str, Path]
-) -> Plan:
+    checkpoint: SourceCheckpoint, wanted: Format, resolved: Resolved, result: Path, given: Mapping[str, Path]
+) -> ConversionPlan:
     """Write the model that ``resolved`` describes to ``result``, filled from ``checkpoint``.
 
     ``given`` has, for parts by their path in the spec, the folder with what they need beside their tensors.
@@ -86,7 +94,7 @@ def plan_model(
     checkpoint: Mapping[str, torch.Tensor],
     shapes: Mapping[str, torch.Tensor],
     wanted: Format,
-) -> tuple[Plan, dict[str, Beside]]:
+) -> tuple[ConversionPlan, dict[str, Beside]]:
     """How every stored tensor of ``model`` (on the meta device) is made of the checkpoint's; ``shapes`` are those on that device.
 
     Also, for each part that needs it, by its path in the spec, what it needs beside its tensors.
@@ -118,7 +126,9 @@ def plan_model(
         if planned.beside is not None:
             beside[path] = planned.beside
     _check(needed, tensors, shapes, getattr(checkpoint, "path", "the checkpoint"))
-    return Plan({name: tensors[name] for name in needed}, tuple(new), notes=tuple(dict.fromkeys(notes))), beside
+    return ConversionPlan(
+        {name: tensors[name] for name in needed}, tuple(new), notes=tuple(dict.fromkeys(notes))
+    ), beside
 
 
 def _prefix(path: str) -> str:
@@ -144,14 +154,14 @@ def _plan_part(
     checkpoint: Mapping[str, torch.Tensor],
     wanted: Format,
     context: BuildContext,
-) -> Plan:
+) -> ConversionPlan:
     converter = wanted.converter_of(part.entry)
     if converter is not None:
         return run_converter(part.entry, converter, checkpoint, part.options, context)
     if path in _BLIP2:
         return _transformers_names(module, own, _BLIP2[path], part)
     if path.startswith("objectives."):
-        return Plan({}, new=tuple(own))
+        return ConversionPlan({}, new=tuple(own))
     raise WeightsError(
         f"{path}: {part.label} has weights, and the format {wanted.name!r} has none for it. Give "
         "a --model with a part that it has "
@@ -159,7 +169,7 @@ def _plan_part(
     )
 
 
-def _transformers_names(module: nn.Module, own: list[str], prefix: str, part: Part) -> Plan:
+def _transformers_names(module: nn.Module, own: list[str], prefix: str, part: Part) -> ConversionPlan:
     """A part that wraps one transformers model: names within it are the source's. PEFT puts ``base_layer`` into them and adds its own."""
     from transformers import PreTrainedModel
 
@@ -171,7 +181,7 @@ def _transformers_names(module: nn.Module, own: list[str], prefix: str, part: Pa
     new = tuple(name for name in own if _is_lora(name))
     kept = {name: name.removeprefix(where).replace(".base_layer.", ".") for name in own if name not in new}
     beside = _TOKENIZER if part.path == "language_model" else None
-    return Plan({name: Piece((f"{prefix}{theirs}",)) for name, theirs in kept.items()}, new, beside=beside)
+    return ConversionPlan({name: Piece((f"{prefix}{theirs}",)) for name, theirs in kept.items()}, new, beside=beside)
 
 
 def _read_tokenizer(folder: Path, part: Any) -> tuple[str, ...]:

@@ -57,7 +57,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Run:
+class BenchmarkRun:
     """One benchmark with its samples and the answers that are there. ``samples[i]`` has ``ids[i]``, and ``prompts`` are by id."""
 
     name: str
@@ -78,7 +78,7 @@ class Run:
 
 def open_run(
     name: str, benchmark: Benchmark, out: Path, *, limit: int | None = None, about: Mapping[str, str] | None = None
-) -> Run:
+) -> BenchmarkRun:
     """What there is to do for one benchmark. Writes nothing.
 
     Args:
@@ -99,7 +99,7 @@ def open_run(
     ids = tuple(predictions.sample_id(row, sample) for row, sample in enumerate(samples))
     prompts = {id: benchmark.prompt(sample) for id, sample in zip(ids, samples, strict=True)}
     lines = predictions.read_predictions(folder, prompts, all_samples=limit is None)
-    return Run(name, benchmark, folder, about, limit, samples, ids, prompts, lines)
+    return BenchmarkRun(name, benchmark, folder, about, limit, samples, ids, prompts, lines)
 
 
 def _agreed(folder: Path, about: Mapping[str, str]) -> dict[str, str]:
@@ -117,7 +117,7 @@ def _agreed(folder: Path, about: Mapping[str, str]) -> dict[str, str]:
 
 
 def answer(
-    run: Run,
+    run: BenchmarkRun,
     model: Answerer,
     *,
     batch: int = 8,
@@ -173,7 +173,7 @@ def picture_of(benchmark: Benchmark, sample: Sample) -> Any:
     return found
 
 
-def score(run: Run) -> tuple[Result, Verdict]:
+def score(run: BenchmarkRun) -> tuple[Result, Verdict]:
     """Scores of a benchmark whose samples are all answered. Writes nothing; raises what the benchmark's judge raises."""
     assert not run.missing(), "evaluate has checked"
     verdict = judged(run.benchmark, [run.lines[id].prediction for id in run.ids], run.samples)
@@ -183,7 +183,7 @@ def score(run: Run) -> tuple[Result, Verdict]:
     return Result(run.name, len(run.samples), run.limit, verdict.scores, tuple(notes), verdict.details), verdict
 
 
-def write(run: Run, result: Result, verdict: Verdict) -> None:
+def write(run: BenchmarkRun, result: Result, verdict: Verdict) -> None:
     """The folder's ``scores.json``, ``worst.html`` and ``evidence.svg``, and one ``predictions.jsonl`` of those of several processes."""
     predictions.merge(run.folder)
     _write_json(run.folder / SCORES, {**run.about, **result.to_json()})
@@ -257,7 +257,7 @@ def evaluate(
     return [result for result, _ in scored]
 
 
-def _check_complete(runs: Sequence[Run]) -> None:
+def _check_complete(runs: Sequence[BenchmarkRun]) -> None:
     """Before any score is written."""
     for run in runs:
         if missing := run.missing():

@@ -36,7 +36,7 @@ class WeightsNeed:
 
 
 @dataclass(frozen=True)
-class Row:
+class InventoryRow:
     """One line of ``lyrics list``.
 
     ``status`` is ``ready``, ``ready; downloads ...``, ``needs ...`` or ``broken: ...``; ``weights`` is what pretrained weights need.
@@ -52,7 +52,7 @@ class Row:
     weights: tuple[WeightsNeed, ...] = ()
 
 
-def rows(registry: Registry, kind: str | None = None) -> list[Row]:
+def rows(registry: Registry, kind: str | None = None) -> list[InventoryRow]:
     """Components, presets and everything that failed; all of them, or those of one kind (``preset`` and ``plugin`` count as kinds)."""
     found = []
     for entry in registry.entries:
@@ -62,16 +62,22 @@ def rows(registry: Registry, kind: str | None = None) -> list[Row]:
         needs = _weights_of(component, {}, "")
         status = _status(entry.unmet(), needs)
         found.append(
-            Row(component.kind, component.name, source.distribution, source.version, status, component.summary, needs)
+            InventoryRow(
+                component.kind, component.name, source.distribution, source.version, status, component.summary, needs
+            )
         )
     for preset, source in registry.presets if kind in (None, "preset") else ():
         status, needs = _preset_status(registry, f"{source.distribution}/{preset.name}", preset.weights)
-        found.append(Row("preset", preset.name, source.distribution, source.version, status, preset.summary, needs))
+        found.append(
+            InventoryRow("preset", preset.name, source.distribution, source.version, status, preset.summary, needs)
+        )
     for failure in registry.failures:
         row_kind = failure.kind if failure.kind in (*KINDS, "preset") else "plugin"
         name = failure.name or failure.source.entry_point
         found.append(
-            Row(row_kind, name, failure.source.distribution, failure.source.version, f"broken: {failure.cause}", "")
+            InventoryRow(
+                row_kind, name, failure.source.distribution, failure.source.version, f"broken: {failure.cause}", ""
+            )
         )
     return [row for row in found if kind is None or row.kind == kind]
 

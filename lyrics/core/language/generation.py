@@ -6,7 +6,7 @@ import inspect
 import math
 import random
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 import torch
 
 from lyrics.core.errors import ContractError, PromptError, SpecError, did_you_mean
+from lyrics.core.pictures.inputs import Phrases
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig
@@ -39,6 +40,16 @@ class GenerationOptions(TypedDict, total=False):
     repetition_penalty: float
     no_repeat_ngram_size: int
     min_new_tokens: int
+
+
+class GenerateOptions(GenerationOptions, total=False):
+    """Everything that ``generate`` takes beside images and text."""
+
+    images_per_text: Sequence[int] | None
+    phrases: Phrases
+    max_new_tokens: int | None
+    generation_config: GenerationConfig | None
+    seed: int | None
 
 
 def _is_int(value: Any, least: int) -> bool:

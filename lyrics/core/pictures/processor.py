@@ -6,15 +6,17 @@ Shapes: B images, C colour channels, H and W pixels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
 from PIL import Image
 
+from lyrics.core.errors import PromptError
 from lyrics.core.geometry import Frame
 from lyrics.core.pictures.images import ImageLike, open_image, picture_name
-from lyrics.core.pictures.inputs import picture_list
+from lyrics.core.pictures.inputs import Pictures, instruction_list, picture_list
+from lyrics.core.pictures.model_inputs import ModelImages, ModelInputs, asked
 from lyrics.core.types import DetectedObject, ImageBatch, Preprocessing
 
 _FILTERS = {
@@ -75,26 +77,6 @@ def prepare(
     return ImageBatch(batch, tuple(frame for _, frame in prepared), tuple(names), known)
 
 
-@dataclass(frozen=True)
-class ModelImages:
-    """The same pictures as each expert of a model reads them, by the expert's name (``image_encoder``, ``tagger``, ...)."""
-
-    names: tuple[str, ...]
-    sizes_px: tuple[tuple[int, int], ...]
-    by_expert: Mapping[str, ImageBatch]
-
-    def __len__(self) -> int:
-        return len(self.sizes_px)
-
-    def to(self, device: torch.device | str | None, dtype: torch.dtype | None = None) -> ModelImages:
-        """The same pictures with their pixels on ``device`` and of ``dtype``."""
-        moved = {
-            expert: replace(batch, pixels_BCHW=batch.pixels_BCHW.to(device=device, dtype=dtype))
-            for expert, batch in self.by_expert.items()
-        }
-        return replace(self, by_expert=moved)
-
-
 class Processor:
     """Turns pictures into what the experts of one model read.
 
@@ -104,6 +86,62 @@ class Processor:
 
     def __init__(self, preprocessing: Mapping[str, Preprocessing]) -> None:
         self.preprocessing = dict(preprocessing)
+
+    def __call__(
+        self,
+        images: Pictures | Sequence[Pictures] = None,
+        text: str | Sequence[str] | None = None,
+        *,
+        answers: str | Sequence[str] | None = None,
+        captions: str | Sequence[str] | None = None,
+        return_tensors: Literal["pt"] | None = "pt",
+        padding: bool | Literal["longest"] = True,
+    ) -> ModelInputs:
+        """Prepare images and texts for ``model.generate(**inputs)`` and ``model(**inputs)``.
+
+        Images become one tensor for each expert. Texts stay texts: a prompt holds what the refiner sees, so the model
+        makes its tokens, and pads them, when it has looked.
+
+        Args:
+            images: of one text an image, a list of images, or None; of a list of texts one of these for each. With
+                ``captions``, or without ``text``, an image or a list of images.
+            text: one instruction, or a list of them.
+            answers: for stage 2, the answer to each instruction, with boxes in the model's codec.
+            captions: for stage 1, one for each image; not with ``text``.
+            return_tensors: there are torch tensors only.
+            padding: a batch is padded to its largest image, always.
+
+        Returns:
+            A mapping of lists: one answer comes back for each text, also where there is one.
+
+        Raises:
+            ImageError: an image cannot be used; the message names it.
+            PromptError: texts, answers or captions are none, or there are more or fewer than needed.
+            ValueError: ``return_tensors`` or ``padding`` ask for what there is not.
+        """
+        if return_tensors not in ("pt", None):
+            raise ValueError(f"return_tensors={return_tensors!r}: there are torch tensors only; give 'pt'.")
+        if padding not in (True, "longest"):
+            raise ValueError(
+                f"padding={padding!r}: a batch is padded to its largest image and its longest prompt; give True or leave it out."
+            )
+        if text is None:
+            if answers is not None:
+                raise PromptError("answers: belong to instructions; give these as text.")
+            found = ModelInputs(images=self.images(_flat(images)))
+            if captions is not None:
+                found["captions"] = _as_many(captions, len(found["images"]), "captions", "images")
+            return found
+        if captions is not None:
+            raise PromptError("captions: are for stage 1 and text is for stage 2; give one of the two.")
+        question = asked(images, text)
+        assert isinstance(question.images, list)
+        found = ModelInputs(
+            images=self.images(question.images), text=question.text, images_per_text=question.images_per_text
+        )
+        if answers is not None:
+            found["answers"] = _as_many(answers, len(question.text), "answers", "instructions")
+        return found
 
     def images(
         self,
@@ -132,3 +170,16 @@ class Processor:
         }
         images = ModelImages(tuple(names), tuple(picture.size for picture in opened), batches)
         return images.to(device, dtype) if device is not None or dtype is not None else images
+
+
+def _flat(images: Pictures | Sequence[Pictures]) -> list[ImageLike]:
+    if images is None:
+        raise PromptError("images and text are both missing; give one of them.")
+    return picture_list(images)  # type: ignore[arg-type]  # refuses what is not a flat list
+
+
+def _as_many(texts: str | Sequence[str], count: int, name: str, of: str) -> list[str]:
+    found = [texts] if isinstance(texts, str) else instruction_list(texts)
+    if len(found) != count:
+        raise PromptError(f"{name}: {count} {of} need as many, not {len(found)}.")
+    return found

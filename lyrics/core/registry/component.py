@@ -109,9 +109,9 @@ class Converter:
     Args:
         format: kebab-case name of the checkpoint's format. Components that declare the same format are alternatives (they read the same
             result), or, with ``whole_model``, parts of one model.
-        convert: ``"package.module:callable"``, called as ``callable(source, options, context)`` with a ``Checkpoint``, the
-            component's options and a ``BuildContext``; returns a ``Plan`` (both in ``lyrics.core.conversion.plan``). Imported only when a
-            checkpoint is converted.
+        convert: ``"package.module:callable"``, called as ``callable(source, options, context)`` with a
+            ``SourceCheckpoint``, the component's options and a ``BuildContext``; returns a ``ConversionPlan`` (all in
+            ``lyrics.types``). Imported only when a checkpoint is converted.
         marks: keys that every checkpoint of the format has. They tell which format a file is of.
         summary: one line for ``lyrics convert --help``.
         whole_model: the checkpoint is of a model whose other parts convert their own tensors; the format has the name of the preset that it

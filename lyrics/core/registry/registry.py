@@ -50,7 +50,7 @@ _BUILD = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)
 
 
 @dataclass(frozen=True)
-class Source:
+class PluginSource:
     """Where a plugin comes from. ``module`` is its manifest, as the entry point names it."""
 
     distribution: str
@@ -66,7 +66,7 @@ class Source:
 class Failure:
     """A plugin, or one record of a plugin, that cannot be used, and why."""
 
-    source: Source
+    source: PluginSource
     cause: str
     traceback: str = ""
     kind: str = ""
@@ -78,7 +78,7 @@ class Entry:
     """A component with its origin."""
 
     component: Component
-    source: Source
+    source: PluginSource
 
     @property
     def qualified_name(self) -> str:
@@ -93,7 +93,7 @@ class Entry:
 class Plugin:
     """What came of loading one entry point."""
 
-    source: Source
+    source: PluginSource
     seconds: float = 0.0
     heavy_imports: tuple[str, ...] = ()
     components: list[Component] = field(default_factory=list)
@@ -110,7 +110,7 @@ class Registry:
             from entry points; tests give their own.
     """
 
-    def __init__(self, plugins: Iterable[tuple[Source, Callable[[], Any]]]) -> None:
+    def __init__(self, plugins: Iterable[tuple[PluginSource, Callable[[], Any]]]) -> None:
         self.plugins = [_load(source, loader) for source, loader in plugins]
 
     @classmethod
@@ -123,7 +123,7 @@ class Registry:
         """
         found = _tried(_installed())
         found += [
-            (Source(_name_of(module), "in-process", _name_of(module)), functools.partial(_itself, module))
+            (PluginSource(_name_of(module), "in-process", _name_of(module)), functools.partial(_itself, module))
             for module in in_process
         ]
         return cls(found)
@@ -139,12 +139,12 @@ class Registry:
         return [failure for plugin in self.plugins for failure in plugin.failures]
 
     @property
-    def presets(self) -> list[tuple[Preset, Source]]:
+    def presets(self) -> list[tuple[Preset, PluginSource]]:
         found = [(preset, plugin.source) for plugin in self.plugins for preset in plugin.presets]
         return sorted(found, key=lambda pair: (pair[0].name, pair[1].distribution))
 
     @property
-    def recipes(self) -> list[tuple[Recipe, Source]]:
+    def recipes(self) -> list[tuple[Recipe, PluginSource]]:
         found = [(recipe, plugin.source) for plugin in self.plugins for recipe in plugin.recipes]
         return sorted(found, key=lambda pair: (pair[0].name, pair[1].distribution))
 
@@ -197,10 +197,10 @@ class Registry:
         except Exception as error:
             raise PluginError(f"recipe {name!r} of {source} failed: {describe(error)}") from error
 
-    def _preset(self, name: str) -> tuple[Preset, Source]:
+    def _preset(self, name: str) -> tuple[Preset, PluginSource]:
         return self._named("preset", name, self.presets)
 
-    def _named(self, what: str, name: str, records: Sequence[tuple[N, Source]]) -> tuple[N, Source]:
+    def _named(self, what: str, name: str, records: Sequence[tuple[N, PluginSource]]) -> tuple[N, PluginSource]:
         found = [(one, s) for one, s in records if name in (one.name, f"{s.distribution}/{one.name}")]
         if len(found) > 1:
             raise self._ambiguous(what, name, [(s, f"{s.distribution}/{one.name}") for one, s in found])
@@ -218,7 +218,7 @@ class Registry:
                 changes[path] = {**slot.model_dump(mode="json"), "use": f"{distribution}/{slot.use}"}
         return spec.with_overrides(changes) if changes else spec
 
-    def _ambiguous(self, kind: str, name: str, owners: list[tuple[Source, str]]) -> AmbiguousNameError:
+    def _ambiguous(self, kind: str, name: str, owners: list[tuple[PluginSource, str]]) -> AmbiguousNameError:
         providers = " and ".join(str(source) for source, _ in owners)
         spellings = " or ".join(repr(qualified) for _, qualified in owners)
         return AmbiguousNameError(f"{kind} {name!r} is provided by {providers}; write {spellings}.")
@@ -291,24 +291,24 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {text.rstrip('.')}." if text else f"{type(error).__name__}."
 
 
-def _installed() -> list[tuple[Source, Callable[[], Any]]]:
+def _installed() -> list[tuple[PluginSource, Callable[[], Any]]]:
     """(origin, loader) of every entry point in the group. A distribution whose entry points cannot be read counts as one broken plugin.
 
     ``importlib.metadata.entry_points`` is not used: it fails as a whole when the metadata of one distribution is damaged.
     """
-    found: dict[tuple[str, str], tuple[Source, Callable[[], Any]]] = {}
+    found: dict[tuple[str, str], tuple[PluginSource, Callable[[], Any]]] = {}
     for distribution in importlib.metadata.distributions():
         try:
             manifests = [entry_point for entry_point in distribution.entry_points if entry_point.group == GROUP]
         except Exception as error:  # damaged metadata may raise anything
-            source = Source(*_identity(distribution), entry_point="entry_points.txt")
+            source = PluginSource(*_identity(distribution), entry_point="entry_points.txt")
             problem = ValueError(f"its entry_points.txt cannot be read ({describe(error).rstrip('.')})")
             found.setdefault((source.distribution, ""), (source, functools.partial(_fail, problem)))
             continue
         if manifests:
             identity = _identity(distribution)
             for entry_point in manifests:
-                source = Source(*identity, one_line(entry_point.name, 100), entry_point.value.partition(":")[0])
+                source = PluginSource(*identity, one_line(entry_point.name, 100), entry_point.value.partition(":")[0])
                 # Of two copies of a distribution the first on the path is the one that Python imports.
                 loader = functools.partial(_load_manifest, entry_point)
                 found.setdefault((source.distribution, entry_point.name), (source, loader))
@@ -321,7 +321,7 @@ def plugin_packages() -> frozenset[str]:
     return frozenset(module.partition(".")[0] for module in modules if _MANIFEST.fullmatch(module))
 
 
-def _tried(found: list[tuple[Source, Callable[[], Any]]]) -> list[tuple[Source, Callable[[], Any]]]:
+def _tried(found: list[tuple[PluginSource, Callable[[], Any]]]) -> list[tuple[PluginSource, Callable[[], Any]]]:
     """The same, where third parties that do not survive the trial fail with what came of it instead of being loaded here.
 
     Nothing is remembered from one process to the next: a trial costs about as much as a manifest, 0.15 s, and what was true of a plugin
@@ -333,7 +333,7 @@ def _tried(found: list[tuple[Source, Callable[[], Any]]]) -> list[tuple[Source, 
     trials = plugin_process.try_plugins(
         names, "from lyrics.core.registry.registry import load_in_child\nload_in_child()"
     )
-    kept: list[tuple[Source, Callable[[], Any]]] = []
+    kept: list[tuple[PluginSource, Callable[[], Any]]] = []
     for source, loader in found:
         trial = trials.get(str(source), plugin_process.Trial())
         if trial.fatal:
@@ -377,7 +377,7 @@ def load_in_child() -> None:
     messages.end()
 
 
-def _limited(found: list[tuple[Source, Callable[[], Any]]]) -> list[tuple[Source, Callable[[], Any]]]:
+def _limited(found: list[tuple[PluginSource, Callable[[], Any]]]) -> list[tuple[PluginSource, Callable[[], Any]]]:
     """Without the third parties that ``LYRICS_PLUGINS`` leaves out."""
     wanted = os.environ.get("LYRICS_PLUGINS")
     if wanted is None:
@@ -418,7 +418,7 @@ def _name_of(module: Any) -> str:
     return str(getattr(module, "__name__", type(module).__name__))
 
 
-def _load(source: Source, loader: Callable[[], Any]) -> Plugin:
+def _load(source: PluginSource, loader: Callable[[], Any]) -> Plugin:
     """Load one plugin. Never raises, save for KeyboardInterrupt: whatever goes wrong is kept in ``failures``."""
     plugin = Plugin(source)
     before = set(sys.modules)

@@ -23,7 +23,7 @@ class FileOptions(Options):
     )
 
 
-class ScenesOptions(Options):
+class ScenesBenchmarkOptions(Options):
     """Of ``scenes``."""
 
     split: Literal["test", "validation", "held-out"] = Field("test", description="scenes that training never shows")
@@ -125,7 +125,7 @@ def lyrics_components() -> Iterator[Component]:
         kind="benchmark",
         name="scenes",
         build="lyrics.plugins.benchmarks.scenes:scenes",
-        options=ScenesOptions,
+        options=ScenesBenchmarkOptions,
         summary="the embedded data set: captions, questions by type, expressions, choices, words, what is not there",
         licence="as lyrics; nothing is downloaded",
         test_options={"scenes": 4},

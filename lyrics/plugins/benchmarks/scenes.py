@@ -25,7 +25,7 @@ from lyrics.core.evaluation.pointing import Real, evidence_scores
 from lyrics.core.evaluation.prompts import PROMPTS, prompt_of
 from lyrics.core.geometry import Box
 from lyrics.core.types import Sample
-from lyrics.plugins.benchmarks import ScenesOptions
+from lyrics.plugins.benchmarks import ScenesBenchmarkOptions
 from lyrics.plugins.benchmarks._data import DISTRIBUTION
 
 if TYPE_CHECKING:
@@ -172,8 +172,8 @@ _JUDGES = {
 }
 
 
-def scenes(options: ScenesOptions, context: BuildContext) -> ScenesBenchmark:
-    """See ``ScenesOptions``."""
+def scenes(options: ScenesBenchmarkOptions, context: BuildContext) -> ScenesBenchmark:
+    """See ``ScenesBenchmarkOptions``."""
     shared = options.model_dump()
     data = {task: build_dataset(f"{DISTRIBUTION}/scenes", {**shared, "task": task}) for task in TASKS}
     return ScenesBenchmark(data, options.scenes)

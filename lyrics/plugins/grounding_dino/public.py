@@ -14,7 +14,7 @@ import torch
 from transformers import GroundingDinoForObjectDetection
 
 from lyrics.core.contracts import BuildContext
-from lyrics.core.conversion.plan import Beside, Checkpoint, Piece, Plan, fewer_tokens, read_tokenizer
+from lyrics.core.conversion.plan import Beside, ConversionPlan, Piece, SourceCheckpoint, fewer_tokens, read_tokenizer
 from lyrics.core.errors import WeightsError
 from lyrics.core.weights.pretrained import load_transformers
 from lyrics.plugins.grounding_dino import GroundingDinoOptions
@@ -28,7 +28,7 @@ _RELEASED = "grounding_dino."
 _BACKBONE = "backbone.swintransformer."
 
 
-def convert(source: Checkpoint, options: GroundingDinoOptions, context: BuildContext) -> Plan:
+def convert(source: SourceCheckpoint, options: GroundingDinoOptions, context: BuildContext) -> ConversionPlan:
     """Every tensor that something reads. Raises ``WeightsError`` when one is unknown, missing, or not of the shape that the options say."""
     load_transformers(  # to see that it does
         GroundingDinoForObjectDetection, network_config(options.numbers), from_original(source), source.path
@@ -38,14 +38,16 @@ def convert(source: Checkpoint, options: GroundingDinoOptions, context: BuildCon
     notes = ["set the detector's option checkpoint to this folder"]
     if not files:
         notes.append("set its option tokenizer to a folder with BERT's, or to the hub id google-bert/bert-base-uncased")
-    return Plan(
+    return ConversionPlan(
         {name: Piece((key,)) for key, name in names.items() if not re.fullmatch(UNUSED, name)},
         files=files,
         notes=tuple(notes),
     )
 
 
-def convert_released(source: Mapping[str, torch.Tensor], options: GroundingDinoOptions, context: BuildContext) -> Plan:
+def convert_released(
+    source: Mapping[str, torch.Tensor], options: GroundingDinoOptions, context: BuildContext
+) -> ConversionPlan:
     """The detector of the released Lyrics, in the names of our own state dict."""
     keys = {}
     for full in source:
@@ -62,7 +64,7 @@ def convert_released(source: Mapping[str, torch.Tensor], options: GroundingDinoO
     original = {key: source[full] for key, full in keys.items()}
     pieces = _pieces(original)
     names = _hub_names(original, options)
-    return Plan(
+    return ConversionPlan(
         {f"network.{own}": Piece((keys[pieces[hub][0]],), _Part(*pieces[hub])) for own, hub in names.items() if hub},
         # A norm that transformers has after the last stage, which nothing reads (``weights.py``).
         new=tuple(f"network.{own}" for own, hub in names.items() if not hub),

@@ -96,7 +96,7 @@ def detect_naming(keys: Iterable[str]) -> Naming | None:
 
 
 @dataclass(frozen=True)
-class Source:
+class UpstreamKeys:
     """One of our parameters in upstream's terms: these keys stacked along the first dimension."""
 
     keys: tuple[str, ...]
@@ -108,17 +108,17 @@ class Source:
     """Upstream has a leading dimension of 1."""
 
 
-def sources(model: MQFormer, naming: Naming) -> dict[str, Source]:
+def sources(model: MQFormer, naming: Naming) -> dict[str, UpstreamKeys]:
     """Every parameter of ``model`` that ``naming`` has a place for -> where upstream keeps it."""
     found = {
-        "query_tokens_QD": Source(("query_tokens",), squeeze=True),
-        "word_embeddings.weight": Source((f"{naming.embeddings}.word_embeddings.weight",), rows=model.vocab_size),
-        "position_embeddings.weight": Source((f"{naming.embeddings}.position_embeddings.weight",)),
+        "query_tokens_QD": UpstreamKeys(("query_tokens",), squeeze=True),
+        "word_embeddings.weight": UpstreamKeys((f"{naming.embeddings}.word_embeddings.weight",), rows=model.vocab_size),
+        "position_embeddings.weight": UpstreamKeys((f"{naming.embeddings}.position_embeddings.weight",)),
     }
 
     def put(ours: str, *theirs: str, columns: int | None = None) -> None:
-        found[f"{ours}.weight"] = Source(tuple(f"{key}.weight" for key in theirs), columns=columns)
-        found[f"{ours}.bias"] = Source(tuple(f"{key}.bias" for key in theirs))
+        found[f"{ours}.weight"] = UpstreamKeys(tuple(f"{key}.weight" for key in theirs), columns=columns)
+        found[f"{ours}.bias"] = UpstreamKeys(tuple(f"{key}.bias" for key in theirs))
 
     put("embedding_norm", naming.embedding_norm)
     if model.options.normalise_image_tokens and naming.image_norm is not None:
@@ -150,7 +150,7 @@ def sources(model: MQFormer, naming: Naming) -> dict[str, Source]:
     if naming.head is not None:
         put("token_head.transform", f"{naming.head}.transform.dense")
         put("token_head.norm", f"{naming.head}.transform.LayerNorm")
-        found["token_head.bias"] = Source((f"{naming.head}.bias",), rows=model.vocab_size)
+        found["token_head.bias"] = UpstreamKeys((f"{naming.head}.bias",), rows=model.vocab_size)
     return found
 
 

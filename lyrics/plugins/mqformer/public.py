@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from lyrics.core.contracts import BuildContext
-from lyrics.core.conversion.plan import Beside, Checkpoint, Piece, Plan, fewer_tokens, read_tokenizer
+from lyrics.core.conversion.plan import Beside, ConversionPlan, Piece, SourceCheckpoint, fewer_tokens, read_tokenizer
 from lyrics.core.errors import WeightsError
 from lyrics.plugins.mqformer import MQFormerOptions, QFormerOptions
 from lyrics.plugins.mqformer.build import build_mqformer, build_qformer, tokenizer_of
@@ -33,17 +33,17 @@ from lyrics.plugins.mqformer.model import MQFormer
 _LOCAL_DIMS = {"detector": 260, "segmenter": 260}
 
 
-def convert_lavis(source: Checkpoint, options: QFormerOptions, context: BuildContext) -> Plan:
+def convert_lavis(source: SourceCheckpoint, options: QFormerOptions, context: BuildContext) -> ConversionPlan:
     """BLIP-2 stage 1 as LAVIS saved it. Raises ``WeightsError`` for a parameter that is missing or of another shape."""
     return _blip2(source, options, context, LAVIS)
 
 
-def convert_transformers(source: Checkpoint, options: QFormerOptions, context: BuildContext) -> Plan:
+def convert_transformers(source: SourceCheckpoint, options: QFormerOptions, context: BuildContext) -> ConversionPlan:
     """BLIP-2 stage 1 as transformers' ``Blip2ForImageTextRetrieval``, which has no token head. Raises ``WeightsError`` as above."""
     return _blip2(source, options, context, TRANSFORMERS)
 
 
-def _blip2(source: Checkpoint, options: QFormerOptions, context: BuildContext, naming: Naming) -> Plan:
+def _blip2(source: SourceCheckpoint, options: QFormerOptions, context: BuildContext, naming: Naming) -> ConversionPlan:
     keys = f"{naming.encoder}.0.crossattention.{naming.nested}.key.weight"
     if keys not in source:
         raise WeightsError(f"{source.path}: has no {keys}, whose width is that of the image tokens.")
@@ -55,14 +55,16 @@ def _blip2(source: Checkpoint, options: QFormerOptions, context: BuildContext, n
     wanted = sources(model, naming)
     used = [key for name in converted.trunk for key in wanted[name].keys]
     rows = tuple(f"{name}[{count}:]" for name, count in report.partly.items())
-    return Plan(
+    return ConversionPlan(
         {key: Piece((key,)) for key in used},
         new=(*report.initialised, *rows),
         notes=("set query_transformer.options.checkpoint to the file model.safetensors in this folder",),
     )
 
 
-def convert_released(source: Mapping[str, torch.Tensor], options: MQFormerOptions, context: BuildContext) -> Plan:
+def convert_released(
+    source: Mapping[str, torch.Tensor], options: MQFormerOptions, context: BuildContext
+) -> ConversionPlan:
     """The query transformer of the released Lyrics (stage 2, without a token head), in the names of our own state dict."""
     model = _on_meta(options, context)
     state = {key: source[key] for key in source if key == "query_tokens" or key.startswith("qformer.")}
@@ -80,7 +82,7 @@ def convert_released(source: Mapping[str, torch.Tensor], options: MQFormerOption
         )
     wanted = sources(model, RELEASED_STAGE2)
     own = model.state_dict()
-    return Plan(
+    return ConversionPlan(
         {name: Piece(wanted[name].keys, _Own(model, name, own[name].shape)) for name in converted.trunk},
         new=report.initialised,
         beside=Beside(

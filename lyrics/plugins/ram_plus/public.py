@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from lyrics.core.contracts import BuildContext
-from lyrics.core.conversion.plan import Beside, Checkpoint, Piece, Plan
+from lyrics.core.conversion.plan import Beside, ConversionPlan, Piece, SourceCheckpoint
 from lyrics.core.errors import WeightsError
 from lyrics.plugins.ram_plus import RamOptions, RamPlusOptions
 from lyrics.plugins.ram_plus.checkpoint import (
@@ -34,15 +34,15 @@ _SOURCE = "https://github.com/xinyu1205/recognize-anything/tree/main/ram/data"
 _RELEASED = "ram."
 
 
-def convert(source: Checkpoint, options: RamOptions, context: BuildContext) -> Plan:
+def convert(source: SourceCheckpoint, options: RamOptions, context: BuildContext) -> ConversionPlan:
     """``ram`` or ``ram-plus``, by the options. Raises ``WeightsError`` as ``from_upstream`` does, or for a list that is not there."""
     from_upstream(source.shapes(), _on_meta(options).state_dict(), source=str(source.path))
     kept = {key: Piece((key,)) for key in source if not IGNORED.fullmatch(key)}
     files = {name: _list(source.folder, name, options.num_tags) for name in _LISTS}
-    return Plan(kept, files=files, notes=("set the tagger's option checkpoint to this folder",))
+    return ConversionPlan(kept, files=files, notes=("set the tagger's option checkpoint to this folder",))
 
 
-def convert_released(source: Mapping[str, torch.Tensor], options: RamOptions, context: BuildContext) -> Plan:
+def convert_released(source: Mapping[str, torch.Tensor], options: RamOptions, context: BuildContext) -> ConversionPlan:
     """The tagger of the released Lyrics, in the names of our own state dict."""
     prefixed = {key.removeprefix(_RELEASED): key for key in source if key.startswith(_RELEASED)}
     names = {key.replace("vision_multi.", "tagging_head."): full for key, full in prefixed.items()}
@@ -54,7 +54,7 @@ def convert_released(source: Mapping[str, torch.Tensor], options: RamOptions, co
             "refiner.tagger; give a --model "
             "with another tagger, such as cached, or with refiner.tagger: null."
         )
-    return Plan(
+    return ConversionPlan(
         {name: Piece((names[upstream_name(name)],), _Part(name)) for name in own},
         beside=Beside(
             f"the tag list ({_LISTS[TAGS]}) with the thresholds ({_LISTS[THRESHOLDS]})",

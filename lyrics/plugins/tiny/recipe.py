@@ -57,7 +57,7 @@ BOX_JITTER = 0.06
 
 
 @dataclass(frozen=True)
-class Plan:
+class ExpertTraining:
     """How one expert is trained. ``after`` names the training that lends it its first weights: the layers that they share, or all."""
 
     component: str
@@ -78,10 +78,10 @@ class Plan:
 
 #: In the order of training. The last one of a component is the one that ships.
 PLANS = (
-    Plan("tiny-detector", steps=1200, batch=16, learning_rate=2e-3),
-    Plan("tiny-segmenter", steps=300, batch=16, learning_rate=2e-3, after="tiny-detector"),
-    Plan("tiny-vit", steps=2500, batch=16, learning_rate=1e-3, after="tiny-detector"),
-    Plan(
+    ExpertTraining("tiny-detector", steps=1200, batch=16, learning_rate=2e-3),
+    ExpertTraining("tiny-segmenter", steps=300, batch=16, learning_rate=2e-3, after="tiny-detector"),
+    ExpertTraining("tiny-vit", steps=2500, batch=16, learning_rate=1e-3, after="tiny-detector"),
+    ExpertTraining(
         "tiny-detector",
         steps=2800,
         batch=16,
@@ -90,7 +90,7 @@ PLANS = (
         first_row=1200 * 16,
         name="tiny-detector-2",
     ),
-    Plan(
+    ExpertTraining(
         "tiny-detector",
         steps=2000,
         batch=32,
@@ -99,7 +99,7 @@ PLANS = (
         first_row=4000 * 16,
         name="tiny-detector-3",
     ),
-    Plan(
+    ExpertTraining(
         "tiny-detector",
         steps=1800,
         batch=32,
@@ -109,8 +109,8 @@ PLANS = (
         name="tiny-detector-4",
         max_objects=14,
     ),
-    Plan("tiny-tagger", steps=1000, batch=16, learning_rate=2e-3, after="tiny-detector-2"),
-    Plan(
+    ExpertTraining("tiny-tagger", steps=1000, batch=16, learning_rate=2e-3, after="tiny-detector-2"),
+    ExpertTraining(
         "tiny-tagger",
         steps=1200,
         batch=32,
@@ -156,7 +156,7 @@ def build_expert(component: str, folder: Path | None = None) -> Any:
     return expert.eval()
 
 
-def train_expert(plan: Plan, out: Path, dataset: Dataset, say: Say = print) -> nn.Module:
+def train_expert(plan: ExpertTraining, out: Path, dataset: Dataset, say: Say = print) -> nn.Module:
     """Train one expert, or go on with it, with checkpoints in ``out/COMPONENT``. What is finished is only read back.
 
     Returns the expert, the image encoder within its ``EncoderWithNames``.
@@ -249,7 +249,7 @@ def scenes(split: str, count: int, max_objects: int = 8) -> Dataset:
     return build_dataset("scenes", {"split": split, "scenes": count, "max_objects": max_objects})
 
 
-def scenes_for(plan: Plan) -> Dataset:
+def scenes_for(plan: ExpertTraining) -> Dataset:
     """All scenes that a training draws, and those before its first."""
     return scenes("train", plan.first_row + plan.steps * plan.batch, plan.max_objects)
 
@@ -274,7 +274,7 @@ def drawn(dataset: Dataset, rows: Sequence[int]) -> tuple[list[Image], list[tupl
 
 
 def batches(
-    dataset: Dataset, plan: Plan, preprocessing: Preprocessing, *, first: int = 0
+    dataset: Dataset, plan: ExpertTraining, preprocessing: Preprocessing, *, first: int = 0
 ) -> Iterator[tuple[ImageBatch, Objects]]:
     """The plan's batches from batch ``first`` on, to the end of the data set."""
     for start in range(plan.first_row + first * plan.batch, len(dataset) - plan.batch + 1, plan.batch):

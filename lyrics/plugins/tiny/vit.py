@@ -18,7 +18,7 @@ from lyrics.plugins.tiny.shipped import materialise
 from lyrics.plugins.tiny.world import KnowsScenes
 
 
-class Layer(nn.Module):
+class VitLayer(nn.Module):
     """Self-attention and feed-forward, each with its normalisation in front (Dosovitskiy et al. 2021, equations 2 and 3)."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -54,7 +54,7 @@ class TinyVit(KnowsScenes, nn.Module):
         side = options.image_size // options.patch_size
         self.positions_ND = nn.Parameter(torch.empty(side * side, options.width))
         nn.init.trunc_normal_(self.positions_ND, std=0.02)
-        self.layers = nn.ModuleList(Layer(options.width, options.heads) for _ in range(options.layers))
+        self.layers = nn.ModuleList(VitLayer(options.width, options.heads) for _ in range(options.layers))
         self.norm = nn.LayerNorm(options.width)
 
     def forward(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,7 @@ from lyrics.workflows.ablations.runs import (
     train_once,
     trained_model,
 )
-from lyrics.workflows.ablations.tables import Ablation, Row, rows_of
+from lyrics.workflows.ablations.tables import Ablation, ScoreRow, rows_of
 
 AMOUNTS = (Fraction(0), Fraction(1, 4), Fraction(1, 2), Fraction(1))
 
@@ -51,7 +51,7 @@ def part_of(config: TrainConfig, share: Fraction) -> int:
 
 def amount(
     stages: Stages, evaluating: Evaluating, out: Path, seeds: int, shares: Sequence[Fraction] = AMOUNTS
-) -> tuple[list[Row], dict[str, float]]:
+) -> tuple[list[ScoreRow], dict[str, float]]:
     """Rows, and the samples that stage 1 sees in each variant. No rows under torchrun, which trains only."""
     runs = []
     samples: dict[str, float] = {}
@@ -68,7 +68,7 @@ def amount(
                 start = {"model.start_from": first.out}
             second = changed(stages.finetune, {**own, **start, "out": str(folder / "finetune")})
             runs.append((share, seed, first, second, folder))
-    rows: list[Row] = []
+    rows: list[ScoreRow] = []
     for share, seed, first, second, folder in runs:
         if first is not None:
             train_once(first, f"{share} of stage 1, seed {seed}")
@@ -85,7 +85,7 @@ def amount(
 
 
 def figure_4a(
-    rows: Sequence[Row],
+    rows: Sequence[ScoreRow],
     samples: Mapping[str, float],
     facts: Mapping[str, str],
     about: Mapping[str, Mapping[str, str]],

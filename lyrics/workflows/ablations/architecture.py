@@ -24,7 +24,7 @@ from lyrics.workflows.ablations.runs import (
     train_once,
     trained_model,
 )
-from lyrics.workflows.ablations.tables import Ablation, Published, Row, rows_of
+from lyrics.workflows.ablations.tables import Ablation, Published, ScoreRow, rows_of
 from lyrics.workflows.ablations.variants import check_looks, check_part, show_blank
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def chosen(only: Sequence[str], reading: str) -> list[str]:
 
 def blank(
     load: Callable[[], LyricsModel], described: str, evaluating: Evaluating, out: Path, only: Sequence[str] = ()
-) -> list[Row]:
+) -> list[ScoreRow]:
     """Rows of a trained model, with a blank picture for one part at a time.
 
     Args:
@@ -121,7 +121,7 @@ def blank(
         there = [expert for expert in variant.blank if expert in model.processor.preprocessing]
         return show_blank(model, there)
 
-    rows: list[Row] = []
+    rows: list[ScoreRow] = []
     for name in names:
         variant = VARIANTS[name]
         nothing = f", blank for {', '.join(variant.blank)}" if variant.blank else ""
@@ -182,7 +182,7 @@ def variant_config(config: TrainConfig, name: str, seed: int, out: Path, **more:
     return changed(found, {"seed": seed, "out": str(out), **more})
 
 
-def removed(stages: Stages, evaluating: Evaluating, out: Path, seeds: int, only: Sequence[str] = ()) -> list[Row]:
+def removed(stages: Stages, evaluating: Evaluating, out: Path, seeds: int, only: Sequence[str] = ()) -> list[ScoreRow]:
     """Rows of models that are trained without the part, both stages; arguments as for ``blank``. None under torchrun, which trains only.
 
     Raises ``SpecError`` for a model without the part that a variant is about, before anything is trained.
@@ -200,7 +200,7 @@ def removed(stages: Stages, evaluating: Evaluating, out: Path, seeds: int, only:
             first = variant_config(stages.pretrain, name, seed, folder / "pretrain")
             start = {"model.start_from": first.out}
             runs.append((name, seed, first, variant_config(stages.finetune, name, seed, folder / "finetune", **start)))
-    rows: list[Row] = []
+    rows: list[ScoreRow] = []
     for name, seed, first, second in runs:
         variant = VARIANTS[name]
         for stage, config in (("stage 1", first), ("stage 2", second)):
@@ -226,7 +226,7 @@ _NOTES = {
 }
 
 
-def table_5(rows: Sequence[Row], facts: Mapping[str, str], about: Mapping[str, Mapping[str, str]]) -> Ablation:
+def table_5(rows: Sequence[ScoreRow], facts: Mapping[str, str], about: Mapping[str, Mapping[str, str]]) -> Ablation:
     """What is written of the rows of one reading, or of both."""
     readings = list(dict.fromkeys(row.reading for row in rows))
     return Ablation(

@@ -34,7 +34,7 @@ from lyrics.core.language.prompting import fitted_prompt
 from lyrics.core.language.prompts import Exchange
 from lyrics.core.types import Sample
 from lyrics.workflows.ablations.runs import Evaluating
-from lyrics.workflows.ablations.tables import Ablation, Published, Row, rows_of
+from lyrics.workflows.ablations.tables import Ablation, Published, ScoreRow, rows_of
 
 if TYPE_CHECKING:
     from lyrics.core.geometry import Size
@@ -121,7 +121,7 @@ class Exemplar:
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownWithExemplars:
     """What stands in the place of a picture: the picture of a row, after those of its exemplars."""
 
     row: int
@@ -130,7 +130,7 @@ class Shown:
 
 
 class FewShotBenchmark:
-    """A benchmark whose ``picture`` is a ``Shown``, for ``FewShot`` to answer; its samples carry their row. It scores nothing."""
+    """A benchmark whose ``picture`` is a ``ShownWithExemplars``, for ``FewShot`` to answer; samples carry their row. It scores nothing."""
 
     def __init__(self, benchmark: Benchmark, pool: Pool, shots: int, seed: int) -> None:
         self.benchmark, self.pool, self.shots, self.seed = benchmark, pool, shots, seed
@@ -144,10 +144,10 @@ class FewShotBenchmark:
     def prompt(self, sample: Sample) -> str:
         return self.benchmark.prompt(self.pool.samples[sample.extra[_ROW]])
 
-    def picture(self, sample: Sample) -> Shown:
+    def picture(self, sample: Sample) -> ShownWithExemplars:
         row: int = sample.extra[_ROW]
         exemplars = tuple(self._exemplar(drawn) for drawn in self.pool.draw(row, self.shots, self.seed))
-        return Shown(row, picture_of(self.benchmark, self.pool.samples[row]), exemplars)
+        return ShownWithExemplars(row, picture_of(self.benchmark, self.pool.samples[row]), exemplars)
 
     def _exemplar(self, row: int) -> Exemplar:
         sample = self.pool.samples[row]
@@ -169,7 +169,9 @@ class FewShot:
     def __init__(self, model: LyricsModel, seed: int, drawn: Path) -> None:
         self.model, self.seed, self.drawn = model, seed, drawn
 
-    def generate(self, pictures: Sequence[Shown], instructions: Sequence[str], *, max_new_tokens: int) -> list[Answer]:
+    def generate(
+        self, pictures: Sequence[ShownWithExemplars], instructions: Sequence[str], *, max_new_tokens: int
+    ) -> list[Answer]:
         shown: list[Any] = []
         asked: list[str] = []
 
@@ -229,13 +231,13 @@ class Dropped:
 
 def few_shot(
     load: Callable[[], LyricsModel], described: str, evaluating: Evaluating, out: Path, seeds: int = SEEDS
-) -> tuple[list[Row], list[Dropped]]:
+) -> tuple[list[ScoreRow], list[Dropped]]:
     """Rows of a trained model for every number of shots and every seed, and what did not fit.
 
     Arguments as for ``architecture.blank``. Nothing is drawn for 0 shots, so these have one row.
     """
     pools = {name: Pool(tuple(one.samples())) for name, one in evaluating.benchmarks.items()}
-    rows: list[Row] = []
+    rows: list[ScoreRow] = []
     left_out: list[Dropped] = []
     models: list[LyricsModel] = []
 
@@ -314,7 +316,7 @@ def _dropped(folder: Path, samples: int, shots: int) -> tuple[int, int]:
 
 
 def table_6(
-    rows: Sequence[Row],
+    rows: Sequence[ScoreRow],
     left_out: Sequence[Dropped],
     facts: Mapping[str, str],
     about: Mapping[str, Mapping[str, str]],

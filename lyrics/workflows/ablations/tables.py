@@ -18,7 +18,7 @@ Published = Mapping[tuple[str, str, str], float]
 
 
 @dataclass(frozen=True)
-class Row:
+class ScoreRow:
     """One score of one variant. ``reading`` is None where there is one way to read the ablation, ``seed`` where nothing is drawn."""
 
     variant: str
@@ -58,7 +58,7 @@ class Ablation:
 
     name: str
     title: str
-    rows: Sequence[Row]
+    rows: Sequence[ScoreRow]
     facts: Mapping[str, str]
     notes: Sequence[str] = ()
     published: Published = field(default_factory=dict)
@@ -74,16 +74,16 @@ class Ablation:
         return list(dict.fromkeys(row.reading for row in self.rows))
 
 
-def rows_of(variant: str, reading: str | None, seed: int | None, results: Sequence[Result]) -> list[Row]:
+def rows_of(variant: str, reading: str | None, seed: int | None, results: Sequence[Result]) -> list[ScoreRow]:
     """A row for each score of each benchmark."""
     return [
-        Row(variant, reading, seed, result.name, score, value, result.samples)
+        ScoreRow(variant, reading, seed, result.name, score, value, result.samples)
         for result in results
         for score, value in result.scores.items()
     ]
 
 
-def samples_of(rows: Sequence[Row]) -> dict[str, int]:
+def samples_of(rows: Sequence[ScoreRow]) -> dict[str, int]:
     """Samples by benchmark."""
     return {row.benchmark: row.samples for row in rows}
 

@@ -19,12 +19,12 @@ from lyrics.workflows.ablations.runs import (
     train_once,
     trained_model,
 )
-from lyrics.workflows.ablations.tables import Ablation, Curve, Row, rows_of
+from lyrics.workflows.ablations.tables import Ablation, Curve, ScoreRow, rows_of
 
 ADAPTATIONS = ("frozen", "lora", "full")
 
 
-def tuning(stages: Stages, evaluating: Evaluating, out: Path, seeds: int) -> tuple[list[Row], list[Curve]]:
+def tuning(stages: Stages, evaluating: Evaluating, out: Path, seeds: int) -> tuple[list[ScoreRow], list[Curve]]:
     """Final scores, and what stage 2 measured on held-out samples on its way. None under torchrun, which trains only.
 
     Where stage 2 names what it starts from, no stage 1 is trained. Raises ``SpecError`` for a stage 2 that measures nothing on its way.
@@ -51,7 +51,7 @@ def tuning(stages: Stages, evaluating: Evaluating, out: Path, seeds: int) -> tup
                 "model.spec.language_model.options.adaptation": adaptation,
             }
             runs.append((adaptation, seed, first, changed(stages.finetune, {**own, **more})))
-    rows: list[Row] = []
+    rows: list[ScoreRow] = []
     curves: list[Curve] = []
     for adaptation, seed, first, second in runs:
         if first is not None:
@@ -79,7 +79,7 @@ def held_out(variant: str, seed: int, run: Path) -> list[Curve]:
 
 
 def figure_4b(
-    rows: Sequence[Row], curves: Sequence[Curve], facts: Mapping[str, str], about: Mapping[str, Mapping[str, str]]
+    rows: Sequence[ScoreRow], curves: Sequence[Curve], facts: Mapping[str, str], about: Mapping[str, Mapping[str, str]]
 ) -> Ablation:
     """What is written."""
     notes = [

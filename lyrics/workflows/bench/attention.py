@@ -34,7 +34,7 @@ from lyrics.kernels import (
 from lyrics.workflows.bench import rivals as bench_rivals
 from lyrics.workflows.bench.charts import attention_chart
 from lyrics.workflows.bench.machine import bandwidth, environment, microseconds
-from lyrics.workflows.bench.work import PAPER, Case, Sizes, inputs_of, plan_of
+from lyrics.workflows.bench.work import PAPER, Case, WorkSizes, inputs_of, plan_of
 
 #: Allowed beside twice sdpa's error, per 1 + the greatest value: rounding of the last place.
 FLOOR: Mapping[str, float] = {"fp32": 2e-6, "bf16": 1e-3, "fp16": 1e-4}
@@ -178,7 +178,7 @@ def _measure_rival(case: Case, rival: str, rounds: int, device: str) -> dict[str
         return {"status": "ok", "error": error, **_timed(work.run, work.leaves, work.grads, rounds, device)}
 
 
-def cases(batches: Sequence[int], dtypes: Sequence[str], sizes: Sizes) -> Iterator[Case]:
+def cases(batches: Sequence[int], dtypes: Sequence[str], sizes: WorkSizes) -> Iterator[Case]:
     """Batches in the order given: the one that matters most comes first, lest time run out."""
     for dtype in dtypes:
         for batch in batches:
@@ -206,7 +206,7 @@ def run_bench_attention(
     dtypes: Sequence[str],
     rounds: int,
     *,
-    sizes: Sizes = PAPER,
+    sizes: WorkSizes = PAPER,
     device: str = "cpu",
     minutes: float = 8.0,
     out: Path | None = None,

@@ -22,7 +22,7 @@ from lyrics.workflows.bench.work import (
     PASSES,
     STREAMS,
     Case,
-    Sizes,
+    WorkSizes,
     cross_sets,
     packed_streams,
     random_tensors,
@@ -58,7 +58,7 @@ def attend(
     return (F.dropout(weights, dropout_p) @ v).transpose(1, 2)
 
 
-def pass_positions(layout: Layout, sizes: Sizes, batch: int, name: str) -> torch.Tensor:
+def pass_positions(layout: Layout, sizes: WorkSizes, batch: int, name: str) -> torch.Tensor:
     """Where the tokens of a padded pass (V, G, S, C) lie in the packed sequence: [B, L], -1 for padding. Lengths must be padded ones."""
     groups = PASSES[name]
     columns = []
@@ -70,7 +70,7 @@ def pass_positions(layout: Layout, sizes: Sizes, batch: int, name: str) -> torch
     return torch.cat(columns, dim=1)
 
 
-def pass_masks(sizes: Sizes) -> dict[str, torch.Tensor]:
+def pass_masks(sizes: WorkSizes) -> dict[str, torch.Tensor]:
     """The mask of each padded pass, bool [L, L], the same for every sample."""
     layout, plan = packed_streams(sizes, "padded", 1)
     dense = plan.dense_mask()

@@ -16,7 +16,7 @@ from lyrics.kernels.plan import Visibility
 
 
 @dataclass(frozen=True)
-class Sizes:
+class WorkSizes:
     """Tokens of one sample and the shape of one layer. ``true`` are (spatial, caption) lengths without padding."""
 
     visual: int = 32
@@ -28,8 +28,8 @@ class Sizes:
     image_tokens: int = 257
 
 
-PAPER = Sizes()
-TOY = Sizes(visual=4, grounding=4, padded=(12, 5), true=(7, 3), heads=2, width=32, image_tokens=9)
+PAPER = WorkSizes()
+TOY = WorkSizes(visual=4, grounding=4, padded=(12, 5), true=(7, 3), heads=2, width=32, image_tokens=9)
 
 _QUERIES: Mapping[tuple[str, str], Visibility] = {(a, b): "full" for a in "VG" for b in "VG"}
 _TEXT: Mapping[tuple[str, str], Visibility] = {(a, b): "full" for a in "SC" for b in "SC"}
@@ -66,10 +66,10 @@ class Case:
     lengths: str
     dtype: str
     dropout_p: float
-    sizes: Sizes
+    sizes: WorkSizes
 
 
-def packed_streams(sizes: Sizes, lengths: str, batch: int) -> tuple[Layout, Plan]:
+def packed_streams(sizes: WorkSizes, lengths: str, batch: int) -> tuple[Layout, Plan]:
     """The stage-1 step's streams of ``batch`` samples in one sequence."""
     spatial, caption = sizes.padded if lengths == "padded" else sizes.true
     count = {"V": sizes.visual, "G": sizes.grounding, "S": spatial, "C": caption}
@@ -86,7 +86,7 @@ def packed_streams(sizes: Sizes, lengths: str, batch: int) -> tuple[Layout, Plan
     return build_plan(groups)
 
 
-def cross_sets(sizes: Sizes, batch: int, device: str) -> CrossPlan:
+def cross_sets(sizes: WorkSizes, batch: int, device: str) -> CrossPlan:
     """The visual query sets of all streams; those of one ITM stream read the next sample's image."""
     own = torch.arange(batch)
     index = torch.cat([own] * (CROSS_SETS - 1) + [(own + 1) % batch])

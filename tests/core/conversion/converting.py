@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from lyrics.core.conversion.plan import Piece, Plan
+from lyrics.core.conversion.plan import ConversionPlan, Piece
 from lyrics.core.registry.component import Component, Converter, hookimpl
 from lyrics.core.spec import dump
 from tests.core.small import small
@@ -133,9 +133,9 @@ def sam_hq(parity: Find) -> Public:
     return public
 
 
-def convert_toy(source: Mapping[str, torch.Tensor], options: object, context: object) -> Plan:
+def convert_toy(source: Mapping[str, torch.Tensor], options: object, context: object) -> ConversionPlan:
     """A stranger's converter: one tensor renamed, one halved, one kept, the rest left."""
-    return Plan(
+    return ConversionPlan(
         {
             "weight": Piece(("toy.weight",)),
             "top": Piece(("toy.both",), lambda tensor: tensor.chunk(2)[0]),
@@ -147,7 +147,7 @@ def convert_toy(source: Mapping[str, torch.Tensor], options: object, context: ob
     )
 
 
-def convert_broken(source: object, options: object, context: object) -> Plan:
+def convert_broken(source: object, options: object, context: object) -> ConversionPlan:
     raise SystemExit("no")
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from lyrics.core.contracts import BuildContext
 from lyrics.core.conversion import plan as conversion
 from lyrics.core.conversion import unpickle
-from lyrics.core.conversion.convert import Report, convert
+from lyrics.core.conversion.convert import ConversionReport, convert
 from lyrics.core.errors import SpecError, WeightsError
 from lyrics.core.spec import dump
 from lyrics.core.stage1.streams import Features, Stream, full
@@ -288,7 +288,7 @@ def test_ram_of_other_sizes_names_both_shapes(tmp_path: Path, parity: Find) -> N
 # --- Grounding DINO
 
 
-def convert_dino(folder: Path, public: Public, state: Mapping[str, torch.Tensor], **changes: Any) -> Report:
+def convert_dino(folder: Path, public: Public, state: Mapping[str, torch.Tensor], **changes: Any) -> ConversionReport:
     options = {**public.options, **changes}
     spec = write_spec(
         folder / "spec.yaml",

@@ -18,9 +18,9 @@ from lyrics.core.build import build_resolved
 from lyrics.core.contracts import BuildContext
 from lyrics.core.conversion import plan as conversion
 from lyrics.core.conversion import whole_model as convert_model
-from lyrics.core.conversion.convert import Report, convert
+from lyrics.core.conversion.convert import ConversionReport, convert
 from lyrics.core.conversion.formats import find_format
-from lyrics.core.conversion.plan import Plan
+from lyrics.core.conversion.plan import ConversionPlan
 from lyrics.core.conversion.whole_model import plan_model
 from lyrics.core.errors import WeightsError
 from lyrics.core.resolve import resolve
@@ -100,7 +100,7 @@ class Released:
 
     def convert(
         self, source: Path, spec: ModelSpec | None = None, beside: Mapping[str, Path] | None = None
-    ) -> tuple[Report, Path]:
+    ) -> tuple[ConversionReport, Path]:
         """The report, and the model folder, which lies beside the source."""
         dump(spec or self.spec, source.parent / "spec.yaml")
         out = source.parent / "out"
@@ -125,7 +125,7 @@ def released() -> Released:
 
 
 @pytest.fixture(scope="module")
-def converted(released: Released, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path]:
+def converted(released: Released, tmp_path_factory: pytest.TempPathFactory) -> tuple[ConversionReport, Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(conversion, "SHARD_BYTES", 1_000_000)
         return released.convert(released.write(tmp_path_factory.mktemp("converted")))
@@ -147,7 +147,9 @@ def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.filterwarnings("ignore:.*was written for:UserWarning")
-def test_the_folder_loads_and_is_the_model(released: Released, converted: tuple[Report, Path], tmp_path: Path) -> None:
+def test_the_folder_loads_and_is_the_model(
+    released: Released, converted: tuple[ConversionReport, Path], tmp_path: Path
+) -> None:
     report, out = converted
     loaded = LyricsModel.from_pretrained(out)
     # What the language model has beside the checkpoint's weights: LoRA, which changes nothing yet.
@@ -178,7 +180,9 @@ def test_the_folder_loads_and_is_the_model(released: Released, converted: tuple[
     assert all(".lora_" in name or name.startswith(fresh) for name in report.new)
 
 
-def test_the_detector_is_the_one_that_is_read_directly(released: Released, converted: tuple[Report, Path]) -> None:
+def test_the_detector_is_the_one_that_is_read_directly(
+    released: Released, converted: tuple[ConversionReport, Path]
+) -> None:
     from transformers import GroundingDinoForObjectDetection
 
     from lyrics.core.weights.pretrained import load_transformers
@@ -196,7 +200,7 @@ def test_the_detector_is_the_one_that_is_read_directly(released: Released, conve
 
 
 def test_every_key_is_accounted_for_and_shards_are_as_transformers_writes_them(
-    released: Released, converted: tuple[Report, Path]
+    released: Released, converted: tuple[ConversionReport, Path]
 ) -> None:
     report, out = converted
     assert set(report.renamed) | set(report.left) | set(report.taken) == set(released.state)
@@ -234,7 +238,7 @@ def test_every_key_is_accounted_for_and_shards_are_as_transformers_writes_them(
     assert {origin.file for origin in report.result} == set(names)
 
 
-def plan(released: Released, state: Mapping[str, torch.Tensor]) -> Plan:
+def plan(released: Released, state: Mapping[str, torch.Tensor]) -> ConversionPlan:
     """What would be converted of these tensors."""
     resolved = resolve(released.spec)
     shapes = {key: tensor.to("meta") for key, tensor in state.items()}
@@ -244,7 +248,7 @@ def plan(released: Released, state: Mapping[str, torch.Tensor]) -> Plan:
 
 
 def test_new_values_are_the_same_in_every_run(
-    released: Released, converted: tuple[Report, Path], tmp_path: Path
+    released: Released, converted: tuple[ConversionReport, Path], tmp_path: Path
 ) -> None:
     """LoRA changes nothing, and what is initialised does not depend on the state of the generator."""
     torch.manual_seed(12345)

@@ -15,7 +15,7 @@ from lyrics import LyricsModel
 from lyrics.cli import app
 from lyrics.core.build import build_resolved
 from lyrics.core.contracts import BuildContext
-from lyrics.core.conversion.convert import Report, convert
+from lyrics.core.conversion.convert import ConversionReport, convert
 from lyrics.core.conversion.formats import find_format
 from lyrics.core.conversion.whole_model import plan_model, read_beside
 from lyrics.core.errors import SpecError, WeightsError
@@ -87,12 +87,14 @@ def given(released: Released, tmp_path_factory: pytest.TempPathFactory) -> Given
 
 
 @pytest.fixture(scope="module")
-def converted(released: Released, given: Given, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path]:
+def converted(
+    released: Released, given: Given, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[ConversionReport, Path]:
     return released.convert(released.write(tmp_path_factory.mktemp("converted")), beside=given)
 
 
 @pytest.fixture(scope="module")
-def loaded(converted: tuple[Report, Path]) -> LyricsModel:
+def loaded(converted: tuple[ConversionReport, Path]) -> LyricsModel:
     return LyricsModel.from_pretrained(converted[1]).eval()
 
 
@@ -129,7 +131,9 @@ def test_a_folder_with_what_was_given_answers(loaded: LyricsModel) -> None:
     assert isinstance(answer.text, str)
 
 
-def test_the_report_names_files_and_words_that_are_not_used(converted: tuple[Report, Path], given: Given) -> None:
+def test_the_report_names_files_and_words_that_are_not_used(
+    converted: tuple[ConversionReport, Path], given: Given
+) -> None:
     report, out = converted
     assert not any("stand-in" in note for note in report.notes)
     assert [note for note in report.notes if "never used" in note] == [

@@ -12,9 +12,9 @@ from pydantic import Field
 
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import WeightsError
-from lyrics.core.inspection.inventory import Row, rows
+from lyrics.core.inspection.inventory import InventoryRow, rows
 from lyrics.core.registry.component import Component, Converter, NamesWeights, Options, Preset, hookimpl
-from lyrics.core.registry.registry import Registry, Source, _installed, _limited, default_registry
+from lyrics.core.registry.registry import PluginSource, Registry, _installed, _limited, default_registry
 from lyrics.plugins.tiny.presets import lyrics_tiny
 from tests.fresh import fresh
 
@@ -63,8 +63,8 @@ class Acme:
 
 
 @pytest.fixture(scope="module")
-def found() -> dict[str, Row]:
-    registry = Registry([*_limited(_installed()), (Source("acme", "1.0", "acme"), Acme)])
+def found() -> dict[str, InventoryRow]:
+    registry = Registry([*_limited(_installed()), (PluginSource("acme", "1.0", "acme"), Acme)])
     return {row.name: row for row in rows(registry) if row.distribution == "acme"}
 
 
@@ -93,17 +93,17 @@ STATUS = {
 
 
 @pytest.mark.parametrize("name", STATUS)
-def test_status(name: str, found: dict[str, Row]) -> None:
+def test_status(name: str, found: dict[str, InventoryRow]) -> None:
     assert found[name].status.startswith(STATUS[name])
     if name not in ("packaged-gone", "trained-gone", "unknown", "raises"):
         assert found[name].status == STATUS[name]
 
 
-def test_every_name_is_looked_at(found: dict[str, Row]) -> None:
+def test_every_name_is_looked_at(found: dict[str, InventoryRow]) -> None:
     assert set(found) == set(STATUS)
 
 
-def test_a_program_reads_option_value_and_advice(found: dict[str, Row]) -> None:
+def test_a_program_reads_option_value_and_advice(found: dict[str, InventoryRow]) -> None:
     (need,) = found["null"].weights
     assert (need.option, need.value, need.download) == (f"{SLOT}weights", None, False)
     assert need.advice == f"{CONVERT}{SLOT}weights=FOLDER"

@@ -15,7 +15,7 @@ import pytest
 from lyrics.core.errors import AmbiguousNameError, PluginError, UnknownNameError
 from lyrics.core.registry import registry as registry_module
 from lyrics.core.registry.component import Component, NoOptions, Options, Preset, hookimpl
-from lyrics.core.registry.registry import Registry, Source, default_registry, describe
+from lyrics.core.registry.registry import PluginSource, Registry, default_registry, describe
 from lyrics.core.spec import ModelSpec
 from lyrics.plugins.tiny.presets import lyrics_tiny
 
@@ -42,7 +42,8 @@ def registry(*plugins: Any, names: tuple[str, ...] = ("acme", "zeta")) -> Regist
         return lambda: module
 
     return Registry(
-        (Source(name, "1.2", f"{name}-entry"), loader(module)) for name, module in zip(names, plugins, strict=False)
+        (PluginSource(name, "1.2", f"{name}-entry"), loader(module))
+        for name, module in zip(names, plugins, strict=False)
     )
 
 
@@ -227,7 +228,7 @@ def test_loader_that_raises_keeps_its_traceback_and_its_seconds() -> None:
     def loader() -> Any:
         raise SystemExit(4)
 
-    found = Registry([(Source("acme", "1.2", "e"), loader)])
+    found = Registry([(PluginSource("acme", "1.2", "e"), loader)])
     assert found.failures[0].cause == "it called sys.exit(4)."
     assert "raise SystemExit(4)" in found.failures[0].traceback
     assert found.plugins[0].seconds >= 0
@@ -238,7 +239,7 @@ def test_interrupting_is_not_a_broken_plugin() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Registry([(Source("acme", "1.2", "e"), loader)])
+        Registry([(PluginSource("acme", "1.2", "e"), loader)])
 
 
 def test_hook_that_breaks_while_it_yields_is_a_failure() -> None:
@@ -267,7 +268,9 @@ def test_heavy_import_of_a_manifest_is_noticed(monkeypatch: pytest.MonkeyPatch) 
         return plugin([GOOD])
 
     try:
-        found = Registry([(Source("acme", "1.2", "e"), loader), (Source("zeta", "1.2", "e"), lambda: plugin())])
+        found = Registry(
+            [(PluginSource("acme", "1.2", "e"), loader), (PluginSource("zeta", "1.2", "e"), lambda: plugin())]
+        )
     finally:
         sys.modules.pop("timm", None)
     assert [p.heavy_imports for p in found.plugins] == [("timm",), ()]
@@ -278,7 +281,7 @@ def test_manifest_that_prints_does_not_spoil_standard_output(capsys: pytest.Capt
         sys.stdout.write("hello\n")
         return plugin([GOOD])
 
-    Registry([(Source("acme", "1.2", "e"), loader)])
+    Registry([(PluginSource("acme", "1.2", "e"), loader)])
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "hello\n")
 

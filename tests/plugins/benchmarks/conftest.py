@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from lyrics.core.evaluation.build import build_benchmark
-from lyrics.core.registry.registry import Registry, Source
+from lyrics.core.registry.registry import PluginSource, Registry
 from lyrics.plugins import benchmarks
 from tests.plugins.datasets.files import MAKERS
 
-REGISTRY = Registry([(Source("lyrics-vl", "0", "benchmarks", "lyrics.plugins.benchmarks"), lambda: benchmarks)])
+REGISTRY = Registry([(PluginSource("lyrics-vl", "0", "benchmarks", "lyrics.plugins.benchmarks"), lambda: benchmarks)])
 #: Data set -> benchmark, where they are called differently.
 RENAMED = {"sciqa-img": "scienceqa"}
 

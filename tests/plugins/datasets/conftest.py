@@ -10,11 +10,11 @@ import pytest
 
 from lyrics.core.data.build import build_dataset
 from lyrics.core.data.readers import RecordDataset
-from lyrics.core.registry.registry import Registry, Source
+from lyrics.core.registry.registry import PluginSource, Registry
 from lyrics.plugins import datasets
 from tests.plugins.datasets.files import MAKERS
 
-REGISTRY = Registry([(Source("lyrics-vl", "0", "datasets", "lyrics.plugins.datasets"), lambda: datasets)])
+REGISTRY = Registry([(PluginSource("lyrics-vl", "0", "datasets", "lyrics.plugins.datasets"), lambda: datasets)])
 
 
 def built(name: str, **options: Any) -> RecordDataset:

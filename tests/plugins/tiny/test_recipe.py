@@ -16,8 +16,8 @@ from lyrics.core.errors import WeightsError
 from lyrics.plugins.tiny import recipe
 from lyrics.plugins.tiny.vocabulary import VOCABULARY
 
-SEGMENTER = recipe.Plan("tiny-segmenter", steps=3, batch=2, learning_rate=1e-3)
-DETECTOR = recipe.Plan("tiny-detector", steps=1, batch=1, learning_rate=1e-3)
+SEGMENTER = recipe.ExpertTraining("tiny-segmenter", steps=3, batch=2, learning_rate=1e-3)
+DETECTOR = recipe.ExpertTraining("tiny-detector", steps=1, batch=1, learning_rate=1e-3)
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_export_is_what_was_trained(tmp_path):
 
 
 def test_the_encoder_is_kept_without_its_heads(tmp_path):
-    plan = recipe.Plan("tiny-vit", steps=1, batch=1, learning_rate=1e-3)
+    plan = recipe.ExpertTraining("tiny-vit", steps=1, batch=1, learning_rate=1e-3)
     module = recipe.train_expert(plan, tmp_path, recipe.scenes("train", 1), lambda line: None)
     recipe.export("tiny-vit", tmp_path, tmp_path / "weights")
     assert load_file(tmp_path / "weights" / "tiny-vit.safetensors").keys() == module.encoder.state_dict().keys()

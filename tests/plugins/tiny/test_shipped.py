@@ -19,7 +19,7 @@ from lyrics.core.evaluation.alignment import alignment
 from lyrics.core.loading import build_model, load_model
 from lyrics.plugins import tiny
 from lyrics.plugins.tiny import measure, recipe, shipped
-from lyrics.workflows.parity import Question, parity
+from lyrics.workflows.parity import ParityQuestion, parity
 
 COMPONENTS = {component.name: component for component in tiny.lyrics_components()}
 PRETRAINED = BuildContext("pretrained")
@@ -127,7 +127,7 @@ def test_in_bfloat16_it_says_the_same_every_time_and_as_in_float32():
     def load(dtype, overrides):
         return load_model("lyrics-tiny", dtype=dtype, overrides=overrides)
 
-    assert parity(load, [Question("ring", picture, "Where is the ring?")], compare=["bfloat16"]).within
+    assert parity(load, [ParityQuestion("ring", picture, "Where is the ring?")], compare=["bfloat16"]).within
 
 
 def test_stage_1_ships_and_finds_the_text_of_a_picture():

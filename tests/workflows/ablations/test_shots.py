@@ -27,7 +27,7 @@ from lyrics.workflows.ablations.shots import (
     FewShot,
     FewShotBenchmark,
     Pool,
-    Shown,
+    ShownWithExemplars,
     few_shot,
     reference,
     table_6,
@@ -282,7 +282,9 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: py
     generate = FewShot.generate
     answered: list[int] = []
 
-    def interrupted(self: FewShot, pictures: Sequence[Shown], *arguments: Any, **named: Any) -> list[Answer]:
+    def interrupted(
+        self: FewShot, pictures: Sequence[ShownWithExemplars], *arguments: Any, **named: Any
+    ) -> list[Answer]:
         if len(answered) == 1:
             raise KeyboardInterrupt
         answered.append(len(pictures))

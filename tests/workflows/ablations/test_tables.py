@@ -15,7 +15,7 @@ from lyrics.core.reports.plots import Bars, Lines, Point
 from lyrics.workflows.ablations.tables import (
     Ablation,
     Curve,
-    Row,
+    ScoreRow,
     as_json,
     markdown,
     mean_and_spread,
@@ -90,7 +90,7 @@ def test_the_papers_figures_are_of_their_split() -> None:
         "refcocog-val": {"benchmark": "refcocog", "split": "val"},
         "refcocog-test": {"benchmark": "lyrics-vl/refcocog", "split": "test"},
     }
-    rows = [Row("Lyrics", None, None, folder, "accuracy", 1.0, 2) for folder in of]
+    rows = [ScoreRow("Lyrics", None, None, folder, "accuracy", 1.0, 2) for folder in of]
     given = replace(found(), rows=rows, about=of)
     assert [line[3] for line in table(given, None)[1] if line[2] == "(the paper)"] == ["88.26"]
     assert as_json(given, "c")["published"] == [{"benchmark": "refcocog-test", "variant": "Lyrics", "value": 88.26}]

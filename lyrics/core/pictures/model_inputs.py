@@ -1,0 +1,128 @@
+"""What a model reads of a call: images prepared for its experts, and texts with the number of images of each.
+
+Shapes: B images.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import UserDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self, cast
+
+import torch
+
+from lyrics.core.errors import PromptError
+from lyrics.core.pictures.images import ImageLike
+from lyrics.core.pictures.inputs import Pictures, entry_list, instruction_list, picture_list
+from lyrics.core.types import ImageBatch
+
+
+@dataclass(frozen=True)
+class ModelImages:
+    """The same pictures as each expert of a model reads them, by the expert's name (``image_encoder``, ``tagger``, ...)."""
+
+    names: tuple[str, ...]
+    sizes_px: tuple[tuple[int, int], ...]
+    by_expert: Mapping[str, ImageBatch]
+
+    def __len__(self) -> int:
+        return len(self.sizes_px)
+
+    def to(self, device: torch.device | str | None, dtype: torch.dtype | None = None) -> ModelImages:
+        """The same pictures with their pixels on ``device`` and of ``dtype``."""
+        moved = {
+            expert: replace(batch, pixels_BCHW=batch.pixels_BCHW.to(device=device, dtype=dtype))
+            for expert, batch in self.by_expert.items()
+        }
+        return replace(self, by_expert=moved)
+
+
+class ModelInputs(UserDict[str, Any]):
+    """What ``model.processor(...)`` returns, for ``model.generate(**inputs)`` or ``model(**inputs)``.
+
+    A mapping whose entries are attributes, too, as in transformers' ``BatchFeature``: ``images`` (``ModelImages``),
+    ``text``, ``images_per_text``, and ``answers`` or ``captions`` where they were given.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "data" and name in self.data:
+            return self.data[name]
+        raise AttributeError(f"the inputs have no {name!r}; they have {', '.join(self.__dict__.get('data', {}))}")
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """Return the same inputs with their pixels on ``device`` and of ``dtype``."""
+        return type(self)({**self.data, "images": self.data["images"].to(device, dtype)})
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Texts and the images of all of them, one after the other.
+
+    Args:
+        images: of all texts: as they were given, or prepared.
+        text: what is asked.
+        images_per_text: how many of the images belong to each text.
+    """
+
+    images: list[ImageLike] | ModelImages
+    text: list[str]
+    images_per_text: tuple[int, ...]
+
+    @property
+    def numbers(self) -> list[tuple[int, ...]]:
+        """For each text the numbers of its images, counted from 0 over all texts."""
+        found, start = [], 0
+        for count in self.images_per_text:
+            found.append(tuple(range(start, start + count)))
+            start += count
+        return found
+
+    @property
+    def by_image(self) -> list[str]:
+        """For each image the text that it belongs to."""
+        return [text for text, count in zip(self.text, self.images_per_text, strict=True) for _ in range(count)]
+
+
+def asked(
+    images: Pictures | Sequence[Pictures] | ModelImages,
+    text: str | Sequence[str] | None,
+    images_per_text: Sequence[int] | None = None,
+) -> Asked:
+    """Bring images and texts into one form.
+
+    Args:
+        images: of one text an image, a list of images, or None; of a list of texts one of these for each; or prepared
+            images, with ``images_per_text``.
+        text: one text, or a list of them.
+        images_per_text: for prepared images, how many belong to each text; one each unless given.
+
+    Raises:
+        ImageError: something else stands for an image.
+        PromptError: a text is none, or numbers do not fit.
+    """
+    texts = [text] if isinstance(text, str) else instruction_list(text)
+    if isinstance(images, ModelImages):
+        counts = tuple(images_per_text) if images_per_text is not None else (1,) * len(texts)
+        if len(counts) != len(texts) or sum(counts) != len(images) or min(counts, default=0) < 0:
+            raise PromptError(
+                f"{len(images)} prepared images do not fit {len(texts)} texts with images_per_text={list(counts)}; "
+                "give model.processor images and texts together."
+            )
+        return Asked(images, texts, counts)
+    if images_per_text is not None:
+        raise PromptError(
+            "images_per_text: is for images that model.processor prepared; of other images give a list for each text."
+        )
+    entries = [cast(Pictures, images)] if isinstance(text, str) else entry_list(cast(Pictures, images), len(texts))
+    own = [picture_list(entry) for entry in entries]
+    return Asked([one for entry in own for one in entry], texts, tuple(map(len, own)))
+
+
+def from_old_names(options: dict[str, Any], images: Any, text: Any) -> tuple[Any, Any]:
+    """Take ``pictures`` and ``instructions``, the old names of ``images`` and ``text``, out of ``options``, with a warning."""
+    for old, new in (("pictures", "images"), ("instructions", "text")):
+        if old in options:
+            warnings.warn(f"generate: {old} is now {new}.", DeprecationWarning, stacklevel=3)
+    return options.pop("pictures", images), options.pop("instructions", text)
