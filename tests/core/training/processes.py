@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # 800 modules that the first optimizer of a process imports: once here, not in every child
 from accelerate.state import AcceleratorState
 
 FORK = multiprocessing.get_context("fork")
