@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import warnings
@@ -50,6 +51,11 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return Done(code, captured.out, captured.err)
 
     return command
+
+
+def pytest_collection_finish() -> None:
+    """Keep what is here by now out of every later collection of garbage: thousands of tests and torch's modules stay to the end."""
+    gc.freeze()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

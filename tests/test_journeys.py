@@ -1,4 +1,8 @@
-"""What one command leaves, the next one takes: five journeys of a user, each through the command line in fresh processes."""
+"""What one command leaves, the next one takes: five journeys of a user, each command in a process of its own.
+
+A run that Ctrl-C ends and everything about a stranger's part start from nothing, as a shell starts them; the other commands are forked from here,
+where torch is imported.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +22,14 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from lyrics.cli import main
 from lyrics.core.contracts import BuildContext
 from lyrics.core.data.build import build_dataset
 from lyrics.core.registry.registry import default_registry
 from lyrics.plugins.mqformer import QFormerOptions
 from lyrics.plugins.mqformer.build import build_qformer
 from lyrics.plugins.mqformer.convert import LAVIS, to_upstream
+from tests.core.training.processes import Child
 from tests.fresh import ROOT
 
 LYRICS = [sys.executable, "-c", "from lyrics.cli import main; main()"]
@@ -69,21 +75,35 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def lyrics(home: Path) -> Lyrics:
+def lyrics(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Lyrics:
+    out, err = (tmp_path_factory.mktemp("said") / name for name in ("out.txt", "err.txt"))
+
     def run(*arguments: str, paths: tuple[Path, ...] = ()) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [*LYRICS, *arguments],
-            cwd=home,
-            env=environment(*paths),
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        if paths:
+            done = subprocess.run(
+                [*LYRICS, *arguments],
+                cwd=home,
+                env=environment(*paths),
+                capture_output=True,
+                text=True,
+                timeout=300,
+                check=False,
+            )
+        else:
+            child = Child(out, command, home, arguments, errors=err, **environment())
+            code = child.end(300)
+            done = subprocess.CompletedProcess([*LYRICS, *arguments], code, out.read_text(), err.read_text())
         assert done.returncode == 0, f"lyrics {' '.join(arguments)}\n{done.stderr}"
         return done
 
     return run
+
+
+def command(home: Path, arguments: tuple[str, ...]) -> None:
+    """What a forked process does instead of starting ``lyrics``."""
+    os.chdir(home)
+    sys.argv = ["lyrics", *arguments]
+    main()
 
 
 @pytest.fixture(scope="module")

@@ -52,16 +52,16 @@ def says(monkeypatch: pytest.MonkeyPatch) -> Any:
     def speak(text: str) -> list[list[int]]:
         read: list[list[int]] = []
 
-        def generate(self: Any, embeddings: Any, mask: Any, *, max_new_tokens: int, on_token: Any = None) -> Any:
+        def generate(self: Any, embeddings: Any, mask: Any, settings: Any, on_token: Any = None, **more: Any) -> Any:
             import torch
 
             ids = [*self.tokenizer(text, add_special_tokens=False).input_ids, self.tokenizer.eos_token_id]
-            read.append([int(mask.sum()), max_new_tokens])
+            read.append([int(mask.sum()), settings.max_new_tokens])
             for token in ids if on_token is not None else ():
                 on_token(token)
             return torch.tensor([ids])
 
-        monkeypatch.setattr("lyrics.plugins.causal_lm.model.CausalLM.generate", generate)
+        monkeypatch.setattr("lyrics.plugins.causal_lm.model.CausalLM._generate", generate)
         return read
 
     return speak

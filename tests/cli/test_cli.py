@@ -286,7 +286,8 @@ def test_quickstart_finds_what_is_drawn(tmp_path: Path, run: Run) -> None:
     assert page.count("<table") == 6 + 1 + 2
 
 
-def test_quickstart_takes_pictures_and_folders(tmp_path: Path, run: Run) -> None:
+def test_quickstart_takes_pictures_and_folders(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lyrics.workflows.quickstart.training.STEPS", 1)  # the test above has all
     (tmp_path / "more").mkdir()
     for name in ("mine.png", "more/other.png"):
         Image.new("RGB", (50, 40), "red").save(tmp_path / name)

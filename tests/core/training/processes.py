@@ -15,38 +15,55 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # 800 modules that the first optimizer of a process imports: once here, not in every child
 from accelerate.state import AcceleratorState
 
 FORK = multiprocessing.get_context("fork")
 
 
-def _child(function: Callable[..., Any], arguments: tuple[Any, ...], environment: dict[str, str], output: Path) -> None:
+def _child(
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    environment: dict[str, str],
+    output: Path,
+    errors: Path | None,
+) -> None:
     """Runs ``function``; its output goes to a file. Ends without pytest's and the parent's exit handlers."""
     os.setpgid(0, 0)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    with output.open("w", buffering=1) as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-        sys.stdout, sys.stderr = file, file
+    with output.open("w", buffering=1) as file, (errors or Path(os.devnull)).open("w", buffering=1) as apart:
+        sys.stdout, sys.stderr = file, file if errors is None else apart
+        os.dup2(sys.stdout.fileno(), 1)
+        os.dup2(sys.stderr.fileno(), 2)
         os.environ.update(environment)
         torch.set_num_threads(1)
         AcceleratorState._reset_state(reset_partial_state=True)
         code = 0
         try:
             function(*arguments)
+        except SystemExit as exit_:
+            code = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
         except BaseException:
             traceback.print_exc()
             code = 1
         file.flush()
+        apart.flush()
     os._exit(code)
 
 
 class Child:
-    """A process that runs a function. ``output`` holds what it printed."""
+    """A process that runs a function. ``output`` holds what it printed; its errors are there, too, or apart in ``errors``."""
 
-    def __init__(self, output: Path, function: Callable[..., Any], *arguments: Any, **environment: str) -> None:
+    def __init__(
+        self,
+        output: Path,
+        function: Callable[..., Any],
+        *arguments: Any,
+        errors: Path | None = None,
+        **environment: str,
+    ) -> None:
         self.output = output
-        self.process = FORK.Process(target=_child, args=(function, arguments, environment, output))
+        self.process = FORK.Process(target=_child, args=(function, arguments, environment, output, errors))
         self.process.start()
 
     def kill(self, number: int = signal.SIGKILL) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -133,13 +134,18 @@ def test_a_signal_saves_and_ends_with_zero(tmp_path: Path, number: int, uninterr
 # --- which checkpoint, and whether it is of this run ---
 
 
-@pytest.fixture
-def half(tmp_path: Path) -> Path:
-    """A run of 12 steps, of which 8 are done: its last checkpoint is taken away."""
-    import shutil
-
-    out = tmp_path / "run"
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "run"
     run(config(out))
+    return out
+
+
+@pytest.fixture
+def half(whole_run: Path, tmp_path: Path) -> Path:
+    """A run of 12 steps, of which 8 are done: its last checkpoint is taken away. Each test has a copy."""
+    out = tmp_path / "run"
+    shutil.copytree(whole_run, out)
     shutil.rmtree(out / "checkpoints" / "step-00000012")
     return out
 
