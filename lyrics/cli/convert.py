@@ -67,7 +67,7 @@ def convert(
     for what, names in (
         ("taken, same name", report.taken),
         ("renamed", tuple(report.renamed)),
-        ("new, initialised", report.new),
+        ("new, initialized", report.new),
         ("left, not used", report.left),
     ):
         print_text(f"{what}: {len(names):,}{_first(names)}")

@@ -82,7 +82,7 @@ def build_resolved(
     their own weights, and all others take from the folder what fits them (``lyrics.core.changes``).
     """
     wiring = wire(resolved)
-    how, folder = _materialisation(weights, device)
+    how, folder = _materialization(weights, device)
     for part in resolved.parts.values():
         check_requirements(part)
     allowed = folder is None if downloads is None else downloads
@@ -216,7 +216,7 @@ def _take_files(model: ComposedModel, files: Mapping[str, Path]) -> None:
         part.load_files(place)  # type: ignore[operator]
 
 
-def _materialisation(weights: str | os.PathLike[str], device: object) -> tuple[Weights, str | None]:
+def _materialization(weights: str | os.PathLike[str], device: object) -> tuple[Weights, str | None]:
     if not isinstance(weights, str | os.PathLike):
         raise WeightsError(
             f"weights={weights!r}: is 'pretrained', 'random', 'meta' or a folder; leave it out for 'pretrained'."
@@ -340,7 +340,7 @@ def build_resolved_refiner(
     dtype: str | torch.dtype | None = None,
 ) -> VisualRefiner:
     """``build_refiner`` from the second stage on, for a specification that is resolved already."""
-    how, folder = _materialisation(weights, device)
+    how, folder = _materialization(weights, device)
     if folder is not None:
         raise WeightsError(f"weights={weights!r}: a refiner alone is built with 'pretrained', 'random' or 'meta'.")
     for part in resolved.parts.values():

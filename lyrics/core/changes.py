@@ -15,6 +15,7 @@ from typing import Any
 from lyrics.core.errors import LyricsError
 from lyrics.core.registry.registry import default_registry
 from lyrics.core.resolve import LOCAL_SOURCES, Part, declared_dim
+from lyrics.core.resolve import overridden as with_overrides
 from lyrics.core.spec import ModelSpec, Slot, validate
 
 #: Spec paths of parts whose outputs the trained parts have learned to read.
@@ -50,7 +51,8 @@ class Changes:
 
 def overridden(saved: ModelSpec, overrides: Mapping[str, Any]) -> tuple[ModelSpec, Changes]:
     """The specification of a saved model with overrides, and what they change, part by part. Raises ``SpecError``."""
-    wanted = saved.with_overrides({**overrides, **stand_ins(saved, overrides)})
+    saved = with_overrides(saved, {})
+    wanted = with_overrides(saved, {**overrides, **stand_ins(saved, overrides)})
     before = {path: slot for path, _, slot in saved.slots()}
     altered, replaced, quantized, stand_in = set(), {}, set(), set()
     for path, _, slot in wanted.slots():
@@ -77,7 +79,7 @@ def stand_ins(saved: ModelSpec, overrides: Mapping[str, Any]) -> dict[str, Any]:
     A part with the option ``stand_in_dim`` can take the place of one that gives local tokens of that width, without giving any: the query
     transformer, which was trained to read them, is kept whole.
     """
-    wanted = saved.with_overrides(overrides)
+    wanted = with_overrides(saved, overrides)
     if wanted.query_transformer != saved.query_transformer:
         return {}
     before = {path: (kind, slot) for path, kind, slot in saved.slots()}

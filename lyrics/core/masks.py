@@ -51,7 +51,7 @@ class Mask:
 
     @classmethod
     def from_box(cls, box: Box, size_px: tuple[int, int]) -> Mask:
-        """The pixels of a picture of ``size_px`` (width, height) whose centres lie in a box; at least one."""
+        """The pixels of a picture of ``size_px`` (width, height) whose centers lie in a box; at least one."""
         x1, y1, x2, y2 = box.to_px(size_px)
         array = np.zeros((size_px[1], size_px[0]), dtype=np.bool_)
         left, top = min(round(x1), size_px[0] - 1), min(round(y1), size_px[1] - 1)

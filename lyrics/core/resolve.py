@@ -10,20 +10,22 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from lyrics.core.clean_text import one_line
-from lyrics.core.errors import PluginError, SpecError, WiringError, did_you_mean
+from lyrics.core.errors import LyricsError, PluginError, SpecError, WiringError, did_you_mean
 from lyrics.core.registry.component import Capability, Options
 from lyrics.core.registry.registry import Entry, Registry, default_registry, describe
+from lyrics.core.renaming import current_names
 from lyrics.core.spec import (
     ModelSpec,
     RefinerOnlySpec,
     RefinerSpec,
     Slot,
+    Specification,
     load_any,
     validate,
     validate_any,
@@ -34,6 +36,7 @@ LOCAL_SOURCES = ("detector", "segmenter")
 #: What a query transformer's streams may consist of, by the letter of the segment.
 SEGMENTS = {"V": "visual queries", "G": "grounding queries", "S": "spatial text (S)", "C": "captions (C)"}
 
+S = TypeVar("S", bound=Specification)
 SpecLike = str | os.PathLike[str] | Mapping[str, Any] | ModelSpec
 #: What names a refiner: that of a model, or one alone.
 RefinerLike = SpecLike | RefinerOnlySpec | RefinerSpec
@@ -116,7 +119,7 @@ def resolve(
     registry = registry or default_registry()
     wanted = read_spec(spec, registry)
     if overrides:
-        wanted = wanted.with_overrides(overrides)
+        wanted = overridden(wanted, overrides, registry)
     parts = _find_parts(wanted, registry, overrides)
     named = isinstance(spec, str) and not _is_spec_file(spec)
     trained = registry.preset_weights(spec) if named else None  # type: ignore[arg-type]
@@ -133,7 +136,7 @@ def resolve_refiner(
     registry = registry or default_registry()
     wanted = read_any_spec(spec, registry)
     if overrides:
-        wanted = wanted.with_overrides(overrides)
+        wanted = overridden(wanted, overrides, registry)
     if wanted.refiner is None:
         raise SpecError(
             "refiner: is null, so there is nothing to refine with; set refiner.detector, or take another spec."
@@ -143,6 +146,30 @@ def resolve_refiner(
     parts = _find_parts(alone, registry, overrides)
     _check_refiner(parts)
     return ResolvedRefiner(alone.with_overrides(_filled_in(parts)), parts)
+
+
+def overridden(spec: S, overrides: Mapping[str, Any], registry: Registry | None = None) -> S:
+    """``spec.with_overrides(overrides)``, where components' options may have their former names in both. Raises ``SpecError``."""
+    registry = registry or default_registry()
+    for path, kind, slot in spec.slots():
+        options = _current_options(registry, kind, slot.use, slot.options, f"{path}.options.")
+        if options != slot.options:
+            spec = spec.with_overrides({f"{path}.options": options})
+        use = overrides.get(f"{path}.use", overrides.get(path, slot.use))
+        overrides = _current_options(registry, kind, use, overrides, prefix=f"{path}.options.")
+    return spec.with_overrides(overrides)
+
+
+def _current_options(
+    registry: Registry, kind: str, use: object, given: Mapping[str, Any], where: str = "", prefix: str = ""
+) -> dict[str, Any]:
+    """``given`` with the options of a component by their current names. ``prefix`` stands before them in ``given`` itself."""
+    try:
+        former_names = registry.component(kind, str(use)).component.options.FORMER_NAMES
+    except LyricsError:  # resolving says what is wrong
+        return dict(given)
+    former_names = {prefix + former: prefix + name for former, name in former_names.items()}
+    return current_names(given, former_names, where=where, error=SpecError)
 
 
 def _find_parts(

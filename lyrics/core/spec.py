@@ -29,13 +29,14 @@ from pydantic import (
 
 from lyrics.core.errors import SpecError, UnknownNameError, did_you_mean
 from lyrics.core.json_reading import parse_json, read_text
+from lyrics.core.renaming import BOTH_NAMES, FormerNames, current_names
 
 M = TypeVar("M", bound=BaseModel)
 #: Lists and mappings within each other in a part's options. Real options need three; a spec that refers to itself needs infinitely many.
 MAX_DEPTH = 32
 
 
-class _Frozen(BaseModel):
+class _Frozen(FormerNames):
     model_config = ConfigDict(
         frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False, defer_build=True
     )
@@ -72,7 +73,7 @@ class RefinerSpec(_Frozen):
     max_objects: int = Field(100, ge=1, description="objects kept per picture, best first")
 
 
-class _Specification(_Frozen):
+class Specification(_Frozen):
     """What a specification of a model and that of a refiner alone have in common."""
 
     if TYPE_CHECKING:  # each declares them in its own order, in which they are written
@@ -96,7 +97,7 @@ class _Specification(_Frozen):
         """
         check_overrides(overrides)
         data = self.model_dump(mode="json")
-        for path, value in sorted(overrides.items(), key=_replacements_first):
+        for path, value in sorted(current_paths(overrides, type(self)).items(), key=_replacements_first):
             set_path(data, path, value, type(self))
         return validate(data, type(self))
 
@@ -104,14 +105,14 @@ class _Specification(_Frozen):
 _DISTRIBUTIONS = "spec path -> 'distribution version' of the part; written when a model is built"
 
 
-class RefinerOnlySpec(_Specification):
+class RefinerOnlySpec(Specification):
     """A visual refiner without the model around it: a file with no key but ``refiner``."""
 
     refiner: RefinerSpec = Field(description="the experts")
     distributions: dict[str, str] = Field(default_factory=dict, description=_DISTRIBUTIONS)
 
 
-class ModelSpec(_Specification):
+class ModelSpec(Specification):
     """A whole model as data. Every field can be set by an override, such as ``refiner.detector.options.box_threshold=0.3``."""
 
     image_encoder: Slot = Field(description="global features of the picture")
@@ -159,6 +160,24 @@ def check_overrides(overrides: object) -> None:
             "overrides: a mapping of dotted paths to values, such as {'refiner.tagger': None}, "
             f"not {_short(overrides)}."
         )
+
+
+def current_paths(overrides: Mapping[str, Any], root: type[BaseModel]) -> dict[str, Any]:
+    """Return overrides of a ``root`` with the current names of its fields in their paths; former ones warn.
+
+    Raises ``SpecError`` where both name the same field.
+    """
+    former_paths = {path: current for path in overrides if (current := _current_path(path, root)) != path}
+    return current_names(overrides, former_paths, error=SpecError)
+
+
+def _current_path(path: str, root: type[BaseModel]) -> str:
+    keys, schema = path.split("."), cast(Schema | None, root)
+    for index, key in enumerate(keys):
+        if _is_model(schema, FormerNames):
+            keys[index] = cast(type[FormerNames], schema).FORMER_NAMES.get(key, key)
+        schema = None if schema is None else _child(schema, keys[index])
+    return ".".join(keys)
 
 
 def _replacements_first(item: tuple[str, Any]) -> tuple[int, bool]:
@@ -303,6 +322,8 @@ def _sentence(fault: Mapping[str, Any], model: type[BaseModel], where: str) -> s
         choices = _known_keys(model, keys[:-1])
         known = f" Known here: {', '.join(choices)}." if choices else ""
         return f"{path}: unknown key.{did_you_mean(keys[-1], choices)}{known}"
+    if kind == BOTH_NAMES:
+        return f"{path}: {fault['msg']}"
     if kind == "missing":
         return f"{path}: is required and was not given."
     if kind == "literal_error":

@@ -1,6 +1,6 @@
 """The records that cross a component boundary.
 
-Shapes: B images, C colour channels, H and W pixels, M local tokens of the detector, K objects of the segmenter, D feature width.
+Shapes: B images, C color channels, H and W pixels, M local tokens of the detector, K objects of the segmenter, D feature width.
 Importing this file imports no torch; tensors appear in annotations only.
 """
 
@@ -28,7 +28,7 @@ class Preprocessing:
         max_size: pixels; only with ``shortest``.
         crop: side in pixels of a central square crop after the resize, or None.
         pad_to: side in pixels of the square that the canvas is padded to on the right and at the bottom (with zeros, after
-            normalisation); None pads to the largest canvas of the batch.
+            normalization); None pads to the largest canvas of the batch.
         mean, std: per channel (RGB), of pixels scaled to [0, 1].
         resampling: Pillow's filter of that name.
     """
@@ -47,7 +47,7 @@ class Preprocessing:
 class ImageBatch:
     """Pictures as one expert reads them.
 
-    ``pixels_BCHW`` is float, normalised, zero-padded on the right and at the bottom. ``frames[i].size`` is the (width, height) in
+    ``pixels_BCHW`` is float, normalized, zero-padded on the right and at the bottom. ``frames[i].size`` is the (width, height) in
     pixels of picture i's canvas before that padding, and the frame maps boxes between the canvas and the original picture.
     ``names`` say which pictures they are (the path as the caller wrote it, or an empty string), for experts that look results up;
     ``known_objects[i]`` are objects that the caller already has of picture i (annotations, or a stored refinement, moved with the picture
@@ -87,7 +87,7 @@ class Tag:
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """One box for one of the caller's phrases (spelt as the caller spelt it), with its score in [0, 1]."""
+    """One box for one of the caller's phrases (spelled as the caller spelled it), with its score in [0, 1]."""
 
     phrase: str
     box_norm: Box

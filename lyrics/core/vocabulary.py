@@ -1,6 +1,6 @@
 """What the built-in word tokenizer knows as one token each: the words of the embedded scenes and of the paper's templates.
 
-Everything else is spelt in bytes. No torch.
+Everything else is spelled in bytes. No torch.
 """
 
 from __future__ import annotations

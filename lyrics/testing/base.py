@@ -73,7 +73,7 @@ class ComponentContract:
         assert again == options, f"options change on their way through JSON: {options} became {again}"
 
     def test_unknown_option_is_refused(self) -> None:
-        """Troubleshooting: keep `extra='forbid'`, which lyrics.Options sets: a misspelt option must not pass silently."""
+        """Troubleshooting: keep `extra='forbid'`, which lyrics.Options sets: a misspelled option must not pass silently."""
         try:
             validate({"no-such-option": 1}, self.entry.component.options)
         except SpecError:
@@ -86,7 +86,7 @@ class ComponentContract:
         assert not bare, f"options without a description: {', '.join(bare)}"
 
     def test_builds_offline(self) -> None:
-        """Troubleshooting: with weights 'random' nothing may be downloaded; initialise from the options' numbers."""
+        """Troubleshooting: with weights 'random' nothing may be downloaded; initialize from the options' numbers."""
         self.build()
 
     def test_no_check_is_missing(self) -> None:

@@ -106,7 +106,7 @@ class DetectorContract(ModuleContract):
         found = self._detect(detector, batch(detector.preprocessing, 2), phrases)
         check_detector(found, phrases, detector.feature_dim)
 
-    def test_boxes_are_normalised_and_scores_probabilities(self) -> None:
+    def test_boxes_are_normalized_and_scores_probabilities(self) -> None:
         from lyrics.core.geometry import Box
 
         detector = self.build()

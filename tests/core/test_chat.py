@@ -24,13 +24,13 @@ def model() -> LyricsModel:
 def test_every_answer_is_part_of_what_is_asked_next(model: LyricsModel) -> None:
     chat = model.chat(drawn(), max_new_tokens=6)
     first = chat.ask("what is this?")
-    second = chat.ask("and its colour?")
+    second = chat.ask("and its color?")
     assert chat.history == [
         Exchange("what is this?", first.text, (0,)),
-        Exchange("and its colour?", second.text, ()),
+        Exchange("and its color?", second.text, ()),
     ]
     encoded = model.look([drawn()], ["what is this?"])
-    asked = [chat.history[0], Exchange("and its colour?")]
+    asked = [chat.history[0], Exchange("and its color?")]
     assert model.answer([asked], encoded, max_new_tokens=6)[0] == second
 
 

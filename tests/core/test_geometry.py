@@ -41,7 +41,7 @@ ODD_NUMBERS = [
 
 
 def random_boxes(rng: np.random.Generator, count: int) -> npt.NDArray[np.float64]:
-    """[count, 4] normalised xyxy; a part of them thin, a part of them touching the picture's border."""
+    """[count, 4] normalized xyxy; a part of them thin, a part of them touching the picture's border."""
     corners = rng.random((count, 2, 2))
     corners[rng.random((count, 2, 2)) < 0.05] = 0.0
     corners[rng.random((count, 2, 2)) < 0.05] = 1.0
@@ -394,7 +394,7 @@ def columns_only(frame: Frame) -> Frame:
 
 
 def test_masks_equal_exact_arithmetic():
-    """Any chain: each canvas pixel takes the original pixel below its centre, and nothing where a crop or a pad had been."""
+    """Any chain: each canvas pixel takes the original pixel below its center, and nothing where a crop or a pad had been."""
     rng, numpy_rng = Random(13), np.random.default_rng(13)
     compared = 0
     for _ in range(300):
@@ -450,10 +450,10 @@ def test_masks_come_back():
         kept = cropped.mask_from_canvas(np.ones(cropped.size[::-1], dtype=bool))
         cut += not kept.all()
         np.testing.assert_array_equal(back, mask & kept)
-        # a pixel is kept just when its centre lies in what the crop left
+        # a pixel is kept just when its center lies in what the crop left
         for y, x in itertools.islice(np.ndindex(height, width), 40):
-            centre = Box.clip((x + 0.499) / width, (y + 0.499) / height, (x + 0.501) / width, (y + 0.501) / height)
-            fraction = cropped.visible_fraction(centre)
+            center = Box.clip((x + 0.499) / width, (y + 0.499) / height, (x + 0.501) / width, (y + 0.501) / height)
+            fraction = cropped.visible_fraction(center)
             if fraction in (0, 1):
                 assert kept[y, x] == (fraction == 1)
     assert cut > 300

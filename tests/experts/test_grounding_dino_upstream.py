@@ -118,7 +118,7 @@ def test_the_hubs_naming_gives_the_same_too(folder: Path, tmp_path: Path) -> Non
 
 
 @torch.no_grad()
-def test_phrases_of_a_neighbour_change_nothing(folder: Path) -> None:
+def test_phrases_of_a_neighbor_change_nothing(folder: Path) -> None:
     """In a batch the original code would mix the text masks of pictures whose phrases lie differently."""
     component = upstream.build(options(folder), PRETRAINED)
     images = pictures(component, [(80, 60), (80, 60)])

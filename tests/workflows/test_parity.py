@@ -32,7 +32,7 @@ from tests.core.small import drawn
 
 QUESTIONS = (
     Question("wide", drawn(96, 64, "red"), "What is it?"),
-    Question("tall", drawn(40, 90, "blue"), "Which colour does the thing in the middle of the picture have?"),
+    Question("tall", drawn(40, 90, "blue"), "Which color does the thing in the middle of the picture have?"),
     Question("two", (drawn(64, 64, "green"), drawn(80, 64, "black")), "Are they alike?"),
     Question("none", None, "Say something."),
 )

@@ -2,18 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-import warnings
-from typing import Any
+from lyrics.core.renaming import moved_names
 
 _PLAN = "lyrics.core.conversion.plan"
-
-
-def __getattr__(name: str) -> Any:
-    """Names of ``plan``, which was this module; they go from here in 0.3."""
-    if name.startswith("_") or name not in ("Beside", "Checkpoint", "Piece", "Plan"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    warnings.warn(
-        f"{__name__}.{name} is now {_PLAN}.{name}; the old name goes in 0.3.", DeprecationWarning, stacklevel=2
-    )
-    return getattr(importlib.import_module(_PLAN), name)
+#: Names of ``plan``, which was this module.
+__getattr__ = moved_names(__name__, {name: f"{_PLAN}.{name}" for name in ("Beside", "Checkpoint", "Piece", "Plan")})

@@ -27,7 +27,7 @@ class PartRow:
     parameters: int
     trainable: int
     num_bytes: int
-    licence: str
+    license: str
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Summary:
         return sum(row.num_bytes for row in self.parts)
 
 
-def summarise(model: LyricsModel, resolved: Resolved) -> Summary:
+def summarize(model: LyricsModel, resolved: Resolved) -> Summary:
     """Count a model, which may be on the meta device."""
     modules: dict[str, Any] = {"image_encoder": model.encoder}
     if model.refiner is not None:
@@ -80,7 +80,7 @@ def summarise(model: LyricsModel, resolved: Resolved) -> Summary:
     )
 
 
-def summarise_refiner(refiner: VisualRefiner, resolved: ResolvedRefiner) -> tuple[PartRow, ...]:
+def summarize_refiner(refiner: VisualRefiner, resolved: ResolvedRefiner) -> tuple[PartRow, ...]:
     """Count a refiner alone, which may be on the meta device."""
     return tuple(
         _row(f"refiner.{name}", expert, resolved.parts[f"refiner.{name}"]) for name, expert in refiner.experts.items()
@@ -97,7 +97,7 @@ def _row(path: str, module: nn.Module | Expert, part: Part | None) -> PartRow:
         parameters=sum(parameter.numel() for parameter in parameters),
         trainable=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
         num_bytes=sum(tensor.numel() * tensor.element_size() for tensor in (*parameters, *module.buffers())),
-        licence=part.entry.component.licence if part else "",
+        license=part.entry.component.license if part else "",
     )
 
 

@@ -111,7 +111,7 @@ def _shortened(refinement: Refinement, longest: int, codec: str, tokenizer: Any)
     while few < many:
         middle = (few + many + 1) // 2
         text = spatial_text(replace(refinement, objects=tuple(best[:middle])), codec)
-        # One token for what the cut between this text and its neighbours may cost.
+        # One token for what the cut between this text and its neighbors may cost.
         if len(encode_words(tokenizer, f"{text}\n")) + 1 <= longest:
             few = middle
         else:

@@ -125,7 +125,7 @@ class TokenPrompt:
 
     Args:
         ids: token ids; at the place of a picture, ``slots`` ids of 0 that are never read.
-        targets: which of them are learnt (answers and what ends them); false on pictures.
+        targets: which of them are learned (answers and what ends them); false on pictures.
         slots: (position of its first soft token, picture) of each picture, in order.
     """
 
@@ -151,7 +151,7 @@ class TokenPrompt:
 def segments_of(
     dialogue: Dialogue, template: ChatTemplate, picture_text: Callable[[int], str] = lambda picture: ""
 ) -> list[tuple[Segment, bool]]:
-    """A conversation as segments, each with whether it is learnt. It ends where the first missing answer would begin.
+    """A conversation as segments, each with whether it is learned. It ends where the first missing answer would begin.
 
     ``picture_text`` gives the words that follow a picture, such as its spatial representation.
     """
@@ -159,8 +159,8 @@ def segments_of(
         raise PromptError("a conversation needs at least one instruction.")
     found: list[tuple[Segment, bool]] = []
 
-    def add(*segments: Segment, learnt: bool = False) -> None:
-        found.extend((segment, learnt) for segment in segments)
+    def add(*segments: Segment, learned: bool = False) -> None:
+        found.extend((segment, learned) for segment in segments)
 
     if template.pictures_first:
         add(*(Picture(picture) for picture in dialogue[0].pictures))
@@ -175,14 +175,14 @@ def segments_of(
         add(Words(exchange.instruction), *template.between)
         if exchange.answer is None:
             break
-        add(Words(f"{template.answer_prefix}{exchange.answer}"), *template.after, learnt=True)
+        add(Words(f"{template.answer_prefix}{exchange.answer}"), *template.after, learned=True)
     return found
 
 
 def tokenize(segments: Sequence[tuple[Segment, bool]], tokenizer: Any, tokens_per_picture: int) -> TokenPrompt:
     """Segments as token ids.
 
-    Neighbouring words are encoded as one text, so that a prompt has the same tokens whether its answer follows or is generated.
+    Neighboring words are encoded as one text, so that a prompt has the same tokens whether its answer follows or is generated.
 
     Raises:
         PromptError: the tokenizer lacks a special token that the template needs.
@@ -191,7 +191,7 @@ def tokenize(segments: Sequence[tuple[Segment, bool]], tokenizer: Any, tokens_pe
     targets: list[bool] = []
     slots: list[tuple[int, int]] = []
     text, text_start = "", 0
-    for segment, learnt in segments:
+    for segment, learned in segments:
         if isinstance(segment, Words):
             text += segment.text
             encoded = encode_words(tokenizer, text)
@@ -199,7 +199,7 @@ def tokenize(segments: Sequence[tuple[Segment, bool]], tokenizer: Any, tokens_pe
             kept = _common_prefix(ids[text_start:], encoded)
             del ids[text_start + kept :], targets[text_start + kept :]
             ids += encoded[kept:]
-            targets += [learnt] * (len(encoded) - kept)
+            targets += [learned] * (len(encoded) - kept)
             continue
         if isinstance(segment, Picture):
             slots.append((len(ids), segment.index))
@@ -207,7 +207,7 @@ def tokenize(segments: Sequence[tuple[Segment, bool]], tokenizer: Any, tokens_pe
             targets += [False] * tokens_per_picture
         elif (token := _special_id(tokenizer, segment.token)) is not None:
             ids.append(token)
-            targets.append(learnt)
+            targets.append(learned)
         text, text_start = "", len(ids)
     return TokenPrompt(tuple(ids), tuple(targets), tuple(slots))
 
@@ -232,7 +232,7 @@ def encode_texts(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     reserved = reserved_ids(tokenizer)
     for index, ids in enumerate(rows):
         if not reserved.isdisjoint(ids):
-            rows[index] = _spelt(tokenizer, readable[index], ids, reserved)
+            rows[index] = _spelled(tokenizer, readable[index], ids, reserved)
     return rows
 
 
@@ -257,7 +257,7 @@ def _is_markup(content: str) -> bool:
     return not (content.isspace() or content.strip().isalnum())
 
 
-def _spelt(tokenizer: Any, text: str, ids: Sequence[int], reserved: Set[int]) -> list[int]:
+def _spelled(tokenizer: Any, text: str, ids: Sequence[int], reserved: Set[int]) -> list[int]:
     """A text in which the tokenizer found reserved tokens, without them."""
     plain = _without_added_tokens(tokenizer, reserved)
     if plain is not None:

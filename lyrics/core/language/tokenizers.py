@@ -60,7 +60,7 @@ def byte_tokenizer(special_tokens: Sequence[str]) -> PreTrainedTokenizerFast:
 def word_tokenizer(special_tokens: Sequence[str]) -> PreTrainedTokenizerFast:
     """The same, followed by the words of ``lyrics.core.vocabulary``, each with and without a space before it, its numbers and its markup.
 
-    A word that is not among them is spelt in bytes. ``<br><T>red star</T><Bbox>(5,20),(310,999)</Bbox></br>`` has 12 tokens.
+    A word that is not among them is spelled in bytes. ``<br><T>red star</T><Bbox>(5,20),(310,999)</Bbox></br>`` has 12 tokens.
     """
     from tokenizers import Regex, pre_tokenizers
 
@@ -78,8 +78,8 @@ def word_tokenizer(special_tokens: Sequence[str]) -> PreTrainedTokenizerFast:
 def numbers_in_order(rows: torch.Tensor, tokenizer: PreTrainedTokenizerFast) -> None:
     """Begin with what a number is worth: the rows [V, D] of the numbers that are one token each become smooth functions of their value.
 
-    Rows of near numbers are near each other, the more so as slow waves are the strongest: what is learnt of one coordinate holds for its
-    neighbours, and differences and thresholds are found soonest. The spread of the values stays. Nothing happens with a tokenizer that has
+    Rows of near numbers are near each other, the more so as slow waves are the strongest: what is learned of one coordinate holds for its
+    neighbors, and differences and thresholds are found soonest. The spread of the values stays. Nothing happens with a tokenizer that has
     no such tokens. Uses torch's global generator.
     """
     import torch

@@ -1,6 +1,6 @@
 """Images that are arrays: numpy's [H,W,C] and torch's [C,H,W], as PIL images.
 
-Shapes: C colour channels, H and W pixels.
+Shapes: C color channels, H and W pixels.
 """
 
 from __future__ import annotations

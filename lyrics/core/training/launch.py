@@ -33,7 +33,7 @@ def start(config: TrainConfig, say: Callable[[str], None]) -> Accelerator:
     AcceleratorState._reset_state()  # a run before this one in the same process may have had another precision
     accelerator = Accelerator(
         cpu=config.device == "cpu" or not torch.cuda.is_available(),
-        mixed_precision="bf16" if config.optimisation.precision == "bf16" else "no",
+        mixed_precision="bf16" if config.optimization.precision == "bf16" else "no",
         log_with=_trackers(config, say) or None,
         project_dir=config.out,
         kwargs_handlers=[

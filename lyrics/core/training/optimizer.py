@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lyrics.core.errors import CheckpointError
-from lyrics.core.runs.config import OptimisationSection
+from lyrics.core.runs.config import OptimizationSection
 from lyrics.core.training import muon
 from lyrics.core.training.muon import MuonWithAdamW
 
@@ -26,17 +26,17 @@ def decays(name: str, parameter: torch.Tensor) -> bool:
     return parameter.ndim >= 2 and "query_tokens" not in name.rpartition(".")[2]
 
 
-def orthogonalised(name: str, parameter: torch.Tensor) -> bool:
+def orthogonalized(name: str, parameter: torch.Tensor) -> bool:
     """Whether Muon updates it: a matrix from features to features, and so neither an embedding, nor a head, nor query tokens."""
     return parameter.ndim == 2 and decays(name, parameter) and not any(part in name for part in ("embed", "head."))
 
 
-def build_optimizer(parameters: Mapping[str, nn.Parameter], settings: OptimisationSection) -> torch.optim.Optimizer:
+def build_optimizer(parameters: Mapping[str, nn.Parameter], settings: OptimizationSection) -> torch.optim.Optimizer:
     """One group with weight decay and one without; with ``optimizer: muon`` the matrices that it takes before them."""
     matrices = [
         parameter
         for name, parameter in parameters.items()
-        if settings.optimizer == "muon" and orthogonalised(name, parameter)
+        if settings.optimizer == "muon" and orthogonalized(name, parameter)
     ]
     taken = {id(parameter) for parameter in matrices}
     others = {name: parameter for name, parameter in parameters.items() if id(parameter) not in taken}

@@ -52,10 +52,10 @@ def plan_run(config: TrainConfig, gpus: int, *, samples_per_s: float | None = No
 
     Raises ``SpecError`` when the batch cannot be shared equally, or the language model cannot be shared out.
     """
-    settings = config.optimisation
+    settings = config.optimization
     if settings.global_batch % gpus:
         raise SpecError(
-            f"optimisation.global_batch={settings.global_batch} cannot be shared equally by {gpus} devices; take "
+            f"optimization.global_batch={settings.global_batch} cannot be shared equally by {gpus} devices; take "
             f"{settings.global_batch // gpus * gpus or gpus}, or another number of devices."
         )
     share = settings.global_batch // gpus
@@ -90,7 +90,7 @@ def language_model_bytes(config: TrainConfig, language_model: Module, gpus: int)
 
     A step of stage 2 has embeddings and head whole, the layer that runs, and the one that is fetched meanwhile.
     """
-    width = torch_dtype(config.optimisation.frozen_precision).itemsize
+    width = torch_dtype(config.optimization.frozen_precision).itemsize
     if config.strategy == "ddp" or gpus == 1:
         return sum(one.numel() for one in _frozen(language_model)) * width, 0
     held = sum(largest_share(one, gpus) for one in _frozen(language_model)) * width

@@ -43,9 +43,9 @@ def write_report(folder: RunFolder, config: TrainConfig, stream: SampleStream, s
     speed = sorted(speeds)[len(speeds) // 2] if speeds else 0.0
     facts = {
         "stage": config.stage,
-        "steps": f"{step:,} of {config.optimisation.steps:,}",
-        "global batch": f"{config.optimisation.global_batch:,}",
-        "peak learning rate": f"{config.optimisation.learning_rate:g}",
+        "steps": f"{step:,} of {config.optimization.steps:,}",
+        "global batch": f"{config.optimization.global_batch:,}",
+        "peak learning rate": f"{config.optimization.learning_rate:g}",
         "seed": str(config.seed),
         "data": ", ".join(f"{name} ({slot.use})" for name, slot in config.data.sets.items()),
         "samples per second (median)": f"{speed:.1f}",

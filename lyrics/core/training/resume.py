@@ -94,7 +94,7 @@ def state_of(config: TrainConfig, step: int, data_digest: str, in_a_row: int) ->
         "step": step,
         "stage": config.stage,
         "seed": config.seed,
-        "global_batch": config.optimisation.global_batch,
+        "global_batch": config.optimization.global_batch,
         "data": data_digest,
         "skipped_in_a_row": in_a_row,
     }
@@ -108,14 +108,14 @@ def check_same_run(found: Checkpoint, config: TrainConfig, data_digest: str, whe
             f"{where}: is of stage {found.state['stage']!r}, this run is of {config.stage!r}. To begin a stage with the tensors of "
             "another, give another --out, and this folder as model.start_from."
         )
-    what: Mapping[str, str] = {"seed": "seed", "global_batch": "optimisation.global_batch", "data": "data"}
+    what: Mapping[str, str] = {"seed": "seed", "global_batch": "optimization.global_batch", "data": "data"}
     for key, path in what.items():
         if found.state[key] != now[key] and key not in config.allow_changed:
             raise CheckpointError(
                 f"{where}: {path} was {found.state[key]}, and is {now[key]} now: samples would be repeated or missed. Put it back, or "
                 f"allow it with --set allow_changed=[{key}] (data.json of the run says what the data were)."
             )
-    if found.step > config.optimisation.steps:
+    if found.step > config.optimization.steps:
         raise CheckpointError(
-            f"{where}: has {found.step} finished steps, more than optimisation.steps={config.optimisation.steps}."
+            f"{where}: has {found.step} finished steps, more than optimization.steps={config.optimization.steps}."
         )

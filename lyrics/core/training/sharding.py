@@ -55,7 +55,7 @@ def check_model(model: LyricsModel, stage: str) -> None:
     for name, parameter in language_model.named_parameters():
         if not parameter.is_floating_point():
             raise SpecError(
-                f"strategy=fsdp2: cannot share out quantised weights ({name} is {parameter.dtype}). Set "
+                f"strategy=fsdp2: cannot share out quantized weights ({name} is {parameter.dtype}). Set "
                 "model.spec.language_model.options.quantization=none, or strategy=ddp."
             )
 

@@ -43,7 +43,7 @@ model = LyricsModel.from_pretrained("{{ model_id | default("owner/name", true) }
 print(model.generate("picture.jpg", "What is in the picture?").text)
 ```
 
-Weights are in safetensors; nothing here is unpickled. Each part's weights keep the licence of where they come from.
+Weights are in safetensors; nothing here is unpickled. Each part's weights keep the license of where they come from.
 """
 
 

@@ -238,10 +238,10 @@ def load_trained_parts(model: ComposedModel, folder: Path) -> None:
 
 def _compare(spec: ModelSpec, tensors: Mapping[str, torch.Tensor], frozen: set[str], file: Path) -> None:
     stored = read_json_object(file, WeightsError).get("parts", {})
-    # Quantised weights are other numbers than those of the checkpoint that they come from: nothing can be said of them.
-    quantised = {path for path, _, slot in spec.slots() if slot.options.get("quantization", "none") != "none"}
+    # Quantized weights are other numbers than those of the checkpoint that they come from: nothing can be said of them.
+    quantized = {path for path, _, slot in spec.slots() if slot.options.get("quantization", "none") != "none"}
     for path, now in _references(spec, tensors, frozen).items():
-        if path in quantised:
+        if path in quantized:
             continue
         then = stored.get(path)
         if not isinstance(then, dict) or then.get("sha256") != now["sha256"]:

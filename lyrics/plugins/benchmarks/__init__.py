@@ -119,7 +119,7 @@ def lyrics_components() -> Iterator[Component]:
             requires=row.requires,
             install="pip install 'lyrics-vl[eval]'" if row.requires else "",
             summary=row.summary,
-            licence="the data set's own",
+            license="the data set's own",
         )
     yield Component(
         kind="benchmark",
@@ -127,7 +127,7 @@ def lyrics_components() -> Iterator[Component]:
         build="lyrics.plugins.benchmarks.scenes:scenes",
         options=ScenesOptions,
         summary="the embedded data set: captions, questions by type, expressions, choices, words, what is not there",
-        licence="as lyrics; nothing is downloaded",
+        license="as lyrics; nothing is downloaded",
         test_options={"scenes": 4},
     )
     for name, build, summary in (
@@ -148,6 +148,6 @@ def lyrics_components() -> Iterator[Component]:
             build=f"lyrics.plugins.benchmarks.{build}",
             options=PopeOptions,
             summary=summary,
-            licence="the data set's own",
+            license="the data set's own",
             test_options={"pictures": 2, "counted": 20},
         )

@@ -91,8 +91,8 @@ class _Cached(nn.Module):
         )
         for index, row in enumerate(() if self.stands_in else boxes):
             for slot, box in enumerate(row):
-                centre = ((box.x1 + box.x2) / 2, (box.y1 + box.y2) / 2, box.x2 - box.x1, box.y2 - box.y1)
-                tokens[index, slot] = torch.tensor(centre)
+                center = ((box.x1 + box.x2) / 2, (box.y1 + box.y2) / 2, box.x2 - box.x1, box.y2 - box.y1)
+                tokens[index, slot] = torch.tensor(center)
                 mask[index, slot] = True
         return tokens, mask
 

@@ -127,7 +127,7 @@ def lyrics_components() -> Iterable[Component]:
         build="lyrics.plugins.causal_lm.model:build",
         options=CausalLMOptions,
         summary="any AutoModelForCausalLM of transformers, with LoRA, frozen or fully trained",
-        licence="code Apache-2.0; weights: the checkpoint's (Vicuna v1.5: Llama 2 Community License)",
+        license="code Apache-2.0; weights: the checkpoint's (Vicuna v1.5: Llama 2 Community License)",
         test_options={
             "vocab_size": 300,
             "hidden_size": 32,

@@ -79,7 +79,7 @@ class ClipVitOptions(_VitOptions):
     )
     resize: Literal["squash", "crop"] = Field(
         "squash",
-        description="squash the whole picture to a square, as BLIP-2 does, or crop the centre of its shortest side, as CLIP",
+        description="squash the whole picture to a square, as BLIP-2 does, or crop the center of its shortest side, as CLIP",
     )
 
     @model_validator(mode="after")
@@ -127,7 +127,7 @@ def lyrics_components() -> Iterator[Component]:
         build="lyrics.plugins.clip_vit.encoder:build_clip",
         options=ClipVitOptions,
         summary="CLIP's vision tower; ViT-L/14 at 224 by default",
-        licence="weights of openai/clip-vit-large-patch14: MIT",
+        license="weights of openai/clip-vit-large-patch14: MIT",
         test_options=small,
     )
     yield Component(
@@ -136,6 +136,6 @@ def lyrics_components() -> Iterator[Component]:
         build="lyrics.plugins.clip_vit.encoder:build_eva",
         options=EvaVitGOptions,
         summary="BLIP-2's EVA ViT-g at 224, which the released Lyrics checkpoint reads",
-        licence="weights of BLIP-2: MIT",
+        license="weights of BLIP-2: MIT",
         test_options=small,
     )

@@ -1,6 +1,6 @@
 """CLIP's vision tower and BLIP-2's EVA ViT-g, as image encoders on transformers' classes.
 
-Shapes: B images, C colour channels, H and W pixels, N tokens (class token first, then patches row by row), D width.
+Shapes: B images, C color channels, H and W pixels, N tokens (class token first, then patches row by row), D width.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def build_clip(options: ClipVitOptions, context: BuildContext) -> VitEncoder:
         tower = _pretrained(CLIPVisionModel, config, options.checkpoint, checkpoint, unread)
     else:
         tower = CLIPVisionModel(config)
-    tower.post_layernorm = nn.Identity()  # it normalises the pooled class token, which nobody reads here
+    tower.post_layernorm = nn.Identity()  # it normalizes the pooled class token, which nobody reads here
     preprocessing = _squash(config.image_size)
     if options.resize == "crop":
         preprocessing = replace(preprocessing, resize="shortest", crop=config.image_size)

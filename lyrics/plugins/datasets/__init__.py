@@ -57,7 +57,7 @@ class _File:
 class _Set:
     name: str
     build: str
-    licence: str
+    license: str
     summary: str
     options: tuple[_Choice | _File, ...] = ()
     pictures: bool = True
@@ -294,5 +294,5 @@ def lyrics_components() -> Iterator[Component]:
             requires=row.requires,
             install="pip install 'lyrics-vl[data]'" if row.requires else "",
             summary=row.summary,
-            licence=row.licence,
+            license=row.license,
         )

@@ -104,7 +104,7 @@ class GroundingDinoOptions(CheckpointOptions):
 
     @property
     def feature_dim(self) -> int | None:
-        """Width of a local token: a query's state and its box as (centre x, centre y, width, height).
+        """Width of a local token: a query's state and its box as (center x, center y, width, height).
 
         None where only the checkpoint knows it.
         """
@@ -163,7 +163,7 @@ def lyrics_components() -> Iterator[Component]:
         build="lyrics.plugins.grounding_dino.detector:build",
         options=GroundingDinoOptions,
         summary="open-vocabulary detector, transformers' implementation; 900 local tokens of width 260",
-        licence="Apache-2.0",
+        license="Apache-2.0",
         test_options=small,
         converters=(
             original,
@@ -178,7 +178,7 @@ def lyrics_components() -> Iterator[Component]:
         requires=("groundingdino-py==0.4.0", "timm>=1.0.20", "torchvision"),
         install="pip install 'lyrics-vl[experts]'",
         summary="the same detector, its authors' implementation; slower, one picture at a time",
-        licence="Apache-2.0",
+        license="Apache-2.0",
         test_options={**small, "width": 256},
         converters=(original,),
     )

@@ -2,7 +2,7 @@
 
 ``upstream.py`` puts the original code in the place of transformers' network; all the rest is the same.
 
-Shapes: B images, C colour channels, H and W pixels, Q queries, T text tokens, D width of a token.
+Shapes: B images, C color channels, H and W pixels, Q queries, T text tokens, D width of a token.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 class _Queries:
     """What the network says of some pictures, one prompt each.
 
-    ``logits_BQT`` are -inf where a prompt has no token. ``boxes_BQ4`` are (centre x, centre y, width, height), a share of the canvas.
+    ``logits_BQT`` are -inf where a prompt has no token. ``boxes_BQ4`` are (center x, center y, width, height), a share of the canvas.
     ``tokens_BQD`` are the local tokens.
     """
 
@@ -92,12 +92,12 @@ class GroundingDino(nn.Module):
     Phrases beyond ``max_text_tokens`` tokens go into further prompts, one run of the network each, one after the other; their
     detections are merged. Phrases come best first, so the local tokens are those of the first prompt.
 
-    Local tokens [B, Q, width + 4]: the decoder's last state, normalised, and its last reference box (centre x, centre y, width,
-    height; a share of the canvas). That box is refined from the state before its normalisation, so it is not quite the detection's
+    Local tokens [B, Q, width + 4]: the decoder's last state, normalized, and its last reference box (center x, center y, width,
+    height; a share of the canvas). That box is refined from the state before its normalization, so it is not quite the detection's
     (as in the authors' code). They exist for every query (the mask is True), whether or not anything was detected.
 
     The network sees padding where pictures of a batch differ in size (Swin's windows and the group norms mix it into the picture). So
-    that a picture's result does not depend on its neighbours, pictures run together only when their canvases are of one size.
+    that a picture's result does not depend on its neighbors, pictures run together only when their canvases are of one size.
     """
 
     def __init__(
@@ -266,8 +266,8 @@ class GroundingDino(nn.Module):
     ) -> tuple[list[Detection], int]:
         """One picture's detections for one prompt, the best ``max_detections``, and how many more there were."""
         width, height = frame.size
-        centre_Q2, size_Q2 = boxes_Q4[:, :2].float(), boxes_Q4[:, 2:].float()
-        corners_Q4 = torch.cat([centre_Q2 - size_Q2 / 2, centre_Q2 + size_Q2 / 2], dim=-1)
+        center_Q2, size_Q2 = boxes_Q4[:, :2].float(), boxes_Q4[:, 2:].float()
+        corners_Q4 = torch.cat([center_Q2 - size_Q2 / 2, center_Q2 + size_Q2 / 2], dim=-1)
         boxes_px_Q4 = (corners_Q4 * corners_Q4.new_tensor([width, height, width, height])).cpu().numpy()
         scores_QP = phrase_scores(logits_QT, prompt.spans).cpu().numpy()
         query_N, phrase_N, dropped = select(

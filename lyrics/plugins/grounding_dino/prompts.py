@@ -54,7 +54,7 @@ class PromptWriter:
 
     def tokens(self, phrases: Sequence[str]) -> list[list[int]]:
         """Token ids of each phrase. Empty where there is no word that the vocabulary knows."""
-        # A tag that is spelt like a special token stays text.
+        # A tag that is spelled like a special token stays text.
         encoded = encode_texts(self.tokenizer, [spelling(phrase) for phrase in phrases])
         return [ids if any(token != self._unknown for token in ids) else [] for ids in encoded]
 

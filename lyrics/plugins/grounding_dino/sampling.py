@@ -63,10 +63,10 @@ def sample(
     sizes_L2 = torch.tensor([(columns, rows) for rows, columns in levels])
     first_L = sizes_L2.prod(1).cumsum(0) - sizes_L2.prod(1)
     columns_P, rows_P = sizes_L2.repeat_interleave(points, dim=0).unbind(1)  # P = L * K
-    left, right = _neighbours(places_BQHLK2[..., 0].flatten(3), columns_P)
-    upper, lower = _neighbours(places_BQHLK2[..., 1].flatten(3), rows_P)
+    left, right = _neighbors(places_BQHLK2[..., 0].flatten(3), columns_P)
+    upper, lower = _neighbors(places_BQHLK2[..., 1].flatten(3), rows_P)
 
-    # A bag holds the four neighbours of the P points of one head of one query. The table has a row per image, cell and head.
+    # A bag holds the four neighbors of the P points of one head of one query. The table has a row per image, cell and head.
     rows_BQH4P = torch.empty(images, queries, heads, 4, len(columns_P), dtype=torch.int32)
     shares_BQH4P = torch.empty(rows_BQH4P.shape)
     weights_BQHP = weights_BQHLK.flatten(3)
@@ -90,20 +90,20 @@ def sample(
     return summed.view(images, queries, -1)
 
 
-def _neighbours(places_BQHP: torch.Tensor, cells_P: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Along one axis the two cells whose centres a place lies between (int32), each with its share; 0 for a cell that does not exist."""
-    # Counted from the centre of the first cell. Farther than one cell beyond the border nothing is left of a feature.
+def _neighbors(places_BQHP: torch.Tensor, cells_P: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Along one axis the two cells whose centers a place lies between (int32), each with its share; 0 for a cell that does not exist."""
+    # Counted from the center of the first cell. Farther than one cell beyond the border nothing is left of a feature.
     position = torch.addcmul(torch.tensor(-0.5), places_BQHP, cells_P.to(places_BQHP.dtype)).clamp_(min=-1)
     position = torch.minimum(position, cells_P.to(position.dtype))
     first = position.floor()
     second_share = position - first
     first_cell = first.to(torch.int32)
     last_P = cells_P.to(torch.int32) - 1
-    neighbours = []
+    neighbors = []
     for cell, share in ((first_cell, 1 - second_share), (first_cell + 1, second_share)):
         inside_cell = torch.minimum(cell.clamp(min=0), last_P)
-        neighbours.append((inside_cell, share.mul_(inside_cell == cell)))
-    return neighbours
+        neighbors.append((inside_cell, share.mul_(inside_cell == cell)))
+    return neighbors
 
 
 def exchange_sampling(network: nn.Module) -> None:

@@ -3,7 +3,7 @@
 It was written for transformers 4; what it takes from there and transformers 5 no longer has is in ``BertWithMasks``. Nothing of either
 package is changed for others. Importing this file imports groundingdino, and with it timm, torchvision and OpenCV.
 
-Shapes: B images, C colour channels, H and W pixels, Q queries, T text tokens, L layers, D width.
+Shapes: B images, C color channels, H and W pixels, Q queries, T text tokens, L layers, D width.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class OriginalNetwork(nn.Module):
     """groundingdino's network, called and answering as transformers' ``GroundingDinoForObjectDetection``.
 
     Pictures are run one at a time. In a batch the original code gives a head of one picture's text another picture's mask
-    (``text_self_attention_masks.repeat(nhead, 1, 1)`` counts heads before pictures), so that results would depend on the neighbours.
+    (``text_self_attention_masks.repeat(nhead, 1, 1)`` counts heads before pictures), so that results would depend on the neighbors.
     """
 
     def __init__(self, config: GroundingDinoConfig, delimiters: tuple[int, int, int, int]) -> None:

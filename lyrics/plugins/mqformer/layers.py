@@ -134,7 +134,7 @@ class CrossAttention(nn.Module):
     def project(self, sources: Mapping[str, torch.Tensor], norm: nn.LayerNorm | None = None) -> KeysAndValues:
         """Source tokens [I, tokens, width] -> keys and values [I, all tokens, H, d].
 
-        With ``norm`` the tokens are normalised but for its scale g and shift b: W (g x + b) + c = (W g) x + (W b + c). The gradients of g
+        With ``norm`` the tokens are normalized but for its scale g and shift b: W (g x + b) + c = (W g) x + (W b + c). The gradients of g
         and b then come out of a product of weights, and none has to reach the frozen tokens.
         """
         heads = (self.options.num_heads, self.options.hidden_size // self.options.num_heads)

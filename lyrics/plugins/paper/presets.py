@@ -77,7 +77,7 @@ def lyrics_13b() -> ModelSpec:
                 "num_visual": 32,  # section 3.1
                 "num_grounding": 32,  # section 3.1
                 "hidden_size": 768,  # "each with a dimension of 768" (section 3.1)
-                "normalise_image_tokens": True,  # ln_vision of the BLIP-2 checkpoint that training continues from (section 3.1)
+                "normalize_image_tokens": True,  # ln_vision of the BLIP-2 checkpoint that training continues from (section 3.1)
             },
         ),
         # The rank is not in the paper; 64 is what its count of trainable parameters suggests, see PAPER_TRAINABLE_NOTE.
@@ -151,7 +151,7 @@ def blip2_13b() -> ModelSpec:
         update={
             "refiner": None,
             "query_transformer": Slot(
-                use="qformer", options={"num_visual": 32, "hidden_size": 768, "normalise_image_tokens": True}
+                use="qformer", options={"num_visual": 32, "hidden_size": 768, "normalize_image_tokens": True}
             ),
             "objectives": {
                 name: slot for name, slot in _objectives().items() if name != "msp"
@@ -214,7 +214,7 @@ def lyrics_mini() -> ModelSpec:
                 "num_heads": 4,
                 "intermediate_size": 384,
                 "vocab_size": 320,
-                "normalise_image_tokens": True,
+                "normalize_image_tokens": True,
             },
             "language_model.options": {
                 "vocab_size": 320,

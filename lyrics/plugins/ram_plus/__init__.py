@@ -118,7 +118,7 @@ def lyrics_components() -> Iterator[Component]:
         build="lyrics.plugins.ram_plus.tagger:build_ram_plus",
         options=RamPlusOptions,
         summary="RAM++: 4,585 tags, each known by 51 descriptions",
-        licence="weights of recognize-anything: Apache-2.0",
+        license="weights of recognize-anything: Apache-2.0",
         test_options={**small, "num_descriptions": 3},
         converters=(
             Converter(
@@ -135,7 +135,7 @@ def lyrics_components() -> Iterator[Component]:
         build="lyrics.plugins.ram_plus.tagger:build_ram",
         options=RamOptions,
         summary="RAM: 4,585 tags, each known by one embedding",
-        licence="weights of recognize-anything: Apache-2.0",
+        license="weights of recognize-anything: Apache-2.0",
         test_options=small,
         converters=(
             Converter(

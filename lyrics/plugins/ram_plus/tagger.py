@@ -64,8 +64,8 @@ class TaggingLayer(nn.Module):
         read_BCD = F.scaled_dot_product_attention(query_BHCd, key_BHNd, value_BHNd).transpose(1, 2).flatten(2)
         tags_BCD = self.attention_norm(tags_BCD + self.attention_output(read_BCD))
         mlp_BCD = self.mlp_out(F.gelu(self.mlp_in(tags_BCD)))
-        normalised_BCD: torch.Tensor = self.mlp_norm(tags_BCD + mlp_BCD)
-        return normalised_BCD
+        normalized_BCD: torch.Tensor = self.mlp_norm(tags_BCD + mlp_BCD)
+        return normalized_BCD
 
 
 _CLASSES_FILE = "classes.json"
@@ -143,7 +143,7 @@ class RamTagger(nn.Module):
         self.tags, self.thresholds = tags, thresholds if one is None else (one,) * self.num_tags
 
     def logits(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
-        """Normalised pixels [B,3,S,S] -> one logit per tag [B,C], in the module's dtype."""
+        """Normalized pixels [B,3,S,S] -> one logit per tag [B,C], in the module's dtype."""
         expected = (3, self.image_size, self.image_size)
         if pixels_BCHW.ndim != 4 or tuple(pixels_BCHW.shape[1:]) != expected:
             raise ContractError(

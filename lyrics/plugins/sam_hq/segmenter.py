@@ -2,7 +2,7 @@
 
 ``upstream.py`` puts the original code in the place of transformers' network; all the rest is the same.
 
-Shapes: B images, C colour channels, K boxes, H and W pixels of a canvas or picture, h and w cells of the image embedding, D width.
+Shapes: B images, C color channels, K boxes, H and W pixels of a canvas or picture, h and w cells of the image embedding, D width.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class SamHq(nn.Module):
     place was cropped away) has an empty mask.
 
     Local tokens [B, K, prompt_width + 4]: the image embedding averaged over the mask (each cell weighted by the part of it that the
-    mask covers; over the box where the mask is empty), and the box as (centre x, centre y, width, height), normalised in the original
+    mask covers; over the box where the mask is empty), and the box as (center x, center y, width, height), normalized in the original
     picture.
 
     A picture is encoded once however many boxes it has, and not at all without boxes; boxes are decoded ``boxes_per_pass`` at a time.
@@ -149,8 +149,8 @@ class SamHq(nn.Module):
         if not mask_HW.any():
             weight_hw = self._box_coverage(box_px_4, image_Dhw.shape[1])
         pooled_D = (image_Dhw.float() * weight_hw).sum(dim=(1, 2)) / weight_hw.sum()
-        centre = ((box.x1 + box.x2) / 2, (box.y1 + box.y2) / 2, box.x2 - box.x1, box.y2 - box.y1)
-        return torch.cat([pooled_D, pooled_D.new_tensor(centre)]).to(image_Dhw.dtype)
+        center = ((box.x1 + box.x2) / 2, (box.y1 + box.y2) / 2, box.x2 - box.x1, box.y2 - box.y1)
+        return torch.cat([pooled_D, pooled_D.new_tensor(center)]).to(image_Dhw.dtype)
 
     def _box_coverage(self, box_px_4: torch.Tensor, cells: int) -> torch.Tensor:
         """The part of each cell that a box covers [h, w]; for a box without area, the cell that it lies in."""
@@ -165,7 +165,7 @@ class SamHq(nn.Module):
 
 
 class _ToOriginal:
-    """Bilinear sampling of a canvas [H, W] at the centres of the original picture's pixels, for a frame of any steps.
+    """Bilinear sampling of a canvas [H, W] at the centers of the original picture's pixels, for a frame of any steps.
 
     For a canvas that was only resized this is ``F.interpolate(..., mode="bilinear", align_corners=False)``.
     """
@@ -173,8 +173,8 @@ class _ToOriginal:
     def __init__(self, frame: Frame, device: torch.device) -> None:
         width, height = frame.original_size
         canvas_width, canvas_height = frame.size
-        self._columns = _neighbours(_centres_px(frame, width, axis=0), canvas_width, device)
-        self._rows = _neighbours(_centres_px(frame, height, axis=1), canvas_height, device)
+        self._columns = _neighbors(_centers_px(frame, width, axis=0), canvas_width, device)
+        self._rows = _neighbors(_centers_px(frame, height, axis=1), canvas_height, device)
         self._shown_HW = frame.mask_from_canvas(np.ones((canvas_height, canvas_width), dtype=np.bool_))
 
     def __call__(self, logits_HW: torch.Tensor) -> np.ndarray:
@@ -186,8 +186,8 @@ class _ToOriginal:
         return (original_HW > 0).cpu().numpy() & self._shown_HW
 
 
-def _centres_px(frame: Frame, pixels: int, axis: int) -> np.ndarray:
-    """Where on the canvas the centres of the original picture's columns (axis 0) or rows (axis 1) lie, in pixels."""
+def _centers_px(frame: Frame, pixels: int, axis: int) -> np.ndarray:
+    """Where on the canvas the centers of the original picture's columns (axis 0) or rows (axis 1) lie, in pixels."""
     edges = np.arange(pixels + 1) / pixels
     boxes_N4 = np.tile([0.0, 0.0, 1.0, 1.0], (pixels, 1))
     boxes_N4[:, axis], boxes_N4[:, axis + 2] = edges[:-1], edges[1:]
@@ -195,11 +195,11 @@ def _centres_px(frame: Frame, pixels: int, axis: int) -> np.ndarray:
     return (canvas_N4[:, axis] + canvas_N4[:, axis + 2]) / 2
 
 
-def _neighbours(
-    centres_px: np.ndarray, length: int, device: torch.device
+def _neighbors(
+    centers_px: np.ndarray, length: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """For each position: the two canvas pixels whose centres it lies between (clamped to the canvas), and the second's weight."""
-    position = (centres_px - 0.5).clip(0, length - 1)
+    """For each position: the two canvas pixels whose centers it lies between (clamped to the canvas), and the second's weight."""
+    position = (centers_px - 0.5).clip(0, length - 1)
     first = np.floor(position).astype(np.int64)
     second = np.minimum(first + 1, length - 1)
     weight = torch.from_numpy((position - first).astype(np.float32))

@@ -2,7 +2,7 @@
 
 Importing this file imports segment_anything_hq, and with it timm and torchvision.
 
-Shapes: C colour channels, H and W pixels, K boxes, h and w cells of the image embedding.
+Shapes: C color channels, H and W pixels, K boxes, h and w cells of the image embedding.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class TimmVitOptions(Options):
     )
     resize: Literal["squash", "crop"] = Field(
         "squash",
-        description="squash the whole picture to a square, or crop its centre as timm does when it evaluates the model",
+        description="squash the whole picture to a square, or crop its center as timm does when it evaluates the model",
     )
 
 
@@ -46,6 +46,6 @@ def lyrics_components() -> Iterator[Component]:
         requires=("timm>=1.0.20", "torchvision"),
         install="pip install 'lyrics-vl[experts]'",
         summary="any vision transformer of timm; CLIP's ViT-L/14 at 224 by default",
-        licence="code: Apache-2.0; weights: of each model, as its hub repository states",
+        license="code: Apache-2.0; weights: of each model, as its hub repository states",
         test_options={"model": "test_vit"},
     )

@@ -2,7 +2,7 @@
 
 Importing this file imports timm, and with it torchvision.
 
-Shapes: B images, C colour channels, H and W pixels, N tokens (class and register tokens first, then patches row by row), D width.
+Shapes: B images, C color channels, H and W pixels, N tokens (class and register tokens first, then patches row by row), D width.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 #: What may differ between two calls: where a run is, and how it is carried out, not what comes of it.
 _INCIDENTAL = (
     *("out", "device", "ranks", "strategy", "timeout_minutes", "allow_changed", "checkpoint", "logging"),
-    *("model.start_from", "data.workers", "optimisation.micro_batch", "optimisation.compile"),
+    *("model.start_from", "data.workers", "optimization.micro_batch", "optimization.compile"),
 )
 Progress = Callable[[str, int, int], None]
 
@@ -61,7 +61,7 @@ class Stages:
 
 
 def _budget(config: TrainConfig) -> str:
-    settings, sets = config.optimisation, ", ".join(slot.use for slot in config.data.sets.values())
+    settings, sets = config.optimization, ", ".join(slot.use for slot in config.data.sets.values())
     return f"{settings.steps:,} steps of {settings.global_batch:,} samples of {sets}"
 
 
@@ -130,7 +130,7 @@ def open_stages(
                 "Set both alike, for instance with --set both.model.spec...."
             )
     for name in ("device", "precision"):
-        values = [getattr(config, name, None) or getattr(config.optimisation, name, None) for config in found.values()]
+        values = [getattr(config, name, None) or getattr(config.optimization, name, None) for config in found.values()]
         if values[0] != values[1]:
             raise SpecError(
                 f"--pretrain and --finetune: {name} is {values[0]} and {values[1]}, and one process trains both; set both alike."
@@ -166,7 +166,7 @@ def train_once(config: TrainConfig, what: str, blank: Collection[str] = ()) -> N
     outcome = assemble.run(config, adapt=functools.partial(show_blank, experts=blank))
     if outcome.stopped:
         raise StoppedError(
-            f"stopped after {outcome.step:,} of {config.optimisation.steps:,} steps of {what}; the same command goes on."
+            f"stopped after {outcome.step:,} of {config.optimization.steps:,} steps of {what}; the same command goes on."
         )
 
 
@@ -176,7 +176,7 @@ def is_trained(config: TrainConfig) -> bool:
     if (out / "config.yaml").is_file():
         _check_same(config, out / "config.yaml")
     newest = checkpoints.newest_valid(out / "checkpoints", say)
-    return newest is not None and (checkpoints.step_of(newest) or 0) >= config.optimisation.steps
+    return newest is not None and (checkpoints.step_of(newest) or 0) >= config.optimization.steps
 
 
 def _check_same(config: TrainConfig, file: Path) -> None:

@@ -5,7 +5,7 @@ Variants, all with the weights of one model and in one process, alternating:
 - ``N1``: one dense-masked pass of 224 tokens per objective (``lyrics.workflows.bench.baselines.dense_losses``);
 - ``N3``: BLIP-2's way, query keys and values cached, everything else separate (``cached_losses``);
 - ``packed``: ours;
-- ``compiled``, where asked for: ours with its dense blocks through torch.compile (``optimisation.compile`` of a training run).
+- ``compiled``, where asked for: ours with its dense blocks through torch.compile (``optimization.compile`` of a training run).
 
 N1 and N3 always run at padded lengths. The packed step runs once on texts of the full padded length and once on true lengths; its losses
 are compared with the baselines' on the same texts before anything is timed.
@@ -102,7 +102,7 @@ def _model(image_dim: int, local_dim: int, sizes: Mapping[str, Any]) -> tuple[nn
     registry = default_registry()
     without_dropout = {"hidden_dropout": 0.0, "attention_dropout": 0.0}
     from_blip2 = {
-        "normalise_image_tokens": True
+        "normalize_image_tokens": True
     }  # BLIP-2's trainable ln_vision, which the paper's model continues from
 
     def build(kind: str, name: str, options: Mapping[str, Any], context: BuildContext) -> Any:
@@ -205,23 +205,23 @@ def _forward_backward(step: Step) -> None:
 
 
 def _seconds(
-    run: Callable[[], object], parameters: Sequence[torch.Tensor], synchronise: Callable[[], None]
+    run: Callable[[], object], parameters: Sequence[torch.Tensor], synchronize: Callable[[], None]
 ) -> tuple[float, float]:
     """Seconds on the clock, and of this process's threads: beside other work the latter say more."""
     gc.collect()
     for parameter in parameters:
         parameter.grad = None
-    synchronise()
+    synchronize()
     start, worked = time.perf_counter(), time.process_time()
     run()
-    synchronise()
+    synchronize()
     return time.perf_counter() - start, time.process_time() - worked
 
 
 #: What a kernel's or an operator's name says about its kind; the first that is found counts.
 _KINDS: Mapping[str, tuple[str, ...]] = {
     "attention": ("attention", "flash", "fmha", "sdpa", "grad_q", "grad_kv"),
-    "normalisation": ("layer_norm", "layernorm", "_norm", "gammabeta"),
+    "normalization": ("layer_norm", "layernorm", "_norm", "gammabeta"),
     "matrix product": (
         "::mm",
         "addmm",
@@ -337,7 +337,7 @@ def compare(
             # On a CPU operations are counted in fp32, whatever the type: there are as many, and some CPUs take ten times longer in bf16.
             # A GPU may not have the memory for that.
             counted[name, label] = _autocast(function, dtype if gpu else "fp32", device, *arguments)
-    synchronise = torch.cuda.synchronize if gpu else lambda: None
+    synchronize = torch.cuda.synchronize if gpu else lambda: None
 
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     # The baselines' work does not depend on the true lengths: there they are compared with, not timed.
@@ -369,9 +369,9 @@ def compare(
     for turn in range(rounds):
         for key in timed:
             with torch.no_grad(), products:
-                forward = _seconds(steps[key], parameters, synchronise)
+                forward = _seconds(steps[key], parameters, synchronize)
             with products:
-                both = _seconds(functools.partial(_forward_backward, steps[key]), parameters, synchronise)
+                both = _seconds(functools.partial(_forward_backward, steps[key]), parameters, synchronize)
             for kind, spent in zip(kinds, (forward[0], both[0], forward[1], both[1]), strict=True):
                 times[key][kind].append(spent)
             say(f"round {turn + 1}/{rounds} {key[0]:>6} {key[1]:>6}: {both[0]:.2f} s forward + backward")

@@ -28,8 +28,8 @@ def few_steps() -> dict[str, list[Mapping[str, float]]]:
             out = Path(folder) / recipe
             settings: dict[str, Any] = {
                 "out": str(out),
-                "optimisation.steps": STEPS,
-                "optimisation.global_batch": BATCH,
+                "optimization.steps": STEPS,
+                "optimization.global_batch": BATCH,
                 "data.workers": 0,  # processes would take longer to start than they save
                 "evaluation.every_steps": None,
                 "logging.trackers": [],

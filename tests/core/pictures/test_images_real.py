@@ -99,7 +99,7 @@ def _clipped(box_px: list[float], size_px: tuple[int, int]) -> tuple[float, ...]
     ids=lambda preprocessing: f"{preprocessing.resize}-{preprocessing.size}",
 )
 def test_a_box_shows_the_same_pixels_on_every_canvas(preprocessing: Preprocessing) -> None:
-    """The mean colour inside an annotated box is the same in the photograph and on the canvas, where the box is fully visible."""
+    """The mean color inside an annotated box is the same in the photograph and on the canvas, where the box is fully visible."""
     compared = 0
     for entry in annotations()[::6]:
         picture = open_image(FOLDER / entry["image"])

@@ -346,7 +346,7 @@ def test_a_row_or_drawing_that_cannot_be_made_skips_its_picture_alone(
     class Odd(Refinement):
         def draw(self, picture: Image.Image) -> Image.Image:
             if what == "draw" and self.size_px[0] == 10:
-                raise KeyError("no colour")
+                raise KeyError("no color")
             return picture
 
         def to_json(self) -> dict[str, Any]:

@@ -138,8 +138,8 @@ def test_places_are_encoded_in_float32(both: tuple[VisualRefiner, VisualRefiner]
     assert found.dtype == torch.bfloat16
     torch.testing.assert_close(found.float(), exact, rtol=2**-7, atol=2**-8)
 
-    centres = (torch.arange(16) + 0.5) / 16
-    grid = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), dim=-1)
+    centers = (torch.arange(16) + 0.5) / 16
+    grid = torch.stack(torch.meshgrid(centers, centers, indexing="xy"), dim=-1)
     wide = half.get_image_wide_positional_embeddings()
     torch.testing.assert_close(wide[0].permute(1, 2, 0).float(), original(grid), rtol=2**-8, atol=1e-6)
 

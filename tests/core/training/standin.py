@@ -153,7 +153,7 @@ def config(out: Path | str, stage: str = "pretrain", **changes: Any) -> TrainCon
             "overrides": {"objectives": {"icg": "icg", "msp": {"use": "msp", "weight": 0.5}}},
         },
         "data": {"sets": {"numbers": {"use": "scenes"}}, "augmentation": None, "workers": 0},
-        "optimisation": {"steps": 12, "global_batch": 8, "learning_rate": 1e-2},
+        "optimization": {"steps": 12, "global_batch": 8, "learning_rate": 1e-2},
         "checkpoint": {"every_steps": 4},
         "logging": {"trackers": []},
     }

@@ -120,7 +120,7 @@ def test_frozen_parts_come_from_the_checkpoints_of_the_specification(tmp_path: P
     assert same(again, trained)
     assert random_parts <= set(load_file(tmp_path / "trained" / WEIGHTS_FILE))
 
-    # Another language model is refused; but quantised weights are other numbers by their nature, and are not compared.
+    # Another language model is refused; but quantized weights are other numbers by their nature, and are not compared.
     with torch.no_grad():
         base.model.get_input_embeddings().weight.add_(1)
     base.model.save_pretrained(tmp_path / "llama")

@@ -299,7 +299,7 @@ def test_visual_genome(made: Made) -> None:
     assert regions[0].captions == ("the clock is green",)
     assert boxes(objects[0]) == [("clock", BOX.as_tuple())]
     assert objects[1].objects == ()
-    assert [questions[n].turns for n in range(2)] == [(Turn("What colour?", "Green."),)] * 2
+    assert [questions[n].turns for n in range(2)] == [(Turn("What color?", "Green."),)] * 2
     assert [regions[n].image for n in range(2)] == ["1.jpg", "2.jpg"]
 
 
@@ -461,7 +461,7 @@ def test_dvqas_boxes_are_pixels_of_the_file(made: Made) -> None:
 @pytest.mark.parametrize("name", ["llava", "llavar"])
 def test_llavas_mark_stands_in_the_first_turn_and_some_have_no_picture(made: Made, name: str) -> None:
     data = made(name)
-    assert data[0].turns == (Turn("What is it?", "A bus."), Turn("What colour?", "Red."))
+    assert data[0].turns == (Turn("What is it?", "A bus."), Turn("What color?", "Red."))
     assert data[0].image == "000000033471.jpg"
     assert data[1].image is None
     assert data[1].turns[0].instruction == "What is a bus?"

@@ -1,4 +1,4 @@
-"""ANLS, average normalised Levenshtein similarity, for DocVQA (Biten et al., "Scene Text Visual Question Answering", 2019, equation 1)."""
+"""ANLS, average normalized Levenshtein similarity, for DocVQA (Biten et al., "Scene Text Visual Question Answering", 2019, equation 1)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """VQA accuracy in its three variants, which give different scores: a score carries its variant's name.
 
 =============  ==========================================================================================================
-variant        what is normalised before answers are compared
+variant        what is normalized before answers are compared
 =============  ==========================================================================================================
 ``official``   prediction and answers, both wholly, but only where the annotators' answers are not all the same; where they
                are, the prediction must be that answer letter for letter (GT-Vision-Lab/VQA, ``vqaEval.py``)
@@ -34,7 +34,7 @@ _MOST_FULL_STOPS = 32
 _NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _NUMBERS = {word: str(number) for number, word in enumerate(_NUMBER_WORDS)} | {"none": "0"}
 _ARTICLES = ("a", "an", "the")
-# The official table maps each of these, with one of its apostrophes missing, to itself. Its capitalised entries (I'd've, I'm) can never
+# The official table maps each of these, with one of its apostrophes missing, to itself. Its capitalized entries (I'd've, I'm) can never
 # match a lower-cased word and are left out, like its entries that change nothing (let's, she's).
 _CONTRACTED = """
 ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
@@ -69,8 +69,8 @@ def with_digits(text: str) -> str:
     return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
 
 
-def normalised(text: str) -> str:
-    """The whole normalisation of the official script."""
+def normalized(text: str) -> str:
+    """The whole normalization of the official script."""
     return with_digits(without_punctuation(_one_line(text)))
 
 
@@ -79,7 +79,7 @@ def _one_line(text: str) -> str:
 
 
 def _evalai(text: str) -> str:
-    return normalised(text.lower().replace(",", "").replace("?", "").replace("'s", " 's"))
+    return normalized(text.lower().replace(",", "").replace("?", "").replace("'s", " 's"))
 
 
 def vqa_accuracy(prediction: str, answers: Sequence[str], variant: Variant = "official") -> float:
@@ -106,7 +106,7 @@ def _comparable(prediction: str, answers: list[str], variant: Variant) -> tuple[
     if variant == "evalai":
         return _evalai(prediction), [_evalai(answer) for answer in answers]
     if variant == "lavis":
-        return normalised(prediction), [without_punctuation(answer) if differ else answer for answer in answers]
+        return normalized(prediction), [without_punctuation(answer) if differ else answer for answer in answers]
     if differ:
-        return normalised(prediction), [normalised(answer) for answer in answers]
+        return normalized(prediction), [normalized(answer) for answer in answers]
     return _one_line(prediction), answers

@@ -36,7 +36,7 @@ def mme_scores(
     Args:
         said: answers in order; None, neither yes nor no, is wrong.
         right: the true answers.
-        categories: subtask of each question, spelt as in ``PERCEPTION`` and ``COGNITION``.
+        categories: subtask of each question, spelled as in ``PERCEPTION`` and ``COGNITION``.
         pictures: name of the picture of each question, unique within its subtask.
 
     Raises ``LyricsError`` for an unknown subtask, and for a picture that has not two questions.
