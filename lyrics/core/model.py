@@ -36,6 +36,7 @@ from lyrics.core.pictures.images import ImageLike
 from lyrics.core.pictures.inputs import Phrases, Pictures, entry_list, instruction_list, picture_list
 from lyrics.core.pictures.processor import ModelImages
 from lyrics.core.refining.refinement import Refinement
+from lyrics.core.renaming import renamed
 from lyrics.core.saving import SavedModel
 from lyrics.core.stage1.batch import PretrainBatch, Spatial
 from lyrics.core.stage1.negatives import Negatives
@@ -68,9 +69,10 @@ class LyricsModel(SavedModel):
         local = {source: (tokens.to(self.dtype), mask) for source, (tokens, mask) in refined.local.items()}
         return Features(image_tokens_PND.to(self.dtype), local), refined.refinements
 
+    @renamed(pictures="images")
     def encode(
         self,
-        pictures: ImageLike | Sequence[ImageLike],
+        images: ImageLike | Sequence[ImageLike],
         instructions: str | Sequence[str] | None = None,
         *,
         phrases: Phrases = None,
@@ -78,7 +80,7 @@ class LyricsModel(SavedModel):
         """Encode images into soft tokens [P,Q,D].
 
         Args:
-            pictures: an image or several, whatever ``lyrics.core.pictures.images.open_image`` opens.
+            images: an image or several, whatever ``lyrics.core.pictures.images.open_image`` opens.
             instructions: one for each image; a text alone for one image. None: the query transformer reads no
                 instruction.
             phrases: as for ``generate``.
@@ -87,13 +89,13 @@ class LyricsModel(SavedModel):
             ImageError: an image cannot be used; the message names it.
             PromptError: there are more or fewer instructions, or lists of phrases, than images.
         """
-        images = picture_list(pictures)
-        texts = [""] * len(images)
+        shown = picture_list(images)
+        texts = [""] * len(shown)
         if instructions is not None:
             texts = [instructions] if isinstance(instructions, str) else instruction_list(instructions)
-        if len(texts) != len(images):
-            raise PromptError(f"{len(images)} pictures need as many instructions, not {len(texts)}")
-        prepared = self.processor.images(images, self.device, dtype=self.dtype)
+        if len(texts) != len(shown):
+            raise PromptError(f"{len(shown)} images need as many instructions, not {len(texts)}")
+        prepared = self.processor.images(shown, self.device, dtype=self.dtype)
         return self.encode_images(prepared, texts, phrases=phrases)
 
     def encode_images(self, images: ModelImages, instructions: Sequence[str], *, phrases: Phrases = None) -> Encoded:
@@ -271,7 +273,7 @@ class LyricsModel(SavedModel):
         texts = tokenizer.batch_decode(ids_BL, skip_special_tokens=True)
         answers = []
         for text, dialogue in zip(texts, dialogues, strict=True):
-            shown = [encoded.refinements[picture] for exchange in dialogue for picture in exchange.pictures]
+            shown = [encoded.refinements[picture] for exchange in dialogue for picture in exchange.images]
             answers.append(read_answer(text, self.spec.codec, shown[-1] if shown else None))
         return answers
 
@@ -288,7 +290,7 @@ class LyricsModel(SavedModel):
     @overload
     def generate(  # type: ignore[overload-overlap]  # a text is a sequence of texts, too
         self,
-        pictures: Pictures,
+        images: Pictures,
         instructions: str,
         *,
         phrases: Phrases = None,
@@ -301,7 +303,7 @@ class LyricsModel(SavedModel):
     @overload
     def generate(
         self,
-        pictures: Sequence[Pictures],
+        images: Sequence[Pictures],
         instructions: Sequence[str],
         *,
         phrases: Phrases = None,
@@ -311,9 +313,10 @@ class LyricsModel(SavedModel):
         **options: Unpack[GenerationOptions],
     ) -> list[Answer]: ...
 
+    @renamed(pictures="images")
     def generate(
         self,
-        pictures: Pictures | Sequence[Pictures],
+        images: Pictures | Sequence[Pictures],
         instructions: str | Sequence[str],
         *,
         phrases: Phrases = None,
@@ -325,7 +328,7 @@ class LyricsModel(SavedModel):
         """Answer one instruction, or each of a list in one batch: greedy (section 5.1) unless an option says otherwise.
 
         Args:
-            pictures: of one instruction an image, a list of images, or None; of a list of instructions one of these for
+            images: of one instruction an image, a list of images, or None; of a list of instructions one of these for
                 each. An image is whatever ``lyrics.core.pictures.images.open_image`` opens: a path, a PIL image, a numpy array
                 [H,W,C], a tensor [C,H,W].
             instructions: what is asked.
@@ -349,11 +352,11 @@ class LyricsModel(SavedModel):
             TypeError: a generation option does not exist.
         """
         if isinstance(instructions, str):
-            entries: Sequence[Pictures] = [cast(Pictures, pictures)]
+            entries: Sequence[Pictures] = [cast(Pictures, images)]
             wanted: Sequence[str] = [instructions]
         else:
             wanted = instruction_list(instructions)
-            entries = entry_list(cast(Sequence[Pictures], pictures), len(wanted))
+            entries = entry_list(cast(Sequence[Pictures], images), len(wanted))
         shown: list[ImageLike] = []
         asked: list[str] = []
         dialogues = []
@@ -367,10 +370,11 @@ class LyricsModel(SavedModel):
         answers = self.decode(dialogues, self.look(shown, asked, phrases=phrases), how)
         return answers[0] if isinstance(instructions, str) else answers
 
+    @renamed(pictures="images")
     @torch.no_grad()
     def look(
         self,
-        pictures: Sequence[ImageLike],
+        images: Sequence[ImageLike],
         instructions: Sequence[str],
         *,
         phrases: Phrases = None,
@@ -381,7 +385,7 @@ class LyricsModel(SavedModel):
         """
 
         def encode() -> Encoded:
-            return self.encode(pictures, instructions, phrases=phrases)
+            return self.encode(images, instructions, phrases=phrases)
 
         training = self.training
         self.eval()
@@ -393,6 +397,6 @@ class LyricsModel(SavedModel):
         finally:
             self.train(training)
 
-    def chat(self, *pictures: Pictures, max_new_tokens: int = 256) -> Chat:
+    def chat(self, *images: Pictures, max_new_tokens: int = 256) -> Chat:
         """Begin a conversation, about images or about nothing: ``model.chat("dog.jpg").ask("What is it doing?")``."""
-        return Chat(self, [one for entry in pictures for one in picture_list(entry)], max_new_tokens=max_new_tokens)
+        return Chat(self, [one for entry in images for one in picture_list(entry)], max_new_tokens=max_new_tokens)

@@ -50,7 +50,7 @@ def test_pictures_are_looked_at_once(model: LyricsModel) -> None:
     finally:
         for hook in hooks:
             hook.remove()
-    assert [exchange.pictures for exchange in chat.history] == [(0,), (), (), (1,), (2,)]
+    assert [exchange.images for exchange in chat.history] == [(0,), (), (), (1,), (2,)]
     assert chat.encoded is not None
     assert [found.size_px for found in chat.encoded.refinements] == [(96, 64), (30, 30), (50, 20)]
 
@@ -152,7 +152,7 @@ def test_talk_without_a_picture(model: LyricsModel) -> None:
     chat = model.chat(max_new_tokens=4)
     assert chat.ask("hello").objects == ()
     assert chat.ask("again", drawn()).text is not None
-    assert [exchange.pictures for exchange in chat.history] == [(), (0,)]
+    assert [exchange.images for exchange in chat.history] == [(), (0,)]
     with pytest.raises(PromptError, match="the prompt is empty"):
         chat.ask(" ")
 

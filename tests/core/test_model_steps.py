@@ -192,7 +192,7 @@ def test_stage_2_is_the_mean_over_answer_tokens(model: LyricsModel) -> None:
     ]
     batch = collated(model, "instruct", *examples)
     assert isinstance(batch, InstructionExamples)
-    assert [dialogue[0].pictures for dialogue in batch.dialogues][:4] == [(0,), (1,), (), (2,)]
+    assert [dialogue[0].images for dialogue in batch.dialogues][:4] == [(0,), (1,), (), (2,)]
     loss = model(batch)["answer"]
     total, count = 0.0, 0
     prompts = []

@@ -17,7 +17,8 @@ from lyrics.core.registry.registry import default_registry
 from lyrics.core.renaming import FormerSettingWarning, current_names, moved_names, renamed
 from lyrics.core.resolve import read_any_spec, resolve, resolve_refiner
 from lyrics.core.runs.config import TrainConfig, dump_config, load_config
-from lyrics.core.spec import RefinerOnlySpec, Specification
+from lyrics.core.spec import RefinerOnlySpec, Specification, validate
+from lyrics.types import Exchange
 from tests.core.small import drawn
 
 OLD_STEPS = {"optimisation.steps": 7}
@@ -171,3 +172,33 @@ def test_current_names_keep_order_and_values() -> None:
     error: Callable[[str], Exception] = SpecError
     with pytest.raises(LyricsError, match="old is the former name of new; give new alone"):
         current_names({"old": 1, "new": 2}, {"old": "new"}, error=error)
+
+
+def test_images_by_their_former_name() -> None:
+    model = lyrics.build_model("lyrics-tiny", weights="random")
+    with pytest.warns(DeprecationWarning, match=r"generate: pictures is now .*: images"):
+        old = model.generate(pictures=drawn(), instructions="What?", max_new_tokens=2)  # type: ignore[call-overload]
+    assert old == model.generate(drawn(), "What?", max_new_tokens=2)
+    with pytest.warns(DeprecationWarning, match=" is now "):
+        soft = model.encode(pictures=[drawn()]).soft_tokens_PQD  # type: ignore[call-arg]
+    assert soft.equal(model.encode([drawn()]).soft_tokens_PQD)
+    with pytest.warns(DeprecationWarning, match=r"Exchange: pictures is now Exchange: images"):
+        exchange = Exchange("What?", pictures=(0,))  # type: ignore[call-arg]
+    assert exchange == Exchange("What?", images=(0,))
+    with pytest.warns(DeprecationWarning, match=r"Exchange\.pictures is now"):
+        assert exchange.pictures == (0,)  # type: ignore[attr-defined]
+    refiner = model.refiner
+    assert refiner is not None
+    with pytest.warns(DeprecationWarning, match=" is now "):
+        refined = refiner(pictures=drawn())
+    assert refined == refiner(drawn())
+    with pytest.warns(DeprecationWarning, match=" is now "):
+        drawing = refined.draw(picture=drawn())
+    assert drawing.tobytes() == refined.draw(drawn()).tobytes()
+
+
+def test_options_of_a_benchmark_by_former_names() -> None:
+    options = default_registry().component("benchmark", "pope").component.options
+    with pytest.warns(FormerSettingWarning):
+        found = validate({"pictures": 2, "per_picture": 1}, options)
+    assert found == validate({"num_images": 2, "per_image": 1}, options)

@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 
 from lyrics.core.errors import PromptError, UnknownNameError, did_you_mean
 from lyrics.core.json_reading import parse_json
+from lyrics.core.renaming import renamed
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +44,14 @@ class Picture:
 Segment = Words | Special | Picture
 
 
+@renamed(pictures="images")
 @dataclass(frozen=True, slots=True)
 class Exchange:
     """One instruction with the pictures it brings into the conversation, and its answer; ``None`` where it is to be generated."""
 
     instruction: str
     answer: str | None = None
-    pictures: tuple[int, ...] = ()
+    images: tuple[int, ...] = ()
 
 
 Dialogue = Sequence[Exchange]
@@ -163,11 +165,11 @@ def segments_of(
         found.extend((segment, learned) for segment in segments)
 
     if template.pictures_first:
-        add(*(Picture(picture) for picture in dialogue[0].pictures))
+        add(*(Picture(picture) for picture in dialogue[0].images))
     add(*template.begin)
     for number, exchange in enumerate(dialogue):
         add(*template.before)
-        for picture in exchange.pictures:
+        for picture in exchange.images:
             if number or not template.pictures_first:
                 add(Picture(picture))
             if words := picture_text(picture):

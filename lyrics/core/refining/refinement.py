@@ -11,6 +11,7 @@ from lyrics.core.errors import GeometryError, LyricsError, MissingRequirementErr
 from lyrics.core.files import is_text, name_as_text
 from lyrics.core.geometry import Box
 from lyrics.core.masks import Mask
+from lyrics.core.renaming import renamed
 from lyrics.core.types import DetectedObject, Tag
 
 if TYPE_CHECKING:
@@ -104,13 +105,14 @@ class Refinement:
             ),
         )
 
-    def draw(self, picture: Image.Image) -> Image.Image:
-        """A copy of ``picture`` with boxes, masks and labels. Raises ``ValueError`` for a picture of another size."""
+    @renamed(picture="image")
+    def draw(self, image: Image.Image) -> Image.Image:
+        """Return a copy of ``image`` with boxes, masks and labels. Raises ``ValueError`` for an image of another size."""
         from lyrics.core.pictures.drawing import draw_objects
 
-        if picture.size != self.size_px:
-            raise ValueError(f"this refinement is of a picture of {self.size_px} pixels, not {picture.size}")
-        return draw_objects(picture, self.objects)
+        if image.size != self.size_px:
+            raise ValueError(f"this refinement is of an image of {self.size_px} pixels, not {image.size}")
+        return draw_objects(image, self.objects)
 
 
 def name_to_json(name: str) -> dict[str, str]:

@@ -117,17 +117,17 @@ class HeldOut:
         instructions = [""] * len(batch.images)
         for dialogue in batch.dialogues:
             for exchange in dialogue[:1]:
-                for picture in exchange.pictures:
+                for picture in exchange.images:
                     instructions[picture] = exchange.instruction
         encoded = model.encode_images(batch.images.to(model.device, model.dtype), instructions)
         asked = [
             (example, dialogue[0]) for example, dialogue in zip(examples, batch.dialogues, strict=True) if dialogue
         ]
-        prompts = [(Exchange(first.instruction, None, first.pictures),) for _, first in asked]
+        prompts = [(Exchange(first.instruction, None, first.images),) for _, first in asked]
         answers = self._answers(model, prompts, encoded)
         counts = {"answer accuracy": [0, 0], "REC": [0, 0]}
         for (example, first), answer in zip(asked, answers, strict=True):
-            seen = encoded.refinements[first.pictures[0]] if first.pictures else None
+            seen = encoded.refinements[first.images[0]] if first.images else None
             wanted = read_answer(first.answer or "", model.spec.codec, seen)
             if wanted.objects:
                 given = answer.objects[0].box_norm.iou(wanted.objects[0].box_norm) if answer.objects else 0.0

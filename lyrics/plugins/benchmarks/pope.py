@@ -21,4 +21,4 @@ def pope_boxes(options: PopeOptions, context: BuildContext) -> PopeBoxesBenchmar
 def _probe(options: PopeOptions) -> Probe:
     given = {"root": options.root, "images": options.images, "split": options.part}
     data = build_dataset(options.data, {key: value for key, value in given.items() if value is not None})
-    return Probe(data, options.split, options.pictures, options.per_picture, options.counted, options.seed)
+    return Probe(data, options.split, options.num_images, options.per_image, options.counted, options.seed)

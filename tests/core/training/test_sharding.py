@@ -59,7 +59,7 @@ def altered(step: Callable[..., Any]) -> Callable[..., Any]:
             if position in UNANSWERED:
                 dialogues[number] = tuple(replace(exchange, answer=None) for exchange in dialogues[number])
             if position in UNSEEN:
-                dialogues[number] = tuple(replace(exchange, pictures=()) for exchange in dialogues[number])
+                dialogues[number] = tuple(replace(exchange, images=()) for exchange in dialogues[number])
         losses = step(self, replace(batch, dialogues=tuple(dialogues)), **options)
         if POISONED in batch.positions:
             losses = {name: replace(loss, sum=loss.sum * math.nan) for name, loss in losses.items()}
