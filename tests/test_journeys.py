@@ -1,4 +1,6 @@
-"""What one command leaves, the next one takes: five journeys of a user, each through the command line in fresh processes."""
+"""What one command leaves, the next one takes: five journeys of a user, each through the command line in fresh
+processes.
+"""
 
 from __future__ import annotations
 

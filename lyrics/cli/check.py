@@ -76,7 +76,8 @@ def check(
     if reported is not None and reported.reported_trainable is not None:
         difference = summary.stage2_trainable - reported.reported_trainable
         print_text(
-            f"reported by its source: {reported.reported_trainable / 1e6:,.0f}M; ours is {difference / 1e6:+.1f}M. {reported.reported_note}"
+            f"reported by its source: {reported.reported_trainable / 1e6:,.0f}M; ours is {difference / 1e6:+.1f}M. "
+            f"{reported.reported_note}"
         )
 
     pictures = "1 picture" if batch == 1 else f"{batch} pictures"

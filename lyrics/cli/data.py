@@ -23,7 +23,10 @@ Root = Annotated[Path | None, typer.Option(help="Folder with its files; short fo
 
 @app.command("index", short_help="Write the offset index of tar shards.")
 def index(tars: Annotated[list[Path], typer.Argument(help="Tar shards, as img2dataset writes them.")]) -> None:
-    """Read each tar once and write TAR.index beside it. A tar that is damaged or has links is reported and not indexed."""
+    """Read each tar once and write TAR.index beside it.
+
+    A tar that is damaged or has links is reported and not indexed.
+    """
     from lyrics.core.data.readers import write_index
     from lyrics.core.errors import DatasetError
 

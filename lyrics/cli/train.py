@@ -86,8 +86,9 @@ def plan(
     if not fits:
         short = found.memory.total / 1e9 - memory
         raise TrainingError(
-            f"it does not fit: {short:.2f} GB too much. Set optimization.micro_batch lower (stage 2), optimization.frozen_precision=bf16, "
-            "strategy=fsdp2 with more devices, model.spec.language_model.options.gradient_checkpointing=true, "
+            f"it does not fit: {short:.2f} GB too much. Set optimization.micro_batch lower (stage 2), "
+            "optimization.frozen_precision=bf16, strategy=fsdp2 with more devices, "
+            "model.spec.language_model.options.gradient_checkpointing=true, "
             "model.spec.language_model.options.quantization=4bit, or a smaller language model."
         )
 

@@ -78,8 +78,9 @@ def build_resolved(
 
     ``model_class`` is what the parts become.
 
-    ``changes`` are those that overrides made to the specification of the folder ``weights``: the parts that they replace are built from
-    their own weights, and all others take from the folder what fits them (``lyrics.core.changes``).
+    ``changes`` are those that overrides made to the specification of the folder ``weights``: the parts that they
+    replace are built from their own weights, and all others take from the folder what fits them
+    (``lyrics.core.changes``).
     """
     wiring = wire(resolved)
     how, folder = _materialization(weights, device)
@@ -108,10 +109,11 @@ def build_resolved(
 
 @dataclass(frozen=True)
 class _PartSource:
-    """Where a part comes from: the context it is built in, and the tensors that will fill it, if a model folder holds them.
+    """Where a part comes from: the context it is built in, and the tensors that will fill it, if a model folder holds
+    them.
 
-    ``folder`` is that model folder, for messages; ``tensors`` are the headers of those that belong to the part. ``there`` is the part
-    itself, where another model has it.
+    ``folder`` is that model folder, for messages; ``tensors`` are the headers of those that belong to the part.
+    ``there`` is the part itself, where another model has it.
     """
 
     context: BuildContext
@@ -157,9 +159,9 @@ def _sources_in_folder(
 def build_changed(base: M, resolved: Resolved, changes: Changes, source: object) -> M:
     """A model of the specification ``resolved``, which is that of ``base`` with some parts changed, on the CPU.
 
-    The parts that no stage trains in full (experts, language model) are those of ``base`` itself where they are untouched. What is built
-    anew and not replaced takes each tensor of ``base`` that fits. Warns of what stays random; ``source`` says in messages where ``base``
-    came from.
+    The parts that no stage trains in full (experts, language model) are those of ``base`` itself where they are
+    untouched. What is built anew and not replaced takes each tensor of ``base`` that fits. Warns of what stays random;
+    ``source`` says in messages where ``base`` came from.
     """
     import torch
 
@@ -233,8 +235,8 @@ def _materialization(weights: str | os.PathLike[str], device: object) -> tuple[W
         )
     if find_run(text) is not None:
         raise WeightsError(
-            f"weights={text!r} is the folder of a run, not a model folder. `lyrics export {text} DEST` makes one of it, "
-            "LyricsModel.from_pretrained reads it as it is, and training begins with it by model.start_from."
+            f"weights={text!r} is the folder of a run, not a model folder. `lyrics export {text} DEST` makes one of "
+            "it, LyricsModel.from_pretrained reads it as it is, and training begins with it by model.start_from."
         )
     return "random", text
 
@@ -372,7 +374,9 @@ def _assemble(resolved: Resolved | ResolvedRefiner, experts: Mapping[str, Any]) 
 
 @contextlib.contextmanager
 def _placed(device: str | torch.device | None, dtype: str | torch.dtype | None) -> Iterator[None]:
-    """Parameters made inside are of this type and on this device from the start, so that a large model is never held twice."""
+    """Parameters made inside are of this type and on this device from the start, so that a large model is never held
+    twice.
+    """
     import torch
 
     before = torch.get_default_dtype()
@@ -422,7 +426,9 @@ def build_part(part: Part, context: BuildContext) -> Any:
 
 
 def _broken_promise(part: Part, built: Any) -> str | None:
-    """What is wrong with a built part, judged by what its kind must have and what its own record and options say; None if nothing is."""
+    """What is wrong with a built part, judged by what its kind must have and what its own record and options say; None
+    if nothing is.
+    """
     from torch import nn
 
     component = part.entry.component
@@ -461,6 +467,7 @@ def _import_build(part: Part) -> Any:
     except BaseException as error:  # a stranger's module may raise anything, SystemExit included
         versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers"))
         raise PluginError(
-            f"{part.path}: {part.label} of {source} is installed but failed to import with {versions}: {describe(error)}"
+            f"{part.path}: {part.label} of {source} is installed but failed to import with {versions}: "
+            f"{describe(error)}"
         ) from error
     return found

@@ -1,4 +1,7 @@
-"""The old place of the records of a manifest. Import them from ``lyrics``; this module goes with the release after next."""
+"""The old place of the records of a manifest.
+
+Import them from ``lyrics``; this module goes with the release after next.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The errors a user can meet. Each message says what is wrong, where, and what to do.
 
-All derive from ``ValueError`` through ``LyricsError``; the original exception, if there is one, is chained. Broken invariants of our own
-are ``assert``s, not members of this tree.
+All derive from ``ValueError`` through ``LyricsError``; the original exception, if there is one, is chained. Broken
+invariants of our own are ``assert``s, not members of this tree.
 """
 
 from __future__ import annotations
@@ -47,7 +47,10 @@ class WeightsError(LyricsError):
 
 
 class TrainingError(LyricsError):
-    """Training cannot go on: losses that are not finite, saves that fail, a process that is gone. The message says how to resume."""
+    """Training cannot go on: losses that are not finite, saves that fail, a process that is gone.
+
+    The message says how to resume.
+    """
 
 
 class CheckpointError(LyricsError):
@@ -82,7 +85,10 @@ class PromptError(LyricsError):
 
 
 class DatasetError(LyricsError):
-    """A data set as a whole cannot be used: a file is missing or malformed, or an index does not match its tar. Not a bad sample."""
+    """A data set as a whole cannot be used: a file is missing or malformed, or an index does not match its tar.
+
+    Not a bad sample.
+    """
 
 
 class SampleError(LyricsError):
@@ -100,7 +106,10 @@ class SampleError(LyricsError):
 
 
 class StorageError(LyricsError):
-    """Storage failed while a data set was read, and went on failing: no statement about the data. The run stops and may be resumed."""
+    """Storage failed while a data set was read, and went on failing: no statement about the data.
+
+    The run stops and may be resumed.
+    """
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:

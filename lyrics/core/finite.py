@@ -1,7 +1,7 @@
 """Which part of a model is the first to give numbers that are not finite.
 
-Answering looks at the soft tokens and at the logits alone; only when those are not finite is the way of the image gone once more, part by
-part.
+Answering looks at the soft tokens and at the logits alone; only when those are not finite is the way of the image gone
+once more, part by part.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Run-length masks: a segmentation of the original picture in a few hundred bytes.
 
-The runs are COCO's: column-major, starting with the zeros. ``Mask.to_coco`` gives the compressed form that pycocotools reads.
+The runs are COCO's: column-major, starting with the zeros. ``Mask.to_coco`` gives the compressed form that pycocotools
+reads.
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ class Mask:
 
     @classmethod
     def from_array(cls, mask_HW: npt.ArrayLike) -> Mask:
-        """From a two-dimensional array; non-zero is inside. Raises ``GeometryError`` for any other number of dimensions."""
+        """From a two-dimensional array; non-zero is inside.
+
+        Raises ``GeometryError`` for any other number of dimensions.
+        """
         array = np.asarray(mask_HW)
         if array.ndim != 2:
             raise GeometryError(f"a mask is two-dimensional (height, width), not {array.shape}")
@@ -97,8 +101,8 @@ class Mask:
     def to_coco(self) -> dict[str, Any]:
         """``{"size": [height, width], "counts": str}``, COCO's compressed run-length encoding.
 
-        Each run (from the third on, its difference to the run two before) is written in little-endian groups of five bits, a sixth bit
-        saying that more follow, as the character with that value plus 48.
+        Each run (from the third on, its difference to the run two before) is written in little-endian groups of five
+        bits, a sixth bit saying that more follow, as the character with that value plus 48.
         """
         characters: list[str] = []
         for index, run in enumerate(self.runs):

@@ -1,4 +1,7 @@
-"""The old place of the preprocessing of images. Import from ``lyrics.core.pictures.processor``; this module goes in 0.3."""
+"""The old place of the preprocessing of images.
+
+Import from ``lyrics.core.pictures.processor``; this module goes in 0.3.
+"""
 
 from __future__ import annotations
 

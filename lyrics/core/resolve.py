@@ -149,7 +149,10 @@ def resolve_refiner(
 
 
 def overridden(spec: S, overrides: Mapping[str, Any], registry: Registry | None = None) -> S:
-    """``spec.with_overrides(overrides)``, where components' options may have their former names in both. Raises ``SpecError``."""
+    """``spec.with_overrides(overrides)``, where components' options may have their former names in both.
+
+    Raises ``SpecError``.
+    """
     registry = registry or default_registry()
     for path, kind, slot in spec.slots():
         options = _current_options(registry, kind, slot.use, slot.options, f"{path}.options.")
@@ -163,7 +166,10 @@ def overridden(spec: S, overrides: Mapping[str, Any], registry: Registry | None 
 def _current_options(
     registry: Registry, kind: str, use: object, given: Mapping[str, Any], where: str = "", prefix: str = ""
 ) -> dict[str, Any]:
-    """``given`` with the options of a component by their current names. ``prefix`` stands before them in ``given`` itself."""
+    """``given`` with the options of a component by their current names.
+
+    ``prefix`` stands before them in ``given`` itself.
+    """
     try:
         former_names = registry.component(kind, str(use)).component.options.FORMER_NAMES
     except LyricsError:  # resolving says what is wrong
@@ -219,7 +225,9 @@ def _version_of(part: Part) -> str:
 
 
 def _warn_of_other_versions(spec: ModelSpec | RefinerOnlySpec, parts: Mapping[str, Part]) -> None:
-    """One line for all parts that come from another distribution, or from one of another major or minor version, than was written down."""
+    """One line for all parts that come from another distribution, or from one of another major or minor version, than
+    was written down.
+    """
     changed: dict[tuple[str, str], list[str]] = {}
     for path, written in spec.distributions.items():
         if path in parts and _series(found := _version_of(parts[path])) != _series(written):
@@ -270,8 +278,8 @@ def wire(resolved: Resolved) -> Wiring:
 def _check_refiner(parts: Mapping[str, Part]) -> None:
     if "refiner.segmenter" in parts and "refiner.detector" not in parts:
         raise WiringError(
-            f"refiner.segmenter {parts['refiner.segmenter'].entry.component.name!r} needs boxes, but refiner.detector is null; "
-            "set refiner.segmenter=null, or refiner.detector to one of 'lyrics list detector'."
+            f"refiner.segmenter {parts['refiner.segmenter'].entry.component.name!r} needs boxes, but refiner.detector "
+            "is null; set refiner.segmenter=null, or refiner.detector to one of 'lyrics list detector'."
         )
 
 
@@ -319,8 +327,8 @@ def check_objectives(parts: Mapping[str, Part], segments: Sequence[str]) -> None
     kept = [path for path, part in parts.items() if part.entry.component.kind == "objective" and path not in lacking]
     remove = " ".join(f"--set {path}=null" for path in lacking) if kept else "--set objectives={}"
     raise WiringError(
-        f"{reader.path} {reader.entry.component.name!r} reads {', '.join(SEGMENTS[one] for one in segments)} and nothing else, so stage 1 "
-        f"cannot have all of its objectives: {needs}. Remove them: {remove}"
+        f"{reader.path} {reader.entry.component.name!r} reads {', '.join(SEGMENTS[one] for one in segments)} and "
+        f"nothing else, so stage 1 cannot have all of its objectives: {needs}. Remove them: {remove}"
     )
 
 
@@ -347,8 +355,8 @@ def check_query_transformer(parts: Mapping[str, Part], wiring: Wiring, *, warn: 
     reads_local = "local_dims" in type(reader.options).model_fields
     if warn and wiring.local_dims and not reads_local:
         warnings.warn(
-            f"{reader.label} reads no local tokens: those of the refiner's {' and '.join(wiring.local_dims)} are not used. "
-            "Its tags and boxes still reach the text.",
+            f"{reader.label} reads no local tokens: those of the refiner's {' and '.join(wiring.local_dims)} are not "
+            "used. Its tags and boxes still reach the text.",
             stacklevel=3,
         )
     pinned_local = getattr(reader.options, "local_dims", None)
@@ -357,16 +365,17 @@ def check_query_transformer(parts: Mapping[str, Part], wiring: Wiring, *, warn: 
     for source in pinned_local:
         if source not in LOCAL_SOURCES:
             raise WiringError(
-                f"query_transformer.options.local_dims: {source!r} gives no local tokens.{did_you_mean(source, LOCAL_SOURCES)} "
-                f"Those that do: {', '.join(LOCAL_SOURCES)}; set query_transformer.options.local_dims=null to follow the refiner."
+                f"query_transformer.options.local_dims: {source!r} gives no local "
+                f"tokens.{did_you_mean(source, LOCAL_SOURCES)} Those that do: {', '.join(LOCAL_SOURCES)}; set "
+                "query_transformer.options.local_dims=null to follow the refiner."
             )
     for source in LOCAL_SOURCES:
         dim, given = pinned_local.get(source), wiring.local_dims.get(source)
         if (source in pinned_local) != (source in wiring.local_dims):
             there, missing = ("reads", "gives none") if source in pinned_local else ("does not read", "gives them")
             raise WiringError(
-                f"query_transformer.options.local_dims: {reader.entry.component.name!r} {there} tokens of a {source}, but "
-                f"refiner.{source} {missing}; set query_transformer.options.local_dims=null to follow the refiner."
+                f"query_transformer.options.local_dims: {reader.entry.component.name!r} {there} tokens of a {source}, "
+                f"but refiner.{source} {missing}; set query_transformer.options.local_dims=null to follow the refiner."
             )
         if dim is not None and given is not None and dim != given:
             raise WiringError(_misfit(reader, f"local_dims.{source}", dim, parts[f"refiner.{source}"], given))
@@ -374,6 +383,7 @@ def check_query_transformer(parts: Mapping[str, Part], wiring: Wiring, *, warn: 
 
 def _misfit(reader: Part, option: str, pinned: int, giver: Part, given: int) -> str:
     return (
-        f"{giver.path} {giver.entry.component.name!r} gives feature_dim {given}, but {reader.path} {reader.entry.component.name!r} "
-        f"is set to read {pinned}; set {reader.path}.options.{option}={given}, or choose a part for {giver.path} that gives {pinned}."
+        f"{giver.path} {giver.entry.component.name!r} gives feature_dim {given}, but {reader.path} "
+        f"{reader.entry.component.name!r} is set to read {pinned}; set {reader.path}.options.{option}={given}, or "
+        f"choose a part for {giver.path} that gives {pinned}."
     )

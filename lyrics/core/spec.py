@@ -1,8 +1,8 @@
 """What a model is, as plain data: ``ModelSpec``, its slots, dotted overrides, and YAML and JSON files.
 
-Validation has two steps. This file does the first: structure, names of fields, types. A slot's ``options`` stay a mapping here; they are
-validated by the component's own ``Options`` class when the spec is resolved (``lyrics.core.build.resolve``), so that strangers'
-components are validated exactly as ours.
+Validation has two steps. This file does the first: structure, names of fields, types. A slot's ``options`` stay a
+mapping here; they are validated by the component's own ``Options`` class when the spec is resolved
+(``lyrics.core.build.resolve``), so that strangers' components are validated exactly as ours.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from lyrics.core.json_reading import parse_json, read_text
 from lyrics.core.renaming import BOTH_NAMES, FormerNames, current_names
 
 M = TypeVar("M", bound=BaseModel)
-#: Lists and mappings within each other in a part's options. Real options need three; a spec that refers to itself needs infinitely many.
+#: Lists and mappings within each other in a part's options. Real options need three; a spec that refers to itself needs
+#: infinitely many.
 MAX_DEPTH = 32
 
 
@@ -113,7 +114,10 @@ class RefinerOnlySpec(Specification):
 
 
 class ModelSpec(Specification):
-    """A whole model as data. Every field can be set by an override, such as ``refiner.detector.options.box_threshold=0.3``."""
+    """A whole model as data.
+
+    Every field can be set by an override, such as ``refiner.detector.options.box_threshold=0.3``.
+    """
 
     image_encoder: Slot = Field(description="global features of the picture")
     refiner: RefinerSpec | None = Field(
@@ -264,7 +268,10 @@ def set_path(data: dict[str, Any], path: str, value: Any, root: type[BaseModel])
 
 
 def _whole(value: Any, schema: Schema, path: str) -> Any:
-    """``value`` as plain data. A part given as a whole, by a bare name or some of its keys, gets all its keys for later overrides."""
+    """``value`` as plain data.
+
+    A part given as a whole, by a bare name or some of its keys, gets all its keys for later overrides.
+    """
     if value is not None and _is_model(schema, BaseModel):
         return validate(value, schema, where=path).model_dump(mode="json")
     if _is_dict(schema) and isinstance(value, Mapping):
@@ -289,7 +296,10 @@ def _no_such_path(path: str, here: str, key: str, choices: list[str]) -> SpecErr
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
-    """JSON's types from what Python callers write: tuples become lists, models their data. Raises ``SpecError`` beyond ``MAX_DEPTH``."""
+    """JSON's types from what Python callers write: tuples become lists, models their data.
+
+    Raises ``SpecError`` beyond ``MAX_DEPTH``.
+    """
     if depth > MAX_DEPTH:
         raise SpecError(f"options are nested {MAX_DEPTH} levels deep at most.")
     if isinstance(value, BaseModel):
@@ -302,7 +312,8 @@ def _plain(value: Any, depth: int = 0) -> Any:
 
 
 def validate(data: Any, model: type[M], *, where: str = "") -> M:
-    """``data`` as ``model``, or a ``SpecError`` naming the path, the value and what was expected, for every fault found.
+    """``data`` as ``model``, or a ``SpecError`` naming the path, the value and what was expected, for every fault
+    found.
 
     ``where`` is put before each path; it is how options are reported at their place in the spec.
     """
@@ -339,7 +350,9 @@ def _sentence(fault: Mapping[str, Any], model: type[BaseModel], where: str) -> s
 
 
 def _keys_of(loc: tuple[str | int, ...], model: type[BaseModel]) -> tuple[str, ...]:
-    """The path of a fault without pydantic's own words: the name of a validator, and between the keys of free data their JSON types."""
+    """The path of a fault without pydantic's own words: the name of a validator, and between the keys of free data
+    their JSON types.
+    """
     keys = [str(key) for key in loc if not (isinstance(key, str) and key.startswith("function-"))]
     schema: Schema | None = model
     for index, key in enumerate(keys):
@@ -436,7 +449,8 @@ def loads_any(text: str, *, source: str = "text") -> ModelSpec | RefinerOnlySpec
     data = parse_yaml(text, source=source)
     if not isinstance(data, dict):
         raise SpecError(
-            f"{source}: a model spec is a mapping with keys such as image_encoder, and {_KINDS.get(type(data), 'this is a value')}."
+            f"{source}: a model spec is a mapping with keys such as image_encoder, and "
+            f"{_KINDS.get(type(data), 'this is a value')}."
         )
     try:
         return validate_any(data)
@@ -456,9 +470,9 @@ def whole_model(spec: ModelSpec | RefinerOnlySpec, source: str) -> ModelSpec:
     if isinstance(spec, ModelSpec):
         return spec
     raise SpecError(
-        f"{source}: is a refiner alone, without image encoder, query transformer and language model; lyrics refine --spec "
-        "and build_refiner take it, here a whole model is needed (to change the refiner of one, set refiner.tagger, "
-        "refiner.detector, refiner.segmenter)."
+        f"{source}: is a refiner alone, without image encoder, query transformer and language model; lyrics refine "
+        "--spec and build_refiner take it, here a whole model is needed (to change the refiner of one, set "
+        "refiner.tagger, refiner.detector, refiner.segmenter)."
     )
 
 

@@ -1,4 +1,5 @@
-"""The definition of both attentions: dense, plain, differentiable by autograd, right in float64. Every other implementation is
+"""The definition of both attentions: dense, plain, differentiable by autograd, right in float64. Every other
+implementation is
 compared with this one. It imports none of them."""
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ def masked_softmax_attention(
     keep: torch.Tensor | None,
     dropout_p: float,
 ) -> torch.Tensor:
-    """softmax(q k^T / sqrt(d)) v with ``mask`` (True = seen) and dropout's ``keep``; q [..., L, d], k and v [..., M, d].
+    """softmax(q k^T / sqrt(d)) v with ``mask`` (True = seen) and dropout's ``keep``; q [..., L, d], k and v [..., M,
+    d].
 
     A row that sees nothing is zero, and so is its gradient.
     """

@@ -1,8 +1,9 @@
 """The three Triton kernels: forward, dQ, and dK with dV. They are launched by ``_triton``.
 
-Each program owns one tile of ``tiles.Tiles`` and one head, and nobody else writes its rows: there are no atomics, every sum has a fixed
-order, and equal inputs give equal bits. Scores are kept in base 2 and in fp32; ``lse`` is log2 of a row's sum of exponentials, 0 for a
-row that sees nothing. Dropout is recomputed from the logical positions with the arithmetic of ``hashing.dropout_keep``.
+Each program owns one tile of ``tiles.Tiles`` and one head, and nobody else writes its rows: there are no atomics, every
+sum has a fixed order, and equal inputs give equal bits. Scores are kept in base 2 and in fp32; ``lse`` is log2 of a
+row's sum of exponentials, 0 for a row that sees nothing. Dropout is recomputed from the logical positions with the
+arithmetic of ``hashing.dropout_keep``.
 
 ``UPCAST`` turns operands of a product to fp32 first: Triton's interpreter multiplies bfloat16 wrongly.
 """

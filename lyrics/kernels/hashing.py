@@ -36,8 +36,8 @@ def dropout_keep(
 ) -> torch.Tensor:
     """Which attention probabilities survive: bool [..., num_heads, rows, columns].
 
-    ``row_id`` int32 [..., rows] and ``col_id`` int32 [..., columns] name logical positions (``Plan.row_id_T``). The arithmetic is 32-bit
-    and wraps, so that a GPU kernel computes the same.
+    ``row_id`` int32 [..., rows] and ``col_id`` int32 [..., columns] name logical positions (``Plan.row_id_T``). The
+    arithmetic is 32-bit and wraps, so that a GPU kernel computes the same.
     """
     row = _finalize_int32(row_id ^ _signed(seed & _MASK))
     pair = _finalize_int32(row[..., :, None] ^ col_id[..., None, :])

@@ -33,7 +33,10 @@ def two_ranks(small: SmallModel) -> list[tuple[dict[str, float], dict[str, Any]]
 
 @functools.cache
 def _processes() -> BaseContext:
-    """Processes that begin without anything of this one's. Where the system can, they fork from one that has imported everything."""
+    """Processes that begin without anything of this one's.
+
+    Where the system can, they fork from one that has imported everything.
+    """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")

@@ -51,7 +51,8 @@ def objective_loss(
     segments: tuple[str, ...] = ("V", "G", "S", "C"),
     first: int = 0,
 ) -> Any:
-    """One objective's loss over query and text outputs that are noise: a function of the sample, the stream and the segment.
+    """One objective's loss over query and text outputs that are noise: a function of the sample, the stream and the
+    segment.
 
     Args:
         objective: keeps the ``objective`` contract.

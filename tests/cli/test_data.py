@@ -131,7 +131,8 @@ def test_peek_draws_the_boxes_where_they_are(tmp_path: Path) -> None:
             (x, y) for x in range(TILE_PX) for y in range(TILE_PX) if first.getpixel((x, y)) != second.getpixel((x, y))
         ]
     assert changed
-    # The picture of 100 x 50 px fills its place from (2, 2) on, unscaled: left edge at 10, lower edge at 30, label included.
+    # The picture of 100 x 50 px fills its place from (2, 2) on, unscaled: left edge at 10, lower edge at 30, label
+    # included.
     assert min(x for x, _ in changed) in range(10, 14)
     assert max(y for _, y in changed) in range(30, 36)
 

@@ -9,7 +9,9 @@ from lyrics.core.spec import ModelSpec
 
 
 def small(registry: Registry | None = None, **overrides: object) -> ModelSpec:
-    """``lyrics-tiny`` with every part under its test options, and without objectives; ``a__b`` in a keyword stands for ``a.b``."""
+    """``lyrics-tiny`` with every part under its test options, and without objectives; ``a__b`` in a keyword stands for
+    ``a.b``.
+    """
     registry = registry or default_registry()
     spec = registry.preset("lyrics-tiny").with_overrides({"objectives": {}})
     options = {

@@ -1,4 +1,6 @@
-"""Conversations: history, pictures seen once, streaming, boxes in questions, and what happens when something goes wrong."""
+"""Conversations: history, pictures seen once, streaming, boxes in questions, and what happens when something goes
+wrong.
+"""
 
 from __future__ import annotations
 

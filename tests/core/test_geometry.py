@@ -69,7 +69,8 @@ def random_frame(rng: Random, frame: Frame, count: int, *, resize: bool = True) 
     return frame
 
 
-# --- Box ---------------------------------------------------------------------------------------------------------------
+# --- Box
+# ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -195,7 +196,8 @@ def test_iou_matrix_of_nothing_and_of_bad_rows():
         iou_matrix(whole, [whole])
 
 
-# --- Frame -------------------------------------------------------------------------------------------------------------
+# --- Frame
+# -------------------------------------------------------------------------------------------------------------
 
 
 def test_a_chain_by_hand():
@@ -311,7 +313,9 @@ def extent(mask: Mask) -> tuple[int, int, int, int]:
 
 
 def test_frames_equal_slicing():
-    """Boxes on whole pixels, no rounding anywhere: mask, box and visible share must agree exactly with plain array operations."""
+    """Boxes on whole pixels, no rounding anywhere: mask, box and visible share must agree exactly with plain array
+    operations.
+    """
     rng = Random(12)
     seen = hidden = 0
     for _ in range(1_500):
@@ -346,7 +350,9 @@ def test_frames_equal_slicing():
 
 
 def exact_columns(frame: Frame) -> list[int | None]:
-    """For each canvas column the original column it shows, None for none, by exact fractions back through the steps; -1 for a tie."""
+    """For each canvas column the original column it shows, None for none, by exact fractions back through the steps; -1
+    for a tie.
+    """
     lengths = [frame.original_size[0]]
     for step in frame.steps:
         match step:
@@ -394,7 +400,9 @@ def columns_only(frame: Frame) -> Frame:
 
 
 def test_masks_equal_exact_arithmetic():
-    """Any chain: each canvas pixel takes the original pixel below its center, and nothing where a crop or a pad had been."""
+    """Any chain: each canvas pixel takes the original pixel below its center, and nothing where a crop or a pad had
+    been.
+    """
     rng, numpy_rng = Random(13), np.random.default_rng(13)
     compared = 0
     for _ in range(300):
@@ -431,7 +439,9 @@ def test_masks_and_boxes_move_together_through_any_resize():
 
 
 def test_masks_come_back():
-    """Enlarged, mirrored, padded and cropped: every original pixel that is still shown has its value, all others are False."""
+    """Enlarged, mirrored, padded and cropped: every original pixel that is still shown has its value, all others are
+    False.
+    """
     rng, numpy_rng = Random(15), np.random.default_rng(15)
     cut = 0
     for _ in range(500):

@@ -187,7 +187,8 @@ def test_slots_come_in_the_order_of_a_forward_pass() -> None:
         ({"codek": "lyrics"}, "codek: unknown key. Did you mean 'codec'?"),
         (
             {"codec": "lyrix"},
-            "codec: 'lyrix' is not allowed; allowed: 'lyrics', 'released', 'shikra', 'qwen' or 'pixel'. Did you mean 'lyrics'?",
+            "codec: 'lyrix' is not allowed; allowed: 'lyrics', 'released', 'shikra', 'qwen' or 'pixel'. Did you mean "
+            "'lyrics'?",
         ),
         ({"refiner": {"detecter": "x"}}, "refiner.detecter: unknown key. Did you mean 'detector'?"),
         (

@@ -193,7 +193,9 @@ def test_a_model_folder_is_no_start(runs: Path, tmp_path: Path) -> None:
 
 
 def test_an_altered_part_of_a_run_keeps_its_configuration_and_tokenizer(runs: Path) -> None:
-    """A language model with another option is rebuilt from the configuration that it had, and a tokenizer is not drawn anew."""
+    """A language model with another option is rebuilt from the configuration that it had, and a tokenizer is not drawn
+    anew.
+    """
     model = load_model(str(runs / "two"))
     changed = load_model(str(runs / "two"), overrides={"language_model.options.chat_template": "chatml"})
     assert changed.language_model.chat_template != model.language_model.chat_template

@@ -1,6 +1,7 @@
 """Random numbers as functions of what they are for: no generator is kept between samples, so none can be lost or drift.
 
-Every draw comes from numpy's Philox, a counter-based generator: its key is (seed, purpose), its counter begins at the index.
+Every draw comes from numpy's Philox, a counter-based generator: its key is (seed, purpose), its counter begins at the
+index.
 """
 
 from __future__ import annotations

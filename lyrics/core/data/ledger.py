@@ -1,4 +1,6 @@
-"""The ledger of bad samples: one JSON line for each, written by any number of processes, and read back to know them beforehand."""
+"""The ledger of bad samples: one JSON line for each, written by any number of processes, and read back to know them
+beforehand.
+"""
 
 from __future__ import annotations
 
@@ -57,8 +59,8 @@ class Ledger:
 def read_ledger(path: str | os.PathLike[str]) -> list[BadSample]:
     """Every row of a ledger once, sorted by data set and row; an empty list where there is no file.
 
-    A last line without its end, as a killed process leaves it, is passed over. Raises ``DatasetError`` naming the line for any other that
-    is not an entry.
+    A last line without its end, as a killed process leaves it, is passed over. Raises ``DatasetError`` naming the line
+    for any other that is not an entry.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")

@@ -1,7 +1,8 @@
-"""In which order one data set's rows are read: epoch after epoch, each row once per epoch, as a function of the place in that order.
+"""In which order one data set's rows are read: epoch after epoch, each row once per epoch, as a function of the place
+in that order.
 
-Without shards an epoch is one permutation of the rows. With shards it is a permutation of the shards, and within each window of
-``WINDOW_SHARDS`` of them a permutation of the rows, so that a reader has few files open at a time.
+Without shards an epoch is one permutation of the rows. With shards it is a permutation of the shards, and within each
+window of ``WINDOW_SHARDS`` of them a permutation of the rows, so that a reader has few files open at a time.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ _KEPT_EPOCHS = 2
 class _Shards:
     """One epoch's shards in their order. ``starts`` are places in the epoch, ``first_rows`` rows of the data set.
 
-    ``window_starts`` are the places at which windows begin, and the end of the last. Both forms are kept: an array answers for many places,
-    a list for one, five times faster than the array would.
+    ``window_starts`` are the places at which windows begin, and the end of the last. Both forms are kept: an array
+    answers for many places, a list for one, five times faster than the array would.
     """
 
     starts: npt.NDArray[np.int64]

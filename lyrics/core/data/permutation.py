@@ -1,8 +1,9 @@
-"""A keyed permutation of 0 .. size - 1 that is computed, not stored: the same time and memory for ten rows and for a billion.
+"""A keyed permutation of 0 .. size - 1 that is computed, not stored: the same time and memory for ten rows and for a
+billion.
 
 A generalized Feistel network on Z_a x Z_b (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002, the
-construction FE2) with a and b near the square root of the size; the few numbers of a * b beyond the size are walked past. Its round
-function is a multiplicative hash: good shuffling, no cryptography.
+construction FE2) with a and b near the square root of the size; the few numbers of a * b beyond the size are walked
+past. Its round function is a multiplicative hash: good shuffling, no cryptography.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import numpy.typing as npt
 
 from lyrics.core.data.draws import generator
 
-# Of MurmurHash3's 32-bit finalizer (public domain, Austin Appleby). Products of 32-bit words are what Python multiplies fastest.
+# Of MurmurHash3's 32-bit finalizer (public domain, Austin Appleby). Products of 32-bit words are what Python multiplies
+# fastest.
 _FACTOR_1, _FACTOR_2 = 0x85EBCA6B, 0xC2B2AE35
 _LOW = 2**32 - 1
 _ROUNDS = 6

@@ -1,4 +1,6 @@
-"""Many small pictures on one, with their boxes and a line of text each: to see at a glance whether annotations are where they should be."""
+"""Many small pictures on one, with their boxes and a line of text each: to see at a glance whether annotations are
+where they should be.
+"""
 
 from __future__ import annotations
 

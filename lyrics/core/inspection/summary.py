@@ -1,4 +1,7 @@
-"""What a model consists of: its parts with output shapes, parameters, trainable parameters and bytes. For ``lyrics check``."""
+"""What a model consists of: its parts with output shapes, parameters, trainable parameters and bytes.
+
+For ``lyrics check``.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +37,8 @@ class PartRow:
 class Summary:
     """A model's parts, and where its trainable parameters are, by stage.
 
-    Stage 1 trains the query transformer and the objectives (section 3.2); stage 2 the query transformer, the projection, and what the
-    language model's adaptation leaves trainable (section 3.3).
+    Stage 1 trains the query transformer and the objectives (section 3.2); stage 2 the query transformer, the
+    projection, and what the language model's adaptation leaves trainable (section 3.3).
     """
 
     parts: tuple[PartRow, ...]

@@ -1,8 +1,8 @@
 """Prompts as lists of segments: words, special tokens and pictures, and their form in each chat template.
 
-Words are always encoded with reserved tokens split: whatever a user types, a data set holds or a refiner finds stays text, and never
-becomes a special token or another one that steers a model. A picture's place is no token at all: soft tokens are put there later
-(``lyrics.core.language.soft_prompts``).
+Words are always encoded with reserved tokens split: whatever a user types, a data set holds or a refiner finds stays
+text, and never becomes a special token or another one that steers a model. A picture's place is no token at all: soft
+tokens are put there later (``lyrics.core.language.soft_prompts``).
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ Segment = Words | Special | Picture
 @renamed(pictures="images")
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One instruction with the pictures it brings into the conversation, and its answer; ``None`` where it is to be generated."""
+    """One instruction with the pictures it brings into the conversation, and its answer; ``None`` where it is to be
+    generated.
+    """
 
     instruction: str
     answer: str | None = None
@@ -62,8 +64,8 @@ BOS, EOS = Special("bos"), Special("eos")
 class ChatTemplate:
     """What stands around instructions and answers.
 
-    A conversation is ``begin``, then for every exchange ``before``, its content, ``between``, its answer, ``after``. ``pictures_first``
-    puts the pictures of the first exchange in front of everything, as the released code does.
+    A conversation is ``begin``, then for every exchange ``before``, its content, ``between``, its answer, ``after``.
+    ``pictures_first`` puts the pictures of the first exchange in front of everything, as the released code does.
     """
 
     begin: tuple[Segment, ...]
@@ -84,8 +86,8 @@ TEMPLATES: Mapping[str, ChatTemplate] = MappingProxyType(
             (
                 BOS,
                 Words(
-                    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and "
-                    "polite answers to the user's questions. "
+                    "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
+                    "helpful, detailed, and polite answers to the user's questions. "
                 ),
             ),
             (Words("USER: "),),
@@ -184,7 +186,8 @@ def segments_of(
 def tokenize(segments: Sequence[tuple[Segment, bool]], tokenizer: Any, tokens_per_picture: int) -> TokenPrompt:
     """Segments as token ids.
 
-    Neighboring words are encoded as one text, so that a prompt has the same tokens whether its answer follows or is generated.
+    Neighboring words are encoded as one text, so that a prompt has the same tokens whether its answer follows or is
+    generated.
 
     Raises:
         PromptError: the tokenizer lacks a special token that the template needs.
@@ -217,8 +220,8 @@ def tokenize(segments: Sequence[tuple[Segment, bool]], tokenizer: Any, tokens_pe
 def encode_words(tokenizer: Any, text: str) -> list[int]:
     """Return the ids of a text in which nothing becomes a reserved token (``reserved_ids``).
 
-    Characters that no text has, such as half a surrogate pair, are read as U+FFFD: what a shell or a data set passes on of bytes that are
-    not UTF-8 harms no more than itself.
+    Characters that no text has, such as half a surrogate pair, are read as U+FFFD: what a shell or a data set passes on
+    of bytes that are not UTF-8 harms no more than itself.
     """
     return encode_texts(tokenizer, (text,))[0]
 
@@ -244,9 +247,9 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 def reserved_ids(tokenizer: Any) -> frozenset[int]:
     """Return the ids that no text of a user's, a data set's or a refiner's may become.
 
-    Those of special tokens, and of every other added token that looks like markup: ``<tool_call>`` steers a model as much as a special
-    token does, whether or not its tokenizer calls it one. Added tokens of letters and digits alone, or of white space, are words. So is
-    the token for what the vocabulary lacks.
+    Those of special tokens, and of every other added token that looks like markup: ``<tool_call>`` steers a model as
+    much as a special token does, whether or not its tokenizer calls it one. Added tokens of letters and digits alone,
+    or of white space, are words. So is the token for what the vocabulary lacks.
     """
     found = {
         index for index, token in tokenizer.added_tokens_decoder.items() if token.special or _is_markup(token.content)
@@ -264,7 +267,8 @@ def _spelled(tokenizer: Any, text: str, ids: Sequence[int], reserved: Set[int]) 
     plain = _without_added_tokens(tokenizer, reserved)
     if plain is not None:
         ids = plain.encode(text, add_special_tokens=False).ids
-    # Unigram vocabularies (SentencePiece writes them so) hold special tokens as pieces like any other, and find them in text.
+    # Unigram vocabularies (SentencePiece writes them so) hold special tokens as pieces like any other, and find them in
+    # text.
     return [
         piece for index in ids for piece in (_letters(tokenizer, index, reserved) if index in reserved else (index,))
     ]

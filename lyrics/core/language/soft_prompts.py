@@ -24,7 +24,9 @@ _SHORTEST = 0.8
 
 @dataclass(frozen=True, eq=False)
 class SoftPrompts:
-    """A batch: embeddings [B,L,D], mask [B,L] (1 = read), ids and targets [B,L] for the loss, and each place's position in its prompt."""
+    """A batch: embeddings [B,L,D], mask [B,L] (1 = read), ids and targets [B,L] for the loss, and each place's position
+    in its prompt.
+    """
 
     embeddings_BLD: torch.Tensor
     mask_BL: torch.Tensor
@@ -47,7 +49,9 @@ def groups_by_length(prompts: Sequence[TokenPrompt]) -> list[list[TokenPrompt]]:
 
 
 def rows_of(prompts: Sequence[TokenPrompt]) -> list[list[TokenPrompt]]:
-    """The prompts in as few rows as are needed, none longer than the longest prompt: the longest first, each where it first fits."""
+    """The prompts in as few rows as are needed, none longer than the longest prompt: the longest first, each where it
+    first fits.
+    """
     rows: list[list[TokenPrompt]] = []
     room: list[int] = []
     ordered = sorted(prompts, key=len, reverse=True)
@@ -81,7 +85,9 @@ def embed(
 def embed_packed(
     prompts: Sequence[TokenPrompt], soft_tokens_PQD: torch.Tensor, language_model: LanguageModel
 ) -> SoftPrompts:
-    """As ``embed``, with several prompts in a row; ``positions_BL`` count each from 0, and the rest of a row as one more."""
+    """As ``embed``, with several prompts in a row; ``positions_BL`` count each from 0, and the rest of a row as one
+    more.
+    """
     placed = []
     for row in rows_of(prompts):
         ends = list(itertools.accumulate(len(prompt) for prompt in row))
@@ -134,7 +140,8 @@ def answer_losses(
     *,
     one_pass: bool = False,
 ) -> list[Loss]:
-    """Cross-entropy of the prompts' answers and of what ends them (section 3.3), of one or several passes of the language model.
+    """Cross-entropy of the prompts' answers and of what ends them (section 3.3), of one or several passes of the
+    language model.
 
     A language model that ``packs`` reads them without padding; any other reads those of like length together, unless
     everything is to be ``one_pass``. The sum of the losses is the same.
@@ -147,7 +154,9 @@ def answer_losses(
 
 
 def answer_loss(prompts: Sequence[TokenPrompt], soft_tokens_PQD: torch.Tensor, language_model: LanguageModel) -> Loss:
-    """Cross-entropy of the prompts' answers and of what ends them, summed, with the number of their tokens (section 3.3)."""
+    """Cross-entropy of the prompts' answers and of what ends them, summed, with the number of their tokens (section
+    3.3).
+    """
     soft = embed(prompts, soft_tokens_PQD, language_model, "right")
     return _loss(soft, soft_tokens_PQD, lambda: language_model(soft.embeddings_BLD, soft.mask_BL))
 

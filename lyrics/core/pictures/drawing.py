@@ -25,7 +25,10 @@ MASK_OPACITY = 0.1
 
 
 def draw_objects(picture: Image.Image, objects: Sequence[DetectedObject]) -> Image.Image:
-    """A copy of ``picture`` with the objects on it; one color per tag. The best object is drawn last, on top of the others."""
+    """A copy of ``picture`` with the objects on it; one color per tag.
+
+    The best object is drawn last, on top of the others.
+    """
     colors = {tag: PALETTE[index % len(PALETTE)] for index, tag in enumerate(sorted({found.tag for found in objects}))}
     pixels_HWC = np.array(picture.convert("RGB"))
     stroke = max(2, round(min(picture.size) / 200))
@@ -60,7 +63,9 @@ def _tint(
 
 
 def _rim(inside_HW: npt.NDArray[np.bool_], width_px: int) -> npt.NDArray[np.bool_]:
-    """The pixels of a mask that are at most ``width_px`` steps from what is outside of it; the picture's border is no edge."""
+    """The pixels of a mask that are at most ``width_px`` steps from what is outside of it; the picture's border is no
+    edge.
+    """
     core = inside_HW
     for _ in range(width_px):
         around = np.pad(core, 1, constant_values=True)

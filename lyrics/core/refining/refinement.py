@@ -1,4 +1,6 @@
-"""What the refiner saw in one picture, and its forms: a JSON line, COCO annotations, supervision's detections, a drawing."""
+"""What the refiner saw in one picture, and its forms: a JSON line, COCO annotations, supervision's detections, a
+drawing.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,10 @@ class Refinement:
     name: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data: one line of ``objects.jsonl``. Boxes are xyxy in pixels of the original picture, masks COCO's compressed runs."""
+        """Plain data: one line of ``objects.jsonl``.
+
+        Boxes are xyxy in pixels of the original picture, masks COCO's compressed runs.
+        """
         return {
             **name_to_json(self.name),
             "width": self.size_px[0],
@@ -72,8 +77,9 @@ class Refinement:
     def to_supervision(self) -> Any:
         """As ``supervision.Detections``; ``class_id`` counts the different tags in alphabetical order.
 
-        Boxes are xyxy in pixels, masks bool [objects, height, width], given when every object has one. The tags themselves are
-        ``data["class_name"]``, where this version of supervision has a place for them (0.16 and later; groundingdino-py wants 0.6.0).
+        Boxes are xyxy in pixels, masks bool [objects, height, width], given when every object has one. The tags
+        themselves are ``data["class_name"]``, where this version of supervision has a place for them (0.16 and later;
+        groundingdino-py wants 0.6.0).
 
         Raises ``MissingRequirementError`` where supervision is not installed.
         """
@@ -107,7 +113,10 @@ class Refinement:
 
     @renamed(picture="image")
     def draw(self, image: Image.Image) -> Image.Image:
-        """Return a copy of ``image`` with boxes, masks and labels. Raises ``ValueError`` for an image of another size."""
+        """Return a copy of ``image`` with boxes, masks and labels.
+
+        Raises ``ValueError`` for an image of another size.
+        """
         from lyrics.core.pictures.drawing import draw_objects
 
         if image.size != self.size_px:
@@ -126,7 +135,10 @@ def name_from_json(row: Mapping[str, Any]) -> str:
 
 
 def to_coco(refinements: Sequence[Refinement]) -> dict[str, Any]:
-    """COCO annotations of several pictures, as pycocotools loads them. Boxes are [x, y, width, height] in pixels, ids count from 1."""
+    """COCO annotations of several pictures, as pycocotools loads them.
+
+    Boxes are [x, y, width, height] in pixels, ids count from 1.
+    """
     names = sorted({found.tag for refinement in refinements for found in refinement.objects})
     category = {name: index for index, name in enumerate(names, 1)}
     images: list[dict[str, Any]] = []

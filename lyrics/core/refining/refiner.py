@@ -41,7 +41,8 @@ class VisualRefiner(nn.Module):
     """Tags, boxes, masks and local tokens of pictures.
 
     Args:
-        tagger, detector, segmenter: modules that keep the contract of their kind, or None. A segmenter needs a detector.
+        tagger, detector, segmenter: modules that keep the contract of their kind, or None. A segmenter needs a
+            detector.
         max_objects: objects kept per picture, best first.
         names: per expert, what to call it when it breaks its contract; ``the detector`` and so on unless given.
         made_of: the resolved specification and the versions behind it, as plain data, for ``digest``.
@@ -121,7 +122,8 @@ class VisualRefiner(nn.Module):
         """Refine an image, or any number of them in one batch.
 
         Args:
-            images: an image or a list of images of any sizes, whatever ``lyrics.core.pictures.images.open_image`` opens.
+            images: an image or a list of images of any sizes, whatever ``lyrics.core.pictures.images.open_image``
+                opens.
             phrases: what to look for in each image, in place of the tagger's tags; for one image a list of phrases will
                 do.
             names: which images they are; a path is its own name.
@@ -251,6 +253,7 @@ def check_segmenter(
     _expect(
         who,
         tuple(found.tokens_BKD.shape) == expected and tuple(found.mask_BK.shape) == expected[:2],
-        f"returned tokens {tuple(found.tokens_BKD.shape)} and a mask {tuple(found.mask_BK.shape)}, not {expected} and {expected[:2]}",
+        f"returned tokens {tuple(found.tokens_BKD.shape)} and a mask {tuple(found.mask_BK.shape)}, not {expected} and "
+        f"{expected[:2]}",
     )
     _expect(who, found.mask_BK.dtype == torch.bool, f"returned a mask of {found.mask_BK.dtype}, not a bool mask")

@@ -1,4 +1,7 @@
-"""Small charts as SVG text: a curve for a report, and panels of bars and lines for a file of their own. Draws with strings alone."""
+"""Small charts as SVG text: a curve for a report, and panels of bars and lines for a file of their own.
+
+Draws with strings alone.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +73,10 @@ def curve(points: Sequence[tuple[int, float]]) -> str:
 
 
 def chart(panels: Sequence[Panel]) -> str:
-    """Panels beside and below each other, as an SVG file that needs nothing else. Values that are not finite are left out."""
+    """Panels beside and below each other, as an SVG file that needs nothing else.
+
+    Values that are not finite are left out.
+    """
     columns = max(1, min(_COLUMNS, len(panels)))
     rows = -(-len(panels) // columns)
     width, height = columns * _PANEL_WIDTH, max(1, rows) * _PANEL_HEIGHT
@@ -146,7 +152,8 @@ def _bars(panel: Bars) -> str:
             f"fill='{_color(number)}'><title>{escape(name)}: {point.y:.4g}</title></rect>",
             frame.whisker(middle, point),
             # Names stand in two rows by turns, so that neighbors do not run into each other.
-            f"<text x='{middle:.1f}' y='{frame.bottom + 15 + number % 2 * 14}' text-anchor='middle'>{escape(name)}</text>",
+            f"<text x='{middle:.1f}' y='{frame.bottom + 15 + number % 2 * 14}' "
+            f"text-anchor='middle'>{escape(name)}</text>",
         ]
     return "".join(parts)
 

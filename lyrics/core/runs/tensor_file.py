@@ -1,6 +1,7 @@
 """Tensors as a ``.safetensors`` file, written piece by piece and hashed on the way, without a second copy in memory.
 
-The format: eight bytes with the length of a JSON header, the header (type, shape and place of each tensor), the tensors' bytes.
+The format: eight bytes with the length of a JSON header, the header (type, shape and place of each tensor), the
+tensors' bytes.
 """
 
 from __future__ import annotations

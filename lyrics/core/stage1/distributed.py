@@ -12,7 +12,9 @@ from lyrics.core.stage1.streams import Text
 
 
 class SharedOut(Protocol):
-    """A language model that is shared out over the ranks, which run it together (``lyrics.core.training.sharding.Shards``)."""
+    """A language model that is shared out over the ranks, which run it together
+    (``lyrics.core.training.sharding.Shards``).
+    """
 
     def catch_up(self) -> None:
         """To be called by all ranks in an evaluation, before they exchange what each has found.
@@ -31,7 +33,10 @@ def rank() -> int:
 
 
 class _Gather(torch.autograd.Function):
-    """All ranks' rows, rank after rank. Every rank's loss depends on every row, so the backward pass sums over ranks."""
+    """All ranks' rows, rank after rank.
+
+    Every rank's loss depends on every row, so the backward pass sums over ranks.
+    """
 
     @staticmethod
     def forward(ctx: Any, rows: torch.Tensor) -> torch.Tensor:

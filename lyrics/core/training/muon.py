@@ -19,7 +19,8 @@ _MATRICES = "matrices"
 class MuonWithAdamW(torch.optim.Optimizer):
     """``matrices`` are updated by ``torch.optim.Muon`` (Jordan 2024), ``groups`` by ``torch.optim.AdamW``.
 
-    One learning rate serves both: Muon's updates are scaled to the size that AdamW's have (Liu et al. 2025, arXiv 2502.16982, section 2.2).
+    One learning rate serves both: Muon's updates are scaled to the size that AdamW's have (Liu et al. 2025, arXiv
+    2502.16982, section 2.2).
 
     Raises ``ValueError`` for matrices that have not two dimensions.
     """

@@ -1,6 +1,7 @@
 """AdamW or Muon over what a stage trains: which parameters decay, and the optimizer's state as named tensors.
 
-State is stored by the parameters' names, so that neither the order of parameters nor the number of ranks matters to a checkpoint.
+State is stored by the parameters' names, so that neither the order of parameters nor the number of ranks matters to a
+checkpoint.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ def decays(name: str, parameter: torch.Tensor) -> bool:
 
 
 def orthogonalized(name: str, parameter: torch.Tensor) -> bool:
-    """Whether Muon updates it: a matrix from features to features, and so neither an embedding, nor a head, nor query tokens."""
+    """Whether Muon updates it: a matrix from features to features, and so neither an embedding, nor a head, nor query
+    tokens.
+    """
     return parameter.ndim == 2 and decays(name, parameter) and not any(part in name for part in ("embed", "head."))
 
 
@@ -81,7 +84,10 @@ def load_optimizer(
     tensors: Mapping[str, torch.Tensor],
     where: str,
 ) -> None:
-    """The inverse of ``optimizer_tensors``. Raises ``CheckpointError`` beginning with ``where`` for state that does not fit."""
+    """The inverse of ``optimizer_tensors``.
+
+    Raises ``CheckpointError`` beginning with ``where`` for state that does not fit.
+    """
     slots = _slots(optimizer, parameters)
     known = {f"{name}/{slot}" for name in parameters for slot in slots[name]}
     if unexpected := sorted(set(tensors) - known):

@@ -1,4 +1,6 @@
-"""``report.html``: a run at a glance, in one file that needs nothing else: curves, the last evaluation, and what was trained on."""
+"""``report.html``: a run at a glance, in one file that needs nothing else: curves, the last evaluation, and what was
+trained on.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ _THUMBNAIL = 160
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
     "table{border-collapse:collapse}td,th{padding:.2rem .8rem .2rem 0;text-align:left;vertical-align:top}"
-    "figure{display:inline-block;margin:0 1.5rem 1rem 0}figcaption{font-weight:600}svg text{font:11px sans-serif;fill:#555}"
+    "figure{display:inline-block;margin:0 1.5rem 1rem 0}figcaption{font-weight:600}svg text{font:11px "
+    "sans-serif;fill:#555}"
 )
 
 

@@ -6,7 +6,8 @@
 ``frozen.json``            in the second case: for every part that is not stored, where it comes from and the sha256 of its tensors
 ``tokenizers/``            one folder each for ``query_transformer`` (where it reads text) and ``language_model``
 ``parts/``                 one folder for each part that needs more than tensors (its configuration in transformers' format, a tagger's
-                           names, a detector's tokenizer); see ``save_files`` and ``load_files`` in ``lyrics.core.contracts``
+                           names, a detector's tokenizer); see ``save_files`` and ``load_files`` in
+                           ``lyrics.core.contracts``
 ``preprocessing.json``     how each expert prepares pictures; compared when the folder is read
 =========================  ==========================================================================================================
 """
@@ -38,7 +39,8 @@ SPEC_FILE = "spec.json"
 FROZEN_FILE = "frozen.json"
 PREPROCESSING_FILE = "preprocessing.json"
 PARTS = "parts"
-#: Spec paths of the parts that no stage trains, and of the one that is trained in part, with the prefix of their tensors.
+#: Spec paths of the parts that no stage trains, and of the one that is trained in part, with the prefix of their
+#: tensors.
 _FROZEN_PARTS = {
     "image_encoder": "encoder.",
     "refiner.tagger": "refiner.tagger.",
@@ -53,7 +55,8 @@ def spec_file(folder: str | os.PathLike[str]) -> Path:
     path = Path(folder) / SPEC_FILE
     if not path.is_file():
         raise WeightsError(
-            f"{folder}: is neither a model folder (it has no {SPEC_FILE}) nor the folder of a run (it has no config.yaml and checkpoints)."
+            f"{folder}: is neither a model folder (it has no {SPEC_FILE}) nor the folder of a run (it has no "
+            "config.yaml and checkpoints)."
         )
     return path
 
@@ -83,7 +86,9 @@ def save_folder(model: ComposedModel, folder: str | os.PathLike[str], *, trainab
 
 
 def save_beside(model: ComposedModel, folder: str | os.PathLike[str]) -> None:
-    """Write what a model folder holds beside specification and tensors: preprocessing, the experts' own files, tokenizers."""
+    """Write what a model folder holds beside specification and tensors: preprocessing, the experts' own files,
+    tokenizers.
+    """
     path = Path(folder)
     prepared = {name: dataclasses.asdict(one) for name, one in model.processor.preprocessing.items()}
     _write_json(path / PREPROCESSING_FILE, prepared)
@@ -158,10 +163,12 @@ def load_folder(
 ) -> None:
     """Fill a model from a folder.
 
-    ``base`` is a model folder with the frozen parts, where this one leaves them out; without it, the model holds them already.
-    ``changes`` are those that overrides made to the folder's specification: what fits is filled, and what stays random is warned of.
+    ``base`` is a model folder with the frozen parts, where this one leaves them out; without it, the model holds them
+    already. ``changes`` are those that overrides made to the folder's specification: what fits is filled, and what
+    stays random is warned of.
 
-    Raises ``WeightsError`` for tensors that are missing, unexpected or misshapen, and for other frozen parts than it was saved with.
+    Raises ``WeightsError`` for tensors that are missing, unexpected or misshapen, and for other frozen parts than it
+    was saved with.
     """
     path = Path(folder)
     tensors = stored_tensors(model)
@@ -191,7 +198,10 @@ def _fill(
     changes: Changes | None,
     others: str = "refuse",
 ) -> list[str]:
-    """Fill tensors from a folder: all of them, or after ``changes`` those that fit. Return the names of those that were left."""
+    """Fill tensors from a folder: all of them, or after ``changes`` those that fit.
+
+    Return the names of those that were left.
+    """
     if changes is None:
         load_tensors(wanted, folder, others=others)
         return []
@@ -211,7 +221,8 @@ def _fill(
 
 
 def load_trained_parts(model: ComposedModel, folder: Path) -> None:
-    """Fill what training changes, as far as it fits, from the folder of a model that may have other parts than this one.
+    """Fill what training changes, as far as it fits, from the folder of a model that may have other parts than this
+    one.
 
     Warns of parts that keep random weights because the folder has none that fit.
     """
@@ -230,8 +241,8 @@ def load_trained_parts(model: ComposedModel, folder: Path) -> None:
     if random:
         counts = ", ".join(f"{part} ({count})" for part, count in sorted(random.items()))
         warnings.warn(
-            f"the trained weights of {folder.name} do not fit the parts that were changed: tensors that stay random: {counts}. "
-            "Until they are trained, answers mean little.",
+            f"the trained weights of {folder.name} do not fit the parts that were changed: tensors that stay random: "
+            f"{counts}. Until they are trained, answers mean little.",
             stacklevel=2,
         )
 
@@ -248,8 +259,8 @@ def _compare(spec: ModelSpec, tensors: Mapping[str, torch.Tensor], frozen: set[s
             known = then.get("checkpoint") if isinstance(then, dict) else None
             raise WeightsError(
                 f"{file}: {path} is not the part that this model was trained with (sha256 differs"
-                f"{f'; that one was {known}' if known else ''}). Load it with the same weights and in the same dtype, or give "
-                "from_pretrained the folder of the whole model as base=."
+                f"{f'; that one was {known}' if known else ''}). Load it with the same weights and in the same dtype, "
+                "or give from_pretrained the folder of the whole model as base=."
             )
 
 
@@ -269,7 +280,8 @@ def _compare_preprocessing(model: ComposedModel, file: Path, changed: Collection
             continue
         if name in stored and stored[name] != json.loads(json.dumps(dataclasses.asdict(now))):
             warnings.warn(
-                f"{file}: {name} prepares pictures in another way than when this model was saved; its answers may differ.",
+                f"{file}: {name} prepares pictures in another way than when this model was saved; its answers may "
+                "differ.",
                 stacklevel=2,
             )
 

@@ -35,8 +35,8 @@ def locate_checkpoint(
     """The local file or folder that ``checkpoint`` names; a hub id is downloaded first.
 
     Args:
-        checkpoint: a ``.safetensors`` file, a folder that holds some, a hub id (``owner/name``), or what an installed package holds
-            (``package:NAME/PATH``, see ``packaged``).
+        checkpoint: a ``.safetensors`` file, a folder that holds some, a hub id (``owner/name``), or what an
+            installed package holds (``package:NAME/PATH``, see ``packaged``).
         also: patterns of the files to fetch from the hub beside the tensors, e.g. those of a tokenizer.
         tensors: patterns of the tensors' files, where a repository holds more than those of one checkpoint.
         downloads: whether the network may be used; False where a saved model names the hub id, and not the user
@@ -59,9 +59,9 @@ def locate_checkpoint(
     except (OSError, ValueError) as error:
         if not downloads:
             raise WeightsError(
-                f"the model names the checkpoint {checkpoint!r} of the hub, which was not downloaded before, and a saved model fetches "
-                "nothing by itself. Allow it with downloads=True (--download on the command line), or give from_pretrained the "
-                "folder of the whole model as base=."
+                f"the model names the checkpoint {checkpoint!r} of the hub, which was not downloaded before, and a "
+                "saved model fetches nothing by itself. Allow it with downloads=True (--download on the command line), "
+                "or give from_pretrained the folder of the whole model as base=."
             ) from error
         raise WeightsError(
             f"the checkpoint {checkpoint!r} is no local path, and the hub did not give it: {first_line(error)}. "
@@ -87,8 +87,8 @@ def is_hub_id(checkpoint: str) -> bool:
 def packaged(name: str) -> Path:
     """The file or folder within an installed package that ``package:NAME/PATH`` names.
 
-    NAME is the top-level package of a distribution that provides a lyrics plugin. It is looked up without importing anything, so that
-    a specification cannot run code.
+    NAME is the top-level package of a distribution that provides a lyrics plugin. It is looked up without importing
+    anything, so that a specification cannot run code.
 
     Raises ``WeightsError`` where no plugin's distribution has such a package, or nothing is at that path in it.
     """
@@ -96,8 +96,8 @@ def packaged(name: str) -> Path:
     plugins = plugin_packages()
     if package not in plugins:
         raise WeightsError(
-            f"{name!r}: no installed lyrics plugin has a package {package!r}; a packaged checkpoint is package:NAME/PATH, "
-            f"where NAME is one of {', '.join(sorted(plugins))}."
+            f"{name!r}: no installed lyrics plugin has a package {package!r}; a packaged checkpoint is "
+            f"package:NAME/PATH, where NAME is one of {', '.join(sorted(plugins))}."
         )
     # Of a top-level name nothing is imported to find it; of a dotted one its parents would be.
     found = importlib.util.find_spec(package)
@@ -105,7 +105,8 @@ def packaged(name: str) -> Path:
     path = next((place / within for place in places if (place / within).exists()), None)
     if path is None or not within:
         raise WeightsError(
-            f"{name!r}: there is no {within!r} in the installed package {package!r}; install the package that it belongs to again."
+            f"{name!r}: there is no {within!r} in the installed package {package!r}; install the package that it "
+            "belongs to again."
         )
     if not path.resolve().is_relative_to(next(place for place in places if path.is_relative_to(place)).resolve()):
         raise WeightsError(f"{name!r}: leads out of the package {package!r}; a packaged checkpoint lies inside of it.")
@@ -130,7 +131,8 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
             raise WeightsError(f"{file} cannot be read as safetensors: {error}") from error
         if twice := sorted(tensors.keys() & part.keys()):
             raise WeightsError(
-                f"{twice[0]!r} is in more than one safetensors file of {path}. Keep one checkpoint in a folder, or name the file."
+                f"{twice[0]!r} is in more than one safetensors file of {path}. Keep one checkpoint in a folder, or "
+                "name the file."
             )
         tensors.update(part)
     return tensors
@@ -197,7 +199,8 @@ def load_transformers(model_class: Any, config: Any, state: Mapping[str, torch.T
 
 
 def load_module(module: nn.Module, state: Mapping[str, torch.Tensor], source: object, unread: str = "") -> None:
-    """Fill a module with exactly the tensors of ``state``. A tensor that the module has under several names may come under any of them.
+    """Fill a module with exactly the tensors of ``state``. A tensor that the module has under several names may come
+    under any of them.
 
     Args:
         module: of any class.

@@ -1,4 +1,6 @@
-"""Questions: VQAv2, OK-VQA, GQA, ScienceQA with pictures, VizWiz, and about written words TextVQA and OCR-VQA (Table 2)."""
+"""Questions: VQAv2, OK-VQA, GQA, ScienceQA with pictures, VizWiz, and about written words TextVQA and OCR-VQA (Table
+2).
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,10 @@ def vqav2(options: Any, context: BuildContext) -> DatasetBenchmark:
 
 
 def ok_vqa(options: Any, context: BuildContext) -> DatasetBenchmark:
-    """The validation split, which is what is reported as its test set. The references are stems, as the official script has them."""
+    """The validation split, which is what is reported as its test set.
+
+    The references are stems, as the official script has them.
+    """
     return _questions("ok-vqa", options, judges.vqa(options.accuracy))
 
 

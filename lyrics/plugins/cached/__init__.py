@@ -1,6 +1,8 @@
-"""Tags, boxes and masks read back from an ``objects.jsonl`` that ``lyrics refine`` wrote, or that was made from annotations.
+"""Tags, boxes and masks read back from an ``objects.jsonl`` that ``lyrics refine`` wrote, or that was made from
+annotations.
 
-Experts may then run once, in another environment, and everything after them reads the file. This manifest imports no torch.
+Experts may then run once, in another environment, and everything after them reads the file. This manifest imports no
+torch.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ class Table:
     def __init__(self, options: CachedOptions) -> None:
         if options.file is None and options.missing == "error":
             raise SpecError(
-                "cached experts need a file: set refiner.detector.options.file (likewise tagger and segmenter) to an objects.jsonl, which "
-                "--refined does for all three, or set options.missing=empty."
+                "cached experts need a file: set refiner.detector.options.file (likewise tagger and segmenter) to an "
+                "objects.jsonl, which --refined does for all three, or set options.missing=empty."
             )
         self.file, self.missing = options.file, options.missing
         self.by_path: dict[str, Refinement] = {}

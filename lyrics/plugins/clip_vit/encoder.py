@@ -96,7 +96,8 @@ def build_clip(options: ClipVitOptions, context: BuildContext) -> VitEncoder:
         kept = config.num_hidden_layers - options.skip_layers
         if kept < 1:
             raise SpecError(
-                f"skip_layers {options.skip_layers} leaves nothing of the {config.num_hidden_layers} layers of {options.checkpoint!r}"
+                f"skip_layers {options.skip_layers} leaves nothing of the {config.num_hidden_layers} layers of "
+                f"{options.checkpoint!r}"
             )
     skipped = range(kept, config.num_hidden_layers)
     config.num_hidden_layers = kept
@@ -178,10 +179,11 @@ def _located(options: ClipVitOptions | EvaVitGOptions, context: BuildContext) ->
 
 
 def _pretrained(model_class: Any, config: Any, checkpoint: str, path: Path, unread: tuple[str, ...]) -> Any:
-    """The tower of a checkpoint, every tensor accounted for but those whose names inside the tower begin as ``unread`` says.
+    """The tower of a checkpoint, every tensor accounted for but those whose names inside the tower begin as ``unread``
+    says.
 
-    Whole models (CLIPModel, Blip2Model, the released Lyrics) keep their tower under ``vision_model.``, and what is outside of
-    it is left alone; a tower saved alone has no prefix.
+    Whole models (CLIPModel, Blip2Model, the released Lyrics) keep their tower under ``vision_model.``, and what is
+    outside of it is left alone; a tower saved alone has no prefix.
     """
     tensors = read_tensors(path)
     if any(name.startswith(PREFIX) for name in tensors):

@@ -15,7 +15,10 @@ from lyrics.core.registry.component import CheckpointOptions, Component, Convert
 
 
 class GroundingDinoOptions(CheckpointOptions):
-    """Options of ``grounding-dino``. Numbers that are null are the checkpoint's; ``PUBLIC`` are those of the default one."""
+    """Options of ``grounding-dino``.
+
+    Numbers that are null are the checkpoint's; ``PUBLIC`` are those of the default one.
+    """
 
     PUBLIC: ClassVar[Mapping[str, Any]] = {
         "swin_width": 96,
@@ -98,7 +101,8 @@ class GroundingDinoOptions(CheckpointOptions):
                 )
         if own.text_positions < own.max_text_tokens:
             raise ValueError(
-                f"text_positions {own.text_positions} is less than max_text_tokens {own.max_text_tokens}; lower the latter"
+                f"text_positions {own.text_positions} is less than max_text_tokens {own.max_text_tokens}; lower the "
+                "latter"
             )
         return self
 
@@ -113,7 +117,9 @@ class GroundingDinoOptions(CheckpointOptions):
 
 
 class GroundingDinoUpstreamOptions(GroundingDinoOptions):
-    """Options of ``grounding-dino-upstream``: those of ``grounding-dino``, within what the original code takes for granted."""
+    """Options of ``grounding-dino-upstream``: those of ``grounding-dino``, within what the original code takes for
+    granted.
+    """
 
     max_text_tokens: int | None = Field(
         None,

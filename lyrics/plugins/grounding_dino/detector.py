@@ -71,8 +71,8 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 class _Queries:
     """What the network says of some pictures, one prompt each.
 
-    ``logits_BQT`` are -inf where a prompt has no token. ``boxes_BQ4`` are (center x, center y, width, height), a share of the canvas.
-    ``tokens_BQD`` are the local tokens.
+    ``logits_BQT`` are -inf where a prompt has no token. ``boxes_BQ4`` are (center x, center y, width, height), a share
+    of the canvas. ``tokens_BQD`` are the local tokens.
     """
 
     logits_BQT: torch.Tensor
@@ -83,21 +83,23 @@ class _Queries:
 class GroundingDino(nn.Module):
     """Images and phrases -> detections, and the query states as local tokens.
 
-    Each picture is read with a prompt of its phrases (``a . b . c .``, lower case). A query's score for a phrase is the greatest
-    probability among the phrase's tokens; see ``selection.select`` for what becomes a detection. A detection's phrase is the caller's,
-    letter for letter. Full stops and question marks are left out of the prompt, so that they cannot cut a phrase in two; of phrases that
-    differ in those, in case and in white space only, the first is reported. A phrase in which nothing is left, or no word that the
-    tokenizer knows, is never detected.
+    Each picture is read with a prompt of its phrases (``a . b . c .``, lower case). A query's score for a phrase is the
+    greatest probability among the phrase's tokens; see ``selection.select`` for what becomes a detection. A detection's
+    phrase is the caller's, letter for letter. Full stops and question marks are left out of the prompt, so that they
+    cannot cut a phrase in two; of phrases that differ in those, in case and in white space only, the first is reported.
+    A phrase in which nothing is left, or no word that the tokenizer knows, is never detected.
 
-    Phrases beyond ``max_text_tokens`` tokens go into further prompts, one run of the network each, one after the other; their
-    detections are merged. Phrases come best first, so the local tokens are those of the first prompt.
+    Phrases beyond ``max_text_tokens`` tokens go into further prompts, one run of the network each, one after the other;
+    their detections are merged. Phrases come best first, so the local tokens are those of the first prompt.
 
-    Local tokens [B, Q, width + 4]: the decoder's last state, normalized, and its last reference box (center x, center y, width,
-    height; a share of the canvas). That box is refined from the state before its normalization, so it is not quite the detection's
-    (as in the authors' code). They exist for every query (the mask is True), whether or not anything was detected.
+    Local tokens [B, Q, width + 4]: the decoder's last state, normalized, and its last reference box (center x, center
+    y, width, height; a share of the canvas). That box is refined from the state before its normalization, so it is not
+    quite the detection's (as in the authors' code). They exist for every query (the mask is True), whether or not
+    anything was detected.
 
-    The network sees padding where pictures of a batch differ in size (Swin's windows and the group norms mix it into the picture). So
-    that a picture's result does not depend on its neighbors, pictures run together only when their canvases are of one size.
+    The network sees padding where pictures of a batch differ in size (Swin's windows and the group norms mix it into
+    the picture). So that a picture's result does not depend on its neighbors, pictures run together only when their
+    canvases are of one size.
     """
 
     def __init__(
@@ -144,7 +146,10 @@ class GroundingDino(nn.Module):
             _set_delimiters(self.network, self.writer.delimiters)
 
     def forward(self, images: ImageBatch, phrases: Sequence[Sequence[str]]) -> DetectorOutput:
-        """Detections in descending score, and tokens. Raises ``ValueError`` unless there is one list of phrases per picture."""
+        """Detections in descending score, and tokens.
+
+        Raises ``ValueError`` unless there is one list of phrases per picture.
+        """
         if len(phrases) != len(images) or any(isinstance(names, str) for names in phrases):
             raise ValueError(
                 f"a detector needs one list of phrases for each of the {len(images)} pictures, not {phrases!r:.200}"
@@ -196,7 +201,8 @@ class GroundingDino(nn.Module):
         )
 
     def _side_by_side(self) -> bool:
-        """On a CPU with threads a batch is no faster than one picture, and two pictures side by side are. The authors' network keeps what
+        """On a CPU with threads a batch is no faster than one picture, and two pictures side by side are. The authors'
+        network keeps what
         it computes in itself, so it cannot be called twice at a time."""
         ours = isinstance(self.network, GroundingDinoForObjectDetection)
         return ours and self._parameter().device.type == "cpu" and torch.get_num_threads() > 1
@@ -304,7 +310,8 @@ def _same_size(frames: Sequence[Frame], pictures: Sequence[int]) -> list[list[in
 
 
 def _missing_rows(width: int, height: int, queries: int) -> int:
-    """Pixels to add to a canvas's shorter side so that there are as many image tokens as queries are chosen from; mostly 0.
+    """Pixels to add to a canvas's shorter side so that there are as many image tokens as queries are chosen from;
+    mostly 0.
 
     Four levels of 1/8 to 1/64 of the side: a canvas of 1333 x 27 pixels has fewer than 900 tokens.
     """
@@ -324,11 +331,14 @@ def _image_tokens(width: int, height: int) -> int:
 
 
 def network_config(numbers: Mapping[str, Any]) -> GroundingDinoConfig:
-    """The options' numbers as transformers' configuration; what is not an option is the same in every public checkpoint."""
+    """The options' numbers as transformers' configuration; what is not an option is the same in every public
+    checkpoint.
+    """
     own = SimpleNamespace(**numbers)
     return GroundingDinoConfig(
         backbone_config=SwinConfig(
-            # Swin here reads any size; this number only says which windows are full: 224 for a window of 7, 384 for one of 12.
+            # Swin here reads any size; this number only says which windows are full: 224 for a window of 7, 384 for one
+            # of 12.
             image_size=32 * own.swin_window,
             embed_dim=own.swin_width,
             depths=list(own.swin_depths),
@@ -474,14 +484,15 @@ def _tokenizer(
     folder = folder.parent if folder.is_file() else folder
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         raise WeightsError(
-            f"there is no tokenizer ({' or '.join(_TOKENIZER_FILES)}) in {folder}. Set the option tokenizer to the hub id or folder of the "
-            "text encoder's: google-bert/bert-base-uncased for the public checkpoints."
+            f"there is no tokenizer ({' or '.join(_TOKENIZER_FILES)}) in {folder}. Set the option tokenizer to the hub "
+            "id or folder of the text encoder's: google-bert/bert-base-uncased for the public checkpoints."
         )
     tokenizer: BertTokenizer = load_tokenizer(folder, BertTokenizer)
     delimiters = tokenizer_delimiters(tokenizer, folder)
     if len(tokenizer) > words:
         raise WeightsError(
-            f"the tokenizer of {folder} has {len(tokenizer)} tokens, but the text encoder only {words} (text_vocabulary)."
+            f"the tokenizer of {folder} has {len(tokenizer)} tokens, but the text encoder only {words} "
+            "(text_vocabulary)."
         )
     return tokenizer, delimiters
 
@@ -493,6 +504,6 @@ def _set_delimiters(network: GroundingDinoForObjectDetection, delimiters: tuple[
         network.model.special_tokens = torch.tensor(delimiters, dtype=known.dtype, device=known.device)
     elif delimiters != BERT_DELIMITERS:
         raise WeightsError(
-            f"the tokenizer separates phrases by the ids {delimiters}, but this version of transformers only knows {BERT_DELIMITERS}; "
-            "install a newer one, or use a checkpoint with the vocabulary of bert-base-uncased."
+            f"the tokenizer separates phrases by the ids {delimiters}, but this version of transformers only knows "
+            f"{BERT_DELIMITERS}; install a newer one, or use a checkpoint with the vocabulary of bert-base-uncased."
         )

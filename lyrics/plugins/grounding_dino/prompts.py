@@ -1,8 +1,9 @@
 """Phrases to prompts and back: which tokens of which prompt are which phrase.
 
-A prompt is ``[CLS] a . b c . d . [SEP]``. Grounding DINO lets the tokens between two delimiters see each other and nothing else, so a
-phrase is what stands between two full stops. Prompts are put together from token ids, phrase by phrase: BERT's pieces never cross a full
-stop, hence the ids are those of the joined text, and every phrase's place is known without searching for it.
+A prompt is ``[CLS] a . b c . d . [SEP]``. Grounding DINO lets the tokens between two delimiters see each other and
+nothing else, so a phrase is what stands between two full stops. Prompts are put together from token ids, phrase by
+phrase: BERT's pieces never cross a full stop, hence the ids are those of the joined text, and every phrase's place is
+known without searching for it.
 
 Importing this file imports no torch.
 """
@@ -61,8 +62,8 @@ class PromptWriter:
     def prompts(self, tokens: Sequence[Sequence[int]]) -> list[Prompt]:
         """Prompts that hold every phrase with tokens, in order; a new one begins when the next phrase does not fit.
 
-        Phrases longer than a whole prompt are cut to its length. Without any phrase there is one prompt, ``[CLS] . [SEP]``, as in the
-        original code.
+        Phrases longer than a whole prompt are cut to its length. Without any phrase there is one prompt,
+        ``[CLS] . [SEP]``, as in the original code.
 
         Args:
             tokens: of each phrase, as ``tokens`` gives them; phrases without any are left out.
@@ -93,7 +94,9 @@ class PromptWriter:
 
 
 def spelling(phrase: str) -> str:
-    """As the detector reads it: lower case, single spaces, and without "." and "?", which would cut it in two ("U.S. flag")."""
+    """As the detector reads it: lower case, single spaces, and without "." and "?", which would cut it in two ("U.S.
+    flag").
+    """
     return " ".join(phrase.lower().replace(".", " ").replace("?", " ").split())
 
 

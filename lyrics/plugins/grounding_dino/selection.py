@@ -38,9 +38,9 @@ def select(
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], int]:
     """(query, phrase) of each detection, both [N], in descending score, and how many more there were than ``limit``.
 
-    A query is a box when its best score is above ``box_threshold``, and then a detection of every phrase for which its score is
-    above ``text_threshold``: the two thresholds of the original code, which writes such phrases as one string where we report each by
-    itself. Non-maximum suppression is per phrase, so no phrase takes another's box.
+    A query is a box when its best score is above ``box_threshold``, and then a detection of every phrase for which its
+    score is above ``text_threshold``: the two thresholds of the original code, which writes such phrases as one string
+    where we report each by itself. Non-maximum suppression is per phrase, so no phrase takes another's box.
 
     Args:
         scores_QP: probabilities.

@@ -1,10 +1,12 @@
 """Image-text matching (paper equation 2).
 
-One stream per pair of an image and a text. Recipe ``paper``: visual queries and the caption see each other, grounding queries and the
-spatial text see each other, nothing crosses; one two-way classifier reads the mean visual and the mean grounding query, half the loss
-each. Recipe ``released``: everything sees everything, and the classifier reads the mean of all queries.
+One stream per pair of an image and a text. Recipe ``paper``: visual queries and the caption see each other, grounding
+queries and the spatial text see each other, nothing crosses; one two-way classifier reads the mean visual and the mean
+grounding query, half the loss each. Recipe ``released``: everything sees everything, and the classifier reads the mean
+of all queries.
 
-Pairs are the B matching ones (first pass), and for each text a hard negative image and for each image a hard negative text (second pass).
+Pairs are the B matching ones (first pass), and for each text a hard negative image and for each image a hard negative
+text (second pass).
 
 Letters: B samples, R pairs of one kind, D width.
 """

@@ -1,7 +1,8 @@
 """How the objectives put special tokens around a batch's texts, and the query stream that several of them share.
 
 Recipe ``paper``: S is [BOS] and the objects, C is [CLS], the caption and [SEP]; each counts its own positions.
-Recipe ``released``: one [CLS] in front of S, nothing around C, whose positions go on from 1; without S (BLIP-2), C is as in ``paper``.
+Recipe ``released``: one [CLS] in front of S, nothing around C, whose positions go on from 1; without S (BLIP-2), C is
+as in ``paper``.
 
 Letters: B samples, L tokens.
 """

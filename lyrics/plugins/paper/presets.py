@@ -11,10 +11,10 @@ from lyrics.core.spec import ModelSpec, ObjectiveSlot, RefinerSpec, Slot
 #: "Merely 278M trainable parameters" (section 5.2), in stage 2.
 PAPER_TRAINABLE = 278_000_000
 PAPER_TRAINABLE_NOTE = (
-    "The paper gives no rank for LoRA; 64 is taken here. What its authors released meets their figure exactly: 195.2M in the query "
-    "transformer, 0.1M queries, 3.9M in the projection and 78.6M in LoRA of rank 64 on q, k and v. Against that, the parts that the paper "
-    "names have no LoRA on k (26.2M less), image tokens 1024 wide instead of 1408 (3.5M less), and the segmenter's keys and values "
-    "(2.4M more)."
+    "The paper gives no rank for LoRA; 64 is taken here. What its authors released meets their figure exactly: 195.2M "
+    "in the query transformer, 0.1M queries, 3.9M in the projection and 78.6M in LoRA of rank 64 on q, k and v. "
+    "Against that, the parts that the paper names have no LoRA on k (26.2M less), image tokens 1024 wide instead of "
+    "1408 (3.5M less), and the segmenter's keys and values (2.4M more)."
 )
 
 
@@ -109,7 +109,10 @@ def lyrics_7b() -> ModelSpec:
 
 
 def lyrics_released_14b() -> ModelSpec:
-    """What the authors released: IDEA-CCNL/Ziya-Visual-Lyrics-14B and Fengshenbang-LM pull request 449. It differs from the paper."""
+    """What the authors released: IDEA-CCNL/Ziya-Visual-Lyrics-14B and Fengshenbang-LM pull request 449.
+
+    It differs from the paper.
+    """
     return ModelSpec(
         image_encoder=Slot(
             use="eva-vit-g",  # BLIP-2's tower: 257 x 1408
@@ -162,7 +165,9 @@ def blip2_13b() -> ModelSpec:
 
 
 def lyrics_mini() -> ModelSpec:
-    """The paper's model with every part of its true type, at about a twentieth of its width: to try the real code paths on a CPU."""
+    """The paper's model with every part of its true type, at about a twentieth of its width: to try the real code paths
+    on a CPU.
+    """
     return lyrics_13b().with_overrides(
         {
             "image_encoder.options": {"width": 64, "layers": 4, "heads": 4, "mlp_width": 256},

@@ -1,6 +1,7 @@
 """The paper's training. Its numbers carry their place in it ("Lyrics", arXiv 2312.05278).
 
-What the paper does not give (clipping, how often to save, the shares of the data sets) are this library's defaults. Imports no torch.
+What the paper does not give (clipping, how often to save, the shares of the data sets) are this library's defaults.
+Imports no torch.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Recognize Anything taggers: RAM++ (``ram-plus``) and RAM (``ram``), on a Swin backbone.
 
-Upstream is on no package registry and does not run on today's transformers, so the network is our own and reads upstream's
-weights. A checkpoint is a folder (or a repository on the hub) of three files:
+Upstream is on no package registry and does not run on today's transformers, so the network is our own and reads
+upstream's weights. A checkpoint is a folder (or a repository on the hub) of three files:
 
 - ``model.safetensors``: upstream's ``.pth`` converted to safetensors, tensor names as they are;
 - ``tags.txt``: one tag a line, in the order of the checkpoint's classes (upstream's ``ram_tag_list.txt``);

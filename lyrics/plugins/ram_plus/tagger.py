@@ -74,8 +74,9 @@ _CLASSES_FILE = "classes.json"
 class RamTagger(nn.Module):
     """RAM, or RAM++ when ``num_descriptions`` is given.
 
-    ``tags`` and ``thresholds`` are the classes' in order; they come with the checkpoint and are no part of the state dict. ``swin`` is the
-    backbone's configuration, where it is not the one that the options describe to today's transformers.
+    ``tags`` and ``thresholds`` are the classes' in order; they come with the checkpoint and are no part of the state
+    dict. ``swin`` is the backbone's configuration, where it is not the one that the options describe to today's
+    transformers.
     """
 
     def __init__(self, options: RamOptions, num_descriptions: int | None, swin: SwinConfig | None = None) -> None:
@@ -106,7 +107,8 @@ class RamTagger(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: ImageBatch) -> list[list[Tag]]:
-        """Per image the tags whose probability is strictly above their threshold, best first; equal ones in class order.
+        """Per image the tags whose probability is strictly above their threshold, best first; equal ones in class
+        order.
 
         Raises:
             ContractError: the pictures are not [B,3,image_size,image_size].
@@ -136,7 +138,8 @@ class RamTagger(nn.Module):
             raise WeightsError(f"{folder / _CLASSES_FILE}: cannot be read: {type(error).__name__}: {error}.") from error
         if not len(tags) == len(thresholds) == self.num_tags:
             raise WeightsError(
-                f"{folder / _CLASSES_FILE}: has {len(tags)} tags and {len(thresholds)} thresholds; the tagger has {self.num_tags}."
+                f"{folder / _CLASSES_FILE}: has {len(tags)} tags and {len(thresholds)} thresholds; the tagger has "
+                f"{self.num_tags}."
             )
         # A threshold that the options state stands above those that were saved.
         one = self._one_threshold
@@ -162,7 +165,9 @@ class RamTagger(nn.Module):
         return logits_BC
 
     def _pictures_at_once(self, pixels_BCHW: torch.Tensor) -> int:
-        """All of them, but on a CPU: there more than two large pictures only leave the caches (eight at once took 1.1 times as long)."""
+        """All of them, but on a CPU: there more than two large pictures only leave the caches (eight at once took 1.1
+        times as long).
+        """
         if pixels_BCHW.device.type != "cpu":
             return len(pixels_BCHW)
         return max(1, _CPU_PIXELS // self.image_size**2)
@@ -175,8 +180,8 @@ class RamTagger(nn.Module):
     def labels(self, image_BL: torch.Tensor) -> torch.Tensor:
         """The tags' embeddings [B,C,512] as this picture reads them.
 
-        RAM++ weighs a tag's K descriptions by the softmax of ``exp(reweight_scale) * <image, description>``, where the image
-        token [B,512] has unit length and the descriptions are as stored. RAM has one embedding per tag.
+        RAM++ weighs a tag's K descriptions by the softmax of ``exp(reweight_scale) * <image, description>``, where the
+        image token [B,512] has unit length and the descriptions are as stored. RAM has one embedding per tag.
         """
         if self.reweight_scale is None:
             return self.label_embed.expand(len(image_BL), -1, -1)
@@ -209,8 +214,8 @@ def build_ram(options: RamOptions, context: BuildContext) -> RamTagger:
     """RAM.
 
     Raises:
-        WeightsError: pretrained weights are asked for, and ``options.checkpoint`` is not set, cannot be found or read, or does
-            not have the tensors, tags and thresholds that the options describe.
+        WeightsError: pretrained weights are asked for, and ``options.checkpoint`` is not set, cannot be found or
+            read, or does not have the tensors, tags and thresholds that the options describe.
     """
     return _build(options, None, context)
 

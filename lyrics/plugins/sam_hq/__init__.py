@@ -15,7 +15,10 @@ from lyrics.core.registry.component import CheckpointOptions, Component, Convert
 
 
 class SamHqOptions(CheckpointOptions):
-    """Options of ``sam-hq``. Numbers that are null are the checkpoint's; ``PUBLIC`` are those of the default one, SAM-HQ ViT-H."""
+    """Options of ``sam-hq``.
+
+    Numbers that are null are the checkpoint's; ``PUBLIC`` are those of the default one, SAM-HQ ViT-H.
+    """
 
     PUBLIC: ClassVar[Mapping[str, Any]] = {
         "image_size": 1024,

@@ -2,7 +2,8 @@
 
 ``upstream.py`` puts the original code in the place of transformers' network; all the rest is the same.
 
-Shapes: B images, C color channels, K boxes, H and W pixels of a canvas or picture, h and w cells of the image embedding, D width.
+Shapes: B images, C color channels, K boxes, H and W pixels of a canvas or picture, h and w cells of the image
+embedding, D width.
 """
 
 from __future__ import annotations
@@ -37,15 +38,16 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 class SamHq(nn.Module):
     """Images and boxes -> per box its mask in the original picture, and a local token.
 
-    A mask is the first mask of SAM plus the high-quality mask (the authors' default for a box), above a logit of 0, enlarged as the
-    authors do: bilinear to the canvas, cut to the picture, bilinear to the original picture. A box that the canvas does not show (its
-    place was cropped away) has an empty mask.
+    A mask is the first mask of SAM plus the high-quality mask (the authors' default for a box), above a logit of 0,
+    enlarged as the authors do: bilinear to the canvas, cut to the picture, bilinear to the original picture. A box that
+    the canvas does not show (its place was cropped away) has an empty mask.
 
-    Local tokens [B, K, prompt_width + 4]: the image embedding averaged over the mask (each cell weighted by the part of it that the
-    mask covers; over the box where the mask is empty), and the box as (center x, center y, width, height), normalized in the original
-    picture.
+    Local tokens [B, K, prompt_width + 4]: the image embedding averaged over the mask (each cell weighted by the part of
+    it that the mask covers; over the box where the mask is empty), and the box as (center x, center y, width, height),
+    normalized in the original picture.
 
-    A picture is encoded once however many boxes it has, and not at all without boxes; boxes are decoded ``boxes_per_pass`` at a time.
+    A picture is encoded once however many boxes it has, and not at all without boxes; boxes are decoded
+    ``boxes_per_pass`` at a time.
     """
 
     network: Any
@@ -79,7 +81,10 @@ class SamHq(nn.Module):
         compare_config(self.config, folder)
 
     def forward(self, images: ImageBatch, boxes: Sequence[Sequence[Box]]) -> SegmenterOutput:
-        """Masks and tokens, in the order of the boxes. Raises ``ValueError`` unless there is one list of boxes per picture."""
+        """Masks and tokens, in the order of the boxes.
+
+        Raises ``ValueError`` unless there is one list of boxes per picture.
+        """
         if len(boxes) != len(images) or any(isinstance(own, Box) for own in boxes):
             raise ValueError(
                 f"a segmenter needs one list of boxes for each of the {len(images)} pictures, not {boxes!r:.200}"
@@ -198,7 +203,9 @@ def _centers_px(frame: Frame, pixels: int, axis: int) -> np.ndarray:
 def _neighbors(
     centers_px: np.ndarray, length: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """For each position: the two canvas pixels whose centers it lies between (clamped to the canvas), and the second's weight."""
+    """For each position: the two canvas pixels whose centers it lies between (clamped to the canvas), and the second's
+    weight.
+    """
     position = (centers_px - 0.5).clip(0, length - 1)
     first = np.floor(position).astype(np.int64)
     second = np.minimum(first + 1, length - 1)
@@ -207,7 +214,9 @@ def _neighbors(
 
 
 def network_config(numbers: Mapping[str, Any]) -> SamHQConfig:
-    """The options' numbers as transformers' configuration; what is not an option is the same in every public checkpoint."""
+    """The options' numbers as transformers' configuration; what is not an option is the same in every public
+    checkpoint.
+    """
     own = SimpleNamespace(**numbers)
     return SamHQConfig(
         vision_config=SamHQVisionConfig(
@@ -285,7 +294,10 @@ def located(options: SamHqOptions, context: BuildContext) -> Path | None:
 
 
 def build(options: SamHqOptions, context: BuildContext) -> SamHq:
-    """The component ``sam-hq``. Raises ``WeightsError`` when the checkpoint is not found or does not fit the options."""
+    """The component ``sam-hq``.
+
+    Raises ``WeightsError`` when the checkpoint is not found or does not fit the options.
+    """
     path = located(options, context)
     config = settled_config(options, context, path)
     if path is not None:

@@ -86,7 +86,8 @@ def from_original(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def to_original(state: Mapping[str, torch.Tensor], original: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A state dict in transformers' naming in the original code's: the inverse of ``from_original``. Unknown keys keep their name.
+    """A state dict in transformers' naming in the original code's: the inverse of ``from_original``. Unknown keys keep
+    their name.
 
     ``original`` is the original network's own state dict; its names are read, its values are not.
     """
@@ -99,6 +100,6 @@ def _translate(key: str, tensor: torch.Tensor) -> str:
         if match := pattern.match(key):
             return match.expand(replacement) + key[match.end() :]
     raise WeightsError(
-        f"{key!r} {list(tensor.shape)} is no tensor of SAM-HQ as its authors name them; the checkpoint is of another model or a variant "
-        "that is not supported."
+        f"{key!r} {list(tensor.shape)} is no tensor of SAM-HQ as its authors name them; the checkpoint is of another "
+        "model or a variant that is not supported."
     )

@@ -16,8 +16,8 @@ from lyrics.core.registry.component import Component, NamesWeights, Options, hoo
 class TimmVitOptions(Options):
     """Options of ``timm-vit``.
 
-    Image size, mean, standard deviation and resampling are those with which timm evaluates the model. The width of a token is the
-    model's too, so it is compared with the query transformer when the model is built, and not before.
+    Image size, mean, standard deviation and resampling are those with which timm evaluates the model. The width of a
+    token is the model's too, so it is compared with the query transformer when the model is built, and not before.
     """
 
     model: str = Field(

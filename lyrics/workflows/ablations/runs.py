@@ -1,4 +1,7 @@
-"""What every ablation is made of: two stages of training for a variant, and its evaluation. What is finished is not done again."""
+"""What every ablation is made of: two stages of training for a variant, and its evaluation.
+
+What is finished is not done again.
+"""
 
 from __future__ import annotations
 
@@ -114,8 +117,8 @@ def open_stages(
     for flag, stage, source in (("--pretrain", "pretrain", pretrain), ("--finetune", "instruct", finetune)):
         if Path(source).is_dir():
             raise SpecError(
-                f"{flag} {source}: is a folder; variants are trained, and that takes a configuration: a YAML file, or a recipe such as "
-                "tiny-stage1."
+                f"{flag} {source}: is a folder; variants are trained, and that takes a configuration: a YAML file, or "
+                "a recipe such as tiny-stage1."
             )
         config = load_config(source, overrides.get(flag.removeprefix("--"), {}))
         if config.stage != stage:
@@ -126,14 +129,15 @@ def open_stages(
     for key in ("image_encoder", "refiner", "query_transformer", "codec"):
         if one[key] != two[key]:
             raise SpecError(
-                f"--pretrain and --finetune are of different models: model.spec.{key} is {_short(one[key])} and {_short(two[key])}. "
-                "Set both alike, for instance with --set both.model.spec...."
+                f"--pretrain and --finetune are of different models: model.spec.{key} is {_short(one[key])} and "
+                f"{_short(two[key])}. Set both alike, for instance with --set both.model.spec...."
             )
     for name in ("device", "precision"):
         values = [getattr(config, name, None) or getattr(config.optimization, name, None) for config in found.values()]
         if values[0] != values[1]:
             raise SpecError(
-                f"--pretrain and --finetune: {name} is {values[0]} and {values[1]}, and one process trains both; set both alike."
+                f"--pretrain and --finetune: {name} is {values[0]} and {values[1]}, and one process trains both; set "
+                "both alike."
             )
     start = stages.finetune.model.start_from
     if start is not None and not own_start:
@@ -166,7 +170,8 @@ def train_once(config: TrainConfig, what: str, blank: Collection[str] = ()) -> N
     outcome = assemble.run(config, adapt=functools.partial(show_blank, experts=blank))
     if outcome.stopped:
         raise StoppedError(
-            f"stopped after {outcome.step:,} of {config.optimization.steps:,} steps of {what}; the same command goes on."
+            f"stopped after {outcome.step:,} of {config.optimization.steps:,} steps of {what}; the same command goes "
+            "on."
         )
 
 
@@ -186,8 +191,8 @@ def _check_same(config: TrainConfig, file: Path) -> None:
         incidental = any(path == one or path.startswith(f"{one}.") for one in _INCIDENTAL)
         if not incidental and before.get(path) != now.get(path):
             raise LyricsError(
-                f"{file}: was trained with {path}={_short(before.get(path))}, not {_short(now.get(path))}: variants would not be "
-                "comparable. Write to another folder."
+                f"{file}: was trained with {path}={_short(before.get(path))}, not {_short(now.get(path))}: variants "
+                "would not be comparable. Write to another folder."
             )
 
 
@@ -205,7 +210,10 @@ def _short(value: Any) -> str:
 
 
 def trained_model(config: TrainConfig, evaluating: Evaluating, blank: Collection[str] = ()) -> LyricsModel:
-    """The model that a run of stage 2 has made. Its frozen parts are those that it was trained with: random ones come from its seed."""
+    """The model that a run of stage 2 has made.
+
+    Its frozen parts are those that it was trained with: random ones come from its seed.
+    """
     torch.manual_seed(config.seed)
     model = build_model(config.model.spec, weights=config.model.weights)
     start_from(model, config.out, say)

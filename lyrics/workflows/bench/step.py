@@ -5,10 +5,11 @@ Variants, all with the weights of one model and in one process, alternating:
 - ``N1``: one dense-masked pass of 224 tokens per objective (``lyrics.workflows.bench.baselines.dense_losses``);
 - ``N3``: BLIP-2's way, query keys and values cached, everything else separate (``cached_losses``);
 - ``packed``: ours;
-- ``compiled``, where asked for: ours with its dense blocks through torch.compile (``optimization.compile`` of a training run).
+- ``compiled``, where asked for: ours with its dense blocks through torch.compile (``optimization.compile`` of a
+  training run).
 
-N1 and N3 always run at padded lengths. The packed step runs once on texts of the full padded length and once on true lengths; its losses
-are compared with the baselines' on the same texts before anything is timed.
+N1 and N3 always run at padded lengths. The packed step runs once on texts of the full padded length and once on true
+lengths; its losses are compared with the baselines' on the same texts before anything is timed.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ def build_case(
     padded: tuple[int, int] = PADDED,
     model: tuple[nn.Module, nn.ModuleDict] | None = None,
 ) -> tuple[nn.Module, nn.ModuleDict, Features, PretrainBatch, Negatives]:
-    """A model of ``mqformer`` and the four objectives (random weights, no dropout), and a batch whose texts have the given lengths.
+    """A model of ``mqformer`` and the four objectives (random weights, no dropout), and a batch whose texts have the
+    given lengths.
 
     Ids are padded to ``padded`` whatever the lengths, so that the baselines run padded.
     """
@@ -134,7 +136,9 @@ def saved_bytes(step: Step, parameters: Sequence[torch.Tensor]) -> tuple[int, di
     kept: dict[int, torch.UntypedStorage] = {}
 
     def pack(tensor: torch.Tensor) -> None:
-        """Nothing is handed on: a saved output that holds its own node would never be freed, and no backward pass follows."""
+        """Nothing is handed on: a saved output that holds its own node would never be freed, and no backward pass
+        follows.
+        """
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             kept[storage.data_ptr()] = storage
@@ -156,7 +160,9 @@ def _attention_backward_flops(_: torch.Size, q: torch.Size, k: torch.Size, v: to
 
 
 def _tiles_flops(products: int) -> Callable[..., int]:
-    """The same of our Triton operations, whose pairs are those of their row tiles (``lyrics.kernels.tiles``), a diagonal counted whole."""
+    """The same of our Triton operations, whose pairs are those of their row tiles (``lyrics.kernels.tiles``), a
+    diagonal counted whole.
+    """
 
     def count(*arguments: Any, **_: Any) -> int:
         heads, width = next(x for x in arguments if isinstance(x, torch.Tensor)).shape[-2:]
@@ -183,8 +189,9 @@ def counted_flops(step: Step) -> int:
 
 
 class _ColumnMajorFactors(TorchDispatchMode):
-    """On CPUs without bf16 instructions torch multiplies two row-major bf16 matrices some ten times slower than where the first is
-    column-major (measured: AMD EPYC with AVX2, torch 2.13). Backward passes are full of the former; a copy of the first factor makes
+    """On CPUs without bf16 instructions torch multiplies two row-major bf16 matrices some ten times slower than where
+    the first is column-major (measured: AMD EPYC with AVX2, torch 2.13). Backward passes are full of the former; a
+    copy of the first factor makes
     them the latter, for every variant alike."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -304,8 +311,8 @@ def compare(
 ) -> list[dict[str, Any]]:
     """All variants at one batch size: losses compared, then timed in turns; one row per variant and lengths.
 
-    ``attention`` is the implementation that ours uses, ``profile`` adds seconds by kind of kernel, ``compiled`` the variant of that name;
-    ``case`` goes to ``build_case``.
+    ``attention`` is the implementation that ours uses, ``profile`` adds seconds by kind of kernel, ``compiled`` the
+    variant of that name; ``case`` goes to ``build_case``.
 
     Raises:
         AssertionError: a variant's losses differ from N1's by more than fp32 rounding (bf16: 3 %).
@@ -334,8 +341,8 @@ def compare(
         for name, function, network in variants:
             steps[name, label] = _autocast(function, dtype, device, network, objectives, features, batch, negatives)
             arguments = (query_transformer, objectives, features, batch, negatives)
-            # On a CPU operations are counted in fp32, whatever the type: there are as many, and some CPUs take ten times longer in bf16.
-            # A GPU may not have the memory for that.
+            # On a CPU operations are counted in fp32, whatever the type: there are as many, and some CPUs take ten
+            # times longer in bf16. A GPU may not have the memory for that.
             counted[name, label] = _autocast(function, dtype if gpu else "fp32", device, *arguments)
     synchronize = torch.cuda.synchronize if gpu else lambda: None
 
@@ -495,8 +502,9 @@ def run_bench_step(
         say: called with a line of progress.
 
     Returns:
-        One row per batch size, dtype and variant; ``table`` prints them. A case for which no time was left is one row of status
-        ``not run``, and on a GPU one that fails (for want of memory, say) is one of status ``failed``; on a CPU it raises.
+        One row per batch size, dtype and variant; ``table`` prints them. A case for which no time was left is one row
+        of status ``not run``, and on a GPU one that fails (for want of memory, say) is one of status ``failed``; on a
+        CPU it raises.
     """
     begun = time.monotonic()
     rows: list[dict[str, Any]] = []

@@ -1,4 +1,6 @@
-"""Another detector by its name: the annotations, read by ``cached``, in the place of the trained one, and what is then different."""
+"""Another detector by its name: the annotations, read by ``cached``, in the place of the trained one, and what is then
+different.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ _SAME_IOU = 0.5
 
 
 def annotated(pictures: Sequence[Image.Image], annotations: Sequence[Sequence[DetectedObject]]) -> list[Refinement]:
-    """What ``lyrics-tiny``'s refiner says of pictures when tags and boxes are the annotations'; masks are still the segmenter's."""
+    """What ``lyrics-tiny``'s refiner says of pictures when tags and boxes are the annotations'; masks are still the
+    segmenter's.
+    """
     from lyrics.core.build import build_refiner
     from lyrics.core.pictures.processor import Processor
 

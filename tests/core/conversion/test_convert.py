@@ -1,4 +1,6 @@
-"""``lyrics convert`` around the converters: formats, sources, destinations, the report, and what a stranger's plugin adds."""
+"""``lyrics convert`` around the converters: formats, sources, destinations, the report, and what a stranger's plugin
+adds.
+"""
 
 from __future__ import annotations
 

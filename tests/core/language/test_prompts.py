@@ -86,13 +86,15 @@ def shown(prompt: TokenPrompt, tokenizer: Any) -> str:
         ("plain", "<s>{0}dog at 1\nWhat is it?\n[A dog.</s>]{1}{2}And this?\n"),
         (
             "vicuna-v1.1",
-            "<s>A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite "
-            "answers to the user's questions. USER: {0}dog at 1\nWhat is it? ASSISTANT:[ A dog.</s>]USER: {1}{2}And this? ASSISTANT:",
+            "<s>A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
+            "detailed, and polite answers to the user's questions. USER: {0}dog at 1\nWhat is it? ASSISTANT:[ A "
+            "dog.</s>]USER: {1}{2}And this? ASSISTANT:",
         ),
         (
             "chatml",
-            "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n{0}dog at 1\nWhat is it?<|im_end|>\n"
-            "<|im_start|>assistant\n[A dog.<|im_end|>]<|im_start|>user\n{1}{2}And this?<|im_end|>\n<|im_start|>assistant\n",
+            "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n{0}dog at 1\nWhat is "
+            "it?<|im_end|>\n<|im_start|>assistant\n[A dog.<|im_end|>]<|im_start|>user\n{1}{2}And "
+            "this?<|im_end|>\n<|im_start|>assistant\n",
         ),
         ("released", "{0}<s>dog at 1\nWhat is it?[A dog.</s>]{1}{2}And this?"),
     ],

@@ -1,4 +1,7 @@
-"""What a picture is once it is open: upright, RGB, and checked before it is decoded. Damaged files: ``test_corrupt_images.py``."""
+"""What a picture is once it is open: upright, RGB, and checked before it is decoded.
+
+Damaged files: ``test_corrupt_images.py``.
+"""
 
 from __future__ import annotations
 

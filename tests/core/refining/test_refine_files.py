@@ -146,7 +146,9 @@ def test_cached_experts_refuse_a_picture_they_do_not_know(pictures: Path, tmp_pa
 
 
 def test_annotated_boxes_come_through_in_their_place(tmp_path: Path) -> None:
-    """Boxes from annotations, on a picture that is not square: unchanged to a thousandth of a pixel, with their own masks."""
+    """Boxes from annotations, on a picture that is not square: unchanged to a thousandth of a pixel, with their own
+    masks.
+    """
     Image.new("RGB", (200, 50)).save(tmp_path / "wide.png")
     mask = np.zeros((50, 200), dtype=bool)
     mask[10:20, 150:190] = True

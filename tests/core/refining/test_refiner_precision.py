@@ -1,4 +1,6 @@
-"""The refiner in half precision: all three experts run, through the command too, and their answers stay near those in float32."""
+"""The refiner in half precision: all three experts run, through the command too, and their answers stay near those in
+float32.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The real parts at their smallest: configuration -> data, model, collation -> both stages, one process and two, and the commands."""
+"""The real parts at their smallest: configuration -> data, model, collation -> both stages, one process and two, and
+the commands.
+"""
 
 from __future__ import annotations
 

@@ -205,7 +205,9 @@ def test_bad_samples_are_counted(
 
 
 def test_compiling_needs_no_other_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The blocks that say so are compiled (here by a backend that runs them as they are) and checkpoints stay interchangeable."""
+    """The blocks that say so are compiled (here by a backend that runs them as they are) and checkpoints stay
+    interchangeable.
+    """
     compiled = []
 
     def backend(graph, inputs):

@@ -1,4 +1,6 @@
-"""FSDP2: the frozen language model in shares changes nothing but what a rank holds; the real parts at their smallest, two gloo ranks."""
+"""FSDP2: the frozen language model in shares changes nothing but what a rank holds; the real parts at their smallest,
+two gloo ranks.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +34,8 @@ from tests.core.training.processes import all_end, ranks
 from tests.core.training.runs import trained
 from tests.core.training.test_assemble import settings, values
 
-#: Samples of the second rank, with 8 to a step: none of its third step has an answer, none of its fifth a picture; one of its fourth is
-#: poisoned.
+#: Samples of the second rank, with 8 to a step: none of its third step has an answer, none of its fifth a picture; one
+#: of its fourth is poisoned.
 UNANSWERED, POISONED, UNSEEN = range(20, 24), 29, range(36, 40)
 HELD_OUT = {
     "evaluation__every_steps": 3,
@@ -179,7 +181,9 @@ def several_runs(folder: Path, strategy: str) -> list[tuple[TrainConfig, Any]]:
 
 @pytest.mark.usefixtures("untouched")
 def test_shares_change_nothing(tmp_path: Path) -> None:
-    """Losses, tensors and answers of one process, past a rank without answers or pictures and a loss that is nan on one rank."""
+    """Losses, tensors and answers of one process, past a rank without answers or pictures and a loss that is nan on one
+    rank.
+    """
     runs = several_runs(tmp_path / "two", "fsdp2")
     with ranks(2, tmp_path, watched_runs, tmp_path / "two", runs) as children:
         all_end(children, 240)

@@ -1,7 +1,7 @@
 """Model folders that try to do something: run code, ask, fetch, exhaust memory, or pass damaged weights for good ones.
 
-Run as a program, ``python -m tests.core.weights.hostile_folders FOLDER``, it makes each of them in FOLDER, loads it from
-inside of it under an audit hook, and prints what happened, a JSON object a line.
+Run as a program, ``python -m tests.core.weights.hostile_folders FOLDER``, it makes each of them in FOLDER, loads it
+from inside of it under an audit hook, and prints what happened, a JSON object a line.
 """
 
 from __future__ import annotations
@@ -289,7 +289,9 @@ TRAINED: dict[str, Mutate] = {
 
 
 def make_bases(place: Path) -> tuple[Path, Path]:
-    """Two sound folders: of a whole model, and of the trained parts of the same with the language model's checkpoint inside."""
+    """Two sound folders: of a whole model, and of the trained parts of the same with the language model's checkpoint
+    inside.
+    """
     import torch
 
     from lyrics.core.loading import build_model

@@ -1,4 +1,5 @@
-"""A small file in the true format of each data set, by its name: ``MAKERS[name](folder)`` writes it and returns the options.
+"""A small file in the true format of each data set, by its name: ``MAKERS[name](folder)`` writes it and returns the
+options.
 
 Each has the set's own names of files and keys, two samples or more, and its traps.
 """

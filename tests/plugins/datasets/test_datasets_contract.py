@@ -91,7 +91,9 @@ def rows_of_the_page() -> dict[str, list[str]]:
 
 
 def test_every_set_has_a_row_in_the_page() -> None:
-    """Name, where to get it, files, keys, boxes, license, what is read: no cell is empty, and the license is the component's."""
+    """Name, where to get it, files, keys, boxes, license, what is read: no cell is empty, and the license is the
+    component's.
+    """
     rows = rows_of_the_page()
     assert sorted(rows) == sorted(NAMES)
     for entry in REGISTRY.entries:

@@ -1,4 +1,6 @@
-"""What is particular to each format, on files with its traps: box conventions, column orders, names that are no files, missing halves."""
+"""What is particular to each format, on files with its traps: box conventions, column orders, names that are no files,
+missing halves.
+"""
 
 from __future__ import annotations
 
@@ -290,7 +292,10 @@ def test_grits_offsets_beyond_the_caption(tmp_path: Path) -> None:
 
 
 def test_visual_genome(made: Made) -> None:
-    """Three files, which spell width and height in two ways; the size stands in a fourth. Pictures lie in two folders."""
+    """Three files, which spell width and height in two ways; the size stands in a fourth.
+
+    Pictures lie in two folders.
+    """
     regions, objects, questions = (made("vg", part=part) for part in ("regions", "objects", "questions"))
     assert [boxes(regions[n]) for n in range(2)] == [
         [("the clock is green", BOX.as_tuple())],

@@ -114,7 +114,8 @@ def test_features_are_projected_once_however_many_streams_read_them(monkeypatch:
 
 
 def test_the_folded_norm_is_the_norm() -> None:
-    """Scale and shift of the image tokens' LayerNorm, folded into the projections, give the same outputs and gradients; image tokens
+    """Scale and shift of the image tokens' LayerNorm, folded into the projections, give the same outputs and gradients;
+    image tokens
     that need a gradient get it."""
     model = small_model(normalize_image_tokens=True).double()
     feats = features(3)

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class Records(Protocol):
     """What every reader is: records by number, read when asked for, and where each one stands.
 
-    An optional attribute ``shard_sizes`` gives the number of records per file, where reading them file by file is faster.
+    An optional attribute ``shard_sizes`` gives the number of records per file, where reading them file by file is
+    faster.
     """
 
     def __len__(self) -> int: ...
@@ -45,7 +46,8 @@ class Pictures(Protocol):
 
 @dataclass(frozen=True)
 class RecordDataset:
-    """Keeps the contract of the kind ``dataset`` (``lyrics.core.contracts.Dataset``). Cheap to make and to send to a worker.
+    """Keeps the contract of the kind ``dataset`` (``lyrics.core.contracts.Dataset``). Cheap to make and to send to a
+    worker.
 
     Args:
         name: of the component.

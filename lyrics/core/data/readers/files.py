@@ -24,7 +24,9 @@ _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, O
 
 
 class ReadOnDemand:
-    """Base of objects whose ``cached_property``s are read from disk: each process reads its own, and none travels to a loader worker."""
+    """Base of objects whose ``cached_property``s are read from disk: each process reads its own, and none travels to a
+    loader worker.
+    """
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -80,7 +82,8 @@ class Home:
         return self.files(*patterns)[0]
 
     def pictures(self, images: str | None, *folders: str) -> PictureFolder:
-        """Pictures in ``folders`` of this folder, or of the folder ``images`` where the pictures lie apart, or directly in it.
+        """Pictures in ``folders`` of this folder, or of the folder ``images`` where the pictures lie apart, or directly
+        in it.
 
         ``images`` may also say how they are called there: see ``PictureFolder.called``.
         """
@@ -99,9 +102,9 @@ class PictureFolder:
     Args:
         root: the folder that holds the others.
         folders: below ``root``.
-        called: what the files are called, where that is not as annotations have it: ``coco_val2017_*``. The star is the picture's name
-            after its last underscore, so ``000000000785.jpg`` and ``COCO_val2014_000000000785.jpg`` are both
-            ``coco_val2017_000000000785.jpg``.
+        called: what the files are called, where that is not as annotations have it: ``coco_val2017_*``. The star is
+            the picture's name after its last underscore, so ``000000000785.jpg`` and ``COCO_val2014_000000000785.jpg``
+            are both ``coco_val2017_000000000785.jpg``.
     """
 
     root: Path
@@ -146,7 +149,10 @@ class PictureFolder:
         return read_picture(self.path(key))
 
     def size(self, key: str) -> tuple[int, int]:
-        """(width, height) of the upright picture from the file's header; pixels are not decoded. Raises ``ImageError``."""
+        """(width, height) of the upright picture from the file's header; pixels are not decoded.
+
+        Raises ``ImageError``.
+        """
         path = self.path(key)
         if not is_there(path):
             raise ImageError(f"{path}: no such file.", "missing")

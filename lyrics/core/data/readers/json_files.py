@@ -49,7 +49,10 @@ def listed(data: Any, key: str | None = None) -> list[Any]:
 
 
 def keyed(data: Any, name: str) -> list[Any]:
-    """The records of a mapping {key: record}; each gets its key as ``name``. Raises ``DatasetError`` for anything else."""
+    """The records of a mapping {key: record}; each gets its key as ``name``.
+
+    Raises ``DatasetError`` for anything else.
+    """
     if not isinstance(data, dict):
         raise DatasetError(f"is not a mapping from keys to records but {_shape(data)}.")
     return [{**row, name: key} if isinstance(row, dict) else Fault(_no_mapping(key, row)) for key, row in data.items()]
@@ -311,7 +314,8 @@ def _header(line: bytes, columns: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def columns_of(data: Any, names: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The records of a file that keeps each key's values in a list of its own; ``names`` maps the file's keys to the records'.
+    """The records of a file that keeps each key's values in a list of its own; ``names`` maps the file's keys to the
+    records'.
 
     Raises ``DatasetError`` when the lists differ in length.
     """

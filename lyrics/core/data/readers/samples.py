@@ -46,7 +46,8 @@ def question_and_answers(
 
     Args:
         answers: the reference answers, as ``answers_of`` reads them. None for the test splits that keep theirs.
-        answer: the one to train on; the most frequent (of several, the first) unless given. Empty where there are no answers.
+        answer: the one to train on; the most frequent (of several, the first) unless given. Empty where there are
+            no answers.
     """
     if answers.records:
         extra["answer_records"] = answers.records
@@ -75,7 +76,9 @@ def answers_of(row: Row, key: str) -> Answers:
 
 
 def annotated(boxes: Iterable[tuple[str, Box | None]]) -> tuple[tuple[DetectedObject, ...], dict[str, int]]:
-    """Annotated objects from names and boxes, and ``{"boxes_dropped": n}`` where n of the boxes are None or have no name."""
+    """Annotated objects from names and boxes, and ``{"boxes_dropped": n}`` where n of the boxes are None or have no
+    name.
+    """
     found = [(clean(name), box) for name, box in boxes]
     kept = tuple(DetectedObject(name, box, 1.0) for name, box in found if name and box is not None)
     return kept, {"boxes_dropped": len(found) - len(kept)} if len(kept) < len(found) else {}
@@ -89,8 +92,8 @@ class Fields:
         image: template over the record, such as ``"{image_id}.jpg"``.
         captions: key of a caption or of a list of them.
         question: key of a question; the sample then has it as its turn.
-        answers: key of a reference answer or of a list of them (texts, or records with an ``answer``); a record without it, or with null
-            there, belongs to a test split.
+        answers: key of a reference answer or of a list of them (texts, or records with an ``answer``); a record
+            without it, or with null there, belongs to a test split.
         keep: keys that go to ``Sample.extra`` under their own name.
         task: see ``Sample.extra``.
     """

@@ -1,9 +1,11 @@
 """Yes and no in answers, as MME's and POPE's evaluations read them, and the scores of both.
 
-MME (Fu et al., 2023): two questions about each picture, one to be answered with yes and one with no. A subtask's score is its accuracy plus
-its share of pictures with both right, each times 100; perception is the sum over ten subtasks (2000 at most), cognition over four (800).
+MME (Fu et al., 2023): two questions about each picture, one to be answered with yes and one with no. A subtask's score
+is its accuracy plus its share of pictures with both right, each times 100; perception is the sum over ten subtasks
+(2000 at most), cognition over four (800).
 
-POPE (Li et al., 2023): is an object there? Accuracy, and precision, recall and F1 of "yes", with the share of answers that are yes.
+POPE (Li et al., 2023): is an object there? Accuracy, and precision, recall and F1 of "yes", with the share of answers
+that are yes.
 """
 
 from __future__ import annotations
@@ -23,7 +25,10 @@ _SAID = re.compile(r"\W*(yes|no|y|n)\b", re.IGNORECASE)
 
 
 def yes_or_no(answer: str) -> bool | None:
-    """True for an answer that begins with yes, False for no, None for any other. A word that merely begins so (north) is neither."""
+    """True for an answer that begins with yes, False for no, None for any other.
+
+    A word that merely begins so (north) is neither.
+    """
     found = _SAID.match(answer)
     return None if found is None else found[1].lower().startswith("y")
 
@@ -64,10 +69,11 @@ def mme_scores(
 
 
 def yes_no_scores(said: Sequence[bool | None], right: Sequence[bool]) -> Mapping[str, float]:
-    """``accuracy``, ``precision``, ``recall``, ``F1``, ``yes ratio`` (from 0 to 1) and ``unparsed`` (a count), as POPE reports them.
+    """``accuracy``, ``precision``, ``recall``, ``F1``, ``yes ratio`` (from 0 to 1) and ``unparsed`` (a count), as POPE
+    reports them.
 
-    An answer that is neither is wrong, and is not a yes: where yes is true it is a miss. Where nothing was answered with yes precision is
-    0, and where yes is never true recall is. Raises ``ValueError`` without questions.
+    An answer that is neither is wrong, and is not a yes: where yes is true it is a miss. Where nothing was answered
+    with yes precision is 0, and where yes is never true recall is. Raises ``ValueError`` without questions.
     """
     if not said:
         raise ValueError("yes-no scores need a question at least")
