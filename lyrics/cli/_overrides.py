@@ -9,7 +9,7 @@ from lyrics.core.spec import parse_yaml
 
 
 def parse_overrides(settings: list[str] | None) -> dict[str, Any]:
-    """``["a.b=3"]`` -> ``{"a.b": 3}``; values are YAML, so ``null``, numbers and ``[lists]`` work.
+    """Map ``["a.b=3"]`` -> ``{"a.b": 3}``; values are YAML, so ``null``, numbers and ``[lists]`` work.
 
     Raises ``SpecError``.
     """

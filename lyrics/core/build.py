@@ -157,7 +157,7 @@ def _sources_in_folder(
 
 
 def build_changed(base: M, resolved: Resolved, changes: Changes, source: object) -> M:
-    """A model of the specification ``resolved``, which is that of ``base`` with some parts changed, on the CPU.
+    """Return a model of the specification ``resolved``, which is that of ``base`` with some parts changed, on the CPU.
 
     The parts that no stage trains in full (experts, language model) are those of ``base`` itself where they are
     untouched. What is built anew and not replaced takes each tensor of ``base`` that fits. Warns of what stays random;
@@ -242,7 +242,7 @@ def _materialization(weights: str | os.PathLike[str], device: object) -> tuple[W
 
 
 def check_requirements(part: Part) -> None:
-    """Raises ``MissingRequirementError`` with the command that installs what the part needs."""
+    """Raise ``MissingRequirementError`` with the command that installs what the part needs."""
     unmet = part.entry.unmet()
     if unmet:
         component = part.entry.component
@@ -341,7 +341,7 @@ def build_resolved_refiner(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
 ) -> VisualRefiner:
-    """``build_refiner`` from the second stage on, for a specification that is resolved already."""
+    """Build a refiner from a specification that is resolved already."""
     how, folder = _materialization(weights, device)
     if folder is not None:
         raise WeightsError(f"weights={weights!r}: a refiner alone is built with 'pretrained', 'random' or 'meta'.")

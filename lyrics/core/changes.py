@@ -50,7 +50,10 @@ class Changes:
 
 
 def overridden(saved: ModelSpec, overrides: Mapping[str, Any]) -> tuple[ModelSpec, Changes]:
-    """The specification of a saved model with overrides, and what they change, part by part. Raises ``SpecError``."""
+    """Return the specification of a saved model with overrides, and what they change, part by part.
+
+    Raises ``SpecError``.
+    """
     saved = with_overrides(saved, {})
     wanted = with_overrides(saved, {**overrides, **stand_ins(saved, overrides)})
     before = {path: slot for path, _, slot in saved.slots()}
@@ -119,7 +122,9 @@ def _name(slot: Slot) -> str:
 
 
 def part_of(tensor: str) -> str:
-    """The spec path of the part that a tensor of this name belongs to; ``projection`` for those between two parts."""
+    """Return the spec path of the part that a tensor of this name belongs to; ``projection`` for those between two
+    parts.
+    """
     first, _, rest = tensor.partition(".")
     if first in ("refiner", "objectives"):
         return f"{first}.{rest.partition('.')[0]}"

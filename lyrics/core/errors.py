@@ -113,13 +113,13 @@ class StorageError(LyricsError):
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:
-    """The choice most like ``name``, or None when nothing is close."""
+    """Return the choice most like ``name``, or None when nothing is close."""
     by_lower = {choice.lower(): choice for choice in choices}
     found = difflib.get_close_matches(name.lower(), list(by_lower), n=1, cutoff=0.5)
     return by_lower[found[0]] if found else None
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    """`` Did you mean 'x'?`` with a leading space, or an empty string."""
+    """Return `` Did you mean 'x'?`` with a leading space, or an empty string."""
     match = nearest(name, choices)
     return f" Did you mean {match!r}?" if match else ""

@@ -24,12 +24,12 @@ ADVICE = (
 
 
 def is_finite(tensor: torch.Tensor) -> bool:
-    """Whether no value is NaN or infinite."""
+    """Return whether no value is NaN or infinite."""
     return bool(torch.isfinite(tensor).all())
 
 
 def refuse(part: str) -> NotFiniteError:
-    """The error for a part that is the first to give values that are not finite."""
+    """Return the error for a part that is the first to give values that are not finite."""
     return NotFiniteError(f"{part}: gave values that are not finite (NaN or infinity). {ADVICE}")
 
 

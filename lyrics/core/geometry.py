@@ -28,7 +28,10 @@ MAX_SIDE = 1_000_000
 
 
 def checked_size(size: Sequence[SupportsIndex]) -> Size:
-    """(width, height) as two ints. Raises ``GeometryError`` unless both are whole numbers from 1 to ``MAX_SIDE``."""
+    """Return (width, height) as two ints.
+
+    Raises ``GeometryError`` unless both are whole numbers from 1 to ``MAX_SIDE``.
+    """
     try:
         width, height = (side.__index__() for side in size)
     except (AttributeError, TypeError, ValueError):
@@ -77,7 +80,7 @@ class Box:
 
     @classmethod
     def clip(cls, x1: SupportsFloat, y1: SupportsFloat, x2: SupportsFloat, y2: SupportsFloat) -> Box | None:
-        """The part of a normalized rectangle that lies in the picture.
+        """Return the part of a normalized rectangle that lies in the picture.
 
         None when a number is NaN or infinite, when the corners are reversed, or when less than ``MIN_SIDE`` of a side
         lies inside.
@@ -118,7 +121,7 @@ class Box:
         return self.x1 * width, self.y1 * height, self.x2 * width, self.y2 * height
 
     def as_tuple(self) -> Corners:
-        """(x1, y1, x2, y2), normalized."""
+        """Return (x1, y1, x2, y2), normalized."""
         return self.x1, self.y1, self.x2, self.y2
 
     @property
@@ -293,7 +296,10 @@ class Frame:
 
     @classmethod
     def of(cls, width: int, height: int) -> Frame:
-        """The frame of a picture that nothing was done to yet. Raises ``GeometryError`` as ``checked_size`` does."""
+        """Return the frame of a picture that nothing was done to yet.
+
+        Raises ``GeometryError`` as ``checked_size`` does.
+        """
         return cls((width, height))
 
     def resize(self, width: int, height: int) -> Frame:
@@ -321,13 +327,17 @@ class Frame:
         return self._x.length, self._y.length
 
     def box_to_canvas(self, box: Box) -> Corners:
-        """(x1, y1, x2, y2) of a box on the canvas, in pixels, ordered; not clipped: what was cropped off is outside."""
+        """Return (x1, y1, x2, y2) of a box on the canvas, in pixels, ordered; not clipped: what was cropped off is
+        outside.
+        """
         x1, x2 = sorted((self._x.scale * box.x1 + self._x.offset, self._x.scale * box.x2 + self._x.offset))
         y1, y2 = self._y.scale * box.y1 + self._y.offset, self._y.scale * box.y2 + self._y.offset
         return x1, y1, x2, y2
 
     def box_from_canvas(self, xyxy_px: Sequence[SupportsFloat]) -> Box | None:
-        """A box in canvas pixels back in the original picture, as ``Box.clip`` does: None if it is all on padding."""
+        """Return a box in canvas pixels back in the original picture, as ``Box.clip`` does: None if it is all on
+        padding.
+        """
         x1, y1, x2, y2 = _four(xyxy_px)
         if self._x.scale < 0:
             x1, x2 = x2, x1
@@ -339,7 +349,7 @@ class Frame:
         )
 
     def boxes_to_canvas(self, boxes_norm_N4: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """``box_to_canvas`` of many: normalized [N, 4] -> canvas pixels, float64 [N, 4], not clipped."""
+        """Map ``box_to_canvas`` of many: normalized [N, 4] -> canvas pixels, float64 [N, 4], not clipped."""
         scale_4, offset_4 = self._affine_4()
         return self._mirrored(_rows(boxes_norm_N4) * scale_4 + offset_4)
 
@@ -362,7 +372,8 @@ class Frame:
         return self._x.visible_share(box.x1, box.x2) * self._y.visible_share(box.y1, box.y2)
 
     def mask_to_canvas(self, mask_HW: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        """A mask of the original picture, bool [H, W], on the canvas: nearest neighbor by centers, False on padding.
+        """Return a mask of the original picture, bool [H, W], on the canvas: nearest neighbor by centers, False on
+        padding.
 
         Raises ``GeometryError`` unless the mask has the original picture's size.
         """
@@ -373,7 +384,8 @@ class Frame:
         return _sample(mask_HW, rows, columns, row_shown, column_shown)
 
     def mask_from_canvas(self, mask_HW: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        """A mask of the canvas, bool [H, W], in the original picture: nearest neighbor, False where crops had cut.
+        """Return a mask of the canvas, bool [H, W], in the original picture: nearest neighbor, False where crops had
+        cut.
 
         Raises ``GeometryError`` unless the mask has the canvas's size.
         """

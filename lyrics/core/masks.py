@@ -55,7 +55,7 @@ class Mask:
 
     @classmethod
     def from_box(cls, box: Box, size_px: tuple[int, int]) -> Mask:
-        """The pixels of a picture of ``size_px`` (width, height) whose centers lie in a box; at least one."""
+        """Return the pixels of a picture of ``size_px`` (width, height) whose centers lie in a box; at least one."""
         x1, y1, x2, y2 = box.to_px(size_px)
         array = np.zeros((size_px[1], size_px[0]), dtype=np.bool_)
         left, top = min(round(x1), size_px[0] - 1), min(round(y1), size_px[1] - 1)
@@ -86,7 +86,7 @@ class Mask:
         return sum(self.runs[1::2])
 
     def box_norm(self) -> Box | None:
-        """The smallest box around the mask, or None when it is empty."""
+        """Return the smallest box around the mask, or None when it is empty."""
         array = self.to_array()
         columns, rows = np.flatnonzero(array.any(axis=0)), np.flatnonzero(array.any(axis=1))
         if columns.size == 0:
@@ -99,7 +99,7 @@ class Mask:
         )
 
     def to_coco(self) -> dict[str, Any]:
-        """``{"size": [height, width], "counts": str}``, COCO's compressed run-length encoding.
+        """Return ``{"size": [height, width], "counts": str}``, COCO's compressed run-length encoding.
 
         Each run (from the third on, its difference to the run two before) is written in little-endian groups of five
         bits, a sixth bit saying that more follow, as the character with that value plus 48.

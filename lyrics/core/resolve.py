@@ -77,7 +77,7 @@ class ResolvedRefiner:
 
 
 def read_spec(spec: SpecLike, registry: Registry | None = None) -> ModelSpec:
-    """A ``ModelSpec`` from a preset's name, a path, a mapping, or a ``ModelSpec``.
+    """Return a ``ModelSpec`` from a preset's name, a path, a mapping, or a ``ModelSpec``.
 
     Raises ``SpecError``, also for the spec of a refiner alone, or ``UnknownNameError`` for a preset that does not
     exist.
@@ -129,7 +129,7 @@ def resolve(
 def resolve_refiner(
     spec: RefinerLike, overrides: Mapping[str, Any] | None = None, *, registry: Registry | None = None
 ) -> ResolvedRefiner:
-    """``resolve`` and ``wire`` for the refiner of a model, or for one alone. The model's other parts are not looked at.
+    """Resolve and wire the refiner of a model, or one alone. The model's other parts are not looked at.
 
     Raises ``SpecError`` where there is no refiner, and as ``resolve`` and ``wire``.
     """
@@ -149,7 +149,7 @@ def resolve_refiner(
 
 
 def overridden(spec: S, overrides: Mapping[str, Any], registry: Registry | None = None) -> S:
-    """``spec.with_overrides(overrides)``, where components' options may have their former names in both.
+    """Return ``spec.with_overrides(overrides)``, where components' options may have their former names in both.
 
     Raises ``SpecError``.
     """
@@ -284,7 +284,7 @@ def _check_refiner(parts: Mapping[str, Part]) -> None:
 
 
 def declared_dim(part: Part) -> int | None:
-    """``feature_dim`` as the part's options state it, or None where they do not."""
+    """Return ``feature_dim`` as the part's options state it, or None where they do not."""
     try:
         dim = getattr(part.options, "feature_dim", None)
     except Exception as error:  # a stranger's property may raise anything
@@ -295,7 +295,7 @@ def declared_dim(part: Part) -> int | None:
 
 
 def declared_segments(part: Part, name: str) -> tuple[str, ...] | None:
-    """``segments`` or ``needs_segments`` as the part's options state them, or None where they do not."""
+    """Return ``segments`` or ``needs_segments`` as the part's options state them, or None where they do not."""
     try:
         found = getattr(part.options, name, None)
     except Exception as error:  # a stranger's property may raise anything
@@ -333,7 +333,7 @@ def check_objectives(parts: Mapping[str, Part], segments: Sequence[str]) -> None
 
 
 def declaring(spec: ModelSpec, capability: Capability, *, registry: Registry | None = None) -> tuple[str, ...]:
-    """Paths of the parts of a spec whose components declare a capability."""
+    """Return paths of the parts of a spec whose components declare a capability."""
     registry = registry or default_registry()
     return tuple(
         path

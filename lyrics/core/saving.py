@@ -84,7 +84,7 @@ class SavedModel(
         local_files_only: bool = False,
         force_download: bool = False,
     ) -> Self:
-        """The model that ``save_pretrained`` wrote, or that a training run has made so far, in evaluation mode.
+        """Return the model that ``save_pretrained`` wrote, or that a training run has made so far, in evaluation mode.
 
         Args:
             folder: a model folder, the folder of a run or one of its checkpoints, or a hub id (``owner/name``) that

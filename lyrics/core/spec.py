@@ -82,7 +82,7 @@ class Specification(_Frozen):
         distributions: dict[str, str]
 
     def slots(self) -> Iterator[tuple[str, str, Slot]]:
-        """(spec path, kind, slot) of every part that the spec names, in the order of a forward pass."""
+        """Yield (spec path, kind, slot) of every part that the spec names, in the order of a forward pass."""
         if self.refiner is not None:
             for part in ("tagger", "detector", "segmenter"):
                 slot = getattr(self.refiner, part)
@@ -90,7 +90,8 @@ class Specification(_Frozen):
                     yield f"refiner.{part}", part, slot
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> Self:
-        """A copy with dotted paths set, e.g. ``{"refiner.detector": "cached", "language_model.options.lora.rank": 8}``.
+        """Return a copy with dotted paths set, e.g.
+        ``{"refiner.detector": "cached", "language_model.options.lora.rank": 8}``.
 
         Giving a slot another ``use`` drops the options of the part it replaces. ``None`` removes an entry that has a
         name of the user's choice, such as ``{"objectives.msp": None}``. Raises ``SpecError`` for a path that does not
@@ -158,7 +159,7 @@ class ModelSpec(Specification):
 
 
 def check_overrides(overrides: object) -> None:
-    """Raises ``SpecError`` unless these are dotted paths with their values."""
+    """Raise ``SpecError`` unless these are dotted paths with their values."""
     if not isinstance(overrides, Mapping) or not all(isinstance(path, str) for path in overrides):
         raise SpecError(
             "overrides: a mapping of dotted paths to values, such as {'refiner.tagger': None}, "
@@ -312,8 +313,8 @@ def _plain(value: Any, depth: int = 0) -> Any:
 
 
 def validate(data: Any, model: type[M], *, where: str = "") -> M:
-    """``data`` as ``model``, or a ``SpecError`` naming the path, the value and what was expected, for every fault
-    found.
+    """Return ``data`` as ``model``, or a ``SpecError`` naming the path, the value and what was expected, for every
+    fault found.
 
     ``where`` is put before each path; it is how options are reported at their place in the spec.
     """
@@ -415,7 +416,7 @@ def _reader_problem(error: yaml.YAMLError) -> str:
 
 
 def parse_yaml(text: str, *, source: str = "text") -> Any:
-    """Plain data from YAML or JSON text. Raises ``SpecError`` naming ``source`` and the line."""
+    """Return plain data from YAML or JSON text. Raises ``SpecError`` naming ``source`` and the line."""
     loader = None
     try:
         if text.lstrip().startswith("{"):
@@ -440,7 +441,7 @@ def parse_yaml(text: str, *, source: str = "text") -> Any:
 
 
 def loads(text: str, *, source: str = "text") -> ModelSpec:
-    """A model's spec from YAML or JSON text. Raises ``SpecError``, also for the spec of a refiner alone."""
+    """Return a model's spec from YAML or JSON text. Raises ``SpecError``, also for the spec of a refiner alone."""
     return whole_model(loads_any(text, source=source), source)
 
 
@@ -459,14 +460,20 @@ def loads_any(text: str, *, source: str = "text") -> ModelSpec | RefinerOnlySpec
 
 
 def validate_any(data: Mapping[str, Any]) -> ModelSpec | RefinerOnlySpec:
-    """Plain data as the spec of a model, or of a refiner alone where no key is a model's. Raises ``SpecError``."""
+    """Return plain data as the spec of a model, or of a refiner alone where no key is a model's.
+
+    Raises ``SpecError``.
+    """
     if data.get("refiner") is not None and set(data) <= set(RefinerOnlySpec.model_fields):
         return validate(dict(data), RefinerOnlySpec)
     return validate(dict(data), ModelSpec)
 
 
 def whole_model(spec: ModelSpec | RefinerOnlySpec, source: str) -> ModelSpec:
-    """The spec, if it is of a whole model. Raises ``SpecError`` naming ``source`` for that of a refiner alone."""
+    """Return the spec, if it is of a whole model.
+
+    Raises ``SpecError`` naming ``source`` for that of a refiner alone.
+    """
     if isinstance(spec, ModelSpec):
         return spec
     raise SpecError(
@@ -477,7 +484,7 @@ def whole_model(spec: ModelSpec | RefinerOnlySpec, source: str) -> ModelSpec:
 
 
 def dumps(spec: ModelSpec | RefinerOnlySpec, *, format: Literal["yaml", "json"] = "yaml") -> str:
-    """The spec as text; ``loads_any(dumps(spec)) == spec``."""
+    """Return the spec as text; ``loads_any(dumps(spec)) == spec``."""
     data = spec.model_dump(mode="json")
     if format == "json":
         return json.dumps(data, indent=2) + "\n"
@@ -485,7 +492,7 @@ def dumps(spec: ModelSpec | RefinerOnlySpec, *, format: Literal["yaml", "json"] 
 
 
 def load(path: str | Path) -> ModelSpec:
-    """A model's spec from a ``.yaml``, ``.yml`` or ``.json`` file. Raises ``SpecError`` naming the file."""
+    """Return a model's spec from a ``.yaml``, ``.yml`` or ``.json`` file. Raises ``SpecError`` naming the file."""
     return whole_model(load_any(path), str(path))
 
 

@@ -66,8 +66,8 @@ def _block_mask(plan: Plan | CrossPlan, num_queries: int, num_keys: int, device:
 
 
 def build_block_mask(plan: Plan | CrossPlan, num_queries: int, num_keys: int, device: torch.device) -> BlockMask:
-    """The plan as flex's block mask: two key intervals per row, and for each block of rows the blocks of keys that they
-    touch.
+    """Return the plan as flex's block mask: two key intervals per row, and for each block of rows the blocks of keys
+    that they touch.
     """
     runs = runs_of(plan)
     q0, qn, k0, kn, k1, k1n, cm = runs[runs[:, 1] > 0].T

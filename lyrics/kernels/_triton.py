@@ -39,8 +39,8 @@ _tuned: dict[Key, Config] = {}
 def tune(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan | CrossPlan, *, dropout_p: float, rounds: int = 10
 ) -> Config:
-    """The fastest of the few configurations there are, forward and backward, on these tensors (as the two attentions
-    take them).
+    """Return the fastest of the few configurations there are, forward and backward, on these tensors (as the two
+    attentions take them).
 
     Another configuration sums in another order: its results differ in their last bits.
     """
@@ -161,7 +161,7 @@ def attention_op(
     seed: int,
     config: list[int],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """q [T, H, d], k and v [K, H, d] -> out [T, H, d] and fp32 log2-sum-exp [H, T].
+    """Map q [T, H, d], k and v [K, H, d] -> out [T, H, d] and fp32 log2-sum-exp [H, T].
 
     The tables are those of ``tiles.Tiles``.
     """
@@ -209,7 +209,7 @@ def attention_backward_op(
     seed: int,
     config: list[int],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The gradients of q, k and v, contiguous."""
+    """Return the gradients of q, k and v, contiguous."""
     grad = grad.contiguous()
     delta = torch.empty_like(lse)
     dq = _new(q, whole=len(rows) == len(q))

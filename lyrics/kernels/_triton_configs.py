@@ -110,7 +110,7 @@ CANDIDATES = (
 
 
 def length_of(plan: Plan | CrossPlan) -> int:
-    """The bucket of the longest block of rows that see the same keys; computed once per plan."""
+    """Return the bucket of the longest block of rows that see the same keys; computed once per plan."""
     found = plan.derived.get("length")
     if found is None:
         longest = max((block.length for block in blocks_of(plan).blocks), default=0)
@@ -120,7 +120,7 @@ def length_of(plan: Plan | CrossPlan) -> int:
 
 
 def key_of(q: torch.Tensor, plan: Plan | CrossPlan, dropout: bool) -> Key:
-    """The case that these queries and this plan are.
+    """Return the case that these queries and this plan are.
 
     A CPU, where the interpreter runs, counts as the oldest generation.
     """

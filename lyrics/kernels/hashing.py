@@ -27,14 +27,14 @@ def mix(*keys: torch.Tensor | int) -> torch.Tensor:
 
 
 def keyed_uniform(*keys: torch.Tensor | int) -> torch.Tensor:
-    """A number in [0, 1), float64 with 32 random bits, that depends on the keys alone."""
+    """Return a number in [0, 1), float64 with 32 random bits, that depends on the keys alone."""
     return mix(*keys).to(torch.float64) / 2.0**32
 
 
 def dropout_keep(
     row_id: torch.Tensor, col_id: torch.Tensor, num_heads: int, seed: int, dropout_p: float
 ) -> torch.Tensor:
-    """Which attention probabilities survive: bool [..., num_heads, rows, columns].
+    """Return which attention probabilities survive: bool [..., num_heads, rows, columns].
 
     ``row_id`` int32 [..., rows] and ``col_id`` int32 [..., columns] name logical positions (``Plan.row_id_T``). The
     arithmetic is 32-bit and wraps, so that a GPU kernel computes the same.

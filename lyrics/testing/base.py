@@ -47,7 +47,7 @@ class ComponentContract:
         return Part(self.kind, self.entry, validate(dict(given), record.options, where=f"{self.kind} options"))
 
     def build(self, weights: str = "random", seed: int = 0) -> Any:
-        """The component under its test options, in evaluation mode, without a network."""
+        """Return the component under its test options, in evaluation mode, without a network."""
         import torch
 
         from lyrics.core.build import build_part, check_requirements
@@ -118,7 +118,7 @@ class ComponentContract:
 
 
 def checks_of(contract: type[ComponentContract]) -> list[str]:
-    """Names of the checks that a class holds, inherited ones included."""
+    """Return names of the checks that a class holds, inherited ones included."""
     return sorted(name for name in dir(contract) if name.startswith("test_"))
 
 

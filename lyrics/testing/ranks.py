@@ -26,7 +26,7 @@ def one_rank(small: SmallModel) -> tuple[dict[str, float], dict[str, Any]]:
 
 
 def two_ranks(small: SmallModel) -> list[tuple[dict[str, float], dict[str, Any]]]:
-    """The same from each of two ranks on half the batch each. Raises what a rank raises."""
+    """Return the same from each of two ranks on half the batch each. Raises what a rank raises."""
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(2, mp_context=_processes()) as pool:
         return [one.result() for one in [pool.submit(_rank, small, rank, f"{folder}/store") for rank in range(2)]]
 

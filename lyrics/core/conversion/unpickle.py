@@ -32,7 +32,7 @@ _REFUSED = 3
 
 
 def unpickle(source: Path, folder: Path) -> list[Path]:
-    """The tensors of ``source`` as safetensors files in ``folder``, written by a process of its own.
+    """Return the tensors of ``source`` as safetensors files in ``folder``, written by a process of its own.
 
     Raises ``WeightsError`` naming the file: it asks to import something, is damaged, or holds other things than tensors
     under names.

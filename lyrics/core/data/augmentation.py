@@ -46,7 +46,7 @@ class Augmentation:
     min_visible: float = 0.2
 
     def frame(self, sample: Sample, picture_size: tuple[int, int], *, seed: int, position: int) -> Frame:
-        """What is done to a picture of ``picture_size`` (width, height).
+        """Return what is done to a picture of ``picture_size`` (width, height).
 
         Depends on (seed, position), and on whether the texts allow a flip; a flip that they forbid does not change the
         crop.
@@ -97,7 +97,7 @@ def may_flip(sample: Sample) -> bool:
 
 
 def moved_picture(picture: Image.Image, frame: Frame) -> Image.Image:
-    """The picture after a frame's steps. Stretching is bicubic."""
+    """Return the picture after a frame's steps. Stretching is bicubic."""
     for step in frame.steps:
         match step:
             case Crop():
@@ -112,8 +112,8 @@ def moved_picture(picture: Image.Image, frame: Frame) -> Image.Image:
 
 
 def moved_box(box: Box, frame: Frame, min_visible: float) -> Box | None:
-    """A box of the original picture as a share of the canvas, cut at its border; None where less than ``min_visible``
-    of it is left.
+    """Return a box of the original picture as a share of the canvas, cut at its border; None where less than
+    ``min_visible`` of it is left.
     """
     if frame.visible_fraction(box) < min_visible:
         return None
@@ -137,8 +137,8 @@ def moved_objects(objects: tuple[DetectedObject, ...], frame: Frame, min_visible
 
 
 def moved_sample(sample: Sample, frame: Frame, min_visible: float) -> Sample:
-    """A sample about the canvas: its objects, and the boxes in its texts. A turn or a caption that names a dropped box
-    is left out.
+    """Return a sample about the canvas: its objects, and the boxes in its texts. A turn or a caption that names a
+    dropped box is left out.
 
     A sample that is about its first object (a referring expression, a caption of a region) keeps no object when that
     one is dropped.
@@ -162,7 +162,7 @@ def moved_sample(sample: Sample, frame: Frame, min_visible: float) -> Sample:
 
 
 def moved_text(text: str, frame: Frame, min_visible: float) -> str | None:
-    """A text with each box in it moved to the canvas; None where one of them is dropped."""
+    """Return a text with each box in it moved to the canvas; None where one of them is dropped."""
 
     def moved(one: SpatialObject) -> str | None:
         box = moved_box(one.box, frame, min_visible)

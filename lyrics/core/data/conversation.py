@@ -71,7 +71,7 @@ class _Writer:
 def converse(
     sample: Sample, *, seed: int, position: int, codec: str = CODEC, size: Size | None = None
 ) -> tuple[Turn, ...]:
-    """The sample's turns as they are trained; a function of the sample, ``seed`` and ``position``.
+    """Return the sample's turns as they are trained; a function of the sample, ``seed`` and ``position``.
 
     ``size`` is (width, height) of the picture that the boxes are shares of; only the codec ``pixel`` needs it. Empty
     where augmentation has cut off what the sample was about. Raises ``SampleError`` for a task that does not exist, and
@@ -168,7 +168,7 @@ def _as_they_are(sample: Sample, writer: _Writer) -> tuple[Turn, ...]:
 
 
 def recoded(text: str, codec: str, size: Size | None = None) -> str:
-    """A sample's text with its boxes in another codec."""
+    """Return a sample's text with its boxes in another codec."""
     if codec == CODEC:
         return text
     written = rewritten(text, lambda one: mention(one, codec, size))

@@ -15,7 +15,7 @@ SEED_LIMIT = 2**64
 
 
 def generator(seed: int, purpose: str, index: int = 0, part: int = 0) -> np.random.Generator:
-    """A generator that depends on its arguments alone. Different arguments give independent streams.
+    """Return a generator that depends on its arguments alone. Different arguments give independent streams.
 
     Args:
         seed: of the run, 0 to 2**64 - 1.

@@ -42,7 +42,7 @@ class Ledger:
         self._written: set[tuple[str, int]] = set()
 
     def add(self, bad: BadSample) -> None:
-        """Raises ``OSError`` when the file cannot be written."""
+        """Raise ``OSError`` when the file cannot be written."""
         if (bad.data_set, bad.row) in self._written:
             return
         line = json.dumps(asdict(bad), ensure_ascii=False) + "\n"
@@ -57,7 +57,7 @@ class Ledger:
 
 
 def read_ledger(path: str | os.PathLike[str]) -> list[BadSample]:
-    """Every row of a ledger once, sorted by data set and row; an empty list where there is no file.
+    """Return every row of a ledger once, sorted by data set and row; an empty list where there is no file.
 
     A last line without its end, as a killed process leaves it, is passed over. Raises ``DatasetError`` naming the line
     for any other that is not an entry.
@@ -78,7 +78,9 @@ def read_ledger(path: str | os.PathLike[str]) -> list[BadSample]:
 
 
 def known_bad(path: str | os.PathLike[str]) -> Mapping[str, frozenset[int]]:
-    """Rows per data set that a ledger lists: given to ``SampleStream``, they are replaced without being read again."""
+    """Return rows per data set that a ledger lists: given to ``SampleStream``, they are replaced without being read
+    again.
+    """
     rows: dict[str, set[int]] = {}
     for bad in read_ledger(path):
         rows.setdefault(bad.data_set, set()).add(bad.row)

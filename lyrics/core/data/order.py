@@ -67,7 +67,7 @@ class Order:
         self._epochs: dict[int, _Shards] = {}
 
     def row(self, place: int) -> int:
-        """The row at a place of the endless order: places ``[e * rows, (e + 1) * rows)`` are epoch e."""
+        """Return the row at a place of the endless order: places ``[e * rows, (e + 1) * rows)`` are epoch e."""
         epoch, place = divmod(place, self.rows)
         if self._sizes is None:
             return self._permutation(epoch, 0, self.rows)(place)
@@ -80,7 +80,7 @@ class Order:
         return shards.first_rows_list[shard] + place - shards.starts_list[shard]
 
     def many(self, places_N: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """``row`` of an int64 array [N] -> int64 [N]."""
+        """Map ``row`` of an int64 array [N] -> int64 [N]."""
         rows_N = np.empty_like(places_N)
         epochs_N, within_N = places_N // self.rows, places_N % self.rows
         for epoch in np.unique(epochs_N).tolist():

@@ -54,7 +54,7 @@ class Permutation:
         return index
 
     def many(self, indices_N: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        """The same for an integer array [N] -> int64 [N]."""
+        """Return the same for an integer array [N] -> int64 [N]."""
         indices: npt.NDArray[np.uint64] = np.asarray(indices_N).astype(np.uint64)
         assert indices.size == 0 or int(indices.max()) < self.size
         indices = self._shuffled(indices)

@@ -33,7 +33,7 @@ _EXIF_MARKS = (b"Exif", b"eXIf", b"EXIF", b"exif", b"tiff:Orientation")
 
 
 def read_picture(path: str | os.PathLike[str]) -> Image.Image:
-    """The picture in a file, upright, RGB.
+    """Return the picture in a file, upright, RGB.
 
     Raises ``ImageError`` when the file is missing or no usable picture, with the sha256 of its bytes where they were
     read; ``OSError`` when the storage fails.
@@ -58,7 +58,7 @@ def read_picture(path: str | os.PathLike[str]) -> Image.Image:
 
 
 def decode_picture(data: bytes, name: str) -> Image.Image:
-    """The picture in a file's bytes, upright, RGB; ``name`` is what messages call it.
+    """Return the picture in a file's bytes, upright, RGB; ``name`` is what messages call it.
 
     Raises ``ImageError``, with the bytes' sha256.
     """
@@ -129,7 +129,7 @@ def _fault(stated: Size | None, size: Size, turned: int) -> str:
 
 
 def same_shape(annotated: Size, read: Size) -> bool:
-    """Whether ``read`` is ``annotated`` at some scale, each side to within a pixel of rounding."""
+    """Return whether ``read`` is ``annotated`` at some scale, each side to within a pixel of rounding."""
     (low_x, high_x), (low_y, high_y) = (((r - 1) / a, (r + 1) / a) for a, r in zip(annotated, read, strict=True))
     return max(low_x, low_y) < min(high_x, high_y)
 

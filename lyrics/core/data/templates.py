@@ -96,17 +96,17 @@ _PLACEHOLDER = re.compile(r"\{([^{}]*)\}(\.?)")
 
 
 def placeholders(template: str) -> frozenset[str]:
-    """Names of what a template leaves open."""
+    """Return names of what a template leaves open."""
     return frozenset(found[1] for found in _PLACEHOLDER.finditer(template))
 
 
 def lettered(options: Sequence[str]) -> list[str]:
-    """ "(a) blue", "(b) yellow", as the paper writes options (appendix A); 26 at most."""
+    """Return options as the paper writes them (appendix A), such as "(a) blue", "(b) yellow"; 26 at most."""
     return [f"({letter}) {option}" for letter, option in zip(ascii_lowercase, options, strict=False)]
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:
-    """The template with every placeholder filled. Raises ``KeyError`` for one without a value.
+    """Return the template with every placeholder filled. Raises ``KeyError`` for one without a value.
 
     Values are put in as they are: braces in them mean nothing. Where a value ends a sentence of its own ("What is
     it?"), the template's full stop right after it is left out.

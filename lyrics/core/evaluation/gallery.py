@@ -35,7 +35,7 @@ def gallery(
     marks: Sequence[float],
     picture: Callable[[Sample], Any] | None,
 ) -> str:
-    """The page: the ``CASES`` samples of the lowest mark, the first of equal ones first.
+    """Return the page: the ``CASES`` samples of the lowest mark, the first of equal ones first.
 
     ``picture`` opens a sample's picture; None where the benchmark has none to open.
     """

@@ -30,7 +30,7 @@ class Real:
 
 
 def plain_name(tag: str) -> str:
-    """A name as it is compared: "The  Dog." is "dog"."""
+    """Return a name as it is compared: "The  Dog." is "dog"."""
     return _ARTICLE.sub("", " ".join(tag.lower().split()).rstrip(".,;:!?"))
 
 

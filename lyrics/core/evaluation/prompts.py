@@ -28,7 +28,7 @@ assert all(text in TEMPLATES[task] for task, text in PROMPTS.items())
 
 
 def prompt_of(sample: Sample, template: str) -> str:
-    """A template with the sample's question, options or expression.
+    """Return a template with the sample's question, options or expression.
 
     Raises ``SampleError`` for a sample that lacks what it asks for.
     """

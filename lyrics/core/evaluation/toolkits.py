@@ -44,7 +44,7 @@ _IMAGE_MARK = re.compile(r"<image>\s*")
 
 
 def rewritten(answer: Answer, prompt: str) -> str:
-    """The answer in the form that the prompt asks for (see above)."""
+    """Return the answer in the form that the prompt asks for (see above)."""
     if _ASKS_FOR_BOX.search(prompt) and _BETWEEN_0_AND_1.search(prompt):
         if not answer.objects:
             return answer.plain_text
@@ -74,7 +74,7 @@ def options_in(prompt: str) -> list[str]:
 
 
 def until(text: str, stops: Sequence[str]) -> str:
-    """The text before the first of the stops that it contains; an empty stop stops nothing."""
+    """Return the text before the first of the stops that it contains; an empty stop stops nothing."""
     ends = [place for stop in stops if stop and (place := text.find(stop)) >= 0]
     return text[: min(ends)] if ends else text
 
@@ -126,7 +126,7 @@ _READ = {
 
 
 def pictures_of(visuals: Any) -> list[Image.Image | str]:
-    """What a task shows: PIL images and paths, in lists of any depth, or nothing.
+    """Return what a task shows: PIL images and paths, in lists of any depth, or nothing.
 
     Raises ``LyricsError`` for what is no picture.
     """
@@ -147,7 +147,7 @@ def pictures_of(visuals: Any) -> list[Image.Image | str]:
 
 
 def words_of(context: str) -> str:
-    """A prompt without the marks where other models put pictures; pictures come first here.
+    """Return a prompt without the marks where other models put pictures; pictures come first here.
 
     Numbered ones ("<image 1>") are words.
     """

@@ -138,8 +138,8 @@ def weight_bytes(model: torch.nn.Module) -> int:
 
 
 def training_memory(model: LyricsModel, stage: str, batch_size: int, experts: int | None = None) -> Memory:
-    """One step of a stage (``pretrain`` or ``instruct``) of a model on the meta device, forward and backward, and
-    AdamW.
+    """Return one step of a stage (``pretrain`` or ``instruct``) of a model on the meta device, forward and backward,
+    and AdamW.
 
     The batch has ``batch_size`` pictures with texts of ``SPATIAL_TOKENS`` and ``CAPTION_TOKENS``, or prompts of
     ``PROMPT_TOKENS``. ``experts`` is ``experts_peak``, where it is known already.
@@ -154,7 +154,9 @@ def training_memory(model: LyricsModel, stage: str, batch_size: int, experts: in
 
 
 def inference_memory(model: LyricsModel, new_tokens: int = 128, experts: int | None = None) -> Memory:
-    """One picture, one prompt of ``PROMPT_TOKENS`` and an answer of ``new_tokens``, of a model on the meta device."""
+    """Return one picture, one prompt of ``PROMPT_TOKENS`` and an answer of ``new_tokens``, of a model on the meta
+    device.
+    """
     model.eval()
     with torch.no_grad(), _FuseAttention(), counting(model) as counter:
         prompts = _prompts(model, 1)
@@ -168,7 +170,7 @@ def inference_memory(model: LyricsModel, new_tokens: int = 128, experts: int | N
 
 
 def step_peak(model: LyricsModel, stage: str, batch_size: int) -> int:
-    """The most that a step's forward and backward pass hold at one moment, gradients included."""
+    """Return the most that a step's forward and backward pass hold at one moment, gradients included."""
     model.train()
     for parameter in model.parameters():
         parameter.grad = None
@@ -228,7 +230,7 @@ def _longest(model: LyricsModel) -> int:
 
 
 def features_like(model: LyricsModel, batch_size: int) -> Features:
-    """Features of the shapes that the encoder and the refiner give, on the meta device."""
+    """Return features of the shapes that the encoder and the refiner give, on the meta device."""
     preprocessing = model.encoder.preprocessing
     side = preprocessing.crop or preprocessing.size
     with torch.no_grad():
@@ -245,7 +247,7 @@ def features_like(model: LyricsModel, batch_size: int) -> Features:
 
 
 def experts_peak(model: LyricsModel, batch_size: int) -> int:
-    """The most that any frozen expert holds at one moment."""
+    """Return the most that any frozen expert holds at one moment."""
     peaks = [0]
     for expert in _experts(model).values():
         with torch.no_grad(), _FuseAttention(), counting(expert) as counter, contextlib.suppress(Exception):

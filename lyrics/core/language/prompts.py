@@ -114,7 +114,7 @@ TEMPLATES: Mapping[str, ChatTemplate] = MappingProxyType(
 
 
 def template_named(name: str) -> ChatTemplate:
-    """Raises ``UnknownNameError`` with the names there are."""
+    """Raise ``UnknownNameError`` with the names there are."""
     if name not in TEMPLATES:
         known = ", ".join(TEMPLATES)
         raise UnknownNameError(
@@ -155,7 +155,8 @@ class TokenPrompt:
 def segments_of(
     dialogue: Dialogue, template: ChatTemplate, picture_text: Callable[[int], str] = lambda picture: ""
 ) -> list[tuple[Segment, bool]]:
-    """A conversation as segments, each with whether it is learned. It ends where the first missing answer would begin.
+    """Return a conversation as segments, each with whether it is learned. It ends where the first missing answer would
+    begin.
 
     ``picture_text`` gives the words that follow a picture, such as its spatial representation.
     """
@@ -330,7 +331,7 @@ def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
 
 
 def cut(prompt: TokenPrompt, longest: int, tokens_per_picture: int) -> TokenPrompt:
-    """The first ``longest`` tokens, without a picture that would be cut through."""
+    """Return the first ``longest`` tokens, without a picture that would be cut through."""
     end = min(longest, len(prompt))
     for start, _ in prompt.slots:
         if start < end < start + tokens_per_picture:

@@ -36,7 +36,7 @@ class SoftPrompts:
 
 
 def groups_by_length(prompts: Sequence[TokenPrompt]) -> list[list[TokenPrompt]]:
-    """The prompts, those together that are padded at little cost. Shortest first.
+    """Return the prompts, those together that are padded at little cost. Shortest first.
 
     A prompt of less than ``_SHORTEST`` of the longest of a group begins another, once the group has ``_SMALLEST``.
     """
@@ -49,8 +49,8 @@ def groups_by_length(prompts: Sequence[TokenPrompt]) -> list[list[TokenPrompt]]:
 
 
 def rows_of(prompts: Sequence[TokenPrompt]) -> list[list[TokenPrompt]]:
-    """The prompts in as few rows as are needed, none longer than the longest prompt: the longest first, each where it
-    first fits.
+    """Return the prompts in as few rows as are needed, none longer than the longest prompt: the longest first, each
+    where it first fits.
     """
     rows: list[list[TokenPrompt]] = []
     room: list[int] = []

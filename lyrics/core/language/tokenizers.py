@@ -42,12 +42,13 @@ _SLOPE = -0.5
 
 
 def builtin_tokenizer(kind: BuiltinTokenizer, special_tokens: Sequence[str]) -> PreTrainedTokenizerFast:
-    """``byte_tokenizer`` or ``word_tokenizer``."""
+    """Return ``byte_tokenizer`` or ``word_tokenizer``."""
     return byte_tokenizer(special_tokens) if kind == "bytes" else word_tokenizer(special_tokens)
 
 
 def byte_tokenizer(special_tokens: Sequence[str]) -> PreTrainedTokenizerFast:
-    """A tokenizer whose vocabulary is ``special_tokens`` (ids 0, 1, ... in the order given) followed by the 256 bytes.
+    """Return a tokenizer whose vocabulary is ``special_tokens`` (ids 0, 1, ... in the order given) followed by the 256
+    bytes.
 
     Tokens with a well-known name ([PAD], [CLS], [SEP], [MASK], [BOS], <pad>, <s>, </s>) also take that role.
 
@@ -59,8 +60,8 @@ def byte_tokenizer(special_tokens: Sequence[str]) -> PreTrainedTokenizerFast:
 
 
 def word_tokenizer(special_tokens: Sequence[str]) -> PreTrainedTokenizerFast:
-    """The same, followed by the words of ``lyrics.core.vocabulary``, each with and without a space before it, its
-    numbers and its markup.
+    """Return the same, followed by the words of ``lyrics.core.vocabulary``, each with and without a space before it,
+    its numbers and its markup.
 
     A word that is not among them is spelled in bytes. ``<br><T>red star</T><Bbox>(5,20),(310,999)</Bbox></br>`` has 12
     tokens.

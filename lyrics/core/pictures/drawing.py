@@ -25,7 +25,7 @@ MASK_OPACITY = 0.1
 
 
 def draw_objects(picture: Image.Image, objects: Sequence[DetectedObject]) -> Image.Image:
-    """A copy of ``picture`` with the objects on it; one color per tag.
+    """Return a copy of ``picture`` with the objects on it; one color per tag.
 
     The best object is drawn last, on top of the others.
     """

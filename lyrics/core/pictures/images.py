@@ -53,7 +53,7 @@ ImageLike = Union[str, "os.PathLike[str]", Image.Image, "npt.NDArray[Any]", "tor
 
 
 def is_array(source: object) -> bool:
-    """Whether an image is given as a numpy array or a torch tensor."""
+    """Return whether an image is given as a numpy array or a torch tensor."""
     # A tensor can be there only where torch has been imported.
     torch = sys.modules.get("torch")
     return isinstance(source, np.ndarray) or (torch is not None and isinstance(source, torch.Tensor))
@@ -72,7 +72,7 @@ _UPRIGHT = {
 
 
 def picture_name(source: ImageLike) -> str:
-    """What a picture is called: its path; of an open picture the file it came from, or nothing.
+    """Return what a picture is called: its path; of an open picture the file it came from, or nothing.
 
     The experts ``cached`` find it by this.
     """

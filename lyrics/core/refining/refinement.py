@@ -33,7 +33,7 @@ class Refinement:
     name: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data: one line of ``objects.jsonl``.
+        """Return plain data: one line of ``objects.jsonl``.
 
         Boxes are xyxy in pixels of the original picture, masks COCO's compressed runs.
         """
@@ -55,7 +55,8 @@ class Refinement:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Refinement:
-        """The inverse of ``to_json``, to three decimals of a pixel. Raises ``LyricsError`` saying which field is wrong.
+        """Return the inverse of ``to_json``, to three decimals of a pixel. Raises ``LyricsError`` saying which field is
+        wrong.
 
         An object whose box has no area inside the picture is left out.
         """

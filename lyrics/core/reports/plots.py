@@ -49,7 +49,7 @@ Panel = Bars | Lines
 
 
 def curve(points: Sequence[tuple[int, float]]) -> str:
-    """(step, value) pairs as an inline SVG; values that are not finite are left out."""
+    """Return (step, value) pairs as an inline SVG; values that are not finite are left out."""
     finite = [(step, value) for step, value in points if math.isfinite(value)]
     if not finite:
         return "<p>no finite value</p>"

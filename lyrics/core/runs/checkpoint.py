@@ -109,7 +109,7 @@ def finished(folder: Path) -> list[Path]:
 
 
 def newest_valid(folder: Path, say: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint that is whole.
+    """Return the newest checkpoint that is whole.
 
     Each newer one that is not is named to ``say``, with what is wrong with it.
     """
@@ -124,7 +124,7 @@ def newest_valid(folder: Path, say: Callable[[str], None]) -> Path | None:
 
 
 def verify(folder: Path) -> None:
-    """Raises ``CheckpointError`` naming the first file that is missing, or differs from what was written by as much as
+    """Raise ``CheckpointError`` naming the first file that is missing, or differs from what was written by as much as
     a bit.
     """
     files = _manifest(folder)["files"]
@@ -145,7 +145,7 @@ def verify(folder: Path) -> None:
 
 
 def load(folder: Path) -> Checkpoint:
-    """A checkpoint, verified. Raises ``CheckpointError`` naming the file that is wrong."""
+    """Return a checkpoint, verified. Raises ``CheckpointError`` naming the file that is wrong."""
     verify(folder)
     state = read_json(folder / STATE_FILE, CheckpointError, max_bytes=None)  # its size and sha256 were compared
     return Checkpoint(read_tensors(folder / TRAINED_FILE), read_tensors(folder / OPTIMIZER_FILE), state)

@@ -25,7 +25,7 @@ from lyrics.core.runs.config import TrainConfig
 
 
 def start(config: TrainConfig, say: Callable[[str], None]) -> Accelerator:
-    """The accelerator of this process. Under torchrun it joins the others, within the configured timeout.
+    """Return the accelerator of this process. Under torchrun it joins the others, within the configured timeout.
 
     Raises ``SpecError`` when there are not as many ranks as were asked for, ``MissingRequirementError`` for a tracker
     that is not installed.
@@ -49,14 +49,14 @@ def start(config: TrainConfig, say: Callable[[str], None]) -> Accelerator:
 
 
 def several_processes() -> bool:
-    """Whether torchrun started this process among others: they train together, and what comes after is left to a call
-    without it.
+    """Return whether torchrun started this process among others: they train together, and what comes after is left to a
+    call without it.
     """
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def check_kind(kind: DistributedType) -> None:
-    """Raises ``SpecError`` for what accelerate may be configured to do with parameters beyond keeping them whole on
+    """Raise ``SpecError`` for what accelerate may be configured to do with parameters beyond keeping them whole on
     every rank.
     """
     if kind not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
@@ -68,7 +68,7 @@ def check_kind(kind: DistributedType) -> None:
 
 
 def check_ranks(found: int, wanted: int | None) -> None:
-    """Raises ``SpecError`` unless this run has the processes that it was launched for.
+    """Raise ``SpecError`` unless this run has the processes that it was launched for.
 
     Without this a launcher that starts one process instead of two (``accelerate launch --cpu --num_processes 2``) would
     train all the same, more slowly and with nobody told.
@@ -128,7 +128,7 @@ def _trackers(config: TrainConfig, say: Callable[[str], None]) -> list[Any]:
 
 
 def environment(accelerator: Accelerator) -> dict[str, Any]:
-    """What a run depends on besides its configuration, as plain data."""
+    """Return what a run depends on besides its configuration, as plain data."""
     packages = ("torch", "transformers", "peft", "accelerate", "safetensors", "numpy", "pillow")
     cuda = accelerator.device.type == "cuda"
     return {

@@ -52,7 +52,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float]) -> float: ...
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One update of all groups."""
+        """Return one update of all groups."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -20,7 +20,7 @@ _SLOTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 def decays(name: str, parameter: torch.Tensor) -> bool:
-    """Whether weight decay applies: to matrices only, and not to query tokens, which are inputs and no weights.
+    """Return whether weight decay applies: to matrices only, and not to query tokens, which are inputs and no weights.
 
     Biases, norms and the temperature have fewer than two dimensions.
     """
@@ -28,14 +28,16 @@ def decays(name: str, parameter: torch.Tensor) -> bool:
 
 
 def orthogonalized(name: str, parameter: torch.Tensor) -> bool:
-    """Whether Muon updates it: a matrix from features to features, and so neither an embedding, nor a head, nor query
-    tokens.
+    """Return whether Muon updates it: a matrix from features to features, and so neither an embedding, nor a head, nor
+    query tokens.
     """
     return parameter.ndim == 2 and decays(name, parameter) and not any(part in name for part in ("embed", "head."))
 
 
 def build_optimizer(parameters: Mapping[str, nn.Parameter], settings: OptimizationSection) -> torch.optim.Optimizer:
-    """One group with weight decay and one without; with ``optimizer: muon`` the matrices that it takes before them."""
+    """Return one group with weight decay and one without; with ``optimizer: muon`` the matrices that it takes before
+    them.
+    """
     matrices = [
         parameter
         for name, parameter in parameters.items()
@@ -69,7 +71,7 @@ def _slots(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Paramet
 def optimizer_tensors(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
 ) -> dict[str, torch.Tensor]:
-    """The optimizer's state: ``parameter/slot`` -> tensor. A parameter that was never updated has none."""
+    """Return the optimizer's state: ``parameter/slot`` -> tensor. A parameter that was never updated has none."""
     return {
         f"{name}/{slot}": optimizer.state[parameters[name]][slot]
         for name, slots in _slots(optimizer, parameters).items()

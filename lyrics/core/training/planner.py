@@ -109,7 +109,7 @@ def _frozen(module: Module) -> list[nn.Parameter]:
 
 
 def measured_throughput(run: Path) -> float:
-    """Samples a second and device of a run folder: the median over its log, its first tenth left out.
+    """Return samples a second and device of a run folder: the median over its log, its first tenth left out.
 
     Raises ``SpecError`` for a folder that has no log, or one too short.
     """

@@ -20,7 +20,7 @@ _NONE = -1
 
 
 def choose(folder: Path, resume: str, say: Callable[[str], None]) -> Path | None:
-    """The checkpoint to go on from; None for a fresh start.
+    """Return the checkpoint to go on from; None for a fresh start.
 
     Args:
         folder: the run's checkpoints.
@@ -57,7 +57,7 @@ def choose(folder: Path, resume: str, say: Callable[[str], None]) -> Path | None
 
 
 def choose_together(folder: Path, resume: str, say: Callable[[str], None], device: torch.device) -> Path | None:
-    """``choose`` by the first rank, for all of them."""
+    """Return ``choose`` by the first rank, for all of them."""
     found: Path | None = None
     with together(device):
         if rank() == 0:
@@ -90,7 +90,7 @@ def set_aside_unusable(folder: Path, step: int, say: Callable[[str], None]) -> N
 
 
 def state_of(config: TrainConfig, step: int, data_digest: str, in_a_row: int) -> dict[str, Any]:
-    """What a checkpoint says about its run.
+    """Return what a checkpoint says about its run.
 
     ``step`` is all that training needs; the rest is compared when it is resumed.
     """
@@ -105,7 +105,7 @@ def state_of(config: TrainConfig, step: int, data_digest: str, in_a_row: int) ->
 
 
 def check_same_run(found: Checkpoint, config: TrainConfig, data_digest: str, where: str) -> None:
-    """Raises ``CheckpointError`` for a checkpoint of another stage, and for a change that would repeat or miss samples
+    """Raise ``CheckpointError`` for a checkpoint of another stage, and for a change that would repeat or miss samples
     unannounced.
     """
     now = state_of(config, 0, data_digest, 0)

@@ -35,7 +35,7 @@ _MARK = "_is_fsdp_managed_module"
 
 
 def layers(language_model: Module) -> list[nn.Module]:
-    """What is put together at once: the members of the outermost module lists, which are a transformer's layers."""
+    """Return what is put together at once: the members of the outermost module lists, which are a transformer's layers."""
     found: list[nn.Module] = []
     for child in language_model.children():
         found += list(child) if isinstance(child, nn.ModuleList) else layers(child)
@@ -43,12 +43,12 @@ def layers(language_model: Module) -> list[nn.Module]:
 
 
 def largest_share(parameter: torch.Tensor, ranks: int) -> int:
-    """Numbers of a parameter that a rank keeps at most: it is split along its first dimension."""
+    """Return numbers of a parameter that a rank keeps at most: it is split along its first dimension."""
     return -(-parameter.shape[0] // ranks) * parameter[0].numel()
 
 
 def check_model(model: LyricsModel, stage: str) -> None:
-    """Raises ``SpecError`` for a language model that cannot be shared out."""
+    """Raise ``SpecError`` for a language model that cannot be shared out."""
     language_model = model.language_model
     if stage == "instruct" and language_model.adaptation == "full":
         raise SpecError(
@@ -96,8 +96,8 @@ class Shards:
         model.shards = self
 
     def instruction_step(self, model: LyricsModel, batch: Any) -> dict[str, Loss]:
-        """The model's, with the language model run once, forward and backward, also where this rank's batch has nothing
-        to learn from.
+        """Return the model's, with the language model run once, forward and backward, also where this rank's batch has
+        nothing to learn from.
         """
         self._ran = False
         losses: dict[str, Loss] = model.instruction_step(batch)

@@ -64,7 +64,7 @@ def local_folder(
     local_files_only: bool = False,
     force_download: bool = False,
 ) -> Path:
-    """The model folder of that path; a hub id (``owner/name``) that is no local path is downloaded.
+    """Return the model folder of that path; a hub id (``owner/name``) that is no local path is downloaded.
 
     Raises ``WeightsError`` when there is neither.
     """

@@ -51,7 +51,7 @@ _FROZEN_PARTS = {
 
 
 def spec_file(folder: str | os.PathLike[str]) -> Path:
-    """The spec of a model folder. Raises ``WeightsError`` when ``folder`` is none."""
+    """Return the spec of a model folder. Raises ``WeightsError`` when ``folder`` is none."""
     path = Path(folder) / SPEC_FILE
     if not path.is_file():
         raise WeightsError(
@@ -62,7 +62,7 @@ def spec_file(folder: str | os.PathLike[str]) -> Path:
 
 
 def holds_all_tensors(folder: str | os.PathLike[str]) -> bool:
-    """Whether nothing but this folder is needed to load it."""
+    """Return whether nothing but this folder is needed to load it."""
     return not (Path(folder) / FROZEN_FILE).is_file()
 
 
@@ -117,23 +117,27 @@ def _folder_names() -> dict[str, str]:
 
 
 def is_frozen_part(path: str) -> bool:
-    """Whether a folder of trained parts leaves out that part; ``path`` is its place in the specification."""
+    """Return whether a folder of trained parts leaves out that part; ``path`` is its place in the specification."""
     return path in _FROZEN_PARTS
 
 
 def part_prefix(path: str) -> str:
-    """How the names of a part's tensors begin in a model folder; ``path`` is the part's place in the specification."""
+    """Return how the names of a part's tensors begin in a model folder; ``path`` is the part's place in the
+    specification.
+    """
     return _FROZEN_PARTS.get(path, f"{path}.")
 
 
 def readers(model: ComposedModel) -> dict[str, ReadsText | LanguageModel]:
-    """The parts that have a tokenizer, by their paths in the specification, which name its folder."""
+    """Return the parts that have a tokenizer, by their paths in the specification, which name its folder."""
     found: dict[str, ReadsText | LanguageModel] = {"language_model": model.language_model}
     return found if model.abilities.text is None else {"query_transformer": model.abilities.text, **found}
 
 
 def is_frozen(model: ComposedModel, name: str) -> bool:
-    """Whether no stage trains the tensor of that name: an expert's, or the language model's beside its adaptation."""
+    """Return whether no stage trains the tensor of that name: an expert's, or the language model's beside its
+    adaptation.
+    """
     if name.startswith("language_model."):
         return name.removeprefix("language_model.") not in model.adapted
     return name.startswith(("encoder.", "refiner."))

@@ -32,7 +32,7 @@ def locate_checkpoint(
     *,
     downloads: bool = True,
 ) -> Path:
-    """The local file or folder that ``checkpoint`` names; a hub id is downloaded first.
+    """Return the local file or folder that ``checkpoint`` names; a hub id is downloaded first.
 
     Args:
         checkpoint: a ``.safetensors`` file, a folder that holds some, a hub id (``owner/name``), or what an
@@ -70,13 +70,13 @@ def locate_checkpoint(
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of another library says, without the paragraphs that may follow, and without a full stop."""
+    """Return what an error of another library says, without the paragraphs that may follow, and without a full stop."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(" :.") if lines else type(error).__name__
 
 
 def is_hub_id(checkpoint: str) -> bool:
-    """Whether a checkpoint that is no local path can only be meant as a hub id, ``owner/name``."""
+    """Return whether a checkpoint that is no local path can only be meant as a hub id, ``owner/name``."""
     return (
         checkpoint.count("/") == 1
         and not checkpoint.startswith(("/", ".", "~"))
@@ -85,7 +85,7 @@ def is_hub_id(checkpoint: str) -> bool:
 
 
 def packaged(name: str) -> Path:
-    """The file or folder within an installed package that ``package:NAME/PATH`` names.
+    """Return the file or folder within an installed package that ``package:NAME/PATH`` names.
 
     NAME is the top-level package of a distribution that provides a lyrics plugin. It is looked up without importing
     anything, so that a specification cannot run code.
@@ -114,7 +114,8 @@ def packaged(name: str) -> Path:
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Every tensor of a ``.safetensors`` file, or of all those of a folder, on the CPU, in the precision of the file.
+    """Return every tensor of a ``.safetensors`` file, or of all those of a folder, on the CPU, in the precision of the
+    file.
 
     Raises:
         WeightsError: there is no safetensors file, one cannot be read, or two hold the same key.
@@ -156,7 +157,7 @@ def _tensor_files(path: Path) -> list[Path]:
 
 
 def load_transformers(model_class: Any, config: Any, state: Mapping[str, torch.Tensor], source: object) -> Any:
-    """A transformers model in eval mode and the default precision that holds exactly the tensors of ``state``.
+    """Return a transformers model in eval mode and the default precision that holds exactly the tensors of ``state``.
 
     The keys may be in the naming of the hub or of the installed version: transformers translates.
 

@@ -47,7 +47,7 @@ class TensorHeader:
 
 
 def stored_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The state dict without the second and later names of a tensor that several modules share."""
+    """Return the state dict without the second and later names of a tensor that several modules share."""
     seen: set[tuple[object, ...]] = set()
     kept = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
@@ -159,7 +159,7 @@ def bounded(headers: Iterable[TensorHeader], source: object) -> Iterator[None]:
 
 
 def headers_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, TensorHeader]:
-    """What a file of these tensors would say of them."""
+    """Return what a file of these tensors would say of them."""
     kinds = {torch.bfloat16: "BF16", torch.bool: "BOOL"}
     return {
         name: TensorHeader(

@@ -86,7 +86,10 @@ def _asks_for_backbone(data: Any) -> bool:
 
 
 def load_config(folder: Path) -> PreTrainedConfig:
-    """The configuration of a checkpoint's folder. Raises ``WeightsError`` naming the file that is missing or broken."""
+    """Return the configuration of a checkpoint's folder.
+
+    Raises ``WeightsError`` naming the file that is missing or broken.
+    """
     from transformers import AutoConfig
 
     file = folder / CONFIG_FILE
@@ -107,7 +110,7 @@ def part_config(
     numbers_of: Callable[[Any], Mapping[str, Any]],
     from_numbers: Callable[[Mapping[str, Any]], Any],
 ) -> Any:
-    """The transformers configuration of a part.
+    """Return the transformers configuration of a part.
 
     It is what the part's folder of a saved model holds, or else what lies beside the checkpoint, or else made of the
     options' numbers.
@@ -159,7 +162,10 @@ def _model_type(folder: Path) -> str | None:
 
 
 def load_generation_config(folder: Path) -> GenerationConfig | None:
-    """The generation configuration of a checkpoint's folder, or None where it has none. Raises ``WeightsError``."""
+    """Return the generation configuration of a checkpoint's folder, or None where it has none.
+
+    Raises ``WeightsError``.
+    """
     from transformers import GenerationConfig
 
     file = folder / GENERATION_FILE
@@ -171,7 +177,7 @@ def load_generation_config(folder: Path) -> GenerationConfig | None:
 
 
 def load_tokenizer(folder: Path, tokenizer_class: Any = None) -> Any:
-    """The tokenizer of a folder, of the class that the folder names unless one is given.
+    """Return the tokenizer of a folder, of the class that the folder names unless one is given.
 
     Raises ``WeightsError`` when the folder holds none, or one that cannot be read.
     """
@@ -191,7 +197,7 @@ def load_tokenizer(folder: Path, tokenizer_class: Any = None) -> Any:
 
 
 def load_causal_lm(folder: Path, config: PreTrainedConfig, **options: Any) -> Any:
-    """The causal language model of a checkpoint's folder, every tensor of it there, finite, and of the sizes of
+    """Return the causal language model of a checkpoint's folder, every tensor of it there, finite, and of the sizes of
     ``config``.
 
     ``options`` are keyword arguments of transformers' ``from_pretrained``.
@@ -252,7 +258,7 @@ def _of_the_model(data: Any) -> Any:
 
 
 def stored_config(folder: Path | None) -> PreTrainedConfig | None:
-    """The configuration that ``save_config`` wrote to a part's folder; None for no folder, or one without it.
+    """Return the configuration that ``save_config`` wrote to a part's folder; None for no folder, or one without it.
 
     Raises ``WeightsError`` for a file that is broken.
     """

@@ -14,7 +14,7 @@ def pope(options: PopeOptions, context: BuildContext) -> PopeBenchmark:
 
 
 def pope_boxes(options: PopeOptions, context: BuildContext) -> PopeBoxesBenchmark:
-    """Boxes. See ``PopeOptions``."""
+    """Return boxes. See ``PopeOptions``."""
     return PopeBoxesBenchmark(_probe(options))
 
 

@@ -19,12 +19,12 @@ _SHORT = 32
 
 
 def vqav2(options: Any, context: BuildContext) -> DatasetBenchmark:
-    """The validation split; ``test-dev`` and ``test`` have their answers on a server."""
+    """Return the validation split; ``test-dev`` and ``test`` have their answers on a server."""
     return _questions("vqav2", options, judges.vqa(options.accuracy))
 
 
 def ok_vqa(options: Any, context: BuildContext) -> DatasetBenchmark:
-    """The validation split, which is what is reported as its test set.
+    """Return the validation split, which is what is reported as its test set.
 
     The references are stems, as the official script has them.
     """
@@ -32,12 +32,12 @@ def ok_vqa(options: Any, context: BuildContext) -> DatasetBenchmark:
 
 
 def gqa(options: Any, context: BuildContext) -> DatasetBenchmark:
-    """``testdev-balanced``: 12,578 questions."""
+    """Return ``testdev-balanced``: 12,578 questions."""
     return _questions("gqa", options, judges.exact)
 
 
 def sciqa_img(options: Any, context: BuildContext) -> DatasetBenchmark:
-    """The problems of ScienceQA that have a picture: 2,017 in the test split."""
+    """Return the problems of ScienceQA that have a picture: 2,017 in the test split."""
     ask = partial(prompt_of, template=PROMPTS["multi-choice"])
     return DatasetBenchmark(_data.of("scienceqa", options), ask, judges.options, keep=_has_picture)
 
@@ -47,17 +47,17 @@ def _has_picture(sample: Sample) -> bool:
 
 
 def vizwiz(options: Any, context: BuildContext) -> DatasetBenchmark:
-    """The validation split; the answers of the test split are on a server."""
+    """Return the validation split; the answers of the test split are on a server."""
     return _questions("vizwiz", options, judges.vqa(options.accuracy))
 
 
 def textvqa(options: Any, context: BuildContext) -> DatasetBenchmark:
-    """The validation split: 5,000 questions."""
+    """Return the validation split: 5,000 questions."""
     return _questions("textvqa", options, judges.vqa(options.accuracy), "text-vqa")
 
 
 def ocr_vqa(options: Any, context: BuildContext) -> DatasetBenchmark:
-    """The test split."""
+    """Return the test split."""
     return _questions("ocr-vqa", options, judges.exact, "text-vqa")
 
 

@@ -99,7 +99,7 @@ class _Cached(nn.Module):
 
 class CachedTagger(_Cached):
     def forward(self, images: ImageBatch) -> list[list[Tag]]:
-        """The tags in the file, or where it has none, those of the objects."""
+        """Return the tags in the file, or where it has none, those of the objects."""
         found = []
         for index in range(len(images)):
             refinement = self.table.find(images, index)
@@ -120,7 +120,7 @@ class CachedDetector(_Cached):
         self.vocabulary = tuple(sorted(found))
 
     def forward(self, images: ImageBatch, phrases: Sequence[Sequence[str]]) -> DetectorOutput:
-        """The objects in the file whose tag is among the phrases."""
+        """Return the objects in the file whose tag is among the phrases."""
         detections = []
         for index, asked in enumerate(phrases):
             wanted = set(asked)
@@ -133,7 +133,7 @@ class CachedDetector(_Cached):
 
 class CachedSegmenter(_Cached):
     def forward(self, images: ImageBatch, boxes: Sequence[Sequence[Box]]) -> SegmenterOutput:
-        """The mask of the object whose box overlaps most (IoU of at least 0.5), or else the box itself."""
+        """Return the mask of the object whose box overlaps most (IoU of at least 0.5), or else the box itself."""
         masks = []
         for index, row in enumerate(boxes):
             refinement = self.table.find(images, index)

@@ -125,7 +125,7 @@ class EvaVitGOptions(_VitOptions):
 
 @hookimpl
 def lyrics_components() -> Iterator[Component]:
-    """``clip-vit`` and ``eva-vit-g``."""
+    """Yield ``clip-vit`` and ``eva-vit-g``."""
     small = {"image_size": 28, "width": 16, "layers": 2, "heads": 2, "mlp_width": 32}
     yield Component(
         kind="image-encoder",

@@ -48,7 +48,7 @@ class VitEncoder(nn.Module):
         self.num_tokens = 1 + (config.image_size // config.patch_size) ** 2
 
     def forward(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
-        """Tokens [B,N,D] in the tower's own dtype, class token first.
+        """Return tokens [B,N,D] in the tower's own dtype, class token first.
 
         Raises:
             ContractError: the pictures are not [B,3,image_size,image_size].

@@ -36,8 +36,8 @@ _KARPATHY = {"train": ("train", "restval"), "val": ("val",), "test": ("test",), 
 
 
 def coco(options: Any, context: BuildContext) -> RecordDataset:
-    """``captions_SPLIT.json`` and ``instances_SPLIT.json``, or one of them; boxes are (left, top, width, height) in
-    pixels.
+    """Read ``captions_SPLIT.json`` and ``instances_SPLIT.json``, or one of them; boxes are (left, top, width, height)
+    in pixels.
 
     Karpathy's splits have captions only: ``dataset_coco.json``, or LAVIS's ``coco_karpathy_SPLIT.json``.
     """
@@ -107,7 +107,7 @@ def _nocaps_sample(record: Mapping[str, Any]) -> Sample:
 
 
 def ai_challenger(options: Any, context: BuildContext) -> RecordDataset:
-    """``[{"image_id": "x.jpg", "url", "caption": [five texts in Chinese]}]``."""
+    """Read ``[{"image_id": "x.jpg", "url", "caption": [five texts in Chinese]}]``."""
     home = Home.of("ai-challenger", options.root)
     part = {"train": "train", "val": "validation"}[options.split]
     files = home.files(f"caption_{part}_annotations_*.json", f"*/caption_{part}_annotations_*.json")

@@ -47,17 +47,17 @@ EXPRESSIONS = {
 
 
 def refcoco(options: Any, context: BuildContext) -> RecordDataset:
-    """``refs(unc).json`` and ``instances.json``."""
+    """Read ``refs(unc).json`` and ``instances.json``."""
     return _refs(options, "refcoco", "refcoco", "unc")
 
 
 def refcoco_plus(options: Any, context: BuildContext) -> RecordDataset:
-    """``refs(unc).json`` and ``instances.json``."""
+    """Read ``refs(unc).json`` and ``instances.json``."""
     return _refs(options, "refcoco-plus", "refcoco+", "unc")
 
 
 def refcocog(options: Any, context: BuildContext) -> RecordDataset:
-    """``refs(umd).json`` and ``instances.json``; Google's splits have no test set and are not read."""
+    """Read ``refs(umd).json`` and ``instances.json``; Google's splits have no test set and are not read."""
     return _refs(options, "refcocog", "refcocog", "umd")
 
 
@@ -170,7 +170,7 @@ def _grit_sample(sample: Sample, about: Row, part: str) -> Sample:
 
 
 def visual_genome(options: Any, context: BuildContext) -> RecordDataset:
-    """Three kinds of annotations, all in pixels of the original picture, whose size stands in ``image_data.json``.
+    """Read three kinds of annotations, all in pixels of the original picture, whose size stands in ``image_data.json``.
 
     ``regions``: (x, y, width, height) and a phrase, one sample each. ``objects``: (x, y, w, h) and names, one sample
     per picture. ``questions``: without boxes, one sample each.

@@ -47,8 +47,8 @@ _ASKS, _ANSWERS, _SYSTEM = ("human", "user"), ("gpt", "assistant"), "system"
 
 
 def llava(options: Any, context: BuildContext) -> RecordDataset:
-    """``[{id, image?, conversations[{from: human or gpt, value}]}]``; ``<image>`` stands in the first turn, where there
-    is a picture.
+    """Read ``[{id, image?, conversations[{from: human or gpt, value}]}]``; ``<image>`` stands in the first turn, where
+    there is a picture.
 
     ``caps_boxes_*.jsonl`` ({image, captions, instances[{category, bbox: xyxy as shares of the picture}]}) is read as
     well.
@@ -134,8 +134,8 @@ def _check_roles(roles: Sequence[str]) -> None:
 
 
 def svit(options: Any, context: BuildContext) -> RecordDataset:
-    """``[{image_id, conversations[{content[{from: user or gpt, value}]}]}]``, one sample per conversation; pictures are
-    Visual Genome's.
+    """Read ``[{image_id, conversations[{content[{from: user or gpt, value}]}]}]``, one sample per conversation;
+    pictures are Visual Genome's.
 
     ``referring_qa.json`` points at objects as ``<st>man<ed> [x1, y1, x2, y2]``, shares of the picture (the prompt its
     authors gave says so, and their own converter multiplies them by its sides).
@@ -191,7 +191,7 @@ def _markup(tag: str, box: Box) -> str:
 
 
 def m3it(options: Any, context: BuildContext) -> RecordDataset:
-    """``data/TASK/SET/SPLIT.jsonl``: {instruction, inputs, outputs, image_base64_str[]}: the pictures stand in the
+    """Read ``data/TASK/SET/SPLIT.jsonl``: {instruction, inputs, outputs, image_base64_str[]}: the pictures stand in the
     records.
 
     The first picture is the sample's. The hub copy is made for a loading script, which is not run; its files are read
@@ -247,7 +247,7 @@ def _instruction(row: Row, instruction: str, more: str, answer: str) -> Turn:
 
 
 def multiinstruct(options: Any, context: BuildContext) -> RecordDataset:
-    """``SPLIT.jsonl``: {unique_id, task_name, image_path, region, options, prompt, target, ...}.
+    """Read ``SPLIT.jsonl``: {unique_id, task_name, image_path, region, options, prompt, target, ...}.
 
     A region is four numbers in one text, "x1 y1 x2 y2", in pixels of the original picture (the set's own scripts copy
     COCO's numbers); the picture's size is read from its file. The prompt and the target repeat the regions; there they
@@ -309,7 +309,7 @@ def _orca_sample(record: Any) -> Sample:
 
 
 def alpaca(options: Any, context: BuildContext) -> RecordDataset:
-    """``[{instruction, input, output}]``; ``input`` may be empty."""
+    """Read ``[{instruction, input, output}]``; ``input`` may be empty."""
     home = Home.of("alpaca", options.root)
     return RecordDataset("alpaca", records_of([home.file(options.file)]), _alpaca_sample)
 

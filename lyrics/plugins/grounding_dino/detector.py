@@ -139,7 +139,7 @@ class GroundingDino(nn.Module):
         (folder / _DELIMITERS_FILE).write_text(json.dumps(self.writer.delimiters) + "\n", encoding="utf-8")
 
     def load_files(self, folder: Path) -> None:
-        """Raises ``WeightsError`` for files that are missing or broken, and for the configuration of another network."""
+        """Raise ``WeightsError`` for files that are missing or broken, and for the configuration of another network."""
         compare_config(self.config, folder)
         self.writer = read_writer(folder, int(self.config.max_text_len))
         if isinstance(self.network, GroundingDinoForObjectDetection):
@@ -208,7 +208,9 @@ class GroundingDino(nn.Module):
         return ours and self._parameter().device.type == "cpu" and torch.get_num_threads() > 1
 
     def query(self, images: ImageBatch, pictures: Sequence[int], prompts: Sequence[Prompt]) -> _Queries:
-        """The network's answer for ``pictures`` (indices into the batch, canvases of one size) with one prompt each."""
+        """Return the network's answer for ``pictures`` (indices into the batch, canvases of one size) with one prompt
+        each.
+        """
         width, height = images.frames[pictures[0]].size
         parameter = self._parameter()
         pixels_BCHW = images.pixels_BCHW[list(pictures), :, :height, :width].to(parameter)
@@ -331,7 +333,7 @@ def _image_tokens(width: int, height: int) -> int:
 
 
 def network_config(numbers: Mapping[str, Any]) -> GroundingDinoConfig:
-    """The options' numbers as transformers' configuration; what is not an option is the same in every public
+    """Return the options' numbers as transformers' configuration; what is not an option is the same in every public
     checkpoint.
     """
     own = SimpleNamespace(**numbers)
@@ -367,7 +369,7 @@ def network_config(numbers: Mapping[str, Any]) -> GroundingDinoConfig:
 
 
 def numbers_of(config: GroundingDinoConfig) -> dict[str, Any]:
-    """A configuration's numbers by the names of the options."""
+    """Return a configuration's numbers by the names of the options."""
     swin: Any = config.backbone_config
     text: Any = config.text_config
     return {
@@ -400,7 +402,9 @@ def _words(config: GroundingDinoConfig) -> int:
 def settled_config(
     options: GroundingDinoOptions, context: BuildContext, checkpoint: Path | None
 ) -> GroundingDinoConfig:
-    """The configuration of the network that is to be built; ``checkpoint`` is where its weights lie, if any are read."""
+    """Return the configuration of the network that is to be built; ``checkpoint`` is where its weights lie, if any are
+    read.
+    """
     config: GroundingDinoConfig = part_config(
         options,
         files=context.files,
@@ -413,7 +417,7 @@ def settled_config(
 
 
 def located(options: GroundingDinoOptions, context: BuildContext) -> Path | None:
-    """Where the checkpoint lies, if its weights are to be read."""
+    """Return where the checkpoint lies, if its weights are to be read."""
     if context.weights != "pretrained":
         return None
     also = (*CONFIG_FILES, *TOKENIZER_PATTERNS)
@@ -421,7 +425,7 @@ def located(options: GroundingDinoOptions, context: BuildContext) -> Path | None
 
 
 def read_writer(folder: Path, max_tokens: int) -> PromptWriter:
-    """The prompt writer that ``GroundingDino.save_files`` wrote. Raises ``WeightsError``."""
+    """Return the prompt writer that ``GroundingDino.save_files`` wrote. Raises ``WeightsError``."""
     tokenizer = load_tokenizer(folder)
     try:
         first, second, third, fourth = (int(i) for i in read_json(folder / _DELIMITERS_FILE))
@@ -431,7 +435,7 @@ def read_writer(folder: Path, max_tokens: int) -> PromptWriter:
 
 
 def build(options: GroundingDinoOptions, context: BuildContext) -> GroundingDino:
-    """The component ``grounding-dino``.
+    """Return the component ``grounding-dino``.
 
     Raises:
         WeightsError: checkpoint or tokenizer are not found or do not fit the options.

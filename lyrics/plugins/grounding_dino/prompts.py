@@ -101,13 +101,15 @@ def spelling(phrase: str) -> str:
 
 
 def is_a_list(phrase: str) -> bool:
-    """Whether it lists phrases as upstream's prompts do: ``person . dog .``, ``person. dog.``, but not ``U.S. flag``."""
+    """Return whether it lists phrases as upstream's prompts do: ``person . dog .``, ``person. dog.``, but not
+    ``U.S. flag``.
+    """
     text = phrase.strip()
     return " . " in text or (text.endswith(".") and ". " in text)
 
 
 def same_phrases(phrases: Sequence[str]) -> dict[str, int]:
-    """The first phrase of each spelling: the detector cannot tell the others from it."""
+    """Return the first phrase of each spelling: the detector cannot tell the others from it."""
     first: dict[str, int] = {}
     for index, phrase in enumerate(phrases):
         first.setdefault(spelling(phrase), index)
@@ -115,7 +117,7 @@ def same_phrases(phrases: Sequence[str]) -> dict[str, int]:
 
 
 def stand_in_tokenizer() -> Any:
-    """The built-in byte tokenizer with the delimiters at BERT's ids: 1,030 special tokens and 256 bytes.
+    """Return the built-in byte tokenizer with the delimiters at BERT's ids: 1,030 special tokens and 256 bytes.
 
     Its delimiters are "[.]" and "[?]"; the bytes "." and "?" are ordinary tokens.
     """
@@ -127,7 +129,7 @@ def stand_in_tokenizer() -> Any:
 
 
 def tokenizer_delimiters(tokenizer: Any, source: object) -> tuple[int, int, int, int]:
-    """A BERT tokenizer's ids of [CLS], [SEP], "." and "?". Raises ``WeightsError`` when it lacks one."""
+    """Return a BERT tokenizer's ids of [CLS], [SEP], "." and "?". Raises ``WeightsError`` when it lacks one."""
     ids = [tokenizer.get_vocab().get(token) for token in ("[CLS]", "[SEP]", ".", "?")]
     if None in ids or tokenizer.pad_token_id is None:
         raise WeightsError(

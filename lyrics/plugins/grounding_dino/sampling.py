@@ -33,7 +33,9 @@ class Sampling(MultiScaleDeformableAttention):
         attention_weights: torch.Tensor,
         im2col_step: int,
     ) -> torch.Tensor:
-        """Features [B,S,H,d], places [B,Q,H,L,K,2] (x and y, shares of the canvas), weights [B,Q,H,L,K] -> [B,Q,H * d]."""
+        """Map features [B,S,H,d], places [B,Q,H,L,K,2] (x and y, shares of the canvas), weights [B,Q,H,L,K] -> [B,Q,H *
+        d].
+        """
         features, places, weights = value.float(), sampling_locations.float(), attention_weights.float()
         if value.device.type == "cpu":
             sampled = sample(features, value_spatial_shapes_list, places, weights)

@@ -68,19 +68,19 @@ class BertWithMasks(BertModel):
     def get_extended_attention_mask(
         self, attention_mask: torch.Tensor, input_shape: Sequence[int], device: torch.device | None = None
     ) -> torch.Tensor:
-        """What attention adds to its scores [B, 1, T or 1, T]: 0 where the mask ([B, T, T] or [B, T]) is set, else the
-        least number.
+        """Return what attention adds to its scores [B, 1, T or 1, T]: 0 where the mask ([B, T, T] or [B, T]) is set,
+        else the least number.
         """
         mask = attention_mask[:, None] if attention_mask.ndim == 3 else attention_mask[:, None, None]
         hidden = torch.zeros(mask.shape, dtype=self.dtype, device=mask.device)
         return hidden.masked_fill(mask == 0, torch.finfo(self.dtype).min)
 
     def invert_attention_mask(self, encoder_attention_mask: torch.Tensor) -> torch.Tensor:
-        """The same for what a decoder reads."""
+        """Return the same for what a decoder reads."""
         return self.get_extended_attention_mask(encoder_attention_mask, encoder_attention_mask.shape)
 
     def get_head_mask(self, head_mask: torch.Tensor | None, num_hidden_layers: int) -> list[None]:
-        """No head is masked; groundingdino never asks for it."""
+        """Return None: no head is masked. groundingdino never asks for it."""
         assert head_mask is None
         return [None] * num_hidden_layers
 
@@ -157,7 +157,7 @@ class OriginalNetwork(nn.Module):
         attention_mask: torch.Tensor,
         return_dict: bool = True,
     ) -> GroundingDinoObjectDetectionOutput:
-        """Pictures [B,C,H,W], their masks [B,H,W] (True is picture), prompts [B,T] and theirs (1 is prompt).
+        """Return Pictures [B,C,H,W], their masks [B,H,W] (True is picture), prompts [B,T] and theirs (1 is prompt).
 
         Returns ``logits`` [B,Q,256] (-inf where a prompt has no token), ``pred_boxes`` [B,Q,4],
         ``intermediate_hidden_states`` [B,L,Q,D] and ``intermediate_reference_points`` [B,L,Q,4].
@@ -225,7 +225,7 @@ def _text_encoder(tokenizer: _GivenIds, bert: BertModel) -> Iterator[None]:
 
 
 def build(options: GroundingDinoUpstreamOptions, context: BuildContext) -> GroundingDino:
-    """The component ``grounding-dino-upstream``.
+    """Return the component ``grounding-dino-upstream``.
 
     Raises:
         WeightsError: checkpoint or tokenizer are not found or do not fit the options.

@@ -145,12 +145,13 @@ _BOX_HEAD = re.compile(r"(?:transformer\.decoder\.)?bbox_embed\.\d+\.(layers\.\d
 
 
 def is_original(state: Mapping[str, torch.Tensor]) -> bool:
-    """Whether the keys are the original code's and not the hub's."""
+    """Return whether the keys are the original code's and not the hub's."""
     return any(key.removeprefix("module.").startswith("transformer.") for key in state)
 
 
 def from_original(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The original code's state dict in the hub's naming; keys may start with ``module.``, as in the published file.
+    """Return the original code's state dict in the hub's naming; keys may start with ``module.``, as in the published
+    file.
 
     The box head is one tensor under a name per decoder layer and stack; it comes out once, under ``bbox_embed.0``.
 
@@ -173,8 +174,8 @@ def from_original(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def to_original(state: Mapping[str, torch.Tensor], original: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A state dict in the hub's naming in the original code's: the inverse of ``from_original``. Unknown keys keep
-    their name.
+    """Return a state dict in the hub's naming in the original code's: the inverse of ``from_original``. Unknown keys
+    keep their name.
 
     Args:
         state: in the hub's naming.

@@ -114,7 +114,7 @@ def _all_but_last(text: Text) -> torch.Tensor:
 
 
 def right_tokens(logits_nV: torch.Tensor, targets_n: torch.Tensor) -> tuple[int, int]:
-    """How many, of how many."""
+    """Return how many, of how many."""
     return int((logits_nV.argmax(dim=-1) == targets_n).sum()), len(targets_n)
 
 

@@ -45,7 +45,7 @@ class ITM(nn.Module):
         return [self._stream(POSITIVE, batch, batch.sample_B, rows, batch.spatial.text, batch.caption)]
 
     def negative_streams(self, batch: PretrainBatch, pairs: NegativePairs) -> list[Stream]:
-        """The wrong image for each text, the wrong text for each image."""
+        """Return the wrong image for each text, the wrong text for each image."""
         i, t = pairs.row_image, pairs.row_text
         return [
             self._stream(
@@ -92,7 +92,7 @@ class ITM(nn.Module):
         return {"ITM accuracy": (int((judged == labels).sum()), len(labels))}
 
     def logits(self, outputs: StreamOutputs, name: str) -> list[torch.Tensor]:
-        """Logits [R, 2] of each pooled kind of query (recipe released: of all queries together)."""
+        """Return logits [R, 2] of each pooled kind of query (recipe released: of all queries together)."""
         queries = [outputs(name, segment) for segment in "VG" if segment in self.segments]
         if self.options.recipe == "released":
             queries = [torch.cat(queries, dim=1)]

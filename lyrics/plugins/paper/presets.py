@@ -42,7 +42,7 @@ def _vicuna_13b(chat_template: str = "vicuna-v1.1", vocab_size: int = 32000, **l
 
 
 def paper_refiner() -> RefinerSpec:
-    """The paper's three experts."""
+    """Return the paper's three experts."""
     return RefinerSpec(
         tagger=Slot(use="ram-plus", options={"backbone": "swin-b"}),  # "RAM++ with Swin-B backbone" (section 4)
         detector=Slot(
@@ -54,12 +54,12 @@ def paper_refiner() -> RefinerSpec:
 
 
 def grounded_sam() -> RefinerSpec:
-    """The paper's detector and segmenter, for phrases that the caller gives: no tagger."""
+    """Return the paper's detector and segmenter, for phrases that the caller gives: no tagger."""
     return paper_refiner().model_copy(update={"tagger": None})
 
 
 def lyrics_13b() -> ModelSpec:
-    """The paper's model."""
+    """Return the paper's model."""
     return ModelSpec(
         image_encoder=Slot(
             use="clip-vit",
@@ -89,7 +89,7 @@ def lyrics_13b() -> ModelSpec:
 
 
 def lyrics_7b() -> ModelSpec:
-    """The paper's model on Vicuna-7B: for one GPU. Not in the paper."""
+    """Return the paper's model on Vicuna-7B: for one GPU. Not in the paper."""
     return lyrics_13b().with_overrides(
         {
             "language_model.options": {
@@ -109,7 +109,7 @@ def lyrics_7b() -> ModelSpec:
 
 
 def lyrics_released_14b() -> ModelSpec:
-    """What the authors released: IDEA-CCNL/Ziya-Visual-Lyrics-14B and Fengshenbang-LM pull request 449.
+    """Return what the authors released: IDEA-CCNL/Ziya-Visual-Lyrics-14B and Fengshenbang-LM pull request 449.
 
     It differs from the paper.
     """
@@ -148,7 +148,7 @@ def lyrics_released_14b() -> ModelSpec:
 
 
 def blip2_13b() -> ModelSpec:
-    """The baseline: the paper's model without a visual refiner, with BLIP-2's Q-Former and 32 queries."""
+    """Return the baseline: the paper's model without a visual refiner, with BLIP-2's Q-Former and 32 queries."""
     spec = lyrics_13b()
     return spec.model_copy(
         update={
@@ -165,8 +165,8 @@ def blip2_13b() -> ModelSpec:
 
 
 def lyrics_mini() -> ModelSpec:
-    """The paper's model with every part of its true type, at about a twentieth of its width: to try the real code paths
-    on a CPU.
+    """Return the paper's model with every part of its true type, at about a twentieth of its width: to try the real
+    code paths on a CPU.
     """
     return lyrics_13b().with_overrides(
         {

@@ -100,7 +100,7 @@ class RamPlusOptions(RamOptions):
 
 @hookimpl
 def lyrics_components() -> Iterator[Component]:
-    """``ram-plus`` and ``ram``."""
+    """Yield ``ram-plus`` and ``ram``."""
     small = {
         "backbone": {"embed_dim": 8, "depths": (2, 1), "num_heads": (1, 2)},
         "image_size": 32,

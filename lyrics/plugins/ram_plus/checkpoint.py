@@ -66,7 +66,10 @@ RENAMES = [
 
 
 def find_checkpoint(checkpoint: str | None, *, downloads: bool = True) -> Path:
-    """The folder of ``checkpoint``: a local one, or a hub repository's. Raises ``WeightsError`` where there is none."""
+    """Return the folder of ``checkpoint``: a local one, or a hub repository's.
+
+    Raises ``WeightsError`` where there is none.
+    """
     if checkpoint is None:
         raise WeightsError(
             "this tagger has no default checkpoint, because upstream publishes .pth files only. Convert one with "
@@ -111,7 +114,7 @@ def from_upstream(
 
 
 def upstream_name(name: str) -> str:
-    """What upstream calls our tensor ``name``."""
+    """Return what upstream calls our tensor ``name``."""
     for pattern, theirs in RENAMES:
         match = re.fullmatch(pattern, name)
         if match:

@@ -128,7 +128,7 @@ class RamTagger(nn.Module):
         (folder / _CLASSES_FILE).write_text(json.dumps(data, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def load_files(self, folder: Path) -> None:
-        """Raises ``WeightsError`` for a file that is missing, broken, or of another backbone or number of tags."""
+        """Raise ``WeightsError`` for a file that is missing, broken, or of another backbone or number of tags."""
         compare_config(self.visual_encoder.config, folder)
         try:
             data = read_json(folder / _CLASSES_FILE)
@@ -173,12 +173,12 @@ class RamTagger(nn.Module):
         return max(1, _CPU_PIXELS // self.image_size**2)
 
     def encode(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
-        """Pixels -> image tokens [B,1+P,D]: the mean of the patch tokens, then the patch tokens."""
+        """Map pixels -> image tokens [B,1+P,D]: the mean of the patch tokens, then the patch tokens."""
         patches_BPD = self.visual_encoder(pixel_values=pixels_BCHW.to(self.visual_encoder.dtype)).last_hidden_state
         return torch.cat([patches_BPD.mean(dim=1, keepdim=True), patches_BPD], dim=1)
 
     def labels(self, image_BL: torch.Tensor) -> torch.Tensor:
-        """The tags' embeddings [B,C,512] as this picture reads them.
+        """Return the tags' embeddings [B,C,512] as this picture reads them.
 
         RAM++ weighs a tag's K descriptions by the softmax of ``exp(reweight_scale) * <image, description>``, where the
         image token [B,512] has unit length and the descriptions are as stored. RAM has one embedding per tag.
@@ -192,7 +192,7 @@ class RamTagger(nn.Module):
 
 
 def swin_config(options: RamOptions) -> SwinConfig:
-    """The backbone's numbers as transformers' configuration."""
+    """Return the backbone's numbers as transformers' configuration."""
     swin = options.swin
     return SwinConfig(
         image_size=options.image_size,

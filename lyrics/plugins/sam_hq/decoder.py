@@ -29,7 +29,7 @@ class Embedding:
 
 
 def embed(network: SamHQModel, pixels_CHW: torch.Tensor) -> Embedding:
-    """One picture's embedding. One, because attention over its 4,096 tokens needs gigabytes by itself."""
+    """Return one picture's embedding. One, because attention over its 4,096 tokens needs gigabytes by itself."""
     image_1Dhw, layers = network.get_image_embeddings(pixels_CHW[None])  # type: ignore[no-untyped-call]
     decoder = network.mask_decoder
     early_1Dhw = layers[0].permute(0, 3, 1, 2)  # of the first layer that attends everywhere
@@ -40,7 +40,7 @@ def embed(network: SamHQModel, pixels_CHW: torch.Tensor) -> Embedding:
 
 
 def box_prompts(network: SamHQModel, boxes_px_K4: torch.Tensor) -> torch.Tensor:
-    """Boxes (xyxy, pixels of the canvas) -> prompt tokens [K, 2, D]."""
+    """Map boxes (xyxy, pixels of the canvas) -> prompt tokens [K, 2, D]."""
     sparse_1KTD, _ = network.prompt_encoder(None, None, boxes_px_K4[None], None)
     tokens_KTD: torch.Tensor = sparse_1KTD[0]
     return tokens_KTD

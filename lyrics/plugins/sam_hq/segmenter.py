@@ -81,7 +81,7 @@ class SamHq(nn.Module):
         compare_config(self.config, folder)
 
     def forward(self, images: ImageBatch, boxes: Sequence[Sequence[Box]]) -> SegmenterOutput:
-        """Masks and tokens, in the order of the boxes.
+        """Return masks and tokens, in the order of the boxes.
 
         Raises ``ValueError`` unless there is one list of boxes per picture.
         """
@@ -108,11 +108,11 @@ class SamHq(nn.Module):
         return SegmenterOutput(masks=tuple(masks), tokens_BKD=tokens_BKD, mask_BK=mask_BK)
 
     def embed(self, pixels_CHW: torch.Tensor) -> Embedding:
-        """What the decoder reads of one picture, prepared and padded."""
+        """Return what the decoder reads of one picture, prepared and padded."""
         return embed(self.network, pixels_CHW)
 
     def mask_logits(self, embedding: Embedding, boxes_px_K4: torch.Tensor) -> torch.Tensor:
-        """Logits [K, 4h, 4w] of the masks of boxes (xyxy, pixels of the canvas)."""
+        """Return logits [K, 4h, 4w] of the masks of boxes (xyxy, pixels of the canvas)."""
         first_KHW, quality_KHW = decode(self.network, embedding, box_prompts(self.network, boxes_px_K4))
         return first_KHW + quality_KHW
 
@@ -214,7 +214,7 @@ def _neighbors(
 
 
 def network_config(numbers: Mapping[str, Any]) -> SamHQConfig:
-    """The options' numbers as transformers' configuration; what is not an option is the same in every public
+    """Return the options' numbers as transformers' configuration; what is not an option is the same in every public
     checkpoint.
     """
     own = SimpleNamespace(**numbers)
@@ -253,7 +253,7 @@ def _parts(config: SamHQConfig) -> tuple[Any, Any, Any]:
 
 
 def numbers_of(config: SamHQConfig) -> dict[str, Any]:
-    """A configuration's numbers by the names of the options."""
+    """Return a configuration's numbers by the names of the options."""
     vision, decoder, prompts = _parts(config)
     return {
         "image_size": vision.image_size,
@@ -272,7 +272,9 @@ def numbers_of(config: SamHQConfig) -> dict[str, Any]:
 
 
 def settled_config(options: SamHqOptions, context: BuildContext, checkpoint: Path | None) -> SamHQConfig:
-    """The configuration of the network that is to be built; ``checkpoint`` is where its weights lie, if any are read."""
+    """Return the configuration of the network that is to be built; ``checkpoint`` is where its weights lie, if any are
+    read.
+    """
     config: SamHQConfig = part_config(
         options,
         files=context.files,
@@ -287,14 +289,14 @@ def settled_config(options: SamHqOptions, context: BuildContext, checkpoint: Pat
 
 
 def located(options: SamHqOptions, context: BuildContext) -> Path | None:
-    """Where the checkpoint lies, if its weights are to be read."""
+    """Return where the checkpoint lies, if its weights are to be read."""
     if context.weights != "pretrained":
         return None
     return locate_checkpoint(options.checkpoint, also=CONFIG_FILES, downloads=context.downloads)
 
 
 def build(options: SamHqOptions, context: BuildContext) -> SamHq:
-    """The component ``sam-hq``.
+    """Return the component ``sam-hq``.
 
     Raises ``WeightsError`` when the checkpoint is not found or does not fit the options.
     """

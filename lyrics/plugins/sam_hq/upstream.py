@@ -32,8 +32,8 @@ class SamHqUpstream(SamHq):
     reentrant = False
 
     def embed(self, pixels_CHW: torch.Tensor) -> Embedding:
-        """One picture's embedding; the fine features are those of the first layer that attends everywhere, as the
-        encoder gives them.
+        """Return one picture's embedding; the fine features are those of the first layer that attends everywhere, as
+        the encoder gives them.
 
         Raises:
             SpecError: the weights are not float32.
@@ -47,7 +47,7 @@ class SamHqUpstream(SamHq):
         return Embedding(image_1Dhw[0], layers[0][0].permute(2, 0, 1))
 
     def mask_logits(self, embedding: Embedding, boxes_px_K4: torch.Tensor) -> torch.Tensor:
-        """Logits [K, 4h, 4w]."""
+        """Return logits [K, 4h, 4w]."""
         sparse_KTD, dense_KDhw = self.network.prompt_encoder(points=None, boxes=boxes_px_K4, masks=None)
         logits_K1HW: torch.Tensor
         logits_K1HW, _ = self.network.mask_decoder(
@@ -63,7 +63,7 @@ class SamHqUpstream(SamHq):
 
 
 def original_network(config: SamHQConfig) -> Sam:
-    """A configuration as the authors' modules; what it does not say is the same in all their published models
+    """Return a configuration as the authors' modules; what it does not say is the same in all their published models
     (``build_sam.py``).
     """
     prompts: Any = config.prompt_encoder_config
@@ -106,7 +106,7 @@ def original_network(config: SamHQConfig) -> Sam:
 
 
 def build(options: SamHqOptions, context: BuildContext) -> SamHqUpstream:
-    """The component ``sam-hq-upstream``.
+    """Return the component ``sam-hq-upstream``.
 
     Raises ``WeightsError`` when the checkpoint is not found or does not fit the options.
     """

@@ -41,7 +41,7 @@ class TimmVit(nn.Module):
         self.image_size = preprocessing.size if preprocessing.crop is None else preprocessing.crop
 
     def forward(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
-        """Tokens [B,N,D] in the model's own dtype.
+        """Return tokens [B,N,D] in the model's own dtype.
 
         Raises:
             ContractError: the pictures are not [B,3,image_size,image_size].
@@ -60,7 +60,7 @@ class TimmVit(nn.Module):
 
 
 def build(options: TimmVitOptions, context: BuildContext) -> TimmVit:
-    """The component ``timm-vit``.
+    """Return the component ``timm-vit``.
 
     Raises:
         SpecError: timm has no model of that name, or it is no vision transformer on square pictures.
@@ -95,7 +95,7 @@ def build(options: TimmVitOptions, context: BuildContext) -> TimmVit:
 
 
 def preprocessing_of(model: Any, options: TimmVitOptions) -> Preprocessing:
-    """What timm's configuration of the pretrained model says.
+    """Return what timm's configuration of the pretrained model says.
 
     Raises ``SpecError`` unless the model reads square RGB pictures.
     """

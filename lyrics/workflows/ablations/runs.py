@@ -52,7 +52,9 @@ class Stages:
     finetune: TrainConfig
 
     def seeds(self, count: int) -> range:
-        """The seeds of ``count`` repetitions; both stages of one have the same, for random weights are drawn from it."""
+        """Return the seeds of ``count`` repetitions; both stages of one have the same, for random weights are drawn
+        from it.
+        """
         return range(self.pretrain.seed, self.pretrain.seed + count)
 
     def facts(self) -> dict[str, str]:
@@ -148,7 +150,9 @@ def open_stages(
 
 
 def changed(config: TrainConfig, overrides: Mapping[str, Any]) -> TrainConfig:
-    """A configuration with changes, resolved and wired, so that what does not fit shows before anything is trained."""
+    """Return a configuration with changes, resolved and wired, so that what does not fit shows before anything is
+    trained.
+    """
     found = load_config(config.model_dump(mode="json"), overrides)
     wire(resolve(found.model.spec))
     return found
@@ -176,7 +180,7 @@ def train_once(config: TrainConfig, what: str, blank: Collection[str] = ()) -> N
 
 
 def is_trained(config: TrainConfig) -> bool:
-    """Whether the run is at its end. Raises ``LyricsError`` for a run of another configuration."""
+    """Return whether the run is at its end. Raises ``LyricsError`` for a run of another configuration."""
     out = Path(config.out)
     if (out / "config.yaml").is_file():
         _check_same(config, out / "config.yaml")
@@ -210,7 +214,7 @@ def _short(value: Any) -> str:
 
 
 def trained_model(config: TrainConfig, evaluating: Evaluating, blank: Collection[str] = ()) -> LyricsModel:
-    """The model that a run of stage 2 has made.
+    """Return the model that a run of stage 2 has made.
 
     Its frozen parts are those that it was trained with: random ones come from its seed.
     """

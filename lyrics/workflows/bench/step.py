@@ -68,8 +68,8 @@ def build_case(
     padded: tuple[int, int] = PADDED,
     model: tuple[nn.Module, nn.ModuleDict] | None = None,
 ) -> tuple[nn.Module, nn.ModuleDict, Features, PretrainBatch, Negatives]:
-    """A model of ``mqformer`` and the four objectives (random weights, no dropout), and a batch whose texts have the
-    given lengths.
+    """Return a model of ``mqformer`` and the four objectives (random weights, no dropout), and a batch whose texts have
+    the given lengths.
 
     Ids are padded to ``padded`` whatever the lengths, so that the baselines run padded.
     """
@@ -272,7 +272,7 @@ _KINDS: Mapping[str, tuple[str, ...]] = {
 
 
 def kind_of(name: str) -> str:
-    """The kind of a kernel or operator; our Triton kernel of the forward pass is called ``forward`` and no more."""
+    """Return the kind of a kernel or operator; our Triton kernel of the forward pass is called ``forward`` and no more."""
     name = name.lower()
     if name == "forward":
         return "attention"
@@ -309,7 +309,7 @@ def compare(
     compiled: bool = False,
     **case: Any,
 ) -> list[dict[str, Any]]:
-    """All variants at one batch size: losses compared, then timed in turns; one row per variant and lengths.
+    """Return all variants at one batch size: losses compared, then timed in turns; one row per variant and lengths.
 
     ``attention`` is the implementation that ours uses, ``profile`` adds seconds by kind of kernel, ``compiled`` the
     variant of that name; ``case`` goes to ``build_case``.
@@ -432,7 +432,7 @@ def _autocast(function: Callable[..., dict[str, Loss]], dtype: str, device: str,
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as aligned text."""
+    """Return the rows as aligned text."""
     head = (
         "batch",
         "dtype",

@@ -22,7 +22,7 @@ _SHOWN_SIDE_PX = 600
 
 
 def page(result: dict[str, Any], drawn: Sequence[Image.Image], *, own: bool) -> str:
-    """One HTML page that needs no other file and no network, and is readable on a phone."""
+    """Return one HTML page that needs no other file and no network, and is readable on a phone."""
     figures = "\n".join(_figure(one, picture) for one, picture in zip(result["pictures"], drawn, strict=True))
     warning = (
         "<p><strong>lyrics-tiny knows drawn shapes and words only.</strong> What it says of a photograph means "

@@ -28,7 +28,7 @@ class Records(Protocol):
     def __getitem__(self, index: int) -> Any: ...
 
     def where(self, index: int) -> tuple[Path, str]:
-        """The file, and the place in it (``line 3``), for messages."""
+        """Return the file, and the place in it (``line 3``), for messages."""
         ...
 
 
@@ -36,11 +36,11 @@ class Pictures(Protocol):
     """Pictures by the key that stands in ``Sample.image``."""
 
     def read(self, key: str) -> Image.Image:
-        """The picture, upright RGB, as ``lyrics.core.data.pictures`` reads it."""
+        """Return the picture, upright RGB, as ``lyrics.core.data.pictures`` reads it."""
         ...
 
     def find(self, key: str) -> None:
-        """Raises ``ImageError`` where there is no such picture; opens nothing."""
+        """Raise ``ImageError`` where there is no such picture; opens nothing."""
         ...
 
 
@@ -90,7 +90,7 @@ class RecordDataset:
         return replace(sample, source=f"{self.name} {path.name}, {place}")
 
     def picture(self, sample: Sample) -> Image.Image:
-        """The sample's picture, upright RGB.
+        """Return the sample's picture, upright RGB.
 
         Raises ``ImageError`` or ``SampleError`` naming the file, also where the sample's boxes are not of the picture
         that is read: see ``lyrics.core.data.pictures.check_frame``.

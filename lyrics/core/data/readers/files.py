@@ -45,7 +45,7 @@ class Home:
 
     @classmethod
     def of(cls, dataset: str, root: str) -> Home:
-        """Raises ``DatasetError`` when there is no such folder or file."""
+        """Raise ``DatasetError`` when there is no such folder or file."""
         home = cls(dataset, Path(root).expanduser())
         if not home.root.exists():
             raise DatasetError(f"{home.root}: no such folder. {home.hint}")
@@ -56,14 +56,20 @@ class Home:
         return f"Where to get {self.dataset} and how to lay it out: docs/datasets.md, row {self.dataset!r}."
 
     def find(self, pattern: str) -> list[Path]:
-        """Files under the folder that match, sorted; perhaps none. Raises ``DatasetError`` for a path outside of it."""
+        """Return files under the folder that match, sorted; perhaps none.
+
+        Raises ``DatasetError`` for a path outside of it.
+        """
         try:
             return sorted(path for path in self.root.glob(pattern) if path.is_file())
         except (NotImplementedError, ValueError):
             raise DatasetError(f"{pattern!r} is not the path of a file below {self.root}. {self.hint}") from None
 
     def files(self, *patterns: str) -> list[Path]:
-        """The files of the first pattern that matches any. Raises ``DatasetError`` naming what was looked for."""
+        """Return the files of the first pattern that matches any.
+
+        Raises ``DatasetError`` naming what was looked for.
+        """
         for pattern in patterns:
             if found := self.find(pattern):
                 return found
@@ -78,7 +84,7 @@ class Home:
         )
 
     def file(self, *patterns: str) -> Path:
-        """The first of ``files``."""
+        """Return the first of ``files``."""
         return self.files(*patterns)[0]
 
     def pictures(self, images: str | None, *folders: str) -> PictureFolder:
@@ -112,7 +118,7 @@ class PictureFolder:
     called: str | None = None
 
     def path(self, key: str) -> Path:
-        """Where the picture is, or would be.
+        """Return where the picture is, or would be.
 
         Raises ``SampleError`` for a key that leads out of the folder or is no name of a file.
         """
@@ -133,7 +139,7 @@ class PictureFolder:
         return found or next((path for path in candidates if os.path.lexists(path)), candidates[0])
 
     def first(self, *keys: str) -> str:
-        """The first key whose file is there, or else the first of all."""
+        """Return the first key whose file is there, or else the first of all."""
         return next((key for key in keys if is_there(self.path(key))), keys[0])
 
     def find(self, key: str) -> None:
@@ -143,13 +149,13 @@ class PictureFolder:
             raise ImageError(f"{path}: no such file.", "missing")
 
     def read(self, key: str) -> Image.Image:
-        """The picture, upright RGB. Raises ``ImageError`` naming the file."""
+        """Return the picture, upright RGB. Raises ``ImageError`` naming the file."""
         from lyrics.core.data.pictures import read_picture
 
         return read_picture(self.path(key))
 
     def size(self, key: str) -> tuple[int, int]:
-        """(width, height) of the upright picture from the file's header; pixels are not decoded.
+        """Return (width, height) of the upright picture from the file's header; pixels are not decoded.
 
         Raises ``ImageError``.
         """
@@ -172,7 +178,10 @@ class PictureFolder:
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is a file of that name; a pipe is none. Raises ``OSError`` or ``ValueError`` for bad names."""
+    """Return whether there is a file of that name; a pipe is none.
+
+    Raises ``OSError`` or ``ValueError`` for bad names.
+    """
     try:
         return stat.S_ISREG(os.stat(path).st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -184,5 +193,8 @@ def is_there(path: Path) -> bool:
 
 
 def read_json(path: Path) -> Any:
-    """A whole JSON file of a data set, of any size. Raises ``DatasetError`` naming the file and the place in it."""
+    """Return a whole JSON file of a data set, of any size.
+
+    Raises ``DatasetError`` naming the file and the place in it.
+    """
     return json_reading.read_json(path, DatasetError, max_bytes=None, advice="Was the download cut short?")

@@ -22,13 +22,13 @@ from lyrics.core.types import DetectedObject, Sample, Turn
 
 
 def captioned(image: str | None, captions: str | Iterable[str], **extra: Any) -> Sample:
-    """A picture with its captions; empty ones are left out."""
+    """Return a picture with its captions; empty ones are left out."""
     texts = [caption.strip() for caption in ([captions] if isinstance(captions, str) else captions)]
     return Sample(image, captions=tuple(text for text in texts if text), extra={"task": "caption", **extra})
 
 
 def tar_sample(record: Mapping[str, Any]) -> Sample:
-    """A record of ``TarRecords`` as a captioned picture: the caption is the ``txt``, or stands in the ``json``.
+    """Return a record of ``TarRecords`` as a captioned picture: the caption is the ``txt``, or stands in the ``json``.
 
     Raises ``SampleError`` where there is no picture that can be read: shards of pictures are never text alone.
     """
@@ -42,7 +42,7 @@ def tar_sample(record: Mapping[str, Any]) -> Sample:
 def question_and_answers(
     image: str | None, question: str, answers: Answers, *, answer: str | None = None, task: str = "vqa", **extra: Any
 ) -> Sample:
-    """A question about a picture.
+    """Return a question about a picture.
 
     Args:
         answers: the reference answers, as ``answers_of`` reads them. None for the test splits that keep theirs.
@@ -64,7 +64,10 @@ class Answers(NamedTuple):
 
 
 def answers_of(row: Row, key: str) -> Answers:
-    """An answer or a list of them, as texts or as records with an ``answer``. None where the key is missing or null."""
+    """Return an answer or a list of them, as texts or as records with an ``answer``.
+
+    None where the key is missing or null.
+    """
     if not row.has(key):
         return Answers()
     if not isinstance(row.fields[key], list | tuple):

@@ -168,7 +168,7 @@ class TarRecords(ReadOnDemand):
         return {"key": split_name(found[0].name)[0], "image": image, **texts, "why": why}
 
     def read(self, key: str) -> Image.Image:
-        """The picture that ``image`` of a record names.
+        """Return the picture that ``image`` of a record names.
 
         Raises ``ImageError`` or ``SampleError`` naming tar and member.
         """
@@ -291,7 +291,7 @@ def _no_file(path: Path) -> str:
 
 
 def shards_in(folder: Path) -> list[Path]:
-    """The tars of a folder, those of which only the index is left included, so that their loss is noticed."""
+    """Return the tars of a folder, those of which only the index is left included, so that their loss is noticed."""
     names = {path.name.removesuffix(INDEX_SUFFIX) for path in folder.iterdir()}
     shards = sorted(folder / name for name in names if name.endswith(".tar"))
     for shard in shards:

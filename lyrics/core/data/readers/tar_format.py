@@ -47,7 +47,7 @@ class Member:
 
 
 def members(read: Callable[[int, int], bytes], end: int, *, closed: bool = True) -> Iterator[Member]:
-    """The members of a tar, in order, folders left out.
+    """Yield the members of a tar, in order, folders left out.
 
     Args:
         read: (position, count) -> bytes, fewer where the tar ends.

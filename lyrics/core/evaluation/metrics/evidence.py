@@ -38,7 +38,7 @@ class EvidenceCurve:
 
 
 def evidence_curve(evidence: Sequence[float], real: Sequence[bool]) -> EvidenceCurve:
-    """The curve of boxes with that evidence and whether they are real.
+    """Return the curve of boxes with that evidence and whether they are real.
 
     Raises ``ValueError`` for lengths that differ.
     """

@@ -29,8 +29,8 @@ class SupportPoint:
 
 
 def support_at(threshold: float, overlaps: Sequence[float], real: Sequence[bool]) -> SupportPoint:
-    """The warning "overlaps the refiner's box by less than ``threshold``", over boxes with that overlap and whether
-    they are real.
+    """Return the warning "overlaps the refiner's box by less than ``threshold``", over boxes with that overlap and
+    whether they are real.
     """
     warned = [overlap < threshold for overlap in overlaps]
     invented = sum(not true for true in real)
@@ -40,5 +40,5 @@ def support_at(threshold: float, overlaps: Sequence[float], real: Sequence[bool]
 
 
 def support_curve(overlaps: Sequence[float], real: Sequence[bool]) -> tuple[SupportPoint, ...]:
-    """``support_at`` for each of ``THRESHOLDS``."""
+    """Return ``support_at`` for each of ``THRESHOLDS``."""
     return tuple(support_at(threshold, overlaps, real) for threshold in THRESHOLDS)

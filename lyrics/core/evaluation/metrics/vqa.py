@@ -73,7 +73,7 @@ def with_digits(text: str) -> str:
 
 
 def normalized(text: str) -> str:
-    """The whole normalization of the official script."""
+    """Return the whole normalization of the official script."""
     return with_digits(without_punctuation(_one_line(text)))
 
 

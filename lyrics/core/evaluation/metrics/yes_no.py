@@ -25,7 +25,7 @@ _SAID = re.compile(r"\W*(yes|no|y|n)\b", re.IGNORECASE)
 
 
 def yes_or_no(answer: str) -> bool | None:
-    """True for an answer that begins with yes, False for no, None for any other.
+    """Return True for an answer that begins with yes, False for no, None for any other.
 
     A word that merely begins so (north) is neither.
     """
@@ -36,7 +36,8 @@ def yes_or_no(answer: str) -> bool | None:
 def mme_scores(
     said: Sequence[bool | None], right: Sequence[bool], categories: Sequence[str], pictures: Sequence[str]
 ) -> dict[str, float]:
-    """``MME perception`` and ``MME cognition`` (of what there are questions), and each subtask's score, from 0 to 200.
+    """Return ``MME perception`` and ``MME cognition`` (of what there are questions), and each subtask's score, from 0
+    to 200.
 
     Args:
         said: answers in order; None, neither yes nor no, is wrong.
@@ -69,8 +70,8 @@ def mme_scores(
 
 
 def yes_no_scores(said: Sequence[bool | None], right: Sequence[bool]) -> Mapping[str, float]:
-    """``accuracy``, ``precision``, ``recall``, ``F1``, ``yes ratio`` (from 0 to 1) and ``unparsed`` (a count), as POPE
-    reports them.
+    """Return ``accuracy``, ``precision``, ``recall``, ``F1``, ``yes ratio`` (from 0 to 1) and ``unparsed`` (a count),
+    as POPE reports them.
 
     An answer that is neither is wrong, and is not a yes: where yes is true it is a miss. Where nothing was answered
     with yes precision is 0, and where yes is never true recall is. Raises ``ValueError`` without questions.
