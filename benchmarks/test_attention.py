@@ -1,8 +1,8 @@
 """pytest-benchmark over both attentions: ``pytest benchmarks/test_attention.py --benchmark-only``.
 
-``lyrics bench attention`` prints the whole comparison in one table; this file gives pytest-benchmark's statistics for the implementations
-that run here, at the paper's sizes, forward and backward. On a GPU its timer reads CUDA events. Environment: LYRICS_BENCH_BATCH
-(default 2), LYRICS_BENCH_DEVICE (default cpu), LYRICS_BENCH_DTYPE (default fp32).
+``lyrics bench attention`` prints the whole comparison in one table; this file gives pytest-benchmark's statistics for
+the implementations that run here, at the paper's sizes, forward and backward. On a GPU its timer reads CUDA events.
+Environment: LYRICS_BENCH_BATCH (default 2), LYRICS_BENCH_DEVICE (default cpu), LYRICS_BENCH_DTYPE (default fp32).
 """
 
 from __future__ import annotations

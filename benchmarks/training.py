@@ -67,8 +67,8 @@ def main() -> None:
 def measure(recipe: str, given: argparse.Namespace) -> dict[str, Any]:
     """All three ways in turns; who begins changes from turn to turn."""
     settings = {
-        "optimisation.steps": given.steps,
-        "optimisation.global_batch": given.batch,
+        "optimization.steps": given.steps,
+        "optimization.global_batch": given.batch,
         "model.weights": "random",  # which changes nothing about the cost
         "evaluation.every_steps": None,
         "data.workers": 0,
@@ -133,7 +133,7 @@ class Idle(nn.Module):
 
 def loop_alone(config: TrainConfig, batch: Any, rounds: int, steps: int = 60) -> dict[str, float]:
     """Median milliseconds of a step of ``Idle``, bare and in the loop, and their difference."""
-    idle = config.with_overrides({"optimisation.steps": steps, "optimisation.global_batch": 1})
+    idle = config.with_overrides({"optimization.steps": steps, "optimization.global_batch": 1})
     found: dict[str, list[float]] = {"bare": [], "loop": []}
     for _ in range(rounds):
         for way, run in (("bare", bare), ("loop", loop)):
@@ -154,7 +154,7 @@ def collated(config: TrainConfig) -> list[Any]:
     datasets = build_datasets(config.data.sets, "data.sets")
     model = prepared(config)
     collator = Collator(config.stage, model.processor, seed=config.seed, codec=model.spec.codec)
-    sampler = StepSampler(config.optimisation.global_batch, start=0, stop=config.optimisation.steps)
+    sampler = StepSampler(config.optimization.global_batch, start=0, stop=config.optimization.steps)
     stream = SampleStream(build_mixture(config, datasets), datasets)
     return [batch for (batch,), _ in StepLoader(stream, MicroBatches(sampler, None), collator, 0)]
 
@@ -163,7 +163,7 @@ def bare(config: TrainConfig, batches: Sequence[Any], model: Any = None) -> tupl
     """Seconds and total loss of each step, with nothing around it."""
     model = (model or prepared(config)).train()
     parameters = model.trainable_parameters(config.stage)
-    optimizer = build_optimizer(parameters, config.optimisation)
+    optimizer = build_optimizer(parameters, config.optimization)
     seconds, losses = [], []
     for step, batch in enumerate(batches):
         start = time.perf_counter()
@@ -172,7 +172,7 @@ def bare(config: TrainConfig, batches: Sequence[Any], model: Any = None) -> tupl
         loss = model(batch, seed=config.seed, step=step).loss
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters.values(), config.optimisation.clip_norm)
+        torch.nn.utils.clip_grad_norm_(parameters.values(), config.optimization.clip_norm)
         optimizer.step()
         losses.append(loss.item())
         seconds.append(time.perf_counter() - start)
@@ -180,7 +180,7 @@ def bare(config: TrainConfig, batches: Sequence[Any], model: Any = None) -> tupl
 
 
 def rate(config: TrainConfig, step: int) -> float:
-    own = config.optimisation
+    own = config.optimization
     return learning_rate(step, steps=own.steps, peak=own.learning_rate, warmup_share=own.warmup_share)
 
 

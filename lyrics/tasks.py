@@ -67,7 +67,7 @@ def train(
 
     Args:
         config: the name of a recipe, the path of a YAML or JSON file, or a configuration.
-        overrides: dotted paths, e.g. ``{"optimisation.steps": 100, "out": "runs/one"}``.
+        overrides: dotted paths, e.g. ``{"optimization.steps": 100, "out": "runs/one"}``.
         resume: ``"auto"`` goes on from the newest whole checkpoint of the run's folder; ``"never"`` refuses a folder that
             has one; anything else is the path of a checkpoint.
 

@@ -19,7 +19,7 @@ from lyrics.types import PretrainBatch, Spatial, SpecialTokens, Stream, Text, me
 
 NUM_QUERIES = 3
 SEGMENTS = ("V", "G", "S", "C")
-COLOURS = {"V": "#3b6ea5", "G": "#2f8f6b", "S": "#c77b30", "C": "#8a4f9e"}
+COLORS = {"V": "#3b6ea5", "G": "#2f8f6b", "S": "#c77b30", "C": "#8a4f9e"}
 SPECIAL = SpecialTokens(pad=0, cls=1, sep=2, mask=3, bos=4, dec=5, mlm=6)
 SPELLED = {
     1: "[CLS]",
@@ -68,16 +68,16 @@ def picture(name: str, recipe: str) -> str:
     for row, (row_at, row_segment, row_label) in enumerate(tokens):
         for column, (column_at, column_segment, _) in enumerate(tokens):
             seen = bool(mask[row_at, column_at])
-            fill = COLOURS[column_segment] if seen else "#f1f1ee"
+            fill = COLORS[column_segment] if seen else "#f1f1ee"
             x, y = LEFT + column * CELL, TOP + row * CELL
             parts.append(f'<rect x="{x}" y="{y}" width="{CELL - 1}" height="{CELL - 1}" fill="{fill}"/>')
         y = TOP + row * CELL + CELL * 0.7
         parts.append(
-            f'<text x="{LEFT - 8}" y="{y:g}" text-anchor="end" fill="{COLOURS[row_segment]}">{row_label}</text>'
+            f'<text x="{LEFT - 8}" y="{y:g}" text-anchor="end" fill="{COLORS[row_segment]}">{row_label}</text>'
         )
         x = LEFT + row * CELL + CELL * 0.7
         parts.append(
-            f'<text transform="translate({x:g},{TOP - 8}) rotate(-90)" fill="{COLOURS[row_segment]}">{row_label}</text>'
+            f'<text transform="translate({x:g},{TOP - 8}) rotate(-90)" fill="{COLORS[row_segment]}">{row_label}</text>'
         )
     edges = [i for i in range(1, len(tokens)) if tokens[i][1] != tokens[i - 1][1]]
     for edge in edges:
@@ -90,12 +90,12 @@ def picture(name: str, recipe: str) -> str:
         segment = tokens[first][1]
         middle = LEFT + (first + last) / 2 * CELL
         parts.append(
-            f'<text x="{middle:g}" y="{TOP + size + 20}" text-anchor="middle" fill="{COLOURS[segment]}" font-weight="bold">'
+            f'<text x="{middle:g}" y="{TOP + size + 20}" text-anchor="middle" fill="{COLORS[segment]}" font-weight="bold">'
             f"{segment}</text>"
         )
         parts.append(
             f'<text transform="translate(14,{TOP + (first + last) / 2 * CELL:g}) rotate(-90)" text-anchor="middle" '
-            f'fill="{COLOURS[segment]}" font-weight="bold">{segment}</text>'
+            f'fill="{COLORS[segment]}" font-weight="bold">{segment}</text>'
         )
     return "\n".join([*parts, "</svg>", ""])
 

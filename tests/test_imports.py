@@ -1,4 +1,6 @@
-"""What importing the package does to a machine: nothing; and that it can be imported where POSIX's modules are missing, as on Windows."""
+"""What importing the package does to a machine: nothing; and that it can be imported where POSIX's modules are missing,
+as on Windows.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ MODULES = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in PACKAGE.rglob("*.py")
 )
 
-#: Other people's packages first: what they do on Linux is theirs. Then this one's modules, watched, on a system without POSIX.
+#: Other people's packages first: what they do on Linux is theirs. Then this one's modules, watched, on a system without
+#: POSIX.
 CODE = r"""
 import builtins, importlib, importlib.util, json, os, signal, sys
 
@@ -83,7 +86,9 @@ print(json.dumps({"found": found, "events": events, "loaded": sum(name in sys.mo
 
 
 def environment(home: Path) -> dict[str, str]:
-    """One in which a cache or a configuration would show: everything that is usually under home is under an empty folder."""
+    """One in which a cache or a configuration would show: everything that is usually under home is under an empty
+    folder.
+    """
     kept = {
         key: value
         for key, value in os.environ.items()

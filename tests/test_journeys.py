@@ -1,7 +1,7 @@
-"""What one command leaves, the next one takes: five journeys of a user, each command in a process of its own.
+"""What one command leaves, the next one takes: five journeys of a user, each through the command line.
 
-A run that Ctrl-C ends and everything about a stranger's part start from nothing, as a shell starts them; the other commands are forked from here,
-where torch is imported.
+A run that Ctrl-C ends and everything about a stranger's part start from nothing, as a shell starts them; the other
+commands are forked from here, where torch is imported.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LYRICS = [sys.executable, "-c", "from lyrics.cli import main; main()"]
 QUESTION = "What is in the picture?"
 #: A few steps of two samples, on the CPU and in one process.
 SHORT = {
-    "optimisation.global_batch": 2,
+    "optimization.global_batch": 2,
     "checkpoint.every_steps": 1,
     "evaluation.every_steps": "null",
     "data.workers": 0,
@@ -109,9 +109,9 @@ def command(home: Path, arguments: tuple[str, ...]) -> None:
 @pytest.fixture(scope="module")
 def run_two(lyrics: Lyrics, home: Path) -> str:
     """Stage 1, then stage 2 until Ctrl-C."""
-    lyrics("pretrain", "tiny-stage1", "--out", "runs/one", *settings(optimisation__steps=1))
+    lyrics("pretrain", "tiny-stage1", "--out", "runs/one", *settings(optimization__steps=1))
     start = [*LYRICS, "finetune", "tiny-stage2", "--out", "runs/two"]
-    stage_2 = settings(optimisation__steps=100_000, model__start_from="runs/one", checkpoint__every_steps=1000)
+    stage_2 = settings(optimization__steps=100_000, model__start_from="runs/one", checkpoint__every_steps=1000)
     process = subprocess.Popen([*start, *stage_2], cwd=home, env=environment(), stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     said = next((line for line in process.stderr if "step 1/" in line), None)
@@ -137,7 +137,7 @@ def ask(lyrics: Lyrics, model: str, *more: str, paths: tuple[Path, ...] = ()) ->
 def test_interrupted_resumed_exported(lyrics: Lyrics, run_two: str, home: Path) -> None:
     (stopped,) = (home / run_two / "checkpoints").iterdir()
     step = int(stopped.name.removeprefix("step-"))
-    again = settings(optimisation__steps=step + 1, model__start_from="runs/one")
+    again = settings(optimization__steps=step + 1, model__start_from="runs/one")
     resumed = lyrics("finetune", "tiny-stage2", "--out", run_two, *again)
     assert f"going on from {run_two}/checkpoints/{stopped.name}" in resumed.stderr
     assert resumed.stdout.splitlines() == [
@@ -180,7 +180,7 @@ def test_refined_read_back_asked_about_trained_on(lyrics: Lyrics, run_two: str, 
         "data__sets": "{mine: {use: llava, options: {root: ., file: llava.json, images: images}}}",
         "data__refined": "refined/objects.jsonl",
         **{f"model__spec__refiner__{part}": CACHED for part in ("tagger", "detector", "segmenter")},
-        "optimisation__steps": 1,
+        "optimization__steps": 1,
     }
     given = [word for word in settings(**mine) if "data.sets.scenes" not in word]
     given = [word for index, word in enumerate(given) if word != "--set" or given[index + 1 : index + 2] != ["--set"]]
@@ -226,7 +226,7 @@ def installed(source: Path, site: Path) -> Path:
 
 def test_a_strangers_part_composed_trained_saved_loaded(lyrics: Lyrics, home: Path, tmp_path: Path) -> None:
     site = (installed(ROOT / "examples" / "third_party_detector", tmp_path),)
-    composed = settings(optimisation__steps=1, model__spec__refiner__detector="acme-boxes")
+    composed = settings(optimization__steps=1, model__spec__refiner__detector="acme-boxes")
     lyrics("finetune", "tiny-stage2", "--out", "runs/acme", *composed, paths=site)
     lyrics("export", "runs/acme", "acme", paths=site)
     spec = json.loads((home / "acme" / "spec.json").read_text())

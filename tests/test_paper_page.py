@@ -1,9 +1,10 @@
-"""docs/paper.md: every name on it exists, every number on it is the preset's or the recipe's, and the paper says what it quotes.
+"""docs/paper.md: every name on it exists, every number on it is the preset's or the recipe's, and the paper says what
+it quotes.
 
 Text in code style on the page is one of these, and nothing else:
 
-- ``path=value``: what ``lyrics-13b`` (a path of a model) or both ``paper-stage1`` and ``paper-stage2`` (a path of a run) have;
-  ``NAME:path=value`` for another preset or recipe; ``CONSTANT=value`` for a constant of the package;
+- ``path=value``: what ``lyrics-13b`` (a path of a model) or both ``paper-stage1`` and ``paper-stage2`` (a path of a
+  run) have; ``NAME:path=value`` for another preset or recipe; ``CONSTANT=value`` for a constant of the package;
 - ``path`` alone, and ``--set path=value``: a path that exists, and a value that it takes;
 - ``Class``, ``Class.member``, ``function()``, ``CONSTANT``: defined somewhere in the package, wherever that is;
 - a command with its options; a name of a component, preset, recipe or codec; a file of the repository;
@@ -53,7 +54,8 @@ PAPER_RECIPES = ("paper-stage1", "paper-stage2")
 _PATH = r"[a-z_]+(?:\.[A-Za-z0-9_-]+)*"
 
 
-# --- what there is -----------------------------------------------------------------------------------------------------
+# --- what there is
+# -----------------------------------------------------------------------------------------------------
 
 
 @cache
@@ -124,7 +126,8 @@ def names() -> set[str]:
     return components | presets() | recipes() | set(CODECS)
 
 
-# --- one span ----------------------------------------------------------------------------------------------------------
+# --- one span
+# ----------------------------------------------------------------------------------------------------------
 
 
 def check_fact(name: str, path: str, written: str) -> None:
@@ -222,8 +225,8 @@ def test_what_is_in_code_style_exists_and_has_the_value(span: str) -> None:
         "--set query_transformer.options.activation=gelu",
         "--set data.sets.coco.options.split=test",
         "lyrics-released-14b:query_transformer.options.num_grounding=32",
-        "optimisation.steps=800000",
-        "paper-stage1:optimisation.steps=300000",
+        "optimization.steps=800000",
+        "paper-stage1:optimization.steps=300000",
         "SHOTS=(0, 1, 5)",
         "PromptReader",
         "PromptWriter.reads",
@@ -241,7 +244,8 @@ def test_what_does_not_exist_is_found_out(span: str) -> None:
         check_span(span)
 
 
-# --- the page as a whole -----------------------------------------------------------------------------------------------
+# --- the page as a whole
+# -----------------------------------------------------------------------------------------------
 
 
 def links() -> Iterator[str]:
@@ -319,7 +323,8 @@ def test_the_page_is_short_in_its_lines() -> None:
     assert max(map(len, TEXT.splitlines())) <= 120
 
 
-# --- the paper ---------------------------------------------------------------------------------------------------------
+# --- the paper
+# ---------------------------------------------------------------------------------------------------------
 
 
 def quotations() -> list[str]:

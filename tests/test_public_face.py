@@ -18,8 +18,8 @@ from tests.fresh import ROOT, fresh
 
 #: The smallest run of stage 2 that there is, on drawn scenes.
 SMALL_RUN = {
-    "optimisation.steps": 2,
-    "optimisation.global_batch": 2,
+    "optimization.steps": 2,
+    "optimization.global_batch": 2,
     "data.workers": 0,
     "evaluation.every_steps": None,
     "checkpoint.every_steps": 2,
@@ -162,7 +162,7 @@ def test_modules_of_the_face_have_what_they_name(name: str) -> None:
 
 def test_old_places_warn_and_are_the_same(recwarn: pytest.WarningsRecorder) -> None:
     sys.modules.pop("lyrics.core.component", None)
-    with pytest.warns(DeprecationWarning, match="lyrics.core.component is now lyrics"):
+    with pytest.warns(DeprecationWarning, match="lyrics.core.component is now lyrics;"):
         old = importlib.import_module("lyrics.core.component")
     assert old.Component is lyrics.Component
     for old_place, new_place, name in (

@@ -177,7 +177,7 @@ except lyrics.LyricsError as error:
     refused = f"{type(error).__name__}: {error}"
 settings = {
     "model.spec.query_transformer": "acme-resampler", "model.spec.objectives": "{}", "device": "cpu", "data.workers": 0,
-    "optimisation.steps": 6, "optimisation.global_batch": 4, "optimisation.learning_rate": 3e-3,
+    "optimization.steps": 6, "optimization.global_batch": 4, "optimization.learning_rate": 3e-3,
     "evaluation.every_steps": "null", "logging.trackers": "[]", "data.sets.scenes.options.scenes": 16,
 }
 sys.argv = ["lyrics", "finetune", "tiny-stage2", "--out", str(out)]

@@ -1,4 +1,5 @@
-"""The command line: parse, call core, print. Exit code 0; 1 when the work failed; 2 when the command was called wrongly.
+"""The command line: parse, call core, print. Exit code 0; 1 when the work failed; 2 when the command was called
+wrongly.
 
 Importing this package imports no torch; each command imports what it needs when it runs.
 """
@@ -32,6 +33,7 @@ from lyrics.cli import (
 )
 from lyrics.core.clean_text import printable
 from lyrics.core.errors import ImageError, LyricsError, PromptError, SpecError
+from lyrics.core.renaming import FormerSettingWarning
 
 app = typer.Typer(
     name="lyrics",
@@ -86,8 +88,11 @@ _shown: set[str] = set()
 
 
 def _print_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
-    """One line on standard error, once; where in our source a warning was raised is of no use to the person who can act on it."""
-    if issubclass(category, UserWarning) and not issubclass(category, FutureWarning) and str(message) not in _shown:
+    """One line on standard error, once; where in our source a warning was raised is of no use to the person who can act
+    on it.
+    """
+    meant = issubclass(category, UserWarning | FormerSettingWarning) and not issubclass(category, FutureWarning)
+    if meant and str(message) not in _shown:
         _shown.add(str(message))
         print(printable(f"lyrics: warning: {message}"), file=sys.stderr)
 
@@ -95,6 +100,7 @@ def _print_warning(message: Warning | str, category: type[Warning], *_: object) 
 def main() -> None:
     """Entry point of the ``lyrics`` command."""
     _shown.clear()
+    warnings.simplefilter("always", FormerSettingWarning)
     warnings.showwarning = _print_warning  # type: ignore[assignment]
     try:
         app()

@@ -28,7 +28,7 @@ def generation_options(
     seed: int | None,
     max_new_tokens: int,
 ) -> dict[str, Any]:
-    """What was given, as ``ask`` of a chat takes it. Raises ``SpecError`` for a value that cannot be met."""
+    """Return what was given, as ``ask`` of a chat takes it. Raises ``SpecError`` for a value that cannot be met."""
     from lyrics.core.errors import SpecError
     from lyrics.core.language.generation import decoding
 

@@ -45,7 +45,7 @@ def open_model(
     *,
     download: bool = False,
 ) -> LyricsModel:
-    """Raises ``UnknownNameError`` for an option's value that does not exist, and what ``load_model`` raises."""
+    """Raise ``UnknownNameError`` for an option's value that does not exist, and what ``load_model`` raises."""
     from lyrics.cli._overrides import parse_overrides
     from lyrics.core.dtypes import dtype_name
 
@@ -86,7 +86,7 @@ def box_form(boxes: str) -> BoxForm:
 
 
 def answer_data(answer: Answer, form: BoxForm) -> dict[str, Any]:
-    """An answer for a program to read, its boxes in the form asked for."""
+    """Return an answer for a program to read, its boxes in the form asked for."""
     data = answer.to_json()
     for written, found in zip(data["objects"], answer.objects, strict=True):
         if form == "norm":
@@ -99,7 +99,7 @@ def answer_data(answer: Answer, form: BoxForm) -> dict[str, Any]:
 
 
 def answer_lines(answer: Answer, form: BoxForm) -> list[str]:
-    """What an answer points at, a line each, for a person to read."""
+    """Return what an answer points at, a line each, for a person to read."""
     key = {"original": "box_px", "norm": "box_norm", "0-999": "box_999"}[form]
     lines = []
     for found in answer_data(answer, form)["objects"]:

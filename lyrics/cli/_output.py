@@ -23,7 +23,10 @@ def print_json(data: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:
-    """A plain table; the columns named in ``right`` are set flush right. Never narrower than its content when not on a terminal."""
+    """A plain table; the columns named in ``right`` are set flush right.
+
+    Never narrower than its content when not on a terminal.
+    """
     from rich.console import Console
     from rich.table import Table
 

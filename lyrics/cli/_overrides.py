@@ -9,7 +9,10 @@ from lyrics.core.spec import parse_yaml
 
 
 def parse_overrides(settings: list[str] | None) -> dict[str, Any]:
-    """``["a.b=3"]`` -> ``{"a.b": 3}``; values are YAML, so ``null``, numbers and ``[lists]`` work. Raises ``SpecError``."""
+    """Map ``["a.b=3"]`` -> ``{"a.b": 3}``; values are YAML, so ``null``, numbers and ``[lists]`` work.
+
+    Raises ``SpecError``.
+    """
     overrides = {}
     for setting in settings or []:
         path, equals, value = setting.partition("=")

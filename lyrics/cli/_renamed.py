@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import sys
+from typing import Any
 
 from lyrics.core.errors import SpecError
+from lyrics.core.renaming import current_names
 
 
-def renamed_option(name: str, value: str | None, former: str, former_value: str | None) -> str | None:
-    """The value of an option that may still be given under its former name, with a warning.
+def renamed_option(name: str, value: Any, former: str, former_value: Any) -> Any:
+    """Return the value of an option that may still be given under its former name, with a warning.
 
     Raises ``SpecError`` where both are given.
     """
-    if former_value is None:
-        return value
-    if value is not None:
-        raise SpecError(f"{former} is the former name of {name}; give {name} alone.")
-    print(f"lyrics: warning: {former} is now called {name}; the former name will be removed.", file=sys.stderr)
-    return former_value
+    given = {option: found for option, found in ((name, value), (former, former_value)) if found is not None}
+    return current_names(given, {former: name}, error=SpecError).get(name)

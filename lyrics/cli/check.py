@@ -21,9 +21,9 @@ def check(
     batch: Annotated[int, typer.Option(min=1, help="Pictures of a training step that memory is counted for.")] = 1,
     json: JsonFlag = False,
 ) -> None:
-    """Resolve and wire a specification; print its parts, shapes, parameters, licences, and the memory that it needs.
+    """Resolve and wire a specification; print its parts, shapes, parameters, licenses, and the memory that it needs.
 
-    Of a refiner alone, the parts, parameters and licences are printed.
+    Of a refiner alone, the parts, parameters and licenses are printed.
     Downloads and allocates nothing.
     """
     from lyrics.cli._overrides import parse_overrides
@@ -42,11 +42,11 @@ def check(
     # Everything above is quick and needs no torch; a mistake in the spec is reported before torch is imported.
     from lyrics.core.build import build_resolved
     from lyrics.core.inspection.memory import memory_table
-    from lyrics.core.inspection.summary import summarise
+    from lyrics.core.inspection.summary import summarize
     from lyrics.core.model import LyricsModel
 
     model = build_resolved(LyricsModel, resolved, weights="meta", dtype=dtype)
-    summary = summarise(model, resolved)
+    summary = summarize(model, resolved)
     needed = memory_table(model, batch)
     reported = next((p for p, s in default_registry().presets if spec in (p.name, f"{s.distribution}/{p.name}")), None)
     if json:
@@ -76,7 +76,8 @@ def check(
     if reported is not None and reported.reported_trainable is not None:
         difference = summary.stage2_trainable - reported.reported_trainable
         print_text(
-            f"reported by its source: {reported.reported_trainable / 1e6:,.0f}M; ours is {difference / 1e6:+.1f}M. {reported.reported_note}"
+            f"reported by its source: {reported.reported_trainable / 1e6:,.0f}M; ours is {difference / 1e6:+.1f}M. "
+            f"{reported.reported_note}"
         )
 
     pictures = "1 picture" if batch == 1 else f"{batch} pictures"
@@ -105,9 +106,9 @@ def _check_refiner(spec: str, overrides: dict[str, Any], dtype: str, json: bool)
     import torch
 
     from lyrics.core.build import build_resolved_refiner
-    from lyrics.core.inspection.summary import summarise_refiner
+    from lyrics.core.inspection.summary import summarize_refiner
 
-    parts = summarise_refiner(build_resolved_refiner(resolved, weights="meta", dtype=getattr(torch, dtype)), resolved)
+    parts = summarize_refiner(build_resolved_refiner(resolved, weights="meta", dtype=getattr(torch, dtype)), resolved)
     parameters, num_bytes = sum(row.parameters for row in parts), sum(row.num_bytes for row in parts)
     if json:
         rows = [dataclasses.asdict(row) for row in parts]
@@ -120,7 +121,7 @@ def _check_refiner(spec: str, overrides: dict[str, Any], dtype: str, json: bool)
 
 def _print_parts(parts: Sequence[PartRow], dtype: str) -> None:
     print_table(
-        ("part", "component", "from", "gives", "parameters", "trainable", dtype, "licence"),
+        ("part", "component", "from", "gives", "parameters", "trainable", dtype, "license"),
         [
             (
                 row.path,
@@ -130,7 +131,7 @@ def _print_parts(parts: Sequence[PartRow], dtype: str) -> None:
                 f"{row.parameters:,}",
                 f"{row.trainable:,}",
                 _size(row.num_bytes),
-                row.licence,
+                row.license,
             )
             for row in parts
         ],

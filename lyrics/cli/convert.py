@@ -53,8 +53,9 @@ def convert(
 ) -> None:
     """Convert a public checkpoint to safetensors that the parts read, and account for every key.
 
-    A pickled SRC (.pth, .pt, .bin) is read by a process of its own that refuses everything but tensors and plain values. DEST appears
-    whole or not at all; DEST/conversion.json says what became of every key, with the SHA-256 of each file.
+    A pickled SRC (.pth, .pt, .bin) is read by a process of its own that refuses everything but tensors and plain
+    values. DEST appears whole or not at all; DEST/conversion.json says what became of every key, with the SHA-256 of
+    each file.
     """
     from lyrics.core.conversion.convert import convert as run
 
@@ -67,7 +68,7 @@ def convert(
     for what, names in (
         ("taken, same name", report.taken),
         ("renamed", tuple(report.renamed)),
-        ("new, initialised", report.new),
+        ("new, initialized", report.new),
         ("left, not used", report.left),
     ):
         print_text(f"{what}: {len(names):,}{_first(names)}")

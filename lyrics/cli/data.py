@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lyrics.cli._output import JsonFlag, SetOption, print_json, print_text
+from lyrics.cli._renamed import renamed_option
 
 if TYPE_CHECKING:
     from lyrics.core.contracts import Dataset
@@ -22,7 +23,10 @@ Root = Annotated[Path | None, typer.Option(help="Folder with its files; short fo
 
 @app.command("index", short_help="Write the offset index of tar shards.")
 def index(tars: Annotated[list[Path], typer.Argument(help="Tar shards, as img2dataset writes them.")]) -> None:
-    """Read each tar once and write TAR.index beside it. A tar that is damaged or has links is reported and not indexed."""
+    """Read each tar once and write TAR.index beside it.
+
+    A tar that is damaged or has links is reported and not indexed.
+    """
     from lyrics.core.data.readers import write_index
     from lyrics.core.errors import DatasetError
 
@@ -49,26 +53,33 @@ def import_refs(
     print_text(f"{dest}: {convert(source, dest):,} refs")
 
 
-@app.command("check", short_help="Counts, missing images, boxes that are none.")
+@app.command("check", short_help="Count samples; find missing images and boxes that are not valid.")
 def check(
     name: Name,
     root: Root = None,
     settings: SetOption = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Look at so many samples, spread evenly.")] = None,
-    open_pictures: Annotated[
-        bool, typer.Option("--pictures", help="Decode every image, too, and compare its size with the annotated one.")
-    ] = False,
+    opened: Annotated[
+        bool | None,
+        typer.Option(
+            "--images", help="Decode every image, too, and compare its size with the annotated one.", show_default=False
+        ),
+    ] = None,
+    opened_before: Annotated[
+        bool | None, typer.Option("--pictures", hidden=True, help="The former name of --images.")
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Read every sample, look whether its image is there, and count what is wrong.
 
     Exit code 1 when a sample or an image cannot be read, when the set has not as many samples as were published, and
     when images are missing. Where none of the images is there, records were checked alone: that is said, and is no
-    fault without --pictures.
+    fault without --images.
     """
     from lyrics.core.data.readers import RecordDataset
     from lyrics.core.errors import ImageError, SampleError
 
+    opened = renamed_option("--images", opened, "--pictures", opened_before)
     data = _built(name, root, settings)
     counts = {"samples": len(data), "looked_at": 0, "images": 0, "images_missing": 0, "captions": 0, "turns": 0}
     counts |= {"boxes": 0, "boxes_without_area": 0}
@@ -89,14 +100,14 @@ def check(
             continue
         counts["images"] += 1
         try:
-            if open_pictures:
+            if opened:
                 data.picture(sample)
             elif isinstance(data, RecordDataset):
                 data.find_picture(sample)
         except (SampleError, ImageError) as error:
             (missing if error.kind == "missing" else problems).append(str(error))
     counts["images_missing"] = len(missing)
-    none_there = not open_pictures and bool(missing) and len(missing) == counts["images"]
+    none_there = not opened and bool(missing) and len(missing) == counts["images"]
     if not none_there:
         problems += missing
     expected = getattr(data, "expected", None)

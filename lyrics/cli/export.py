@@ -31,7 +31,10 @@ def export(
     download: DownloadFlag = False,
     json: JsonFlag = False,
 ) -> None:
-    """Write what a run has trained so far as a model folder: safetensors, specification, tokenizers. It answers as the run does."""
+    """Write what a run has trained so far as a model folder: safetensors, specification, tokenizers.
+
+    It answers as the run does.
+    """
     from lyrics.cli._overrides import parse_overrides
     from lyrics.core.errors import LyricsError, SpecError
 

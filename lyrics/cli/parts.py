@@ -96,7 +96,7 @@ def _show_component(entry: Entry, json: bool) -> None:
             "distribution": source.distribution,
             "version": source.version,
             "summary": component.summary,
-            "licence": component.licence,
+            "license": component.license,
             "requires": list(component.requires),
             "unmet": entry.unmet(),
             "contract": component.contract,
@@ -106,8 +106,8 @@ def _show_component(entry: Entry, json: bool) -> None:
         return
     print_text(f"{component.kind} {component.name}  ({source.distribution} {source.version})")
     print_text(component.summary)
-    if component.licence:
-        print_text(f"licence: {component.licence}")
+    if component.license:
+        print_text(f"license: {component.license}")
     for complaint in entry.unmet():
         print_text(f"needs: {complaint}; run: {component.install}")
     print_text("")

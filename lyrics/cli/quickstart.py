@@ -21,7 +21,9 @@ def quickstart(
     ),
     json: JsonFlag = False,
 ) -> None:
-    """Show lyrics-tiny some pictures: it finds, names, boxes, cuts out and talks about what is drawn there; report.html shows it."""
+    """Show lyrics-tiny some pictures: it finds, names, boxes, cuts out and talks about what is drawn there; report.html
+    shows it.
+    """
     from lyrics.core.errors import LyricsError
     from lyrics.core.refining.refine_files import find_pictures
     from lyrics.workflows.quickstart import run
@@ -56,11 +58,12 @@ def quickstart(
     for stage, steps in result["training"].items():
         name = "icg" if "icg" in steps[0] else "answer"  # msp has nothing masked in some batches, and no loss then
         print_text(
-            f"training, {stage}, from new weights: {len(steps)} steps, loss {name} {steps[0][name]:.2f} -> {steps[-1][name]:.2f}"
+            f"training, {stage}, from new weights: {len(steps)} steps, loss {name} {steps[0][name]:.2f} -> "
+            f"{steps[-1][name]:.2f}"
         )
     print_text(
-        "\nThe language model is mostly right about words, counts, places, relations and what is not there, and often wrong about what is "
-        "in a box and about things that only their size tells apart; docs/tiny.md has the figures."
+        "\nThe language model is mostly right about words, counts, places, relations and what is not there, and often "
+        "wrong about what is in a box and about things that only their size tells apart; docs/tiny.md has the figures."
     )
     print_text(f"report: {result['report']}")
     first = result["pictures"][0]["picture"]

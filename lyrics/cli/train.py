@@ -74,7 +74,7 @@ def plan(
         needed = dataclasses.asdict(found.memory)
         parts = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in needed.items())
         accumulated = f" in {found.micro_batches} micro-batches" if found.micro_batches > 1 else ""
-        print_text(f"{found.steps:,} steps of {loaded.optimisation.global_batch:,}: {found.samples:,} samples")
+        print_text(f"{found.steps:,} steps of {loaded.optimization.global_batch:,}: {found.samples:,} samples")
         print_text(f"on each of {gpus}: {found.samples_per_device:,} samples a step{accumulated}")
         print_text(f"memory of a device: {found.memory.total / 1e9:.2f} GB of {memory:g} GB ({parts})")
         if found.seconds is None:
@@ -86,8 +86,9 @@ def plan(
     if not fits:
         short = found.memory.total / 1e9 - memory
         raise TrainingError(
-            f"it does not fit: {short:.2f} GB too much. Set optimisation.micro_batch lower (stage 2), optimisation.frozen_precision=bf16, "
-            "strategy=fsdp2 with more devices, model.spec.language_model.options.gradient_checkpointing=true, "
+            f"it does not fit: {short:.2f} GB too much. Set optimization.micro_batch lower (stage 2), "
+            "optimization.frozen_precision=bf16, strategy=fsdp2 with more devices, "
+            "model.spec.language_model.options.gradient_checkpointing=true, "
             "model.spec.language_model.options.quantization=4bit, or a smaller language model."
         )
 
@@ -115,7 +116,7 @@ def _train(
     leave()
     if _first_rank():
         what = "stopped; the same command goes on" if outcome.stopped else "done"
-        print_text(f"{what}: {outcome.step:,} of {config.optimisation.steps:,} steps, in {config.out}")
+        print_text(f"{what}: {outcome.step:,} of {config.optimization.steps:,} steps, in {config.out}")
         if not outcome.stopped:
             then = "finetune CONFIG --set model.start_from=" if stage == "pretrain" else 'ask IMAGE "QUESTION" --model '
             print_text(f"next: lyrics {then}{config.out}")

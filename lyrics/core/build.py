@@ -78,11 +78,12 @@ def build_resolved(
 
     ``model_class`` is what the parts become.
 
-    ``changes`` are those that overrides made to the specification of the folder ``weights``: the parts that they replace are built from
-    their own weights, and all others take from the folder what fits them (``lyrics.core.changes``).
+    ``changes`` are those that overrides made to the specification of the folder ``weights``: the parts that they
+    replace are built from their own weights, and all others take from the folder what fits them
+    (``lyrics.core.changes``).
     """
     wiring = wire(resolved)
-    how, folder = _materialisation(weights, device)
+    how, folder = _materialization(weights, device)
     for part in resolved.parts.values():
         check_requirements(part)
     allowed = folder is None if downloads is None else downloads
@@ -108,10 +109,11 @@ def build_resolved(
 
 @dataclass(frozen=True)
 class _PartSource:
-    """Where a part comes from: the context it is built in, and the tensors that will fill it, if a model folder holds them.
+    """Where a part comes from: the context it is built in, and the tensors that will fill it, if a model folder holds
+    them.
 
-    ``folder`` is that model folder, for messages; ``tensors`` are the headers of those that belong to the part. ``there`` is the part
-    itself, where another model has it.
+    ``folder`` is that model folder, for messages; ``tensors`` are the headers of those that belong to the part.
+    ``there`` is the part itself, where another model has it.
     """
 
     context: BuildContext
@@ -155,11 +157,11 @@ def _sources_in_folder(
 
 
 def build_changed(base: M, resolved: Resolved, changes: Changes, source: object) -> M:
-    """A model of the specification ``resolved``, which is that of ``base`` with some parts changed, on the CPU.
+    """Return a model of the specification ``resolved``, which is that of ``base`` with some parts changed, on the CPU.
 
-    The parts that no stage trains in full (experts, language model) are those of ``base`` itself where they are untouched. What is built
-    anew and not replaced takes each tensor of ``base`` that fits. Warns of what stays random; ``source`` says in messages where ``base``
-    came from.
+    The parts that no stage trains in full (experts, language model) are those of ``base`` itself where they are
+    untouched. What is built anew and not replaced takes each tensor of ``base`` that fits. Warns of what stays random;
+    ``source`` says in messages where ``base`` came from.
     """
     import torch
 
@@ -216,7 +218,7 @@ def _take_files(model: ComposedModel, files: Mapping[str, Path]) -> None:
         part.load_files(place)  # type: ignore[operator]
 
 
-def _materialisation(weights: str | os.PathLike[str], device: object) -> tuple[Weights, str | None]:
+def _materialization(weights: str | os.PathLike[str], device: object) -> tuple[Weights, str | None]:
     if not isinstance(weights, str | os.PathLike):
         raise WeightsError(
             f"weights={weights!r}: is 'pretrained', 'random', 'meta' or a folder; leave it out for 'pretrained'."
@@ -233,14 +235,14 @@ def _materialisation(weights: str | os.PathLike[str], device: object) -> tuple[W
         )
     if find_run(text) is not None:
         raise WeightsError(
-            f"weights={text!r} is the folder of a run, not a model folder. `lyrics export {text} DEST` makes one of it, "
-            "LyricsModel.from_pretrained reads it as it is, and training begins with it by model.start_from."
+            f"weights={text!r} is the folder of a run, not a model folder. `lyrics export {text} DEST` makes one of "
+            "it, LyricsModel.from_pretrained reads it as it is, and training begins with it by model.start_from."
         )
     return "random", text
 
 
 def check_requirements(part: Part) -> None:
-    """Raises ``MissingRequirementError`` with the command that installs what the part needs."""
+    """Raise ``MissingRequirementError`` with the command that installs what the part needs."""
     unmet = part.entry.unmet()
     if unmet:
         component = part.entry.component
@@ -339,8 +341,8 @@ def build_resolved_refiner(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
 ) -> VisualRefiner:
-    """``build_refiner`` from the second stage on, for a specification that is resolved already."""
-    how, folder = _materialisation(weights, device)
+    """Build a refiner from a specification that is resolved already."""
+    how, folder = _materialization(weights, device)
     if folder is not None:
         raise WeightsError(f"weights={weights!r}: a refiner alone is built with 'pretrained', 'random' or 'meta'.")
     for part in resolved.parts.values():
@@ -372,7 +374,9 @@ def _assemble(resolved: Resolved | ResolvedRefiner, experts: Mapping[str, Any]) 
 
 @contextlib.contextmanager
 def _placed(device: str | torch.device | None, dtype: str | torch.dtype | None) -> Iterator[None]:
-    """Parameters made inside are of this type and on this device from the start, so that a large model is never held twice."""
+    """Parameters made inside are of this type and on this device from the start, so that a large model is never held
+    twice.
+    """
     import torch
 
     before = torch.get_default_dtype()
@@ -422,7 +426,9 @@ def build_part(part: Part, context: BuildContext) -> Any:
 
 
 def _broken_promise(part: Part, built: Any) -> str | None:
-    """What is wrong with a built part, judged by what its kind must have and what its own record and options say; None if nothing is."""
+    """What is wrong with a built part, judged by what its kind must have and what its own record and options say; None
+    if nothing is.
+    """
     from torch import nn
 
     component = part.entry.component
@@ -461,6 +467,7 @@ def _import_build(part: Part) -> Any:
     except BaseException as error:  # a stranger's module may raise anything, SystemExit included
         versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers"))
         raise PluginError(
-            f"{part.path}: {part.label} of {source} is installed but failed to import with {versions}: {describe(error)}"
+            f"{part.path}: {part.label} of {source} is installed but failed to import with {versions}: "
+            f"{describe(error)}"
         ) from error
     return found

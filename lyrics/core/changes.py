@@ -1,8 +1,8 @@
 """Which parts of a saved model overrides change, and what the changed model still takes from it. Imports no torch.
 
-A part is *replaced* where it becomes another component, or names another checkpoint: it is built from its own weights, as its options
-say, and takes nothing from the saved model. It is *altered* where only other options differ: it takes every saved tensor that still
-fits. All other parts are as they were saved.
+A part is *replaced* where it becomes another component, or names another checkpoint: it is built from its own weights,
+as its options say, and takes nothing from the saved model. It is *altered* where only other options differ: it takes
+every saved tensor that still fits. All other parts are as they were saved.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 from lyrics.core.errors import LyricsError
 from lyrics.core.registry.registry import default_registry
 from lyrics.core.resolve import LOCAL_SOURCES, Part, declared_dim
+from lyrics.core.resolve import overridden as with_overrides
 from lyrics.core.spec import ModelSpec, Slot, validate
 
 #: Spec paths of parts whose outputs the trained parts have learned to read.
@@ -28,8 +29,8 @@ class Changes:
     Args:
         altered: parts with other options.
         replaced: parts that are others, with what each was and is, for messages.
-        quantized: altered parts whose weights are to be quantized. That is done while a checkpoint is read, so their frozen tensors come
-            from the checkpoint that they name.
+        quantized: altered parts whose weights are to be quantized. That is done while a checkpoint is read, so
+            their frozen tensors come from the checkpoint that they name.
         stand_in: replaced parts that stand in for those that they replace (``stand_ins``).
     """
 
@@ -49,8 +50,12 @@ class Changes:
 
 
 def overridden(saved: ModelSpec, overrides: Mapping[str, Any]) -> tuple[ModelSpec, Changes]:
-    """The specification of a saved model with overrides, and what they change, part by part. Raises ``SpecError``."""
-    wanted = saved.with_overrides({**overrides, **stand_ins(saved, overrides)})
+    """Return the specification of a saved model with overrides, and what they change, part by part.
+
+    Raises ``SpecError``.
+    """
+    saved = with_overrides(saved, {})
+    wanted = with_overrides(saved, {**overrides, **stand_ins(saved, overrides)})
     before = {path: slot for path, _, slot in saved.slots()}
     altered, replaced, quantized, stand_in = set(), {}, set(), set()
     for path, _, slot in wanted.slots():
@@ -74,10 +79,10 @@ def overridden(saved: ModelSpec, overrides: Mapping[str, Any]) -> tuple[ModelSpe
 def stand_ins(saved: ModelSpec, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Further overrides, by which parts that can stand in for those that they replace do so.
 
-    A part with the option ``stand_in_dim`` can take the place of one that gives local tokens of that width, without giving any: the query
-    transformer, which was trained to read them, is kept whole.
+    A part with the option ``stand_in_dim`` can take the place of one that gives local tokens of that width, without
+    giving any: the query transformer, which was trained to read them, is kept whole.
     """
-    wanted = saved.with_overrides(overrides)
+    wanted = with_overrides(saved, overrides)
     if wanted.query_transformer != saved.query_transformer:
         return {}
     before = {path: (kind, slot) for path, kind, slot in saved.slots()}
@@ -117,7 +122,9 @@ def _name(slot: Slot) -> str:
 
 
 def part_of(tensor: str) -> str:
-    """The spec path of the part that a tensor of this name belongs to; ``projection`` for those between two parts."""
+    """Return the spec path of the part that a tensor of this name belongs to; ``projection`` for those between two
+    parts.
+    """
     first, _, rest = tensor.partition(".")
     if first in ("refiner", "objectives"):
         return f"{first}.{rest.partition('.')[0]}"
@@ -127,8 +134,9 @@ def part_of(tensor: str) -> str:
 def warn_of_changes(found: Changes, spec: ModelSpec, left: Iterable[str], source: object) -> None:
     """Warn of parts that the trained ones have not learned to read, and of the tensors that stay random.
 
-    ``left`` are those that nothing of ``source`` was loaded into; of a replaced part they are random if no checkpoint is named and it is
-    one that stage 1 trains. Experts bring their own weights, and a new adaptation of a language model changes nothing until it is trained.
+    ``left`` are those that nothing of ``source`` was loaded into; of a replaced part they are random if no checkpoint
+    is named and it is one that stage 1 trains. Experts bring their own weights, and a new adaptation of a language
+    model changes nothing until it is trained.
     """
     slots = {path: slot for path, _, slot in spec.slots()}
     counts: dict[str, int] = {}

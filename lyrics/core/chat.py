@@ -63,9 +63,7 @@ class Answering(Protocol):
 
     spec: ModelSpec
 
-    def look(
-        self, pictures: Sequence[ImageLike], instructions: Sequence[str], *, phrases: Phrases = None
-    ) -> Encoded: ...
+    def look(self, images: Sequence[ImageLike], instructions: Sequence[str], *, phrases: Phrases = None) -> Encoded: ...
 
     def decode(
         self,

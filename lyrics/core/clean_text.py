@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 
-#: What a terminal acts on or a reader is misled by: control characters but tab and line feed, marks that turn the direction of writing,
-#: line separators, and halves of surrogate pairs, which cannot be printed at all.
+#: What a terminal acts on or a reader is misled by: control characters but tab and line feed, marks that turn the
+#: direction of writing, line separators, and halves of surrogate pairs, which cannot be printed at all.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
-    """Return the text with every character that a terminal would act on written out, such as ``\\x1b``. Line feeds and tabs stay."""
+    """Return the text with every character that a terminal would act on written out, such as ``\\x1b``.
+
+    Line feeds and tabs stay.
+    """
     return _UNPRINTABLE.sub(_escape, text)
 
 

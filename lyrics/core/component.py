@@ -1,8 +1,9 @@
-"""The old place of the records of a manifest. Import them from ``lyrics``; this module goes with the release after next."""
+"""The old place of the records of a manifest.
+
+Import them from ``lyrics``; this module goes with the release after next.
+"""
 
 from __future__ import annotations
-
-import warnings
 
 from lyrics.core.registry.component import CheckpointOptions as CheckpointOptions
 from lyrics.core.registry.component import Component as Component
@@ -12,9 +13,6 @@ from lyrics.core.registry.component import NoOptions as NoOptions
 from lyrics.core.registry.component import Options as Options
 from lyrics.core.registry.component import Preset as Preset
 from lyrics.core.registry.component import hookimpl as hookimpl
+from lyrics.core.renaming import warn_former_name
 
-warnings.warn(
-    "lyrics.core.component is now lyrics: write `from lyrics import Component`. The old module goes in 0.3.",
-    DeprecationWarning,
-    stacklevel=2,
-)
+warn_former_name(__name__, "lyrics", stacklevel=2)

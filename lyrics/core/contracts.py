@@ -43,7 +43,7 @@ class BuildContext:
     """What a component may know about the model it is built for.
 
     Args:
-        weights: ``pretrained`` loads what the options name; ``random`` initialises and downloads nothing; ``meta`` is ``random`` inside
+        weights: ``pretrained`` loads what the options name; ``random`` initializes and downloads nothing; ``meta`` is ``random`` inside
             ``torch.device("meta")``, so that shapes and counts exist without memory.
         image_dim: ``feature_dim`` of the image encoder; 0 while the experts themselves are built.
         local_dims: ``feature_dim`` per local source (``detector``, ``segmenter``), in the order in which their tokens are concatenated.

@@ -39,7 +39,10 @@ def dtype_name(given: str, *, where: str = "--dtype", choices: Iterable[str] = t
 
 
 def torch_dtype(given: str | torch.dtype, *, where: str = "dtype") -> torch.dtype:
-    """The floating-point type of either spelling, or the type itself. Raises ``UnknownNameError`` for anything else."""
+    """Return the floating-point type of either spelling, or the type itself.
+
+    Raises ``UnknownNameError`` for anything else.
+    """
     import torch
 
     if isinstance(given, torch.dtype) and given.is_floating_point:

@@ -1,7 +1,7 @@
 """The errors a user can meet. Each message says what is wrong, where, and what to do.
 
-All derive from ``ValueError`` through ``LyricsError``; the original exception, if there is one, is chained. Broken invariants of our own
-are ``assert``s, not members of this tree.
+All derive from ``ValueError`` through ``LyricsError``; the original exception, if there is one, is chained. Broken
+invariants of our own are ``assert``s, not members of this tree.
 """
 
 from __future__ import annotations
@@ -47,7 +47,10 @@ class WeightsError(LyricsError):
 
 
 class TrainingError(LyricsError):
-    """Training cannot go on: losses that are not finite, saves that fail, a process that is gone. The message says how to resume."""
+    """Training cannot go on: losses that are not finite, saves that fail, a process that is gone.
+
+    The message says how to resume.
+    """
 
 
 class CheckpointError(LyricsError):
@@ -82,7 +85,10 @@ class PromptError(LyricsError):
 
 
 class DatasetError(LyricsError):
-    """A data set as a whole cannot be used: a file is missing or malformed, or an index does not match its tar. Not a bad sample."""
+    """A data set as a whole cannot be used: a file is missing or malformed, or an index does not match its tar.
+
+    Not a bad sample.
+    """
 
 
 class SampleError(LyricsError):
@@ -100,17 +106,20 @@ class SampleError(LyricsError):
 
 
 class StorageError(LyricsError):
-    """Storage failed while a data set was read, and went on failing: no statement about the data. The run stops and may be resumed."""
+    """Storage failed while a data set was read, and went on failing: no statement about the data.
+
+    The run stops and may be resumed.
+    """
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:
-    """The choice most like ``name``, or None when nothing is close."""
+    """Return the choice most like ``name``, or None when nothing is close."""
     by_lower = {choice.lower(): choice for choice in choices}
     found = difflib.get_close_matches(name.lower(), list(by_lower), n=1, cutoff=0.5)
     return by_lower[found[0]] if found else None
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    """`` Did you mean 'x'?`` with a leading space, or an empty string."""
+    """Return `` Did you mean 'x'?`` with a leading space, or an empty string."""
     match = nearest(name, choices)
     return f" Did you mean {match!r}?" if match else ""

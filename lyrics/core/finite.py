@@ -1,7 +1,7 @@
 """Which part of a model is the first to give numbers that are not finite.
 
-Answering looks at the soft tokens and at the logits alone; only when those are not finite is the way of the image gone once more, part by
-part.
+Answering looks at the soft tokens and at the logits alone; only when those are not finite is the way of the image gone
+once more, part by part.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ ADVICE = (
 
 
 def is_finite(tensor: torch.Tensor) -> bool:
-    """Whether no value is NaN or infinite."""
+    """Return whether no value is NaN or infinite."""
     return bool(torch.isfinite(tensor).all())
 
 
 def refuse(part: str) -> NotFiniteError:
-    """The error for a part that is the first to give values that are not finite."""
+    """Return the error for a part that is the first to give values that are not finite."""
     return NotFiniteError(f"{part}: gave values that are not finite (NaN or infinity). {ADVICE}")
 
 

@@ -1,8 +1,8 @@
 """``Box``: a rectangle in a picture. ``Frame``: how that picture became the canvas a model looks at, and the way back.
 
 Pixel convention, everywhere: coordinates are continuous, a picture w pixels wide spans [0, w], and pixel column j
-covers [j, j + 1] with its centre at j + 0.5. A box that covers columns 3 and 4 is x1=3, x2=5. Normalised coordinates
-are these divided by the width or the height of the *original* picture; there is no other normalised frame. ``_norm``
+covers [j, j + 1] with its center at j + 0.5. A box that covers columns 3 and 4 is x1=3, x2=5. Normalized coordinates
+are these divided by the width or the height of the *original* picture; there is no other normalized frame. ``_norm``
 and ``_px`` in names say which one is meant. Sizes are (width, height), as in Pillow; masks are [H, W], as in numpy.
 """
 
@@ -28,7 +28,10 @@ MAX_SIDE = 1_000_000
 
 
 def checked_size(size: Sequence[SupportsIndex]) -> Size:
-    """(width, height) as two ints. Raises ``GeometryError`` unless both are whole numbers from 1 to ``MAX_SIDE``."""
+    """Return (width, height) as two ints.
+
+    Raises ``GeometryError`` unless both are whole numbers from 1 to ``MAX_SIDE``.
+    """
     try:
         width, height = (side.__index__() for side in size)
     except (AttributeError, TypeError, ValueError):
@@ -77,7 +80,7 @@ class Box:
 
     @classmethod
     def clip(cls, x1: SupportsFloat, y1: SupportsFloat, x2: SupportsFloat, y2: SupportsFloat) -> Box | None:
-        """The part of a normalised rectangle that lies in the picture.
+        """Return the part of a normalized rectangle that lies in the picture.
 
         None when a number is NaN or infinite, when the corners are reversed, or when less than ``MIN_SIDE`` of a side
         lies inside.
@@ -108,7 +111,7 @@ class Box:
 
     @classmethod
     def from_cxcywh_norm(cls, cxcywh_norm: Sequence[SupportsFloat]) -> Box | None:
-        """From DETR's (centre x, centre y, width, height), each a share of the picture, as ``clip`` does."""
+        """From DETR's (center x, center y, width, height), each a share of the picture, as ``clip`` does."""
         cx, cy, w, h = _four(cxcywh_norm)
         return cls.clip(cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2)
 
@@ -118,7 +121,7 @@ class Box:
         return self.x1 * width, self.y1 * height, self.x2 * width, self.y2 * height
 
     def as_tuple(self) -> Corners:
-        """(x1, y1, x2, y2), normalised."""
+        """Return (x1, y1, x2, y2), normalized."""
         return self.x1, self.y1, self.x2, self.y2
 
     @property
@@ -213,7 +216,7 @@ class FlipHorizontal:
 
 Step = Resize | Crop | Pad | FlipHorizontal
 
-# Halving a picture puts every pixel centre exactly on the border of two pixels, or on a crop's edge. Centres are moved
+# Halving a picture puts every pixel center exactly on the border of two pixels, or on a crop's edge. Centers are moved
 # right by this much, so that such ties do not depend on rounding.
 _TIE = 1e-6
 
@@ -255,14 +258,14 @@ class _Axis:
         return min(max(shown / (end_norm - start_norm), 0.0), 1.0)
 
     def canvas_to_original(self, original: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
-        """For each canvas pixel's centre: which of the ``original`` pixels lies there, and whether one does at all."""
-        centres = np.arange(self.length) + 0.5
-        index = np.floor((centres - self.offset) / self.scale * original + _TIE)
-        shown = (self.low <= centres + _TIE) & (centres + _TIE < self.high)
+        """For each canvas pixel's center: which of the ``original`` pixels lies there, and whether one does at all."""
+        centers = np.arange(self.length) + 0.5
+        index = np.floor((centers - self.offset) / self.scale * original + _TIE)
+        shown = (self.low <= centers + _TIE) & (centers + _TIE < self.high)
         return index.clip(0, original - 1).astype(np.intp), shown
 
     def original_to_canvas(self, original: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
-        """For each original pixel's centre: the canvas pixel it fell on, and whether it was kept at all."""
+        """For each original pixel's center: the canvas pixel it fell on, and whether it was kept at all."""
         position = (np.arange(original) + 0.5) / original * self.scale + self.offset + _TIE
         shown = (self.low <= position) & (position < self.high)
         return np.floor(position).clip(0, self.length - 1).astype(np.intp), shown
@@ -293,7 +296,10 @@ class Frame:
 
     @classmethod
     def of(cls, width: int, height: int) -> Frame:
-        """The frame of a picture that nothing was done to yet. Raises ``GeometryError`` as ``checked_size`` does."""
+        """Return the frame of a picture that nothing was done to yet.
+
+        Raises ``GeometryError`` as ``checked_size`` does.
+        """
         return cls((width, height))
 
     def resize(self, width: int, height: int) -> Frame:
@@ -321,13 +327,17 @@ class Frame:
         return self._x.length, self._y.length
 
     def box_to_canvas(self, box: Box) -> Corners:
-        """(x1, y1, x2, y2) of a box on the canvas, in pixels, ordered; not clipped: what was cropped off is outside."""
+        """Return (x1, y1, x2, y2) of a box on the canvas, in pixels, ordered; not clipped: what was cropped off is
+        outside.
+        """
         x1, x2 = sorted((self._x.scale * box.x1 + self._x.offset, self._x.scale * box.x2 + self._x.offset))
         y1, y2 = self._y.scale * box.y1 + self._y.offset, self._y.scale * box.y2 + self._y.offset
         return x1, y1, x2, y2
 
     def box_from_canvas(self, xyxy_px: Sequence[SupportsFloat]) -> Box | None:
-        """A box in canvas pixels back in the original picture, as ``Box.clip`` does: None if it is all on padding."""
+        """Return a box in canvas pixels back in the original picture, as ``Box.clip`` does: None if it is all on
+        padding.
+        """
         x1, y1, x2, y2 = _four(xyxy_px)
         if self._x.scale < 0:
             x1, x2 = x2, x1
@@ -339,12 +349,12 @@ class Frame:
         )
 
     def boxes_to_canvas(self, boxes_norm_N4: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """``box_to_canvas`` of many: normalised [N, 4] -> canvas pixels, float64 [N, 4], not clipped."""
+        """Map ``box_to_canvas`` of many: normalized [N, 4] -> canvas pixels, float64 [N, 4], not clipped."""
         scale_4, offset_4 = self._affine_4()
         return self._mirrored(_rows(boxes_norm_N4) * scale_4 + offset_4)
 
     def boxes_from_canvas(self, boxes_px_N4: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Canvas pixels [N, 4] -> normalised in the original picture, float64 [N, 4], not clipped."""
+        """Canvas pixels [N, 4] -> normalized in the original picture, float64 [N, 4], not clipped."""
         scale_4, offset_4 = self._affine_4()
         return self._mirrored((_rows(boxes_px_N4) - offset_4) / scale_4)
 
@@ -362,7 +372,8 @@ class Frame:
         return self._x.visible_share(box.x1, box.x2) * self._y.visible_share(box.y1, box.y2)
 
     def mask_to_canvas(self, mask_HW: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        """A mask of the original picture, bool [H, W], on the canvas: nearest neighbour by centres, False on padding.
+        """Return a mask of the original picture, bool [H, W], on the canvas: nearest neighbor by centers, False on
+        padding.
 
         Raises ``GeometryError`` unless the mask has the original picture's size.
         """
@@ -373,7 +384,8 @@ class Frame:
         return _sample(mask_HW, rows, columns, row_shown, column_shown)
 
     def mask_from_canvas(self, mask_HW: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        """A mask of the canvas, bool [H, W], in the original picture: nearest neighbour, False where crops had cut.
+        """Return a mask of the canvas, bool [H, W], in the original picture: nearest neighbor, False where crops had
+        cut.
 
         Raises ``GeometryError`` unless the mask has the canvas's size.
         """

@@ -1,4 +1,5 @@
-"""Read JSON and other small text files that somebody else wrote: every way in which one can be wrong is one clear error.
+"""Read JSON and other small text files that somebody else wrote: every way in which one can be wrong is one clear
+error.
 
 Nothing else in the package parses JSON; a test walks the source for it. Imports no torch.
 """
@@ -33,11 +34,13 @@ def read_json(
     Args:
         path: a regular file, or a link to one. UTF-8, with or without a byte-order mark.
         error: makes the error to raise out of its message, which names the file.
-        max_bytes: the size from which a file is refused before it is read; None for data sets, which may be of any size.
+        max_bytes: the size from which a file is refused before it is read; None for data sets, which may be of any
+            size.
         advice: a sentence for the end of the message.
 
     Raises:
-        Exception: what ``error`` makes: there is no such file, it is no regular file, it is too large, or it is not JSON.
+        Exception: what ``error`` makes: there is no such file, it is no regular file, it is too large, or it is not
+            JSON.
     """
     return parse_json(read_bytes(path, error, max_bytes=max_bytes, advice=advice), str(path), error, advice=advice)
 
@@ -70,7 +73,8 @@ def parse_json(
         unique_keys: whether a key that an object has twice is an error.
 
     Raises:
-        Exception: what ``error`` makes: the text is not JSON, not UTF-8, or nested too deeply. The text is never quoted.
+        Exception: what ``error`` makes: the text is not JSON, not UTF-8, or nested too deeply. The text is never
+            quoted.
     """
     try:
         text = data.decode("utf-8") if isinstance(data, bytes) else data
@@ -111,7 +115,8 @@ def read_bytes(
     max_bytes: int | None = MAX_BYTES,
     advice: str = "",
 ) -> bytes:
-    """Return the bytes of a regular file: a pipe or a device, which could wait or run on for ever, is refused before it is opened.
+    """Return the bytes of a regular file: a pipe or a device, which could wait or run on for ever, is refused before it
+    is opened.
 
     Arguments and errors as ``read_json``.
     """

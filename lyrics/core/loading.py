@@ -1,4 +1,6 @@
-"""A model by whatever name a user has for it: a model folder, the folder of a training run, a preset, a spec file, or a hub id."""
+"""A model by whatever name a user has for it: a model folder, the folder of a training run, a preset, a spec file, or a
+hub id.
+"""
 
 from __future__ import annotations
 
@@ -40,19 +42,21 @@ def build_model(
     Args:
         spec: a preset's name, a path to a YAML or JSON file, a mapping, or a ``ModelSpec``.
         overrides: dotted paths, e.g. ``{"refiner.detector": "cached"}``.
-        weights: ``"pretrained"`` loads what the parts' options name (this may download from the hub), and then what ships with the preset
-            of that name, if anything does (``Preset.weights``); ``"random"`` and ``"meta"`` download nothing, and ``"meta"`` allocates
-            nothing; anything else is a folder written by ``save_pretrained``.
+        weights: ``"pretrained"`` loads what the parts' options name (this may download from the hub), and then what
+            ships with the preset of that name, if anything does (``Preset.weights``); ``"random"`` and ``"meta"``
+            download nothing, and ``"meta"`` allocates nothing; anything else is a folder written by
+            ``save_pretrained``.
         base: a model folder with the frozen parts, where ``weights`` is a folder that leaves them out.
-        downloads: whether parts may be fetched from the hub; unless given, not for a folder that ``save_pretrained`` wrote: a hub id
-            in it was not named by you.
+        downloads: whether parts may be fetched from the hub; unless given, not for a folder that
+            ``save_pretrained`` wrote: a hub id in it was not named by you.
         device: where the parameters live; the CPU unless given. Not with ``weights="meta"``.
         dtype: floating-point type of the parameters, or its name (``"bfloat16"``, ``"bf16"``); ``torch.float32`` unless
             given.
         registry: where parts are looked up; everything installed unless given.
 
     Raises:
-        SpecError: the spec, an override or an option is not valid, a name is unknown, or parts do not fit (``WiringError``).
+        SpecError: the spec, an override or an option is not valid, a name is unknown, or parts do not fit
+            (``WiringError``).
         MissingRequirementError: a part needs a package that is not installed.
         PluginError: a part is installed but broken.
         WeightsError: weights cannot be found, read or matched.
@@ -75,8 +79,8 @@ def load_model(
     """Load the model of that name, in evaluation mode.
 
     Args:
-        name: a folder that ``save_pretrained`` wrote, the folder of a training run or one of its checkpoints, a preset, a spec file, or a
-            hub id (``owner/name``), looked for in this order.
+        name: a folder that ``save_pretrained`` wrote, the folder of a training run or one of its checkpoints, a
+            preset, a spec file, or a hub id (``owner/name``), looked for in this order.
         overrides: of the specification. Of a saved model or a run, only the parts that they change are built anew
             (``lyrics.core.changes``).
         weights: ``pretrained`` or ``random``, for a preset or a spec file.

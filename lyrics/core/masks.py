@@ -1,6 +1,7 @@
 """Run-length masks: a segmentation of the original picture in a few hundred bytes.
 
-The runs are COCO's: column-major, starting with the zeros. ``Mask.to_coco`` gives the compressed form that pycocotools reads.
+The runs are COCO's: column-major, starting with the zeros. ``Mask.to_coco`` gives the compressed form that pycocotools
+reads.
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ class Mask:
 
     @classmethod
     def from_array(cls, mask_HW: npt.ArrayLike) -> Mask:
-        """From a two-dimensional array; non-zero is inside. Raises ``GeometryError`` for any other number of dimensions."""
+        """From a two-dimensional array; non-zero is inside.
+
+        Raises ``GeometryError`` for any other number of dimensions.
+        """
         array = np.asarray(mask_HW)
         if array.ndim != 2:
             raise GeometryError(f"a mask is two-dimensional (height, width), not {array.shape}")
@@ -51,7 +55,7 @@ class Mask:
 
     @classmethod
     def from_box(cls, box: Box, size_px: tuple[int, int]) -> Mask:
-        """The pixels of a picture of ``size_px`` (width, height) whose centres lie in a box; at least one."""
+        """Return the pixels of a picture of ``size_px`` (width, height) whose centers lie in a box; at least one."""
         x1, y1, x2, y2 = box.to_px(size_px)
         array = np.zeros((size_px[1], size_px[0]), dtype=np.bool_)
         left, top = min(round(x1), size_px[0] - 1), min(round(y1), size_px[1] - 1)
@@ -82,7 +86,7 @@ class Mask:
         return sum(self.runs[1::2])
 
     def box_norm(self) -> Box | None:
-        """The smallest box around the mask, or None when it is empty."""
+        """Return the smallest box around the mask, or None when it is empty."""
         array = self.to_array()
         columns, rows = np.flatnonzero(array.any(axis=0)), np.flatnonzero(array.any(axis=1))
         if columns.size == 0:
@@ -95,10 +99,10 @@ class Mask:
         )
 
     def to_coco(self) -> dict[str, Any]:
-        """``{"size": [height, width], "counts": str}``, COCO's compressed run-length encoding.
+        """Return ``{"size": [height, width], "counts": str}``, COCO's compressed run-length encoding.
 
-        Each run (from the third on, its difference to the run two before) is written in little-endian groups of five bits, a sixth bit
-        saying that more follow, as the character with that value plus 48.
+        Each run (from the third on, its difference to the run two before) is written in little-endian groups of five
+        bits, a sixth bit saying that more follow, as the character with that value plus 48.
         """
         characters: list[str] = []
         for index, run in enumerate(self.runs):

@@ -37,6 +37,7 @@ from lyrics.core.pictures.images import ImageLike
 from lyrics.core.pictures.inputs import Phrases, Pictures, instruction_list, picture_list
 from lyrics.core.pictures.model_inputs import ModelImages, asked, from_old_names
 from lyrics.core.refining.refinement import Refinement
+from lyrics.core.renaming import renamed
 from lyrics.core.saving import SavedModel
 from lyrics.core.stage1.batch import PretrainBatch, Spatial
 from lyrics.core.stage1.negatives import Negatives
@@ -70,9 +71,10 @@ class LyricsModel(SavedModel):
         local = {source: (tokens.to(self.dtype), mask) for source, (tokens, mask) in refined.local.items()}
         return Features(image_tokens_PND.to(self.dtype), local), refined.refinements
 
+    @renamed(pictures="images")
     def encode(
         self,
-        pictures: ImageLike | Sequence[ImageLike] | ModelImages,
+        images: ImageLike | Sequence[ImageLike] | ModelImages,
         instructions: str | Sequence[str] | None = None,
         *,
         phrases: Phrases = None,
@@ -80,7 +82,7 @@ class LyricsModel(SavedModel):
         """Encode images into soft tokens [P,Q,D].
 
         Args:
-            pictures: an image or several, whatever ``lyrics.core.pictures.images.open_image`` opens; or prepared ones.
+            images: an image or several, whatever ``lyrics.core.pictures.images.open_image`` opens; or prepared ones.
             instructions: one for each image; a text alone for one image. None: the query transformer reads no
                 instruction.
             phrases: as for ``generate``.
@@ -89,13 +91,13 @@ class LyricsModel(SavedModel):
             ImageError: an image cannot be used; the message names it.
             PromptError: there are more or fewer instructions, or lists of phrases, than images.
         """
-        images = pictures if isinstance(pictures, ModelImages) else picture_list(pictures)
-        texts = [""] * len(images)
+        shown = images if isinstance(images, ModelImages) else picture_list(images)
+        texts = [""] * len(shown)
         if instructions is not None:
             texts = [instructions] if isinstance(instructions, str) else instruction_list(instructions)
-        if len(texts) != len(images):
-            raise PromptError(f"{len(images)} pictures need as many instructions, not {len(texts)}")
-        prepared = images if isinstance(images, ModelImages) else self.processor.images(images)
+        if len(texts) != len(shown):
+            raise PromptError(f"{len(shown)} images need as many instructions, not {len(texts)}")
+        prepared = shown if isinstance(shown, ModelImages) else self.processor.images(shown)
         return self.encode_images(prepared.to(self.device, self.dtype), texts, phrases=phrases)
 
     def encode_images(self, images: ModelImages, instructions: Sequence[str], *, phrases: Phrases = None) -> Encoded:
@@ -290,7 +292,7 @@ class LyricsModel(SavedModel):
         texts = tokenizer.batch_decode(ids_BL, skip_special_tokens=True)
         answers = []
         for text, dialogue in zip(texts, dialogues, strict=True):
-            shown = [encoded.refinements[picture] for exchange in dialogue for picture in exchange.pictures]
+            shown = [encoded.refinements[picture] for exchange in dialogue for picture in exchange.images]
             answers.append(read_answer(text, self.spec.codec, shown[-1] if shown else None))
         return answers
 
@@ -360,10 +362,11 @@ class LyricsModel(SavedModel):
         answers = self.decode(dialogues, self.look(question.images, question.by_image, phrases=phrases), how)
         return answers[0] if isinstance(text, str) else answers
 
+    @renamed(pictures="images")
     @torch.no_grad()
     def look(
         self,
-        pictures: Sequence[ImageLike] | ModelImages,
+        images: Sequence[ImageLike] | ModelImages,
         instructions: Sequence[str],
         *,
         phrases: Phrases = None,
@@ -374,7 +377,7 @@ class LyricsModel(SavedModel):
         """
 
         def encode() -> Encoded:
-            return self.encode(pictures, instructions, phrases=phrases)
+            return self.encode(images, instructions, phrases=phrases)
 
         training = self.training
         self.eval()
@@ -386,6 +389,6 @@ class LyricsModel(SavedModel):
         finally:
             self.train(training)
 
-    def chat(self, *pictures: Pictures, max_new_tokens: int = 256) -> Chat:
+    def chat(self, *images: Pictures, max_new_tokens: int = 256) -> Chat:
         """Begin a conversation, about images or about nothing: ``model.chat("dog.jpg").ask("What is it doing?")``."""
-        return Chat(self, [one for entry in pictures for one in picture_list(entry)], max_new_tokens=max_new_tokens)
+        return Chat(self, [one for entry in images for one in picture_list(entry)], max_new_tokens=max_new_tokens)

@@ -10,20 +10,22 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from lyrics.core.clean_text import one_line
-from lyrics.core.errors import PluginError, SpecError, WiringError, did_you_mean
+from lyrics.core.errors import LyricsError, PluginError, SpecError, WiringError, did_you_mean
 from lyrics.core.registry.component import Capability, Options
 from lyrics.core.registry.registry import Entry, Registry, default_registry, describe
+from lyrics.core.renaming import current_names
 from lyrics.core.spec import (
     ModelSpec,
     RefinerOnlySpec,
     RefinerSpec,
     Slot,
+    Specification,
     load_any,
     validate,
     validate_any,
@@ -34,6 +36,7 @@ LOCAL_SOURCES = ("detector", "segmenter")
 #: What a query transformer's streams may consist of, by the letter of the segment.
 SEGMENTS = {"V": "visual queries", "G": "grounding queries", "S": "spatial text (S)", "C": "captions (C)"}
 
+S = TypeVar("S", bound=Specification)
 SpecLike = str | os.PathLike[str] | Mapping[str, Any] | ModelSpec
 #: What names a refiner: that of a model, or one alone.
 RefinerLike = SpecLike | RefinerOnlySpec | RefinerSpec
@@ -74,7 +77,7 @@ class ResolvedRefiner:
 
 
 def read_spec(spec: SpecLike, registry: Registry | None = None) -> ModelSpec:
-    """A ``ModelSpec`` from a preset's name, a path, a mapping, or a ``ModelSpec``.
+    """Return a ``ModelSpec`` from a preset's name, a path, a mapping, or a ``ModelSpec``.
 
     Raises ``SpecError``, also for the spec of a refiner alone, or ``UnknownNameError`` for a preset that does not
     exist.
@@ -116,7 +119,7 @@ def resolve(
     registry = registry or default_registry()
     wanted = read_spec(spec, registry)
     if overrides:
-        wanted = wanted.with_overrides(overrides)
+        wanted = overridden(wanted, overrides, registry)
     parts = _find_parts(wanted, registry, overrides)
     named = isinstance(spec, str) and not _is_spec_file(spec)
     trained = registry.preset_weights(spec) if named else None  # type: ignore[arg-type]
@@ -126,14 +129,14 @@ def resolve(
 def resolve_refiner(
     spec: RefinerLike, overrides: Mapping[str, Any] | None = None, *, registry: Registry | None = None
 ) -> ResolvedRefiner:
-    """``resolve`` and ``wire`` for the refiner of a model, or for one alone. The model's other parts are not looked at.
+    """Resolve and wire the refiner of a model, or one alone. The model's other parts are not looked at.
 
     Raises ``SpecError`` where there is no refiner, and as ``resolve`` and ``wire``.
     """
     registry = registry or default_registry()
     wanted = read_any_spec(spec, registry)
     if overrides:
-        wanted = wanted.with_overrides(overrides)
+        wanted = overridden(wanted, overrides, registry)
     if wanted.refiner is None:
         raise SpecError(
             "refiner: is null, so there is nothing to refine with; set refiner.detector, or take another spec."
@@ -143,6 +146,36 @@ def resolve_refiner(
     parts = _find_parts(alone, registry, overrides)
     _check_refiner(parts)
     return ResolvedRefiner(alone.with_overrides(_filled_in(parts)), parts)
+
+
+def overridden(spec: S, overrides: Mapping[str, Any], registry: Registry | None = None) -> S:
+    """Return ``spec.with_overrides(overrides)``, where components' options may have their former names in both.
+
+    Raises ``SpecError``.
+    """
+    registry = registry or default_registry()
+    for path, kind, slot in spec.slots():
+        options = _current_options(registry, kind, slot.use, slot.options, f"{path}.options.")
+        if options != slot.options:
+            spec = spec.with_overrides({f"{path}.options": options})
+        use = overrides.get(f"{path}.use", overrides.get(path, slot.use))
+        overrides = _current_options(registry, kind, use, overrides, prefix=f"{path}.options.")
+    return spec.with_overrides(overrides)
+
+
+def _current_options(
+    registry: Registry, kind: str, use: object, given: Mapping[str, Any], where: str = "", prefix: str = ""
+) -> dict[str, Any]:
+    """``given`` with the options of a component by their current names.
+
+    ``prefix`` stands before them in ``given`` itself.
+    """
+    try:
+        former_names = registry.component(kind, str(use)).component.options.FORMER_NAMES
+    except LyricsError:  # resolving says what is wrong
+        return dict(given)
+    former_names = {prefix + former: prefix + name for former, name in former_names.items()}
+    return current_names(given, former_names, where=where, error=SpecError)
 
 
 def _find_parts(
@@ -192,7 +225,9 @@ def _version_of(part: Part) -> str:
 
 
 def _warn_of_other_versions(spec: ModelSpec | RefinerOnlySpec, parts: Mapping[str, Part]) -> None:
-    """One line for all parts that come from another distribution, or from one of another major or minor version, than was written down."""
+    """One line for all parts that come from another distribution, or from one of another major or minor version, than
+    was written down.
+    """
     changed: dict[tuple[str, str], list[str]] = {}
     for path, written in spec.distributions.items():
         if path in parts and _series(found := _version_of(parts[path])) != _series(written):
@@ -243,13 +278,13 @@ def wire(resolved: Resolved) -> Wiring:
 def _check_refiner(parts: Mapping[str, Part]) -> None:
     if "refiner.segmenter" in parts and "refiner.detector" not in parts:
         raise WiringError(
-            f"refiner.segmenter {parts['refiner.segmenter'].entry.component.name!r} needs boxes, but refiner.detector is null; "
-            "set refiner.segmenter=null, or refiner.detector to one of 'lyrics list detector'."
+            f"refiner.segmenter {parts['refiner.segmenter'].entry.component.name!r} needs boxes, but refiner.detector "
+            "is null; set refiner.segmenter=null, or refiner.detector to one of 'lyrics list detector'."
         )
 
 
 def declared_dim(part: Part) -> int | None:
-    """``feature_dim`` as the part's options state it, or None where they do not."""
+    """Return ``feature_dim`` as the part's options state it, or None where they do not."""
     try:
         dim = getattr(part.options, "feature_dim", None)
     except Exception as error:  # a stranger's property may raise anything
@@ -260,7 +295,7 @@ def declared_dim(part: Part) -> int | None:
 
 
 def declared_segments(part: Part, name: str) -> tuple[str, ...] | None:
-    """``segments`` or ``needs_segments`` as the part's options state them, or None where they do not."""
+    """Return ``segments`` or ``needs_segments`` as the part's options state them, or None where they do not."""
     try:
         found = getattr(part.options, name, None)
     except Exception as error:  # a stranger's property may raise anything
@@ -292,13 +327,13 @@ def check_objectives(parts: Mapping[str, Part], segments: Sequence[str]) -> None
     kept = [path for path, part in parts.items() if part.entry.component.kind == "objective" and path not in lacking]
     remove = " ".join(f"--set {path}=null" for path in lacking) if kept else "--set objectives={}"
     raise WiringError(
-        f"{reader.path} {reader.entry.component.name!r} reads {', '.join(SEGMENTS[one] for one in segments)} and nothing else, so stage 1 "
-        f"cannot have all of its objectives: {needs}. Remove them: {remove}"
+        f"{reader.path} {reader.entry.component.name!r} reads {', '.join(SEGMENTS[one] for one in segments)} and "
+        f"nothing else, so stage 1 cannot have all of its objectives: {needs}. Remove them: {remove}"
     )
 
 
 def declaring(spec: ModelSpec, capability: Capability, *, registry: Registry | None = None) -> tuple[str, ...]:
-    """Paths of the parts of a spec whose components declare a capability."""
+    """Return paths of the parts of a spec whose components declare a capability."""
     registry = registry or default_registry()
     return tuple(
         path
@@ -320,8 +355,8 @@ def check_query_transformer(parts: Mapping[str, Part], wiring: Wiring, *, warn: 
     reads_local = "local_dims" in type(reader.options).model_fields
     if warn and wiring.local_dims and not reads_local:
         warnings.warn(
-            f"{reader.label} reads no local tokens: those of the refiner's {' and '.join(wiring.local_dims)} are not used. "
-            "Its tags and boxes still reach the text.",
+            f"{reader.label} reads no local tokens: those of the refiner's {' and '.join(wiring.local_dims)} are not "
+            "used. Its tags and boxes still reach the text.",
             stacklevel=3,
         )
     pinned_local = getattr(reader.options, "local_dims", None)
@@ -330,16 +365,17 @@ def check_query_transformer(parts: Mapping[str, Part], wiring: Wiring, *, warn: 
     for source in pinned_local:
         if source not in LOCAL_SOURCES:
             raise WiringError(
-                f"query_transformer.options.local_dims: {source!r} gives no local tokens.{did_you_mean(source, LOCAL_SOURCES)} "
-                f"Those that do: {', '.join(LOCAL_SOURCES)}; set query_transformer.options.local_dims=null to follow the refiner."
+                f"query_transformer.options.local_dims: {source!r} gives no local "
+                f"tokens.{did_you_mean(source, LOCAL_SOURCES)} Those that do: {', '.join(LOCAL_SOURCES)}; set "
+                "query_transformer.options.local_dims=null to follow the refiner."
             )
     for source in LOCAL_SOURCES:
         dim, given = pinned_local.get(source), wiring.local_dims.get(source)
         if (source in pinned_local) != (source in wiring.local_dims):
             there, missing = ("reads", "gives none") if source in pinned_local else ("does not read", "gives them")
             raise WiringError(
-                f"query_transformer.options.local_dims: {reader.entry.component.name!r} {there} tokens of a {source}, but "
-                f"refiner.{source} {missing}; set query_transformer.options.local_dims=null to follow the refiner."
+                f"query_transformer.options.local_dims: {reader.entry.component.name!r} {there} tokens of a {source}, "
+                f"but refiner.{source} {missing}; set query_transformer.options.local_dims=null to follow the refiner."
             )
         if dim is not None and given is not None and dim != given:
             raise WiringError(_misfit(reader, f"local_dims.{source}", dim, parts[f"refiner.{source}"], given))
@@ -347,6 +383,7 @@ def check_query_transformer(parts: Mapping[str, Part], wiring: Wiring, *, warn: 
 
 def _misfit(reader: Part, option: str, pinned: int, giver: Part, given: int) -> str:
     return (
-        f"{giver.path} {giver.entry.component.name!r} gives feature_dim {given}, but {reader.path} {reader.entry.component.name!r} "
-        f"is set to read {pinned}; set {reader.path}.options.{option}={given}, or choose a part for {giver.path} that gives {pinned}."
+        f"{giver.path} {giver.entry.component.name!r} gives feature_dim {given}, but {reader.path} "
+        f"{reader.entry.component.name!r} is set to read {pinned}; set {reader.path}.options.{option}={given}, or "
+        f"choose a part for {giver.path} that gives {pinned}."
     )

@@ -1,4 +1,7 @@
-"""Keeping a composed model: saved, loaded, pushed to the hub. A base class of ``LyricsModel``, which it does not name."""
+"""Keeping a composed model: saved, loaded, pushed to the hub.
+
+A base class of ``LyricsModel``, which it does not name.
+"""
 
 from __future__ import annotations
 
@@ -49,8 +52,9 @@ class SavedModel(
     ) -> str | None:
         """Write a model folder: specification, tensors, tokenizers (``lyrics.core.weights.model_folder``).
 
-        ``trainable_only`` leaves out the parts that no stage trains and notes where they come from and their sha256. ``push_to_hub`` also
-        uploads it, to ``repo_id`` or to a repository of the folder's name; options as for ``push_to_hub``, whose address is returned.
+        ``trainable_only`` leaves out the parts that no stage trains and notes where they come from and their sha256.
+        ``push_to_hub`` also uploads it, to ``repo_id`` or to a repository of the folder's name; options as for
+        ``push_to_hub``, whose address is returned.
 
         Raises ``WeightsError`` for a model on the meta device, and for one whose LoRA is merged.
         """
@@ -80,15 +84,17 @@ class SavedModel(
         local_files_only: bool = False,
         force_download: bool = False,
     ) -> Self:
-        """The model that ``save_pretrained`` wrote, or that a training run has made so far, in evaluation mode.
+        """Return the model that ``save_pretrained`` wrote, or that a training run has made so far, in evaluation mode.
 
         Args:
-            folder: a model folder, the folder of a run or one of its checkpoints, or a hub id (``owner/name``) that is no local path.
-            overrides: of its specification, as for ``lyrics.build_model``; only the parts that they change are built anew.
-            base: for a folder that holds trained parts only, a model folder with the frozen ones; without it they are loaded from the
-                checkpoints that the specification names.
-            downloads: whether checkpoints that the specification names may be fetched from the hub. Unless you allow it, a saved model
-                uses the network for nothing but the hub id that you gave.
+            folder: a model folder, the folder of a run or one of its checkpoints, or a hub id (``owner/name``) that
+                is no local path.
+            overrides: of its specification, as for ``lyrics.build_model``; only the parts that they change are
+                built anew.
+            base: for a folder that holds trained parts only, a model folder with the frozen ones; without it they
+                are loaded from the checkpoints that the specification names.
+            downloads: whether checkpoints that the specification names may be fetched from the hub. Unless you
+                allow it, a saved model uses the network for nothing but the hub id that you gave.
             device, dtype: as for ``lyrics.build_model``.
             revision, token, cache_dir, local_files_only, force_download: for a hub id, as in transformers.
 
@@ -158,7 +164,8 @@ def load_saved(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
 ) -> M:
-    """Load the model of a local folder, in evaluation mode: one that ``save_pretrained`` wrote, or that of a training run.
+    """Load the model of a local folder, in evaluation mode: one that ``save_pretrained`` wrote, or that of a training
+    run.
 
     Args:
         model_class: what is made of the parts.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 from lyrics.core.language.codecs import CODECS as CODECS
 from lyrics.core.language.codecs import Codec as Codec
 from lyrics.core.language.codecs import Parsed as Parsed
@@ -12,9 +10,6 @@ from lyrics.core.language.codecs import SpatialObject as SpatialObject
 from lyrics.core.language.codecs import format_box as format_box
 from lyrics.core.language.codecs import format_objects as format_objects
 from lyrics.core.language.codecs import parse as parse
+from lyrics.core.renaming import warn_former_name
 
-warnings.warn(
-    "lyrics.core.spatial is now lyrics.core.language.codecs. The old module goes in 0.3.",
-    DeprecationWarning,
-    stacklevel=2,
-)
+warn_former_name(__name__, "lyrics.core.language.codecs", stacklevel=2)

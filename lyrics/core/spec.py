@@ -1,8 +1,8 @@
 """What a model is, as plain data: ``ModelSpec``, its slots, dotted overrides, and YAML and JSON files.
 
-Validation has two steps. This file does the first: structure, names of fields, types. A slot's ``options`` stay a mapping here; they are
-validated by the component's own ``Options`` class when the spec is resolved (``lyrics.core.build.resolve``), so that strangers'
-components are validated exactly as ours.
+Validation has two steps. This file does the first: structure, names of fields, types. A slot's ``options`` stay a
+mapping here; they are validated by the component's own ``Options`` class when the spec is resolved
+(``lyrics.core.build.resolve``), so that strangers' components are validated exactly as ours.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ from pydantic import (
 
 from lyrics.core.errors import SpecError, UnknownNameError, did_you_mean
 from lyrics.core.json_reading import parse_json, read_text
+from lyrics.core.renaming import BOTH_NAMES, FormerNames, current_names
 
 M = TypeVar("M", bound=BaseModel)
-#: Lists and mappings within each other in a part's options. Real options need three; a spec that refers to itself needs infinitely many.
+#: Lists and mappings within each other in a part's options. Real options need three; a spec that refers to itself needs
+#: infinitely many.
 MAX_DEPTH = 32
 
 
-class _Frozen(BaseModel):
+class _Frozen(FormerNames):
     model_config = ConfigDict(
         frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False, defer_build=True
     )
@@ -72,7 +74,7 @@ class RefinerSpec(_Frozen):
     max_objects: int = Field(100, ge=1, description="objects kept per picture, best first")
 
 
-class _Specification(_Frozen):
+class Specification(_Frozen):
     """What a specification of a model and that of a refiner alone have in common."""
 
     if TYPE_CHECKING:  # each declares them in its own order, in which they are written
@@ -80,7 +82,7 @@ class _Specification(_Frozen):
         distributions: dict[str, str]
 
     def slots(self) -> Iterator[tuple[str, str, Slot]]:
-        """(spec path, kind, slot) of every part that the spec names, in the order of a forward pass."""
+        """Yield (spec path, kind, slot) of every part that the spec names, in the order of a forward pass."""
         if self.refiner is not None:
             for part in ("tagger", "detector", "segmenter"):
                 slot = getattr(self.refiner, part)
@@ -88,7 +90,8 @@ class _Specification(_Frozen):
                     yield f"refiner.{part}", part, slot
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> Self:
-        """A copy with dotted paths set, e.g. ``{"refiner.detector": "cached", "language_model.options.lora.rank": 8}``.
+        """Return a copy with dotted paths set, e.g.
+        ``{"refiner.detector": "cached", "language_model.options.lora.rank": 8}``.
 
         Giving a slot another ``use`` drops the options of the part it replaces. ``None`` removes an entry that has a
         name of the user's choice, such as ``{"objectives.msp": None}``. Raises ``SpecError`` for a path that does not
@@ -96,7 +99,7 @@ class _Specification(_Frozen):
         """
         check_overrides(overrides)
         data = self.model_dump(mode="json")
-        for path, value in sorted(overrides.items(), key=_replacements_first):
+        for path, value in sorted(current_paths(overrides, type(self)).items(), key=_replacements_first):
             set_path(data, path, value, type(self))
         return validate(data, type(self))
 
@@ -104,15 +107,18 @@ class _Specification(_Frozen):
 _DISTRIBUTIONS = "spec path -> 'distribution version' of the part; written when a model is built"
 
 
-class RefinerOnlySpec(_Specification):
+class RefinerOnlySpec(Specification):
     """A visual refiner without the model around it: a file with no key but ``refiner``."""
 
     refiner: RefinerSpec = Field(description="the experts")
     distributions: dict[str, str] = Field(default_factory=dict, description=_DISTRIBUTIONS)
 
 
-class ModelSpec(_Specification):
-    """A whole model as data. Every field can be set by an override, such as ``refiner.detector.options.box_threshold=0.3``."""
+class ModelSpec(Specification):
+    """A whole model as data.
+
+    Every field can be set by an override, such as ``refiner.detector.options.box_threshold=0.3``.
+    """
 
     image_encoder: Slot = Field(description="global features of the picture")
     refiner: RefinerSpec | None = Field(
@@ -153,12 +159,30 @@ class ModelSpec(_Specification):
 
 
 def check_overrides(overrides: object) -> None:
-    """Raises ``SpecError`` unless these are dotted paths with their values."""
+    """Raise ``SpecError`` unless these are dotted paths with their values."""
     if not isinstance(overrides, Mapping) or not all(isinstance(path, str) for path in overrides):
         raise SpecError(
             "overrides: a mapping of dotted paths to values, such as {'refiner.tagger': None}, "
             f"not {_short(overrides)}."
         )
+
+
+def current_paths(overrides: Mapping[str, Any], root: type[BaseModel]) -> dict[str, Any]:
+    """Return overrides of a ``root`` with the current names of its fields in their paths; former ones warn.
+
+    Raises ``SpecError`` where both name the same field.
+    """
+    former_paths = {path: current for path in overrides if (current := _current_path(path, root)) != path}
+    return current_names(overrides, former_paths, error=SpecError)
+
+
+def _current_path(path: str, root: type[BaseModel]) -> str:
+    keys, schema = path.split("."), cast(Schema | None, root)
+    for index, key in enumerate(keys):
+        if _is_model(schema, FormerNames):
+            keys[index] = cast(type[FormerNames], schema).FORMER_NAMES.get(key, key)
+        schema = None if schema is None else _child(schema, keys[index])
+    return ".".join(keys)
 
 
 def _replacements_first(item: tuple[str, Any]) -> tuple[int, bool]:
@@ -245,7 +269,10 @@ def set_path(data: dict[str, Any], path: str, value: Any, root: type[BaseModel])
 
 
 def _whole(value: Any, schema: Schema, path: str) -> Any:
-    """``value`` as plain data. A part given as a whole, by a bare name or some of its keys, gets all its keys for later overrides."""
+    """``value`` as plain data.
+
+    A part given as a whole, by a bare name or some of its keys, gets all its keys for later overrides.
+    """
     if value is not None and _is_model(schema, BaseModel):
         return validate(value, schema, where=path).model_dump(mode="json")
     if _is_dict(schema) and isinstance(value, Mapping):
@@ -270,7 +297,10 @@ def _no_such_path(path: str, here: str, key: str, choices: list[str]) -> SpecErr
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
-    """JSON's types from what Python callers write: tuples become lists, models their data. Raises ``SpecError`` beyond ``MAX_DEPTH``."""
+    """JSON's types from what Python callers write: tuples become lists, models their data.
+
+    Raises ``SpecError`` beyond ``MAX_DEPTH``.
+    """
     if depth > MAX_DEPTH:
         raise SpecError(f"options are nested {MAX_DEPTH} levels deep at most.")
     if isinstance(value, BaseModel):
@@ -283,7 +313,8 @@ def _plain(value: Any, depth: int = 0) -> Any:
 
 
 def validate(data: Any, model: type[M], *, where: str = "") -> M:
-    """``data`` as ``model``, or a ``SpecError`` naming the path, the value and what was expected, for every fault found.
+    """Return ``data`` as ``model``, or a ``SpecError`` naming the path, the value and what was expected, for every
+    fault found.
 
     ``where`` is put before each path; it is how options are reported at their place in the spec.
     """
@@ -303,6 +334,8 @@ def _sentence(fault: Mapping[str, Any], model: type[BaseModel], where: str) -> s
         choices = _known_keys(model, keys[:-1])
         known = f" Known here: {', '.join(choices)}." if choices else ""
         return f"{path}: unknown key.{did_you_mean(keys[-1], choices)}{known}"
+    if kind == BOTH_NAMES:
+        return f"{path}: {fault['msg']}"
     if kind == "missing":
         return f"{path}: is required and was not given."
     if kind == "literal_error":
@@ -318,7 +351,9 @@ def _sentence(fault: Mapping[str, Any], model: type[BaseModel], where: str) -> s
 
 
 def _keys_of(loc: tuple[str | int, ...], model: type[BaseModel]) -> tuple[str, ...]:
-    """The path of a fault without pydantic's own words: the name of a validator, and between the keys of free data their JSON types."""
+    """The path of a fault without pydantic's own words: the name of a validator, and between the keys of free data
+    their JSON types.
+    """
     keys = [str(key) for key in loc if not (isinstance(key, str) and key.startswith("function-"))]
     schema: Schema | None = model
     for index, key in enumerate(keys):
@@ -381,7 +416,7 @@ def _reader_problem(error: yaml.YAMLError) -> str:
 
 
 def parse_yaml(text: str, *, source: str = "text") -> Any:
-    """Plain data from YAML or JSON text. Raises ``SpecError`` naming ``source`` and the line."""
+    """Return plain data from YAML or JSON text. Raises ``SpecError`` naming ``source`` and the line."""
     loader = None
     try:
         if text.lstrip().startswith("{"):
@@ -406,7 +441,7 @@ def parse_yaml(text: str, *, source: str = "text") -> Any:
 
 
 def loads(text: str, *, source: str = "text") -> ModelSpec:
-    """A model's spec from YAML or JSON text. Raises ``SpecError``, also for the spec of a refiner alone."""
+    """Return a model's spec from YAML or JSON text. Raises ``SpecError``, also for the spec of a refiner alone."""
     return whole_model(loads_any(text, source=source), source)
 
 
@@ -415,7 +450,8 @@ def loads_any(text: str, *, source: str = "text") -> ModelSpec | RefinerOnlySpec
     data = parse_yaml(text, source=source)
     if not isinstance(data, dict):
         raise SpecError(
-            f"{source}: a model spec is a mapping with keys such as image_encoder, and {_KINDS.get(type(data), 'this is a value')}."
+            f"{source}: a model spec is a mapping with keys such as image_encoder, and "
+            f"{_KINDS.get(type(data), 'this is a value')}."
         )
     try:
         return validate_any(data)
@@ -424,25 +460,31 @@ def loads_any(text: str, *, source: str = "text") -> ModelSpec | RefinerOnlySpec
 
 
 def validate_any(data: Mapping[str, Any]) -> ModelSpec | RefinerOnlySpec:
-    """Plain data as the spec of a model, or of a refiner alone where no key is a model's. Raises ``SpecError``."""
+    """Return plain data as the spec of a model, or of a refiner alone where no key is a model's.
+
+    Raises ``SpecError``.
+    """
     if data.get("refiner") is not None and set(data) <= set(RefinerOnlySpec.model_fields):
         return validate(dict(data), RefinerOnlySpec)
     return validate(dict(data), ModelSpec)
 
 
 def whole_model(spec: ModelSpec | RefinerOnlySpec, source: str) -> ModelSpec:
-    """The spec, if it is of a whole model. Raises ``SpecError`` naming ``source`` for that of a refiner alone."""
+    """Return the spec, if it is of a whole model.
+
+    Raises ``SpecError`` naming ``source`` for that of a refiner alone.
+    """
     if isinstance(spec, ModelSpec):
         return spec
     raise SpecError(
-        f"{source}: is a refiner alone, without image encoder, query transformer and language model; lyrics refine --spec "
-        "and build_refiner take it, here a whole model is needed (to change the refiner of one, set refiner.tagger, "
-        "refiner.detector, refiner.segmenter)."
+        f"{source}: is a refiner alone, without image encoder, query transformer and language model; lyrics refine "
+        "--spec and build_refiner take it, here a whole model is needed (to change the refiner of one, set "
+        "refiner.tagger, refiner.detector, refiner.segmenter)."
     )
 
 
 def dumps(spec: ModelSpec | RefinerOnlySpec, *, format: Literal["yaml", "json"] = "yaml") -> str:
-    """The spec as text; ``loads_any(dumps(spec)) == spec``."""
+    """Return the spec as text; ``loads_any(dumps(spec)) == spec``."""
     data = spec.model_dump(mode="json")
     if format == "json":
         return json.dumps(data, indent=2) + "\n"
@@ -450,7 +492,7 @@ def dumps(spec: ModelSpec | RefinerOnlySpec, *, format: Literal["yaml", "json"] 
 
 
 def load(path: str | Path) -> ModelSpec:
-    """A model's spec from a ``.yaml``, ``.yml`` or ``.json`` file. Raises ``SpecError`` naming the file."""
+    """Return a model's spec from a ``.yaml``, ``.yml`` or ``.json`` file. Raises ``SpecError`` naming the file."""
     return whole_model(load_any(path), str(path))
 
 

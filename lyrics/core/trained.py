@@ -1,7 +1,7 @@
 """The model that a run of training has made so far, read from its folder.
 
-A run folder holds no model: it holds the configuration, by which the model is built as training built it, and checkpoints of what is
-trained. ``lyrics export`` writes a model folder of it.
+A run folder holds no model: it holds the configuration, by which the model is built as training built it, and
+checkpoints of what is trained. ``lyrics export`` writes a model folder of it.
 """
 
 from __future__ import annotations
@@ -40,15 +40,17 @@ def trained_model(
 ) -> M:
     """Build a run's model with what it has trained so far.
 
-    The model is built as training built it, on the CPU in float32 and with the run's seed, so that parts without weights of their own are
-    those that it was trained with; then it is converted and moved. Of several checkpoints the newest whole one is taken, with a warning
-    for each newer one that is damaged.
+    The model is built as training built it, on the CPU in float32 and with the run's seed, so that parts without
+    weights of their own are those that it was trained with; then it is converted and moved. Of several checkpoints the
+    newest whole one is taken, with a warning for each newer one that is damaged.
 
     Args:
         model_class: what is made of the parts.
         run: see ``lyrics.core.runs.folder.find_run``.
-        overrides: of the model's specification. Only the parts that they change are built anew (``lyrics.core.changes``).
-        downloads: whether what its configuration names may be fetched from the hub; what was fetched before is found either way.
+        overrides: of the model's specification. Only the parts that they change are built anew
+            (``lyrics.core.changes``).
+        downloads: whether what its configuration names may be fetched from the hub; what was fetched before is
+            found either way.
         device, dtype: as for ``lyrics.build_model``.
 
     Raises:
@@ -69,8 +71,8 @@ def trained_model(
             model = build_changed(model, resolved, changes, run.folder)
     if config.stage == "pretrain" and config.model.weights in ("pretrained", "random"):
         warnings.warn(
-            f"{run.folder} is a run of stage 1: its language model has not been tuned to its soft tokens yet, so answers mean little. "
-            f"Stage 2 does that: lyrics finetune CONFIG --set model.start_from={run.folder}",
+            f"{run.folder} is a run of stage 1: its language model has not been tuned to its soft tokens yet, so "
+            f"answers mean little. Stage 2 does that: lyrics finetune CONFIG --set model.start_from={run.folder}",
             stacklevel=2,
         )
     return _converted(model, resolved, device, None if dtype is None else torch_dtype(dtype)).eval()
@@ -94,8 +96,8 @@ def _load(model: ComposedModel, run: Run, config: TrainConfig, checkpoint: Path)
             f"{run.folder / CONFIG_FILE}: {gone} This run leaves some of its tensors as they were; put it back."
         )
     _say(
-        f"{run.folder} began with {config.model.start_from}, which cannot be read any more: the losses of stage 1 and their vocabulary "
-        "head are random. Answers do not depend on them."
+        f"{run.folder} began with {config.model.start_from}, which cannot be read any more: the losses of stage 1 and "
+        "their vocabulary head are random. Answers do not depend on them."
     )
 
 
@@ -109,7 +111,8 @@ def _checkpoint(run: Run) -> Path:
         count = len(checkpoints.finished(folder))
         reason = f"none of its {count} checkpoints is whole" if count else "it has saved no checkpoint yet"
         raise CheckpointError(
-            f"{run.folder}: there is no model in this run: {reason}. Give the command that trains it again; it goes on, and saves."
+            f"{run.folder}: there is no model in this run: {reason}. Give the command that trains it again; it goes "
+            "on, and saves."
         )
     return found
 
@@ -175,7 +178,10 @@ def load_trained(model: ComposedModel, checkpoint: Path, where: str) -> set[str]
 
 @torch.no_grad()
 def load_parameters(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, torch.Tensor], where: str) -> None:
-    """Fill parameters by name. Raises ``CheckpointError`` beginning with ``where`` and naming what is missing, left over or misshapen."""
+    """Fill parameters by name.
+
+    Raises ``CheckpointError`` beginning with ``where`` and naming what is missing, left over or misshapen.
+    """
     missing, unexpected = sorted(set(parameters) - set(tensors)), sorted(set(tensors) - set(parameters))
     if missing or unexpected:
         complaints = [

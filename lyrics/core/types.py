@@ -1,7 +1,7 @@
 """The records that cross a component boundary.
 
-Shapes: B images, C colour channels, H and W pixels, M local tokens of the detector, K objects of the segmenter, D feature width.
-Importing this file imports no torch; tensors appear in annotations only.
+Shapes: B images, C color channels, H and W pixels, M local tokens of the detector, K objects of the segmenter, D
+feature width. Importing this file imports no torch; tensors appear in annotations only.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ class Preprocessing:
     """How a picture becomes the canvas that an expert reads. Declared by the expert, applied by the processor.
 
     Args:
-        resize: ``squash`` to ``size`` x ``size`` whatever the shape; ``shortest`` side to ``size``, the longest at most ``max_size``;
-            ``longest`` side to ``size``. The last two keep the aspect ratio.
+        resize: ``squash`` to ``size`` x ``size`` whatever the shape; ``shortest`` side to ``size``, the longest at
+            most ``max_size``; ``longest`` side to ``size``. The last two keep the aspect ratio.
         size: pixels.
         max_size: pixels; only with ``shortest``.
         crop: side in pixels of a central square crop after the resize, or None.
-        pad_to: side in pixels of the square that the canvas is padded to on the right and at the bottom (with zeros, after
-            normalisation); None pads to the largest canvas of the batch.
+        pad_to: side in pixels of the square that the canvas is padded to on the right and at the bottom (with
+            zeros, after normalization); None pads to the largest canvas of the batch.
         mean, std: per channel (RGB), of pixels scaled to [0, 1].
         resampling: Pillow's filter of that name.
     """
@@ -47,11 +47,12 @@ class Preprocessing:
 class ImageBatch:
     """Pictures as one expert reads them.
 
-    ``pixels_BCHW`` is float, normalised, zero-padded on the right and at the bottom. ``frames[i].size`` is the (width, height) in
-    pixels of picture i's canvas before that padding, and the frame maps boxes between the canvas and the original picture.
-    ``names`` say which pictures they are (the path as the caller wrote it, or an empty string), for experts that look results up;
-    ``known_objects[i]`` are objects that the caller already has of picture i (annotations, or a stored refinement, moved with the picture
-    by augmentation), for the same experts; None where there are none to be had.
+    ``pixels_BCHW`` is float, normalized, zero-padded on the right and at the bottom. ``frames[i].size`` is the (width,
+    height) in pixels of picture i's canvas before that padding, and the frame maps boxes between the canvas and the
+    original picture. ``names`` say which pictures they are (the path as the caller wrote it, or an empty string), for
+    experts that look results up; ``known_objects[i]`` are objects that the caller already has of picture i
+    (annotations, or a stored refinement, moved with the picture by augmentation), for the same experts; None where
+    there are none to be had.
     """
 
     pixels_BCHW: torch.Tensor
@@ -87,7 +88,7 @@ class Tag:
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """One box for one of the caller's phrases (spelt as the caller spelt it), with its score in [0, 1]."""
+    """One box for one of the caller's phrases (spelled as the caller spelled it), with its score in [0, 1]."""
 
     phrase: str
     box_norm: Box
@@ -98,8 +99,9 @@ class Detection:
 class DetectorOutput:
     """What a detector returns for a batch.
 
-    ``detections[i]`` are picture i's, in descending score. ``tokens_BMD`` are its local tokens and ``mask_BM`` (bool) says which
-    exist; a picture without detections may have tokens all the same (Grounding DINO always gives its 900 query states).
+    ``detections[i]`` are picture i's, in descending score. ``tokens_BMD`` are its local tokens and ``mask_BM`` (bool)
+    says which exist; a picture without detections may have tokens all the same (Grounding DINO always gives its 900
+    query states).
     """
 
     detections: tuple[tuple[Detection, ...], ...]
@@ -111,8 +113,8 @@ class DetectorOutput:
 class SegmenterOutput:
     """What a segmenter returns for a batch: a mask and a token for every box that was asked for, in the order asked.
 
-    ``masks[i][k]`` is in the original picture. ``tokens_BKD`` has one row per box, ``mask_BK`` (bool) says which rows exist; K is the
-    largest number of boxes in the batch and may be 0.
+    ``masks[i][k]`` is in the original picture. ``tokens_BKD`` has one row per box, ``mask_BK`` (bool) says which rows
+    exist; K is the largest number of boxes in the batch and may be 0.
     """
 
     masks: tuple[tuple[Mask, ...], ...]
@@ -122,7 +124,9 @@ class SegmenterOutput:
 
 @dataclass(frozen=True)
 class DetectedObject:
-    """An object of a picture as the refiner reports it: tag, box in the original picture, score, and its mask where one was made."""
+    """An object of a picture as the refiner reports it: tag, box in the original picture, score, and its mask where one
+    was made.
+    """
 
     tag: str
     box_norm: Box

@@ -1,6 +1,7 @@
-"""What the built-in word tokenizer knows as one token each: the words of the embedded scenes and of the paper's templates.
+"""What the built-in word tokenizer knows as one token each: the words of the embedded scenes and of the paper's
+templates.
 
-Everything else is spelt in bytes. No torch.
+Everything else is spelled in bytes. No torch.
 """
 
 from __future__ import annotations
@@ -32,6 +33,6 @@ WORDS = (
 # fmt: on
 #: Numbers up to 999 are one token each: coordinates (``lyrics.core.language.codecs``), and counts.
 NUMBERS = tuple(str(number) for number in range(1000))
-#: What stands around a tag and its coordinates in the codec ``lyrics``, whole and where a query transformer's units cut it
-#: (``lyrics.core.language.spatial_tokens``).
+#: What stands around a tag and its coordinates in the codec ``lyrics``, whole and where a query transformer's units cut
+#: it (``lyrics.core.language.spatial_tokens``).
 MARKUP = ("<br><T>", "</T><Bbox>(", "),(", ")</Bbox></br>", "</T>", "<Bbox>(", ")</Bbox>", "</br>")

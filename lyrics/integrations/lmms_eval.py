@@ -1,4 +1,5 @@
-"""The model ``lyrics`` of lmms-eval (https://github.com/EvolvingLMMs-Lab/lmms-eval): needs ``pip install 'lyrics-vl[lmms-eval]'``.
+"""The model ``lyrics`` of lmms-eval (https://github.com/EvolvingLMMs-Lab/lmms-eval): needs
+``pip install 'lyrics-vl[lmms-eval]'``.
 
     python -m lmms_eval --model lyrics --model_args pretrained=FOLDER --tasks mme --batch_size 8
 
@@ -26,7 +27,8 @@ class Lyrics(lmms):  # type: ignore[misc]
     Args:
         pretrained: a model folder, a preset, a spec file, or a hub id.
         weights: ``pretrained``, or ``random`` to try a task out.
-        device: where the model runs, such as ``cuda``; without it a GPU if there is one. Of several processes each takes its own.
+        device: where the model runs, such as ``cuda``; without it a GPU if there is one. Of several processes each
+            takes its own.
         dtype: ``float32``, ``bfloat16`` or ``float16``; ``fp32``, ``bf16`` and ``fp16`` are the same.
         batch_size: questions that are answered together.
         max_new_tokens: of an answer; tasks that ask for more get so many, with a warning.
@@ -52,7 +54,8 @@ class Lyrics(lmms):  # type: ignore[misc]
         super().__init__()
         for name in unknown:
             raise SpecError(
-                f"--model_args {name}: lyrics has no such argument; it has {', '.join(_ARGUMENTS)}.{did_you_mean(name, _ARGUMENTS)}"
+                f"--model_args {name}: lyrics has no such argument; it has "
+                f"{', '.join(_ARGUMENTS)}.{did_you_mean(name, _ARGUMENTS)}"
             )
         dtype = dtype_name(dtype, where="--model_args dtype")
         self.batch_size = _count("batch_size", batch_size)
@@ -80,7 +83,8 @@ class Lyrics(lmms):  # type: ignore[misc]
 
     def loglikelihood(self, requests: Sequence[Any]) -> NoReturn:
         raise NotImplementedError(
-            "lyrics answers in words and gives no likelihoods: take the task's generate_until variant (seedbench, not seedbench_ppl)."
+            "lyrics answers in words and gives no likelihoods: take the task's generate_until variant (seedbench, not "
+            "seedbench_ppl)."
         )
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> NoReturn:

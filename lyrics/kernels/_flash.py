@@ -1,11 +1,12 @@
-"""Both attentions on flash attention's variable-length kernels, in two calls: one for blocks of rows that see the same keys, one for
-causal blocks, whose diagonal is flash attention's (it ends at the last row and the last key).
+"""Both attentions on flash attention's variable-length kernels, in two calls: one for blocks of rows that see the same
+keys, one for causal blocks, whose diagonal is flash attention's (it ends at the last row and the last key).
 
-The kernels are flash-attn's where that package is installed, else torch's own build of them (``torch.nn.attention.varlen``), which
-serves the same types and head dimensions.
+The kernels are flash-attn's where that package is installed, else torch's own build of them
+(``torch.nn.attention.varlen``), which serves the same types and head dimensions.
 
-Rows and keys are gathered into blocks, so a key seen by several blocks is copied, and its gradient is summed by an atomic
-``index_add``: this way is not deterministic. It has no dropout either: flash-attn's own depends on how the batch is packed.
+Rows and keys are gathered into blocks, so a key seen by several blocks is copied, and its gradient is summed by an
+atomic ``index_add``: this way is not deterministic. It has no dropout either: flash-attn's own depends on how the batch
+is packed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Both attentions on torch's flex_attention, compiled; the block mask comes from the plan's table, not from evaluating the mask everywhere.
+"""Both attentions on torch's flex_attention, compiled; the block mask comes from the plan's table, not from evaluating
+the mask everywhere.
 
 It has no dropout: flex changes scores before the softmax, and dropout takes weights after it.
 """
@@ -18,7 +19,8 @@ from lyrics.kernels.plan import Plan
 from lyrics.kernels.tiles import key_exists_of, runs_of
 
 _BLOCK = 128
-#: Both attentions, with and without gradients and key masks, in every type and number of heads: more than torch's limit of 8 compilations.
+#: Both attentions, with and without gradients and key masks, in every type and number of heads: more than torch's limit
+#: of 8 compilations.
 _VARIANTS = 64
 
 
@@ -64,7 +66,9 @@ def _block_mask(plan: Plan | CrossPlan, num_queries: int, num_keys: int, device:
 
 
 def build_block_mask(plan: Plan | CrossPlan, num_queries: int, num_keys: int, device: torch.device) -> BlockMask:
-    """The plan as flex's block mask: two key intervals per row, and for each block of rows the blocks of keys that they touch."""
+    """Return the plan as flex's block mask: two key intervals per row, and for each block of rows the blocks of keys
+    that they touch.
+    """
     runs = runs_of(plan)
     q0, qn, k0, kn, k1, k1n, cm = runs[runs[:, 1] > 0].T
     row = np.arange(qn.sum()) - np.repeat(np.cumsum(qn) - qn, qn)  # of each row, its number in its run

@@ -1,5 +1,7 @@
-"""The definition of both attentions: dense, plain, differentiable by autograd, right in float64. Every other implementation is
-compared with this one. It imports none of them."""
+"""The definition of both attentions: dense, plain, differentiable by autograd, right in float64.
+
+Every other implementation is compared with this one. It imports none of them.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ def masked_softmax_attention(
     keep: torch.Tensor | None,
     dropout_p: float,
 ) -> torch.Tensor:
-    """softmax(q k^T / sqrt(d)) v with ``mask`` (True = seen) and dropout's ``keep``; q [..., L, d], k and v [..., M, d].
+    """softmax(q k^T / sqrt(d)) v with ``mask`` (True = seen) and dropout's ``keep``; q [..., L, d], k and v [..., M,
+    d].
 
     A row that sees nothing is zero, and so is its gradient.
     """
@@ -37,7 +40,7 @@ def masked_softmax_attention(
 def segment_attention(
     q_THd: torch.Tensor, k_THd: torch.Tensor, v_THd: torch.Tensor, plan: Plan, *, dropout_p: float, seed: int
 ) -> torch.Tensor:
-    """One dense masked attention over all packed tokens."""
+    """Return one dense masked attention over all packed tokens."""
     mask = plan.derived.get("reference.mask")
     if mask is None or mask.device != q_THd.device:
         mask = plan.derived["reference.mask"] = plan.dense_mask().to(q_THd.device)
@@ -51,7 +54,7 @@ def segment_attention(
 def cross_attention(
     q_SQHd: torch.Tensor, k_IMHd: torch.Tensor, v_IMHd: torch.Tensor, plan: CrossPlan, *, dropout_p: float, seed: int
 ) -> torch.Tensor:
-    """Every query set reads its own copy of its image's keys and values."""
+    """Let every query set read its own copy of its image's keys and values."""
     index = plan.image_index_S.to(q_SQHd.device)
     mask = None if plan.key_mask_IM is None else plan.key_mask_IM[index][:, None, None, :]
     keep = None

@@ -1,10 +1,11 @@
 """Both attentions in Triton: tables, launches, and the custom operations that autograd and torch.compile see.
 
-The two attentions are one kernel: cross-attention is segment attention over the keys of all images in one sequence, in which all query
-sets of an image are one block of rows. See ``tiles`` for the tables and ``_triton_kernels`` for the arithmetic.
+The two attentions are one kernel: cross-attention is segment attention over the keys of all images in one sequence, in
+which all query sets of an image are one block of rows. See ``tiles`` for the tables and ``_triton_kernels`` for the
+arithmetic.
 
-Needs a CUDA device of compute capability 8.0 or more. With ``TRITON_INTERPRET=1`` in the environment before triton is first imported, the
-kernels run on CPU tensors instead, slowly; that is how they are tested without a GPU.
+Needs a CUDA device of compute capability 8.0 or more. With ``TRITON_INTERPRET=1`` in the environment before triton is
+first imported, the kernels run on CPU tensors instead, slowly; that is how they are tested without a GPU.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from lyrics.kernels.tiles import Tiles, tiles_of
 INTERPRETED = not isinstance(kernels.forward, triton.JITFunction)
 _MASK = 0xFFFFFFFF
 
-#: ``LYRICS_AUTOTUNE=1`` in the environment: ``tune`` every case when it is first met, instead of using the shipped configuration.
+#: ``LYRICS_AUTOTUNE=1`` in the environment: ``tune`` every case when it is first met, instead of using the shipped
+#: configuration.
 AUTOTUNE = os.environ.get("LYRICS_AUTOTUNE") == "1"
 #: What that found in this process.
 _tuned: dict[Key, Config] = {}
@@ -37,7 +39,8 @@ _tuned: dict[Key, Config] = {}
 def tune(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan | CrossPlan, *, dropout_p: float, rounds: int = 10
 ) -> Config:
-    """The fastest of the few configurations there are, forward and backward, on these tensors (as the two attentions take them).
+    """Return the fastest of the few configurations there are, forward and backward, on these tensors (as the two
+    attentions take them).
 
     Another configuration sums in another order: its results differ in their last bits.
     """
@@ -158,7 +161,10 @@ def attention_op(
     seed: int,
     config: list[int],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """q [T, H, d], k and v [K, H, d] -> out [T, H, d] and fp32 log2-sum-exp [H, T]. The tables are those of ``tiles.Tiles``."""
+    """Map q [T, H, d], k and v [K, H, d] -> out [T, H, d] and fp32 log2-sum-exp [H, T].
+
+    The tables are those of ``tiles.Tiles``.
+    """
     out, lse = _new_out(q, whole=len(rows) == len(q))
     if len(row_tiles):
         row_block, key_step, _, _, num_warps, num_stages = config
@@ -203,7 +209,7 @@ def attention_backward_op(
     seed: int,
     config: list[int],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The gradients of q, k and v, contiguous."""
+    """Return the gradients of q, k and v, contiguous."""
     grad = grad.contiguous()
     delta = torch.empty_like(lse)
     dq = _new(q, whole=len(rows) == len(q))
@@ -275,7 +281,9 @@ def _pointer(key_exists: torch.Tensor | None, unused: torch.Tensor) -> torch.Ten
 
 
 def _dropout(dropout_p: float, seed: int) -> tuple[int, int, int, float]:
-    """seed_low, seed_high, threshold, keep_scale as ``hashing.dropout_keep`` takes them from the seed and the probability."""
+    """seed_low, seed_high, threshold, keep_scale as ``hashing.dropout_keep`` takes them from the seed and the
+    probability.
+    """
     threshold = min(round(dropout_p * 2**32), _MASK)
     return _signed(seed, 32), _signed(seed >> 32, 32), _signed(threshold, 32), 1.0 / (1.0 - dropout_p)
 

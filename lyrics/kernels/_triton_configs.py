@@ -1,7 +1,7 @@
 """Tile sizes of the Triton kernels: what is shipped, for which case, and what tuning tries. Depends on torch alone.
 
-A case is told by the GPU's generation, the type, the head dimension, whether there is dropout, and the length of what sees each other,
-in buckets; never by the number of tokens, which changes with every batch.
+A case is told by the GPU's generation, the type, the head dimension, whether there is dropout, and the length of what
+sees each other, in buckets; never by the number of tokens, which changes with every batch.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from lyrics.kernels.tiles import blocks_of
 class Config:
     """Tile sizes (powers of two, at least 16) and how a program is run.
 
-    The forward pass and dQ take ``row_block`` rows and walk over ``key_step`` keys at a time; dK and dV take ``key_block`` keys and walk
-    over at most ``row_step`` rows at a time.
+    The forward pass and dQ take ``row_block`` rows and walk over ``key_step`` keys at a time; dK and dV take
+    ``key_block`` keys and walk over at most ``row_step`` rows at a time.
     """
 
     row_block: int
@@ -36,8 +36,8 @@ class Config:
 class Key:
     """What a configuration is chosen by.
 
-    ``generation`` is the compute capability's first digit; later ones than Hopper's count as Hopper's. ``length`` is the bucket of
-    ``length_of``.
+    ``generation`` is the compute capability's first digit; later ones than Hopper's count as Hopper's. ``length`` is
+    the bucket of ``length_of``.
     """
 
     generation: int
@@ -53,8 +53,9 @@ HEAD_DIMS = (32, 64, 128)
 #: Buckets of the longest block of rows; the last one has no end.
 LENGTHS = (32, 128, 256)
 
-#: (generation, head dimension, bytes per number) -> configuration with dropout at the paper's lengths. Chosen for fit to 64-256 tokens
-#: and by what ptxas says of registers, spills and shared memory (docs/kernels.md); nothing here was timed.
+#: (generation, head dimension, bytes per number) -> configuration with dropout at the paper's lengths. Chosen for fit
+#: to 64-256 tokens and by what ptxas says of registers, spills and shared memory (docs/kernels.md); nothing here was
+#: timed.
 _BASE: Mapping[tuple[int, int, int], Config] = {
     (8, 32, 2): Config(64, 32, 64, 32, 4, 2),
     (8, 64, 2): Config(64, 32, 32, 32, 4, 2),
@@ -77,7 +78,8 @@ def _chosen(key: Key) -> Config:
         config = replace(
             config, key_block=64
         )  # dropout's hashes take the registers that this needs: 219 without, 255 with
-    # More rows than any block has would be empty in every tile; but Hopper's instruction multiplies 64 rows in any case.
+    # More rows than any block has would be empty in every tile; but Hopper's instruction multiplies 64 rows in any
+    # case.
     if key.length == LENGTHS[0] and key.generation == 8:
         config = replace(config, row_block=32, key_block=32)
     return config
@@ -108,7 +110,7 @@ CANDIDATES = (
 
 
 def length_of(plan: Plan | CrossPlan) -> int:
-    """The bucket of the longest block of rows that see the same keys; computed once per plan."""
+    """Return the bucket of the longest block of rows that see the same keys; computed once per plan."""
     found = plan.derived.get("length")
     if found is None:
         longest = max((block.length for block in blocks_of(plan).blocks), default=0)
@@ -118,6 +120,9 @@ def length_of(plan: Plan | CrossPlan) -> int:
 
 
 def key_of(q: torch.Tensor, plan: Plan | CrossPlan, dropout: bool) -> Key:
-    """The case that these queries and this plan are. A CPU, where the interpreter runs, counts as the oldest generation."""
+    """Return the case that these queries and this plan are.
+
+    A CPU, where the interpreter runs, counts as the oldest generation.
+    """
     major = torch.cuda.get_device_capability(q.device)[0] if q.is_cuda else GENERATIONS[0]
     return Key(min(major, GENERATIONS[-1]), q.dtype, q.shape[-1], dropout, length_of(plan))

@@ -1,8 +1,9 @@
 """The three Triton kernels: forward, dQ, and dK with dV. They are launched by ``_triton``.
 
-Each program owns one tile of ``tiles.Tiles`` and one head, and nobody else writes its rows: there are no atomics, every sum has a fixed
-order, and equal inputs give equal bits. Scores are kept in base 2 and in fp32; ``lse`` is log2 of a row's sum of exponentials, 0 for a
-row that sees nothing. Dropout is recomputed from the logical positions with the arithmetic of ``hashing.dropout_keep``.
+Each program owns one tile of ``tiles.Tiles`` and one head, and nobody else writes its rows: there are no atomics, every
+sum has a fixed order, and equal inputs give equal bits. Scores are kept in base 2 and in fp32; ``lse`` is log2 of a
+row's sum of exponentials, 0 for a row that sees nothing. Dropout is recomputed from the logical positions with the
+arithmetic of ``hashing.dropout_keep``.
 
 ``UPCAST`` turns operands of a product to fp32 first: Triton's interpreter multiplies bfloat16 wrongly.
 """
@@ -20,8 +21,8 @@ VARYING = ["num_queries", "seed_low", "seed_high", "threshold"]
 
 
 @triton.jit
-def _finalise(bits):
-    """MurmurHash3's finaliser on uint32; ``hashing._finalise_int32``."""
+def _finalize(bits):
+    """MurmurHash3's finalizer on uint32; ``hashing._finalize_int32``."""
     bits = (bits ^ (bits >> 16)) * 0x85EBCA6B
     bits = (bits ^ (bits >> 13)) * 0xC2B2AE35
     return bits ^ (bits >> 16)
@@ -29,15 +30,15 @@ def _finalise(bits):
 
 @triton.jit
 def _row_hash(row_id, seed_low):
-    return _finalise(row_id.to(tl.uint32, bitcast=True) ^ seed_low.to(tl.uint32))
+    return _finalize(row_id.to(tl.uint32, bitcast=True) ^ seed_low.to(tl.uint32))
 
 
 @triton.jit
 def _keep(row_hash, col_id, seed_high, threshold):
     """``hashing.dropout_keep`` for the pairs of a [rows, 1] and a [1, columns] tensor (or the transposed shapes)."""
-    pair = _finalise(row_hash ^ col_id.to(tl.uint32, bitcast=True))
+    pair = _finalize(row_hash ^ col_id.to(tl.uint32, bitcast=True))
     salt = (tl.program_id(1) + seed_high).to(tl.uint32) * 0x9E3779B9
-    return _finalise(pair ^ salt) >= threshold.to(tl.uint32)
+    return _finalize(pair ^ salt) >= threshold.to(tl.uint32)
 
 
 @triton.jit

@@ -23,8 +23,8 @@ _SUITE = "lyrics.testing"
 class ComponentContract:
     """What every component keeps, whatever its kind.
 
-    Attributes to set: ``component`` (its name, or ``distribution/name``); ``options``, where the record's ``test_options`` do not serve;
-    ``registry``, where the component is not installed.
+    Attributes to set: ``component`` (its name, or ``distribution/name``); ``options``, where the record's
+    ``test_options`` do not serve; ``registry``, where the component is not installed.
     """
 
     kind: ClassVar[str] = ""
@@ -47,7 +47,7 @@ class ComponentContract:
         return Part(self.kind, self.entry, validate(dict(given), record.options, where=f"{self.kind} options"))
 
     def build(self, weights: str = "random", seed: int = 0) -> Any:
-        """The component under its test options, in evaluation mode, without a network."""
+        """Return the component under its test options, in evaluation mode, without a network."""
         import torch
 
         from lyrics.core.build import build_part, check_requirements
@@ -62,7 +62,8 @@ class ComponentContract:
     # --- checks ---
 
     def test_manifest_imports_nothing_heavy(self) -> None:
-        """Troubleshooting: the module that the entry point names may hold records and options only; move `import torch` and everything that
+        """Troubleshooting: the module that the entry point names may hold records and options only; move `import torch`
+        and everything that
         needs it into the module that `build` names."""
         manifest_is_light(self.entry.source.module or self.entry.component.options.__module__)
 
@@ -73,7 +74,9 @@ class ComponentContract:
         assert again == options, f"options change on their way through JSON: {options} became {again}"
 
     def test_unknown_option_is_refused(self) -> None:
-        """Troubleshooting: keep `extra='forbid'`, which lyrics.Options sets: a misspelt option must not pass silently."""
+        """Troubleshooting: keep `extra='forbid'`, which lyrics.Options sets: a misspelled option must not pass
+        silently.
+        """
         try:
             validate({"no-such-option": 1}, self.entry.component.options)
         except SpecError:
@@ -86,11 +89,14 @@ class ComponentContract:
         assert not bare, f"options without a description: {', '.join(bare)}"
 
     def test_builds_offline(self) -> None:
-        """Troubleshooting: with weights 'random' nothing may be downloaded; initialise from the options' numbers."""
+        """Troubleshooting: with weights 'random' nothing may be downloaded; initialize from the options' numbers."""
         self.build()
 
     def test_no_check_is_missing(self) -> None:
-        """Troubleshooting: a check was set to None or overridden. Mark an override `@pytest.mark.xfail(reason=...)` instead."""
+        """Troubleshooting: a check was set to None or overridden.
+
+        Mark an override `@pytest.mark.xfail(reason=...)` instead.
+        """
         contract = _contract_class(type(self))
         for name in checks_of(contract):
             found = getattr(type(self), name, None)
@@ -106,13 +112,13 @@ class ComponentContract:
             found = getattr(cls, name)
             if found is not getattr(contract, name) and not _is_xfail(found):
                 raise TypeError(
-                    f"{cls.__name__} overrides the check {name} of {contract.__name__}; a check may only be overridden by a test marked "
-                    "@pytest.mark.xfail(reason=...)"
+                    f"{cls.__name__} overrides the check {name} of {contract.__name__}; a check may only be overridden "
+                    "by a test marked @pytest.mark.xfail(reason=...)"
                 )
 
 
 def checks_of(contract: type[ComponentContract]) -> list[str]:
-    """Names of the checks that a class holds, inherited ones included."""
+    """Return names of the checks that a class holds, inherited ones included."""
     return sorted(name for name in dir(contract) if name.startswith("test_"))
 
 

@@ -98,7 +98,9 @@ class DetectorContract(ModuleContract):
             return detector(batch, phrases)
 
     def test_output_keeps_the_contract(self) -> None:
-        """Troubleshooting: tokens [B,M,feature_dim], a bool mask [B,M], detections in descending score, and phrases as they were asked."""
+        """Troubleshooting: tokens [B,M,feature_dim], a bool mask [B,M], detections in descending score, and phrases as
+        they were asked.
+        """
         from lyrics.core.refining.refiner import check_detector
 
         detector = self.build()
@@ -106,7 +108,7 @@ class DetectorContract(ModuleContract):
         found = self._detect(detector, batch(detector.preprocessing, 2), phrases)
         check_detector(found, phrases, detector.feature_dim)
 
-    def test_boxes_are_normalised_and_scores_probabilities(self) -> None:
+    def test_boxes_are_normalized_and_scores_probabilities(self) -> None:
         from lyrics.core.geometry import Box
 
         detector = self.build()
@@ -195,8 +197,8 @@ class SegmenterContract(ModuleContract):
 class QueryTransformerContract(ModuleContract):
     """streams of queries and text + frozen features -> hidden states of the wanted rows; trained in both stages.
 
-    Text is only handed to a query transformer that has text among its segments. In stage 1 it is trained with those of this library's
-    objectives that its segments allow.
+    Text is only handed to a query transformer that has text among its segments. In stage 1 it is trained with those of
+    this library's objectives that its segments allow.
     """
 
     kind = "query-transformer"
@@ -290,7 +292,9 @@ class QueryTransformerContract(ModuleContract):
         assert torch.isfinite(self._queries(transformer, self._features(num_objects=0), [0, 1])).all()
 
     def test_projected_features_stand_for_the_features(self) -> None:
-        """Troubleshooting: what `project` returns, alone or joined by `followed_by`, gives the same outputs as the features themselves."""
+        """Troubleshooting: what `project` returns, alone or joined by `followed_by`, gives the same outputs as the
+        features themselves.
+        """
         from lyrics.core.stage1.streams import Features
 
         transformer = self.build()
@@ -323,7 +327,9 @@ class QueryTransformerContract(ModuleContract):
         assert (one - elsewhere).abs().max() > 1e-6, "captions do not see the queries that are their prefix"
 
     def test_wanted_rows_are_those_asked_for(self) -> None:
-        """Troubleshooting: see `Wanted` in `lyrics.core.stage1.streams`; rows come in the order of the stream, without padding."""
+        """Troubleshooting: see `Wanted` in `lyrics.core.stage1.streams`; rows come in the order of the stream, without
+        padding.
+        """
         import torch
 
         transformer = self.build()
@@ -341,7 +347,9 @@ class QueryTransformerContract(ModuleContract):
         assert logits.shape[1] >= len(transformer.tokenizer), "fewer logits than words"
 
     def test_trains_in_stage_1(self) -> None:
-        """Troubleshooting: a step with all objectives that the segments allow; its gradient must reach every parameter that it trains."""
+        """Troubleshooting: a step with all objectives that the segments allow; its gradient must reach every parameter
+        that it trains.
+        """
         from lyrics.core.stage1.reduction import total_loss
 
         model = SmallModel.around(self.part).build()
@@ -354,8 +362,8 @@ class QueryTransformerContract(ModuleContract):
         reached(trained)
 
     def test_two_ranks_are_one(self) -> None:
-        """Troubleshooting: half the batch on each of two ranks gives the losses and gradients of all of it on one. Hard negatives of the
-        other rank are images that `followed_by` puts after one's own.
+        """Troubleshooting: half the batch on each of two ranks gives the losses and gradients of all of it on one. Hard
+        negatives of the other rank are images that `followed_by` puts after one's own.
         """
         from lyrics.testing.ranks import one_rank, two_ranks
 
@@ -379,11 +387,15 @@ class QueryTransformerContract(ModuleContract):
         trains_in_stage_2(SmallModel.around(self.part))
 
     def test_saves_loads_and_answers(self) -> None:
-        """Troubleshooting: whatever the results depend on belongs into parameters, persistent buffers, options or the tokenizer."""
+        """Troubleshooting: whatever the results depend on belongs into parameters, persistent buffers, options or the
+        tokenizer.
+        """
         saves_loads_and_answers(SmallModel.around(self.part))
 
     def test_memory_is_counted(self) -> None:
-        """Troubleshooting: `lyrics check` runs the part on the meta device, where tensors have no values: no `.item()`, no `if tensor`."""
+        """Troubleshooting: `lyrics check` runs the part on the meta device, where tensors have no values: no `.item()`,
+        no `if tensor`.
+        """
         memory_is_counted(SmallModel.around(self.part))
 
 
@@ -425,8 +437,8 @@ class LanguageModelContract(ModuleContract):
         assert told == new[0].tolist(), f"reported {told}, returned {new[0].tolist()}"
 
     def test_generation_follows_the_options_that_it_takes(self) -> None:
-        """Troubleshooting: with `generation_config`, samples are a function of torch's seed, and an answer has at most `max_new_tokens`.
-        Checked where `generate` has that parameter.
+        """Troubleshooting: with `generation_config`, samples are a function of torch's seed, and an answer has at most
+        `max_new_tokens`. Checked where `generate` has that parameter.
         """
         import inspect
 
@@ -519,15 +531,21 @@ class LanguageModelContract(ModuleContract):
         )
 
     def test_trains_in_stage_2(self) -> None:
-        """Troubleshooting: the gradient must reach the embeddings that are given, and every parameter that asks for one."""
+        """Troubleshooting: the gradient must reach the embeddings that are given, and every parameter that asks for
+        one.
+        """
         trains_in_stage_2(SmallModel.around(self.part))
 
     def test_saves_loads_and_answers(self) -> None:
-        """Troubleshooting: whatever the results depend on belongs into parameters, persistent buffers, options or the tokenizer."""
+        """Troubleshooting: whatever the results depend on belongs into parameters, persistent buffers, options or the
+        tokenizer.
+        """
         saves_loads_and_answers(SmallModel.around(self.part))
 
     def test_memory_is_counted(self) -> None:
-        """Troubleshooting: `lyrics check` runs the part on the meta device, where tensors have no values: no `.item()`, no `if tensor`."""
+        """Troubleshooting: `lyrics check` runs the part on the meta device, where tensors have no values: no `.item()`,
+        no `if tensor`.
+        """
         memory_is_counted(SmallModel.around(self.part))
 
     def test_lora_merges_and_comes_out_again(self) -> None:
@@ -574,7 +592,9 @@ class ObjectiveContract(ModuleContract):
         return objective, objective_loss(objective, self.context["query_dim"], objects, caption_lengths, first=first)
 
     def test_loss_is_a_sum_with_its_count(self) -> None:
-        """Troubleshooting: return `Loss(sum over the terms, number of terms)`, not a mean; means are taken over all ranks at once."""
+        """Troubleshooting: return `Loss(sum over the terms, number of terms)`, not a mean; means are taken over all
+        ranks at once.
+        """
         import torch
 
         objective, loss = self._loss([2, 1, 3], [4, 2, 6])
@@ -595,7 +615,9 @@ class ObjectiveContract(ModuleContract):
         assert torch.isfinite(self._loss([2], [3])[1].sum)
 
     def test_nothing_to_see_or_to_say_is_normal(self) -> None:
-        """Troubleshooting: a batch without objects, or with an empty caption, gives a finite loss; without terms it is exactly 0."""
+        """Troubleshooting: a batch without objects, or with an empty caption, gives a finite loss; without terms it is
+        exactly 0.
+        """
         import torch
 
         for objects, lengths in (([0, 0], [3, 2]), ([1, 0], [0, 0]), ([0], [0])):
@@ -604,8 +626,9 @@ class ObjectiveContract(ModuleContract):
             assert loss.count or loss.sum == 0, "a loss without terms must be 0"
 
     def test_comparing_samples_is_declared(self) -> None:
-        """Troubleshooting: a loss that is not the sum of those of two halves of a batch compares samples. Say so in the component's record:
-        `capabilities=("compares_across_batch",)`; several micro-batches are then refused, where they would change what is learned.
+        """Troubleshooting: a loss that is not the sum of those of two halves of a batch compares samples. Say so in the
+        component's record: `capabilities=("compares_across_batch",)`; several micro-batches are then refused, where
+        they would change what is learned.
         """
         from lyrics.core.contracts import WithNegatives
 
@@ -617,8 +640,8 @@ class ObjectiveContract(ModuleContract):
         close(whole.sum, halves[0].sum + halves[1].sum, "the loss of a batch and of its halves", tolerance=1e-3)
 
     def test_streams_have_the_segments_of_the_query_transformer(self) -> None:
-        """Troubleshooting: take segments from `context.query_segments`, and declare those that you cannot do without in the options
-        (`needs_segments`).
+        """Troubleshooting: take segments from `context.query_segments`, and declare those that you cannot do without in
+        the options (`needs_segments`).
         """
         from lyrics.core.build import build_part
         from lyrics.core.contracts import BuildContext
@@ -633,7 +656,8 @@ class ObjectiveContract(ModuleContract):
             for stream in objective.streams(pretrain_batch([2, 1], [3, 2])):
                 named = {*stream.text, *stream.wanted, *(one for pair in stream.visibility for one in pair)}
                 assert named <= set(segments), (
-                    f"stream {stream.name!r} has {', '.join(sorted(named - set(segments)))}, where the segments are {segments}"
+                    f"stream {stream.name!r} has {', '.join(sorted(named - set(segments)))}, where the segments are "
+                    f"{segments}"
                 )
             objective_loss(objective, self.context["query_dim"], [2, 1], [3, 2], segments=segments)
 
@@ -677,7 +701,9 @@ class DatasetContract(ComponentContract):
         assert opened or not samples, "no picture of the first samples can be opened"
 
     def test_survives_the_way_to_a_loader_worker(self) -> None:
-        """Troubleshooting: data sets are pickled into workers; open files on first use and leave them out of the pickled state."""
+        """Troubleshooting: data sets are pickled into workers; open files on first use and leave them out of the
+        pickled state.
+        """
         import copy
 
         data = self.build()

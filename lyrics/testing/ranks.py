@@ -26,14 +26,17 @@ def one_rank(small: SmallModel) -> tuple[dict[str, float], dict[str, Any]]:
 
 
 def two_ranks(small: SmallModel) -> list[tuple[dict[str, float], dict[str, Any]]]:
-    """The same from each of two ranks on half the batch each. Raises what a rank raises."""
+    """Return the same from each of two ranks on half the batch each. Raises what a rank raises."""
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(2, mp_context=_processes()) as pool:
         return [one.result() for one in [pool.submit(_rank, small, rank, f"{folder}/store") for rank in range(2)]]
 
 
 @functools.cache
 def _processes() -> BaseContext:
-    """Processes that begin without anything of this one's. Where the system can, they fork from one that has imported everything."""
+    """Processes that begin without anything of this one's.
+
+    Where the system can, they fork from one that has imported everything.
+    """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")

@@ -217,11 +217,11 @@ def saves_loads_and_answers(small: SmallModel) -> None:
 def memory_is_counted(small: SmallModel) -> None:
     """What ``lyrics check`` does: parts are summed up, and memory is counted for all uses, without weights."""
     from lyrics.core.inspection.memory import memory_table
-    from lyrics.core.inspection.summary import summarise
+    from lyrics.core.inspection.summary import summarize
     from lyrics.core.resolve import resolve
 
     model = small.build("meta")
-    summary = summarise(model, resolve(small.spec, registry=small.registry))
+    summary = summarize(model, resolve(small.spec, registry=small.registry))
     assert summary.stage2_trainable > 0, "nothing is trained in stage 2"
     uses = {row.use for row in memory_table(model, batch_size=2)}
     assert uses == {"answering", "stage 2"} | ({"stage 1"} if model.objectives else set()), uses

@@ -20,14 +20,14 @@ SIZES_PX = ((96, 64), (48, 80))
 
 
 def batch(preprocessing: Any, count: int, first: int = 0) -> ImageBatch:
-    """``count`` pictures of different sizes and content, from number ``first`` on, as the expert reads them."""
+    """Return ``count`` pictures of different sizes and content, from number ``first`` on, as the expert reads them."""
     from lyrics.core.pictures.processor import prepare
 
     return prepare([noise(index) for index in range(first, first + count)], preprocessing)
 
 
 def noise(index: int) -> PILImage:
-    """An image of noise; its number decides its size and its content."""
+    """Return an image of noise; its number decides its size and its content."""
     import numpy as np
     from PIL import Image
 
@@ -51,7 +51,8 @@ def objective_loss(
     segments: tuple[str, ...] = ("V", "G", "S", "C"),
     first: int = 0,
 ) -> Any:
-    """One objective's loss over query and text outputs that are noise: a function of the sample, the stream and the segment.
+    """Return one objective's loss over query and text outputs that are noise: a function of the sample, the stream and
+    the segment.
 
     Args:
         objective: keeps the ``objective`` contract.

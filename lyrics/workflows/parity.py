@@ -309,7 +309,7 @@ def speak(
             dialogues.append((Exchange(question.text, None, tuple(range(end, end + len(own)))),))
             end += len(own)
         answers = model.answer(dialogues, encoded, max_new_tokens=max_new_tokens)
-        ends = [exchange.pictures[-1] + 1 if exchange.pictures else 0 for (exchange,) in dialogues]
+        ends = [exchange.images[-1] + 1 if exchange.images else 0 for (exchange,) in dialogues]
         seen = [encoded.refinements[end - len(own) : end] for end, own in zip(ends, shown, strict=True)]
         forced = [one.text for one in answers]
         if reference is not None:

@@ -1,4 +1,6 @@
-"""Plugins that are broken, each in its own way, and ``install``, which puts them all where Python finds installed distributions."""
+"""Plugins that are broken, each in its own way, and ``install``, which puts them all where Python finds installed
+distributions.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,8 @@ from typing import Literal
 #: Long enough to stand out in ``lyrics doctor``, short enough for a test.
 SLOW_SECONDS = 1.0
 
-# When using the plugin's part goes wrong: when its name is looked up, when its requirements are checked, when its options are read, when
-# it is built, when it runs; "works" where nothing goes wrong.
+# When using the plugin's part goes wrong: when its name is looked up, when its requirements are checked, when its
+# options are read, when it is built, when it runs; "works" where nothing goes wrong.
 Stage = Literal["lookup", "requirement", "options", "build", "run", "works"]
 
 
@@ -232,7 +234,8 @@ BROKEN: tuple[Broken, ...] = (
     ),
 )
 
-#: Not installed beside the others: pydantic, too, reads the metadata of every distribution, and fails for a process that has this one.
+#: Not installed beside the others: pydantic, too, reads the metadata of every distribution, and fails for a process
+#: that has this one.
 DAMAGED = Broken(
     "broken-metadata",
     "",

@@ -101,7 +101,7 @@ def test_table_6(run: Run, spec: str, tmp_path: Path) -> None:
 
 def test_figure_4a(run: Run, configs: list[str], tmp_path: Path) -> None:
     arguments = ("ablate", "--figure", "4a", *configs, "--amounts", "0", *FEW, "--out", str(tmp_path / "out"))
-    done = run(*arguments, "--set", "finetune.optimisation.steps=1", "--set", "both.seed=3")
+    done = run(*arguments, "--set", "finetune.optimization.steps=1", "--set", "both.seed=3")
     assert done.code == 0, done.err
     data = json.loads((tmp_path / "out" / "figure-4a.json").read_text())
     assert {(row["variant"], row["seed"]) for row in data["rows"]} == {("0", 3)}
@@ -180,14 +180,14 @@ def test_a_signal_is_no_failure(run: Run, configs: list[str], tmp_path: Path, mo
         (("--table", "5", "--finetune", "c"), "--finetune c: table 5, reading blank, takes a trained model"),
         (("--figure", "4a", "--pretrain", "."), "--pretrain .: is a folder; variants are trained"),
         (
-            ("--figure", "4a", "--set", "optimisation.steps=1"),
-            "--set optimisation.steps: say what it belongs to: pretrain.optimisation",
+            ("--figure", "4a", "--set", "optimization.steps=1"),
+            "--set optimization.steps: say what it belongs to: pretrain.optimization",
         ),
         (("--figure", "4a", "--set", "model.codec=qwen"), "--set model.codec: this ablation has no model to set"),
         (("--table", "6", "--set", "pretrain.seed=1"), "--set pretrain.seed: this ablation has no pretrain to set"),
         (
-            ("--figure", "4a", "--set", "pretrain.optimisation.step=1"),
-            "there is no optimisation.step. Did you mean 'steps'?",
+            ("--figure", "4a", "--set", "pretrain.optimization.step=1"),
+            "there is no optimization.step. Did you mean 'steps'?",
         ),
         (("--table", "6", "--dtype", "float64"), "--dtype float64: is one of float32 (or fp32), bfloat16 (or bf16)"),
         (("--table", "6", "--benchmark", "scene"), "no benchmark named 'scene'"),

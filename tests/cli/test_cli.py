@@ -164,7 +164,7 @@ def test_check_of_the_papers_model_explains_its_count(run: Run) -> None:
     assert parts["image_encoder"]["output"] == "257 x 1024"  # section 3.1
     assert parts["query_transformer"]["output"] == "64 x 768"
     assert parts["refiner.segmenter"]["parameters"] > 600e6  # ViT-H
-    assert all(row["licence"] for path, row in parts.items() if path != "projection")
+    assert all(row["license"] for path, row in parts.items() if path != "projection")
 
 
 def test_check_prints_a_table_for_people(run: Run) -> None:
@@ -440,9 +440,22 @@ def test_an_option_answers_to_its_former_name_with_a_warning(run: Run, tmp_path:
     command = ("convert", str(tmp_path / "nowhere.pth"), str(tmp_path / "out"), "--from", "ram")
     done = run(*command, "--spec", "lyrics-13b")
     assert done.code == 1
-    assert "lyrics: warning: --spec is now called --model; the former name will be removed." in done.err
+    assert "lyrics: warning: --spec is now --model; the former name goes in 0.3." in done.err
     done = run(*command, "--model", "lyrics-13b")
     assert (done.code, "warning" in done.err) == (1, False)
     done = run(*command, "--spec", "lyrics-13b", "--model", "lyrics-7b")
     assert (done.code, done.err) == (2, "lyrics: --spec is the former name of --model; give --model alone.\n")
     assert "--spec" not in run("convert", "--help").out
+
+
+def test_a_setting_answers_to_its_former_name_with_a_warning(run: Run) -> None:
+    done = run("plan", "tiny-stage1", "--set", "optimisation.steps=3", "--json")
+    assert done.code == 0
+    assert (
+        done.err.count("lyrics: warning: optimisation.steps is now optimization.steps; the former name goes in 0.3.")
+        == 1
+    )
+    assert json.loads(done.out)["steps"] == 3
+    done = run("plan", "tiny-stage1", "--set", "optimisation.steps=3", "--set", "optimization.steps=4")
+    assert (done.code, done.out) == (2, "")
+    assert "optimisation.steps is the former name of optimization.steps" in done.err

@@ -55,7 +55,7 @@ def test_import_refs(tmp_path: Path) -> None:
 
 def test_check_counts(tmp_path: Path) -> None:
     root = MAKERS["coco"](tmp_path)["root"]
-    out, _ = run("check", "coco", "--root", root, "--set", "split=val2017", "--pictures", "--json")
+    out, _ = run("check", "coco", "--root", root, "--set", "split=val2017", "--images", "--json")
     assert json.loads(out) == {
         "samples": 2,
         "looked_at": 2,
@@ -70,7 +70,7 @@ def test_check_counts(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("opened", [(), ("--pictures",)])
+@pytest.mark.parametrize("opened", [(), ("--images",), ("--pictures",)])
 def test_check_finds_missing_pictures_bad_records_and_a_wrong_size(tmp_path: Path, opened: tuple[str, ...]) -> None:
     root = MAKERS["coco"](tmp_path / "coco")["root"]
     (tmp_path / "coco/val2017/000000000004.jpg").unlink()
@@ -97,7 +97,7 @@ def test_check_says_that_no_image_is_there(tmp_path: Path) -> None:
     assert "images: 2\nimages missing: 2\n" in out
     assert f"none of the 2 images is there, so only the records were checked: {root}/val2017/000000000009.jpg" in out
     assert "boxes: 1\n" in out
-    out, _ = run(*arguments, "--pictures", code=1)
+    out, _ = run(*arguments, "--images", code=1)
     assert out.count("problem: ") == 2
 
 
@@ -105,7 +105,7 @@ def test_check_opens_no_image_unless_told_to(tmp_path: Path) -> None:
     root = MAKERS["coco"](tmp_path)["root"]
     (tmp_path / "val2017/000000000004.jpg").write_bytes(b"GIF89")
     run("check", "coco", "--root", root, "--set", "split=val2017")
-    out, _ = run("check", "coco", "--root", root, "--set", "split=val2017", "--pictures", code=1)
+    out, _ = run("check", "coco", "--root", root, "--set", "split=val2017", "--images", code=1)
     assert "000000000004.jpg" in out
 
 
@@ -131,7 +131,8 @@ def test_peek_draws_the_boxes_where_they_are(tmp_path: Path) -> None:
             (x, y) for x in range(TILE_PX) for y in range(TILE_PX) if first.getpixel((x, y)) != second.getpixel((x, y))
         ]
     assert changed
-    # The picture of 100 x 50 px fills its place from (2, 2) on, unscaled: left edge at 10, lower edge at 30, label included.
+    # The picture of 100 x 50 px fills its place from (2, 2) on, unscaled: left edge at 10, lower edge at 30, label
+    # included.
     assert min(x for x, _ in changed) in range(10, 14)
     assert max(y for _, y in changed) in range(30, 36)
 

@@ -38,7 +38,7 @@ class BareOptions(PartOptions):
 
 
 class LaxOptions(PartOptions, extra="ignore"):
-    """Lets a misspelt option pass."""
+    """Lets a misspelled option pass."""
 
 
 class RoundingOptions(PartOptions):

@@ -413,7 +413,7 @@ class Dataset:
         return Sample(f"{index}.jpg", (caption,), source="" if self.fault == "nameless" else f"toy:{index}")
 
     def picture(self, sample: Sample) -> Image.Image:
-        return Image.new("L" if self.fault == "grey" else "RGB", (4, 3), 200)
+        return Image.new("L" if self.fault == "gray" else "RGB", (4, 3), 200)
 
 
 class Benchmark:

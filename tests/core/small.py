@@ -9,7 +9,9 @@ from lyrics.core.spec import ModelSpec
 
 
 def small(registry: Registry | None = None, **overrides: object) -> ModelSpec:
-    """``lyrics-tiny`` with every part under its test options, and without objectives; ``a__b`` in a keyword stands for ``a.b``."""
+    """``lyrics-tiny`` with every part under its test options, and without objectives; ``a__b`` in a keyword stands for
+    ``a.b``.
+    """
     registry = registry or default_registry()
     spec = registry.preset("lyrics-tiny").with_overrides({"objectives": {}})
     options = {
@@ -20,8 +22,8 @@ def small(registry: Registry | None = None, **overrides: object) -> ModelSpec:
     return spec.with_overrides({path.replace("__", "."): value for path, value in overrides.items()})
 
 
-def drawn(width: int = 96, height: int = 64, colour: str = "red") -> Image.Image:
+def drawn(width: int = 96, height: int = 64, color: str = "red") -> Image.Image:
     """A filled circle on white."""
     picture = Image.new("RGB", (width, height), "white")
-    ImageDraw.Draw(picture).ellipse((width // 4, height // 4, width // 2, height // 2), fill=colour)
+    ImageDraw.Draw(picture).ellipse((width // 4, height // 4, width // 2, height // 2), fill=color)
     return picture

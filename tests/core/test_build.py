@@ -84,13 +84,13 @@ def test_no_pictures_are_normal(model: LyricsModel) -> None:
 
 
 def test_picture_is_answered_the_same_in_any_company(model: LyricsModel) -> None:
-    together = model.encode([drawn(), drawn(colour="blue")], ["one", "two and more"]).soft_tokens_PQD
-    alone = model.encode([drawn(colour="blue")], ["two and more"]).soft_tokens_PQD
+    together = model.encode([drawn(), drawn(color="blue")], ["one", "two and more"]).soft_tokens_PQD
+    alone = model.encode([drawn(color="blue")], ["two and more"]).soft_tokens_PQD
     torch.testing.assert_close(together[1:], alone, atol=1e-5, rtol=1e-4)
 
 
 def test_instruction_and_picture_reach_the_soft_tokens(model: LyricsModel) -> None:
-    encoded = model.encode([drawn()] * 2 + [drawn(colour="blue")], ["one", "two", "one"]).soft_tokens_PQD
+    encoded = model.encode([drawn()] * 2 + [drawn(color="blue")], ["one", "two", "one"]).soft_tokens_PQD
     assert not torch.allclose(encoded[0], encoded[1])
     assert not torch.allclose(encoded[0], encoded[2])
 
@@ -192,7 +192,7 @@ def test_default_dtype_comes_back_when_a_build_fails() -> None:
 
 
 @pytest.mark.parametrize(("weights", "hint"), [("randm", "random"), ("pretraind", "pretrained"), ("mta", "meta")])
-def test_misspelt_weights_get_a_hint(weights: str, hint: str) -> None:
+def test_misspelled_weights_get_a_hint(weights: str, hint: str) -> None:
     with pytest.raises(WeightsError, match=f"weights='{weights}' is neither .* Did you mean '{hint}'"):
         build_model(small(), weights=weights)
 

@@ -94,7 +94,7 @@ def config(tmp_path: Path, registry: Registry, **changes: Any) -> TrainConfig:
         "out": str(tmp_path / "run"),
         "model": {"spec": small().model_dump(mode="json"), "weights": "random"},
         "data": {"sets": {"scenes": "scenes"}},
-        "optimisation": {"steps": 1, "global_batch": 8, "micro_batch": 4},
+        "optimization": {"steps": 1, "global_batch": 8, "micro_batch": 4},
     }
     overrides = {path.replace("__", "."): value for path, value in changes.items()}
     return load_config(base, overrides, registry=registry)
@@ -106,7 +106,7 @@ def test_a_strangers_contrastive_loss_is_caught_by_the_check_of_negatives(tmp_pa
         check_negatives(found, 2)
     check_negatives(found, 1)
     check_negatives(config(tmp_path, registry, model__spec__objectives={"mine": "icg"}), 2)
-    accepted = {"model__spec__objectives": {"mine": "acme-contrast"}, "optimisation__itc_negatives": "micro-batch"}
+    accepted = {"model__spec__objectives": {"mine": "acme-contrast"}, "optimization__itc_negatives": "micro-batch"}
     check_negatives(config(tmp_path, registry, **accepted), 2)
 
 

@@ -1,4 +1,6 @@
-"""Conversations: history, pictures seen once, streaming, boxes in questions, and what happens when something goes wrong."""
+"""Conversations: history, pictures seen once, streaming, boxes in questions, and what happens when something goes
+wrong.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +26,13 @@ def model() -> LyricsModel:
 def test_every_answer_is_part_of_what_is_asked_next(model: LyricsModel) -> None:
     chat = model.chat(drawn(), max_new_tokens=6)
     first = chat.ask("what is this?")
-    second = chat.ask("and its colour?")
+    second = chat.ask("and its color?")
     assert chat.history == [
         Exchange("what is this?", first.text, (0,)),
-        Exchange("and its colour?", second.text, ()),
+        Exchange("and its color?", second.text, ()),
     ]
     encoded = model.look([drawn()], ["what is this?"])
-    asked = [chat.history[0], Exchange("and its colour?")]
+    asked = [chat.history[0], Exchange("and its color?")]
     assert model.answer([asked], encoded, max_new_tokens=6)[0] == second
 
 
@@ -50,7 +52,7 @@ def test_pictures_are_looked_at_once(model: LyricsModel) -> None:
     finally:
         for hook in hooks:
             hook.remove()
-    assert [exchange.pictures for exchange in chat.history] == [(0,), (), (), (1,), (2,)]
+    assert [exchange.images for exchange in chat.history] == [(0,), (), (), (1,), (2,)]
     assert chat.encoded is not None
     assert [found.size_px for found in chat.encoded.refinements] == [(96, 64), (30, 30), (50, 20)]
 
@@ -152,7 +154,7 @@ def test_talk_without_a_picture(model: LyricsModel) -> None:
     chat = model.chat(max_new_tokens=4)
     assert chat.ask("hello").objects == ()
     assert chat.ask("again", drawn()).text is not None
-    assert [exchange.pictures for exchange in chat.history] == [(), (0,)]
+    assert [exchange.images for exchange in chat.history] == [(), (0,)]
     with pytest.raises(PromptError, match="the prompt is empty"):
         chat.ask(" ")
 

@@ -61,7 +61,7 @@ class Loud:
 
     @hookimpl
     def lyrics_components(self) -> Iterable[Any]:
-        loud = {"summary": LONG, "licence": LONG, "install": LONG}
+        loud = {"summary": LONG, "license": LONG, "install": LONG}
         yield Component(
             "detector",
             "loud",
@@ -146,7 +146,7 @@ def test_commands_print_no_escapes_and_no_endless_lines(
 
 def test_install_command_of_an_error_is_clean(registry: Registry, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = registry.component("detector", "loud")
-    for text in (entry.component.summary, entry.component.licence, entry.component.install, *entry.unmet()):
+    for text in (entry.component.summary, entry.component.license, entry.component.install, *entry.unmet()):
         assert not ACTS.search(text)
         assert len(text) <= 300
     found = next(known for known in formats(registry) if known.name == "loud-format")
@@ -194,7 +194,6 @@ def test_commands_print_through_one_place() -> None:
                     found.append(f"{path.name}: {first}")
     assert found == [
         # Numbers and the package's own names alone.
-        "_renamed.py: f'lyrics: warning: {former} is now called {name}; the former name will be removed.'",
         "bench.py: text",
         "bench.py: text",
         "data.py: f'{failed} of {len(tars)} tars were not indexed'",

@@ -41,7 +41,7 @@ ODD_NUMBERS = [
 
 
 def random_boxes(rng: np.random.Generator, count: int) -> npt.NDArray[np.float64]:
-    """[count, 4] normalised xyxy; a part of them thin, a part of them touching the picture's border."""
+    """[count, 4] normalized xyxy; a part of them thin, a part of them touching the picture's border."""
     corners = rng.random((count, 2, 2))
     corners[rng.random((count, 2, 2)) < 0.05] = 0.0
     corners[rng.random((count, 2, 2)) < 0.05] = 1.0
@@ -69,7 +69,8 @@ def random_frame(rng: Random, frame: Frame, count: int, *, resize: bool = True) 
     return frame
 
 
-# --- Box ---------------------------------------------------------------------------------------------------------------
+# --- Box
+# ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -195,7 +196,8 @@ def test_iou_matrix_of_nothing_and_of_bad_rows():
         iou_matrix(whole, [whole])
 
 
-# --- Frame -------------------------------------------------------------------------------------------------------------
+# --- Frame
+# -------------------------------------------------------------------------------------------------------------
 
 
 def test_a_chain_by_hand():
@@ -311,7 +313,9 @@ def extent(mask: Mask) -> tuple[int, int, int, int]:
 
 
 def test_frames_equal_slicing():
-    """Boxes on whole pixels, no rounding anywhere: mask, box and visible share must agree exactly with plain array operations."""
+    """Boxes on whole pixels, no rounding anywhere: mask, box and visible share must agree exactly with plain array
+    operations.
+    """
     rng = Random(12)
     seen = hidden = 0
     for _ in range(1_500):
@@ -346,7 +350,9 @@ def test_frames_equal_slicing():
 
 
 def exact_columns(frame: Frame) -> list[int | None]:
-    """For each canvas column the original column it shows, None for none, by exact fractions back through the steps; -1 for a tie."""
+    """For each canvas column the original column it shows, None for none, by exact fractions back through the steps; -1
+    for a tie.
+    """
     lengths = [frame.original_size[0]]
     for step in frame.steps:
         match step:
@@ -394,7 +400,9 @@ def columns_only(frame: Frame) -> Frame:
 
 
 def test_masks_equal_exact_arithmetic():
-    """Any chain: each canvas pixel takes the original pixel below its centre, and nothing where a crop or a pad had been."""
+    """Any chain: each canvas pixel takes the original pixel below its center, and nothing where a crop or a pad had
+    been.
+    """
     rng, numpy_rng = Random(13), np.random.default_rng(13)
     compared = 0
     for _ in range(300):
@@ -431,7 +439,9 @@ def test_masks_and_boxes_move_together_through_any_resize():
 
 
 def test_masks_come_back():
-    """Enlarged, mirrored, padded and cropped: every original pixel that is still shown has its value, all others are False."""
+    """Enlarged, mirrored, padded and cropped: every original pixel that is still shown has its value, all others are
+    False.
+    """
     rng, numpy_rng = Random(15), np.random.default_rng(15)
     cut = 0
     for _ in range(500):
@@ -450,10 +460,10 @@ def test_masks_come_back():
         kept = cropped.mask_from_canvas(np.ones(cropped.size[::-1], dtype=bool))
         cut += not kept.all()
         np.testing.assert_array_equal(back, mask & kept)
-        # a pixel is kept just when its centre lies in what the crop left
+        # a pixel is kept just when its center lies in what the crop left
         for y, x in itertools.islice(np.ndindex(height, width), 40):
-            centre = Box.clip((x + 0.499) / width, (y + 0.499) / height, (x + 0.501) / width, (y + 0.501) / height)
-            fraction = cropped.visible_fraction(centre)
+            center = Box.clip((x + 0.499) / width, (y + 0.499) / height, (x + 0.501) / width, (y + 0.501) / height)
+            fraction = cropped.visible_fraction(center)
             if fraction in (0, 1):
                 assert kept[y, x] == (fraction == 1)
     assert cut > 300

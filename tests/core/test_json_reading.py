@@ -1,4 +1,6 @@
-"""Every way in which a small file of somebody else's can be wrong, wherever the package reads one; and that nothing reads past it."""
+"""Every way in which a small file of somebody else's can be wrong, wherever the package reads one; and that nothing
+reads past it.
+"""
 
 from __future__ import annotations
 

@@ -192,7 +192,7 @@ def test_stage_2_is_the_mean_over_answer_tokens(model: LyricsModel) -> None:
     ]
     batch = collated(model, "instruct", *examples)
     assert isinstance(batch, InstructionExamples)
-    assert [dialogue[0].pictures for dialogue in batch.dialogues][:4] == [(0,), (1,), (), (2,)]
+    assert [dialogue[0].images for dialogue in batch.dialogues][:4] == [(0,), (1,), (), (2,)]
     loss = model.instruction_step(batch)["answer"]
     total, count = 0.0, 0
     prompts = []
@@ -207,8 +207,8 @@ def test_stage_2_is_the_mean_over_answer_tokens(model: LyricsModel) -> None:
             queries = encoded.soft_tokens_PQD[picture]
             embeddings[0, start : start + len(queries)] = queries
         logits = model.language_model(embeddings, torch.ones(1, len(prompt), dtype=torch.long))[0]
-        for position, learnt in enumerate(prompt.targets):
-            if learnt:
+        for position, learned in enumerate(prompt.targets):
+            if learned:
                 total += float(F.cross_entropy(logits[position - 1], torch.tensor(prompt.ids[position])))
                 count += 1
     assert len(groups_by_length(prompts)) == 2

@@ -41,7 +41,7 @@ def model() -> LyricsModel:
 
 
 def batch(model: LyricsModel, stage: Any, count: int = 2) -> Any:
-    turns = (Turn("What is it?", "A circle."), Turn("And its colour?", "Red."))
+    turns = (Turn("What is it?", "A circle."), Turn("And its color?", "Red."))
     examples = [
         Example(n, "toy", n, Sample(f"{n}.png", ("a red circle",), turns=turns), drawn(150 + 40 * n, 120))
         for n in range(count)

@@ -173,7 +173,8 @@ def test_part_that_was_chosen_anew_is_not_warned_of() -> None:
         (
             {"objectives.itc.options.recipe": "papper"},
             SpecError,
-            "objectives.itc.options.recipe: 'papper' is not allowed; allowed: 'paper' or 'released'. Did you mean 'paper'?",
+            "objectives.itc.options.recipe: 'papper' is not allowed; allowed: 'paper' or 'released'. Did you mean "
+            "'paper'?",
         ),
         (
             {"image_encoder.options.width": 130},
@@ -291,7 +292,8 @@ MISFITS: list[tuple[str, Mapping[str, Any], str]] = [
     (
         TINY,
         {"query_transformer.options.local_dims": {"detector": 100}},
-        "query_transformer.options.local_dims: 'mqformer' does not read tokens of a segmenter, but refiner.segmenter gives them",
+        "query_transformer.options.local_dims: 'mqformer' does not read tokens of a segmenter, but refiner.segmenter "
+        "gives them",
     ),
     (
         TINY,
@@ -353,8 +355,8 @@ def test_objectives_that_the_query_transformer_cannot_have_are_named_with_the_ov
     with pytest.raises(WiringError) as caught:
         wired({"query_transformer": "qformer"})
     assert str(caught.value) == (
-        "query_transformer 'qformer' reads visual queries, captions (C) and nothing else, so stage 1 cannot have all of its objectives: "
-        "objectives.msp needs spatial text (S). Remove them: --set objectives.msp=null"
+        "query_transformer 'qformer' reads visual queries, captions (C) and nothing else, so stage 1 cannot have all "
+        "of its objectives: objectives.msp needs spatial text (S). Remove them: --set objectives.msp=null"
     )
 
 

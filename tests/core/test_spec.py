@@ -187,7 +187,8 @@ def test_slots_come_in_the_order_of_a_forward_pass() -> None:
         ({"codek": "lyrics"}, "codek: unknown key. Did you mean 'codec'?"),
         (
             {"codec": "lyrix"},
-            "codec: 'lyrix' is not allowed; allowed: 'lyrics', 'released', 'shikra', 'qwen' or 'pixel'. Did you mean 'lyrics'?",
+            "codec: 'lyrix' is not allowed; allowed: 'lyrics', 'released', 'shikra', 'qwen' or 'pixel'. Did you mean "
+            "'lyrics'?",
         ),
         ({"refiner": {"detecter": "x"}}, "refiner.detecter: unknown key. Did you mean 'detector'?"),
         (
@@ -214,7 +215,7 @@ def test_slots_come_in_the_order_of_a_forward_pass() -> None:
         ({"objectives": {"itc": {"use": "itc", "weight": math.nan}}}, "objectives.itc.weight: nan is not allowed"),
         ({"objectives": {"a.b": "itc"}}, "objectives: {'a.b': "),
         ({"objectives": {"": "itc"}}, "the name '' of a loss must be letters, digits, hyphens and underscores"),
-        ({"sees": ["spatial", "colour"]}, "sees.1: 'colour' is not allowed; allowed: 'spatial' or 'instruction'"),
+        ({"sees": ["spatial", "color"]}, "sees.1: 'color' is not allowed; allowed: 'spatial' or 'instruction'"),
         (
             {"image_encoder": {"use": "e", "options": {"x": math.inf}}},
             "image_encoder.options.x: inf is not allowed; should be a finite number",
@@ -425,7 +426,7 @@ def leaves(data: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
             yield from leaves(value, (*path, key))
 
 
-def misspelt(word: str, chance: random.Random) -> str:
+def misspelled(word: str, chance: random.Random) -> str:
     place = chance.randrange(len(word))
     return chance.choice([word[:place] + word[place + 1 :], f"{word[:place]}x{word[place:]}", f"{word}_", word.upper()])
 
@@ -463,9 +464,9 @@ def mutation(number: int) -> tuple[str, str, Any, dict[str, Any]]:
     if kind in values:
         parent[key] = values[kind]
     elif kind == "name":
-        parent[key] = misspelt(before, chance)
+        parent[key] = misspelled(before, chance)
     elif kind == "key":
-        parent[misspelt(key, chance)] = parent.pop(key)
+        parent[misspelled(key, chance)] = parent.pop(key)
     elif kind == "extra":
         parent["no such key"] = before
     else:

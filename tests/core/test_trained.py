@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from lyrics.core.errors import CheckpointError, SpecError, WeightsError
 from lyrics.core.loading import build_model, load_model
 from lyrics.core.model import LyricsModel
 from lyrics.core.runs.checkpoint import TRAINED_FILE
+from lyrics.core.runs.config import load_config
 from lyrics.core.runs.folder import find_run
 from lyrics.core.runs.tensor_file import read_tensors
 from lyrics.core.training.assemble import run
@@ -30,10 +32,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     before = os.getcwd()
     os.chdir(folder)
-    small = {"optimisation__global_batch": 2, "checkpoint__every_steps": 1, "data__workers": 0}
+    small = {"optimization__global_batch": 2, "checkpoint__every_steps": 1, "data__workers": 0}
     try:
-        run(settings(Path("one"), "pretrain", optimisation__steps=1, **small))
-        run(settings(Path("two"), "instruct", optimisation__steps=2, model__start_from="one", **small))
+        run(settings(Path("one"), "pretrain", optimization__steps=1, **small))
+        run(settings(Path("two"), "instruct", optimization__steps=2, model__start_from="one", **small))
     finally:
         os.chdir(before)
     return folder
@@ -42,6 +44,24 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copied(runs: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(runs, tmp_path / "runs"))
+
+
+def test_a_run_of_the_release_before_loads_and_goes_on(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = copied / "two" / "config.yaml"
+    text = config.read_text()
+    before = text.replace("optimization:", "optimisation:").replace("normalize_image", "normalise_image")
+    assert before != text
+    config.write_text(before)
+    now = load_model(str(copied / "two"))
+    config.write_text(text)
+    assert same(now, load_model(str(copied / "two")))
+    config.write_text(before)
+    monkeypatch.chdir(copied)
+    data = yaml.safe_load(before)
+    data["optimisation"]["steps"] = 3
+    with pytest.warns(DeprecationWarning, match="optimisation is now optimization"):
+        run(load_config(data))
+    assert (copied / "two" / "checkpoints" / "step-00000003").is_dir()
 
 
 def same(one: LyricsModel, two: LyricsModel) -> bool:
@@ -167,13 +187,15 @@ def test_a_model_folder_is_no_start(runs: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"It is a model folder; set model\.weights to it"):
         run(settings(tmp_path / "next", "instruct", model__start_from=str(tmp_path / "model")))
     # The advice leads on.
-    weights = {"model__weights": str(tmp_path / "model"), "optimisation__steps": 1, "optimisation__global_batch": 2}
+    weights = {"model__weights": str(tmp_path / "model"), "optimization__steps": 1, "optimization__global_batch": 2}
     assert run(settings(tmp_path / "next", "instruct", **weights)).step == 1
     load_model(str(tmp_path / "next"))
 
 
 def test_an_altered_part_of_a_run_keeps_its_configuration_and_tokenizer(runs: Path) -> None:
-    """A language model with another option is rebuilt from the configuration that it had, and a tokenizer is not drawn anew."""
+    """A language model with another option is rebuilt from the configuration that it had, and a tokenizer is not drawn
+    anew.
+    """
     model = load_model(str(runs / "two"))
     changed = load_model(str(runs / "two"), overrides={"language_model.options.chat_template": "chatml"})
     assert changed.language_model.chat_template != model.language_model.chat_template

@@ -1,12 +1,13 @@
 """Makes torchvision importable beside a torch without CUDA, for the tests of the extra ``experts``.
 
-torchvision's wheel on PyPI is a CUDA build. Beside a CPU torch its library cannot be loaded, and ``import torchvision`` fails with
-"operator torchvision::nms does not exist", for it describes two operators that the library would have defined. Worse, transformers
-imports torchvision wherever it is installed, so that most of transformers fails too. Here the two operators are declared before anything
-imports torchvision, without an implementation: the plugins never call them, and who does is told that they are not implemented.
+torchvision's wheel on PyPI is a CUDA build. Beside a CPU torch its library cannot be loaded, and ``import torchvision``
+fails with "operator torchvision::nms does not exist", for it describes two operators that the library would have
+defined. Worse, transformers imports torchvision wherever it is installed, so that most of transformers fails too. Here
+the two operators are declared before anything imports torchvision, without an implementation: the plugins never call
+them, and who does is told that they are not implemented.
 
-This is for these tests only: a library must not declare another one's operators in its user's process. Where torchvision fits torch
-(on a CUDA machine, or installed from PyTorch's own index) nothing is declared.
+This is for these tests only: a library must not declare another one's operators in its user's process. Where
+torchvision fits torch (on a CUDA machine, or installed from PyTorch's own index) nothing is declared.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The original Grounding DINO: what transformers 5 took from it and we give back, and that it agrees with the default backend."""
+"""The original Grounding DINO: what transformers 5 took from it and we give back, and that it agrees with the default
+backend.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,8 @@ from lyrics.plugins.grounding_dino import upstream
 
 RANDOM, PRETRAINED, META = BuildContext("random"), BuildContext("pretrained"), BuildContext("meta")
 TEST_OPTIONS = next(dict(c.test_options) for c in lyrics_components() if c.name == "grounding-dino-upstream")
-# Two layers in every Swin stage, so that each has shifted windows; thresholds that let detections through; several prompts.
+# Two layers in every Swin stage, so that each has shifted windows; thresholds that let detections through; several
+# prompts.
 OPTIONS = {
     **TEST_OPTIONS,
     "swin_depths": (2, 2, 2, 2),
@@ -118,7 +121,7 @@ def test_the_hubs_naming_gives_the_same_too(folder: Path, tmp_path: Path) -> Non
 
 
 @torch.no_grad()
-def test_phrases_of_a_neighbour_change_nothing(folder: Path) -> None:
+def test_phrases_of_a_neighbor_change_nothing(folder: Path) -> None:
     """In a batch the original code would mix the text masks of pictures whose phrases lie differently."""
     component = upstream.build(options(folder), PRETRAINED)
     images = pictures(component, [(80, 60), (80, 60)])

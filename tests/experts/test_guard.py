@@ -1,4 +1,6 @@
-"""The guard itself: with it torchvision and what imports it work, in this process; without it they do not, in a fresh one."""
+"""The guard itself: with it torchvision and what imports it work, in this process; without it they do not, in a fresh
+one.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""timm's vision transformers as image encoders: its own numbers, its own preprocessing, checkpoints read to the last tensor."""
+"""timm's vision transformers as image encoders: its own numbers, its own preprocessing, checkpoints read to the last
+tensor.
+"""
 
 from __future__ import annotations
 

@@ -21,11 +21,11 @@ needs_lmms_eval = pytest.mark.skipif(
     not INSTALLED, reason="lmms-eval is not installed (157 packages; pip install 'lyrics-vl[lmms-eval]')"
 )
 ADAPTER = "lyrics.integrations.lmms_eval"
-COLOURS = ("red", "green", "blue")
+COLORS = ("red", "green", "blue")
 
 
 class Seer:
-    """Names the colour of each picture, in the letter's place where one is asked for."""
+    """Names the color of each picture, in the letter's place where one is asked for."""
 
     def generate(self, pictures: Any, instructions: Any, *, max_new_tokens: int) -> list[Answer]:
         names = {(255, 0, 0): "red", (0, 128, 0): "green", (0, 0, 255): "blue"}
@@ -59,7 +59,7 @@ def adapter(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def test_it_answers_duck_typed_requests(adapter: Any) -> None:
     lyrics = adapter.Lyrics(model=Seer(), batch_size="2", max_new_tokens="4", max_batch_size=None)
     assert (lyrics.batch_size, lyrics.max_new_tokens) == (2, 4)
-    lyrics.task_dict = {"toy": {"test": [[Image.new("RGB", (2, 2), name)] for name in COLOURS] + [[]]}}
+    lyrics.task_dict = {"toy": {"test": [[Image.new("RGB", (2, 2), name)] for name in COLORS] + [[]]}}
     kept: list[Any] = []
     lyrics.cache_hook = SimpleNamespace(add_partial=lambda *entry: kept.append(entry))
     letters = "Which?\nA. blue\nB. green\nAnswer with the option's letter from the given choices directly."
@@ -103,14 +103,14 @@ def test_the_package_imports_without_lmms_eval() -> None:
 
 TASK = """dataset_path: {data}
 dataset_kwargs: {{load_from_disk: true}}
-task: lyrics_colours
+task: lyrics_colors
 test_split: test
 output_type: generate_until
-doc_to_visual: !function colours.visuals
-doc_to_text: !function colours.text
+doc_to_visual: !function colors.visuals
+doc_to_text: !function colors.text
 doc_to_target: "answer"
 generation_kwargs: {{max_new_tokens: 4, temperature: 0, do_sample: false, until: ["!"]}}
-process_results: !function colours.results
+process_results: !function colors.results
 metric_list:
   - metric: right
     aggregation: mean
@@ -152,13 +152,13 @@ def test_a_task_of_lmms_eval_offline(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     letter = "Which?\nA. blue\nB. red\nAnswer with the option's letter from the given choices directly."
     rows = [
-        {"image": Image.new("RGB", (8, 8), colour), "question": question, "answer": answer, "times": times}
-        for colour, question, answer, times in (
-            ("red", "What colour?", "red", 1),
-            ("blue", "What colours?", "blue and blue", 2),
+        {"image": Image.new("RGB", (8, 8), color), "question": question, "answer": answer, "times": times}
+        for color, question, answer, times in (
+            ("red", "What color?", "red", 1),
+            ("blue", "What colors?", "blue and blue", 2),
             ("green", "Anything?", "nothing", 0),
             ("red", letter, "B", 1),
-            ("green", "What colour?", "grue", 1),
+            ("green", "What color?", "grue", 1),
         )
     ]
     features = datasets.Features(
@@ -169,15 +169,15 @@ def test_a_task_of_lmms_eval_offline(tmp_path: Path, monkeypatch: pytest.MonkeyP
     )
     data = datasets.Dataset.from_list(rows, features=features)
     datasets.DatasetDict({"test": data}).save_to_disk(str(tmp_path / "data"))
-    (tmp_path / "colours.py").write_text(FUNCTIONS)
-    (tmp_path / "lyrics_colours.yaml").write_text(TASK.format(data=tmp_path / "data"))
+    (tmp_path / "colors.py").write_text(FUNCTIONS)
+    (tmp_path / "lyrics_colors.yaml").write_text(TASK.format(data=tmp_path / "data"))
     lyrics = importlib.import_module(ADAPTER).Lyrics(model=Seer(), batch_size=2)
     found = simple_evaluate(
         model=lyrics,
-        tasks=["lyrics_colours"],
+        tasks=["lyrics_colors"],
         task_manager=TaskManager(include_path=str(tmp_path)),
         log_samples=True,
         bootstrap_iters=0,
     )
-    assert found["results"]["lyrics_colours"]["right,none"] == pytest.approx(0.8)
-    assert len(found["samples"]["lyrics_colours"]) == 5
+    assert found["results"]["lyrics_colors"]["right,none"] == pytest.approx(0.8)
+    assert len(found["samples"]["lyrics_colors"]) == 5

@@ -1,4 +1,6 @@
-"""The whole stage-1 step of MQ-Former with one implementation of attention: what Triton's must equal the reference's in."""
+"""The whole stage-1 step of MQ-Former with one implementation of attention: what Triton's must equal the reference's
+in.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Both operations: every implementation against the definition, outputs and gradients, and the promises of the public functions."""
+"""Both operations: every implementation against the definition, outputs and gradients, and the promises of the public
+functions.
+"""
 
 from __future__ import annotations
 
@@ -117,7 +119,9 @@ def test_rows_without_keys_are_zero_and_so_is_their_gradient(impl: str, dropout_
 
 @pytest.mark.parametrize("impl", ["reference", *OTHERS])
 def test_packing_does_not_change_what_is_dropped(impl: str) -> None:
-    """A stream gives the same bits' worth of dropout alone, beside others, and when padded rows of other samples differ."""
+    """A stream gives the same bits' worth of dropout alone, beside others, and when padded rows of other samples
+    differ.
+    """
     alone = group("itm", {"V": [2], "G": [3], "S": [4], "C": [2]}, TABLES["itm"])
     layout_a, plan_a = build_plan([alone])
     together = group("itm", {"V": [2, 2], "G": [3, 3], "S": [4, 9], "C": [2, 1]}, TABLES["itm"])

@@ -1,4 +1,5 @@
-"""The rivals' plans, without their kernels: flash-attn's call, and torch's, are stood in for by their definition, and flex runs
+"""The rivals' plans, without their kernels: flash-attn's call, and torch's, are stood in for by their definition, and
+flex runs
 uncompiled, forward."""
 
 from __future__ import annotations

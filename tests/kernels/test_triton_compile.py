@@ -1,4 +1,5 @@
-"""The kernels compile for both architectures with the shipped configurations, without a GPU, and fit: no spilling to speak of, and shared
+"""The kernels compile for both architectures with the shipped configurations, without a GPU, and fit: no spilling to
+speak of, and shared
 memory within a block's limit. ``python -m tests.kernels.test_triton_compile`` prints the table of docs/kernels.md."""
 
 from __future__ import annotations

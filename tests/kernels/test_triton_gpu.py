@@ -1,4 +1,5 @@
-"""On a GPU: the kernels' error is at most twice that of SDPA in the same type, repeats are bit-equal, both attentions survive
+"""On a GPU: the kernels' error is at most twice that of SDPA in the same type, repeats are bit-equal, both attentions
+survive
 torch.compile and CUDA graphs, and MQ-Former's whole step is the reference's. ``pytest -m gpu tests/kernels``."""
 
 from __future__ import annotations
@@ -146,7 +147,9 @@ STEP = {"sizes": {"num_layers": 4}}
 @pytest.mark.parametrize("dropout_p", [0.0, 0.1])
 @pytest.mark.parametrize("lengths", [(128, 32), (64, 16), (29, 5)])
 def test_a_step_is_the_references(lengths: tuple[int, int], dropout_p: float) -> None:
-    """The paper's widths, losses and every parameter's gradient, in fp32; four of the twelve layers, of which two have cross-attention."""
+    """The paper's widths, losses and every parameter's gradient, in fp32; four of the twelve layers, of which two have
+    cross-attention.
+    """
     got, want = (
         step_results(i, 4, lengths, device="cuda", dropout_p=dropout_p, **STEP) for i in ("triton", "reference")
     )

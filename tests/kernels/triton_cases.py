@@ -18,7 +18,9 @@ def caption_plan(tokens: int) -> Plan:
 
 
 def stage_one_plan(v: int = 2, g: int = 3, s: tuple[int, ...] = (5, 0), c: tuple[int, ...] = (4, 3)) -> Plan:
-    """The paper's objectives and two tables with several causal segments, for samples of odd and empty texts; some rows see nothing."""
+    """The paper's objectives and two tables with several causal segments, for samples of odd and empty texts; some rows
+    see nothing.
+    """
     queries = {"V": [v] * len(s), "G": [g] * len(s)}
     texts = {"S": list(s), "C": list(c)}
     groups = [

@@ -1,4 +1,6 @@
-"""The conformance suite is not passed by seeing nothing: under their test options, experts find something in its pictures."""
+"""The conformance suite is not passed by seeing nothing: under their test options, experts find something in its
+pictures.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from lyrics.testing.tools import batch
 
 
 def built_in(kind: str) -> list[str]:
-    """Names of our own experts that look at pixels; ``cached`` knows no picture of the suite's, and finds nothing by design."""
+    """Names of our own experts that look at pixels; ``cached`` knows no picture of the suite's, and finds nothing by
+    design.
+    """
     ours = (e.component for e in default_registry().entries if e.source.distribution == "lyrics-vl")
     return [component.name for component in ours if component.kind == kind and component.name != "cached"]
 

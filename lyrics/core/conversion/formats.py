@@ -60,7 +60,7 @@ def find_format(name: str, registry: Registry | None = None) -> Format:
     return known[name]
 
 
-def recognise(keys: Iterable[str], registry: Registry | None = None) -> Format | None:
+def recognize(keys: Iterable[str], registry: Registry | None = None) -> Format | None:
     """The format whose marks are all among the keys; of several the one with the most. None when there is none."""
     # Some checkpoints were saved from a data-parallel wrapper.
     present = {key.removeprefix("module.") for key in keys}

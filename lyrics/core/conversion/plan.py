@@ -188,7 +188,7 @@ class ConversionPlan:
 
     Args:
         tensors: name in the result -> how it is made.
-        new: names of the component's own tensors that the source has nothing for and that it initialises; rows of one as ``name[32:]``.
+        new: names of the component's own tensors that the source has nothing for and that it initializes; rows of one as ``name[32:]``.
         files: name in the result -> a file to put beside the weights as it is.
         notes: what the user has to do or know beside.
         beside: of a part of a whole model, what it needs beside its tensors.

@@ -1,8 +1,9 @@
 """PyTorch's pickled checkpoints to safetensors: the one place where weights that are a pickle are opened.
 
-A pickle is a program, and these come from strangers. So it is opened in a process of its own, by ``torch.load(weights_only=True)``, which
-knows tensors and plain values and refuses every other name that the pickle asks to import. There is no second try by other means. The
-process writes safetensors and ends; what the rest of the program reads is those.
+A pickle is a program, and these come from strangers. So it is opened in a process of its own, by
+``torch.load(weights_only=True)``, which knows tensors and plain values and refuses every other name that the pickle
+asks to import. There is no second try by other means. The process writes safetensors and ends; what the rest of the
+program reads is those.
 
     python -m lyrics.core.conversion.unpickle pytorch_model.bin FOLDER
 """
@@ -31,9 +32,10 @@ _REFUSED = 3
 
 
 def unpickle(source: Path, folder: Path) -> list[Path]:
-    """The tensors of ``source`` as safetensors files in ``folder``, written by a process of its own.
+    """Return the tensors of ``source`` as safetensors files in ``folder``, written by a process of its own.
 
-    Raises ``WeightsError`` naming the file: it asks to import something, is damaged, or holds other things than tensors under names.
+    Raises ``WeightsError`` naming the file: it asks to import something, is damaged, or holds other things than tensors
+    under names.
     """
     folder.mkdir(parents=True)
     command = [sys.executable, "-P", "-m", __name__, str(source), str(folder)]
@@ -77,7 +79,8 @@ def _read(source: Path) -> Any:
     except pickle.UnpicklingError as error:
         if name := re.search(r"GLOBAL (\S+)", str(error)):
             raise WeightsError(
-                f"{source}: is refused: it asks to import {name[1]}, which a file of weights does not. Nothing of it was run."
+                f"{source}: is refused: it asks to import {name[1]}, which a file of weights does not. Nothing of it "
+                "was run."
             ) from None
         reason = str(error).partition("WeightsUnpickler error: ")[2] or str(error)
         raise WeightsError(f"{source}: is refused: {_line(reason)}") from None
@@ -91,7 +94,10 @@ def _line(error: object) -> str:
 
 
 def _tensors(source: Path, loaded: Any) -> dict[str, Any]:
-    """The state dict, whichever way it is wrapped. Raises ``WeightsError`` for anything but plain dense tensors under text names."""
+    """The state dict, whichever way it is wrapped.
+
+    Raises ``WeightsError`` for anything but plain dense tensors under text names.
+    """
     import torch
 
     state = loaded

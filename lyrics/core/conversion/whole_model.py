@@ -2,7 +2,7 @@
 
 Parts that declare a converter for the format translate their own tensors. The image encoder, the projection and the language model are
 where transformers' BLIP-2 has them, and inside of them names are transformers' own, so they need no converter. What training needs and the
-source does not have (LoRA's matrices, heads of objectives) is initialised, always with the same values. Tokenizers and names of classes are
+source does not have (LoRA's matrices, heads of objectives) is initialized, always with the same values. Tokenizers and names of classes are
 in no checkpoint: the user gives them, or a stand-in is written and the report says so.
 """
 

@@ -1,6 +1,7 @@
 """Random resized crop and horizontal flip that take boxes, masks and boxes named in texts along (paper, section 4).
 
-What comes out is a picture like any other: its boxes are shares of the new picture, and each expert prepares it in its own way.
+What comes out is a picture like any other: its boxes are shares of the new picture, and each expert prepares it in its
+own way.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ class Augmentation:
     """How a picture is varied.
 
     Args:
-        size: side in pixels of the square that the crop is stretched to; None leaves the crop's own pixels, so that experts with
-            different input sizes lose none.
+        size: side in pixels of the square that the crop is stretched to; None leaves the crop's own pixels, so that
+            experts with different input sizes lose none.
         scale: smallest and largest share of the picture's area that is kept.
         ratio: smallest and largest width / height of the crop, in pixels.
         flip: probability of mirroring, where the texts allow it.
@@ -45,9 +46,10 @@ class Augmentation:
     min_visible: float = 0.2
 
     def frame(self, sample: Sample, picture_size: tuple[int, int], *, seed: int, position: int) -> Frame:
-        """What is done to a picture of ``picture_size`` (width, height).
+        """Return what is done to a picture of ``picture_size`` (width, height).
 
-        Depends on (seed, position), and on whether the texts allow a flip; a flip that they forbid does not change the crop.
+        Depends on (seed, position), and on whether the texts allow a flip; a flip that they forbid does not change the
+        crop.
         """
         random = generator(seed, "augmentation", position)
         mirrored = random.random() < self.flip
@@ -74,13 +76,16 @@ class Augmentation:
     def __call__(
         self, sample: Sample, picture: Image.Image, *, seed: int, position: int
     ) -> tuple[Sample, Image.Image, Frame]:
-        """The sample and its picture after a random crop and flip, and what was done, as a function of (seed, position)."""
+        """The sample and its picture after a random crop and flip, and what was done, as a function of (seed,
+        position).
+        """
         frame = self.frame(sample, picture.size, seed=seed, position=position)
         return moved_sample(sample, frame, self.min_visible), moved_picture(picture, frame), frame
 
 
 def may_flip(sample: Sample) -> bool:
-    """False where a text (caption, turn, tag or option) names left or right, and where there is something to read in the picture.
+    """False where a text (caption, turn, tag or option) names left or right, and where there is something to read in
+    the picture.
 
     That is so for the task ``text-vqa``, and where ``sample.extra["words"]`` lists what is written.
     """
@@ -92,7 +97,7 @@ def may_flip(sample: Sample) -> bool:
 
 
 def moved_picture(picture: Image.Image, frame: Frame) -> Image.Image:
-    """The picture after a frame's steps. Stretching is bicubic."""
+    """Return the picture after a frame's steps. Stretching is bicubic."""
     for step in frame.steps:
         match step:
             case Crop():
@@ -107,14 +112,19 @@ def moved_picture(picture: Image.Image, frame: Frame) -> Image.Image:
 
 
 def moved_box(box: Box, frame: Frame, min_visible: float) -> Box | None:
-    """A box of the original picture as a share of the canvas, cut at its border; None where less than ``min_visible`` of it is left."""
+    """Return a box of the original picture as a share of the canvas, cut at its border; None where less than
+    ``min_visible`` of it is left.
+    """
     if frame.visible_fraction(box) < min_visible:
         return None
     return Box.from_px(frame.box_to_canvas(box), frame.size)
 
 
 def moved_objects(objects: tuple[DetectedObject, ...], frame: Frame, min_visible: float) -> tuple[DetectedObject, ...]:
-    """Objects of the original picture on the canvas, annotated or found by a refiner. One whose mask is cut off entirely is dropped too."""
+    """Objects of the original picture on the canvas, annotated or found by a refiner.
+
+    One whose mask is cut off entirely is dropped too.
+    """
     moved = []
     for found in objects:
         box = moved_box(found.box_norm, frame, min_visible)
@@ -127,9 +137,11 @@ def moved_objects(objects: tuple[DetectedObject, ...], frame: Frame, min_visible
 
 
 def moved_sample(sample: Sample, frame: Frame, min_visible: float) -> Sample:
-    """A sample about the canvas: its objects, and the boxes in its texts. A turn or a caption that names a dropped box is left out.
+    """Return a sample about the canvas: its objects, and the boxes in its texts. A turn or a caption that names a
+    dropped box is left out.
 
-    A sample that is about its first object (a referring expression, a caption of a region) keeps no object when that one is dropped.
+    A sample that is about its first object (a referring expression, a caption of a region) keeps no object when that
+    one is dropped.
     """
     captions = [moved_text(text, frame, min_visible) for text in sample.captions]
     turns = []
@@ -150,7 +162,7 @@ def moved_sample(sample: Sample, frame: Frame, min_visible: float) -> Sample:
 
 
 def moved_text(text: str, frame: Frame, min_visible: float) -> str | None:
-    """A text with each box in it moved to the canvas; None where one of them is dropped."""
+    """Return a text with each box in it moved to the canvas; None where one of them is dropped."""
 
     def moved(one: SpatialObject) -> str | None:
         box = moved_box(one.box, frame, min_visible)

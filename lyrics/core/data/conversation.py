@@ -1,7 +1,8 @@
-"""A sample as the conversation that instruction tuning trains on: instructions from the paper's templates, boxes in any codec.
+"""A sample as the conversation that instruction tuning trains on: instructions from the paper's templates, boxes in any
+codec.
 
-What a sample holds for each task (``sample.extra["task"]``), and what is made of it; appendix A of the paper gives the instructions, the
-answers' forms are ours where it is silent:
+What a sample holds for each task (``sample.extra["task"]``), and what is made of it; appendix A of the paper gives the
+instructions, the answers' forms are ours where it is silent:
 
 ================  ==============================================  ==================================================================
 task              the sample                                      instruction and answer
@@ -10,16 +11,18 @@ caption           captions                                        a template; on
 vqa, text-vqa     turns of question and answer                    a template with the question; the answer
 grounded-caption  captions of objects[0]                          a template, then the object's box; one of the captions
 rec               objects[0], its tag the referring expression    a template; the object in markup, or Yes and No where it asks whether
-                                                                  the object is in a box. With ``extra["absent"]``, an expression
-                                                                  that nothing matches: a template that allows for it; "Not found."
+                                                                  the object is in a box. With ``extra["absent"]``, an
+                                                                  expression that nothing matches: a template that
+                                                                  allows for it; "Not found."
 referential       objects[0], and turns about it or captions      a template with the object in markup; the object in markup, then the
-                                                                  answer (an answer that names boxes itself stays as it is)
+                                                                  answer (an answer that names boxes itself stays as it
+                                                                  is)
 multi-choice      turns, and extra["options"]: tuple of strings   a template with "(a) blue (b) yellow"; "(b) yellow"
 text, or none     turns                                           as they are
 ================  ==============================================  ==================================================================
 
-Boxes in a sample's texts are in the codec ``lyrics``; they are rewritten in the codec that is asked for. The picture is no part of the
-text: a prompt holds it as a segment of its own.
+Boxes in a sample's texts are in the codec ``lyrics``; they are rewritten in the codec that is asked for. The picture is
+no part of the text: a prompt holds it as a segment of its own.
 """
 
 from __future__ import annotations
@@ -68,10 +71,11 @@ class _Writer:
 def converse(
     sample: Sample, *, seed: int, position: int, codec: str = CODEC, size: Size | None = None
 ) -> tuple[Turn, ...]:
-    """The sample's turns as they are trained; a function of the sample, ``seed`` and ``position``.
+    """Return the sample's turns as they are trained; a function of the sample, ``seed`` and ``position``.
 
-    ``size`` is (width, height) of the picture that the boxes are shares of; only the codec ``pixel`` needs it. Empty where augmentation has
-    cut off what the sample was about. Raises ``SampleError`` for a task that does not exist, and for a sample that does not fit its task.
+    ``size`` is (width, height) of the picture that the boxes are shares of; only the codec ``pixel`` needs it. Empty
+    where augmentation has cut off what the sample was about. Raises ``SampleError`` for a task that does not exist, and
+    for a sample that does not fit its task.
     """
     task = sample.extra.get("task", "text")
     if task not in TASKS:
@@ -164,7 +168,7 @@ def _as_they_are(sample: Sample, writer: _Writer) -> tuple[Turn, ...]:
 
 
 def recoded(text: str, codec: str, size: Size | None = None) -> str:
-    """A sample's text with its boxes in another codec."""
+    """Return a sample's text with its boxes in another codec."""
     if codec == CODEC:
         return text
     written = rewritten(text, lambda one: mention(one, codec, size))

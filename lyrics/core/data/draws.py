@@ -1,6 +1,7 @@
 """Random numbers as functions of what they are for: no generator is kept between samples, so none can be lost or drift.
 
-Every draw comes from numpy's Philox, a counter-based generator: its key is (seed, purpose), its counter begins at the index.
+Every draw comes from numpy's Philox, a counter-based generator: its key is (seed, purpose), its counter begins at the
+index.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ SEED_LIMIT = 2**64
 
 
 def generator(seed: int, purpose: str, index: int = 0, part: int = 0) -> np.random.Generator:
-    """A generator that depends on its arguments alone. Different arguments give independent streams.
+    """Return a generator that depends on its arguments alone. Different arguments give independent streams.
 
     Args:
         seed: of the run, 0 to 2**64 - 1.

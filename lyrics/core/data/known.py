@@ -30,7 +30,7 @@ _SHOWN_IN = {"image": ("pretrain", "instruct"), "caption": ("pretrain",)}
 
 
 def known_objects(sample: Sample, stage: Stage) -> tuple[DetectedObject, ...]:
-    """The objects of a sample that a model may be shown as found in its picture."""
+    """Return the objects of a sample that a model may be shown as found in its picture."""
     if stage not in _SHOWN_IN.get(sample.extra.get("objects_of", "image"), ()):
         return ()
     asked_for = sample.extra.get("task") in ABOUT_FIRST_OBJECT and not sample.extra.get("absent")

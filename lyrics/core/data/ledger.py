@@ -1,4 +1,6 @@
-"""The ledger of bad samples: one JSON line for each, written by any number of processes, and read back to know them beforehand."""
+"""The ledger of bad samples: one JSON line for each, written by any number of processes, and read back to know them
+beforehand.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,7 @@ class Ledger:
         self._written: set[tuple[str, int]] = set()
 
     def add(self, bad: BadSample) -> None:
-        """Raises ``OSError`` when the file cannot be written."""
+        """Raise ``OSError`` when the file cannot be written."""
         if (bad.data_set, bad.row) in self._written:
             return
         line = json.dumps(asdict(bad), ensure_ascii=False) + "\n"
@@ -55,10 +57,10 @@ class Ledger:
 
 
 def read_ledger(path: str | os.PathLike[str]) -> list[BadSample]:
-    """Every row of a ledger once, sorted by data set and row; an empty list where there is no file.
+    """Return every row of a ledger once, sorted by data set and row; an empty list where there is no file.
 
-    A last line without its end, as a killed process leaves it, is passed over. Raises ``DatasetError`` naming the line for any other that
-    is not an entry.
+    A last line without its end, as a killed process leaves it, is passed over. Raises ``DatasetError`` naming the line
+    for any other that is not an entry.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -76,7 +78,9 @@ def read_ledger(path: str | os.PathLike[str]) -> list[BadSample]:
 
 
 def known_bad(path: str | os.PathLike[str]) -> Mapping[str, frozenset[int]]:
-    """Rows per data set that a ledger lists: given to ``SampleStream``, they are replaced without being read again."""
+    """Return rows per data set that a ledger lists: given to ``SampleStream``, they are replaced without being read
+    again.
+    """
     rows: dict[str, set[int]] = {}
     for bad in read_ledger(path):
         rows.setdefault(bad.data_set, set()).add(bad.row)

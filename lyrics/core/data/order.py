@@ -1,7 +1,8 @@
-"""In which order one data set's rows are read: epoch after epoch, each row once per epoch, as a function of the place in that order.
+"""In which order one data set's rows are read: epoch after epoch, each row once per epoch, as a function of the place
+in that order.
 
-Without shards an epoch is one permutation of the rows. With shards it is a permutation of the shards, and within each window of
-``WINDOW_SHARDS`` of them a permutation of the rows, so that a reader has few files open at a time.
+Without shards an epoch is one permutation of the rows. With shards it is a permutation of the shards, and within each
+window of ``WINDOW_SHARDS`` of them a permutation of the rows, so that a reader has few files open at a time.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ _KEPT_EPOCHS = 2
 class _Shards:
     """One epoch's shards in their order. ``starts`` are places in the epoch, ``first_rows`` rows of the data set.
 
-    ``window_starts`` are the places at which windows begin, and the end of the last. Both forms are kept: an array answers for many places,
-    a list for one, five times faster than the array would.
+    ``window_starts`` are the places at which windows begin, and the end of the last. Both forms are kept: an array
+    answers for many places, a list for one, five times faster than the array would.
     """
 
     starts: npt.NDArray[np.int64]
@@ -66,7 +67,7 @@ class Order:
         self._epochs: dict[int, _Shards] = {}
 
     def row(self, place: int) -> int:
-        """The row at a place of the endless order: places ``[e * rows, (e + 1) * rows)`` are epoch e."""
+        """Return the row at a place of the endless order: places ``[e * rows, (e + 1) * rows)`` are epoch e."""
         epoch, place = divmod(place, self.rows)
         if self._sizes is None:
             return self._permutation(epoch, 0, self.rows)(place)
@@ -79,7 +80,7 @@ class Order:
         return shards.first_rows_list[shard] + place - shards.starts_list[shard]
 
     def many(self, places_N: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """``row`` of an int64 array [N] -> int64 [N]."""
+        """Map ``row`` of an int64 array [N] -> int64 [N]."""
         rows_N = np.empty_like(places_N)
         epochs_N, within_N = places_N // self.rows, places_N % self.rows
         for epoch in np.unique(epochs_N).tolist():

@@ -1,8 +1,9 @@
-"""A keyed permutation of 0 .. size - 1 that is computed, not stored: the same time and memory for ten rows and for a billion.
+"""A keyed permutation of 0 .. size - 1 that is computed, not stored: the same time and memory for ten rows and for a
+billion.
 
-A generalised Feistel network on Z_a x Z_b (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002, the
-construction FE2) with a and b near the square root of the size; the few numbers of a * b beyond the size are walked past. Its round
-function is a multiplicative hash: good shuffling, no cryptography.
+A generalized Feistel network on Z_a x Z_b (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002, the
+construction FE2) with a and b near the square root of the size; the few numbers of a * b beyond the size are walked
+past. Its round function is a multiplicative hash: good shuffling, no cryptography.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ import numpy.typing as npt
 
 from lyrics.core.data.draws import generator
 
-# Of MurmurHash3's 32-bit finaliser (public domain, Austin Appleby). Products of 32-bit words are what Python multiplies fastest.
+# Of MurmurHash3's 32-bit finalizer (public domain, Austin Appleby). Products of 32-bit words are what Python multiplies
+# fastest.
 _FACTOR_1, _FACTOR_2 = 0x85EBCA6B, 0xC2B2AE35
 _LOW = 2**32 - 1
 _ROUNDS = 6
 #: 64-bit words that make a key: a half for each round.
 KEY_WORDS = _ROUNDS // 2
-# Keys are drawn for this many neighbours at once, which costs little more than one; permutations kept are 1 kB each.
+# Keys are drawn for this many neighbors at once, which costs little more than one; permutations kept are 1 kB each.
 _GROUP = 256
 _KEPT, _KEPT_GROUPS = 4096, 256
 Number = TypeVar("Number", int, npt.NDArray[np.uint64])
@@ -52,7 +54,7 @@ class Permutation:
         return index
 
     def many(self, indices_N: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        """The same for an integer array [N] -> int64 [N]."""
+        """Return the same for an integer array [N] -> int64 [N]."""
         indices: npt.NDArray[np.uint64] = np.asarray(indices_N).astype(np.uint64)
         assert indices.size == 0 or int(indices.max()) < self.size
         indices = self._shuffled(indices)

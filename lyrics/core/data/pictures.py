@@ -33,10 +33,10 @@ _EXIF_MARKS = (b"Exif", b"eXIf", b"EXIF", b"exif", b"tiff:Orientation")
 
 
 def read_picture(path: str | os.PathLike[str]) -> Image.Image:
-    """The picture in a file, upright, RGB.
+    """Return the picture in a file, upright, RGB.
 
-    Raises ``ImageError`` when the file is missing or no usable picture, with the sha256 of its bytes where they were read; ``OSError`` when
-    the storage fails.
+    Raises ``ImageError`` when the file is missing or no usable picture, with the sha256 of its bytes where they were
+    read; ``OSError`` when the storage fails.
     """
     path = Path(path)
     try:
@@ -58,7 +58,10 @@ def read_picture(path: str | os.PathLike[str]) -> Image.Image:
 
 
 def decode_picture(data: bytes, name: str) -> Image.Image:
-    """The picture in a file's bytes, upright, RGB; ``name`` is what messages call it. Raises ``ImageError``, with the bytes' sha256."""
+    """Return the picture in a file's bytes, upright, RGB; ``name`` is what messages call it.
+
+    Raises ``ImageError``, with the bytes' sha256.
+    """
     try:
         if len(data) > MAX_BYTES:
             raise ImageError(f"{name}: more than {MAX_BYTES:,} bytes.", "large")
@@ -126,7 +129,7 @@ def _fault(stated: Size | None, size: Size, turned: int) -> str:
 
 
 def same_shape(annotated: Size, read: Size) -> bool:
-    """Whether ``read`` is ``annotated`` at some scale, each side to within a pixel of rounding."""
+    """Return whether ``read`` is ``annotated`` at some scale, each side to within a pixel of rounding."""
     (low_x, high_x), (low_y, high_y) = (((r - 1) / a, (r + 1) / a) for a, r in zip(annotated, read, strict=True))
     return max(low_x, low_y) < min(high_x, high_y)
 

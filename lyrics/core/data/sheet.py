@@ -1,4 +1,6 @@
-"""Many small pictures on one, with their boxes and a line of text each: to see at a glance whether annotations are where they should be."""
+"""Many small pictures on one, with their boxes and a line of text each: to see at a glance whether annotations are
+where they should be.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ _BACKGROUND, _INK = (255, 255, 255), (20, 20, 20)
 
 
 def contact_sheet(pictures: Sequence[tuple[str, Sample, Image.Image]]) -> Image.Image:
-    """A sheet of (label, sample, picture), four in a row, each with its objects drawn and its first words below.
+    """Return a sheet of (label, sample, picture), four in a row, each with its objects drawn and its first words below.
 
     Boxes are drawn on the picture before it is made smaller, so that they are where they are.
     """

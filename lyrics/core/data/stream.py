@@ -1,9 +1,10 @@
 """The data order, read: position -> sample and picture, with bad samples replaced and failing storage waited for.
 
-- *A bad sample* (``SampleError``, ``ImageError``, ``GeometryError``) is replaced by another row of its data set, which (seed, position,
-  attempt) fix, and written to the ledger. Batches never change their size, and a run in which the bad rows were known beforehand is the
-  same.
-- *Storage* (``OSError``) says nothing about the sample. What may pass is tried again after a while; then the run stops, naming the file.
+- *A bad sample* (``SampleError``, ``ImageError``, ``GeometryError``) is replaced by another row of its data set,
+  which (seed, position, attempt) fix, and written to the ledger. Batches never change their size, and a run in which
+  the bad rows were known beforehand is the same.
+- *Storage* (``OSError``) says nothing about the sample. What may pass is tried again after a while; then the run
+  stops, naming the file.
 - *Anything else* is a mistake in the code and is raised as it is, with the sample named.
 """
 
@@ -51,7 +52,8 @@ class _BadSampleError(Exception):
 class Example:
     """What stands at a position: the sample, and its picture if it has one.
 
-    ``position`` fixes every random draw about it; ``data_set`` and ``row`` say where it was read, after any replacement.
+    ``position`` fixes every random draw about it; ``data_set`` and ``row`` say where it was read, after any
+    replacement.
     """
 
     position: int
@@ -90,7 +92,8 @@ class SampleStream:
                 raise DatasetError(f"the mixture names {source.name!r}, but there is no such data set here")
             if len(datasets[source.name]) != source.rows:
                 raise DatasetError(
-                    f"data set {source.name!r} has {len(datasets[source.name])} rows, but the mixture was made for {source.rows}"
+                    f"data set {source.name!r} has {len(datasets[source.name])} rows, but the mixture was made for "
+                    f"{source.rows}"
                 )
         self.mixture, self.datasets, self.ledger = mixture, datasets, ledger
         self.known_bad = known_bad or {}
@@ -132,7 +135,8 @@ class SampleStream:
                     tries = f", also when tried {len(self.retry_delays_s)} times more" if transient else ""
                     raise StorageError(
                         f"{error.filename or 'a file'} (data set {name!r}, row {place.row}) cannot be read{tries}: "
-                        f"{error.strerror or error}. This is the storage, not the sample: mend it and resume; the order stays the same."
+                        f"{error.strerror or error}. This is the storage, not the sample: mend it and resume; the "
+                        "order stays the same."
                     ) from error
                 time.sleep(delay_s)
         raise AssertionError("the last try returns or raises")
@@ -165,8 +169,8 @@ class SampleStream:
             ) from error
         if self._recent_bad > self.max_bad_share * WINDOW:
             raise DatasetError(
-                f"{self._recent_bad} of the last {len(self._recent)} samples were bad, more than {self.max_bad_share:.1%} of {WINDOW}; "
-                f"the last is row {row} of data set {name!r}: {error}{seen}"
+                f"{self._recent_bad} of the last {len(self._recent)} samples were bad, more than "
+                f"{self.max_bad_share:.1%} of {WINDOW}; the last is row {row} of data set {name!r}: {error}{seen}"
             ) from error
 
     def _count(self, *, bad: bool) -> None:

@@ -1,9 +1,10 @@
 """The paper's instruction templates (Table 7), for all eight tasks, in its wording.
 
-What was changed is what the paper's text form had lost, and nothing else: the image marker that begins every template (printed
-``<image/>`` or ``<Image>``) is left out, because the picture is a segment of the prompt of its own; ``\\text{...}``, ``\\{`` and ``\\&``
-around placeholders are plain ``{Question}``, ``{Tag}``, ``{Bbox}``, ``{Tag & Bbox}`` and ``{Option}``. The paper's punctuation stays,
-"can you observe the object {Tag}." with its full stop included.
+What was changed is what the paper's text form had lost, and nothing else: the image marker that begins every template
+(printed ``<image/>`` or ``<Image>``) is left out, because the picture is a segment of the prompt of its own;
+``\\text{...}``, ``\\{`` and ``\\&`` around placeholders are plain ``{Question}``, ``{Tag}``, ``{Bbox}``,
+``{Tag & Bbox}`` and ``{Option}``. The paper's punctuation stays, "can you observe the object {Tag}." with its full stop
+included.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ TASKS: tuple[Task, ...] = get_args(Task)
 #: Tasks whose samples are about their first object: the one that is referred to, described, or asked about.
 ABOUT_FIRST_OBJECT = ("grounded-caption", "rec", "referential")
 
-#: Per task. ``text``, pure text and instructions that a data set brings, has none: "we directly utilize the formats originally inherent in
-#: the dataset" (appendix A).
+#: Per task. ``text``, pure text and instructions that a data set brings, has none: "we directly utilize the formats
+#: originally inherent in the dataset" (appendix A).
 TEMPLATES: Mapping[Task, tuple[str, ...]] = MappingProxyType(
     {
         "caption": (
@@ -95,20 +96,20 @@ _PLACEHOLDER = re.compile(r"\{([^{}]*)\}(\.?)")
 
 
 def placeholders(template: str) -> frozenset[str]:
-    """Names of what a template leaves open."""
+    """Return names of what a template leaves open."""
     return frozenset(found[1] for found in _PLACEHOLDER.finditer(template))
 
 
 def lettered(options: Sequence[str]) -> list[str]:
-    """ "(a) blue", "(b) yellow", as the paper writes options (appendix A); 26 at most."""
+    """Return options as the paper writes them (appendix A), such as "(a) blue", "(b) yellow"; 26 at most."""
     return [f"({letter}) {option}" for letter, option in zip(ascii_lowercase, options, strict=False)]
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:
-    """The template with every placeholder filled. Raises ``KeyError`` for one without a value.
+    """Return the template with every placeholder filled. Raises ``KeyError`` for one without a value.
 
-    Values are put in as they are: braces in them mean nothing. Where a value ends a sentence of its own ("What is it?"), the template's
-    full stop right after it is left out.
+    Values are put in as they are: braces in them mean nothing. Where a value ends a sentence of its own ("What is
+    it?"), the template's full stop right after it is left out.
     """
 
     def put(found: re.Match[str]) -> str:

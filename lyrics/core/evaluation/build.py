@@ -15,7 +15,8 @@ from lyrics.core.spec import validate
 def build_benchmark(
     name: str, options: Mapping[str, Any] | None = None, *, registry: Registry | None = None
 ) -> Benchmark:
-    """The benchmark of that name, which may be ``distribution/name``. Reads no more than it must to know that its files are there.
+    """Return the benchmark of that name, which may be ``distribution/name``. Reads no more than it must to know that
+    its files are there.
 
     Raises:
         SpecError: the name is unknown, or an option (such as the split) is wrong or missing.
@@ -39,7 +40,10 @@ def build_benchmark(
 
 
 def split_of(name: str, options: Mapping[str, Any], *, registry: Registry | None = None) -> str:
-    """The split that a benchmark is built with under these options; empty for one without splits. Raises as ``build_benchmark``."""
+    """Return the split that a benchmark is built with under these options; empty for one without splits.
+
+    Raises as ``build_benchmark``.
+    """
     entry = (registry or default_registry()).component("benchmark", name)
     default = entry.component.options.model_fields.get("split")
     return str(options.get("split", default.default if default else ""))

@@ -1,4 +1,6 @@
-"""The worst cases of a benchmark as one HTML page that needs no other file: pictures with the boxes of the answer and of the reference."""
+"""The worst cases of a benchmark as one HTML page that needs no other file: pictures with the boxes of the answer and
+of the reference.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ def gallery(
     marks: Sequence[float],
     picture: Callable[[Sample], Any] | None,
 ) -> str:
-    """The page: the ``CASES`` samples of the lowest mark, the first of equal ones first.
+    """Return the page: the ``CASES`` samples of the lowest mark, the first of equal ones first.
 
     ``picture`` opens a sample's picture; None where the benchmark has none to open.
     """
@@ -44,7 +46,8 @@ def gallery(
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         f"<title>{html.escape(name)}: worst cases</title><style>{_STYLE}</style></head>\n<body>"
-        f"<h1>{html.escape(name)}: the {len(worst)} worst of {len(samples)}</h1><p>{html.escape(summary)}</p>\n{figures}\n</body></html>\n"
+        f"<h1>{html.escape(name)}: the {len(worst)} worst of "
+        f"{len(samples)}</h1><p>{html.escape(summary)}</p>\n{figures}\n</body></html>\n"
     )
 
 

@@ -1,7 +1,7 @@
 """Are the boxes of answers real, and does the refiner's evidence tell?
 
-A box is real where something annotated has its name and overlaps it as much as a referring expression must (IoU 0.5). Case and the
-article before a name do not matter, and a box without a name is held to its place alone.
+A box is real where something annotated has its name and overlaps it as much as a referring expression must (IoU 0.5).
+Case and the article before a name do not matter, and a box without a name is held to its place alone.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Real:
 
 
 def plain_name(tag: str) -> str:
-    """A name as it is compared: "The  Dog." is "dog"."""
+    """Return a name as it is compared: "The  Dog." is "dog"."""
     return _ARTICLE.sub("", " ".join(tag.lower().split()).rstrip(".,;:!?"))
 
 
@@ -44,10 +44,12 @@ def is_real(found: PredictedObject, there: Iterable[Real]) -> bool:
 def evidence_scores(
     predictions: Sequence[Prediction], there: Sequence[Sequence[Real]]
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """Scores and ``details`` over the boxes of all answers; ``there[i]`` is what picture i holds. Both are empty without boxes.
+    """Scores and ``details`` over the boxes of all answers; ``there[i]`` is what picture i holds. Both are empty
+    without boxes.
 
-    Scores: ``evidence: boxes``, ``evidence: real`` (their share), ``evidence: average precision``, and ``supported`` taken as "real":
-    ``evidence: supported, precision`` and ``..., recall``; those that are undefined are left out. Details: the curve as ``evidence``.
+    Scores: ``evidence: boxes``, ``evidence: real`` (their share), ``evidence: average precision``, and ``supported``
+    taken as "real": ``evidence: supported, precision`` and ``..., recall``; those that are undefined are left out.
+    Details: the curve as ``evidence``.
     """
     found = [(one, is_real(one, real)) for said, real in zip(predictions, there, strict=True) for one in said.objects]
     if not found:

@@ -1,7 +1,7 @@
 """The prompt of a benchmark: one fixed template of the paper's Table 7.
 
-The paper uses its templates "for instruction finetuning and zero-shot inference" (appendix A) and does not say which of them it evaluated
-with. Here each task has one, the same for every sample, so that scores can be repeated.
+The paper uses its templates "for instruction finetuning and zero-shot inference" (appendix A) and does not say which of
+them it evaluated with. Here each task has one, the same for every sample, so that scores can be repeated.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ assert all(text in TEMPLATES[task] for task, text in PROMPTS.items())
 
 
 def prompt_of(sample: Sample, template: str) -> str:
-    """A template with the sample's question, options or expression. Raises ``SampleError`` for a sample that lacks what it asks for."""
+    """Return a template with the sample's question, options or expression.
+
+    Raises ``SampleError`` for a sample that lacks what it asks for.
+    """
     names, values = placeholders(template), {}
     if "Tag" in names:
         expression = sample.extra.get("absent") or (sample.objects[0].tag if sample.objects else "")
@@ -41,7 +44,8 @@ def prompt_of(sample: Sample, template: str) -> str:
         values["Question"] = sample.turns[0].instruction
     if "Option" in names:
         values["Option"] = _lettered(sample)
-        # What a problem says before its question (ScienceQA's hint) is needed to answer it; the template has no place of its own for it.
+        # What a problem says before its question (ScienceQA's hint) is needed to answer it; the template has no place
+        # of its own for it.
         if hint := str(sample.extra.get("hint", "")).strip():
             values["Question"] = f"{hint} {values['Question']}"
     return fill(template, values)

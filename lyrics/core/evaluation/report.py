@@ -34,7 +34,7 @@ def write_report(out: Path) -> None:
 
 
 def rows_of(found: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str, str, str]]:
-    """(benchmark, samples, score, value) as text; counts without decimals."""
+    """Yield (benchmark, samples, score, value) as text; counts without decimals."""
     for name, about in found.items():
         for score, value in about["scores"].items():
             yield name, f"{about['samples']:,}", score, f"{value:,}" if isinstance(value, int) else f"{value:.2f}"

@@ -1,12 +1,14 @@
-"""A model under other people's evaluation toolkits: their requests as questions, and answers in the form that their metrics read.
+"""A model under other people's evaluation toolkits: their requests as questions, and answers in the form that their
+metrics read.
 
-Nothing here imports a toolkit; ``lyrics.integrations`` and ``examples/vlmevalkit`` do. The metrics of toolkits read answers in three ways:
+Nothing here imports a toolkit; ``lyrics.integrations`` and ``examples/vlmevalkit`` do. The metrics of toolkits read
+answers in three ways:
 
 - words: boxes are taken out of the text, and each thing's name stays in its place;
-- the letter of an option, where the prompt asks for one: "(b) yellow" becomes "B". An answer that chooses nothing that can be told stays
-  as it is, since a toolkit (or its judge) may read more into it;
-- a box as ``[x1, y1, x2, y2]``, shares of the picture, where the prompt asks for bounding box coordinates between 0 and 1 (RefCOCO's
-  tasks of lmms-eval): that of the answer's first object.
+- the letter of an option, where the prompt asks for one: "(b) yellow" becomes "B". An answer that chooses nothing
+  that can be told stays as it is, since a toolkit (or its judge) may read more into it;
+- a box as ``[x1, y1, x2, y2]``, shares of the picture, where the prompt asks for bounding box coordinates between 0
+  and 1 (RefCOCO's tasks of lmms-eval): that of the answer's first object.
 """
 
 from __future__ import annotations
@@ -37,11 +39,12 @@ _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _IMAGE_MARK = re.compile(r"<image>\s*")
 
 
-# --- answers -----------------------------------------------------------------------------------------------------------
+# --- answers
+# -----------------------------------------------------------------------------------------------------------
 
 
 def rewritten(answer: Answer, prompt: str) -> str:
-    """The answer in the form that the prompt asks for (see above)."""
+    """Return the answer in the form that the prompt asks for (see above)."""
     if _ASKS_FOR_BOX.search(prompt) and _BETWEEN_0_AND_1.search(prompt):
         if not answer.objects:
             return answer.plain_text
@@ -54,9 +57,11 @@ def rewritten(answer: Answer, prompt: str) -> str:
 
 
 def options_in(prompt: str) -> list[str]:
-    """Options that stand in a prompt on lines of their own, "A. blue", "(A) blue" or "A) blue", from A on without a gap.
+    """Options that stand in a prompt on lines of their own, "A. blue", "(A) blue" or "A) blue", from A on without a
+    gap.
 
-    Where the letters begin anew, the last list counts: examples come before the question. Empty where there are fewer than two.
+    Where the letters begin anew, the last list counts: examples come before the question. Empty where there are fewer
+    than two.
     """
     options: list[str] = []
     for found in _OPTION.finditer(prompt):
@@ -69,12 +74,13 @@ def options_in(prompt: str) -> list[str]:
 
 
 def until(text: str, stops: Sequence[str]) -> str:
-    """The text before the first of the stops that it contains; an empty stop stops nothing."""
+    """Return the text before the first of the stops that it contains; an empty stop stops nothing."""
     ends = [place for stop in stops if stop and (place := text.find(stop)) >= 0]
     return text[: min(ends)] if ends else text
 
 
-# --- requests ----------------------------------------------------------------------------------------------------------
+# --- requests
+# ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,8 @@ class Generation:
 
     @classmethod
     def of(cls, asked: Mapping[str, Any], *, most: int) -> Generation:
-        """Answers are greedy and at most ``most`` tokens long; what asks for something else is warned of (once for each wording).
+        """Answers are greedy and at most ``most`` tokens long; what asks for something else is warned of (once for each
+        wording).
 
         Raises ``LyricsError`` for stops that are no texts, or a number of tokens that is none.
         """
@@ -99,7 +106,8 @@ class Generation:
             raise LyricsError(f"max_new_tokens={tokens!r}: is a number from 1 on.")
         if tokens > most:
             _warn(
-                f"max_new_tokens={tokens} is cut to {most}; give the model the argument max_new_tokens={tokens} to have it."
+                f"max_new_tokens={tokens} is cut to {most}; give the model the argument max_new_tokens={tokens} to "
+                "have it."
             )
         if asked.get("do_sample") or float(asked.get("temperature") or 0) > 0:
             _warn("the task asks for samples (do_sample or a temperature); answers are greedy all the same.")
@@ -118,7 +126,10 @@ _READ = {
 
 
 def pictures_of(visuals: Any) -> list[Image.Image | str]:
-    """What a task shows: PIL images and paths, in lists of any depth, or nothing. Raises ``LyricsError`` for what is no picture."""
+    """Return what a task shows: PIL images and paths, in lists of any depth, or nothing.
+
+    Raises ``LyricsError`` for what is no picture.
+    """
     if visuals is None:
         return []
     if isinstance(visuals, list | tuple):
@@ -130,12 +141,16 @@ def pictures_of(visuals: Any) -> list[Image.Image | str]:
     ):
         return [visuals]
     raise LyricsError(
-        f"the task shows {visuals if isinstance(visuals, str) else type(visuals).__name__}: lyrics sees pictures, no video and no sound."
+        f"the task shows {visuals if isinstance(visuals, str) else type(visuals).__name__}: lyrics sees pictures, no "
+        "video and no sound."
     )
 
 
 def words_of(context: str) -> str:
-    """A prompt without the marks where other models put pictures; pictures come first here. Numbered ones ("<image 1>") are words."""
+    """Return a prompt without the marks where other models put pictures; pictures come first here.
+
+    Numbered ones ("<image 1>") are words.
+    """
     return _IMAGE_MARK.sub("", context).strip()
 
 
@@ -158,7 +173,8 @@ def generate_until(
         most: tokens of an answer at most.
         done: called with each context, its arguments and its answer.
 
-    Raises ``LyricsError`` for a request that cannot be met, naming its task and document; what the model raises passes through.
+    Raises ``LyricsError`` for a request that cannot be met, naming its task and document; what the model raises passes
+    through.
     """
     texts: dict[int, str] = {}
     groups: dict[Generation, list[int]] = {}

@@ -1,14 +1,15 @@
 """How much memory a model needs, counted before anything is allocated: for answering, and for a step of either stage.
 
-The model is built on the meta device, where tensors have shapes and no values, and run there; every storage that is made is counted
-while it lives. What the counting assumes:
+The model is built on the meta device, where tensors have shapes and no values, and run there; every storage that is
+made is counted while it lives. What the counting assumes:
 
 - attention is fused: scores are never stored (flash attention, or PyTorch's own on a CPU without attention dropout);
 - AdamW keeps two fp32 numbers for every trained parameter;
-- the refiner runs before the step, one expert after the other, without gradients. An expert whose code looks at values (thresholds,
-  matching) is counted up to there: its backbone, which needs the most, comes first.
+- the refiner runs before the step, one expert after the other, without gradients. An expert whose code looks at
+  values (thresholds, matching) is counted up to there: its backbone, which needs the most, comes first.
 
-Shapes: B samples, N image tokens, M local tokens, S spatial tokens, C caption tokens, L tokens of the language model, D width.
+Shapes: B samples, N image tokens, M local tokens, S spatial tokens, C caption tokens, L tokens of the language model, D
+width.
 """
 
 from __future__ import annotations
@@ -137,10 +138,11 @@ def weight_bytes(model: torch.nn.Module) -> int:
 
 
 def training_memory(model: LyricsModel, stage: str, batch_size: int, experts: int | None = None) -> Memory:
-    """One step of a stage (``pretrain`` or ``instruct``) of a model on the meta device, forward and backward, and AdamW.
+    """Return one step of a stage (``pretrain`` or ``instruct``) of a model on the meta device, forward and backward,
+    and AdamW.
 
-    The batch has ``batch_size`` pictures with texts of ``SPATIAL_TOKENS`` and ``CAPTION_TOKENS``, or prompts of ``PROMPT_TOKENS``.
-    ``experts`` is ``experts_peak``, where it is known already.
+    The batch has ``batch_size`` pictures with texts of ``SPATIAL_TOKENS`` and ``CAPTION_TOKENS``, or prompts of
+    ``PROMPT_TOKENS``. ``experts`` is ``experts_peak``, where it is known already.
     """
     trained = model.trainable_parameters(stage)
     gradients = sum(parameter.numel() * parameter.element_size() for parameter in trained.values())
@@ -152,7 +154,9 @@ def training_memory(model: LyricsModel, stage: str, batch_size: int, experts: in
 
 
 def inference_memory(model: LyricsModel, new_tokens: int = 128, experts: int | None = None) -> Memory:
-    """One picture, one prompt of ``PROMPT_TOKENS`` and an answer of ``new_tokens``, of a model on the meta device."""
+    """Return one picture, one prompt of ``PROMPT_TOKENS`` and an answer of ``new_tokens``, of a model on the meta
+    device.
+    """
     model.eval()
     with torch.no_grad(), _FuseAttention(), counting(model) as counter:
         prompts = _prompts(model, 1)
@@ -166,7 +170,7 @@ def inference_memory(model: LyricsModel, new_tokens: int = 128, experts: int | N
 
 
 def step_peak(model: LyricsModel, stage: str, batch_size: int) -> int:
-    """The most that a step's forward and backward pass hold at one moment, gradients included."""
+    """Return the most that a step's forward and backward pass hold at one moment, gradients included."""
     model.train()
     for parameter in model.parameters():
         parameter.grad = None
@@ -226,7 +230,7 @@ def _longest(model: LyricsModel) -> int:
 
 
 def features_like(model: LyricsModel, batch_size: int) -> Features:
-    """Features of the shapes that the encoder and the refiner give, on the meta device."""
+    """Return features of the shapes that the encoder and the refiner give, on the meta device."""
     preprocessing = model.encoder.preprocessing
     side = preprocessing.crop or preprocessing.size
     with torch.no_grad():
@@ -243,7 +247,7 @@ def features_like(model: LyricsModel, batch_size: int) -> Features:
 
 
 def experts_peak(model: LyricsModel, batch_size: int) -> int:
-    """The most that any frozen expert holds at one moment."""
+    """Return the most that any frozen expert holds at one moment."""
     peaks = [0]
     for expert in _experts(model).values():
         with torch.no_grad(), _FuseAttention(), counting(expert) as counter, contextlib.suppress(Exception):
@@ -290,9 +294,11 @@ _BYTES_4BIT = 0.5 + 4 / 64
 
 
 def memory_table(model: LyricsModel, batch_size: int = 1) -> list[MemoryRow]:
-    """Answering and both stages, in fp32, bf16 and with the language model in 4 bits (bf16 around it; nothing trained but LoRA).
+    """Answering and both stages, in fp32, bf16 and with the language model in 4 bits (bf16 around it; nothing trained
+    but LoRA).
 
-    ``model`` is on the meta device, in fp32 or a type of two bytes; it is run once, and the other precisions follow from their width.
+    ``model`` is on the meta device, in fp32 or a type of two bytes; it is run once, and the other precisions follow
+    from their width.
     """
     alone = experts_peak(model, 1)
     found = {"answering": inference_memory(model, experts=alone)}

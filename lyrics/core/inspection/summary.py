@@ -1,4 +1,7 @@
-"""What a model consists of: its parts with output shapes, parameters, trainable parameters and bytes. For ``lyrics check``."""
+"""What a model consists of: its parts with output shapes, parameters, trainable parameters and bytes.
+
+For ``lyrics check``.
+"""
 
 from __future__ import annotations
 
@@ -27,15 +30,15 @@ class PartRow:
     parameters: int
     trainable: int
     num_bytes: int
-    licence: str
+    license: str
 
 
 @dataclass(frozen=True)
 class Summary:
     """A model's parts, and where its trainable parameters are, by stage.
 
-    Stage 1 trains the query transformer and the objectives (section 3.2); stage 2 the query transformer, the projection, and what the
-    language model's adaptation leaves trainable (section 3.3).
+    Stage 1 trains the query transformer and the objectives (section 3.2); stage 2 the query transformer, the
+    projection, and what the language model's adaptation leaves trainable (section 3.3).
     """
 
     parts: tuple[PartRow, ...]
@@ -52,7 +55,7 @@ class Summary:
         return sum(row.num_bytes for row in self.parts)
 
 
-def summarise(model: LyricsModel, resolved: Resolved) -> Summary:
+def summarize(model: LyricsModel, resolved: Resolved) -> Summary:
     """Count a model, which may be on the meta device."""
     modules: dict[str, Any] = {"image_encoder": model.encoder}
     if model.refiner is not None:
@@ -80,7 +83,7 @@ def summarise(model: LyricsModel, resolved: Resolved) -> Summary:
     )
 
 
-def summarise_refiner(refiner: VisualRefiner, resolved: ResolvedRefiner) -> tuple[PartRow, ...]:
+def summarize_refiner(refiner: VisualRefiner, resolved: ResolvedRefiner) -> tuple[PartRow, ...]:
     """Count a refiner alone, which may be on the meta device."""
     return tuple(
         _row(f"refiner.{name}", expert, resolved.parts[f"refiner.{name}"]) for name, expert in refiner.experts.items()
@@ -97,7 +100,7 @@ def _row(path: str, module: nn.Module | Expert, part: Part | None) -> PartRow:
         parameters=sum(parameter.numel() for parameter in parameters),
         trainable=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
         num_bytes=sum(tensor.numel() * tensor.element_size() for tensor in (*parameters, *module.buffers())),
-        licence=part.entry.component.licence if part else "",
+        license=part.entry.component.license if part else "",
     )
 
 

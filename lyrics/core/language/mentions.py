@@ -1,4 +1,6 @@
-"""Boxes that the texts of a ``Sample`` name: written in one codec, so that augmentation can move them and training rewrite them."""
+"""Boxes that the texts of a ``Sample`` name: written in one codec, so that augmentation can move them and training
+rewrite them.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +14,19 @@ CODEC = "lyrics"
 
 
 def mentioned(text: str) -> tuple[SpatialObject, ...]:
-    """The boxes that a sample's text names, with their tags (empty for a box alone), in order."""
+    """Return the boxes that a sample's text names, with their tags (empty for a box alone), in order."""
     return parse(text, CODEC).objects if "<" in text else ()
 
 
 def mention(one: SpatialObject, codec: str = CODEC, size: Size | None = None) -> str:
-    """A box with its tag, or alone where there is none."""
+    """Return a box with its tag, or alone where there is none."""
     return format_objects([one], codec, size) if one.tag else format_box(one.box, codec, size)
 
 
 def rewritten(
     text: str, rewrite: Callable[[SpatialObject], str | None], codec: str = CODEC, size: Size | None = None
 ) -> str | None:
-    """A sample's text with each mention replaced; None as soon as ``rewrite`` gives None."""
+    """Return a sample's text with each mention replaced; None as soon as ``rewrite`` gives None."""
     if codec == CODEC and "<" not in text:
         return text
     found = parse(text, codec, size)
@@ -39,9 +41,11 @@ def rewritten(
 
 
 def snapped(text: str, boxes: Sequence[Box], min_iou: float, codec: str = CODEC, size: Size | None = None) -> str:
-    """A text in which every box is the one of ``boxes`` that it overlaps most, where that is by at least ``min_iou``.
+    """Return a text in which every box is the one of ``boxes`` that it overlaps most, where that is by at least
+    ``min_iou``.
 
-    An answer then names the boxes that were written before it, rather than others a little beside them. ``size`` as for ``parse``.
+    An answer then names the boxes that were written before it, rather than others a little beside them. ``size`` as for
+    ``parse``.
     """
 
     def moved(one: SpatialObject) -> str:

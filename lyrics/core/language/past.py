@@ -1,4 +1,7 @@
-"""What a language model keeps of a conversation that it has read, so that it reads only what is new. Imports no torch."""
+"""What a language model keeps of a conversation that it has read, so that it reads only what is new.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 

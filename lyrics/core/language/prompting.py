@@ -59,7 +59,7 @@ def spatial_text(refinement: Refinement, codec: str) -> str:
 
 def snapped_dialogue(dialogue: Dialogue, encoded: Encoded, min_iou: float, codec: str) -> Dialogue:
     """The dialogue with boxes in its answers exchanged for those that the refiner found in its pictures, where they overlap enough."""
-    pictures = [encoded.refinements[picture] for exchange in dialogue for picture in exchange.pictures]
+    pictures = [encoded.refinements[picture] for exchange in dialogue for picture in exchange.images]
     if not pictures:
         return dialogue
     boxes = [found.box_norm for picture in pictures for found in picture.objects]
@@ -91,7 +91,7 @@ def fitted_prompt(
 
     texts = dict(enumerate(encoded.spatial_texts)) if spec.spatial_in_prompt else {}
     prompt = tokens(texts)
-    shown = {picture for exchange in dialogue for picture in exchange.pictures if texts.get(picture)}
+    shown = {picture for exchange in dialogue for picture in exchange.images if texts.get(picture)}
     if len(prompt) <= room or not shown:
         return prompt
     warnings.warn(
@@ -111,7 +111,7 @@ def _shortened(refinement: Refinement, longest: int, codec: str, tokenizer: Any)
     while few < many:
         middle = (few + many + 1) // 2
         text = spatial_text(replace(refinement, objects=tuple(best[:middle])), codec)
-        # One token for what the cut between this text and its neighbours may cost.
+        # One token for what the cut between this text and its neighbors may cost.
         if len(encode_words(tokenizer, f"{text}\n")) + 1 <= longest:
             few = middle
         else:
@@ -128,7 +128,7 @@ def check_dialogue(dialogue: Dialogue, num_pictures: int) -> None:
     if dialogue[-1].answer is not None:
         raise PromptError("the last instruction has an answer already; there is nothing to generate.")
     for exchange in dialogue:
-        for picture in exchange.pictures:
+        for picture in exchange.images:
             if not 0 <= picture < num_pictures:
                 raise PromptError(f"the prompt names picture {picture}, but there are {num_pictures}.")
 
@@ -148,6 +148,6 @@ def instructions_of(dialogues: Sequence[Dialogue], num_pictures: int) -> list[st
     found = [""] * num_pictures
     for dialogue in dialogues:
         for exchange in dialogue:
-            for picture in exchange.pictures:
+            for picture in exchange.images:
                 found[picture] = exchange.instruction
     return found

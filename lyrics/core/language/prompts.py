@@ -1,8 +1,8 @@
 """Prompts as lists of segments: words, special tokens and pictures, and their form in each chat template.
 
-Words are always encoded with reserved tokens split: whatever a user types, a data set holds or a refiner finds stays text, and never
-becomes a special token or another one that steers a model. A picture's place is no token at all: soft tokens are put there later
-(``lyrics.core.language.soft_prompts``).
+Words are always encoded with reserved tokens split: whatever a user types, a data set holds or a refiner finds stays
+text, and never becomes a special token or another one that steers a model. A picture's place is no token at all: soft
+tokens are put there later (``lyrics.core.language.soft_prompts``).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 
 from lyrics.core.errors import PromptError, UnknownNameError, did_you_mean
 from lyrics.core.json_reading import parse_json
+from lyrics.core.renaming import renamed
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +44,16 @@ class Picture:
 Segment = Words | Special | Picture
 
 
+@renamed(pictures="images")
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One instruction with the pictures it brings into the conversation, and its answer; ``None`` where it is to be generated."""
+    """One instruction with the pictures it brings into the conversation, and its answer; ``None`` where it is to be
+    generated.
+    """
 
     instruction: str
     answer: str | None = None
-    pictures: tuple[int, ...] = ()
+    images: tuple[int, ...] = ()
 
 
 Dialogue = Sequence[Exchange]
@@ -60,8 +64,8 @@ BOS, EOS = Special("bos"), Special("eos")
 class ChatTemplate:
     """What stands around instructions and answers.
 
-    A conversation is ``begin``, then for every exchange ``before``, its content, ``between``, its answer, ``after``. ``pictures_first``
-    puts the pictures of the first exchange in front of everything, as the released code does.
+    A conversation is ``begin``, then for every exchange ``before``, its content, ``between``, its answer, ``after``.
+    ``pictures_first`` puts the pictures of the first exchange in front of everything, as the released code does.
     """
 
     begin: tuple[Segment, ...]
@@ -82,8 +86,8 @@ TEMPLATES: Mapping[str, ChatTemplate] = MappingProxyType(
             (
                 BOS,
                 Words(
-                    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and "
-                    "polite answers to the user's questions. "
+                    "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
+                    "helpful, detailed, and polite answers to the user's questions. "
                 ),
             ),
             (Words("USER: "),),
@@ -110,7 +114,7 @@ TEMPLATES: Mapping[str, ChatTemplate] = MappingProxyType(
 
 
 def template_named(name: str) -> ChatTemplate:
-    """Raises ``UnknownNameError`` with the names there are."""
+    """Raise ``UnknownNameError`` with the names there are."""
     if name not in TEMPLATES:
         known = ", ".join(TEMPLATES)
         raise UnknownNameError(
@@ -125,7 +129,7 @@ class TokenPrompt:
 
     Args:
         ids: token ids; at the place of a picture, ``slots`` ids of 0 that are never read.
-        targets: which of them are learnt (answers and what ends them); false on pictures.
+        targets: which of them are learned (answers and what ends them); false on pictures.
         slots: (position of its first soft token, picture) of each picture, in order.
     """
 
@@ -151,7 +155,8 @@ class TokenPrompt:
 def segments_of(
     dialogue: Dialogue, template: ChatTemplate, picture_text: Callable[[int], str] = lambda picture: ""
 ) -> list[tuple[Segment, bool]]:
-    """A conversation as segments, each with whether it is learnt. It ends where the first missing answer would begin.
+    """Return a conversation as segments, each with whether it is learned. It ends where the first missing answer would
+    begin.
 
     ``picture_text`` gives the words that follow a picture, such as its spatial representation.
     """
@@ -159,15 +164,15 @@ def segments_of(
         raise PromptError("a conversation needs at least one instruction.")
     found: list[tuple[Segment, bool]] = []
 
-    def add(*segments: Segment, learnt: bool = False) -> None:
-        found.extend((segment, learnt) for segment in segments)
+    def add(*segments: Segment, learned: bool = False) -> None:
+        found.extend((segment, learned) for segment in segments)
 
     if template.pictures_first:
-        add(*(Picture(picture) for picture in dialogue[0].pictures))
+        add(*(Picture(picture) for picture in dialogue[0].images))
     add(*template.begin)
     for number, exchange in enumerate(dialogue):
         add(*template.before)
-        for picture in exchange.pictures:
+        for picture in exchange.images:
             if number or not template.pictures_first:
                 add(Picture(picture))
             if words := picture_text(picture):
@@ -175,14 +180,15 @@ def segments_of(
         add(Words(exchange.instruction), *template.between)
         if exchange.answer is None:
             break
-        add(Words(f"{template.answer_prefix}{exchange.answer}"), *template.after, learnt=True)
+        add(Words(f"{template.answer_prefix}{exchange.answer}"), *template.after, learned=True)
     return found
 
 
 def tokenize(segments: Sequence[tuple[Segment, bool]], tokenizer: Any, tokens_per_picture: int) -> TokenPrompt:
     """Segments as token ids.
 
-    Neighbouring words are encoded as one text, so that a prompt has the same tokens whether its answer follows or is generated.
+    Neighboring words are encoded as one text, so that a prompt has the same tokens whether its answer follows or is
+    generated.
 
     Raises:
         PromptError: the tokenizer lacks a special token that the template needs.
@@ -191,7 +197,7 @@ def tokenize(segments: Sequence[tuple[Segment, bool]], tokenizer: Any, tokens_pe
     targets: list[bool] = []
     slots: list[tuple[int, int]] = []
     text, text_start = "", 0
-    for segment, learnt in segments:
+    for segment, learned in segments:
         if isinstance(segment, Words):
             text += segment.text
             encoded = encode_words(tokenizer, text)
@@ -199,7 +205,7 @@ def tokenize(segments: Sequence[tuple[Segment, bool]], tokenizer: Any, tokens_pe
             kept = _common_prefix(ids[text_start:], encoded)
             del ids[text_start + kept :], targets[text_start + kept :]
             ids += encoded[kept:]
-            targets += [learnt] * (len(encoded) - kept)
+            targets += [learned] * (len(encoded) - kept)
             continue
         if isinstance(segment, Picture):
             slots.append((len(ids), segment.index))
@@ -207,7 +213,7 @@ def tokenize(segments: Sequence[tuple[Segment, bool]], tokenizer: Any, tokens_pe
             targets += [False] * tokens_per_picture
         elif (token := _special_id(tokenizer, segment.token)) is not None:
             ids.append(token)
-            targets.append(learnt)
+            targets.append(learned)
         text, text_start = "", len(ids)
     return TokenPrompt(tuple(ids), tuple(targets), tuple(slots))
 
@@ -215,8 +221,8 @@ def tokenize(segments: Sequence[tuple[Segment, bool]], tokenizer: Any, tokens_pe
 def encode_words(tokenizer: Any, text: str) -> list[int]:
     """Return the ids of a text in which nothing becomes a reserved token (``reserved_ids``).
 
-    Characters that no text has, such as half a surrogate pair, are read as U+FFFD: what a shell or a data set passes on of bytes that are
-    not UTF-8 harms no more than itself.
+    Characters that no text has, such as half a surrogate pair, are read as U+FFFD: what a shell or a data set passes on
+    of bytes that are not UTF-8 harms no more than itself.
     """
     return encode_texts(tokenizer, (text,))[0]
 
@@ -232,7 +238,7 @@ def encode_texts(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     reserved = reserved_ids(tokenizer)
     for index, ids in enumerate(rows):
         if not reserved.isdisjoint(ids):
-            rows[index] = _spelt(tokenizer, readable[index], ids, reserved)
+            rows[index] = _spelled(tokenizer, readable[index], ids, reserved)
     return rows
 
 
@@ -242,9 +248,9 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 def reserved_ids(tokenizer: Any) -> frozenset[int]:
     """Return the ids that no text of a user's, a data set's or a refiner's may become.
 
-    Those of special tokens, and of every other added token that looks like markup: ``<tool_call>`` steers a model as much as a special
-    token does, whether or not its tokenizer calls it one. Added tokens of letters and digits alone, or of white space, are words. So is
-    the token for what the vocabulary lacks.
+    Those of special tokens, and of every other added token that looks like markup: ``<tool_call>`` steers a model as
+    much as a special token does, whether or not its tokenizer calls it one. Added tokens of letters and digits alone,
+    or of white space, are words. So is the token for what the vocabulary lacks.
     """
     found = {
         index for index, token in tokenizer.added_tokens_decoder.items() if token.special or _is_markup(token.content)
@@ -257,12 +263,13 @@ def _is_markup(content: str) -> bool:
     return not (content.isspace() or content.strip().isalnum())
 
 
-def _spelt(tokenizer: Any, text: str, ids: Sequence[int], reserved: Set[int]) -> list[int]:
+def _spelled(tokenizer: Any, text: str, ids: Sequence[int], reserved: Set[int]) -> list[int]:
     """A text in which the tokenizer found reserved tokens, without them."""
     plain = _without_added_tokens(tokenizer, reserved)
     if plain is not None:
         ids = plain.encode(text, add_special_tokens=False).ids
-    # Unigram vocabularies (SentencePiece writes them so) hold special tokens as pieces like any other, and find them in text.
+    # Unigram vocabularies (SentencePiece writes them so) hold special tokens as pieces like any other, and find them in
+    # text.
     return [
         piece for index in ids for piece in (_letters(tokenizer, index, reserved) if index in reserved else (index,))
     ]
@@ -324,7 +331,7 @@ def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
 
 
 def cut(prompt: TokenPrompt, longest: int, tokens_per_picture: int) -> TokenPrompt:
-    """The first ``longest`` tokens, without a picture that would be cut through."""
+    """Return the first ``longest`` tokens, without a picture that would be cut through."""
     end = min(longest, len(prompt))
     for start, _ in prompt.slots:
         if start < end < start + tokens_per_picture:

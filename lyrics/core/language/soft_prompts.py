@@ -26,7 +26,9 @@ _ROWS_ON_CPU = 2
 
 @dataclass(frozen=True, eq=False)
 class SoftPrompts:
-    """A batch: embeddings [B,L,D], mask [B,L] (1 = read), ids and targets [B,L] for the loss, and each place's position in its prompt."""
+    """A batch: embeddings [B,L,D], mask [B,L] (1 = read), ids and targets [B,L] for the loss, and each place's position
+    in its prompt.
+    """
 
     embeddings_BLD: torch.Tensor
     mask_BL: torch.Tensor
@@ -36,7 +38,7 @@ class SoftPrompts:
 
 
 def groups_by_length(prompts: Sequence[TokenPrompt]) -> list[list[TokenPrompt]]:
-    """The prompts, those together that are padded at little cost. Shortest first.
+    """Return the prompts, those together that are padded at little cost. Shortest first.
 
     A prompt of less than ``_SHORTEST`` of the longest of a group begins another, once the group has ``_SMALLEST``.
     """
@@ -49,7 +51,9 @@ def groups_by_length(prompts: Sequence[TokenPrompt]) -> list[list[TokenPrompt]]:
 
 
 def rows_of(prompts: Sequence[TokenPrompt]) -> list[list[TokenPrompt]]:
-    """The prompts in as few rows as are needed, none longer than the longest prompt: the longest first, each where it first fits."""
+    """Return the prompts in as few rows as are needed, none longer than the longest prompt: the longest first, each
+    where it first fits.
+    """
     rows: list[list[TokenPrompt]] = []
     room: list[int] = []
     ordered = sorted(prompts, key=len, reverse=True)
@@ -83,7 +87,9 @@ def embed(
 def embed_packed(
     rows: Sequence[Sequence[TokenPrompt]], soft_tokens_PQD: torch.Tensor, language_model: LanguageModel
 ) -> SoftPrompts:
-    """As ``embed``, with several prompts in a row; ``positions_BL`` count each from 0, and the rest of a row as one more."""
+    """As ``embed``, with several prompts in a row; ``positions_BL`` count each from 0, and the rest of a row as one
+    more.
+    """
     placed = []
     for row in rows:
         ends = list(itertools.accumulate(len(prompt) for prompt in row))
@@ -136,7 +142,8 @@ def answer_losses(
     *,
     one_pass: bool = False,
 ) -> list[Loss]:
-    """Cross-entropy of the prompts' answers and of what ends them (section 3.3), of one or several passes of the language model.
+    """Cross-entropy of the prompts' answers and of what ends them (section 3.3), of one or several passes of the
+    language model.
 
     A language model that ``packs`` reads them without padding; any other reads those of like length together, unless
     everything is to be ``one_pass``. The sum of the losses is the same.
@@ -151,7 +158,9 @@ def answer_losses(
 
 
 def answer_loss(prompts: Sequence[TokenPrompt], soft_tokens_PQD: torch.Tensor, language_model: LanguageModel) -> Loss:
-    """Cross-entropy of the prompts' answers and of what ends them, summed, with the number of their tokens (section 3.3)."""
+    """Cross-entropy of the prompts' answers and of what ends them, summed, with the number of their tokens (section
+    3.3).
+    """
     soft = embed(prompts, soft_tokens_PQD, language_model, "right")
     return _loss(soft, soft_tokens_PQD, lambda: language_model(soft.embeddings_BLD, soft.mask_BL))
 

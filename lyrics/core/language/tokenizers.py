@@ -1,8 +1,8 @@
 """The built-in tokenizers that stand in where one would come from a hub.
 
-A model built with ``weights="random"`` or ``"meta"`` downloads nothing, so it cannot have BERT's or Vicuna's tokenizer. These split text
-into bytes, or into words that are known and bytes: any string is encoded and comes back exactly. They are real
-``PreTrainedTokenizerFast``: they save, load and pad.
+A model built with ``weights="random"`` or ``"meta"`` downloads nothing, so it cannot have BERT's or Vicuna's tokenizer.
+These split text into bytes, or into words that are known and bytes: any string is encoded and comes back exactly. They
+are real ``PreTrainedTokenizerFast``: they save, load and pad.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ _BERT_ROLES = {
 }
 
 
-#: A piece of markup (the longest that fits), a word with the space before it, a number of up to three digits, or any one character.
+#: A piece of markup (the longest that fits), a word with the space before it, a number of up to three digits, or any
+#: one character.
 _PIECE = "|".join([*(re.escape(mark) for mark in sorted(MARKUP, key=len, reverse=True)), " ?[A-Za-z]+|[0-9]{1,3}|."])
 
 
@@ -41,12 +42,13 @@ _SLOPE = -0.5
 
 
 def builtin_tokenizer(kind: BuiltinTokenizer, special_tokens: Sequence[str]) -> PreTrainedTokenizerFast:
-    """``byte_tokenizer`` or ``word_tokenizer``."""
+    """Return ``byte_tokenizer`` or ``word_tokenizer``."""
     return byte_tokenizer(special_tokens) if kind == "bytes" else word_tokenizer(special_tokens)
 
 
 def byte_tokenizer(special_tokens: Sequence[str]) -> PreTrainedTokenizerFast:
-    """A tokenizer whose vocabulary is ``special_tokens`` (ids 0, 1, ... in the order given) followed by the 256 bytes.
+    """Return a tokenizer whose vocabulary is ``special_tokens`` (ids 0, 1, ... in the order given) followed by the 256
+    bytes.
 
     Tokens with a well-known name ([PAD], [CLS], [SEP], [MASK], [BOS], <pad>, <s>, </s>) also take that role.
 
@@ -58,9 +60,11 @@ def byte_tokenizer(special_tokens: Sequence[str]) -> PreTrainedTokenizerFast:
 
 
 def word_tokenizer(special_tokens: Sequence[str]) -> PreTrainedTokenizerFast:
-    """The same, followed by the words of ``lyrics.core.vocabulary``, each with and without a space before it, its numbers and its markup.
+    """Return the same, followed by the words of ``lyrics.core.vocabulary``, each with and without a space before it,
+    its numbers and its markup.
 
-    A word that is not among them is spelt in bytes. ``<br><T>red star</T><Bbox>(5,20),(310,999)</Bbox></br>`` has 12 tokens.
+    A word that is not among them is spelled in bytes. ``<br><T>red star</T><Bbox>(5,20),(310,999)</Bbox></br>`` has 12
+    tokens.
     """
     from tokenizers import Regex, pre_tokenizers
 
@@ -76,11 +80,12 @@ def word_tokenizer(special_tokens: Sequence[str]) -> PreTrainedTokenizerFast:
 
 
 def numbers_in_order(rows: torch.Tensor, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Begin with what a number is worth: the rows [V, D] of the numbers that are one token each become smooth functions of their value.
+    """Begin with what a number is worth: the rows [V, D] of the numbers that are one token each become smooth functions
+    of their value.
 
-    Rows of near numbers are near each other, the more so as slow waves are the strongest: what is learnt of one coordinate holds for its
-    neighbours, and differences and thresholds are found soonest. The spread of the values stays. Nothing happens with a tokenizer that has
-    no such tokens. Uses torch's global generator.
+    Rows of near numbers are near each other, the more so as slow waves are the strongest: what is learned of one
+    coordinate holds for its neighbors, and differences and thresholds are found soonest. The spread of the values
+    stays. Nothing happens with a tokenizer that has no such tokens. Uses torch's global generator.
     """
     import torch
 

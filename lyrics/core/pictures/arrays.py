@@ -1,6 +1,6 @@
 """Images that are arrays: numpy's [H,W,C] and torch's [C,H,W], as PIL images.
 
-Shapes: C colour channels, H and W pixels.
+Shapes: C color channels, H and W pixels.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _SHAPES = "a numpy array [H,W], [H,W,1], [H,W,3] or [H,W,4], or a torch tensor [
 
 
 def image_of_array(source: npt.NDArray[np.generic] | torch.Tensor) -> Image.Image:
-    """The image that an array holds, in gray, RGB or RGBA.
+    """Return the image that an array holds, in gray, RGB or RGBA.
 
     Args:
         source: numpy [H,W], [H,W,1], [H,W,3] or [H,W,4]; torch [H,W], [1,H,W], [3,H,W] or [4,H,W], on any device.

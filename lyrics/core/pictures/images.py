@@ -47,13 +47,13 @@ _OTHER_FORMATS = (
     (b"<html", "a web page"),
 )
 
-#: A path, a PIL image, or an array as ``lyrics.core.pictures.arrays`` describes: numpy [H,W,C] or torch [C,H,W], uint8 or
-#: floats from 0 to 1.
+#: A path, a PIL image, or an array as ``lyrics.core.pictures.arrays`` describes: numpy [H,W,C] or torch [C,H,W], uint8
+#: or floats from 0 to 1.
 ImageLike = Union[str, "os.PathLike[str]", Image.Image, "npt.NDArray[Any]", "torch.Tensor"]
 
 
 def is_array(source: object) -> bool:
-    """Whether an image is given as a numpy array or a torch tensor."""
+    """Return whether an image is given as a numpy array or a torch tensor."""
     # A tensor can be there only where torch has been imported.
     torch = sys.modules.get("torch")
     return isinstance(source, np.ndarray) or (torch is not None and isinstance(source, torch.Tensor))
@@ -72,7 +72,10 @@ _UPRIGHT = {
 
 
 def picture_name(source: ImageLike) -> str:
-    """What a picture is called: its path; of an open picture the file it came from, or nothing. The experts ``cached`` find it by this."""
+    """Return what a picture is called: its path; of an open picture the file it came from, or nothing.
+
+    The experts ``cached`` find it by this.
+    """
     if isinstance(source, Image.Image) or is_array(source):
         return str(getattr(source, "filename", ""))
     return os.fspath(source)  # type: ignore[arg-type]
@@ -182,7 +185,8 @@ def _upright_rgb(image: Image.Image, name: str, *, may_close: bool = False) -> I
 
 
 def exif_orientation(image: Image.Image, name: str) -> int:
-    """Return the orientation, 1 to 8 as EXIF counts: 1, upright, where nothing else is said, or nothing that can be read.
+    """Return the orientation, 1 to 8 as EXIF counts: 1, upright, where nothing else is said, or nothing that can be
+    read.
 
     ``name`` is what the image is called in the log.
     """

@@ -1,6 +1,6 @@
 """Pictures in, one tensor per expert out. Every change of coordinates of a picture happens here, and its frame records it.
 
-Shapes: B images, C colour channels, H and W pixels.
+Shapes: B images, C color channels, H and W pixels.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def resized(size_px: tuple[int, int], preprocessing: Preprocessing) -> tuple[int
 
 
 def prepare_one(picture: Image.Image, preprocessing: Preprocessing) -> tuple[torch.Tensor, Frame]:
-    """One RGB picture -> normalised pixels [3,H,W] (not padded) and the frame that leads back to the picture."""
+    """One RGB picture -> normalized pixels [3,H,W] (not padded) and the frame that leads back to the picture."""
     frame = Frame.of(*picture.size)
     size_px = resized(picture.size, preprocessing)
     if size_px != picture.size:

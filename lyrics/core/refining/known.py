@@ -14,7 +14,8 @@ MOST = 16
 
 
 def warn_of_unknown(experts: Iterable[Expert], images: Iterable[ImageLike]) -> bool:
-    """Warn of the first image of a kind that an expert does not know (``lyrics.core.contracts.KnowsOneWorld``); return whether any was.
+    """Warn of the first image of a kind that an expert does not know (``lyrics.core.contracts.KnowsOneWorld``); return
+    whether any was.
 
     Files that cannot be opened are passed over: whoever uses them says what is wrong.
     """
@@ -29,8 +30,8 @@ def warn_of_unknown(experts: Iterable[Expert], images: Iterable[ImageLike]) -> b
         for world, expert in limited.items():
             if not expert.is_of_world(opened):
                 warnings.warn(
-                    f"{picture_name(image) or 'the image'} is no image of the kind that this model was trained on, {world}: what it "
-                    f"finds there means nothing. {expert.otherwise}",
+                    f"{picture_name(image) or 'the image'} is no image of the kind that this model was trained on, "
+                    f"{world}: what it finds there means nothing. {expert.otherwise}",
                     stacklevel=2,
                 )
                 return True

@@ -1,4 +1,5 @@
-"""The refiner over files: ``objects.jsonl``, COCO annotations and drawn pictures; a second run does only what is missing.
+"""The refiner over files: ``objects.jsonl``, COCO annotations and drawn pictures; a second run does only what is
+missing.
 
 A line of ``objects.jsonl`` is written when its picture is finished, after its drawing, so a run that was killed loses
 at most one batch. Whatever goes wrong with one file is a line in ``skipped.jsonl`` and never stops the run.
@@ -46,7 +47,10 @@ _LONGEST_JPEG = 65_500
 
 @dataclass(frozen=True)
 class RefineSummary:
-    """What a run did. ``skipped`` maps a file to its error; ``done_before`` counts pictures that an earlier run had finished."""
+    """What a run did.
+
+    ``skipped`` maps a file to its error; ``done_before`` counts pictures that an earlier run had finished.
+    """
 
     refined: int
     done_before: int
@@ -266,8 +270,8 @@ class _Run:
         failed = [error for error in self.skipped.values() if error.kind == "expert"]
         if self.refined == 0 and not self.names_before and len(failed) >= GIVE_UP_AFTER:
             raise LyricsError(
-                f"the experts failed on each of the first {len(failed)} pictures, so that the refiner seems to be broken. The "
-                f"first failure: {failed[0]}"
+                f"the experts failed on each of the first {len(failed)} pictures, so that the refiner seems to be "
+                f"broken. The first failure: {failed[0]}"
             )
 
 
@@ -340,8 +344,9 @@ def _earlier_rows(path: Path, digest: str, redo: bool) -> list[Mapping[str, Any]
     elif others:
         made_by = ", ".join(f"{count} by {made}" for made, count in others.most_common(3))
         raise LyricsError(
-            f"{name_for_messages(path)}: holds pictures that another refiner, other weights or other phrases made ({made_by}; "
-            f"this is {digest}); give another --out, or --redo to drop those rows and do their pictures again."
+            f"{name_for_messages(path)}: holds pictures that another refiner, other weights or other phrases made "
+            f"({made_by}; this is {digest}); give another --out, or --redo to drop those rows and do their pictures "
+            "again."
         )
     return ours
 

@@ -1,4 +1,6 @@
-"""What the refiner saw in one picture, and its forms: a JSON line, COCO annotations, supervision's detections, a drawing."""
+"""What the refiner saw in one picture, and its forms: a JSON line, COCO annotations, supervision's detections, a
+drawing.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from lyrics.core.errors import GeometryError, LyricsError, MissingRequirementErr
 from lyrics.core.files import is_text, name_as_text
 from lyrics.core.geometry import Box
 from lyrics.core.masks import Mask
+from lyrics.core.renaming import renamed
 from lyrics.core.types import DetectedObject, Tag
 
 if TYPE_CHECKING:
@@ -30,7 +33,10 @@ class Refinement:
     name: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data: one line of ``objects.jsonl``. Boxes are xyxy in pixels of the original picture, masks COCO's compressed runs."""
+        """Return plain data: one line of ``objects.jsonl``.
+
+        Boxes are xyxy in pixels of the original picture, masks COCO's compressed runs.
+        """
         return {
             **name_to_json(self.name),
             "width": self.size_px[0],
@@ -49,7 +55,8 @@ class Refinement:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Refinement:
-        """The inverse of ``to_json``, to three decimals of a pixel. Raises ``LyricsError`` saying which field is wrong.
+        """Return the inverse of ``to_json``, to three decimals of a pixel. Raises ``LyricsError`` saying which field is
+        wrong.
 
         An object whose box has no area inside the picture is left out.
         """
@@ -71,8 +78,9 @@ class Refinement:
     def to_supervision(self) -> Any:
         """As ``supervision.Detections``; ``class_id`` counts the different tags in alphabetical order.
 
-        Boxes are xyxy in pixels, masks bool [objects, height, width], given when every object has one. The tags themselves are
-        ``data["class_name"]``, where this version of supervision has a place for them (0.16 and later; groundingdino-py wants 0.6.0).
+        Boxes are xyxy in pixels, masks bool [objects, height, width], given when every object has one. The tags
+        themselves are ``data["class_name"]``, where this version of supervision has a place for them (0.16 and later;
+        groundingdino-py wants 0.6.0).
 
         Raises ``MissingRequirementError`` where supervision is not installed.
         """
@@ -104,13 +112,17 @@ class Refinement:
             ),
         )
 
-    def draw(self, picture: Image.Image) -> Image.Image:
-        """A copy of ``picture`` with boxes, masks and labels. Raises ``ValueError`` for a picture of another size."""
+    @renamed(picture="image")
+    def draw(self, image: Image.Image) -> Image.Image:
+        """Return a copy of ``image`` with boxes, masks and labels.
+
+        Raises ``ValueError`` for an image of another size.
+        """
         from lyrics.core.pictures.drawing import draw_objects
 
-        if picture.size != self.size_px:
-            raise ValueError(f"this refinement is of a picture of {self.size_px} pixels, not {picture.size}")
-        return draw_objects(picture, self.objects)
+        if image.size != self.size_px:
+            raise ValueError(f"this refinement is of an image of {self.size_px} pixels, not {image.size}")
+        return draw_objects(image, self.objects)
 
 
 def name_to_json(name: str) -> dict[str, str]:
@@ -124,7 +136,10 @@ def name_from_json(row: Mapping[str, Any]) -> str:
 
 
 def to_coco(refinements: Sequence[Refinement]) -> dict[str, Any]:
-    """COCO annotations of several pictures, as pycocotools loads them. Boxes are [x, y, width, height] in pixels, ids count from 1."""
+    """COCO annotations of several pictures, as pycocotools loads them.
+
+    Boxes are [x, y, width, height] in pixels, ids count from 1.
+    """
     names = sorted({found.tag for refinement in refinements for found in refinement.objects})
     category = {name: index for index, name in enumerate(names, 1)}
     images: list[dict[str, Any]] = []

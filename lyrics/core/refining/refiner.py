@@ -23,6 +23,7 @@ from lyrics.core.pictures.images import ImageLike
 from lyrics.core.pictures.inputs import Phrases, is_image, phrase_lists
 from lyrics.core.pictures.processor import ModelImages, Processor
 from lyrics.core.refining.refinement import Refinement
+from lyrics.core.renaming import renamed
 from lyrics.core.types import DetectedObject, DetectorOutput, SegmenterOutput, Tag
 
 LocalTokens = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
@@ -40,7 +41,8 @@ class VisualRefiner(nn.Module):
     """Tags, boxes, masks and local tokens of pictures.
 
     Args:
-        tagger, detector, segmenter: modules that keep the contract of their kind, or None. A segmenter needs a detector.
+        tagger, detector, segmenter: modules that keep the contract of their kind, or None. A segmenter needs a
+            detector.
         max_objects: objects kept per picture, best first.
         names: per expert, what to call it when it breaks its contract; ``the detector`` and so on unless given.
         made_of: the resolved specification and the versions behind it, as plain data, for ``digest``.
@@ -109,9 +111,10 @@ class VisualRefiner(nn.Module):
                 seen.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return seen.hexdigest()[:16]
 
+    @renamed(pictures="images")
     def forward(
         self,
-        pictures: ImageLike | Sequence[ImageLike],
+        images: ImageLike | Sequence[ImageLike],
         phrases: Phrases = None,
         *,
         names: Sequence[str] | None = None,
@@ -119,24 +122,25 @@ class VisualRefiner(nn.Module):
         """Refine an image, or any number of them in one batch.
 
         Args:
-            pictures: an image or a list of images of any sizes, whatever ``lyrics.core.pictures.images.open_image`` opens.
+            images: an image or a list of images of any sizes, whatever ``lyrics.core.pictures.images.open_image``
+                opens.
             phrases: what to look for in each image, in place of the tagger's tags; for one image a list of phrases will
                 do.
-            names: which pictures they are; a path is its own name.
+            names: which images they are; a path is its own name.
 
         Returns:
             The refinement of one image, or a list of refinements of a list.
 
         Raises:
-            ImageError: a picture cannot be used; the message names it.
+            ImageError: an image cannot be used; the message names it.
             PromptError: ``phrases`` are not a list of phrases for each image.
         """
         weight = next(self.parameters(), None)
         device, dtype = (None, None) if weight is None else (weight.device, weight.dtype)
         processor = Processor({name: expert.preprocessing for name, expert in self.experts.items()})
-        images = processor.images(pictures, device, names=names, dtype=dtype)
-        found = self.refine(images, phrase_lists(phrases, len(images), flat=is_image(pictures))).refinements
-        return found[0] if is_image(pictures) else list(found)
+        prepared = processor.images(images, device, names=names, dtype=dtype)
+        found = self.refine(prepared, phrase_lists(phrases, len(prepared), flat=is_image(images))).refinements
+        return found[0] if is_image(images) else list(found)
 
     @torch.no_grad()
     def refine(self, images: ModelImages, phrases: Phrases = None) -> RefinerOutput:
@@ -249,6 +253,7 @@ def check_segmenter(
     _expect(
         who,
         tuple(found.tokens_BKD.shape) == expected and tuple(found.mask_BK.shape) == expected[:2],
-        f"returned tokens {tuple(found.tokens_BKD.shape)} and a mask {tuple(found.mask_BK.shape)}, not {expected} and {expected[:2]}",
+        f"returned tokens {tuple(found.tokens_BKD.shape)} and a mask {tuple(found.mask_BK.shape)}, not {expected} and "
+        f"{expected[:2]}",
     )
     _expect(who, found.mask_BK.dtype == torch.bool, f"returned a mask of {found.mask_BK.dtype}, not a bool mask")

@@ -16,9 +16,11 @@ _AT_ONCE = 2
 
 
 def side_by_side(work: Callable[[Item], Result], items: Sequence[Item], device: torch.device) -> list[Result]:
-    """``[work(item) for item in items]``, two at a time on a CPU that has threads for it, where no gradients are kept.
+    """Return ``[work(item) for item in items]``, two at a time on a CPU that has threads for it, where no gradients are
+    kept.
 
-    ``work`` must not change what another call of it reads. Raises what ``work`` raises, for the first item that it fails for.
+    ``work`` must not change what another call of it reads. Raises what ``work`` raises, for the first item that it
+    fails for.
     """
     threads = torch.get_num_threads()
     if device.type != "cpu" or torch.is_grad_enabled() or min(threads, len(items)) < _AT_ONCE:

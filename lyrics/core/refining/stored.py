@@ -1,4 +1,6 @@
-"""Stored refinements by image: found by the path that a data set has for it, though they were written under another one."""
+"""Stored refinements by image: found by the path that a data set has for it, though they were written under another
+one.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,8 @@ from lyrics.core.refining.refinement import Refinement
 class StoredRefinements(Mapping[str, Refinement]):
     """Refinements by image name.
 
-    A name that is not there as written stands for the one image whose path ends as it does, or which ends as that path does:
-    ``lyrics refine`` writes paths as it was given them, a data set names images from its own folder.
+    A name that is not there as written stands for the one image whose path ends as it does, or which ends as that path
+    does: ``lyrics refine`` writes paths as it was given them, a data set names images from its own folder.
 
     Args:
         refinements: in any order.

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import pluggy
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
+
+from lyrics.core.renaming import FormerNames, renamed
 
 if TYPE_CHECKING:
     from lyrics.core.spec import ModelSpec, RefinerSpec
@@ -41,12 +43,13 @@ CONTRACTS = (1,)
 hookimpl = pluggy.HookimplMarker("lyrics")
 
 
-class Options(BaseModel):
+class Options(FormerNames):
     """Base of every component's options: frozen, unknown keys refused, every default stated here and nowhere else.
 
     Give each field a ``Field(description=...)`` and its range (``ge``, ``le``): ``lyrics show NAME`` prints them and a value outside
     is refused with its place in the spec. A field or property named ``feature_dim`` lets parts be compared before anything is built; so do
-    ``segments`` of a query transformer and ``needs_segments`` of an objective (``lyrics.core.contracts``).
+    ``segments`` of a query transformer and ``needs_segments`` of an objective (``lyrics.core.contracts``). A field that
+    is renamed stays known for a while by ``FORMER_NAMES = {"former_name": "name"}``.
     """
 
     # `defer_build`: listing components must not pay for validators that only a build needs.
@@ -133,6 +136,7 @@ class Converter:
             )
 
 
+@renamed(licence="license")
 @dataclass(frozen=True)
 class Component:
     """One swappable part, described without importing it.
@@ -146,7 +150,7 @@ class Component:
         requires: requirement strings (``"timm>=1.0"``) checked before the build.
         install: the command to print when a requirement is unmet.
         summary: one line for ``lyrics list``.
-        licence: licence of the code and of the weights that the default options name.
+        license: license of the code and of the weights that the default options name.
         contract: version of the kind's contract that the component keeps.
         test_options: options under which the component is small and builds offline; the conformance suite uses them.
         converters: public checkpoints of other projects that ``lyrics convert`` turns into this component's weights.
@@ -162,7 +166,7 @@ class Component:
     requires: tuple[str, ...] = ()
     install: str = ""
     summary: str = ""
-    licence: str = ""
+    license: str = ""
     contract: int = 1
     test_options: Mapping[str, Any] = field(default_factory=dict)
     converters: tuple[Converter, ...] = ()

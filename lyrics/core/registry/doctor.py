@@ -58,8 +58,8 @@ def diagnose(registry: Registry) -> Diagnosis:
         if plugin.seconds > SLOW_SECONDS
     ]
     advice += [
-        f"the plugin {plugin.source} imports {', '.join(plugin.heavy_imports)} in its manifest; that belongs into the module that "
-        "its build string names"
+        f"the plugin {plugin.source} imports {', '.join(plugin.heavy_imports)} in its manifest; that belongs into the "
+        "module that its build string names"
         for plugin in registry.plugins
         if plugin.heavy_imports
     ]

@@ -1,8 +1,10 @@
-"""Try plugins in a process of their own, before this one loads them: what ends, crashes or hangs there harms nothing here.
+"""Try plugins in a process of their own, before this one loads them: what ends, crashes or hangs there harms nothing
+here.
 
-A manifest is code of a stranger. What it raises can be caught; what ends the process (``os._exit``, a fault in native code) or never
-returns cannot. So the third parties are first loaded by a child, one after another; the child says what it begins and what it has
-finished, and the one that it began and never finished is the culprit. The rest go on in another child.
+A manifest is code of a stranger. What it raises can be caught; what ends the process (``os._exit``, a fault in native
+code) or never returns cannot. So the third parties are first loaded by a child, one after another; the child says what
+it begins and what it has finished, and the one that it began and never finished is the culprit. The rest go on in
+another child.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from typing import IO
 from lyrics.core.errors import LyricsError
 from lyrics.core.json_reading import parse_json
 
-#: How long one plugin may take. A manifest only yields records; this leaves room for one that wrongly imports torch from a slow disk.
+#: How long one plugin may take. A manifest only yields records; this leaves room for one that wrongly imports torch
+#: from a slow disk.
 SECONDS = 30.0
 #: Set in the child, so that a manifest which itself looks for plugins does not start children without end.
 INSIDE = "LYRICS_PLUGIN_PROCESS"
@@ -33,8 +36,8 @@ _STDERR_BYTES = 4000
 class Trial:
     """What came of loading one plugin in the child.
 
-    ``cause`` is empty where it can be loaded here too; otherwise ``output`` is its traceback or the end of what it printed. ``fatal`` says
-    that it took the process with it.
+    ``cause`` is empty where it can be loaded here too; otherwise ``output`` is its traceback or the end of what it
+    printed. ``fatal`` says that it took the process with it.
     """
 
     cause: str = ""
@@ -54,8 +57,8 @@ def try_plugins(names: Sequence[str], code: str) -> dict[str, Trial]:
 
     Args:
         names: one for each plugin, all different; the child gets them as its only argument, a JSON list.
-        code: what the child runs. It loads the plugins in this order, and calls ``begin(name)`` before and ``finish(name, trial)`` after
-            each of them, on a ``Messages``.
+        code: what the child runs. It loads the plugins in this order, and calls ``begin(name)`` before and
+            ``finish(name, trial)`` after each of them, on a ``Messages``.
 
     Returns an empty dictionary where no process can be started: the plugins are then loaded untried.
     """
@@ -95,7 +98,9 @@ def _one_child(names: Sequence[str], code: str) -> dict[str, Trial]:
 
 
 def _follow(child: subprocess.Popen[bytes]) -> tuple[dict[str, Trial], str, bool]:
-    """(finished plugins, the one that was begun last and not finished, whether it was still running when its time was up)."""
+    """(finished plugins, the one that was begun last and not finished, whether it was still running when its time was
+    up).
+    """
     assert child.stdout is not None
     lines: queue.Queue[bytes | None] = queue.Queue()
     # Not joined: a process that a plugin has started may hold the pipe open for as long as it likes.
@@ -150,7 +155,10 @@ def _tail(file: IO[bytes]) -> str:
 
 
 class Messages:
-    """The child's side: what it says to the process that started it. Whatever plugins print goes to standard error instead."""
+    """The child's side: what it says to the process that started it.
+
+    Whatever plugins print goes to standard error instead.
+    """
 
     def __init__(self) -> None:
         self._stream = os.fdopen(os.dup(1), "w", encoding="ascii", buffering=1)

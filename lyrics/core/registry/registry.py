@@ -43,7 +43,7 @@ R = TypeVar("R", Component, Preset, Recipe)
 N = TypeVar("N", Preset, Recipe)
 #: Most characters of a name, and of what a record says in words.
 _LONGEST_NAME = 64
-_LONGEST = {"summary": 160, "licence": 200, "install": 300, "reported_note": 1000}
+_LONGEST = {"summary": 160, "license": 200, "install": 300, "reported_note": 1000}
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _MANIFEST = re.compile(r"\w+(\.\w+)*(\s*:\s*\w+(\.\w+)*)?")
 _BUILD = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
@@ -463,7 +463,7 @@ def _take_in(plugin: Plugin, records: list[Any], presets: list[Any], recipes: li
             plugin.failures.append(Failure(plugin.source, one_line(problem, 400), kind=kind, name=name))
         else:
             converters = tuple(replace(one, summary=one_line(one.summary)) for one in record.converters)
-            plugin.components.append(_clean(record, ("summary", "licence", "install"), converters=converters))
+            plugin.components.append(_clean(record, ("summary", "license", "install"), converters=converters))
     for preset in presets:
         name = one_line(str(getattr(preset, "name", "")), 100)
         problem = _judged(_problem_with_preset, preset) or _repeated(seen, "preset", name)
@@ -509,7 +509,7 @@ def _problem_with_component(record: Any) -> str | None:
         return f"component {_repr(record.name)} has the unknown kind {_repr(record.kind)}.{did_you_mean(str(record.kind), KINDS)}"
     if not isinstance(record.name, str) or not _NAME.fullmatch(record.name) or len(record.name) > _LONGEST_NAME:
         return f"{_repr(record.name)} is not a component name: lower-case words joined by hyphens, {_LONGEST_NAME} characters at most."
-    for field_name in ("install", "summary", "licence"):
+    for field_name in ("install", "summary", "license"):
         if not isinstance(value := getattr(record, field_name), str):
             return f"{record.kind} {record.name!r}: {field_name} must be a string, not {value!r}."
     if not isinstance(record.build, str) or not _BUILD.fullmatch(record.build):

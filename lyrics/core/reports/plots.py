@@ -1,4 +1,7 @@
-"""Small charts as SVG text: a curve for a report, and panels of bars and lines for a file of their own. Draws with strings alone."""
+"""Small charts as SVG text: a curve for a report, and panels of bars and lines for a file of their own.
+
+Draws with strings alone.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,8 @@ from html import escape
 _WIDTH, _HEIGHT, _LEFT = 420, 160, 52
 #: Points of a curve; more are averaged in groups.
 _POINTS = 400
-#: Of Okabe and Ito's palette, which the colour-blind can tell apart.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+#: Of Okabe and Ito's palette, which the color-blind can tell apart.
+_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _PANEL_WIDTH, _PANEL_HEIGHT, _TOP, _BOTTOM, _RIGHT = 420, 240, 38, 46, 12
 _COLUMNS = 3
 
@@ -46,7 +49,7 @@ Panel = Bars | Lines
 
 
 def curve(points: Sequence[tuple[int, float]]) -> str:
-    """(step, value) pairs as an inline SVG; values that are not finite are left out."""
+    """Return (step, value) pairs as an inline SVG; values that are not finite are left out."""
     finite = [(step, value) for step, value in points if math.isfinite(value)]
     if not finite:
         return "<p>no finite value</p>"
@@ -62,7 +65,7 @@ def curve(points: Sequence[tuple[int, float]]) -> str:
     return (
         f"<svg viewBox='0 0 {_WIDTH} {_HEIGHT}' width='{_WIDTH}' height='{_HEIGHT}' role='img'>"
         f"<path d='M{_LEFT} 4V{_HEIGHT - 20}H{_WIDTH - 4}' fill='none' stroke='#bbb'/>"
-        f"<polyline points='{line}' fill='none' stroke='{_COLOURS[0]}' stroke-width='1.5'/>"
+        f"<polyline points='{line}' fill='none' stroke='{_COLORS[0]}' stroke-width='1.5'/>"
         f"<text x='2' y='14'>{high:.4g}</text><text x='2' y='{_HEIGHT - 22}'>{low:.4g}</text>"
         f"<text x='{_LEFT}' y='{_HEIGHT - 6}'>{first}</text>"
         f"<text x='{_WIDTH - 4}' y='{_HEIGHT - 6}' text-anchor='end'>{last}</text></svg>"
@@ -70,7 +73,10 @@ def curve(points: Sequence[tuple[int, float]]) -> str:
 
 
 def chart(panels: Sequence[Panel]) -> str:
-    """Panels beside and below each other, as an SVG file that needs nothing else. Values that are not finite are left out."""
+    """Panels beside and below each other, as an SVG file that needs nothing else.
+
+    Values that are not finite are left out.
+    """
     columns = max(1, min(_COLUMNS, len(panels)))
     rows = -(-len(panels) // columns)
     width, height = columns * _PANEL_WIDTH, max(1, rows) * _PANEL_HEIGHT
@@ -143,10 +149,11 @@ def _bars(panel: Bars) -> str:
         top, bottom = sorted((frame.up(point.y), frame.up(0.0)))
         parts += [
             f"<rect x='{left:.1f}' y='{top:.1f}' width='{right - left:.1f}' height='{bottom - top:.1f}' "
-            f"fill='{_colour(number)}'><title>{escape(name)}: {point.y:.4g}</title></rect>",
+            f"fill='{_color(number)}'><title>{escape(name)}: {point.y:.4g}</title></rect>",
             frame.whisker(middle, point),
-            # Names stand in two rows by turns, so that neighbours do not run into each other.
-            f"<text x='{middle:.1f}' y='{frame.bottom + 15 + number % 2 * 14}' text-anchor='middle'>{escape(name)}</text>",
+            # Names stand in two rows by turns, so that neighbors do not run into each other.
+            f"<text x='{middle:.1f}' y='{frame.bottom + 15 + number % 2 * 14}' "
+            f"text-anchor='middle'>{escape(name)}</text>",
         ]
     return "".join(parts)
 
@@ -162,14 +169,14 @@ def _lines(panel: Lines) -> str:
     parts = [frame.axes()]
     for number, (name, points) in enumerate(lines.items()):
         path = " ".join(frame.at(point.x, point.y) for point in points)
-        colour = _colour(number)
-        parts.append(f"<polyline points='{path}' fill='none' stroke='{colour}' stroke-width='1.5'/>")
+        color = _color(number)
+        parts.append(f"<polyline points='{path}' fill='none' stroke='{color}' stroke-width='1.5'/>")
         for point in points:
             x, y = frame.across(point.x), frame.up(point.y)
-            parts.append(f"<circle cx='{x:.1f}' cy='{y:.1f}' r='2' fill='{colour}'/>{frame.whisker(x, point)}")
+            parts.append(f"<circle cx='{x:.1f}' cy='{y:.1f}' r='2' fill='{color}'/>{frame.whisker(x, point)}")
         if len(lines) > 1:
             x = frame.left + number * (frame.right - frame.left) / len(lines)
-            parts.append(f"<text x='{x:.1f}' y='{_TOP - 2}' fill='{colour}'>{escape(name)}</text>")
+            parts.append(f"<text x='{x:.1f}' y='{_TOP - 2}' fill='{color}'>{escape(name)}</text>")
     below = frame.bottom + 15
     parts += [
         f"<text x='{frame.left}' y='{below}'>{first:g}</text>",
@@ -179,8 +186,8 @@ def _lines(panel: Lines) -> str:
     return "".join(parts)
 
 
-def _colour(number: int) -> str:
-    return _COLOURS[number % len(_COLOURS)]
+def _color(number: int) -> str:
+    return _COLORS[number % len(_COLORS)]
 
 
 def _nothing() -> str:

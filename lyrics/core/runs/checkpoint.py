@@ -1,8 +1,9 @@
 """A checkpoint on disk: a folder that is whole or is not there, and the rule by which the newest whole one is found.
 
-``checkpoints/step-00012000`` holds the trained tensors, the optimizer's, ``state.json``, and last ``manifest.json`` with the size and
-sha256 of the others and of itself. It is written under another name, made durable file by file, and renamed; so whatever stops the
-process, what carries the final name is complete, and what is not complete is seen to be so. No pickle is written or read.
+``checkpoints/step-00012000`` holds the trained tensors, the optimizer's, ``state.json``, and last ``manifest.json``
+with the size and sha256 of the others and of itself. It is written under another name, made durable file by file, and
+renamed; so whatever stops the process, what carries the final name is complete, and what is not complete is seen to be
+so. No pickle is written or read.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ _OWN = "manifest_sha256"
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """What a checkpoint holds: trained tensors and the optimizer's by name, and plain data with ``step``, the number of finished steps."""
+    """What a checkpoint holds: trained tensors and the optimizer's by name, and plain data with ``step``, the number of
+    finished steps.
+    """
 
     trained: Mapping[str, torch.Tensor]
     optimizer: Mapping[str, torch.Tensor]
@@ -52,8 +55,8 @@ def folder_name(step: int) -> str:
 def save(disk: Disk, folder: Path, checkpoint: Checkpoint, facts: Mapping[str, Any]) -> Path:
     """Write ``folder/step-...``. All tensors are on the host and are not changed meanwhile.
 
-    ``facts`` are plain data for the manifest (versions, the configuration's hash). Raises ``OSError``; then what was there before is
-    untouched, and nothing half-written is left.
+    ``facts`` are plain data for the manifest (versions, the configuration's hash). Raises ``OSError``; then what was
+    there before is untouched, and nothing half-written is left.
     """
     final = folder / folder_name(checkpoint.step)
     if final.exists():
@@ -83,7 +86,10 @@ def save(disk: Disk, folder: Path, checkpoint: Checkpoint, facts: Mapping[str, A
 
 
 def prune(disk: Disk, folder: Path, keep: int) -> None:
-    """Delete all but the newest ``keep`` checkpoints. Each loses its name first, so that no half-deleted one can be taken for whole."""
+    """Delete all but the newest ``keep`` checkpoints.
+
+    Each loses its name first, so that no half-deleted one can be taken for whole.
+    """
     assert keep >= 2
     for old in sorted(finished(folder), key=_step, reverse=True)[keep:]:
         doomed = old.with_name(f"{old.name}.tmp-{uuid.uuid4().hex[:12]}")
@@ -103,7 +109,10 @@ def finished(folder: Path) -> list[Path]:
 
 
 def newest_valid(folder: Path, say: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint that is whole. Each newer one that is not is named to ``say``, with what is wrong with it."""
+    """Return the newest checkpoint that is whole.
+
+    Each newer one that is not is named to ``say``, with what is wrong with it.
+    """
     for found in sorted(finished(folder), key=_step, reverse=True):
         try:
             verify(found)
@@ -115,7 +124,9 @@ def newest_valid(folder: Path, say: Callable[[str], None]) -> Path | None:
 
 
 def verify(folder: Path) -> None:
-    """Raises ``CheckpointError`` naming the first file that is missing, or differs from what was written by as much as a bit."""
+    """Raise ``CheckpointError`` naming the first file that is missing, or differs from what was written by as much as
+    a bit.
+    """
     files = _manifest(folder)["files"]
     for name, written in files.items():
         path = folder / name
@@ -134,7 +145,7 @@ def verify(folder: Path) -> None:
 
 
 def load(folder: Path) -> Checkpoint:
-    """A checkpoint, verified. Raises ``CheckpointError`` naming the file that is wrong."""
+    """Return a checkpoint, verified. Raises ``CheckpointError`` naming the file that is wrong."""
     verify(folder)
     state = read_json(folder / STATE_FILE, CheckpointError, max_bytes=None)  # its size and sha256 were compared
     return Checkpoint(read_tensors(folder / TRAINED_FILE), read_tensors(folder / OPTIMIZER_FILE), state)

@@ -6,7 +6,7 @@ A file may name the model by a preset or a path, with overrides; what is kept an
     out: runs/first
     model: {spec: lyrics-tiny, overrides: {query_transformer.options.num_visual: 8}}
     data: {sets: {scenes: {use: scenes, options: {task: caption}}}}
-    optimisation: {steps: 1000, global_batch: 32}
+    optimization: {steps: 1000, global_batch: 32}
 """
 
 from __future__ import annotations
@@ -14,24 +14,27 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from lyrics.core.errors import SpecError, UnknownNameError
 from lyrics.core.json_reading import read_text
 from lyrics.core.registry.registry import Registry, default_registry
-from lyrics.core.resolve import read_spec, resolve
+from lyrics.core.renaming import FormerNames, moved_names
+from lyrics.core.resolve import overridden, read_spec, resolve
 
 # The rules of dotted paths are those of a model's specification.
-from lyrics.core.spec import ModelSpec, Slot, check_overrides, parse_yaml, set_path, validate
+from lyrics.core.spec import ModelSpec, Slot, check_overrides, current_paths, parse_yaml, set_path, validate
 
 Changeable = Literal["seed", "global_batch", "data"]
 _SPEC = "model.spec"
 
+__getattr__ = moved_names(__name__, {"OptimisationSection": f"{__name__}.OptimizationSection"})
 
-class _Section(BaseModel):
+
+class _Section(FormerNames):
     model_config = ConfigDict(
         frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False, defer_build=True
     )
@@ -94,7 +97,7 @@ class DataSection(_Section):
     workers: int = Field(2, ge=0, description="loader processes per rank; the samples do not depend on it")
 
 
-class OptimisationSection(_Section):
+class OptimizationSection(_Section):
     """The paper's numbers are the defaults, where it gives them."""
 
     steps: int = Field(ge=1, description="optimizer steps in all")
@@ -156,6 +159,8 @@ class LoggingSection(_Section):
 class TrainConfig(_Section):
     """A run of stage 1 (``pretrain``) or stage 2 (``instruct``)."""
 
+    FORMER_NAMES: ClassVar[Mapping[str, str]] = {"optimisation": "optimization"}
+
     stage: Literal["pretrain", "instruct"] = Field(description="stage 1 or stage 2")
     out: str = Field(min_length=1, description="run folder")
     seed: int = Field(0, ge=0, lt=2**63, description="fixes order, augmentation, masking, negatives, dropout")
@@ -173,25 +178,25 @@ class TrainConfig(_Section):
     )
     model: ModelSection
     data: DataSection
-    optimisation: OptimisationSection
+    optimization: OptimizationSection
     checkpoint: CheckpointSection = CheckpointSection()
     evaluation: EvaluationSection = EvaluationSection()
     logging: LoggingSection = LoggingSection()
 
     @model_validator(mode="after")
     def _shards_are_small(self) -> Self:
-        settings = self.optimisation
+        settings = self.optimization
         if self.strategy == "fsdp2" and settings.precision == "bf16" and settings.frozen_precision == "fp32":
             raise ValueError(
-                "strategy fsdp2 with optimisation.precision bf16 needs optimisation.frozen_precision bf16: autocast would keep a copy "
+                "strategy fsdp2 with optimization.precision bf16 needs optimization.frozen_precision bf16: autocast would keep a copy "
                 "of the whole language model through every step"
             )
         if self.strategy == "fsdp2" and settings.compile:
-            raise ValueError("strategy fsdp2 has not been tried with optimisation.compile; set one of them back")
+            raise ValueError("strategy fsdp2 has not been tried with optimization.compile; set one of them back")
         return self
 
-    def with_overrides(self, overrides: Mapping[str, Any]) -> TrainConfig:
-        """A copy with dotted paths set, e.g. ``{"optimisation.steps": 100, "model.spec.refiner.detector": "cached"}``.
+    def with_overrides(self, overrides: Mapping[str, Any], registry: Registry | None = None) -> TrainConfig:
+        """A copy with dotted paths set, e.g. ``{"optimization.steps": 100, "model.spec.refiner.detector": "cached"}``.
 
         Raises ``SpecError`` for a path that does not exist, with the nearest one that does.
         """
@@ -199,11 +204,11 @@ class TrainConfig(_Section):
         inner = {p.removeprefix(f"{_SPEC}."): v for p, v in overrides.items() if p.startswith(f"{_SPEC}.")}
         data = self.model_dump(mode="json")
         try:
-            data["model"]["spec"] = self.model.spec.with_overrides(inner).model_dump(mode="json")
+            data["model"]["spec"] = overridden(self.model.spec, inner, registry).model_dump(mode="json")
         except SpecError as error:
             raise SpecError("\n".join(f"{_SPEC}: {line}" for line in str(error).splitlines())) from None
         outer = {path: value for path, value in overrides.items() if not path.startswith(f"{_SPEC}.")}
-        for path, value in sorted(outer.items(), key=lambda item: item[0].count(".")):
+        for path, value in sorted(current_paths(outer, TrainConfig).items(), key=lambda item: item[0].count(".")):
             first = path.partition(".")[0]
             if first in ModelSpec.model_fields and first not in TrainConfig.model_fields:
                 raise UnknownNameError(f"override {path!r}: parts of the model are set by {_SPEC}.{path}.")
@@ -233,7 +238,7 @@ def load_config(
         config = validate(data, TrainConfig)
     except SpecError as error:
         raise SpecError("\n".join(f"{where}{line}" for line in str(error).splitlines())) from None
-    config = config.with_overrides(overrides)
+    config = config.with_overrides(overrides, registry)
     resolved = resolve(config.model.spec, registry=registry).spec
     return config.model_copy(update={"model": config.model.model_copy(update={"spec": resolved})})
 
@@ -275,7 +280,7 @@ def _write_the_model_out(data: dict[str, Any], registry: Registry | None) -> Non
         raise SpecError("model.overrides: is a mapping of dotted paths to values.")
     if isinstance(spec, str) or changes:
         try:
-            written = read_spec(spec, registry).with_overrides(changes)
+            written = overridden(read_spec(spec, registry), changes, registry)
         except SpecError as error:
             raise SpecError("\n".join(f"{_SPEC}: {line}" for line in str(error).splitlines())) from None
         data["model"] = {**model, "spec": written.model_dump(mode="json")}

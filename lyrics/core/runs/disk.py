@@ -18,7 +18,7 @@ class Disk:
         path.mkdir()
 
     def create(self, path: Path) -> BinaryIO:
-        """A new file; one that is there already is an error."""
+        """Return a new file; one that is there already is an error."""
         return path.open("xb", buffering=0)
 
     def write(self, file: BinaryIO, data: memoryview) -> int:

@@ -21,7 +21,7 @@ class Run:
 
 
 def find_run(path: str | os.PathLike[str]) -> Run | None:
-    """The run that a path names, by its folder or by one of its checkpoints; None for any other path."""
+    """Return the run that a path names, by its folder or by one of its checkpoints; None for any other path."""
     found = Path(path).resolve()
     if step_of(found) is not None and _is_run(found.parent.parent):
         return Run(found.parent.parent, found)
@@ -33,6 +33,6 @@ def _is_run(folder: Path) -> bool:
 
 
 def step_of(folder: Path) -> int | None:
-    """The step that a folder's name stands for; None for a name that no finished checkpoint has."""
+    """Return the step that a folder's name stands for; None for a name that no finished checkpoint has."""
     match = _NAME.fullmatch(folder.name)
     return int(match[1]) if match else None

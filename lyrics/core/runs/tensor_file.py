@@ -1,6 +1,7 @@
 """Tensors as a ``.safetensors`` file, written piece by piece and hashed on the way, without a second copy in memory.
 
-The format: eight bytes with the length of a JSON header, the header (type, shape and place of each tensor), the tensors' bytes.
+The format: eight bytes with the length of a JSON header, the header (type, shape and place of each tensor), the
+tensors' bytes.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def write_file(disk: Disk, path: Path, pieces: Iterable[memoryview]) -> tuple[in
 
 
 def as_pieces(tensors: Mapping[str, torch.Tensor]) -> Iterator[memoryview]:
-    """The bytes of a safetensors file of tensors on the host, in the order given."""
+    """Yield the bytes of a safetensors file of tensors on the host, in the order given."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, tensor in tensors.items():
@@ -59,7 +60,7 @@ def as_pieces(tensors: Mapping[str, torch.Tensor]) -> Iterator[memoryview]:
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a file, on the host. Raises ``CheckpointError`` naming it."""
+    """Return all tensors of a file, on the host. Raises ``CheckpointError`` naming it."""
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

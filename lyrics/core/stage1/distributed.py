@@ -12,7 +12,9 @@ from lyrics.core.stage1.streams import Text
 
 
 class SharedOut(Protocol):
-    """A language model that is shared out over the ranks, which run it together (``lyrics.core.training.sharding.Shards``)."""
+    """A language model that is shared out over the ranks, which run it together
+    (``lyrics.core.training.sharding.Shards``).
+    """
 
     def catch_up(self) -> None:
         """To be called by all ranks in an evaluation, before they exchange what each has found.
@@ -31,7 +33,10 @@ def rank() -> int:
 
 
 class _Gather(torch.autograd.Function):
-    """All ranks' rows, rank after rank. Every rank's loss depends on every row, so the backward pass sums over ranks."""
+    """All ranks' rows, rank after rank.
+
+    Every rank's loss depends on every row, so the backward pass sums over ranks.
+    """
 
     @staticmethod
     def forward(ctx: Any, rows: torch.Tensor) -> torch.Tensor:
@@ -51,7 +56,7 @@ def gather_with_gradient(rows: torch.Tensor) -> torch.Tensor:
 
 
 def gather(rows: torch.Tensor) -> torch.Tensor:
-    """The same without gradient."""
+    """Return the same without gradient."""
     if world_size() == 1:
         return rows
     as_bytes = rows.to(torch.uint8) if rows.dtype == torch.bool else rows
@@ -73,7 +78,7 @@ def gather_padded(rows: torch.Tensor) -> torch.Tensor:
 
 
 def gather_text(text: Text, device: torch.device) -> Text:
-    """Every rank's text; collectives run on ``device`` and the result is on the host, like every ``Text``."""
+    """Return every rank's text; collectives run on ``device`` and the result is on the host, like every ``Text``."""
     if world_size() == 1:
         return text
     ids = gather_padded(text.ids_RL.to(device)).cpu()
@@ -81,7 +86,7 @@ def gather_text(text: Text, device: torch.device) -> Text:
 
 
 def summed(values: torch.Tensor) -> torch.Tensor:
-    """The sum over ranks."""
+    """Return the sum over ranks."""
     if world_size() > 1:
         values = values.clone()
         dist.all_reduce(values)

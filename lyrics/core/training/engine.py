@@ -130,7 +130,7 @@ class StepEngine:
 
     def __call__(self, step: int, batches: Sequence[Any], flags: Flags) -> StepResult:
         """Update the parameters once, or not at all. ``step`` counts from 0; ``batches`` are this rank's micro-batches."""
-        settings = self.config.optimisation
+        settings = self.config.optimization
         rate = learning_rate(
             step, steps=settings.steps, peak=settings.learning_rate, warmup_share=settings.warmup_share
         )
@@ -171,7 +171,7 @@ class StepEngine:
             counted = [self._forward(self.bare, step, micro, batch) for micro, batch in enumerate(batches)]
         reduced = reduce_losses(counted, flags)
         for micro, batch in enumerate(batches):
-            with self._synchronised(micro == len(batches) - 1):
+            with self._synchronized(micro == len(batches) - 1):
                 losses = self._forward(self.wrapped, step, micro, batch)
                 self._backward(scaled_sum(losses, reduced, self.weights), last=micro == len(batches) - 1)
         return counted, reduced
@@ -181,7 +181,7 @@ class StepEngine:
     ) -> tuple[list[dict[str, Loss]], Reduced]:
         measured = []
         for micro, batch in enumerate(batches):
-            with self._synchronised(micro == len(batches) - 1):
+            with self._synchronized(micro == len(batches) - 1):
                 losses = self._forward(self.wrapped, step, micro, batch)
                 (loss,) = losses.values()
                 self._backward(loss.sum, last=micro == len(batches) - 1)
@@ -208,6 +208,6 @@ class StepEngine:
             # Nothing is wrapped then. After the backward pass, so that it does not come between the collectives of the shards.
             average([parameter.grad for parameter in self._trained if parameter.grad is not None])
 
-    def _synchronised(self, last: bool) -> AbstractContextManager[Any]:
+    def _synchronized(self, last: bool) -> AbstractContextManager[Any]:
         """Gradients are exchanged with the last micro-batch of a step alone."""
         return contextlib.nullcontext() if last else self.accelerator.no_sync(self.wrapped)

@@ -14,14 +14,15 @@ if TYPE_CHECKING:
 
 
 def hold_frozen(model: LyricsModel, config: TrainConfig) -> None:
-    """Convert what the stage leaves frozen in the language model to ``optimisation.frozen_precision``, and what it trains to fp32.
+    """Convert what the stage leaves frozen in the language model to ``optimization.frozen_precision``, and what it
+    trains to fp32.
 
-    Quantised weights stay what they are; so do the experts, some of which run in fp32 only.
+    Quantized weights stay what they are; so do the experts, some of which run in fp32 only.
     """
     trained = model.trainable_parameters(config.stage)
     for name, parameter in model.language_model.named_parameters():
         if parameter.is_floating_point():
             kept = f"language_model.{name}" in trained
             parameter.data = parameter.data.to(
-                torch.float32 if kept else torch_dtype(config.optimisation.frozen_precision)
+                torch.float32 if kept else torch_dtype(config.optimization.frozen_precision)
             )

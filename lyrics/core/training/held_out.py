@@ -1,8 +1,9 @@
-"""The periodic evaluation of a run: what its stage gets right on samples that it does not train on, and a few of them to look at.
+"""The periodic evaluation of a run: what its stage gets right on samples that it does not train on, and a few of them
+to look at.
 
-Stage 1: retrieval R@1 in both directions among the samples of a batch, and what else the objectives count. Stage 2: answers to first
-questions; where the reference points at something, the first box of the answer must overlap it by 0.5, elsewhere the words must be the
-same but for case, punctuation and spaces.
+Stage 1: retrieval R@1 in both directions among the samples of a batch, and what else the objectives count. Stage 2:
+answers to first questions; where the reference points at something, the first box of the answer must overlap it by 0.5,
+elsewhere the words must be the same but for case, punctuation and spaces.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ REC_IOU = 0.5
 
 @dataclass(frozen=True)
 class Shown:
-    """A held-out sample and what the model made of it; ``picture`` has boxes drawn: the refiner's in stage 1, the answer's in stage 2."""
+    """A held-out sample and what the model made of it; ``picture`` has boxes drawn: the refiner's in stage 1, the
+    answer's in stage 2.
+    """
 
     picture: Image.Image | None
     question: str
@@ -117,17 +120,17 @@ class HeldOut:
         instructions = [""] * len(batch.images)
         for dialogue in batch.dialogues:
             for exchange in dialogue[:1]:
-                for picture in exchange.pictures:
+                for picture in exchange.images:
                     instructions[picture] = exchange.instruction
         encoded = model.encode_images(batch.images.to(model.device, model.dtype), instructions)
         asked = [
             (example, dialogue[0]) for example, dialogue in zip(examples, batch.dialogues, strict=True) if dialogue
         ]
-        prompts = [(Exchange(first.instruction, None, first.pictures),) for _, first in asked]
+        prompts = [(Exchange(first.instruction, None, first.images),) for _, first in asked]
         answers = self._answers(model, prompts, encoded)
         counts = {"answer accuracy": [0, 0], "REC": [0, 0]}
         for (example, first), answer in zip(asked, answers, strict=True):
-            seen = encoded.refinements[first.pictures[0]] if first.pictures else None
+            seen = encoded.refinements[first.images[0]] if first.images else None
             wanted = read_answer(first.answer or "", model.spec.codec, seen)
             if wanted.objects:
                 given = answer.objects[0].box_norm.iou(wanted.objects[0].box_norm) if answer.objects else 0.0
@@ -141,7 +144,9 @@ class HeldOut:
         return {name: (right, count) for name, (right, count) in counts.items()}
 
     def _answers(self, model: LyricsModel, prompts: Sequence[Dialogue], encoded: Encoded) -> list[Answer]:
-        """A question that the language model has no room for is answered by nothing, which is wrong, and the others are answered."""
+        """A question that the language model has no room for is answered by nothing, which is wrong, and the others are
+        answered.
+        """
         most = self.config.evaluation.max_new_tokens
         try:
             return list(model.answer(prompts, encoded, max_new_tokens=most))

@@ -25,15 +25,15 @@ from lyrics.core.runs.config import TrainConfig
 
 
 def start(config: TrainConfig, say: Callable[[str], None]) -> Accelerator:
-    """The accelerator of this process. Under torchrun it joins the others, within the configured timeout.
+    """Return the accelerator of this process. Under torchrun it joins the others, within the configured timeout.
 
-    Raises ``SpecError`` when there are not as many ranks as were asked for, ``MissingRequirementError`` for a tracker that is not
-    installed.
+    Raises ``SpecError`` when there are not as many ranks as were asked for, ``MissingRequirementError`` for a tracker
+    that is not installed.
     """
     AcceleratorState._reset_state()  # a run before this one in the same process may have had another precision
     accelerator = Accelerator(
         cpu=config.device == "cpu" or not torch.cuda.is_available(),
-        mixed_precision="bf16" if config.optimisation.precision == "bf16" else "no",
+        mixed_precision="bf16" if config.optimization.precision == "bf16" else "no",
         log_with=_trackers(config, say) or None,
         project_dir=config.out,
         kwargs_handlers=[
@@ -49,24 +49,29 @@ def start(config: TrainConfig, say: Callable[[str], None]) -> Accelerator:
 
 
 def several_processes() -> bool:
-    """Whether torchrun started this process among others: they train together, and what comes after is left to a call without it."""
+    """Return whether torchrun started this process among others: they train together, and what comes after is left to a
+    call without it.
+    """
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def check_kind(kind: DistributedType) -> None:
-    """Raises ``SpecError`` for what accelerate may be configured to do with parameters beyond keeping them whole on every rank."""
+    """Raise ``SpecError`` for what accelerate may be configured to do with parameters beyond keeping them whole on
+    every rank.
+    """
     if kind not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
         raise SpecError(
-            f"accelerate is configured for {kind.value}. What is trained here is small, so every rank keeps all of it: use torchrun "
-            "without an accelerate configuration. To share out the frozen language model over the ranks, set strategy=fsdp2."
+            f"accelerate is configured for {kind.value}. What is trained here is small, so every rank keeps all of it: "
+            "use torchrun without an accelerate configuration. To share out the frozen language model over the ranks, "
+            "set strategy=fsdp2."
         )
 
 
 def check_ranks(found: int, wanted: int | None) -> None:
-    """Raises ``SpecError`` unless this run has the processes that it was launched for.
+    """Raise ``SpecError`` unless this run has the processes that it was launched for.
 
-    Without this a launcher that starts one process instead of two (``accelerate launch --cpu --num_processes 2``) would train all the same,
-    more slowly and with nobody told.
+    Without this a launcher that starts one process instead of two (``accelerate launch --cpu --num_processes 2``) would
+    train all the same, more slowly and with nobody told.
     """
     advice = "Start them with: torchrun --nproc-per-node N --no-python lyrics ... (and --nnodes for several machines)."
     launched = int(os.environ.get("WORLD_SIZE", "1"))
@@ -77,23 +82,25 @@ def check_ranks(found: int, wanted: int | None) -> None:
     alone_by_mistake = "MASTER_ADDR" in os.environ and os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
     if wanted is None and found == 1 and alone_by_mistake and "RANK" not in os.environ:
         raise SpecError(
-            "'accelerate launch --cpu' was asked for several processes and has started one, which is all it does without MPI. "
-            f"{advice} To train with one process, set ranks=1."
+            "'accelerate launch --cpu' was asked for several processes and has started one, which is all it does "
+            f"without MPI. {advice} To train with one process, set ranks=1."
         )
 
 
 def release(accelerator: Accelerator) -> None:
     """Free what ``prepare`` wrapped, while the process group is still there.
 
-    torch's reducer, if it goes last, ends gloo's threads while it holds Python's lock, and a thread that is just dropping a tensor waits
-    for that lock: the process would never end (torch 2.13).
+    torch's reducer, if it goes last, ends gloo's threads while it holds Python's lock, and a thread that is just
+    dropping a tensor waits for that lock: the process would never end (torch 2.13).
     """
     accelerator.free_memory()
     gc.collect()
 
 
 def let_go(error: BaseException) -> None:
-    """Empty the frames of an error that is on its way up, which would keep the wrapped model until the interpreter ends."""
+    """Empty the frames of an error that is on its way up, which would keep the wrapped model until the interpreter
+    ends.
+    """
     current: BaseException | None = error
     while current is not None:
         traceback.clear_frames(current.__traceback__)
@@ -121,7 +128,7 @@ def _trackers(config: TrainConfig, say: Callable[[str], None]) -> list[Any]:
 
 
 def environment(accelerator: Accelerator) -> dict[str, Any]:
-    """What a run depends on besides its configuration, as plain data."""
+    """Return what a run depends on besides its configuration, as plain data."""
     packages = ("torch", "transformers", "peft", "accelerate", "safetensors", "numpy", "pillow")
     cuda = accelerator.device.type == "cuda"
     return {

@@ -137,7 +137,7 @@ class _Run:
         self.skipped_in_a_row = 0
 
     def _batches(self, start: int) -> MicroBatches:
-        settings = self.config.optimisation
+        settings = self.config.optimization
         steps = StepSampler(
             settings.global_batch,
             start=start,
@@ -181,11 +181,11 @@ class _Run:
             "what is trained asks for gradients, and nothing else"
         )
         shards = self._share_out(parameters)
-        optimizer = build_optimizer(parameters, self.config.optimisation)
+        optimizer = build_optimizer(parameters, self.config.optimization)
         bare = StageModule(self.model, self.config.stage, shards)
-        if self.config.optimisation.compile and not compile_blocks(bare):
+        if self.config.optimization.compile and not compile_blocks(bare):
             warnings.warn(
-                "optimisation.compile: no part of this model can be compiled; it has no effect.", stacklevel=2
+                "optimization.compile: no part of this model can be compiled; it has no effect.", stacklevel=2
             )
         with warnings.catch_warnings():
             # accelerate passes DDP an argument under the name that torch 2.13 has renamed; earlier releases know no other.
@@ -223,7 +223,7 @@ class _Run:
         self.accelerator.init_trackers("lyrics")
 
     def _steps(self, engine: StepEngine, start: int, request: StopRequest) -> Outcome:
-        last = self.config.optimisation.steps
+        last = self.config.optimization.steps
         step = start
         loader = StepLoader(self.stream, self._batches(start), self.collate, self.config.data.workers)
         with Recorder(self.folder, self.accelerator, self.config, start) as recorder:
@@ -241,7 +241,7 @@ class _Run:
                 if self.skipped_in_a_row >= MAX_SKIPPED:
                     raise TrainingError(
                         f"{MAX_SKIPPED} steps in a row, up to step {step}, had a loss or a gradient that was not finite; "
-                        f"{self.folder.anomalies_file} names their samples. Look at these, or lower optimisation.learning_rate, and resume."
+                        f"{self.folder.anomalies_file} names their samples. Look at these, or lower optimization.learning_rate, and resume."
                     )
                 self._evaluate_when_due(step, recorder)
                 if result.stop and step < last:
@@ -253,7 +253,7 @@ class _Run:
 
     def _evaluate_when_due(self, step: int, recorder: Recorder) -> None:
         every = self.config.evaluation.every_steps
-        if every is None or self.evaluate is None or (step % every and step < self.config.optimisation.steps):
+        if every is None or self.evaluate is None or (step % every and step < self.config.optimization.steps):
             return
         self.model.eval()
         with torch.no_grad(), contextlib.nullcontext() if self.shards is None else self.shards.evaluating():
@@ -298,11 +298,11 @@ class _Run:
 def check_negatives(config: TrainConfig, micro_batches: int) -> None:
     """Raises ``SpecError`` for several micro-batches with a contrastive loss, unless their smaller number of negatives is asked for."""
     contrastive = [path.partition(".")[2] for path in declaring(config.model.spec, "compares_across_batch")]
-    accepted = config.optimisation.itc_negatives == "micro-batch"
+    accepted = config.optimization.itc_negatives == "micro-batch"
     if config.stage == "pretrain" and micro_batches > 1 and contrastive and not accepted:
         raise SpecError(
-            f"optimisation.micro_batch={config.optimisation.micro_batch} makes {micro_batches} micro-batches of a step, but the loss "
+            f"optimization.micro_batch={config.optimization.micro_batch} makes {micro_batches} micro-batches of a step, but the loss "
             f"{contrastive[0]!r} compares every sample with every other of the step, and is no sum over micro-batches. Use more ranks, a "
-            "smaller optimisation.global_batch, or model.spec.query_transformer.options.gradient_checkpointing=true; or accept the "
-            "negatives of each micro-batch alone with optimisation.itc_negatives=micro-batch."
+            "smaller optimization.global_batch, or model.spec.query_transformer.options.gradient_checkpointing=true; or accept the "
+            "negatives of each micro-batch alone with optimization.itc_negatives=micro-batch."
         )

@@ -19,7 +19,8 @@ _MATRICES = "matrices"
 class MuonWithAdamW(torch.optim.Optimizer):
     """``matrices`` are updated by ``torch.optim.Muon`` (Jordan 2024), ``groups`` by ``torch.optim.AdamW``.
 
-    One learning rate serves both: Muon's updates are scaled to the size that AdamW's have (Liu et al. 2025, arXiv 2502.16982, section 2.2).
+    One learning rate serves both: Muon's updates are scaled to the size that AdamW's have (Liu et al. 2025, arXiv
+    2502.16982, section 2.2).
 
     Raises ``ValueError`` for matrices that have not two dimensions.
     """
@@ -51,7 +52,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float]) -> float: ...
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One update of all groups."""
+        """Return one update of all groups."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -1,6 +1,7 @@
 """AdamW or Muon over what a stage trains: which parameters decay, and the optimizer's state as named tensors.
 
-State is stored by the parameters' names, so that neither the order of parameters nor the number of ranks matters to a checkpoint.
+State is stored by the parameters' names, so that neither the order of parameters nor the number of ranks matters to a
+checkpoint.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from lyrics.core.errors import CheckpointError
-from lyrics.core.runs.config import OptimisationSection
+from lyrics.core.runs.config import OptimizationSection
 from lyrics.core.training import muon
 from lyrics.core.training.muon import MuonWithAdamW
 
@@ -19,24 +20,28 @@ _SLOTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 def decays(name: str, parameter: torch.Tensor) -> bool:
-    """Whether weight decay applies: to matrices only, and not to query tokens, which are inputs and no weights.
+    """Return whether weight decay applies: to matrices only, and not to query tokens, which are inputs and no weights.
 
     Biases, norms and the temperature have fewer than two dimensions.
     """
     return parameter.ndim >= 2 and "query_tokens" not in name.rpartition(".")[2]
 
 
-def orthogonalised(name: str, parameter: torch.Tensor) -> bool:
-    """Whether Muon updates it: a matrix from features to features, and so neither an embedding, nor a head, nor query tokens."""
+def orthogonalized(name: str, parameter: torch.Tensor) -> bool:
+    """Return whether Muon updates it: a matrix from features to features, and so neither an embedding, nor a head, nor
+    query tokens.
+    """
     return parameter.ndim == 2 and decays(name, parameter) and not any(part in name for part in ("embed", "head."))
 
 
-def build_optimizer(parameters: Mapping[str, nn.Parameter], settings: OptimisationSection) -> torch.optim.Optimizer:
-    """One group with weight decay and one without; with ``optimizer: muon`` the matrices that it takes before them."""
+def build_optimizer(parameters: Mapping[str, nn.Parameter], settings: OptimizationSection) -> torch.optim.Optimizer:
+    """Return one group with weight decay and one without; with ``optimizer: muon`` the matrices that it takes before
+    them.
+    """
     matrices = [
         parameter
         for name, parameter in parameters.items()
-        if settings.optimizer == "muon" and orthogonalised(name, parameter)
+        if settings.optimizer == "muon" and orthogonalized(name, parameter)
     ]
     taken = {id(parameter) for parameter in matrices}
     others = {name: parameter for name, parameter in parameters.items() if id(parameter) not in taken}
@@ -66,7 +71,7 @@ def _slots(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Paramet
 def optimizer_tensors(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
 ) -> dict[str, torch.Tensor]:
-    """The optimizer's state: ``parameter/slot`` -> tensor. A parameter that was never updated has none."""
+    """Return the optimizer's state: ``parameter/slot`` -> tensor. A parameter that was never updated has none."""
     return {
         f"{name}/{slot}": optimizer.state[parameters[name]][slot]
         for name, slots in _slots(optimizer, parameters).items()
@@ -81,7 +86,10 @@ def load_optimizer(
     tensors: Mapping[str, torch.Tensor],
     where: str,
 ) -> None:
-    """The inverse of ``optimizer_tensors``. Raises ``CheckpointError`` beginning with ``where`` for state that does not fit."""
+    """The inverse of ``optimizer_tensors``.
+
+    Raises ``CheckpointError`` beginning with ``where`` for state that does not fit.
+    """
     slots = _slots(optimizer, parameters)
     known = {f"{name}/{slot}" for name in parameters for slot in slots[name]}
     if unexpected := sorted(set(tensors) - known):

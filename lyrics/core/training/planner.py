@@ -1,4 +1,5 @@
-"""What a run will need, before it is launched: bytes on each device, steps and samples, time, and room for stored refinements.
+"""What a run will need, before it is launched: bytes on each device, steps and samples, time, and room for stored
+refinements.
 
 Memory is counted on the meta device (``lyrics.core.inspection.memory``); time comes from a throughput that was
 measured or is given, never guessed.
@@ -22,8 +23,8 @@ from lyrics.core.loading import build_model
 from lyrics.core.runs.config import TrainConfig
 from lyrics.core.training.sharding import check_model, largest_share, layers
 
-#: Bytes for each picture of what may be stored of the refiner: tags, boxes and scores; a token for each box; dense feature maps
-#: (257 x 1024, 900 x 256 and 256 x 64 x 64 numbers in half precision).
+#: Bytes for each picture of what may be stored of the refiner: tags, boxes and scores; a token for each box; dense
+#: feature maps (257 x 1024, 900 x 256 and 256 x 64 x 64 numbers in half precision).
 STORED_BYTES = {"tags, boxes, scores": 200, "a token for each box": 33_000, "dense feature maps": 3_080_000}
 
 
@@ -47,15 +48,16 @@ class RunPlan:
 def plan_run(config: TrainConfig, gpus: int, *, samples_per_s: float | None = None) -> RunPlan:
     """Count what ``config`` needs on ``gpus`` devices.
 
-    ``samples_per_s`` is what one device does. Under ``precision: bf16`` weights are fp32 and activations bf16, as autocast has them; the
-    language model's frozen weights are of ``frozen_precision``, and under ``strategy: fsdp2`` shared out.
+    ``samples_per_s`` is what one device does. Under ``precision: bf16`` weights are fp32 and activations bf16, as
+    autocast has them; the language model's frozen weights are of ``frozen_precision``, and under ``strategy: fsdp2``
+    shared out.
 
     Raises ``SpecError`` when the batch cannot be shared equally, or the language model cannot be shared out.
     """
-    settings = config.optimisation
+    settings = config.optimization
     if settings.global_batch % gpus:
         raise SpecError(
-            f"optimisation.global_batch={settings.global_batch} cannot be shared equally by {gpus} devices; take "
+            f"optimization.global_batch={settings.global_batch} cannot be shared equally by {gpus} devices; take "
             f"{settings.global_batch // gpus * gpus or gpus}, or another number of devices."
         )
     share = settings.global_batch // gpus
@@ -86,11 +88,12 @@ def plan_run(config: TrainConfig, gpus: int, *, samples_per_s: float | None = No
 
 
 def language_model_bytes(config: TrainConfig, language_model: Module, gpus: int) -> tuple[int, int]:
-    """Of the frozen weights of a language model: what a device holds throughout, and what it has of the others' at the most.
+    """Of the frozen weights of a language model: what a device holds throughout, and what it has of the others' at the
+    most.
 
     A step of stage 2 has embeddings and head whole, the layer that runs, and the one that is fetched meanwhile.
     """
-    width = torch_dtype(config.optimisation.frozen_precision).itemsize
+    width = torch_dtype(config.optimization.frozen_precision).itemsize
     if config.strategy == "ddp" or gpus == 1:
         return sum(one.numel() for one in _frozen(language_model)) * width, 0
     held = sum(largest_share(one, gpus) for one in _frozen(language_model)) * width
@@ -106,7 +109,7 @@ def _frozen(module: Module) -> list[nn.Parameter]:
 
 
 def measured_throughput(run: Path) -> float:
-    """Samples a second and device of a run folder: the median over its log, its first tenth left out.
+    """Return samples a second and device of a run folder: the median over its log, its first tenth left out.
 
     Raises ``SpecError`` for a folder that has no log, or one too short.
     """

@@ -25,7 +25,7 @@ class Recorder:
 
     def __init__(self, folder: RunFolder, accelerator: Accelerator, config: TrainConfig, start: int) -> None:
         self.folder, self.accelerator, self.config = folder, accelerator, config
-        self.progress = StepProgress(config.optimisation.steps, start) if accelerator.is_main_process else None
+        self.progress = StepProgress(config.optimization.steps, start) if accelerator.is_main_process else None
         self.skipped = 0
         self._bad_samples, self._counted = 0, -_LEDGER_EVERY_S
 
@@ -44,7 +44,7 @@ class Recorder:
             self._skipped(step, result, batches)
         if self.progress is None:
             return
-        samples_per_s = self.config.optimisation.global_batch / seconds
+        samples_per_s = self.config.optimization.global_batch / seconds
         if step % self.config.logging.every_steps == 0 or result.skipped:
             losses = {"total": result.total, **result.means}
             numbers = {

@@ -1,4 +1,6 @@
-"""``report.html``: a run at a glance, in one file that needs nothing else: curves, the last evaluation, and what was trained on."""
+"""``report.html``: a run at a glance, in one file that needs nothing else: curves, the last evaluation, and what was
+trained on.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ _THUMBNAIL = 160
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
     "table{border-collapse:collapse}td,th{padding:.2rem .8rem .2rem 0;text-align:left;vertical-align:top}"
-    "figure{display:inline-block;margin:0 1.5rem 1rem 0}figcaption{font-weight:600}svg text{font:11px sans-serif;fill:#555}"
+    "figure{display:inline-block;margin:0 1.5rem 1rem 0}figcaption{font-weight:600}svg text{font:11px "
+    "sans-serif;fill:#555}"
 )
 
 
@@ -43,9 +46,9 @@ def write_report(folder: RunFolder, config: TrainConfig, stream: SampleStream, s
     speed = sorted(speeds)[len(speeds) // 2] if speeds else 0.0
     facts = {
         "stage": config.stage,
-        "steps": f"{step:,} of {config.optimisation.steps:,}",
-        "global batch": f"{config.optimisation.global_batch:,}",
-        "peak learning rate": f"{config.optimisation.learning_rate:g}",
+        "steps": f"{step:,} of {config.optimization.steps:,}",
+        "global batch": f"{config.optimization.global_batch:,}",
+        "peak learning rate": f"{config.optimization.learning_rate:g}",
         "seed": str(config.seed),
         "data": ", ".join(f"{name} ({slot.use})" for name, slot in config.data.sets.items()),
         "samples per second (median)": f"{speed:.1f}",

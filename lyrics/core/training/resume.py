@@ -20,14 +20,15 @@ _NONE = -1
 
 
 def choose(folder: Path, resume: str, say: Callable[[str], None]) -> Path | None:
-    """The checkpoint to go on from; None for a fresh start.
+    """Return the checkpoint to go on from; None for a fresh start.
 
     Args:
         folder: the run's checkpoints.
         resume: ``auto`` (the newest that is whole), ``never``, or the path of a checkpoint or of a run folder.
         say: told of checkpoints that are passed over.
 
-    Raises ``SpecError`` where going on would overwrite checkpoints, ``CheckpointError`` where none of those that there are is whole.
+    Raises ``SpecError`` where going on would overwrite checkpoints, ``CheckpointError`` where none of those that there
+    are is whole.
     """
     there = checkpoints.finished(folder)
     if resume == "never":
@@ -56,7 +57,7 @@ def choose(folder: Path, resume: str, say: Callable[[str], None]) -> Path | None
 
 
 def choose_together(folder: Path, resume: str, say: Callable[[str], None], device: torch.device) -> Path | None:
-    """``choose`` by the first rank, for all of them."""
+    """Return ``choose`` by the first rank, for all of them."""
     found: Path | None = None
     with together(device):
         if rank() == 0:
@@ -89,33 +90,39 @@ def set_aside_unusable(folder: Path, step: int, say: Callable[[str], None]) -> N
 
 
 def state_of(config: TrainConfig, step: int, data_digest: str, in_a_row: int) -> dict[str, Any]:
-    """What a checkpoint says about its run. ``step`` is all that training needs; the rest is compared when it is resumed."""
+    """Return what a checkpoint says about its run.
+
+    ``step`` is all that training needs; the rest is compared when it is resumed.
+    """
     return {
         "step": step,
         "stage": config.stage,
         "seed": config.seed,
-        "global_batch": config.optimisation.global_batch,
+        "global_batch": config.optimization.global_batch,
         "data": data_digest,
         "skipped_in_a_row": in_a_row,
     }
 
 
 def check_same_run(found: Checkpoint, config: TrainConfig, data_digest: str, where: str) -> None:
-    """Raises ``CheckpointError`` for a checkpoint of another stage, and for a change that would repeat or miss samples unannounced."""
+    """Raise ``CheckpointError`` for a checkpoint of another stage, and for a change that would repeat or miss samples
+    unannounced.
+    """
     now = state_of(config, 0, data_digest, 0)
     if found.state["stage"] != config.stage:
         raise CheckpointError(
-            f"{where}: is of stage {found.state['stage']!r}, this run is of {config.stage!r}. To begin a stage with the tensors of "
-            "another, give another --out, and this folder as model.start_from."
+            f"{where}: is of stage {found.state['stage']!r}, this run is of {config.stage!r}. To begin a stage with "
+            "the tensors of another, give another --out, and this folder as model.start_from."
         )
-    what: Mapping[str, str] = {"seed": "seed", "global_batch": "optimisation.global_batch", "data": "data"}
+    what: Mapping[str, str] = {"seed": "seed", "global_batch": "optimization.global_batch", "data": "data"}
     for key, path in what.items():
         if found.state[key] != now[key] and key not in config.allow_changed:
             raise CheckpointError(
-                f"{where}: {path} was {found.state[key]}, and is {now[key]} now: samples would be repeated or missed. Put it back, or "
-                f"allow it with --set allow_changed=[{key}] (data.json of the run says what the data were)."
+                f"{where}: {path} was {found.state[key]}, and is {now[key]} now: samples would be repeated or missed. "
+                f"Put it back, or allow it with --set allow_changed=[{key}] (data.json of the run says what the data "
+                "were)."
             )
-    if found.step > config.optimisation.steps:
+    if found.step > config.optimization.steps:
         raise CheckpointError(
-            f"{where}: has {found.step} finished steps, more than optimisation.steps={config.optimisation.steps}."
+            f"{where}: has {found.step} finished steps, more than optimization.steps={config.optimization.steps}."
         )

@@ -90,7 +90,7 @@ class RunFolder:
         _append(self.anomalies_file, line)
 
     def log_lines(self) -> Iterator[dict[str, Any]]:
-        """What was logged, in order."""
+        """Return what was logged, in order."""
         return _lines(self.log_file) if self.log_file.exists() else iter(())
 
     def write_examples(self, step: int, shown: Sequence[Shown]) -> None:

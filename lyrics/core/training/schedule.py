@@ -6,7 +6,8 @@ import math
 
 
 def learning_rate(step: int, *, steps: int, peak: float, warmup_share: float) -> float:
-    """Linear from near 0 to ``peak`` over the first ``warmup_share`` of all steps, then half a cosine down to 0 (paper, section 4).
+    """Linear from near 0 to ``peak`` over the first ``warmup_share`` of all steps, then half a cosine down to 0 (paper,
+    section 4).
 
     ``step`` counts from 0. The first step of a warm-up has ``peak / warm-up steps``, the last one ``peak``.
     """

@@ -1,10 +1,13 @@
-"""The frozen language model shared out over the ranks (FSDP2): each keeps a part of every weight, and a layer is whole only while it runs.
+"""The frozen language model shared out over the ranks (FSDP2): each keeps a part of every weight, and a layer is whole
+only while it runs.
 
-What is trained is small and stays whole on every rank, so checkpoints do not depend on the strategy. accelerate's FSDP2 plugin wraps the
-whole model and shards LoRA with the layers that it sits in; ``fully_shard`` is therefore called here, and told to leave that alone.
+What is trained is small and stays whole on every rank, so checkpoints do not depend on the strategy. accelerate's FSDP2
+plugin wraps the whole model and shards LoRA with the layers that it sits in; ``fully_shard`` is therefore called here,
+and told to leave that alone.
 
-To put a layer together takes all ranks, so all must run the language model equally often: in training once for each micro-batch, whatever
-it holds (``Shards.instruction_step``), in an evaluation as often as the rank that runs it most (``Shards.evaluating``).
+To put a layer together takes all ranks, so all must run the language model equally often: in training once for each
+micro-batch, whatever it holds (``Shards.instruction_step``), in an evaluation as often as the rank that runs it most
+(``Shards.evaluating``).
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ _MARK = "_is_fsdp_managed_module"
 
 
 def layers(language_model: Module) -> list[nn.Module]:
-    """What is put together at once: the members of the outermost module lists, which are a transformer's layers."""
+    """Return what is put together at once: the members of the outermost module lists, which are a transformer's layers."""
     found: list[nn.Module] = []
     for child in language_model.children():
         found += list(child) if isinstance(child, nn.ModuleList) else layers(child)
@@ -40,12 +43,12 @@ def layers(language_model: Module) -> list[nn.Module]:
 
 
 def largest_share(parameter: torch.Tensor, ranks: int) -> int:
-    """Numbers of a parameter that a rank keeps at most: it is split along its first dimension."""
+    """Return numbers of a parameter that a rank keeps at most: it is split along its first dimension."""
     return -(-parameter.shape[0] // ranks) * parameter[0].numel()
 
 
 def check_model(model: LyricsModel, stage: str) -> None:
-    """Raises ``SpecError`` for a language model that cannot be shared out."""
+    """Raise ``SpecError`` for a language model that cannot be shared out."""
     language_model = model.language_model
     if stage == "instruct" and language_model.adaptation == "full":
         raise SpecError(
@@ -55,7 +58,7 @@ def check_model(model: LyricsModel, stage: str) -> None:
     for name, parameter in language_model.named_parameters():
         if not parameter.is_floating_point():
             raise SpecError(
-                f"strategy=fsdp2: cannot share out quantised weights ({name} is {parameter.dtype}). Set "
+                f"strategy=fsdp2: cannot share out quantized weights ({name} is {parameter.dtype}). Set "
                 "model.spec.language_model.options.quantization=none, or strategy=ddp."
             )
 
@@ -63,7 +66,8 @@ def check_model(model: LyricsModel, stage: str) -> None:
 class Shards:
     """Shares out the language model of ``model`` and moves everything to ``device``, with the first rank's values.
 
-    ``trained`` are the parameters that stay whole. All others of the language model become ``DTensor``; their names stay.
+    ``trained`` are the parameters that stay whole. All others of the language model become ``DTensor``; their names
+    stay.
     """
 
     def __init__(self, model: LyricsModel, trained: Iterable[nn.Parameter], device: torch.device) -> None:
@@ -92,7 +96,9 @@ class Shards:
         model.shards = self
 
     def instruction_step(self, model: LyricsModel, batch: Any) -> dict[str, Loss]:
-        """The model's, with the language model run once, forward and backward, also where this rank's batch has nothing to learn from."""
+        """Return the model's, with the language model run once, forward and backward, also where this rank's batch has
+        nothing to learn from.
+        """
         self._ran = False
         losses: dict[str, Loss] = model.instruction_step(batch)
         if self._ran:
@@ -102,9 +108,11 @@ class Shards:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Within, every rank runs the language model as often as it likes; the others join in, after they have done with their own."""
-        # transformers sees by this attribute that ranks depend on each other, and would have them generate in step by itself; but all
-        # would have to generate equally often for that.
+        """Within, every rank runs the language model as often as it likes; the others join in, after they have done
+        with their own.
+        """
+        # transformers sees by this attribute that ranks depend on each other, and would have them generate in step by
+        # itself; but all would have to generate equally often for that.
         marked = [one for one in self.language_model.modules() if getattr(one, _MARK, False)]
         for module in marked:
             setattr(module, _MARK, False)
@@ -118,7 +126,10 @@ class Shards:
             setattr(module, _MARK, True)
 
     def catch_up(self) -> None:
-        """Join in until no rank runs the language model any more. All ranks must come here; afterwards they may exchange other things."""
+        """Join in until no rank runs the language model any more.
+
+        All ranks must come here; afterwards they may exchange other things.
+        """
         if not self._in_evaluation:
             return
         self._helps = True

@@ -28,8 +28,8 @@ class CheckpointWriter:
         say: told about each failure.
         disk: how files are written.
 
-    ``failures`` counts failed saves in a row, and ``last_error`` is the last one's; ``saved_step`` and ``saved_when`` are those of the last
-    attempt.
+    ``failures`` counts failed saves in a row, and ``last_error`` is the last one's; ``saved_step`` and ``saved_when``
+    are those of the last attempt.
     """
 
     def __init__(

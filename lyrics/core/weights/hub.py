@@ -1,7 +1,7 @@
 """Model folders on the Hugging Face hub: what ``LyricsModel`` puts in the place of ``ModelHubMixin``'s own functions.
 
-The mixin keeps constructor arguments in a ``config.json``; a model folder has ``spec.json``, and no other account of what it is. The
-network is used only for a repository that the user named.
+The mixin keeps constructor arguments in a ``config.json``; a model folder has ``spec.json``, and no other account of
+what it is. The network is used only for a repository that the user named.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ model = LyricsModel.from_pretrained("{{ model_id | default("owner/name", true) }
 print(model.generate("picture.jpg", "What is in the picture?").text)
 ```
 
-Weights are in safetensors; nothing here is unpickled. Each part's weights keep the licence of where they come from.
+Weights are in safetensors; nothing here is unpickled. Each part's weights keep the license of where they come from.
 """
 
 
@@ -64,7 +64,7 @@ def local_folder(
     local_files_only: bool = False,
     force_download: bool = False,
 ) -> Path:
-    """The model folder of that path; a hub id (``owner/name``) that is no local path is downloaded.
+    """Return the model folder of that path; a hub id (``owner/name``) that is no local path is downloaded.
 
     Raises ``WeightsError`` when there is neither.
     """
@@ -92,7 +92,8 @@ def local_folder(
         )
     except (OSError, ValueError) as error:
         raise WeightsError(
-            f"{name!r} is no local folder, and the hub did not give it: {first_line(error)}. Check the name and the connection."
+            f"{name!r} is no local folder, and the hub did not give it: {first_line(error)}. Check the name and the "
+            "connection."
         ) from error
 
 
@@ -120,8 +121,8 @@ def push(
         private: of a repository that is made.
         token: for the hub, where the one that ``hf auth login`` keeps is not meant.
         revision, branch: two names for the same: the branch that is written, ``main`` unless given.
-        commit_message, create_pr, allow_patterns, ignore_patterns, delete_patterns: as in ``huggingface_hub``. The card takes the place of
-            the repository's; ``ignore_patterns="README.md"`` leaves that one alone.
+        commit_message, create_pr, allow_patterns, ignore_patterns, delete_patterns: as in ``huggingface_hub``. The
+            card takes the place of the repository's; ``ignore_patterns="README.md"`` leaves that one alone.
         model_card_kwargs: values for the template of the card.
         trainable_only: as for ``save_pretrained``.
 

@@ -6,7 +6,8 @@
 ``frozen.json``            in the second case: for every part that is not stored, where it comes from and the sha256 of its tensors
 ``tokenizers/``            one folder each for ``query_transformer`` (where it reads text) and ``language_model``
 ``parts/``                 one folder for each part that needs more than tensors (its configuration in transformers' format, a tagger's
-                           names, a detector's tokenizer); see ``save_files`` and ``load_files`` in ``lyrics.core.contracts``
+                           names, a detector's tokenizer); see ``save_files`` and ``load_files`` in
+                           ``lyrics.core.contracts``
 ``preprocessing.json``     how each expert prepares pictures; compared when the folder is read
 =========================  ==========================================================================================================
 """
@@ -38,7 +39,8 @@ SPEC_FILE = "spec.json"
 FROZEN_FILE = "frozen.json"
 PREPROCESSING_FILE = "preprocessing.json"
 PARTS = "parts"
-#: Spec paths of the parts that no stage trains, and of the one that is trained in part, with the prefix of their tensors.
+#: Spec paths of the parts that no stage trains, and of the one that is trained in part, with the prefix of their
+#: tensors.
 _FROZEN_PARTS = {
     "image_encoder": "encoder.",
     "refiner.tagger": "refiner.tagger.",
@@ -49,17 +51,18 @@ _FROZEN_PARTS = {
 
 
 def spec_file(folder: str | os.PathLike[str]) -> Path:
-    """The spec of a model folder. Raises ``WeightsError`` when ``folder`` is none."""
+    """Return the spec of a model folder. Raises ``WeightsError`` when ``folder`` is none."""
     path = Path(folder) / SPEC_FILE
     if not path.is_file():
         raise WeightsError(
-            f"{folder}: is neither a model folder (it has no {SPEC_FILE}) nor the folder of a run (it has no config.yaml and checkpoints)."
+            f"{folder}: is neither a model folder (it has no {SPEC_FILE}) nor the folder of a run (it has no "
+            "config.yaml and checkpoints)."
         )
     return path
 
 
 def holds_all_tensors(folder: str | os.PathLike[str]) -> bool:
-    """Whether nothing but this folder is needed to load it."""
+    """Return whether nothing but this folder is needed to load it."""
     return not (Path(folder) / FROZEN_FILE).is_file()
 
 
@@ -83,7 +86,9 @@ def save_folder(model: ComposedModel, folder: str | os.PathLike[str], *, trainab
 
 
 def save_beside(model: ComposedModel, folder: str | os.PathLike[str]) -> None:
-    """Write what a model folder holds beside specification and tensors: preprocessing, the experts' own files, tokenizers."""
+    """Write what a model folder holds beside specification and tensors: preprocessing, the experts' own files,
+    tokenizers.
+    """
     path = Path(folder)
     prepared = {name: dataclasses.asdict(one) for name, one in model.processor.preprocessing.items()}
     _write_json(path / PREPROCESSING_FILE, prepared)
@@ -112,23 +117,27 @@ def _folder_names() -> dict[str, str]:
 
 
 def is_frozen_part(path: str) -> bool:
-    """Whether a folder of trained parts leaves out that part; ``path`` is its place in the specification."""
+    """Return whether a folder of trained parts leaves out that part; ``path`` is its place in the specification."""
     return path in _FROZEN_PARTS
 
 
 def part_prefix(path: str) -> str:
-    """How the names of a part's tensors begin in a model folder; ``path`` is the part's place in the specification."""
+    """Return how the names of a part's tensors begin in a model folder; ``path`` is the part's place in the
+    specification.
+    """
     return _FROZEN_PARTS.get(path, f"{path}.")
 
 
 def readers(model: ComposedModel) -> dict[str, ReadsText | LanguageModel]:
-    """The parts that have a tokenizer, by their paths in the specification, which name its folder."""
+    """Return the parts that have a tokenizer, by their paths in the specification, which name its folder."""
     found: dict[str, ReadsText | LanguageModel] = {"language_model": model.language_model}
     return found if model.abilities.text is None else {"query_transformer": model.abilities.text, **found}
 
 
 def is_frozen(model: ComposedModel, name: str) -> bool:
-    """Whether no stage trains the tensor of that name: an expert's, or the language model's beside its adaptation."""
+    """Return whether no stage trains the tensor of that name: an expert's, or the language model's beside its
+    adaptation.
+    """
     if name.startswith("language_model."):
         return name.removeprefix("language_model.") not in model.adapted
     return name.startswith(("encoder.", "refiner."))
@@ -158,10 +167,12 @@ def load_folder(
 ) -> None:
     """Fill a model from a folder.
 
-    ``base`` is a model folder with the frozen parts, where this one leaves them out; without it, the model holds them already.
-    ``changes`` are those that overrides made to the folder's specification: what fits is filled, and what stays random is warned of.
+    ``base`` is a model folder with the frozen parts, where this one leaves them out; without it, the model holds them
+    already. ``changes`` are those that overrides made to the folder's specification: what fits is filled, and what
+    stays random is warned of.
 
-    Raises ``WeightsError`` for tensors that are missing, unexpected or misshapen, and for other frozen parts than it was saved with.
+    Raises ``WeightsError`` for tensors that are missing, unexpected or misshapen, and for other frozen parts than it
+    was saved with.
     """
     path = Path(folder)
     tensors = stored_tensors(model)
@@ -191,7 +202,10 @@ def _fill(
     changes: Changes | None,
     others: str = "refuse",
 ) -> list[str]:
-    """Fill tensors from a folder: all of them, or after ``changes`` those that fit. Return the names of those that were left."""
+    """Fill tensors from a folder: all of them, or after ``changes`` those that fit.
+
+    Return the names of those that were left.
+    """
     if changes is None:
         load_tensors(wanted, folder, others=others)
         return []
@@ -211,7 +225,8 @@ def _fill(
 
 
 def load_trained_parts(model: ComposedModel, folder: Path) -> None:
-    """Fill what training changes, as far as it fits, from the folder of a model that may have other parts than this one.
+    """Fill what training changes, as far as it fits, from the folder of a model that may have other parts than this
+    one.
 
     Warns of parts that keep random weights because the folder has none that fit.
     """
@@ -230,26 +245,26 @@ def load_trained_parts(model: ComposedModel, folder: Path) -> None:
     if random:
         counts = ", ".join(f"{part} ({count})" for part, count in sorted(random.items()))
         warnings.warn(
-            f"the trained weights of {folder.name} do not fit the parts that were changed: tensors that stay random: {counts}. "
-            "Until they are trained, answers mean little.",
+            f"the trained weights of {folder.name} do not fit the parts that were changed: tensors that stay random: "
+            f"{counts}. Until they are trained, answers mean little.",
             stacklevel=2,
         )
 
 
 def _compare(spec: ModelSpec, tensors: Mapping[str, torch.Tensor], frozen: set[str], file: Path) -> None:
     stored = read_json_object(file, WeightsError).get("parts", {})
-    # Quantised weights are other numbers than those of the checkpoint that they come from: nothing can be said of them.
-    quantised = {path for path, _, slot in spec.slots() if slot.options.get("quantization", "none") != "none"}
+    # Quantized weights are other numbers than those of the checkpoint that they come from: nothing can be said of them.
+    quantized = {path for path, _, slot in spec.slots() if slot.options.get("quantization", "none") != "none"}
     for path, now in _references(spec, tensors, frozen).items():
-        if path in quantised:
+        if path in quantized:
             continue
         then = stored.get(path)
         if not isinstance(then, dict) or then.get("sha256") != now["sha256"]:
             known = then.get("checkpoint") if isinstance(then, dict) else None
             raise WeightsError(
                 f"{file}: {path} is not the part that this model was trained with (sha256 differs"
-                f"{f'; that one was {known}' if known else ''}). Load it with the same weights and in the same dtype, or give "
-                "from_pretrained the folder of the whole model as base=."
+                f"{f'; that one was {known}' if known else ''}). Load it with the same weights and in the same dtype, "
+                "or give from_pretrained the folder of the whole model as base=."
             )
 
 
@@ -269,7 +284,8 @@ def _compare_preprocessing(model: ComposedModel, file: Path, changed: Collection
             continue
         if name in stored and stored[name] != json.loads(json.dumps(dataclasses.asdict(now))):
             warnings.warn(
-                f"{file}: {name} prepares pictures in another way than when this model was saved; its answers may differ.",
+                f"{file}: {name} prepares pictures in another way than when this model was saved; its answers may "
+                "differ.",
                 stacklevel=2,
             )
 

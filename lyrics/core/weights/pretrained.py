@@ -32,11 +32,11 @@ def locate_checkpoint(
     *,
     downloads: bool = True,
 ) -> Path:
-    """The local file or folder that ``checkpoint`` names; a hub id is downloaded first.
+    """Return the local file or folder that ``checkpoint`` names; a hub id is downloaded first.
 
     Args:
-        checkpoint: a ``.safetensors`` file, a folder that holds some, a hub id (``owner/name``), or what an installed package holds
-            (``package:NAME/PATH``, see ``packaged``).
+        checkpoint: a ``.safetensors`` file, a folder that holds some, a hub id (``owner/name``), or what an
+            installed package holds (``package:NAME/PATH``, see ``packaged``).
         also: patterns of the files to fetch from the hub beside the tensors, e.g. those of a tokenizer.
         tensors: patterns of the tensors' files, where a repository holds more than those of one checkpoint.
         downloads: whether the network may be used; False where a saved model names the hub id, and not the user
@@ -59,9 +59,9 @@ def locate_checkpoint(
     except (OSError, ValueError) as error:
         if not downloads:
             raise WeightsError(
-                f"the model names the checkpoint {checkpoint!r} of the hub, which was not downloaded before, and a saved model fetches "
-                "nothing by itself. Allow it with downloads=True (--download on the command line), or give from_pretrained the "
-                "folder of the whole model as base=."
+                f"the model names the checkpoint {checkpoint!r} of the hub, which was not downloaded before, and a "
+                "saved model fetches nothing by itself. Allow it with downloads=True (--download on the command line), "
+                "or give from_pretrained the folder of the whole model as base=."
             ) from error
         raise WeightsError(
             f"the checkpoint {checkpoint!r} is no local path, and the hub did not give it: {first_line(error)}. "
@@ -70,13 +70,13 @@ def locate_checkpoint(
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of another library says, without the paragraphs that may follow, and without a full stop."""
+    """Return what an error of another library says, without the paragraphs that may follow, and without a full stop."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(" :.") if lines else type(error).__name__
 
 
 def is_hub_id(checkpoint: str) -> bool:
-    """Whether a checkpoint that is no local path can only be meant as a hub id, ``owner/name``."""
+    """Return whether a checkpoint that is no local path can only be meant as a hub id, ``owner/name``."""
     return (
         checkpoint.count("/") == 1
         and not checkpoint.startswith(("/", ".", "~"))
@@ -85,10 +85,10 @@ def is_hub_id(checkpoint: str) -> bool:
 
 
 def packaged(name: str) -> Path:
-    """The file or folder within an installed package that ``package:NAME/PATH`` names.
+    """Return the file or folder within an installed package that ``package:NAME/PATH`` names.
 
-    NAME is the top-level package of a distribution that provides a lyrics plugin. It is looked up without importing anything, so that
-    a specification cannot run code.
+    NAME is the top-level package of a distribution that provides a lyrics plugin. It is looked up without importing
+    anything, so that a specification cannot run code.
 
     Raises ``WeightsError`` where no plugin's distribution has such a package, or nothing is at that path in it.
     """
@@ -96,8 +96,8 @@ def packaged(name: str) -> Path:
     plugins = plugin_packages()
     if package not in plugins:
         raise WeightsError(
-            f"{name!r}: no installed lyrics plugin has a package {package!r}; a packaged checkpoint is package:NAME/PATH, "
-            f"where NAME is one of {', '.join(sorted(plugins))}."
+            f"{name!r}: no installed lyrics plugin has a package {package!r}; a packaged checkpoint is "
+            f"package:NAME/PATH, where NAME is one of {', '.join(sorted(plugins))}."
         )
     # Of a top-level name nothing is imported to find it; of a dotted one its parents would be.
     found = importlib.util.find_spec(package)
@@ -105,7 +105,8 @@ def packaged(name: str) -> Path:
     path = next((place / within for place in places if (place / within).exists()), None)
     if path is None or not within:
         raise WeightsError(
-            f"{name!r}: there is no {within!r} in the installed package {package!r}; install the package that it belongs to again."
+            f"{name!r}: there is no {within!r} in the installed package {package!r}; install the package that it "
+            "belongs to again."
         )
     if not path.resolve().is_relative_to(next(place for place in places if path.is_relative_to(place)).resolve()):
         raise WeightsError(f"{name!r}: leads out of the package {package!r}; a packaged checkpoint lies inside of it.")
@@ -113,7 +114,8 @@ def packaged(name: str) -> Path:
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Every tensor of a ``.safetensors`` file, or of all those of a folder, on the CPU, in the precision of the file.
+    """Return every tensor of a ``.safetensors`` file, or of all those of a folder, on the CPU, in the precision of the
+    file.
 
     Raises:
         WeightsError: there is no safetensors file, one cannot be read, or two hold the same key.
@@ -130,7 +132,8 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
             raise WeightsError(f"{file} cannot be read as safetensors: {error}") from error
         if twice := sorted(tensors.keys() & part.keys()):
             raise WeightsError(
-                f"{twice[0]!r} is in more than one safetensors file of {path}. Keep one checkpoint in a folder, or name the file."
+                f"{twice[0]!r} is in more than one safetensors file of {path}. Keep one checkpoint in a folder, or "
+                "name the file."
             )
         tensors.update(part)
     return tensors
@@ -154,7 +157,7 @@ def _tensor_files(path: Path) -> list[Path]:
 
 
 def load_transformers(model_class: Any, config: Any, state: Mapping[str, torch.Tensor], source: object) -> Any:
-    """A transformers model in eval mode and the default precision that holds exactly the tensors of ``state``.
+    """Return a transformers model in eval mode and the default precision that holds exactly the tensors of ``state``.
 
     The keys may be in the naming of the hub or of the installed version: transformers translates.
 
@@ -197,7 +200,8 @@ def load_transformers(model_class: Any, config: Any, state: Mapping[str, torch.T
 
 
 def load_module(module: nn.Module, state: Mapping[str, torch.Tensor], source: object, unread: str = "") -> None:
-    """Fill a module with exactly the tensors of ``state``. A tensor that the module has under several names may come under any of them.
+    """Fill a module with exactly the tensors of ``state``. A tensor that the module has under several names may come
+    under any of them.
 
     Args:
         module: of any class.

@@ -1,4 +1,5 @@
-"""The tensors of a model folder: safetensors, in one file or in shards with an index. No pickle is ever written or read.
+"""The tensors of a model folder: safetensors, in one file or in shards with an index. No pickle is ever written or
+read.
 
 Tensors that share storage (tied weights) are stored once, under the first of their names.
 """
@@ -33,7 +34,9 @@ _MORE_TENSORS, _MORE_NUMBERS = 4096, 10_000_000
 
 @dataclass(frozen=True)
 class TensorHeader:
-    """What a safetensors file says of a tensor before it is read: its shape, and its type as the format spells it (``BF16``)."""
+    """What a safetensors file says of a tensor before it is read: its shape, and its type as the format spells it
+    (``BF16``).
+    """
 
     shape: tuple[int, ...]
     dtype: str
@@ -44,7 +47,7 @@ class TensorHeader:
 
 
 def stored_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The state dict without the second and later names of a tensor that several modules share."""
+    """Return the state dict without the second and later names of a tensor that several modules share."""
     seen: set[tuple[object, ...]] = set()
     kept = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
@@ -119,7 +122,8 @@ def _headers(where: Mapping[str, Path], opened: Mapping[Path, Any]) -> dict[str,
 def bounded(headers: Iterable[TensorHeader], source: object) -> Iterator[None]:
     """Parameters made inside stay near the count and size of ``headers``, the tensors that are to fill them.
 
-    A specification or a configuration may ask for a million layers where the file holds two; nothing of that kind is built to the end.
+    A specification or a configuration may ask for a million layers where the file holds two; nothing of that kind is
+    built to the end.
 
     Raises ``WeightsError`` naming ``source`` at the first parameter beyond the bound.
     """
@@ -138,8 +142,9 @@ def bounded(headers: Iterable[TensorHeader], source: object) -> Iterator[None]:
         numbers += tensor.numel()
         if tensors > most_tensors or numbers > most_numbers:
             raise WeightsError(
-                f"{source}: holds {len(own):,} tensors of {sum(own):,} numbers, and its configuration asks for far more "
-                f"(stopped at {name} {list(tensor.shape)}). The two do not belong together; fetch the folder again."
+                f"{source}: holds {len(own):,} tensors of {sum(own):,} numbers, and its configuration asks for far "
+                f"more (stopped at {name} {list(tensor.shape)}). The two do not belong together; fetch the folder "
+                "again."
             )
 
     hooks = (
@@ -154,7 +159,7 @@ def bounded(headers: Iterable[TensorHeader], source: object) -> Iterator[None]:
 
 
 def headers_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, TensorHeader]:
-    """What a file of these tensors would say of them."""
+    """Return what a file of these tensors would say of them."""
     kinds = {torch.bfloat16: "BF16", torch.bool: "BOOL"}
     return {
         name: TensorHeader(
@@ -165,7 +170,10 @@ def headers_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, TensorHeader]:
 
 
 def check_types(headers: Mapping[str, TensorHeader], source: object) -> None:
-    """Raise ``WeightsError`` for weights of whole numbers: a cast would make noise of their bytes. Buffers may be of any type."""
+    """Raise ``WeightsError`` for weights of whole numbers: a cast would make noise of their bytes.
+
+    Buffers may be of any type.
+    """
     odd = [
         f"{name} ({header.dtype})"
         for name, header in headers.items()
@@ -263,7 +271,8 @@ def _misshapen(wanted: Mapping[str, torch.Tensor], found: Mapping[str, TensorHea
 
 
 def check_shapes(model: torch.nn.Module, prefix: str, headers: Mapping[str, TensorHeader], source: object) -> None:
-    """Compare a part, which may be on the meta device, with the tensors of a model folder whose names begin with ``prefix``.
+    """Compare a part, which may be on the meta device, with the tensors of a model folder whose names begin with
+    ``prefix``.
 
     Only tensors that both have are compared. Raises ``WeightsError`` naming the first of another shape.
     """

@@ -1,7 +1,7 @@
 """Folders in transformers' format: read from the disk alone, and without running anything that they bring.
 
-Every configuration, tokenizer and whole model that transformers loads is loaded here. A hub id becomes a local folder first
-(``lyrics.core.weights.pretrained.locate_checkpoint``).
+Every configuration, tokenizer and whole model that transformers loads is loaded here. A hub id becomes a local folder
+first (``lyrics.core.weights.pretrained.locate_checkpoint``).
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ TOKENIZER_PATTERNS = (
     "added_tokens.json",
     "chat_template.jinja",
 )
-#: Tensors of a transformers model, and not of other formats that lie beside them (``consolidated.safetensors``, ``original/``).
+#: Tensors of a transformers model, and not of other formats that lie beside them (``consolidated.safetensors``,
+#: ``original/``).
 MODEL_TENSORS = ("model*.safetensors", "model.safetensors.index.json")
 #: Entries of a configuration that say how it was written, not what the model is.
 _NOT_OF_THE_MODEL = frozenset({"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"})
@@ -48,8 +49,8 @@ _NOT_COMPARED = frozenset(
 def refuse_code(folder: Path) -> None:
     """Raise ``WeightsError`` where a folder asks for code of its own, or for a model elsewhere.
 
-    ``auto_map`` in any of its JSON files names Python files that transformers would run; ``adapter_config.json`` names a base model
-    that transformers would fetch.
+    ``auto_map`` in any of its JSON files names Python files that transformers would run; ``adapter_config.json`` names
+    a base model that transformers would fetch.
     """
     if (folder / "adapter_config.json").exists():
         raise WeightsError(
@@ -62,13 +63,13 @@ def refuse_code(folder: Path) -> None:
         data = read_json(file, WeightsError)
         if _asks_for_backbone(data):
             raise WeightsError(
-                f"{file}: has use_pretrained_backbone, which asks for the weights of another checkpoint. Nothing is fetched for a "
-                "checkpoint but its own files. Set it to false."
+                f"{file}: has use_pretrained_backbone, which asks for the weights of another checkpoint. Nothing is "
+                "fetched for a checkpoint but its own files. Set it to false."
             )
         if _asks_for_code(data):
             raise WeightsError(
-                f"{file}: has an auto_map, which asks for Python code that comes with the checkpoint. Such code is never run. "
-                "Use a checkpoint of a class that transformers has itself."
+                f"{file}: has an auto_map, which asks for Python code that comes with the checkpoint. Such code is "
+                "never run. Use a checkpoint of a class that transformers has itself."
             )
 
 
@@ -85,7 +86,10 @@ def _asks_for_backbone(data: Any) -> bool:
 
 
 def load_config(folder: Path) -> PreTrainedConfig:
-    """The configuration of a checkpoint's folder. Raises ``WeightsError`` naming the file that is missing or broken."""
+    """Return the configuration of a checkpoint's folder.
+
+    Raises ``WeightsError`` naming the file that is missing or broken.
+    """
     from transformers import AutoConfig
 
     file = folder / CONFIG_FILE
@@ -106,15 +110,17 @@ def part_config(
     numbers_of: Callable[[Any], Mapping[str, Any]],
     from_numbers: Callable[[Mapping[str, Any]], Any],
 ) -> Any:
-    """The transformers configuration of a part.
+    """Return the transformers configuration of a part.
 
-    It is what the part's folder of a saved model holds, or else what lies beside the checkpoint, or else made of the options' numbers.
+    It is what the part's folder of a saved model holds, or else what lies beside the checkpoint, or else made of the
+    options' numbers.
 
     Args:
         options: what the part is built from.
         files: the part's folder of the model folder that it is rebuilt from (``BuildContext.files``).
         checkpoint: the local file or folder with the checkpoint, where its weights are read.
-        model_types: ``model_type`` of configurations that describe the part. Another one beside a checkpoint is passed over.
+        model_types: ``model_type`` of configurations that describe the part. Another one beside a checkpoint is
+            passed over.
         numbers_of: a configuration -> its numbers by the names of the options.
         from_numbers: numbers by the names of the options -> a configuration.
 
@@ -136,8 +142,8 @@ def part_config(
     if checkpoint is None and files is None and not options.is_known:
         missing = ", ".join(sorted(options.PUBLIC.keys() - options.stated.keys()))
         raise SpecError(
-            f"the checkpoint {options.checkpoint!r} is not on this machine, and random weights download nothing, so its sizes are not "
-            f"known. State {missing}, or give a local folder."
+            f"the checkpoint {options.checkpoint!r} is not on this machine, and random weights download nothing, so "
+            f"its sizes are not known. State {missing}, or give a local folder."
         )
     return from_numbers(options.numbers)
 
@@ -156,7 +162,10 @@ def _model_type(folder: Path) -> str | None:
 
 
 def load_generation_config(folder: Path) -> GenerationConfig | None:
-    """The generation configuration of a checkpoint's folder, or None where it has none. Raises ``WeightsError``."""
+    """Return the generation configuration of a checkpoint's folder, or None where it has none.
+
+    Raises ``WeightsError``.
+    """
     from transformers import GenerationConfig
 
     file = folder / GENERATION_FILE
@@ -168,7 +177,7 @@ def load_generation_config(folder: Path) -> GenerationConfig | None:
 
 
 def load_tokenizer(folder: Path, tokenizer_class: Any = None) -> Any:
-    """The tokenizer of a folder, of the class that the folder names unless one is given.
+    """Return the tokenizer of a folder, of the class that the folder names unless one is given.
 
     Raises ``WeightsError`` when the folder holds none, or one that cannot be read.
     """
@@ -188,7 +197,8 @@ def load_tokenizer(folder: Path, tokenizer_class: Any = None) -> Any:
 
 
 def load_causal_lm(folder: Path, config: PreTrainedConfig, **options: Any) -> Any:
-    """The causal language model of a checkpoint's folder, every tensor of it there, finite, and of the sizes of ``config``.
+    """Return the causal language model of a checkpoint's folder, every tensor of it there, finite, and of the sizes of
+    ``config``.
 
     ``options`` are keyword arguments of transformers' ``from_pretrained``.
 
@@ -248,7 +258,7 @@ def _of_the_model(data: Any) -> Any:
 
 
 def stored_config(folder: Path | None) -> PreTrainedConfig | None:
-    """The configuration that ``save_config`` wrote to a part's folder; None for no folder, or one without it.
+    """Return the configuration that ``save_config`` wrote to a part's folder; None for no folder, or one without it.
 
     Raises ``WeightsError`` for a file that is broken.
     """
@@ -273,13 +283,15 @@ def compare_config(config: PreTrainedConfig, folder: Path) -> None:
     ]
     if different:
         raise WeightsError(
-            f"{folder / CONFIG_FILE}: is not the configuration of the model that is being loaded: {'; '.join(different)}. "
-            "Load it with the checkpoint that it was saved with."
+            f"{folder / CONFIG_FILE}: is not the configuration of the model that is being loaded: "
+            f"{'; '.join(different)}. Load it with the checkpoint that it was saved with."
         )
 
 
 def disagreements(stated: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """Options that state another number than a checkpoint's configuration: ``NAME is 3, the checkpoint has 4``. None states nothing."""
+    """Options that state another number than a checkpoint's configuration: ``NAME is 3, the checkpoint has 4``. None
+    states nothing.
+    """
     return [
         f"{name} is {_plain(value)!r}, the checkpoint has {_plain(found[name])!r}"
         for name, value in stated.items()

@@ -5,9 +5,9 @@ A benchmark reads its samples through the data set of the same name. docs/evalua
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, create_model
 
@@ -34,7 +34,9 @@ class ScenesBenchmarkOptions(Options):
 
 
 class PopeOptions(Options):
-    """Of ``pope`` and ``pope-boxes``."""
+    """Options of ``pope`` and ``pope-boxes``."""
+
+    FORMER_NAMES: ClassVar[Mapping[str, str]] = {"pictures": "num_images", "per_picture": "per_image"}
 
     split: Literal["random", "popular", "adversarial"] = Field(
         "random", description="how what is not there is drawn (docs/evaluation.md)"
@@ -43,8 +45,8 @@ class PopeOptions(Options):
     root: str | None = Field(None, description="folder that holds the data set's files; null for scenes")
     images: str | None = Field(None, description="folder that holds its pictures, where that is not root")
     part: str | None = Field("test", description="split of the data set, such as val2014; null for its own default")
-    pictures: int = Field(500, ge=1, description="pictures that are asked about")
-    per_picture: int = Field(3, ge=1, description="questions about things that are there, and as many about others")
+    num_images: int = Field(500, ge=1, description="images that are asked about")
+    per_image: int = Field(3, ge=1, description="questions about things that are there, and as many about others")
     counted: int | None = Field(
         1000, ge=1, description="pictures that frequencies are counted over, the first; null for all of the data set"
     )
@@ -119,7 +121,7 @@ def lyrics_components() -> Iterator[Component]:
             requires=row.requires,
             install="pip install 'lyrics-vl[eval]'" if row.requires else "",
             summary=row.summary,
-            licence="the data set's own",
+            license="the data set's own",
         )
     yield Component(
         kind="benchmark",
@@ -127,7 +129,7 @@ def lyrics_components() -> Iterator[Component]:
         build="lyrics.plugins.benchmarks.scenes:scenes",
         options=ScenesBenchmarkOptions,
         summary="the embedded data set: captions, questions by type, expressions, choices, words, what is not there",
-        licence="as lyrics; nothing is downloaded",
+        license="as lyrics; nothing is downloaded",
         test_options={"scenes": 4},
     )
     for name, build, summary in (
@@ -148,6 +150,6 @@ def lyrics_components() -> Iterator[Component]:
             build=f"lyrics.plugins.benchmarks.{build}",
             options=PopeOptions,
             summary=summary,
-            licence="the data set's own",
-            test_options={"pictures": 2, "counted": 20},
+            license="the data set's own",
+            test_options={"num_images": 2, "counted": 20},
         )

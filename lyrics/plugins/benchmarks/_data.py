@@ -12,6 +12,6 @@ DISTRIBUTION = "lyrics-vl"
 
 
 def of(name: str, options: Any, **more: Any) -> Dataset:
-    """The data set ``name`` with the benchmark's root, images and split."""
+    """Return the data set ``name`` with the benchmark's root, images and split."""
     given = {"root": options.root, "images": options.images, "split": options.split, **more}
     return build_dataset(f"{DISTRIBUTION}/{name}", given)

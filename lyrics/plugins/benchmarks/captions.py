@@ -18,7 +18,7 @@ def coco(options: Any, context: BuildContext) -> DatasetBenchmark:
 
 
 def nocaps(options: Any, context: BuildContext) -> DatasetBenchmark:
-    """The validation split (4,500 pictures); the captions of the test split are on a server."""
+    """Return the validation split (4,500 pictures); the captions of the test split are on a server."""
     return _captions("nocaps", options)
 
 

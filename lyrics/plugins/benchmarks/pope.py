@@ -14,11 +14,11 @@ def pope(options: PopeOptions, context: BuildContext) -> PopeBenchmark:
 
 
 def pope_boxes(options: PopeOptions, context: BuildContext) -> PopeBoxesBenchmark:
-    """Boxes. See ``PopeOptions``."""
+    """Return boxes. See ``PopeOptions``."""
     return PopeBoxesBenchmark(_probe(options))
 
 
 def _probe(options: PopeOptions) -> Probe:
     given = {"root": options.root, "images": options.images, "split": options.part}
     data = build_dataset(options.data, {key: value for key, value in given.items() if value is not None})
-    return Probe(data, options.split, options.pictures, options.per_picture, options.counted, options.seed)
+    return Probe(data, options.split, options.num_images, options.per_image, options.counted, options.seed)

@@ -1,4 +1,6 @@
-"""Questions: VQAv2, OK-VQA, GQA, ScienceQA with pictures, VizWiz, and about written words TextVQA and OCR-VQA (Table 2)."""
+"""Questions: VQAv2, OK-VQA, GQA, ScienceQA with pictures, VizWiz, and about written words TextVQA and OCR-VQA (Table
+2).
+"""
 
 from __future__ import annotations
 
@@ -17,22 +19,25 @@ _SHORT = 32
 
 
 def vqav2(options: Any, context: BuildContext) -> DatasetBenchmark:
-    """The validation split; ``test-dev`` and ``test`` have their answers on a server."""
+    """Return the validation split; ``test-dev`` and ``test`` have their answers on a server."""
     return _questions("vqav2", options, judges.vqa(options.accuracy))
 
 
 def ok_vqa(options: Any, context: BuildContext) -> DatasetBenchmark:
-    """The validation split, which is what is reported as its test set. The references are stems, as the official script has them."""
+    """Return the validation split, which is what is reported as its test set.
+
+    The references are stems, as the official script has them.
+    """
     return _questions("ok-vqa", options, judges.vqa(options.accuracy))
 
 
 def gqa(options: Any, context: BuildContext) -> DatasetBenchmark:
-    """``testdev-balanced``: 12,578 questions."""
+    """Return ``testdev-balanced``: 12,578 questions."""
     return _questions("gqa", options, judges.exact)
 
 
 def sciqa_img(options: Any, context: BuildContext) -> DatasetBenchmark:
-    """The problems of ScienceQA that have a picture: 2,017 in the test split."""
+    """Return the problems of ScienceQA that have a picture: 2,017 in the test split."""
     ask = partial(prompt_of, template=PROMPTS["multi-choice"])
     return DatasetBenchmark(_data.of("scienceqa", options), ask, judges.options, keep=_has_picture)
 
@@ -42,17 +47,17 @@ def _has_picture(sample: Sample) -> bool:
 
 
 def vizwiz(options: Any, context: BuildContext) -> DatasetBenchmark:
-    """The validation split; the answers of the test split are on a server."""
+    """Return the validation split; the answers of the test split are on a server."""
     return _questions("vizwiz", options, judges.vqa(options.accuracy))
 
 
 def textvqa(options: Any, context: BuildContext) -> DatasetBenchmark:
-    """The validation split: 5,000 questions."""
+    """Return the validation split: 5,000 questions."""
     return _questions("textvqa", options, judges.vqa(options.accuracy), "text-vqa")
 
 
 def ocr_vqa(options: Any, context: BuildContext) -> DatasetBenchmark:
-    """The test split."""
+    """Return the test split."""
     return _questions("ocr-vqa", options, judges.exact, "text-vqa")
 
 

@@ -97,11 +97,11 @@ def _part(sample: Sample) -> str:
 
 
 def _captions(predictions: Sequence[Prediction], samples: Sequence[Sample]) -> Verdict:
-    """Of the colours and shapes that a caption names together, which are there (precision), and which of those there it names (recall)."""
+    """Of the colors and shapes that a caption names together, which are there (precision), and which of those there it names (recall)."""
     right = said_in_all = true_in_all = 0
     marks = []
     for one, sample in zip(predictions, samples, strict=True):
-        said = {f"{colour} {shape}".lower() for colour, shape in _TAG.findall(one.answer)}
+        said = {f"{color} {shape}".lower() for color, shape in _TAG.findall(one.answer)}
         true = {f"{thing['colour']} {thing['shape']}" for thing in sample.extra["things"]}
         right, said_in_all, true_in_all = right + len(said & true), said_in_all + len(said), true_in_all + len(true)
         marks.append(2 * len(said & true) / (len(said) + len(true)))
@@ -156,7 +156,7 @@ def _pointing(predictions: Sequence[Prediction], samples: Sequence[Sample]) -> t
 
 
 def _named(sample: Sample) -> list[Real]:
-    """What is there, under each name that it may have: an expression that means it, its colour and shape, a word as it is written."""
+    """What is there, under each name that it may have: an expression that means it, its color and shape, a word as it is written."""
     objects = [Real(one.tag, one.box_norm) for one in sample.objects]
     things = [Real(f"{one['colour']} {one['shape']}", Box(*one["box_norm"])) for one in sample.extra["things"]]
     return [*objects, *things, *(Real(word["text"], Box(*word["box_norm"])) for word in sample.extra["words"])]

@@ -1,6 +1,8 @@
-"""Tags, boxes and masks read back from an ``objects.jsonl`` that ``lyrics refine`` wrote, or that was made from annotations.
+"""Tags, boxes and masks read back from an ``objects.jsonl`` that ``lyrics refine`` wrote, or that was made from
+annotations.
 
-Experts may then run once, in another environment, and everything after them reads the file. This manifest imports no torch.
+Experts may then run once, in another environment, and everything after them reads the file. This manifest imports no
+torch.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ class CachedTokensOptions(CachedOptions):
 
     @property
     def feature_dim(self) -> int:
-        """A token is its box: centre x, centre y, width, height, each a share of the picture."""
+        """A token is its box: center x, center y, width, height, each a share of the picture."""
         return self.stand_in_dim or 4
 
 
@@ -53,7 +55,7 @@ def lyrics_components() -> Iterator[Component]:
             build=f"lyrics.plugins.cached.experts:build_{kind}",
             options=options,
             summary=summary,
-            licence="that of the file",
+            license="that of the file",
             test_options={"missing": "empty"},
             capabilities=("reads_known_objects",),
         )

@@ -30,8 +30,8 @@ class Table:
     def __init__(self, options: CachedOptions) -> None:
         if options.file is None and options.missing == "error":
             raise SpecError(
-                "cached experts need a file: set refiner.detector.options.file (likewise tagger and segmenter) to an objects.jsonl, which "
-                "--refined does for all three, or set options.missing=empty."
+                "cached experts need a file: set refiner.detector.options.file (likewise tagger and segmenter) to an "
+                "objects.jsonl, which --refined does for all three, or set options.missing=empty."
             )
         self.file, self.missing = options.file, options.missing
         self.by_path: dict[str, Refinement] = {}
@@ -91,15 +91,15 @@ class _Cached(nn.Module):
         )
         for index, row in enumerate(() if self.stands_in else boxes):
             for slot, box in enumerate(row):
-                centre = ((box.x1 + box.x2) / 2, (box.y1 + box.y2) / 2, box.x2 - box.x1, box.y2 - box.y1)
-                tokens[index, slot] = torch.tensor(centre)
+                center = ((box.x1 + box.x2) / 2, (box.y1 + box.y2) / 2, box.x2 - box.x1, box.y2 - box.y1)
+                tokens[index, slot] = torch.tensor(center)
                 mask[index, slot] = True
         return tokens, mask
 
 
 class CachedTagger(_Cached):
     def forward(self, images: ImageBatch) -> list[list[Tag]]:
-        """The tags in the file, or where it has none, those of the objects."""
+        """Return the tags in the file, or where it has none, those of the objects."""
         found = []
         for index in range(len(images)):
             refinement = self.table.find(images, index)
@@ -120,7 +120,7 @@ class CachedDetector(_Cached):
         self.vocabulary = tuple(sorted(found))
 
     def forward(self, images: ImageBatch, phrases: Sequence[Sequence[str]]) -> DetectorOutput:
-        """The objects in the file whose tag is among the phrases."""
+        """Return the objects in the file whose tag is among the phrases."""
         detections = []
         for index, asked in enumerate(phrases):
             wanted = set(asked)
@@ -133,7 +133,7 @@ class CachedDetector(_Cached):
 
 class CachedSegmenter(_Cached):
     def forward(self, images: ImageBatch, boxes: Sequence[Sequence[Box]]) -> SegmenterOutput:
-        """The mask of the object whose box overlaps most (IoU of at least 0.5), or else the box itself."""
+        """Return the mask of the object whose box overlaps most (IoU of at least 0.5), or else the box itself."""
         masks = []
         for index, row in enumerate(boxes):
             refinement = self.table.find(images, index)

@@ -1,4 +1,6 @@
-"""Any causal language model of transformers (Llama and Vicuna, Qwen, OPT), read through embeddings and adapted with LoRA."""
+"""Any causal language model of transformers (Llama and Vicuna, Qwen, OPT), read through embeddings and adapted with
+LoRA.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +39,8 @@ _FROM_CHECKPOINT = "null: the checkpoint's; without one {}"
 class CausalLMOptions(Options):
     """A checkpoint's own ``config.json`` says what the model is; options that are null are its numbers.
 
-    Numbers are stated for random weights, where nothing is downloaded. Those that are null are then the ones of a local checkpoint, or
-    Llama-7B's.
+    Numbers are stated for random weights, where nothing is downloaded. Those that are null are then the ones of a local
+    checkpoint, or Llama-7B's.
     """
 
     architecture: Literal["llama", "qwen2", "opt", "lfm2"] | None = Field(
@@ -127,7 +129,7 @@ def lyrics_components() -> Iterable[Component]:
         build="lyrics.plugins.causal_lm.model:build",
         options=CausalLMOptions,
         summary="any AutoModelForCausalLM of transformers, with LoRA, frozen or fully trained",
-        licence="code Apache-2.0; weights: the checkpoint's (Vicuna v1.5: Llama 2 Community License)",
+        license="code Apache-2.0; weights: the checkpoint's (Vicuna v1.5: Llama 2 Community License)",
         test_options={
             "vocab_size": 300,
             "hidden_size": 32,

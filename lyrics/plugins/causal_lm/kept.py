@@ -28,5 +28,7 @@ def kept(past: Past, keys: Sequence[Hashable], weights: Hashable) -> DynamicCach
 
 
 def _can_be_cut(cache: DynamicCache) -> bool:
-    """Whether every layer keeps all places: a convolution and a sliding window have lost those that a cut would bring back."""
+    """Whether every layer keeps all places: a convolution and a sliding window have lost those that a cut would bring
+    back.
+    """
     return all(type(layer) is DynamicLayer for layer in cache.layers)

@@ -14,7 +14,10 @@ from lyrics.core.registry.component import CheckpointOptions, Component, NamesWe
 
 
 class _VitOptions(CheckpointOptions):
-    """Numbers that both towers have. Those that are null are the checkpoint's; ``PUBLIC`` are those of the default one."""
+    """Numbers that both towers have.
+
+    Those that are null are the checkpoint's; ``PUBLIC`` are those of the default one.
+    """
 
     image_size: int | None = Field(
         None, ge=1, le=10_000, description="side in pixels of the square that the tower reads; null: the checkpoint's"
@@ -49,13 +52,15 @@ class _VitOptions(CheckpointOptions):
 
 
 class ClipVitOptions(_VitOptions):
-    """Options of ``clip-vit``; the default checkpoint is CLIP ViT-L/14 at 224 pixels: 257 tokens of width 1024 (paper, section 3.1).
+    """Options of ``clip-vit``; the default checkpoint is CLIP ViT-L/14 at 224 pixels: 257 tokens of width 1024 (paper,
+    section 3.1).
 
-    The class token is kept. Where to read the tower is ``skip_layers``. The default 1, the last layer but one, is what BLIP-2's paper
-    (section 3.4, "slightly better performance") and LLaVA say: CLIP's loss looks at the class token of the last layer alone, so
-    that layer's patch tokens say less about their own place. 0 reads the last layer. BLIP-2's public ViT-L weights
-    (``blip2_pretrained_vitL``) need 3: LAVIS's code ran 21 of the 24 layers (salesforce/LAVIS#216, #609), and the keys and values
-    of that Q-Former were trained on those. No LayerNorm follows in any case; CLIP's own was trained on the class token only.
+    The class token is kept. Where to read the tower is ``skip_layers``. The default 1, the last layer but one, is what
+    BLIP-2's paper (section 3.4, "slightly better performance") and LLaVA say: CLIP's loss looks at the class token of
+    the last layer alone, so that layer's patch tokens say less about their own place. 0 reads the last layer. BLIP-2's
+    public ViT-L weights (``blip2_pretrained_vitL``) need 3: LAVIS's code ran 21 of the 24 layers (salesforce/LAVIS#216,
+    #609), and the keys and values of that Q-Former were trained on those. No LayerNorm follows in any case; CLIP's own
+    was trained on the class token only.
     """
 
     PUBLIC: ClassVar[Mapping[str, Any]] = {
@@ -79,7 +84,7 @@ class ClipVitOptions(_VitOptions):
     )
     resize: Literal["squash", "crop"] = Field(
         "squash",
-        description="squash the whole picture to a square, as BLIP-2 does, or crop the centre of its shortest side, as CLIP",
+        description="squash the whole picture to a square, as BLIP-2 does, or crop the center of its shortest side, as CLIP",
     )
 
     @model_validator(mode="after")
@@ -90,7 +95,8 @@ class ClipVitOptions(_VitOptions):
 
 
 class EvaVitGOptions(_VitOptions):
-    """Options of ``eva-vit-g``; the default checkpoint is BLIP-2's tower: 257 tokens of width 1408, after its last LayerNorm.
+    """Options of ``eva-vit-g``; the default checkpoint is BLIP-2's tower: 257 tokens of width 1408, after its last
+    LayerNorm.
 
     The checkpoint has 39 layers because BLIP-2 left out the last of EVA's 40, for the reason that ``clip-vit`` gives.
     """
@@ -119,7 +125,7 @@ class EvaVitGOptions(_VitOptions):
 
 @hookimpl
 def lyrics_components() -> Iterator[Component]:
-    """``clip-vit`` and ``eva-vit-g``."""
+    """Yield ``clip-vit`` and ``eva-vit-g``."""
     small = {"image_size": 28, "width": 16, "layers": 2, "heads": 2, "mlp_width": 32}
     yield Component(
         kind="image-encoder",
@@ -127,7 +133,7 @@ def lyrics_components() -> Iterator[Component]:
         build="lyrics.plugins.clip_vit.encoder:build_clip",
         options=ClipVitOptions,
         summary="CLIP's vision tower; ViT-L/14 at 224 by default",
-        licence="weights of openai/clip-vit-large-patch14: MIT",
+        license="weights of openai/clip-vit-large-patch14: MIT",
         test_options=small,
     )
     yield Component(
@@ -136,6 +142,6 @@ def lyrics_components() -> Iterator[Component]:
         build="lyrics.plugins.clip_vit.encoder:build_eva",
         options=EvaVitGOptions,
         summary="BLIP-2's EVA ViT-g at 224, which the released Lyrics checkpoint reads",
-        licence="weights of BLIP-2: MIT",
+        license="weights of BLIP-2: MIT",
         test_options=small,
     )

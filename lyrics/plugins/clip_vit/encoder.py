@@ -1,6 +1,6 @@
 """CLIP's vision tower and BLIP-2's EVA ViT-g, as image encoders on transformers' classes.
 
-Shapes: B images, C colour channels, H and W pixels, N tokens (class token first, then patches row by row), D width.
+Shapes: B images, C color channels, H and W pixels, N tokens (class token first, then patches row by row), D width.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class VitEncoder(nn.Module):
         self.num_tokens = 1 + (config.image_size // config.patch_size) ** 2
 
     def forward(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
-        """Tokens [B,N,D] in the tower's own dtype, class token first.
+        """Return tokens [B,N,D] in the tower's own dtype, class token first.
 
         Raises:
             ContractError: the pictures are not [B,3,image_size,image_size].
@@ -96,7 +96,8 @@ def build_clip(options: ClipVitOptions, context: BuildContext) -> VitEncoder:
         kept = config.num_hidden_layers - options.skip_layers
         if kept < 1:
             raise SpecError(
-                f"skip_layers {options.skip_layers} leaves nothing of the {config.num_hidden_layers} layers of {options.checkpoint!r}"
+                f"skip_layers {options.skip_layers} leaves nothing of the {config.num_hidden_layers} layers of "
+                f"{options.checkpoint!r}"
             )
     skipped = range(kept, config.num_hidden_layers)
     config.num_hidden_layers = kept
@@ -105,7 +106,7 @@ def build_clip(options: ClipVitOptions, context: BuildContext) -> VitEncoder:
         tower = _pretrained(CLIPVisionModel, config, options.checkpoint, checkpoint, unread)
     else:
         tower = CLIPVisionModel(config)
-    tower.post_layernorm = nn.Identity()  # it normalises the pooled class token, which nobody reads here
+    tower.post_layernorm = nn.Identity()  # it normalizes the pooled class token, which nobody reads here
     preprocessing = _squash(config.image_size)
     if options.resize == "crop":
         preprocessing = replace(preprocessing, resize="shortest", crop=config.image_size)
@@ -178,10 +179,11 @@ def _located(options: ClipVitOptions | EvaVitGOptions, context: BuildContext) ->
 
 
 def _pretrained(model_class: Any, config: Any, checkpoint: str, path: Path, unread: tuple[str, ...]) -> Any:
-    """The tower of a checkpoint, every tensor accounted for but those whose names inside the tower begin as ``unread`` says.
+    """The tower of a checkpoint, every tensor accounted for but those whose names inside the tower begin as ``unread``
+    says.
 
-    Whole models (CLIPModel, Blip2Model, the released Lyrics) keep their tower under ``vision_model.``, and what is outside of
-    it is left alone; a tower saved alone has no prefix.
+    Whole models (CLIPModel, Blip2Model, the released Lyrics) keep their tower under ``vision_model.``, and what is
+    outside of it is left alone; a tower saved alone has no prefix.
     """
     tensors = read_tensors(path)
     if any(name.startswith(PREFIX) for name in tensors):

@@ -1,7 +1,8 @@
-"""Every public data set of the paper's Table 1, and those it evaluates on: one row here, one function in the module of its family.
+"""Every public data set of the paper's Table 1, and those it evaluates on: one row here, one function in the module of
+its family.
 
-``web`` (picture and alt text), ``captions``, ``grounding`` (expressions and boxes), ``questions``, ``instructions``. docs/datasets.md says
-where each set is to be had and how its files must lie. This manifest imports no torch.
+``web`` (picture and alt text), ``captions``, ``grounding`` (expressions and boxes), ``questions``, ``instructions``.
+docs/datasets.md says where each set is to be had and how its files must lie. This manifest imports no torch.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class _File:
 class _Set:
     name: str
     build: str
-    licence: str
+    license: str
     summary: str
     options: tuple[_Choice | _File, ...] = ()
     pictures: bool = True
@@ -294,5 +295,5 @@ def lyrics_components() -> Iterator[Component]:
             requires=row.requires,
             install="pip install 'lyrics-vl[data]'" if row.requires else "",
             summary=row.summary,
-            licence=row.licence,
+            license=row.license,
         )

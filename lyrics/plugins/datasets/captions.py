@@ -36,7 +36,8 @@ _KARPATHY = {"train": ("train", "restval"), "val": ("val",), "test": ("test",), 
 
 
 def coco(options: Any, context: BuildContext) -> RecordDataset:
-    """``captions_SPLIT.json`` and ``instances_SPLIT.json``, or one of them; boxes are (left, top, width, height) in pixels.
+    """Read ``captions_SPLIT.json`` and ``instances_SPLIT.json``, or one of them; boxes are (left, top, width, height)
+    in pixels.
 
     Karpathy's splits have captions only: ``dataset_coco.json``, or LAVIS's ``coco_karpathy_SPLIT.json``.
     """
@@ -106,7 +107,7 @@ def _nocaps_sample(record: Mapping[str, Any]) -> Sample:
 
 
 def ai_challenger(options: Any, context: BuildContext) -> RecordDataset:
-    """``[{"image_id": "x.jpg", "url", "caption": [five texts in Chinese]}]``."""
+    """Read ``[{"image_id": "x.jpg", "url", "caption": [five texts in Chinese]}]``."""
     home = Home.of("ai-challenger", options.root)
     part = {"train": "train", "val": "validation"}[options.split]
     files = home.files(f"caption_{part}_annotations_*.json", f"*/caption_{part}_annotations_*.json")
@@ -119,8 +120,8 @@ def ai_challenger(options: Any, context: BuildContext) -> RecordDataset:
 def mmc4(options: Any, context: BuildContext) -> RecordDataset:
     """JSON lines of web pages: ``text_list``, and ``image_info[{image_name, matched_text_index, matched_sim}]``.
 
-    A sample is a page: its picture is the one that matches its sentence best, and that sentence is the caption. All its pictures and
-    sentences, as (picture, sentence), are in ``extra["pairs"]``, in the page's order of pictures.
+    A sample is a page: its picture is the one that matches its sentence best, and that sentence is the caption. All its
+    pictures and sentences, as (picture, sentence), are in ``extra["pairs"]``, in the page's order of pictures.
     """
     home = Home.of("mmc4", options.root)
     records = LineRecords(home.files("*.jsonl", "docs/*.jsonl"))
@@ -147,8 +148,9 @@ def _mmc4_sample(record: Mapping[str, Any]) -> Sample:
 def flickr30k(options: Any, context: BuildContext) -> RecordDataset:
     """Karpathy's ``dataset_flickr30k.json``; 1,000 of its pictures are the test split.
 
-    Split ``all`` also reads the original ``results*.token`` (lines ``x.jpg#0 TAB caption``), a sample per caption. Where Flickr30K
-    Entities lies beside it (``Annotations/x.xml``, ``Sentences/x.txt``) its boxes are read, (left, top, right, bottom) in pixels.
+    Split ``all`` also reads the original ``results*.token`` (lines ``x.jpg#0 TAB caption``), a sample per caption.
+    Where Flickr30K Entities lies beside it (``Annotations/x.xml``, ``Sentences/x.txt``) its boxes are read, (left, top,
+    right, bottom) in pixels.
     """
     home = Home.of("flickr30k", options.root)
     pictures = home.pictures(options.images, "flickr30k-images", "flickr30k_images", "images")

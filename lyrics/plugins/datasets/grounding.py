@@ -47,24 +47,25 @@ EXPRESSIONS = {
 
 
 def refcoco(options: Any, context: BuildContext) -> RecordDataset:
-    """``refs(unc).json`` and ``instances.json``."""
+    """Read ``refs(unc).json`` and ``instances.json``."""
     return _refs(options, "refcoco", "refcoco", "unc")
 
 
 def refcoco_plus(options: Any, context: BuildContext) -> RecordDataset:
-    """``refs(unc).json`` and ``instances.json``."""
+    """Read ``refs(unc).json`` and ``instances.json``."""
     return _refs(options, "refcoco-plus", "refcoco+", "unc")
 
 
 def refcocog(options: Any, context: BuildContext) -> RecordDataset:
-    """``refs(umd).json`` and ``instances.json``; Google's splits have no test set and are not read."""
+    """Read ``refs(umd).json`` and ``instances.json``; Google's splits have no test set and are not read."""
     return _refs(options, "refcocog", "refcocog", "umd")
 
 
 def _refs(options: Any, name: str, original: str, by: str) -> RecordDataset:
     """One sample per expression: ``objects[0]`` is what it refers to, and its tag is the expression.
 
-    The refs come from the refer toolkit, as JSON made once of its pickle, or from MiniGPT-4's export ``NAME_SPLIT.json``.
+    The refs come from the refer toolkit, as JSON made once of its pickle, or from MiniGPT-4's export
+    ``NAME_SPLIT.json``.
     """
     home = Home.of(name, options.root)
     pictures = home.pictures(options.images, "train2014", "images/train2014", "images/mscoco/images/train2014")
@@ -90,7 +91,8 @@ def _ref_sample(record: Mapping[str, Any]) -> Sample:
     return _expression(image.name("file_name"), words, box, size, ref_id=Row(record["ref"], "ref").identity("ref_id"))
 
 
-# COCO_train2014_000000370162_5: the last number is the ref's (in RefCOCOg the annotation's), not part of the file's name.
+# COCO_train2014_000000370162_5: the last number is the ref's (in RefCOCOg the annotation's), not part of the file's
+# name.
 _EXPORT_IMAGE = re.compile(r"(?P<name>COCO_[a-z]+2014_\d{12})(_\d+)?")
 
 
@@ -113,10 +115,11 @@ def _expression(image: str, words: str, box: Box | None, size: Size, **extra: An
 
 
 def grit(options: Any, context: BuildContext) -> RecordDataset:
-    """Tar shards of img2dataset whose ``json`` has the columns of the index, or the parquet index alone (then without pictures).
+    """Tar shards of img2dataset whose ``json`` has the columns of the index, or the parquet index alone (then without
+    pictures).
 
-    ``noun_chunks`` and ``ref_exps`` are rows (start, end, x1, y1, x2, y2, score): characters of the caption, and a box as shares of the
-    picture. One words' several boxes are several rows.
+    ``noun_chunks`` and ``ref_exps`` are rows (start, end, x1, y1, x2, y2, score): characters of the caption, and a box
+    as shares of the picture. One words' several boxes are several rows.
     """
     home = Home.of("grit", options.root)
     if home.root.is_dir() and (shards := shards_in(home.root)):
@@ -143,7 +146,10 @@ def _grit_row_sample(record: Any, part: str) -> Sample:
 
 
 def _grit_sample(sample: Sample, about: Row, part: str) -> Sample:
-    """The offsets count in the caption as it stands in the index. A ``ref_exps`` row refers to one thing, a noun does not."""
+    """The offsets count in the caption as it stands in the index.
+
+    A ``ref_exps`` row refers to one thing, a noun does not.
+    """
     caption, rows = about.value("caption"), []
     if not isinstance(caption, str):
         raise about.error("caption", "a text")
@@ -164,10 +170,10 @@ def _grit_sample(sample: Sample, about: Row, part: str) -> Sample:
 
 
 def visual_genome(options: Any, context: BuildContext) -> RecordDataset:
-    """Three kinds of annotations, all in pixels of the original picture, whose size stands in ``image_data.json``.
+    """Read three kinds of annotations, all in pixels of the original picture, whose size stands in ``image_data.json``.
 
-    ``regions``: (x, y, width, height) and a phrase, one sample each. ``objects``: (x, y, w, h) and names, one sample per picture.
-    ``questions``: without boxes, one sample each.
+    ``regions``: (x, y, width, height) and a phrase, one sample each. ``objects``: (x, y, w, h) and names, one sample
+    per picture. ``questions``: without boxes, one sample each.
     """
     home = Home.of("vg", options.root)
     pictures = home.pictures(options.images, "VG_100K", "VG_100K_2", "images/VG_100K", "images/VG_100K_2")

@@ -1,8 +1,8 @@
 """Instructions and conversations: LLaVA, LLaVAR, SVIT, M3IT, MultiInstruct, and of text alone OpenOrca and Alpaca.
 
-The turns are trained as they stand (task ``text``), without a template around them. Where a text points at boxes they are written in it
-in the markup of codec ``lyrics``, and ``Sample.objects`` lists them in the order in which the turns mention them: the k-th box of the
-texts is ``objects[k]``.
+The turns are trained as they stand (task ``text``), without a template around them. Where a text points at boxes they
+are written in it in the markup of codec ``lyrics``, and ``Sample.objects`` lists them in the order in which the turns
+mention them: the k-th box of the texts is ``objects[k]``.
 """
 
 from __future__ import annotations
@@ -47,9 +47,11 @@ _ASKS, _ANSWERS, _SYSTEM = ("human", "user"), ("gpt", "assistant"), "system"
 
 
 def llava(options: Any, context: BuildContext) -> RecordDataset:
-    """``[{id, image?, conversations[{from: human or gpt, value}]}]``; ``<image>`` stands in the first turn, where there is a picture.
+    """Read ``[{id, image?, conversations[{from: human or gpt, value}]}]``; ``<image>`` stands in the first turn, where
+    there is a picture.
 
-    ``caps_boxes_*.jsonl`` ({image, captions, instances[{category, bbox: xyxy as shares of the picture}]}) is read as well.
+    ``caps_boxes_*.jsonl`` ({image, captions, instances[{category, bbox: xyxy as shares of the picture}]}) is read as
+    well.
     """
     return _llava(options, "llava", "train2017", "train2014", "val2014")
 
@@ -132,10 +134,11 @@ def _check_roles(roles: Sequence[str]) -> None:
 
 
 def svit(options: Any, context: BuildContext) -> RecordDataset:
-    """``[{image_id, conversations[{content[{from: user or gpt, value}]}]}]``, one sample per conversation; pictures are Visual Genome's.
+    """Read ``[{image_id, conversations[{content[{from: user or gpt, value}]}]}]``, one sample per conversation;
+    pictures are Visual Genome's.
 
-    ``referring_qa.json`` points at objects as ``<st>man<ed> [x1, y1, x2, y2]``, shares of the picture (the prompt its authors gave says
-    so, and their own converter multiplies them by its sides).
+    ``referring_qa.json`` points at objects as ``<st>man<ed> [x1, y1, x2, y2]``, shares of the picture (the prompt its
+    authors gave says so, and their own converter multiplies them by its sides).
     """
     home = Home.of("svit", options.root)
     records = JsonRecords([home.file(options.file, f"*/{options.file}")], _conversations, "conversation")
@@ -188,9 +191,11 @@ def _markup(tag: str, box: Box) -> str:
 
 
 def m3it(options: Any, context: BuildContext) -> RecordDataset:
-    """``data/TASK/SET/SPLIT.jsonl``: {instruction, inputs, outputs, image_base64_str[]}: the pictures stand in the records.
+    """Read ``data/TASK/SET/SPLIT.jsonl``: {instruction, inputs, outputs, image_base64_str[]}: the pictures stand in the
+    records.
 
-    The first picture is the sample's. The hub copy is made for a loading script, which is not run; its files are read as they are.
+    The first picture is the sample's. The hub copy is made for a loading script, which is not run; its files are read
+    as they are.
     """
     home = Home.of("m3it", options.root)
     records = _NumberedLines(home.files(f"**/{options.split}.jsonl"))
@@ -242,10 +247,11 @@ def _instruction(row: Row, instruction: str, more: str, answer: str) -> Turn:
 
 
 def multiinstruct(options: Any, context: BuildContext) -> RecordDataset:
-    """``SPLIT.jsonl``: {unique_id, task_name, image_path, region, options, prompt, target, ...}.
+    """Read ``SPLIT.jsonl``: {unique_id, task_name, image_path, region, options, prompt, target, ...}.
 
-    A region is four numbers in one text, "x1 y1 x2 y2", in pixels of the original picture (the set's own scripts copy COCO's numbers);
-    the picture's size is read from its file. The prompt and the target repeat the regions; there they become markup.
+    A region is four numbers in one text, "x1 y1 x2 y2", in pixels of the original picture (the set's own scripts copy
+    COCO's numbers); the picture's size is read from its file. The prompt and the target repeat the regions; there they
+    become markup.
     """
     home = Home.of("multiinstruct", options.root)
     pictures = home.pictures(options.images)
@@ -303,7 +309,7 @@ def _orca_sample(record: Any) -> Sample:
 
 
 def alpaca(options: Any, context: BuildContext) -> RecordDataset:
-    """``[{instruction, input, output}]``; ``input`` may be empty."""
+    """Read ``[{instruction, input, output}]``; ``input`` may be empty."""
     home = Home.of("alpaca", options.root)
     return RecordDataset("alpaca", records_of([home.file(options.file)]), _alpaca_sample)
 

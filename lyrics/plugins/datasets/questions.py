@@ -50,7 +50,10 @@ def vqav2(options: Any, context: BuildContext) -> RecordDataset:
 
 
 def ok_vqa(options: Any, context: BuildContext) -> RecordDataset:
-    """As VQAv2. ``answer`` is a stem, which the official metric compares; ``raw_answer`` is what was written, and is trained on."""
+    """As VQAv2.
+
+    ``answer`` is a stem, which the official metric compares; ``raw_answer`` is what was written, and is trained on.
+    """
     return _coco_questions(options, "ok-vqa", "")
 
 
@@ -89,7 +92,7 @@ def _coco_question_sample(record: Any, annotations: Lookup | None, folder: str) 
 
 
 def gqa(options: Any, context: BuildContext) -> RecordDataset:
-    """``{question_id: {question, imageId, answer, fullAnswer, ...}}``; ``imageId`` is a text such as n578564.
+    """Read ``{question_id: {question, imageId, answer, fullAnswer, ...}}``; ``imageId`` is a text such as n578564.
 
     ``train-all`` is a folder of ten files, ``questions.json`` a cut of any split.
     """
@@ -109,7 +112,9 @@ def gqa(options: Any, context: BuildContext) -> RecordDataset:
 
 
 def vizwiz(options: Any, context: BuildContext) -> RecordDataset:
-    """``[{image, question, answers[10]{answer, answer_confidence}, answer_type, answerable}]``; the test split has no answers."""
+    """Read ``[{image, question, answers[10]{answer, answer_confidence}, answer_type, answerable}]``; the test split has
+    no answers.
+    """
     home = Home.of("vizwiz", options.root)
     file = home.file(f"{options.split}.json", f"Annotations/{options.split}.json")
     fields = Fields(image="{image}", question="question", answers="answers", keep=("answer_type", "answerable"))
@@ -117,7 +122,9 @@ def vizwiz(options: Any, context: BuildContext) -> RecordDataset:
 
 
 def docvqa(options: Any, context: BuildContext) -> RecordDataset:
-    """``{"data": [{questionId, question, image: "documents/x.png", docId, answers}]}``; the test split has no answers."""
+    """Read ``{"data": [{questionId, question, image: "documents/x.png", docId, answers}]}``; the test split has no
+    answers.
+    """
     home = Home.of("docvqa", options.root)
     file = home.file(f"{options.split}_v1.0*.json", f"*/{options.split}_v1.0*.json")
     pictures = home.pictures(options.images, options.split, "spdocvqa_images")
@@ -138,10 +145,11 @@ def _docvqa_sample(record: Any) -> Sample:
 
 
 def textvqa(options: Any, context: BuildContext) -> RecordDataset:
-    """``{"data": [{question_id, question, image_id, answers[10 texts]}]}``; pictures of ``val`` lie with those of ``train``.
+    """Read ``{"data": [{question_id, question, image_id, answers[10 texts]}]}``; pictures of ``val`` lie with those of
+    ``train``.
 
-    Words that an OCR found (``TextVQA_Rosetta_OCR_v0.2_SPLIT.json``) become objects where that file is there. Their boxes are a corner and
-    two sides, as shares of the picture; their rotation is ignored.
+    Words that an OCR found (``TextVQA_Rosetta_OCR_v0.2_SPLIT.json``) become objects where that file is there. Their
+    boxes are a corner and two sides, as shares of the picture; their rotation is ignored.
     """
     home = Home.of("textvqa", options.root)
     records = JsonRecords([home.file(f"TextVQA_0.5.1_{options.split}.json")], partial(listed, key="data"))
@@ -177,7 +185,8 @@ _OCR_SPLITS = {"train": 1, "val": 2, "test": 3}
 
 
 def ocr_vqa(options: Any, context: BuildContext) -> RecordDataset:
-    """``dataset.json``: {id: {imageURL, questions[], answers[], split 1, 2 or 3, ...}}; pictures are ``images/ID.jpg``.
+    """Read ``dataset.json``: {id: {imageURL, questions[], answers[], split 1, 2 or 3, ...}}; pictures are
+    ``images/ID.jpg``.
 
     About 900 covers were published as GIF. Their files are ``ID.gif``, or ``ID.jpg`` where all were saved under that
     name.
@@ -223,7 +232,8 @@ def _book_sample(record: Mapping[str, Any], pictures: PictureFolder) -> Sample:
 
 
 def ai2d(options: Any, context: BuildContext) -> RecordDataset:
-    """One file per diagram, ``questions/X.png.json``: {imageName, questions: {text: {abcLabel, answerTexts, correctAnswer, questionId}}}.
+    """Read one file per diagram, ``questions/X.png.json``: {imageName, questions: {text: {abcLabel, answerTexts,
+    correctAnswer, questionId}}}.
 
     A question with ``abcLabel`` asks about letters that are drawn in ``abc_images`` only. ``ai2d_test_ids.csv`` names
     the diagrams of the test split. The words in a diagram (``annotations/X.png.json``, corners in pixels) become
@@ -302,9 +312,11 @@ def _bad_sample_json(path: Path) -> Any:
 
 
 def scienceqa(options: Any, context: BuildContext) -> RecordDataset:
-    """``problems.json``: {id: {question, choices, answer (a number), image or null, hint, split, ...}}, ``pid_splits.json``: {split: [id]}.
+    """Read ``problems.json``: {id: {question, choices, answer (a number), image or null, hint, split, ...}},
+    ``pid_splits.json``: {split: [id]}.
 
-    The picture is ``SPLIT/ID/image.png`` after the problem's own split, which for minival and the like is another than the one asked for.
+    The picture is ``SPLIT/ID/image.png`` after the problem's own split, which for minival and the like is another than
+    the one asked for.
     """
     home = Home.of("scienceqa", options.root)
     file = home.file("pid_splits.json", "*/pid_splits.json")
@@ -355,7 +367,9 @@ def _choice(
 
 
 def chartqa(options: Any, context: BuildContext) -> RecordDataset:
-    """``SPLIT/SPLIT_human.json`` and ``SPLIT/SPLIT_augmented.json``: [{imgname, query, label}]; the pictures are ``SPLIT/png/``."""
+    """Read ``SPLIT/SPLIT_human.json`` and ``SPLIT/SPLIT_augmented.json``: [{imgname, query, label}]; the pictures are
+    ``SPLIT/png/``.
+    """
     home = Home.of("chartqa", options.root)
     parts = ("human", "augmented") if options.part == "all" else (options.part,)
     files = [home.file(f"{options.split}/{options.split}_{part}.json") for part in parts]
@@ -366,10 +380,10 @@ def chartqa(options: Any, context: BuildContext) -> RecordDataset:
 
 
 def dvqa(options: Any, context: BuildContext) -> RecordDataset:
-    """``SPLIT_qa.json``: [{image, question_id, question, answer, template_id, answer_bbox}].
+    """Read ``SPLIT_qa.json``: [{image, question_id, question, answer, template_id, answer_bbox}].
 
-    ``answer_bbox`` is (left, top, width, height) in pixels, and empty where the answer is not written in the chart. The picture's size is
-    read from its file.
+    ``answer_bbox`` is (left, top, width, height) in pixels, and empty where the answer is not written in the chart. The
+    picture's size is read from its file.
     """
     home = Home.of("dvqa", options.root)
     pictures = home.pictures(options.images, "images")

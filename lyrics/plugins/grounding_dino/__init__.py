@@ -15,7 +15,10 @@ from lyrics.core.registry.component import CheckpointOptions, Component, Convert
 
 
 class GroundingDinoOptions(CheckpointOptions):
-    """Options of ``grounding-dino``. Numbers that are null are the checkpoint's; ``PUBLIC`` are those of the default one."""
+    """Options of ``grounding-dino``.
+
+    Numbers that are null are the checkpoint's; ``PUBLIC`` are those of the default one.
+    """
 
     PUBLIC: ClassVar[Mapping[str, Any]] = {
         "swin_width": 96,
@@ -98,13 +101,14 @@ class GroundingDinoOptions(CheckpointOptions):
                 )
         if own.text_positions < own.max_text_tokens:
             raise ValueError(
-                f"text_positions {own.text_positions} is less than max_text_tokens {own.max_text_tokens}; lower the latter"
+                f"text_positions {own.text_positions} is less than max_text_tokens {own.max_text_tokens}; lower the "
+                "latter"
             )
         return self
 
     @property
     def feature_dim(self) -> int | None:
-        """Width of a local token: a query's state and its box as (centre x, centre y, width, height).
+        """Width of a local token: a query's state and its box as (center x, center y, width, height).
 
         None where only the checkpoint knows it.
         """
@@ -113,7 +117,9 @@ class GroundingDinoOptions(CheckpointOptions):
 
 
 class GroundingDinoUpstreamOptions(GroundingDinoOptions):
-    """Options of ``grounding-dino-upstream``: those of ``grounding-dino``, within what the original code takes for granted."""
+    """Options of ``grounding-dino-upstream``: those of ``grounding-dino``, within what the original code takes for
+    granted.
+    """
 
     max_text_tokens: int | None = Field(
         None,
@@ -163,7 +169,7 @@ def lyrics_components() -> Iterator[Component]:
         build="lyrics.plugins.grounding_dino.detector:build",
         options=GroundingDinoOptions,
         summary="open-vocabulary detector, transformers' implementation; 900 local tokens of width 260",
-        licence="Apache-2.0",
+        license="Apache-2.0",
         test_options=small,
         converters=(
             original,
@@ -178,7 +184,7 @@ def lyrics_components() -> Iterator[Component]:
         requires=("groundingdino-py==0.4.0", "timm>=1.0.20", "torchvision"),
         install="pip install 'lyrics-vl[experts]'",
         summary="the same detector, its authors' implementation; slower, one picture at a time",
-        licence="Apache-2.0",
+        license="Apache-2.0",
         test_options={**small, "width": 256},
         converters=(original,),
     )

@@ -2,7 +2,7 @@
 
 ``upstream.py`` puts the original code in the place of transformers' network; all the rest is the same.
 
-Shapes: B images, C colour channels, H and W pixels, Q queries, T text tokens, D width of a token.
+Shapes: B images, C color channels, H and W pixels, Q queries, T text tokens, D width of a token.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 class _Queries:
     """What the network says of some pictures, one prompt each.
 
-    ``logits_BQT`` are -inf where a prompt has no token. ``boxes_BQ4`` are (centre x, centre y, width, height), a share of the canvas.
-    ``tokens_BQD`` are the local tokens.
+    ``logits_BQT`` are -inf where a prompt has no token. ``boxes_BQ4`` are (center x, center y, width, height), a share
+    of the canvas. ``tokens_BQD`` are the local tokens.
     """
 
     logits_BQT: torch.Tensor
@@ -83,21 +83,23 @@ class _Queries:
 class GroundingDino(nn.Module):
     """Images and phrases -> detections, and the query states as local tokens.
 
-    Each picture is read with a prompt of its phrases (``a . b . c .``, lower case). A query's score for a phrase is the greatest
-    probability among the phrase's tokens; see ``selection.select`` for what becomes a detection. A detection's phrase is the caller's,
-    letter for letter. Full stops and question marks are left out of the prompt, so that they cannot cut a phrase in two; of phrases that
-    differ in those, in case and in white space only, the first is reported. A phrase in which nothing is left, or no word that the
-    tokenizer knows, is never detected.
+    Each picture is read with a prompt of its phrases (``a . b . c .``, lower case). A query's score for a phrase is the
+    greatest probability among the phrase's tokens; see ``selection.select`` for what becomes a detection. A detection's
+    phrase is the caller's, letter for letter. Full stops and question marks are left out of the prompt, so that they
+    cannot cut a phrase in two; of phrases that differ in those, in case and in white space only, the first is reported.
+    A phrase in which nothing is left, or no word that the tokenizer knows, is never detected.
 
-    Phrases beyond ``max_text_tokens`` tokens go into further prompts, one run of the network each, one after the other; their
-    detections are merged. Phrases come best first, so the local tokens are those of the first prompt.
+    Phrases beyond ``max_text_tokens`` tokens go into further prompts, one run of the network each, one after the other;
+    their detections are merged. Phrases come best first, so the local tokens are those of the first prompt.
 
-    Local tokens [B, Q, width + 4]: the decoder's last state, normalised, and its last reference box (centre x, centre y, width,
-    height; a share of the canvas). That box is refined from the state before its normalisation, so it is not quite the detection's
-    (as in the authors' code). They exist for every query (the mask is True), whether or not anything was detected.
+    Local tokens [B, Q, width + 4]: the decoder's last state, normalized, and its last reference box (center x, center
+    y, width, height; a share of the canvas). That box is refined from the state before its normalization, so it is not
+    quite the detection's (as in the authors' code). They exist for every query (the mask is True), whether or not
+    anything was detected.
 
-    The network sees padding where pictures of a batch differ in size (Swin's windows and the group norms mix it into the picture). So
-    that a picture's result does not depend on its neighbours, pictures run together only when their canvases are of one size.
+    The network sees padding where pictures of a batch differ in size (Swin's windows and the group norms mix it into
+    the picture). So that a picture's result does not depend on its neighbors, pictures run together only when their
+    canvases are of one size.
     """
 
     def __init__(
@@ -137,14 +139,17 @@ class GroundingDino(nn.Module):
         (folder / _DELIMITERS_FILE).write_text(json.dumps(self.writer.delimiters) + "\n", encoding="utf-8")
 
     def load_files(self, folder: Path) -> None:
-        """Raises ``WeightsError`` for files that are missing or broken, and for the configuration of another network."""
+        """Raise ``WeightsError`` for files that are missing or broken, and for the configuration of another network."""
         compare_config(self.config, folder)
         self.writer = read_writer(folder, int(self.config.max_text_len))
         if isinstance(self.network, GroundingDinoForObjectDetection):
             _set_delimiters(self.network, self.writer.delimiters)
 
     def forward(self, images: ImageBatch, phrases: Sequence[Sequence[str]]) -> DetectorOutput:
-        """Detections in descending score, and tokens. Raises ``ValueError`` unless there is one list of phrases per picture."""
+        """Detections in descending score, and tokens.
+
+        Raises ``ValueError`` unless there is one list of phrases per picture.
+        """
         if len(phrases) != len(images) or any(isinstance(names, str) for names in phrases):
             raise ValueError(
                 f"a detector needs one list of phrases for each of the {len(images)} pictures, not {phrases!r:.200}"
@@ -196,13 +201,16 @@ class GroundingDino(nn.Module):
         )
 
     def _side_by_side(self) -> bool:
-        """On a CPU with threads a batch is no faster than one picture, and two pictures side by side are. The authors' network keeps what
+        """On a CPU with threads a batch is no faster than one picture, and two pictures side by side are. The authors'
+        network keeps what
         it computes in itself, so it cannot be called twice at a time."""
         ours = isinstance(self.network, GroundingDinoForObjectDetection)
         return ours and self._parameter().device.type == "cpu" and torch.get_num_threads() > 1
 
     def query(self, images: ImageBatch, pictures: Sequence[int], prompts: Sequence[Prompt]) -> _Queries:
-        """The network's answer for ``pictures`` (indices into the batch, canvases of one size) with one prompt each."""
+        """Return the network's answer for ``pictures`` (indices into the batch, canvases of one size) with one prompt
+        each.
+        """
         width, height = images.frames[pictures[0]].size
         parameter = self._parameter()
         pixels_BCHW = images.pixels_BCHW[list(pictures), :, :height, :width].to(parameter)
@@ -266,8 +274,8 @@ class GroundingDino(nn.Module):
     ) -> tuple[list[Detection], int]:
         """One picture's detections for one prompt, the best ``max_detections``, and how many more there were."""
         width, height = frame.size
-        centre_Q2, size_Q2 = boxes_Q4[:, :2].float(), boxes_Q4[:, 2:].float()
-        corners_Q4 = torch.cat([centre_Q2 - size_Q2 / 2, centre_Q2 + size_Q2 / 2], dim=-1)
+        center_Q2, size_Q2 = boxes_Q4[:, :2].float(), boxes_Q4[:, 2:].float()
+        corners_Q4 = torch.cat([center_Q2 - size_Q2 / 2, center_Q2 + size_Q2 / 2], dim=-1)
         boxes_px_Q4 = (corners_Q4 * corners_Q4.new_tensor([width, height, width, height])).cpu().numpy()
         scores_QP = phrase_scores(logits_QT, prompt.spans).cpu().numpy()
         query_N, phrase_N, dropped = select(
@@ -304,7 +312,8 @@ def _same_size(frames: Sequence[Frame], pictures: Sequence[int]) -> list[list[in
 
 
 def _missing_rows(width: int, height: int, queries: int) -> int:
-    """Pixels to add to a canvas's shorter side so that there are as many image tokens as queries are chosen from; mostly 0.
+    """Pixels to add to a canvas's shorter side so that there are as many image tokens as queries are chosen from;
+    mostly 0.
 
     Four levels of 1/8 to 1/64 of the side: a canvas of 1333 x 27 pixels has fewer than 900 tokens.
     """
@@ -324,11 +333,14 @@ def _image_tokens(width: int, height: int) -> int:
 
 
 def network_config(numbers: Mapping[str, Any]) -> GroundingDinoConfig:
-    """The options' numbers as transformers' configuration; what is not an option is the same in every public checkpoint."""
+    """Return the options' numbers as transformers' configuration; what is not an option is the same in every public
+    checkpoint.
+    """
     own = SimpleNamespace(**numbers)
     return GroundingDinoConfig(
         backbone_config=SwinConfig(
-            # Swin here reads any size; this number only says which windows are full: 224 for a window of 7, 384 for one of 12.
+            # Swin here reads any size; this number only says which windows are full: 224 for a window of 7, 384 for one
+            # of 12.
             image_size=32 * own.swin_window,
             embed_dim=own.swin_width,
             depths=list(own.swin_depths),
@@ -357,7 +369,7 @@ def network_config(numbers: Mapping[str, Any]) -> GroundingDinoConfig:
 
 
 def numbers_of(config: GroundingDinoConfig) -> dict[str, Any]:
-    """A configuration's numbers by the names of the options."""
+    """Return a configuration's numbers by the names of the options."""
     swin: Any = config.backbone_config
     text: Any = config.text_config
     return {
@@ -390,7 +402,9 @@ def _words(config: GroundingDinoConfig) -> int:
 def settled_config(
     options: GroundingDinoOptions, context: BuildContext, checkpoint: Path | None
 ) -> GroundingDinoConfig:
-    """The configuration of the network that is to be built; ``checkpoint`` is where its weights lie, if any are read."""
+    """Return the configuration of the network that is to be built; ``checkpoint`` is where its weights lie, if any are
+    read.
+    """
     config: GroundingDinoConfig = part_config(
         options,
         files=context.files,
@@ -403,7 +417,7 @@ def settled_config(
 
 
 def located(options: GroundingDinoOptions, context: BuildContext) -> Path | None:
-    """Where the checkpoint lies, if its weights are to be read."""
+    """Return where the checkpoint lies, if its weights are to be read."""
     if context.weights != "pretrained":
         return None
     also = (*CONFIG_FILES, *TOKENIZER_PATTERNS)
@@ -411,7 +425,7 @@ def located(options: GroundingDinoOptions, context: BuildContext) -> Path | None
 
 
 def read_writer(folder: Path, max_tokens: int) -> PromptWriter:
-    """The prompt writer that ``GroundingDino.save_files`` wrote. Raises ``WeightsError``."""
+    """Return the prompt writer that ``GroundingDino.save_files`` wrote. Raises ``WeightsError``."""
     tokenizer = load_tokenizer(folder)
     try:
         first, second, third, fourth = (int(i) for i in read_json(folder / _DELIMITERS_FILE))
@@ -421,7 +435,7 @@ def read_writer(folder: Path, max_tokens: int) -> PromptWriter:
 
 
 def build(options: GroundingDinoOptions, context: BuildContext) -> GroundingDino:
-    """The component ``grounding-dino``.
+    """Return the component ``grounding-dino``.
 
     Raises:
         WeightsError: checkpoint or tokenizer are not found or do not fit the options.
@@ -474,14 +488,15 @@ def _tokenizer(
     folder = folder.parent if folder.is_file() else folder
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         raise WeightsError(
-            f"there is no tokenizer ({' or '.join(_TOKENIZER_FILES)}) in {folder}. Set the option tokenizer to the hub id or folder of the "
-            "text encoder's: google-bert/bert-base-uncased for the public checkpoints."
+            f"there is no tokenizer ({' or '.join(_TOKENIZER_FILES)}) in {folder}. Set the option tokenizer to the hub "
+            "id or folder of the text encoder's: google-bert/bert-base-uncased for the public checkpoints."
         )
     tokenizer: BertTokenizer = load_tokenizer(folder, BertTokenizer)
     delimiters = tokenizer_delimiters(tokenizer, folder)
     if len(tokenizer) > words:
         raise WeightsError(
-            f"the tokenizer of {folder} has {len(tokenizer)} tokens, but the text encoder only {words} (text_vocabulary)."
+            f"the tokenizer of {folder} has {len(tokenizer)} tokens, but the text encoder only {words} "
+            "(text_vocabulary)."
         )
     return tokenizer, delimiters
 
@@ -493,6 +508,6 @@ def _set_delimiters(network: GroundingDinoForObjectDetection, delimiters: tuple[
         network.model.special_tokens = torch.tensor(delimiters, dtype=known.dtype, device=known.device)
     elif delimiters != BERT_DELIMITERS:
         raise WeightsError(
-            f"the tokenizer separates phrases by the ids {delimiters}, but this version of transformers only knows {BERT_DELIMITERS}; "
-            "install a newer one, or use a checkpoint with the vocabulary of bert-base-uncased."
+            f"the tokenizer separates phrases by the ids {delimiters}, but this version of transformers only knows "
+            f"{BERT_DELIMITERS}; install a newer one, or use a checkpoint with the vocabulary of bert-base-uncased."
         )

@@ -1,8 +1,9 @@
 """Phrases to prompts and back: which tokens of which prompt are which phrase.
 
-A prompt is ``[CLS] a . b c . d . [SEP]``. Grounding DINO lets the tokens between two delimiters see each other and nothing else, so a
-phrase is what stands between two full stops. Prompts are put together from token ids, phrase by phrase: BERT's pieces never cross a full
-stop, hence the ids are those of the joined text, and every phrase's place is known without searching for it.
+A prompt is ``[CLS] a . b c . d . [SEP]``. Grounding DINO lets the tokens between two delimiters see each other and
+nothing else, so a phrase is what stands between two full stops. Prompts are put together from token ids, phrase by
+phrase: BERT's pieces never cross a full stop, hence the ids are those of the joined text, and every phrase's place is
+known without searching for it.
 
 Importing this file imports no torch.
 """
@@ -54,15 +55,15 @@ class PromptWriter:
 
     def tokens(self, phrases: Sequence[str]) -> list[list[int]]:
         """Token ids of each phrase. Empty where there is no word that the vocabulary knows."""
-        # A tag that is spelt like a special token stays text.
+        # A tag that is spelled like a special token stays text.
         encoded = encode_texts(self.tokenizer, [spelling(phrase) for phrase in phrases])
         return [ids if any(token != self._unknown for token in ids) else [] for ids in encoded]
 
     def prompts(self, tokens: Sequence[Sequence[int]]) -> list[Prompt]:
         """Prompts that hold every phrase with tokens, in order; a new one begins when the next phrase does not fit.
 
-        Phrases longer than a whole prompt are cut to its length. Without any phrase there is one prompt, ``[CLS] . [SEP]``, as in the
-        original code.
+        Phrases longer than a whole prompt are cut to its length. Without any phrase there is one prompt,
+        ``[CLS] . [SEP]``, as in the original code.
 
         Args:
             tokens: of each phrase, as ``tokens`` gives them; phrases without any are left out.
@@ -93,18 +94,22 @@ class PromptWriter:
 
 
 def spelling(phrase: str) -> str:
-    """As the detector reads it: lower case, single spaces, and without "." and "?", which would cut it in two ("U.S. flag")."""
+    """As the detector reads it: lower case, single spaces, and without "." and "?", which would cut it in two ("U.S.
+    flag").
+    """
     return " ".join(phrase.lower().replace(".", " ").replace("?", " ").split())
 
 
 def is_a_list(phrase: str) -> bool:
-    """Whether it lists phrases as upstream's prompts do: ``person . dog .``, ``person. dog.``, but not ``U.S. flag``."""
+    """Return whether it lists phrases as upstream's prompts do: ``person . dog .``, ``person. dog.``, but not
+    ``U.S. flag``.
+    """
     text = phrase.strip()
     return " . " in text or (text.endswith(".") and ". " in text)
 
 
 def same_phrases(phrases: Sequence[str]) -> dict[str, int]:
-    """The first phrase of each spelling: the detector cannot tell the others from it."""
+    """Return the first phrase of each spelling: the detector cannot tell the others from it."""
     first: dict[str, int] = {}
     for index, phrase in enumerate(phrases):
         first.setdefault(spelling(phrase), index)
@@ -112,7 +117,7 @@ def same_phrases(phrases: Sequence[str]) -> dict[str, int]:
 
 
 def stand_in_tokenizer() -> Any:
-    """The built-in byte tokenizer with the delimiters at BERT's ids: 1,030 special tokens and 256 bytes.
+    """Return the built-in byte tokenizer with the delimiters at BERT's ids: 1,030 special tokens and 256 bytes.
 
     Its delimiters are "[.]" and "[?]"; the bytes "." and "?" are ordinary tokens.
     """
@@ -124,7 +129,7 @@ def stand_in_tokenizer() -> Any:
 
 
 def tokenizer_delimiters(tokenizer: Any, source: object) -> tuple[int, int, int, int]:
-    """A BERT tokenizer's ids of [CLS], [SEP], "." and "?". Raises ``WeightsError`` when it lacks one."""
+    """Return a BERT tokenizer's ids of [CLS], [SEP], "." and "?". Raises ``WeightsError`` when it lacks one."""
     ids = [tokenizer.get_vocab().get(token) for token in ("[CLS]", "[SEP]", ".", "?")]
     if None in ids or tokenizer.pad_token_id is None:
         raise WeightsError(

@@ -1,6 +1,8 @@
-"""Sampling of the image features, the heart of deformable attention (Zhu et al. 2021, equation 3), in float32 and fast on a CPU.
+"""Sampling of the image features, the heart of deformable attention (Zhu et al. 2021, equation 3), in float32 and fast
+on a CPU.
 
-Shapes: B images, S cells of all levels, Q queries, H heads, L levels, K points per level, P = L * K points, d head width.
+Shapes: B images, S cells of all levels, Q queries, H heads, L levels, K points per level, P = L * K points, d head
+width.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ class Sampling(MultiScaleDeformableAttention):
 
     - *Precision*: float32, whatever that of the rest. ``lyrics.core.grid_sample`` says why; transformers' module calls
       torch's ``grid_sample`` itself, so it is given float32 (on a GPU; the CPU's way is below).
-    - *Speed*: on the CPU the d features of a cell are read as they lie in memory, and summed at once by ``embedding_bag``. ``grid_sample``
-      reads them one plane of the picture after the other and writes every sample before they are summed.
+    - *Speed*: on the CPU the d features of a cell are read as they lie in memory, and summed at once by
+      ``embedding_bag``. ``grid_sample`` reads them one plane of the picture after the other and writes every sample
+      before they are summed.
     """
 
     def forward(
@@ -30,7 +33,9 @@ class Sampling(MultiScaleDeformableAttention):
         attention_weights: torch.Tensor,
         im2col_step: int,
     ) -> torch.Tensor:
-        """Features [B,S,H,d], places [B,Q,H,L,K,2] (x and y, shares of the canvas), weights [B,Q,H,L,K] -> [B,Q,H * d]."""
+        """Map features [B,S,H,d], places [B,Q,H,L,K,2] (x and y, shares of the canvas), weights [B,Q,H,L,K] -> [B,Q,H *
+        d].
+        """
         features, places, weights = value.float(), sampling_locations.float(), attention_weights.float()
         if value.device.type == "cpu":
             sampled = sample(features, value_spatial_shapes_list, places, weights)
@@ -63,10 +68,11 @@ def sample(
     sizes_L2 = torch.tensor([(columns, rows) for rows, columns in levels])
     first_L = sizes_L2.prod(1).cumsum(0) - sizes_L2.prod(1)
     columns_P, rows_P = sizes_L2.repeat_interleave(points, dim=0).unbind(1)  # P = L * K
-    left, right = _neighbours(places_BQHLK2[..., 0].flatten(3), columns_P)
-    upper, lower = _neighbours(places_BQHLK2[..., 1].flatten(3), rows_P)
+    left, right = _neighbors(places_BQHLK2[..., 0].flatten(3), columns_P)
+    upper, lower = _neighbors(places_BQHLK2[..., 1].flatten(3), rows_P)
 
-    # A bag holds the four neighbours of the P points of one head of one query. The table has a row per image, cell and head.
+    # A bag holds the four neighbors of the P points of one head of one query. The table has a row per image, cell and
+    # head.
     rows_BQH4P = torch.empty(images, queries, heads, 4, len(columns_P), dtype=torch.int32)
     shares_BQH4P = torch.empty(rows_BQH4P.shape)
     weights_BQHP = weights_BQHLK.flatten(3)
@@ -90,20 +96,22 @@ def sample(
     return summed.view(images, queries, -1)
 
 
-def _neighbours(places_BQHP: torch.Tensor, cells_P: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Along one axis the two cells whose centres a place lies between (int32), each with its share; 0 for a cell that does not exist."""
-    # Counted from the centre of the first cell. Farther than one cell beyond the border nothing is left of a feature.
+def _neighbors(places_BQHP: torch.Tensor, cells_P: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Along one axis the two cells whose centers a place lies between (int32), each with its share; 0 for a cell that
+    does not exist.
+    """
+    # Counted from the center of the first cell. Farther than one cell beyond the border nothing is left of a feature.
     position = torch.addcmul(torch.tensor(-0.5), places_BQHP, cells_P.to(places_BQHP.dtype)).clamp_(min=-1)
     position = torch.minimum(position, cells_P.to(position.dtype))
     first = position.floor()
     second_share = position - first
     first_cell = first.to(torch.int32)
     last_P = cells_P.to(torch.int32) - 1
-    neighbours = []
+    neighbors = []
     for cell, share in ((first_cell, 1 - second_share), (first_cell + 1, second_share)):
         inside_cell = torch.minimum(cell.clamp(min=0), last_P)
-        neighbours.append((inside_cell, share.mul_(inside_cell == cell)))
-    return neighbours
+        neighbors.append((inside_cell, share.mul_(inside_cell == cell)))
+    return neighbors
 
 
 def exchange_sampling(network: nn.Module) -> None:

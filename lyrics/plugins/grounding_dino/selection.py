@@ -36,11 +36,12 @@ def select(
     nms_iou: float,
     limit: int,
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], int]:
-    """(query, phrase) of each detection, both [N], in descending score, and how many more there were than ``limit``.
+    """Return (query, phrase) of each detection, both [N], in descending score, and how many more there were than
+    ``limit``.
 
-    A query is a box when its best score is above ``box_threshold``, and then a detection of every phrase for which its score is
-    above ``text_threshold``: the two thresholds of the original code, which writes such phrases as one string where we report each by
-    itself. Non-maximum suppression is per phrase, so no phrase takes another's box.
+    A query is a box when its best score is above ``box_threshold``, and then a detection of every phrase for which its
+    score is above ``text_threshold``: the two thresholds of the original code, which writes such phrases as one string
+    where we report each by itself. Non-maximum suppression is per phrase, so no phrase takes another's box.
 
     Args:
         scores_QP: probabilities.
@@ -62,7 +63,7 @@ def select(
 def suppress(
     scores_N: npt.NDArray[np.float32], boxes_N4: npt.NDArray[np.float32], nms_iou: float
 ) -> npt.NDArray[np.intp]:
-    """Rows that greedy non-maximum suppression leaves, best first. Memory grows with N, not with its square."""
+    """Return rows that greedy non-maximum suppression leaves, best first. Memory grows with N, not with its square."""
     order_N = np.argsort(-scores_N, kind="stable")
     x1, y1, x2, y2 = boxes_N4[order_N].T
     area_N = (x2 - x1).clip(0) * (y2 - y1).clip(0)

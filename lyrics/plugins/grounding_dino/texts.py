@@ -1,4 +1,5 @@
-"""The text encoder, run once for each different prompt of a call: pictures of a folder are often asked for the same names.
+"""The text encoder, run once for each different prompt of a call: pictures of a folder are often asked for the same
+names.
 
 Shapes: B prompts, T tokens, D width.
 """
@@ -32,7 +33,9 @@ class DistinctTexts:
             self._known = None
 
     def __call__(self, input_ids: torch.Tensor, *masks: torch.Tensor, **options: Any) -> Any:
-        """``masks`` (attention, token types, positions, [B, ...] each) follow from the tokens: equal prompts, padding included, are one."""
+        """``masks`` (attention, token types, positions, [B, ...] each) follow from the tokens: equal prompts, padding
+        included, are one.
+        """
         if self._known is None or torch.is_grad_enabled() or input_ids.is_meta:
             return self._encode(input_ids, *masks, **options)
         rows = [tuple(row) for row in input_ids.tolist()]
@@ -44,7 +47,10 @@ class DistinctTexts:
 
 
 def exchange_text_calls(network: Any) -> DistinctTexts:
-    """Let the text encoder of a ``GroundingDinoForObjectDetection`` be called through ``DistinctTexts``. Names and weights stay."""
+    """Let the text encoder of a ``GroundingDinoForObjectDetection`` be called through ``DistinctTexts``.
+
+    Names and weights stay.
+    """
     encoder = network.model.text_backbone
     calls = DistinctTexts(encoder)
     encoder.forward = calls

@@ -1,9 +1,10 @@
 """``grounding-dino-upstream``: the original code (groundingdino-py 0.4.0) in the place of transformers' network.
 
-It was written for transformers 4; what it takes from there and transformers 5 no longer has is in ``BertWithMasks``. Nothing of either
-package is changed for others. Importing this file imports groundingdino, and with it timm, torchvision and OpenCV.
+It was written for transformers 4; what it takes from there and transformers 5 no longer has is in ``BertWithMasks``.
+Nothing of either package is changed for others. Importing this file imports groundingdino, and with it timm,
+torchvision and OpenCV.
 
-Shapes: B images, C colour channels, H and W pixels, Q queries, T text tokens, L layers, D width.
+Shapes: B images, C color channels, H and W pixels, Q queries, T text tokens, L layers, D width.
 """
 
 from __future__ import annotations
@@ -67,17 +68,19 @@ class BertWithMasks(BertModel):
     def get_extended_attention_mask(
         self, attention_mask: torch.Tensor, input_shape: Sequence[int], device: torch.device | None = None
     ) -> torch.Tensor:
-        """What attention adds to its scores [B, 1, T or 1, T]: 0 where the mask ([B, T, T] or [B, T]) is set, else the least number."""
+        """Return what attention adds to its scores [B, 1, T or 1, T]: 0 where the mask ([B, T, T] or [B, T]) is set,
+        else the least number.
+        """
         mask = attention_mask[:, None] if attention_mask.ndim == 3 else attention_mask[:, None, None]
         hidden = torch.zeros(mask.shape, dtype=self.dtype, device=mask.device)
         return hidden.masked_fill(mask == 0, torch.finfo(self.dtype).min)
 
     def invert_attention_mask(self, encoder_attention_mask: torch.Tensor) -> torch.Tensor:
-        """The same for what a decoder reads."""
+        """Return the same for what a decoder reads."""
         return self.get_extended_attention_mask(encoder_attention_mask, encoder_attention_mask.shape)
 
     def get_head_mask(self, head_mask: torch.Tensor | None, num_hidden_layers: int) -> list[None]:
-        """No head is masked; groundingdino never asks for it."""
+        """Return None: no head is masked. groundingdino never asks for it."""
         assert head_mask is None
         return [None] * num_hidden_layers
 
@@ -102,8 +105,9 @@ class _GivenIds:
 class OriginalNetwork(nn.Module):
     """groundingdino's network, called and answering as transformers' ``GroundingDinoForObjectDetection``.
 
-    Pictures are run one at a time. In a batch the original code gives a head of one picture's text another picture's mask
-    (``text_self_attention_masks.repeat(nhead, 1, 1)`` counts heads before pictures), so that results would depend on the neighbours.
+    Pictures are run one at a time. In a batch the original code gives a head of one picture's text another picture's
+    mask (``text_self_attention_masks.repeat(nhead, 1, 1)`` counts heads before pictures), so that results would depend
+    on the neighbors.
     """
 
     def __init__(self, config: GroundingDinoConfig, delimiters: tuple[int, int, int, int]) -> None:
@@ -153,18 +157,18 @@ class OriginalNetwork(nn.Module):
         attention_mask: torch.Tensor,
         return_dict: bool = True,
     ) -> GroundingDinoObjectDetectionOutput:
-        """Pictures [B,C,H,W], their masks [B,H,W] (True is picture), prompts [B,T] and theirs (1 is prompt).
+        """Return Pictures [B,C,H,W], their masks [B,H,W] (True is picture), prompts [B,T] and theirs (1 is prompt).
 
-        Returns ``logits`` [B,Q,256] (-inf where a prompt has no token), ``pred_boxes`` [B,Q,4], ``intermediate_hidden_states`` [B,L,Q,D]
-        and ``intermediate_reference_points`` [B,L,Q,4].
+        Returns ``logits`` [B,Q,256] (-inf where a prompt has no token), ``pred_boxes`` [B,Q,4],
+        ``intermediate_hidden_states`` [B,L,Q,D] and ``intermediate_reference_points`` [B,L,Q,4].
 
         Raises:
             SpecError: the weights are not float32.
         """
         if pixel_values.dtype != torch.float32:
             raise SpecError(
-                f"grounding-dino-upstream runs in float32 only, and its weights are {pixel_values.dtype}; build with dtype=torch.float32, "
-                "or use grounding-dino."
+                f"grounding-dino-upstream runs in float32 only, and its weights are {pixel_values.dtype}; build with "
+                "dtype=torch.float32, or use grounding-dino."
             )
         rows = [
             self._one(pixel_values[row, None], ~pixel_mask[row, None], input_ids[row, None, : int(length)])
@@ -199,7 +203,9 @@ class OriginalNetwork(nn.Module):
 
 
 class _LinspaceOnCpu(TorchFunctionMode):
-    """Inside, ``torch.linspace`` has values even where other tensors are on the meta device: Swin reads its drop rates from one."""
+    """Inside, ``torch.linspace`` has values even where other tensors are on the meta device: Swin reads its drop rates
+    from one.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -219,7 +225,7 @@ def _text_encoder(tokenizer: _GivenIds, bert: BertModel) -> Iterator[None]:
 
 
 def build(options: GroundingDinoUpstreamOptions, context: BuildContext) -> GroundingDino:
-    """The component ``grounding-dino-upstream``.
+    """Return the component ``grounding-dino-upstream``.
 
     Raises:
         WeightsError: checkpoint or tokenizer are not found or do not fit the options.

@@ -1,4 +1,5 @@
-"""The original code's state-dict names (IDEA-Research/GroundingDINO, ``groundingdino_swint_ogc``) as the hub's, and back.
+"""The original code's state-dict names (IDEA-Research/GroundingDINO, ``groundingdino_swint_ogc``) as the hub's, and
+back.
 
 Every key is translated, listed as unused, or an error.
 """
@@ -15,8 +16,8 @@ from lyrics.core.errors import WeightsError
 _SWIN = "model.backbone.conv_encoder.model"
 _SWIN_BLOCK = r"backbone\.0\.layers\.(\d+)\.blocks\.(\d+)"
 
-#: Present in checkpoints of the original code and read by nothing: BERT's pooler, buffers that are computed, the label encoder of
-#: the closed-set detector that the code descends from.
+#: Present in checkpoints of the original code and read by nothing: BERT's pooler, buffers that are computed, the label
+#: encoder of the closed-set detector that the code descends from.
 UNUSED = r"bert\.pooler\..*|bert\.embeddings\.position_ids|label_enc\.weight|.*\.relative_position_index|.*\.attn_mask"
 _UNUSED = re.compile(UNUSED)
 
@@ -134,8 +135,8 @@ _RULES = _rules()
 _LAST_NAME = re.compile(r"(.*)\.(weight|bias|relative_position_bias_table)")
 _FUSION_SCALE = re.compile(r"transformer\.encoder\.fusion_layers\.(\d+)\.gamma_([vl])")
 _SWIN_NORM = re.compile(r"backbone\.0\.norm(\d)\.(weight|bias)")
-#: In the hub's naming, what the detector does not read: what ``UNUSED`` lists, and a norm after the last stage of the backbone, which
-#: transformers 5 has beside the one of each stage.
+#: In the hub's naming, what the detector does not read: what ``UNUSED`` lists, and a norm after the last stage of the
+#: backbone, which transformers 5 has beside the one of each stage.
 _HUB_UNUSED = re.compile(
     r"model\.text_backbone\.(pooler\..*|embeddings\.position_ids)"
     rf"|{re.escape(_SWIN)}\.(.*\.relative_position_index|(swin\.)?layernorm\..*)"
@@ -144,12 +145,13 @@ _BOX_HEAD = re.compile(r"(?:transformer\.decoder\.)?bbox_embed\.\d+\.(layers\.\d
 
 
 def is_original(state: Mapping[str, torch.Tensor]) -> bool:
-    """Whether the keys are the original code's and not the hub's."""
+    """Return whether the keys are the original code's and not the hub's."""
     return any(key.removeprefix("module.").startswith("transformer.") for key in state)
 
 
 def from_original(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The original code's state dict in the hub's naming; keys may start with ``module.``, as in the published file.
+    """Return the original code's state dict in the hub's naming; keys may start with ``module.``, as in the published
+    file.
 
     The box head is one tensor under a name per decoder layer and stack; it comes out once, under ``bbox_embed.0``.
 
@@ -172,7 +174,8 @@ def from_original(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def to_original(state: Mapping[str, torch.Tensor], original: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A state dict in the hub's naming in the original code's: the inverse of ``from_original``. Unknown keys keep their name.
+    """Return a state dict in the hub's naming in the original code's: the inverse of ``from_original``. Unknown keys
+    keep their name.
 
     Args:
         state: in the hub's naming.
@@ -217,6 +220,6 @@ def _translate(key: str, tensor: torch.Tensor) -> list[tuple[str, torch.Tensor]]
             if match := pattern.fullmatch(whole[1]):
                 return [(f"{match.expand(replacement)}.{whole[2]}", tensor)]
     raise WeightsError(
-        f"{key!r} {list(tensor.shape)} is no tensor of Grounding DINO as its authors name them; the checkpoint is of another model "
-        "or a variant that is not supported."
+        f"{key!r} {list(tensor.shape)} is no tensor of Grounding DINO as its authors name them; the checkpoint is of "
+        "another model or a variant that is not supported."
     )

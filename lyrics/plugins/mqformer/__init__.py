@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,8 @@ from lyrics.core.registry.component import Component, Converter, NamesWeights, O
 
 class QFormerOptions(Options):
     """What both query transformers have: the BERT trunk of BLIP-2 with visual queries."""
+
+    FORMER_NAMES: ClassVar[Mapping[str, str]] = {"normalise_image_tokens": "normalize_image_tokens"}
 
     num_visual: int = Field(32, ge=1, description="visual queries, which read the image encoder's tokens")
     hidden_size: int = Field(768, ge=8, description="width of the trunk and of the query outputs")
@@ -29,7 +31,7 @@ class QFormerOptions(Options):
     layer_norm_eps: float = Field(1e-12, gt=0.0, description="epsilon of every LayerNorm of the trunk")
     init_std: float = Field(0.02, gt=0.0, description="standard deviation of initial weights, queries included")
     image_dim: int | None = Field(None, ge=1, description="width of image tokens; unset: the image encoder's")
-    normalise_image_tokens: bool = Field(
+    normalize_image_tokens: bool = Field(
         False, description="a trainable LayerNorm on image tokens, where a BLIP-2 checkpoint keeps its ln_vision"
     )
     gradient_checkpointing: bool = Field(
@@ -112,7 +114,7 @@ def lyrics_components() -> Iterator[Component]:
         build="lyrics.plugins.mqformer.build:build_mqformer",
         options=MQFormerOptions,
         summary="Multi-scale Querying Transformer: visual queries read the image, grounding queries the visual refiner",
-        licence="Apache-2.0",
+        license="Apache-2.0",
         test_options={**_SMALL, "num_grounding": 4},
         converters=(*_BLIP2, _RELEASED),
     )
@@ -122,7 +124,7 @@ def lyrics_components() -> Iterator[Component]:
         build="lyrics.plugins.mqformer.build:build_qformer",
         options=QFormerOptions,
         summary="BLIP-2's Q-Former: the same trunk without grounding queries",
-        licence="Apache-2.0",
+        license="Apache-2.0",
         test_options=_SMALL,
         converters=_BLIP2,
     )

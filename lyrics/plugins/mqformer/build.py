@@ -51,6 +51,7 @@ def tokenizer_of(options: QFormerOptions, context: BuildContext) -> Any:
     tokenizer.add_special_tokens({"additional_special_tokens": added[: max(0, options.vocab_size - len(tokenizer))]})
     if len(tokenizer) > options.vocab_size:
         raise SpecError(
-            f"query_transformer.vocab_size is {options.vocab_size}, and tokenizer {options.tokenizer!r} has {len(tokenizer)} tokens."
+            f"query_transformer.vocab_size is {options.vocab_size}, and tokenizer {options.tokenizer!r} has "
+            f"{len(tokenizer)} tokens."
         )
     return tokenizer

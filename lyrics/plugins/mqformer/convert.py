@@ -121,7 +121,7 @@ def sources(model: MQFormer, naming: Naming) -> dict[str, UpstreamKeys]:
         found[f"{ours}.bias"] = UpstreamKeys(tuple(f"{key}.bias" for key in theirs))
 
     put("embedding_norm", naming.embedding_norm)
-    if model.options.normalise_image_tokens and naming.image_norm is not None:
+    if model.options.normalize_image_tokens and naming.image_norm is not None:
         put("image_norm", naming.image_norm)
     for number in range(len(model.layers)):
         ours, theirs = f"layers.{number}", f"{naming.encoder}.{number}"
@@ -254,10 +254,10 @@ def to_upstream(model: MQFormer, naming: Naming = RELEASED_STAGE1) -> dict[str, 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What loading did: parameters left as initialised, and rows of a matrix left so because the checkpoint has fewer."""
+    """What loading did: parameters left as initialized, and rows of a matrix left so because the checkpoint has fewer."""
 
     naming: str
-    initialised: tuple[str, ...]
+    initialized: tuple[str, ...]
     partly: Mapping[str, int]
     rest: tuple[str, ...]
 

@@ -1,7 +1,8 @@
-"""The layers of MQ-Former: post-LayerNorm, self-attention shared by queries and text, two cross-attentions, two feed-forwards.
+"""The layers of MQ-Former: post-LayerNorm, self-attention shared by queries and text, two cross-attentions, two
+feed-forwards.
 
-Letters: T packed tokens, P query sets (one per stream row with queries), Q queries of a set (V visual + G grounding), I images, N image
-tokens, M local tokens, D width, H heads, d head width, n selected rows.
+Letters: T packed tokens, P query sets (one per stream row with queries), Q queries of a set (V visual + G grounding), I
+images, N image tokens, M local tokens, D width, H heads, d head width, n selected rows.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ class Rows:
 
 
 class Layer(nn.Module):
-    """Self-attention over queries and text, cross-attention of the queries where the layer ``reads``, and two feed-forwards."""
+    """Self-attention over queries and text, cross-attention of the queries where the layer ``reads``, and two
+    feed-forwards.
+    """
 
     def __init__(self, options: QFormerOptions, image_dim: int, local_dims: Mapping[str, int], reads: bool):
         super().__init__()
@@ -104,7 +107,8 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Queries of one kind reading frozen features. Each source has its own key and value projection; sources are concatenated along
+    """Queries of one kind reading frozen features. Each source has its own key and value projection; sources are
+    concatenated along
     the sequence. Source widths are padded to a multiple of 8 with weight columns that only ever meet zeros."""
 
     def __init__(self, options: QFormerOptions, source_dims: Mapping[str, int]):
@@ -134,8 +138,8 @@ class CrossAttention(nn.Module):
     def project(self, sources: Mapping[str, torch.Tensor], norm: nn.LayerNorm | None = None) -> KeysAndValues:
         """Source tokens [I, tokens, width] -> keys and values [I, all tokens, H, d].
 
-        With ``norm`` the tokens are normalised but for its scale g and shift b: W (g x + b) + c = (W g) x + (W b + c). The gradients of g
-        and b then come out of a product of weights, and none has to reach the frozen tokens.
+        With ``norm`` the tokens are normalized but for its scale g and shift b: W (g x + b) + c = (W g) x + (W b + c).
+        The gradients of g and b then come out of a product of weights, and none has to reach the frozen tokens.
         """
         heads = (self.options.num_heads, self.options.hidden_size // self.options.num_heads)
         projected = []

@@ -65,7 +65,7 @@ class MQFormer(nn.Module):
         self.word_embeddings = nn.Embedding(padded(options.vocab_size, 64), self.hidden_size)
         self.position_embeddings = nn.Embedding(options.max_positions, self.hidden_size)
         self.embedding_norm = nn.LayerNorm(self.hidden_size, eps=options.layer_norm_eps)
-        self.image_norm: nn.Module = nn.LayerNorm(image_dim) if options.normalise_image_tokens else nn.Identity()
+        self.image_norm: nn.Module = nn.LayerNorm(image_dim) if options.normalize_image_tokens else nn.Identity()
         self.layers = nn.ModuleList(
             Layer(options, image_dim, self.local_dims, reads=number % options.cross_attention_every == 0)
             for number in range(options.num_layers)

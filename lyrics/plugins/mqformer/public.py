@@ -1,7 +1,7 @@
 """Converters of BLIP-2's stage-1 checkpoints and of the query transformer inside the released Lyrics.
 
 BLIP-2's keys keep their names, which ``convert.load_checkpoint`` reads under any options: with more queries or words than the file has,
-with grounding queries or without. What it does not have is initialised when the model is built.
+with grounding queries or without. What it does not have is initialized when the model is built.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _blip2(source: SourceCheckpoint, options: QFormerOptions, context: BuildCont
         raise WeightsError(f"{source.path}: has no {keys}, whose width is that of the image tokens.")
     context = replace(context, image_dim=context.image_dim or source.shapes()[keys].shape[1])
     # The checkpoint's LayerNorm of image tokens is always taken: whether it is used is the business of the spec that reads the result.
-    model = _on_meta(options.model_copy(update={"normalise_image_tokens": True}), context)
+    model = _on_meta(options.model_copy(update={"normalize_image_tokens": True}), context)
     converted = from_upstream(source, model, naming)
     report = load_converted(model, converted)
     wanted = sources(model, naming)
@@ -57,7 +57,7 @@ def _blip2(source: SourceCheckpoint, options: QFormerOptions, context: BuildCont
     rows = tuple(f"{name}[{count}:]" for name, count in report.partly.items())
     return ConversionPlan(
         {key: Piece((key,)) for key in used},
-        new=(*report.initialised, *rows),
+        new=(*report.initialized, *rows),
         notes=("set query_transformer.options.checkpoint to the file model.safetensors in this folder",),
     )
 
@@ -84,7 +84,7 @@ def convert_released(
     own = model.state_dict()
     return ConversionPlan(
         {name: Piece(wanted[name].keys, _Own(model, name, own[name].shape)) for name in converted.trunk},
-        new=report.initialised,
+        new=report.initialized,
         beside=Beside(
             "the tokenizer of the texts that it reads (BERT's)",
             "bytes as tokens, with which its words mean nothing",

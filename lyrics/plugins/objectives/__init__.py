@@ -80,7 +80,7 @@ def lyrics_components() -> Iterator[Component]:
             build=f"lyrics.plugins.objectives.{name}:build",
             options=options,
             summary=summary,
-            licence="Apache-2.0",
+            license="Apache-2.0",
             test_options={"projection_dim": 16} if name == "itc" else {},
             capabilities=("compares_across_batch",) if name == "itc" else (),
         )

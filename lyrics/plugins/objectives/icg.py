@@ -1,9 +1,10 @@
 """Image-grounded caption generation (paper equation 3).
 
-The caption, left to right, with the query stream as prefix: the queries see nothing of it, so one query stream serves ITC and ICG. Recipe
-``paper``: [DEC], the caption, [SEP]; every token after [DEC] is a target, the end token too, and spatial text is absent. Recipe
-``released``: [DEC] stands in front of the spatial text, which the caption sees; the first caption token is predicted from the last spatial
-token, no end token exists, and labels are smoothed by 0.1. (Without spatial text, as in BLIP-2, the caption is as in ``paper``.)
+The caption, left to right, with the query stream as prefix: the queries see nothing of it, so one query stream serves
+ITC and ICG. Recipe ``paper``: [DEC], the caption, [SEP]; every token after [DEC] is a target, the end token too, and
+spatial text is absent. Recipe ``released``: [DEC] stands in front of the spatial text, which the caption sees; the
+first caption token is predicted from the last spatial token, no end token exists, and labels are smoothed by 0.1.
+(Without spatial text, as in BLIP-2, the caption is as in ``paper``.)
 
 Letters: B samples, L tokens, n target tokens.
 """
@@ -80,7 +81,9 @@ class ICG(nn.Module):
     def captions(
         self, query_transformer: QueryTransformer, features: Features, batch: PretrainBatch, longest: int
     ) -> list[list[int]]:
-        """Captions of B images as token ids, greedily, without [SEP] and of ``longest`` tokens at most; the batch's own are not read."""
+        """Captions of B images as token ids, greedily, without [SEP] and of ``longest`` tokens at most; the batch's own
+        are not read.
+        """
         reader = reader_of(query_transformer)
         assert self.ends_captions
         assert reader is not None
@@ -111,7 +114,7 @@ def _all_but_last(text: Text) -> torch.Tensor:
 
 
 def right_tokens(logits_nV: torch.Tensor, targets_n: torch.Tensor) -> tuple[int, int]:
-    """How many, of how many."""
+    """Return how many, of how many."""
     return int((logits_nV.argmax(dim=-1) == targets_n).sum()), len(targets_n)
 
 

@@ -1,7 +1,7 @@
 """Image-text contrastive learning (paper equation 1).
 
 Queries and text run in separate streams, so neither sees the other. Recipe ``paper``: H_I is mean-pooled visual and mean-pooled grounding
-queries side by side, H_T the states of [BOS] and [CLS] side by side; both are projected and L2-normalised, and compared at a learnable
+queries side by side, H_T the states of [BOS] and [CLS] side by side; both are projected and L2-normalized, and compared at a learnable
 temperature. Recipe ``released``: every query is projected by itself, and an image's similarity with a text (its first token) is that of
 its best query; labels are smoothed by 0.1.
 
@@ -74,7 +74,7 @@ class ITC(nn.Module):
         )
 
     def features(self, outputs: StreamOutputs) -> tuple[torch.Tensor, torch.Tensor]:
-        """Normalised features: images [B, Q or 1, E] and texts [B, E]."""
+        """Normalized features: images [B, Q or 1, E] and texts [B, E]."""
         queries = [outputs(QUERIES, name) for name in self.query_segments]
         texts = [outputs(TEXT, name) for name in self.text_segments]
         if self.released:

@@ -1,10 +1,12 @@
 """Image-text matching (paper equation 2).
 
-One stream per pair of an image and a text. Recipe ``paper``: visual queries and the caption see each other, grounding queries and the
-spatial text see each other, nothing crosses; one two-way classifier reads the mean visual and the mean grounding query, half the loss
-each. Recipe ``released``: everything sees everything, and the classifier reads the mean of all queries.
+One stream per pair of an image and a text. Recipe ``paper``: visual queries and the caption see each other, grounding
+queries and the spatial text see each other, nothing crosses; one two-way classifier reads the mean visual and the mean
+grounding query, half the loss each. Recipe ``released``: everything sees everything, and the classifier reads the mean
+of all queries.
 
-Pairs are the B matching ones (first pass), and for each text a hard negative image and for each image a hard negative text (second pass).
+Pairs are the B matching ones (first pass), and for each text a hard negative image and for each image a hard negative
+text (second pass).
 
 Letters: B samples, R pairs of one kind, D width.
 """
@@ -43,7 +45,7 @@ class ITM(nn.Module):
         return [self._stream(POSITIVE, batch, batch.sample_B, rows, batch.spatial.text, batch.caption)]
 
     def negative_streams(self, batch: PretrainBatch, pairs: NegativePairs) -> list[Stream]:
-        """The wrong image for each text, the wrong text for each image."""
+        """Return the wrong image for each text, the wrong text for each image."""
         i, t = pairs.row_image, pairs.row_text
         return [
             self._stream(
@@ -90,7 +92,7 @@ class ITM(nn.Module):
         return {"ITM accuracy": (int((judged == labels).sum()), len(labels))}
 
     def logits(self, outputs: StreamOutputs, name: str) -> list[torch.Tensor]:
-        """Logits [R, 2] of each pooled kind of query (recipe released: of all queries together)."""
+        """Return logits [R, 2] of each pooled kind of query (recipe released: of all queries together)."""
         queries = [outputs(name, segment) for segment in "VG" if segment in self.segments]
         if self.options.recipe == "released":
             queries = [torch.cat(queries, dim=1)]

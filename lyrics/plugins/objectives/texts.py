@@ -1,7 +1,8 @@
 """How the objectives put special tokens around a batch's texts, and the query stream that several of them share.
 
 Recipe ``paper``: S is [BOS] and the objects, C is [CLS], the caption and [SEP]; each counts its own positions.
-Recipe ``released``: one [CLS] in front of S, nothing around C, whose positions go on from 1; without S (BLIP-2), C is as in ``paper``.
+Recipe ``released``: one [CLS] in front of S, nothing around C, whose positions go on from 1; without S (BLIP-2), C is
+as in ``paper``.
 
 Letters: B samples, L tokens.
 """
@@ -26,7 +27,7 @@ def query_stream(batch: PretrainBatch, segments: Sequence[str]) -> Stream:
 
 
 def special_id(special: SpecialTokens, name: str) -> int:
-    """The id of a special token.
+    """Return the id of a special token.
 
     Raises:
         SpecError: the query transformer's tokenizer lacks it.
@@ -41,13 +42,13 @@ def special_id(special: SpecialTokens, name: str) -> int:
 
 
 def begin(text: Text, token: int) -> Text:
-    """``token`` in front of every row."""
+    """Return ``token`` in front of every row."""
     first = torch.full((len(text.lengths_R), 1), token, dtype=torch.int64)
     return Text(torch.cat([first, text.ids_RL], dim=1), text.lengths_R + 1, text.first_position)
 
 
 def end(text: Text, token: int) -> Text:
-    """``token`` after the last token of every row."""
+    """Return ``token`` after the last token of every row."""
     ids = torch.cat([text.ids_RL, torch.zeros(len(text.lengths_R), 1, dtype=torch.int64)], dim=1)
     ids[torch.arange(len(ids)), text.lengths_R] = token
     return Text(ids, text.lengths_R + 1, text.first_position)
@@ -56,7 +57,7 @@ def end(text: Text, token: int) -> Text:
 def both_texts(
     spatial: Text, caption: Text, special: SpecialTokens, recipe: str, segments: Sequence[str]
 ) -> dict[str, Text]:
-    """The text segments of ITC and ITM, by name."""
+    """Return the text segments of ITC and ITM, by name."""
     if "S" not in segments:
         return {"C": end(begin(caption, special.cls), special.sep)}
     if recipe == "released":

@@ -11,10 +11,10 @@ from lyrics.core.spec import ModelSpec, ObjectiveSlot, RefinerSpec, Slot
 #: "Merely 278M trainable parameters" (section 5.2), in stage 2.
 PAPER_TRAINABLE = 278_000_000
 PAPER_TRAINABLE_NOTE = (
-    "The paper gives no rank for LoRA; 64 is taken here. What its authors released meets their figure exactly: 195.2M in the query "
-    "transformer, 0.1M queries, 3.9M in the projection and 78.6M in LoRA of rank 64 on q, k and v. Against that, the parts that the paper "
-    "names have no LoRA on k (26.2M less), image tokens 1024 wide instead of 1408 (3.5M less), and the segmenter's keys and values "
-    "(2.4M more)."
+    "The paper gives no rank for LoRA; 64 is taken here. What its authors released meets their figure exactly: 195.2M "
+    "in the query transformer, 0.1M queries, 3.9M in the projection and 78.6M in LoRA of rank 64 on q, k and v. "
+    "Against that, the parts that the paper names have no LoRA on k (26.2M less), image tokens 1024 wide instead of "
+    "1408 (3.5M less), and the segmenter's keys and values (2.4M more)."
 )
 
 
@@ -42,7 +42,7 @@ def _vicuna_13b(chat_template: str = "vicuna-v1.1", vocab_size: int = 32000, **l
 
 
 def paper_refiner() -> RefinerSpec:
-    """The paper's three experts."""
+    """Return the paper's three experts."""
     return RefinerSpec(
         tagger=Slot(use="ram-plus", options={"backbone": "swin-b"}),  # "RAM++ with Swin-B backbone" (section 4)
         detector=Slot(
@@ -54,12 +54,12 @@ def paper_refiner() -> RefinerSpec:
 
 
 def grounded_sam() -> RefinerSpec:
-    """The paper's detector and segmenter, for phrases that the caller gives: no tagger."""
+    """Return the paper's detector and segmenter, for phrases that the caller gives: no tagger."""
     return paper_refiner().model_copy(update={"tagger": None})
 
 
 def lyrics_13b() -> ModelSpec:
-    """The paper's model."""
+    """Return the paper's model."""
     return ModelSpec(
         image_encoder=Slot(
             use="clip-vit",
@@ -77,7 +77,7 @@ def lyrics_13b() -> ModelSpec:
                 "num_visual": 32,  # section 3.1
                 "num_grounding": 32,  # section 3.1
                 "hidden_size": 768,  # "each with a dimension of 768" (section 3.1)
-                "normalise_image_tokens": True,  # ln_vision of the BLIP-2 checkpoint that training continues from (section 3.1)
+                "normalize_image_tokens": True,  # ln_vision of the BLIP-2 checkpoint that training continues from (section 3.1)
             },
         ),
         # The rank is not in the paper; 64 is what its count of trainable parameters suggests, see PAPER_TRAINABLE_NOTE.
@@ -89,7 +89,7 @@ def lyrics_13b() -> ModelSpec:
 
 
 def lyrics_7b() -> ModelSpec:
-    """The paper's model on Vicuna-7B: for one GPU. Not in the paper."""
+    """Return the paper's model on Vicuna-7B: for one GPU. Not in the paper."""
     return lyrics_13b().with_overrides(
         {
             "language_model.options": {
@@ -109,7 +109,10 @@ def lyrics_7b() -> ModelSpec:
 
 
 def lyrics_released_14b() -> ModelSpec:
-    """What the authors released: IDEA-CCNL/Ziya-Visual-Lyrics-14B and Fengshenbang-LM pull request 449. It differs from the paper."""
+    """Return what the authors released: IDEA-CCNL/Ziya-Visual-Lyrics-14B and Fengshenbang-LM pull request 449.
+
+    It differs from the paper.
+    """
     return ModelSpec(
         image_encoder=Slot(
             use="eva-vit-g",  # BLIP-2's tower: 257 x 1408
@@ -145,13 +148,13 @@ def lyrics_released_14b() -> ModelSpec:
 
 
 def blip2_13b() -> ModelSpec:
-    """The baseline: the paper's model without a visual refiner, with BLIP-2's Q-Former and 32 queries."""
+    """Return the baseline: the paper's model without a visual refiner, with BLIP-2's Q-Former and 32 queries."""
     spec = lyrics_13b()
     return spec.model_copy(
         update={
             "refiner": None,
             "query_transformer": Slot(
-                use="qformer", options={"num_visual": 32, "hidden_size": 768, "normalise_image_tokens": True}
+                use="qformer", options={"num_visual": 32, "hidden_size": 768, "normalize_image_tokens": True}
             ),
             "objectives": {
                 name: slot for name, slot in _objectives().items() if name != "msp"
@@ -162,7 +165,9 @@ def blip2_13b() -> ModelSpec:
 
 
 def lyrics_mini() -> ModelSpec:
-    """The paper's model with every part of its true type, at about a twentieth of its width: to try the real code paths on a CPU."""
+    """Return the paper's model with every part of its true type, at about a twentieth of its width: to try the real
+    code paths on a CPU.
+    """
     return lyrics_13b().with_overrides(
         {
             "image_encoder.options": {"width": 64, "layers": 4, "heads": 4, "mlp_width": 256},
@@ -214,7 +219,7 @@ def lyrics_mini() -> ModelSpec:
                 "num_heads": 4,
                 "intermediate_size": 384,
                 "vocab_size": 320,
-                "normalise_image_tokens": True,
+                "normalize_image_tokens": True,
             },
             "language_model.options": {
                 "vocab_size": 320,

@@ -1,6 +1,7 @@
 """The paper's training. Its numbers carry their place in it ("Lyrics", arXiv 2312.05278).
 
-What the paper does not give (clipping, how often to save, the shares of the data sets) are this library's defaults. Imports no torch.
+What the paper does not give (clipping, how often to save, the shares of the data sets) are this library's defaults.
+Imports no torch.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ from lyrics.core.runs.config import (
     DataSlot,
     LoggingSection,
     ModelSection,
-    OptimisationSection,
+    OptimizationSection,
     TrainConfig,
 )
 from lyrics.plugins.paper.presets import lyrics_13b
 
 
-def _paper_optimisation(steps: int, global_batch: int) -> OptimisationSection:
+def _paper_optimization(steps: int, global_batch: int) -> OptimizationSection:
     """Section 4, "Implementation Detail"; both stages have one text for all but steps and batch."""
-    return OptimisationSection(
+    return OptimizationSection(
         steps=steps,
         global_batch=global_batch,
         learning_rate=1e-4,  # "a peak learning rate of 1e-4"
@@ -45,7 +46,7 @@ def paper_stage1() -> TrainConfig:
             augmentation=AugmentationSection(),
             workers=8,
         ),
-        optimisation=_paper_optimisation(800_000, 512),  # "800k steps ... with a global batch size of 512" (section 4)
+        optimization=_paper_optimization(800_000, 512),  # "800k steps ... with a global batch size of 512" (section 4)
         checkpoint=CheckpointSection(every_steps=5000),
         logging=LoggingSection(every_steps=10),
     )
@@ -71,7 +72,7 @@ def paper_stage2() -> TrainConfig:
             augmentation=AugmentationSection(),  # as in stage 1 (section 4)
             workers=8,
         ),
-        optimisation=_paper_optimisation(300_000, 64),  # "300k steps ... with a global batch size of 64" (section 4)
+        optimization=_paper_optimization(300_000, 64),  # "300k steps ... with a global batch size of 64" (section 4)
         checkpoint=CheckpointSection(every_steps=5000),
         logging=LoggingSection(every_steps=10),
     )

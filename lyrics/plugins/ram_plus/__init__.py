@@ -1,7 +1,7 @@
 """Recognize Anything taggers: RAM++ (``ram-plus``) and RAM (``ram``), on a Swin backbone.
 
-Upstream is on no package registry and does not run on today's transformers, so the network is our own and reads upstream's
-weights. A checkpoint is a folder (or a repository on the hub) of three files:
+Upstream is on no package registry and does not run on today's transformers, so the network is our own and reads
+upstream's weights. A checkpoint is a folder (or a repository on the hub) of three files:
 
 - ``model.safetensors``: upstream's ``.pth`` converted to safetensors, tensor names as they are;
 - ``tags.txt``: one tag a line, in the order of the checkpoint's classes (upstream's ``ram_tag_list.txt``);
@@ -100,7 +100,7 @@ class RamPlusOptions(RamOptions):
 
 @hookimpl
 def lyrics_components() -> Iterator[Component]:
-    """``ram-plus`` and ``ram``."""
+    """Yield ``ram-plus`` and ``ram``."""
     small = {
         "backbone": {"embed_dim": 8, "depths": (2, 1), "num_heads": (1, 2)},
         "image_size": 32,
@@ -118,7 +118,7 @@ def lyrics_components() -> Iterator[Component]:
         build="lyrics.plugins.ram_plus.tagger:build_ram_plus",
         options=RamPlusOptions,
         summary="RAM++: 4,585 tags, each known by 51 descriptions",
-        licence="weights of recognize-anything: Apache-2.0",
+        license="weights of recognize-anything: Apache-2.0",
         test_options={**small, "num_descriptions": 3},
         converters=(
             Converter(
@@ -135,7 +135,7 @@ def lyrics_components() -> Iterator[Component]:
         build="lyrics.plugins.ram_plus.tagger:build_ram",
         options=RamOptions,
         summary="RAM: 4,585 tags, each known by one embedding",
-        licence="weights of recognize-anything: Apache-2.0",
+        license="weights of recognize-anything: Apache-2.0",
         test_options=small,
         converters=(
             Converter(

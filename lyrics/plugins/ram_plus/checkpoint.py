@@ -66,12 +66,15 @@ RENAMES = [
 
 
 def find_checkpoint(checkpoint: str | None, *, downloads: bool = True) -> Path:
-    """The folder of ``checkpoint``: a local one, or a hub repository's. Raises ``WeightsError`` where there is none."""
+    """Return the folder of ``checkpoint``: a local one, or a hub repository's.
+
+    Raises ``WeightsError`` where there is none.
+    """
     if checkpoint is None:
         raise WeightsError(
             "this tagger has no default checkpoint, because upstream publishes .pth files only. Convert one with "
-            "`lyrics convert FILE.pth FOLDER --from ram-plus` (or ram), and set the option checkpoint to the folder; or build with "
-            "weights='random'"
+            "`lyrics convert FILE.pth FOLDER --from ram-plus` (or ram), and set the option checkpoint to the folder; "
+            "or build with weights='random'"
         )
     return locate_checkpoint(checkpoint, also=(TAGS, THRESHOLDS), downloads=downloads)
 
@@ -80,8 +83,8 @@ def load_checkpoint(tagger: nn.Module, folder: Path, num_tags: int) -> tuple[Tag
     """Fill ``tagger`` from a folder that ``find_checkpoint`` found; returns its tags and thresholds, in class order.
 
     Raises:
-        WeightsError: a file is missing or malformed, the numbers of lines and of classes differ, or the tensors are not those
-            of ``tagger`` (see ``from_upstream``).
+        WeightsError: a file is missing or malformed, the numbers of lines and of classes differ, or the tensors are
+            not those of ``tagger`` (see ``from_upstream``).
     """
     tags = _read_tags(folder / TAGS, num_tags)
     thresholds = _read_thresholds(folder / THRESHOLDS, num_tags)
@@ -95,8 +98,8 @@ def from_upstream(
 ) -> dict[str, torch.Tensor]:
     """Upstream's state dict -> ours, with exactly the names and shapes of ``expected``.
 
-    Left out on purpose is what ``IGNORED`` matches. Older files spell ``tagging_head`` as ``vision_multi``; both are read.
-    Upstream's joint ``qkv`` projection is split into transformers' three. ``source`` names the file in errors.
+    Left out on purpose is what ``IGNORED`` matches. Older files spell ``tagging_head`` as ``vision_multi``; both are
+    read. Upstream's joint ``qkv`` projection is split into transformers' three. ``source`` names the file in errors.
 
     Raises:
         WeightsError: a tensor is missing, unexpected or of another shape, named as upstream names it.
@@ -111,7 +114,7 @@ def from_upstream(
 
 
 def upstream_name(name: str) -> str:
-    """What upstream calls our tensor ``name``."""
+    """Return what upstream calls our tensor ``name``."""
     for pattern, theirs in RENAMES:
         match = re.fullmatch(pattern, name)
         if match:
@@ -172,7 +175,9 @@ def _lines(path: Path, num_tags: int) -> list[str]:
 
 
 def _match(wanted: Mapping[str, torch.Size], found: Mapping[str, torch.Size], source: str) -> None:
-    """Raises ``WeightsError`` unless both have the same names and shapes; it lists the first of each kind of difference."""
+    """Raises ``WeightsError`` unless both have the same names and shapes; it lists the first of each kind of
+    difference.
+    """
     misshapen = [
         f"{name} (it is {list(found[name])}, the options ask for {list(wanted[name])})"
         for name in sorted(wanted.keys() & found.keys())

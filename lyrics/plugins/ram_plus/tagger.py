@@ -64,8 +64,8 @@ class TaggingLayer(nn.Module):
         read_BCD = F.scaled_dot_product_attention(query_BHCd, key_BHNd, value_BHNd).transpose(1, 2).flatten(2)
         tags_BCD = self.attention_norm(tags_BCD + self.attention_output(read_BCD))
         mlp_BCD = self.mlp_out(F.gelu(self.mlp_in(tags_BCD)))
-        normalised_BCD: torch.Tensor = self.mlp_norm(tags_BCD + mlp_BCD)
-        return normalised_BCD
+        normalized_BCD: torch.Tensor = self.mlp_norm(tags_BCD + mlp_BCD)
+        return normalized_BCD
 
 
 _CLASSES_FILE = "classes.json"
@@ -74,8 +74,9 @@ _CLASSES_FILE = "classes.json"
 class RamTagger(nn.Module):
     """RAM, or RAM++ when ``num_descriptions`` is given.
 
-    ``tags`` and ``thresholds`` are the classes' in order; they come with the checkpoint and are no part of the state dict. ``swin`` is the
-    backbone's configuration, where it is not the one that the options describe to today's transformers.
+    ``tags`` and ``thresholds`` are the classes' in order; they come with the checkpoint and are no part of the state
+    dict. ``swin`` is the backbone's configuration, where it is not the one that the options describe to today's
+    transformers.
     """
 
     def __init__(self, options: RamOptions, num_descriptions: int | None, swin: SwinConfig | None = None) -> None:
@@ -106,7 +107,8 @@ class RamTagger(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: ImageBatch) -> list[list[Tag]]:
-        """Per image the tags whose probability is strictly above their threshold, best first; equal ones in class order.
+        """Per image the tags whose probability is strictly above their threshold, best first; equal ones in class
+        order.
 
         Raises:
             ContractError: the pictures are not [B,3,image_size,image_size].
@@ -126,7 +128,7 @@ class RamTagger(nn.Module):
         (folder / _CLASSES_FILE).write_text(json.dumps(data, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def load_files(self, folder: Path) -> None:
-        """Raises ``WeightsError`` for a file that is missing, broken, or of another backbone or number of tags."""
+        """Raise ``WeightsError`` for a file that is missing, broken, or of another backbone or number of tags."""
         compare_config(self.visual_encoder.config, folder)
         try:
             data = read_json(folder / _CLASSES_FILE)
@@ -136,14 +138,15 @@ class RamTagger(nn.Module):
             raise WeightsError(f"{folder / _CLASSES_FILE}: cannot be read: {type(error).__name__}: {error}.") from error
         if not len(tags) == len(thresholds) == self.num_tags:
             raise WeightsError(
-                f"{folder / _CLASSES_FILE}: has {len(tags)} tags and {len(thresholds)} thresholds; the tagger has {self.num_tags}."
+                f"{folder / _CLASSES_FILE}: has {len(tags)} tags and {len(thresholds)} thresholds; the tagger has "
+                f"{self.num_tags}."
             )
         # A threshold that the options state stands above those that were saved.
         one = self._one_threshold
         self.tags, self.thresholds = tags, thresholds if one is None else (one,) * self.num_tags
 
     def logits(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
-        """Normalised pixels [B,3,S,S] -> one logit per tag [B,C], in the module's dtype."""
+        """Normalized pixels [B,3,S,S] -> one logit per tag [B,C], in the module's dtype."""
         expected = (3, self.image_size, self.image_size)
         if pixels_BCHW.ndim != 4 or tuple(pixels_BCHW.shape[1:]) != expected:
             raise ContractError(
@@ -162,21 +165,23 @@ class RamTagger(nn.Module):
         return logits_BC
 
     def _pictures_at_once(self, pixels_BCHW: torch.Tensor) -> int:
-        """All of them, but on a CPU: there more than two large pictures only leave the caches (eight at once took 1.1 times as long)."""
+        """All of them, but on a CPU: there more than two large pictures only leave the caches (eight at once took 1.1
+        times as long).
+        """
         if pixels_BCHW.device.type != "cpu":
             return len(pixels_BCHW)
         return max(1, _CPU_PIXELS // self.image_size**2)
 
     def encode(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
-        """Pixels -> image tokens [B,1+P,D]: the mean of the patch tokens, then the patch tokens."""
+        """Map pixels -> image tokens [B,1+P,D]: the mean of the patch tokens, then the patch tokens."""
         patches_BPD = self.visual_encoder(pixel_values=pixels_BCHW.to(self.visual_encoder.dtype)).last_hidden_state
         return torch.cat([patches_BPD.mean(dim=1, keepdim=True), patches_BPD], dim=1)
 
     def labels(self, image_BL: torch.Tensor) -> torch.Tensor:
-        """The tags' embeddings [B,C,512] as this picture reads them.
+        """Return the tags' embeddings [B,C,512] as this picture reads them.
 
-        RAM++ weighs a tag's K descriptions by the softmax of ``exp(reweight_scale) * <image, description>``, where the image
-        token [B,512] has unit length and the descriptions are as stored. RAM has one embedding per tag.
+        RAM++ weighs a tag's K descriptions by the softmax of ``exp(reweight_scale) * <image, description>``, where the
+        image token [B,512] has unit length and the descriptions are as stored. RAM has one embedding per tag.
         """
         if self.reweight_scale is None:
             return self.label_embed.expand(len(image_BL), -1, -1)
@@ -187,7 +192,7 @@ class RamTagger(nn.Module):
 
 
 def swin_config(options: RamOptions) -> SwinConfig:
-    """The backbone's numbers as transformers' configuration."""
+    """Return the backbone's numbers as transformers' configuration."""
     swin = options.swin
     return SwinConfig(
         image_size=options.image_size,
@@ -209,8 +214,8 @@ def build_ram(options: RamOptions, context: BuildContext) -> RamTagger:
     """RAM.
 
     Raises:
-        WeightsError: pretrained weights are asked for, and ``options.checkpoint`` is not set, cannot be found or read, or does
-            not have the tensors, tags and thresholds that the options describe.
+        WeightsError: pretrained weights are asked for, and ``options.checkpoint`` is not set, cannot be found or
+            read, or does not have the tensors, tags and thresholds that the options describe.
     """
     return _build(options, None, context)
 

@@ -15,7 +15,10 @@ from lyrics.core.registry.component import CheckpointOptions, Component, Convert
 
 
 class SamHqOptions(CheckpointOptions):
-    """Options of ``sam-hq``. Numbers that are null are the checkpoint's; ``PUBLIC`` are those of the default one, SAM-HQ ViT-H."""
+    """Options of ``sam-hq``.
+
+    Numbers that are null are the checkpoint's; ``PUBLIC`` are those of the default one, SAM-HQ ViT-H.
+    """
 
     PUBLIC: ClassVar[Mapping[str, Any]] = {
         "image_size": 1024,
@@ -83,7 +86,7 @@ class SamHqOptions(CheckpointOptions):
 
     @property
     def feature_dim(self) -> int | None:
-        """Width of a local token: the mask's pooled image embedding and the box as (centre x, centre y, width, height).
+        """Width of a local token: the mask's pooled image embedding and the box as (center x, center y, width, height).
 
         None where only the checkpoint knows it.
         """
@@ -121,7 +124,7 @@ def lyrics_components() -> Iterator[Component]:
         build="lyrics.plugins.sam_hq.segmenter:build",
         options=SamHqOptions,
         summary="box-prompted segmenter, transformers' implementation; one local token of width 260 per box",
-        licence="Apache-2.0",
+        license="Apache-2.0",
         test_options=small,
         converters=converters,
     )
@@ -133,7 +136,7 @@ def lyrics_components() -> Iterator[Component]:
         requires=("segment-anything-hq==0.3", "timm>=1.0.20", "torchvision"),
         install="pip install 'lyrics-vl[experts]'",
         summary="the same segmenter, its authors' implementation",
-        licence="code as its distribution states: MIT; weights: Apache-2.0",
+        license="code as its distribution states: MIT; weights: Apache-2.0",
         test_options=small,
         converters=converters,
     )

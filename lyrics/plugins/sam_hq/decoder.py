@@ -1,10 +1,11 @@
 """From image embedding and prompts to mask logits, through the modules of transformers' SAM-HQ.
 
-``SamHQModel.forward`` is not used: it upscales the image embedding as it was before the two-way transformer and drops what that made of it
-(transformers 5.17 to 5.23; its plain SAM does not), so its masks are not those of the published weights. The steps here are the authors'
-(Ke et al. 2023, figure 2), for the one mask that a box gives.
+``SamHQModel.forward`` is not used: it upscales the image embedding as it was before the two-way transformer and drops
+what that made of it (transformers 5.17 to 5.23; its plain SAM does not), so its masks are not those of the published
+weights. The steps here are the authors' (Ke et al. 2023, figure 2), for the one mask that a box gives.
 
-Shapes: K prompts, T tokens of a prompt, D prompt width, C = D / 8, h and w cells of the image embedding; masks are 4h x 4w.
+Shapes: K prompts, T tokens of a prompt, D prompt width, C = D / 8, h and w cells of the image embedding; masks are 4h x
+4w.
 """
 
 from __future__ import annotations
@@ -19,14 +20,16 @@ from transformers.models.sam_hq.modeling_sam_hq import SamHQPositionalEmbedding
 
 @dataclass(frozen=True)
 class Embedding:
-    """What the decoder reads of one picture: ``image_Dhw``, and ``fine_CHW``, the features that sharpen the high-quality mask."""
+    """What the decoder reads of one picture: ``image_Dhw``, and ``fine_CHW``, the features that sharpen the
+    high-quality mask.
+    """
 
     image_Dhw: torch.Tensor
     fine_CHW: torch.Tensor
 
 
 def embed(network: SamHQModel, pixels_CHW: torch.Tensor) -> Embedding:
-    """One picture's embedding. One, because attention over its 4,096 tokens needs gigabytes by itself."""
+    """Return one picture's embedding. One, because attention over its 4,096 tokens needs gigabytes by itself."""
     image_1Dhw, layers = network.get_image_embeddings(pixels_CHW[None])  # type: ignore[no-untyped-call]
     decoder = network.mask_decoder
     early_1Dhw = layers[0].permute(0, 3, 1, 2)  # of the first layer that attends everywhere
@@ -37,14 +40,16 @@ def embed(network: SamHQModel, pixels_CHW: torch.Tensor) -> Embedding:
 
 
 def box_prompts(network: SamHQModel, boxes_px_K4: torch.Tensor) -> torch.Tensor:
-    """Boxes (xyxy, pixels of the canvas) -> prompt tokens [K, 2, D]."""
+    """Map boxes (xyxy, pixels of the canvas) -> prompt tokens [K, 2, D]."""
     sparse_1KTD, _ = network.prompt_encoder(None, None, boxes_px_K4[None], None)
     tokens_KTD: torch.Tensor = sparse_1KTD[0]
     return tokens_KTD
 
 
 def decode(network: SamHQModel, embedding: Embedding, prompts_KTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mask logits [K, 4h, 4w] of the first mask of SAM and of the high-quality mask; the authors' default output is their sum."""
+    """Mask logits [K, 4h, 4w] of the first mask of SAM and of the high-quality mask; the authors' default output is
+    their sum.
+    """
     decoder = network.mask_decoder
     own_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight, decoder.hq_token.weight])
     tokens_KTD = torch.cat([own_tokens.expand(len(prompts_KTD), -1, -1), prompts_KTD], dim=1)
@@ -78,7 +83,9 @@ def _through(first: nn.Module, norm: nn.Module, second: nn.Module, features: tor
 
 
 class _Float32Positions(SamHQPositionalEmbedding):
-    """Sines of places in the picture, computed in float32 whatever the precision of the rest: bfloat16 has 8 bits for the phase."""
+    """Sines of places in the picture, computed in float32 whatever the precision of the rest: bfloat16 has 8 bits for
+    the phase.
+    """
 
     def forward(self, input_coords: torch.Tensor, input_shape: tuple[int, int] | None = None) -> torch.Tensor:
         coords = input_coords.float()

@@ -1,10 +1,10 @@
 """The layers of SAM's image encoder, computed with less memory and less work than transformers', on the same weights.
 
-- Relative positions are added to the attention scores as a row's part and a column's part. For a layer that attends everywhere
-  transformers writes their sums out: 16 heads x 4,096 x 4,096 numbers, 1 GB, more than half of the layer's time on a CPU. Here a block of
-  rows has its own small table at a time.
-- Windows of 14 x 14 do not divide 64 x 64 tokens, so they are padded to 70 x 70. The padding is zero, and its queries, keys and
-  values are the layer's bias: nothing needs to be multiplied for it.
+- Relative positions are added to the attention scores as a row's part and a column's part. For a layer that attends
+  everywhere transformers writes their sums out: 16 heads x 4,096 x 4,096 numbers, 1 GB, more than half of the layer's
+  time on a CPU. Here a block of rows has its own small table at a time.
+- Windows of 14 x 14 do not divide 64 x 64 tokens, so they are padded to 70 x 70. The padding is zero, and its
+  queries, keys and values are the layer's bias: nothing needs to be multiplied for it.
 
 Shapes: B images, h and w cells (tokens), N = h * w, D width, A heads, d = D / A.
 """
@@ -48,8 +48,8 @@ def attention(
 ) -> torch.Tensor:
     """Attention with relative positions (Li et al. 2022, MViTv2, equation 4).
 
-    ``qkv`` are queries, keys and values [B, h, w, 3D]; ``rel_pos_h`` [2h - 1, d] and ``rel_pos_w`` [2w - 1, d] the embeddings of distances.
-    Returns [B, h, w, D].
+    ``qkv`` are queries, keys and values [B, h, w, 3D]; ``rel_pos_h`` [2h - 1, d] and ``rel_pos_w`` [2w - 1, d] the
+    embeddings of distances. Returns [B, h, w, D].
     """
     batch, height, width, _ = qkv.shape
     tokens = height * width
@@ -76,14 +76,19 @@ def attention(
 
 
 def _at_distances(embeddings: torch.Tensor, side: int) -> torch.Tensor:
-    """Embeddings [2 * side - 1, d] of the distances -(side - 1) ... side - 1 -> [side, side, d], from each place to each."""
+    """Embeddings [2 * side - 1, d] of the distances -(side - 1) ... side - 1 -> [side, side, d], from each place to
+    each.
+    """
     assert len(embeddings) == 2 * side - 1
     places = torch.arange(side, device=embeddings.device)
     return embeddings[places[:, None] - places + side - 1]
 
 
 def _partitioned(qkv: torch.Tensor, bias: torch.Tensor, window: int) -> tuple[torch.Tensor, tuple[int, int, int]]:
-    """[B, h, w, 3D] -> windows [B * n * m, window, window, 3D], and (B, n, m). What lies beyond the picture has ``bias``."""
+    """[B, h, w, 3D] -> windows [B * n * m, window, window, 3D], and (B, n, m).
+
+    What lies beyond the picture has ``bias``.
+    """
     batch, height, width, _ = qkv.shape
     down, across = -(-height // window), -(-width // window)
     if (down * window, across * window) != (height, width):

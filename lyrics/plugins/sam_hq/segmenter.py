@@ -2,7 +2,8 @@
 
 ``upstream.py`` puts the original code in the place of transformers' network; all the rest is the same.
 
-Shapes: B images, C colour channels, K boxes, H and W pixels of a canvas or picture, h and w cells of the image embedding, D width.
+Shapes: B images, C color channels, K boxes, H and W pixels of a canvas or picture, h and w cells of the image
+embedding, D width.
 """
 
 from __future__ import annotations
@@ -37,15 +38,16 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 class SamHq(nn.Module):
     """Images and boxes -> per box its mask in the original picture, and a local token.
 
-    A mask is the first mask of SAM plus the high-quality mask (the authors' default for a box), above a logit of 0, enlarged as the
-    authors do: bilinear to the canvas, cut to the picture, bilinear to the original picture. A box that the canvas does not show (its
-    place was cropped away) has an empty mask.
+    A mask is the first mask of SAM plus the high-quality mask (the authors' default for a box), above a logit of 0,
+    enlarged as the authors do: bilinear to the canvas, cut to the picture, bilinear to the original picture. A box that
+    the canvas does not show (its place was cropped away) has an empty mask.
 
-    Local tokens [B, K, prompt_width + 4]: the image embedding averaged over the mask (each cell weighted by the part of it that the
-    mask covers; over the box where the mask is empty), and the box as (centre x, centre y, width, height), normalised in the original
-    picture.
+    Local tokens [B, K, prompt_width + 4]: the image embedding averaged over the mask (each cell weighted by the part of
+    it that the mask covers; over the box where the mask is empty), and the box as (center x, center y, width, height),
+    normalized in the original picture.
 
-    A picture is encoded once however many boxes it has, and not at all without boxes; boxes are decoded ``boxes_per_pass`` at a time.
+    A picture is encoded once however many boxes it has, and not at all without boxes; boxes are decoded
+    ``boxes_per_pass`` at a time.
     """
 
     network: Any
@@ -79,7 +81,10 @@ class SamHq(nn.Module):
         compare_config(self.config, folder)
 
     def forward(self, images: ImageBatch, boxes: Sequence[Sequence[Box]]) -> SegmenterOutput:
-        """Masks and tokens, in the order of the boxes. Raises ``ValueError`` unless there is one list of boxes per picture."""
+        """Return masks and tokens, in the order of the boxes.
+
+        Raises ``ValueError`` unless there is one list of boxes per picture.
+        """
         if len(boxes) != len(images) or any(isinstance(own, Box) for own in boxes):
             raise ValueError(
                 f"a segmenter needs one list of boxes for each of the {len(images)} pictures, not {boxes!r:.200}"
@@ -103,11 +108,11 @@ class SamHq(nn.Module):
         return SegmenterOutput(masks=tuple(masks), tokens_BKD=tokens_BKD, mask_BK=mask_BK)
 
     def embed(self, pixels_CHW: torch.Tensor) -> Embedding:
-        """What the decoder reads of one picture, prepared and padded."""
+        """Return what the decoder reads of one picture, prepared and padded."""
         return embed(self.network, pixels_CHW)
 
     def mask_logits(self, embedding: Embedding, boxes_px_K4: torch.Tensor) -> torch.Tensor:
-        """Logits [K, 4h, 4w] of the masks of boxes (xyxy, pixels of the canvas)."""
+        """Return logits [K, 4h, 4w] of the masks of boxes (xyxy, pixels of the canvas)."""
         first_KHW, quality_KHW = decode(self.network, embedding, box_prompts(self.network, boxes_px_K4))
         return first_KHW + quality_KHW
 
@@ -149,8 +154,8 @@ class SamHq(nn.Module):
         if not mask_HW.any():
             weight_hw = self._box_coverage(box_px_4, image_Dhw.shape[1])
         pooled_D = (image_Dhw.float() * weight_hw).sum(dim=(1, 2)) / weight_hw.sum()
-        centre = ((box.x1 + box.x2) / 2, (box.y1 + box.y2) / 2, box.x2 - box.x1, box.y2 - box.y1)
-        return torch.cat([pooled_D, pooled_D.new_tensor(centre)]).to(image_Dhw.dtype)
+        center = ((box.x1 + box.x2) / 2, (box.y1 + box.y2) / 2, box.x2 - box.x1, box.y2 - box.y1)
+        return torch.cat([pooled_D, pooled_D.new_tensor(center)]).to(image_Dhw.dtype)
 
     def _box_coverage(self, box_px_4: torch.Tensor, cells: int) -> torch.Tensor:
         """The part of each cell that a box covers [h, w]; for a box without area, the cell that it lies in."""
@@ -165,7 +170,7 @@ class SamHq(nn.Module):
 
 
 class _ToOriginal:
-    """Bilinear sampling of a canvas [H, W] at the centres of the original picture's pixels, for a frame of any steps.
+    """Bilinear sampling of a canvas [H, W] at the centers of the original picture's pixels, for a frame of any steps.
 
     For a canvas that was only resized this is ``F.interpolate(..., mode="bilinear", align_corners=False)``.
     """
@@ -173,8 +178,8 @@ class _ToOriginal:
     def __init__(self, frame: Frame, device: torch.device) -> None:
         width, height = frame.original_size
         canvas_width, canvas_height = frame.size
-        self._columns = _neighbours(_centres_px(frame, width, axis=0), canvas_width, device)
-        self._rows = _neighbours(_centres_px(frame, height, axis=1), canvas_height, device)
+        self._columns = _neighbors(_centers_px(frame, width, axis=0), canvas_width, device)
+        self._rows = _neighbors(_centers_px(frame, height, axis=1), canvas_height, device)
         self._shown_HW = frame.mask_from_canvas(np.ones((canvas_height, canvas_width), dtype=np.bool_))
 
     def __call__(self, logits_HW: torch.Tensor) -> np.ndarray:
@@ -186,8 +191,8 @@ class _ToOriginal:
         return (original_HW > 0).cpu().numpy() & self._shown_HW
 
 
-def _centres_px(frame: Frame, pixels: int, axis: int) -> np.ndarray:
-    """Where on the canvas the centres of the original picture's columns (axis 0) or rows (axis 1) lie, in pixels."""
+def _centers_px(frame: Frame, pixels: int, axis: int) -> np.ndarray:
+    """Where on the canvas the centers of the original picture's columns (axis 0) or rows (axis 1) lie, in pixels."""
     edges = np.arange(pixels + 1) / pixels
     boxes_N4 = np.tile([0.0, 0.0, 1.0, 1.0], (pixels, 1))
     boxes_N4[:, axis], boxes_N4[:, axis + 2] = edges[:-1], edges[1:]
@@ -195,11 +200,13 @@ def _centres_px(frame: Frame, pixels: int, axis: int) -> np.ndarray:
     return (canvas_N4[:, axis] + canvas_N4[:, axis + 2]) / 2
 
 
-def _neighbours(
-    centres_px: np.ndarray, length: int, device: torch.device
+def _neighbors(
+    centers_px: np.ndarray, length: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """For each position: the two canvas pixels whose centres it lies between (clamped to the canvas), and the second's weight."""
-    position = (centres_px - 0.5).clip(0, length - 1)
+    """For each position: the two canvas pixels whose centers it lies between (clamped to the canvas), and the second's
+    weight.
+    """
+    position = (centers_px - 0.5).clip(0, length - 1)
     first = np.floor(position).astype(np.int64)
     second = np.minimum(first + 1, length - 1)
     weight = torch.from_numpy((position - first).astype(np.float32))
@@ -207,7 +214,9 @@ def _neighbours(
 
 
 def network_config(numbers: Mapping[str, Any]) -> SamHQConfig:
-    """The options' numbers as transformers' configuration; what is not an option is the same in every public checkpoint."""
+    """Return the options' numbers as transformers' configuration; what is not an option is the same in every public
+    checkpoint.
+    """
     own = SimpleNamespace(**numbers)
     return SamHQConfig(
         vision_config=SamHQVisionConfig(
@@ -244,7 +253,7 @@ def _parts(config: SamHQConfig) -> tuple[Any, Any, Any]:
 
 
 def numbers_of(config: SamHQConfig) -> dict[str, Any]:
-    """A configuration's numbers by the names of the options."""
+    """Return a configuration's numbers by the names of the options."""
     vision, decoder, prompts = _parts(config)
     return {
         "image_size": vision.image_size,
@@ -263,7 +272,9 @@ def numbers_of(config: SamHQConfig) -> dict[str, Any]:
 
 
 def settled_config(options: SamHqOptions, context: BuildContext, checkpoint: Path | None) -> SamHQConfig:
-    """The configuration of the network that is to be built; ``checkpoint`` is where its weights lie, if any are read."""
+    """Return the configuration of the network that is to be built; ``checkpoint`` is where its weights lie, if any are
+    read.
+    """
     config: SamHQConfig = part_config(
         options,
         files=context.files,
@@ -278,14 +289,17 @@ def settled_config(options: SamHqOptions, context: BuildContext, checkpoint: Pat
 
 
 def located(options: SamHqOptions, context: BuildContext) -> Path | None:
-    """Where the checkpoint lies, if its weights are to be read."""
+    """Return where the checkpoint lies, if its weights are to be read."""
     if context.weights != "pretrained":
         return None
     return locate_checkpoint(options.checkpoint, also=CONFIG_FILES, downloads=context.downloads)
 
 
 def build(options: SamHqOptions, context: BuildContext) -> SamHq:
-    """The component ``sam-hq``. Raises ``WeightsError`` when the checkpoint is not found or does not fit the options."""
+    """Return the component ``sam-hq``.
+
+    Raises ``WeightsError`` when the checkpoint is not found or does not fit the options.
+    """
     path = located(options, context)
     config = settled_config(options, context, path)
     if path is not None:

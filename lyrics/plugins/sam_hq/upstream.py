@@ -2,7 +2,7 @@
 
 Importing this file imports segment_anything_hq, and with it timm and torchvision.
 
-Shapes: C colour channels, H and W pixels, K boxes, h and w cells of the image embedding.
+Shapes: C color channels, H and W pixels, K boxes, h and w cells of the image embedding.
 """
 
 from __future__ import annotations
@@ -32,21 +32,22 @@ class SamHqUpstream(SamHq):
     reentrant = False
 
     def embed(self, pixels_CHW: torch.Tensor) -> Embedding:
-        """One picture's embedding; the fine features are those of the first layer that attends everywhere, as the encoder gives them.
+        """Return one picture's embedding; the fine features are those of the first layer that attends everywhere, as
+        the encoder gives them.
 
         Raises:
             SpecError: the weights are not float32.
         """
         if pixels_CHW.dtype != torch.float32:
             raise SpecError(
-                f"sam-hq-upstream runs in float32 only, and its weights are {pixels_CHW.dtype}; build with dtype=torch.float32, "
-                "or use sam-hq."
+                f"sam-hq-upstream runs in float32 only, and its weights are {pixels_CHW.dtype}; build with "
+                "dtype=torch.float32, or use sam-hq."
             )
         image_1Dhw, layers = self.network.image_encoder(pixels_CHW[None])
         return Embedding(image_1Dhw[0], layers[0][0].permute(2, 0, 1))
 
     def mask_logits(self, embedding: Embedding, boxes_px_K4: torch.Tensor) -> torch.Tensor:
-        """Logits [K, 4h, 4w]."""
+        """Return logits [K, 4h, 4w]."""
         sparse_KTD, dense_KDhw = self.network.prompt_encoder(points=None, boxes=boxes_px_K4, masks=None)
         logits_K1HW: torch.Tensor
         logits_K1HW, _ = self.network.mask_decoder(
@@ -62,7 +63,9 @@ class SamHqUpstream(SamHq):
 
 
 def original_network(config: SamHQConfig) -> Sam:
-    """A configuration as the authors' modules; what it does not say is the same in all their published models (``build_sam.py``)."""
+    """Return a configuration as the authors' modules; what it does not say is the same in all their published models
+    (``build_sam.py``).
+    """
     prompts: Any = config.prompt_encoder_config
     vision: Any = config.vision_config
     decoder: Any = config.mask_decoder_config
@@ -103,7 +106,10 @@ def original_network(config: SamHQConfig) -> Sam:
 
 
 def build(options: SamHqOptions, context: BuildContext) -> SamHqUpstream:
-    """The component ``sam-hq-upstream``. Raises ``WeightsError`` when the checkpoint is not found or does not fit the options."""
+    """Return the component ``sam-hq-upstream``.
+
+    Raises ``WeightsError`` when the checkpoint is not found or does not fit the options.
+    """
     path = located(options, context)
     config = settled_config(options, context, path)
     with nullcontext() if path is None else bounded(read_headers(path), path):

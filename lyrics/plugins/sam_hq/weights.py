@@ -76,17 +76,21 @@ _COPY = "prompt_encoder.shared_embedding.positional_embedding"
 
 
 def is_original(state: Mapping[str, torch.Tensor]) -> bool:
-    """Whether the keys are the original code's and not transformers'."""
+    """Return whether the keys are the original code's and not transformers'."""
     return any(key.startswith("image_encoder.") for key in state)
 
 
 def from_original(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The original code's state dict in transformers' naming. Raises ``WeightsError`` for a key that is not known."""
+    """Return the original code's state dict in transformers' naming.
+
+    Raises ``WeightsError`` for a key that is not known.
+    """
     return {_translate(key, tensor): tensor for key, tensor in state.items()}
 
 
 def to_original(state: Mapping[str, torch.Tensor], original: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A state dict in transformers' naming in the original code's: the inverse of ``from_original``. Unknown keys keep their name.
+    """Return a state dict in transformers' naming in the original code's: the inverse of ``from_original``. Unknown
+    keys keep their name.
 
     ``original`` is the original network's own state dict; its names are read, its values are not.
     """
@@ -99,6 +103,6 @@ def _translate(key: str, tensor: torch.Tensor) -> str:
         if match := pattern.match(key):
             return match.expand(replacement) + key[match.end() :]
     raise WeightsError(
-        f"{key!r} {list(tensor.shape)} is no tensor of SAM-HQ as its authors name them; the checkpoint is of another model or a variant "
-        "that is not supported."
+        f"{key!r} {list(tensor.shape)} is no tensor of SAM-HQ as its authors name them; the checkpoint is of another "
+        "model or a variant that is not supported."
     )

@@ -73,7 +73,7 @@ def lyrics_components() -> Iterator[Component]:
         build="lyrics.plugins.scenes.dataset:build",
         options=ScenesOptions,
         summary="coloured shapes and words, drawn on demand, with exact tags, boxes, masks, captions and answers",
-        licence="as lyrics; nothing is downloaded",
+        license="as lyrics; nothing is downloaded",
         test_options={"scenes": 20, "task": "mixed"},
     )
     yield Component(
@@ -82,6 +82,6 @@ def lyrics_components() -> Iterator[Component]:
         build="lyrics.plugins.scenes.texts:build",
         options=SceneTextsOptions,
         summary="scenes as text alone: objects with their boxes, and a conversation about them",
-        licence="as lyrics; nothing is downloaded",
+        license="as lyrics; nothing is downloaded",
         test_options={"scenes": 20},
     )

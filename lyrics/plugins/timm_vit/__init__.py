@@ -16,8 +16,8 @@ from lyrics.core.registry.component import Component, NamesWeights, Options, hoo
 class TimmVitOptions(Options):
     """Options of ``timm-vit``.
 
-    Image size, mean, standard deviation and resampling are those with which timm evaluates the model. The width of a token is the
-    model's too, so it is compared with the query transformer when the model is built, and not before.
+    Image size, mean, standard deviation and resampling are those with which timm evaluates the model. The width of a
+    token is the model's too, so it is compared with the query transformer when the model is built, and not before.
     """
 
     model: str = Field(
@@ -32,7 +32,7 @@ class TimmVitOptions(Options):
     )
     resize: Literal["squash", "crop"] = Field(
         "squash",
-        description="squash the whole picture to a square, or crop its centre as timm does when it evaluates the model",
+        description="squash the whole picture to a square, or crop its center as timm does when it evaluates the model",
     )
 
 
@@ -46,6 +46,6 @@ def lyrics_components() -> Iterator[Component]:
         requires=("timm>=1.0.20", "torchvision"),
         install="pip install 'lyrics-vl[experts]'",
         summary="any vision transformer of timm; CLIP's ViT-L/14 at 224 by default",
-        licence="code: Apache-2.0; weights: of each model, as its hub repository states",
+        license="code: Apache-2.0; weights: of each model, as its hub repository states",
         test_options={"model": "test_vit"},
     )

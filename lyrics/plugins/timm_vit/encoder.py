@@ -2,7 +2,8 @@
 
 Importing this file imports timm, and with it torchvision.
 
-Shapes: B images, C colour channels, H and W pixels, N tokens (class and register tokens first, then patches row by row), D width.
+Shapes: B images, C color channels, H and W pixels, N tokens (class and register tokens first, then patches row by row),
+D width.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ _WEIGHTS = "model.safetensors"
 
 
 class TimmVit(nn.Module):
-    """Pixels [B,3,H,W] -> every token that timm's ``forward_features`` returns [B,N,feature_dim], the classifier left out."""
+    """Pixels [B,3,H,W] -> every token that timm's ``forward_features`` returns [B,N,feature_dim], the classifier left
+    out.
+    """
 
     def __init__(self, model: Any, preprocessing: Preprocessing) -> None:
         super().__init__()
@@ -38,7 +41,7 @@ class TimmVit(nn.Module):
         self.image_size = preprocessing.size if preprocessing.crop is None else preprocessing.crop
 
     def forward(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
-        """Tokens [B,N,D] in the model's own dtype.
+        """Return tokens [B,N,D] in the model's own dtype.
 
         Raises:
             ContractError: the pictures are not [B,3,image_size,image_size].
@@ -46,8 +49,8 @@ class TimmVit(nn.Module):
         side = self.image_size
         if pixels_BCHW.ndim != 4 or tuple(pixels_BCHW.shape[1:]) != (3, side, side):
             raise ContractError(
-                f"the image encoder reads pictures of shape [B, 3, {side}, {side}], not {list(pixels_BCHW.shape)}; prepare them with "
-                "its `preprocessing`, or choose a model of another size"
+                f"the image encoder reads pictures of shape [B, 3, {side}, {side}], not {list(pixels_BCHW.shape)}; "
+                "prepare them with its `preprocessing`, or choose a model of another size"
             )
         pixels_BCHW = pixels_BCHW.to(next(self.model.parameters()).dtype)
         if len(pixels_BCHW) == 0:  # attention cannot reshape an empty batch
@@ -57,7 +60,7 @@ class TimmVit(nn.Module):
 
 
 def build(options: TimmVitOptions, context: BuildContext) -> TimmVit:
-    """The component ``timm-vit``.
+    """Return the component ``timm-vit``.
 
     Raises:
         SpecError: timm has no model of that name, or it is no vision transformer on square pictures.
@@ -92,7 +95,10 @@ def build(options: TimmVitOptions, context: BuildContext) -> TimmVit:
 
 
 def preprocessing_of(model: Any, options: TimmVitOptions) -> Preprocessing:
-    """What timm's configuration of the pretrained model says. Raises ``SpecError`` unless the model reads square RGB pictures."""
+    """Return what timm's configuration of the pretrained model says.
+
+    Raises ``SpecError`` unless the model reads square RGB pictures.
+    """
     config = resolve_model_data_config(model)
     channels, height, width = config["input_size"]
     if channels != 3 or height != width:

@@ -136,7 +136,7 @@ def lyrics_components() -> Iterator[Component]:
         build="lyrics.plugins.tiny.vit:build",
         options=TinyVitOptions,
         summary="small vision transformer on a convolutional trunk for drawn scenes: 196 tokens of width 128",
-        licence=LICENCE,
+        license=LICENCE,
         test_options={"image_size": 32, "width": 16, "blocks": 1, "layers": 1, "heads": 2},
     )
     yield Component(
@@ -145,7 +145,7 @@ def lyrics_components() -> Iterator[Component]:
         build="lyrics.plugins.tiny.tagger:build",
         options=TinyTaggerOptions,
         summary="small convolutional tagger for drawn scenes, with a fixed vocabulary",
-        licence=LICENCE,
+        license=LICENCE,
         test_options={"image_size": 32, "width": 16, "blocks": 1, "vocabulary": _TEST_VOCABULARY, "threshold": 0.0},
     )
     yield Component(
@@ -154,7 +154,7 @@ def lyrics_components() -> Iterator[Component]:
         build="lyrics.plugins.tiny.detector:build",
         options=TinyDetectorOptions,
         summary="small anchor-free detector for drawn scenes, with a fixed vocabulary; one token per cell of 8 x 8 pixels",
-        licence=LICENCE,
+        license=LICENCE,
         test_options={
             "image_size": 32,
             "width": 16,
@@ -170,7 +170,7 @@ def lyrics_components() -> Iterator[Component]:
         build="lyrics.plugins.tiny.segmenter:build",
         options=TinySegmenterOptions,
         summary="small box-prompted segmenter for drawn scenes",
-        licence=LICENCE,
+        license=LICENCE,
         test_options={"image_size": 32, "width": 16, "blocks": 1, "roi_size": 8},
     )
 

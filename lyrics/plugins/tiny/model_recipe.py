@@ -60,10 +60,10 @@ def _text(
             key: {"use": "scene-texts", "options": {"plain": True, "box_error": 0.06, "repeat": False, **options}}
             for key, options in sets.items()
         },
-        "optimisation.steps": steps,
-        "optimisation.global_batch": batch,
-        "optimisation.learning_rate": rate,
-        "optimisation.precision": precision,
+        "optimization.steps": steps,
+        "optimization.global_batch": batch,
+        "optimization.learning_rate": rate,
+        "optimization.precision": precision,
     }
     return Stage(name, "tiny-text", after, settings)
 
@@ -315,7 +315,7 @@ STAGES = (
         tasks={"plain": False, "turns": 7, "seed": 65},
     ),
     Stage("stage1", "tiny-stage1"),
-    Stage("stage2", "tiny-stage2", "stage1", {"optimisation.steps": 400}),
+    Stage("stage2", "tiny-stage2", "stage1", {"optimization.steps": 400}),
 )
 #: After it the language model is what the next stages build on.
 LAST_TEXT = next(stage for stage in reversed(STAGES) if stage.recipe == "tiny-text")

@@ -8,7 +8,7 @@ from lyrics.core.runs.config import (
     DataSlot,
     EvaluationSection,
     ModelSection,
-    OptimisationSection,
+    OptimizationSection,
     TrainConfig,
 )
 from lyrics.core.spec import Slot
@@ -33,7 +33,7 @@ def tiny_text() -> TrainConfig:
         out="runs/tiny-text",
         model=ModelSection(spec=lyrics_tiny().with_overrides(alone), weights="random"),
         data=DataSection(sets={"texts": DataSlot(use="scene-texts")}, augmentation=None),
-        optimisation=OptimisationSection(steps=1100, global_batch=8, learning_rate=6e-3, optimizer="muon"),
+        optimization=OptimizationSection(steps=1100, global_batch=8, learning_rate=6e-3, optimizer="muon"),
         checkpoint=CheckpointSection(every_steps=100),
     )
 
@@ -49,7 +49,7 @@ def tiny_stage1() -> TrainConfig:
             # A crop would make captions false that count things or say where they are.
             augmentation=None,
         ),
-        optimisation=OptimisationSection(steps=900, global_batch=32, learning_rate=2e-3, optimizer="muon"),
+        optimization=OptimizationSection(steps=900, global_batch=32, learning_rate=2e-3, optimizer="muon"),
         checkpoint=CheckpointSection(every_steps=100),
         evaluation=_on_scenes("caption"),
     )
@@ -67,7 +67,7 @@ def tiny_stage2() -> TrainConfig:
             augmentation=None,  # as in stage 1
             snap_iou=0.5,  # so few steps teach to copy a box, and not to mend it
         ),
-        optimisation=OptimisationSection(steps=1000, global_batch=16, learning_rate=1e-3),
+        optimization=OptimizationSection(steps=1000, global_batch=16, learning_rate=1e-3),
         checkpoint=CheckpointSection(every_steps=200),
         evaluation=_on_scenes("mixed"),
     )

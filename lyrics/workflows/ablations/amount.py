@@ -41,10 +41,10 @@ def parsed(text: str) -> tuple[Fraction, ...]:
 
 def part_of(config: TrainConfig, share: Fraction) -> int:
     """Steps that a share of stage 1 has. Raises ``SpecError`` where it is none at all."""
-    steps = round(config.optimisation.steps * share)
+    steps = round(config.optimization.steps * share)
     if share and not steps:
         raise SpecError(
-            f"--amounts: {share} of {config.optimisation.steps} steps of stage 1 is less than one; leave it out, or train longer."
+            f"--amounts: {share} of {config.optimization.steps} steps of stage 1 is less than one; leave it out, or train longer."
         )
     return steps
 
@@ -57,14 +57,14 @@ def amount(
     samples: dict[str, float] = {}
     for share in shares:
         steps = part_of(stages.pretrain, share)
-        samples[str(share)] = float(steps * stages.pretrain.optimisation.global_batch)
+        samples[str(share)] = float(steps * stages.pretrain.optimization.global_batch)
         for seed in stages.seeds(seeds):
             folder = out / f"amount-{str(share).replace('/', '-')}" / f"seed-{seed}"
             own = {"seed": seed}
             first = None
             start = {}
             if steps:
-                first = changed(stages.pretrain, {**own, "out": str(folder / "pretrain"), "optimisation.steps": steps})
+                first = changed(stages.pretrain, {**own, "out": str(folder / "pretrain"), "optimization.steps": steps})
                 start = {"model.start_from": first.out}
             second = changed(stages.finetune, {**own, **start, "out": str(folder / "finetune")})
             runs.append((share, seed, first, second, folder))

@@ -1,4 +1,7 @@
-"""What every ablation is made of: two stages of training for a variant, and its evaluation. What is finished is not done again."""
+"""What every ablation is made of: two stages of training for a variant, and its evaluation.
+
+What is finished is not done again.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
 #: What may differ between two calls: where a run is, and how it is carried out, not what comes of it.
 _INCIDENTAL = (
     *("out", "device", "ranks", "strategy", "timeout_minutes", "allow_changed", "checkpoint", "logging"),
-    *("model.start_from", "data.workers", "optimisation.micro_batch", "optimisation.compile"),
+    *("model.start_from", "data.workers", "optimization.micro_batch", "optimization.compile"),
 )
 Progress = Callable[[str, int, int], None]
 
@@ -49,7 +52,9 @@ class Stages:
     finetune: TrainConfig
 
     def seeds(self, count: int) -> range:
-        """The seeds of ``count`` repetitions; both stages of one have the same, for random weights are drawn from it."""
+        """Return the seeds of ``count`` repetitions; both stages of one have the same, for random weights are drawn
+        from it.
+        """
         return range(self.pretrain.seed, self.pretrain.seed + count)
 
     def facts(self) -> dict[str, str]:
@@ -61,7 +66,7 @@ class Stages:
 
 
 def _budget(config: TrainConfig) -> str:
-    settings, sets = config.optimisation, ", ".join(slot.use for slot in config.data.sets.values())
+    settings, sets = config.optimization, ", ".join(slot.use for slot in config.data.sets.values())
     return f"{settings.steps:,} steps of {settings.global_batch:,} samples of {sets}"
 
 
@@ -114,8 +119,8 @@ def open_stages(
     for flag, stage, source in (("--pretrain", "pretrain", pretrain), ("--finetune", "instruct", finetune)):
         if Path(source).is_dir():
             raise SpecError(
-                f"{flag} {source}: is a folder; variants are trained, and that takes a configuration: a YAML file, or a recipe such as "
-                "tiny-stage1."
+                f"{flag} {source}: is a folder; variants are trained, and that takes a configuration: a YAML file, or "
+                "a recipe such as tiny-stage1."
             )
         config = load_config(source, overrides.get(flag.removeprefix("--"), {}))
         if config.stage != stage:
@@ -126,14 +131,15 @@ def open_stages(
     for key in ("image_encoder", "refiner", "query_transformer", "codec"):
         if one[key] != two[key]:
             raise SpecError(
-                f"--pretrain and --finetune are of different models: model.spec.{key} is {_short(one[key])} and {_short(two[key])}. "
-                "Set both alike, for instance with --set both.model.spec...."
+                f"--pretrain and --finetune are of different models: model.spec.{key} is {_short(one[key])} and "
+                f"{_short(two[key])}. Set both alike, for instance with --set both.model.spec...."
             )
     for name in ("device", "precision"):
-        values = [getattr(config, name, None) or getattr(config.optimisation, name, None) for config in found.values()]
+        values = [getattr(config, name, None) or getattr(config.optimization, name, None) for config in found.values()]
         if values[0] != values[1]:
             raise SpecError(
-                f"--pretrain and --finetune: {name} is {values[0]} and {values[1]}, and one process trains both; set both alike."
+                f"--pretrain and --finetune: {name} is {values[0]} and {values[1]}, and one process trains both; set "
+                "both alike."
             )
     start = stages.finetune.model.start_from
     if start is not None and not own_start:
@@ -144,7 +150,9 @@ def open_stages(
 
 
 def changed(config: TrainConfig, overrides: Mapping[str, Any]) -> TrainConfig:
-    """A configuration with changes, resolved and wired, so that what does not fit shows before anything is trained."""
+    """Return a configuration with changes, resolved and wired, so that what does not fit shows before anything is
+    trained.
+    """
     found = load_config(config.model_dump(mode="json"), overrides)
     wire(resolve(found.model.spec))
     return found
@@ -166,17 +174,18 @@ def train_once(config: TrainConfig, what: str, blank: Collection[str] = ()) -> N
     outcome = assemble.run(config, adapt=functools.partial(show_blank, experts=blank))
     if outcome.stopped:
         raise StoppedError(
-            f"stopped after {outcome.step:,} of {config.optimisation.steps:,} steps of {what}; the same command goes on."
+            f"stopped after {outcome.step:,} of {config.optimization.steps:,} steps of {what}; the same command goes "
+            "on."
         )
 
 
 def is_trained(config: TrainConfig) -> bool:
-    """Whether the run is at its end. Raises ``LyricsError`` for a run of another configuration."""
+    """Return whether the run is at its end. Raises ``LyricsError`` for a run of another configuration."""
     out = Path(config.out)
     if (out / "config.yaml").is_file():
         _check_same(config, out / "config.yaml")
     newest = checkpoints.newest_valid(out / "checkpoints", say)
-    return newest is not None and (checkpoints.step_of(newest) or 0) >= config.optimisation.steps
+    return newest is not None and (checkpoints.step_of(newest) or 0) >= config.optimization.steps
 
 
 def _check_same(config: TrainConfig, file: Path) -> None:
@@ -186,8 +195,8 @@ def _check_same(config: TrainConfig, file: Path) -> None:
         incidental = any(path == one or path.startswith(f"{one}.") for one in _INCIDENTAL)
         if not incidental and before.get(path) != now.get(path):
             raise LyricsError(
-                f"{file}: was trained with {path}={_short(before.get(path))}, not {_short(now.get(path))}: variants would not be "
-                "comparable. Write to another folder."
+                f"{file}: was trained with {path}={_short(before.get(path))}, not {_short(now.get(path))}: variants "
+                "would not be comparable. Write to another folder."
             )
 
 
@@ -205,7 +214,10 @@ def _short(value: Any) -> str:
 
 
 def trained_model(config: TrainConfig, evaluating: Evaluating, blank: Collection[str] = ()) -> LyricsModel:
-    """The model that a run of stage 2 has made. Its frozen parts are those that it was trained with: random ones come from its seed."""
+    """Return the model that a run of stage 2 has made.
+
+    Its frozen parts are those that it was trained with: random ones come from its seed.
+    """
     torch.manual_seed(config.seed)
     model = build_model(config.model.spec, weights=config.model.weights)
     start_from(model, config.out, say)

@@ -1,6 +1,6 @@
 """Models with one part that sees a blank picture.
 
-The paper removes a module by giving it "blank images to replace the original images as input" (section 5.4) and does not say which colour
+The paper removes a module by giving it "blank images to replace the original images as input" (section 5.4) and does not say which color
 is blank. Here it is white: a picture of the same size that goes through the part's own preprocessing. All other parts see the original;
 what follows from the blank picture (the boxes of a detector, and so the segmenter's tokens and the spatial text) follows from it.
 """

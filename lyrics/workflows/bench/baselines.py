@@ -1,9 +1,10 @@
-"""The stage-1 step of recipe ``paper`` as it would be written without packing: what the packed step must equal, and is timed against.
+"""The stage-1 step of recipe ``paper`` as it would be written without packing: what the packed step must equal, and is
+timed against.
 
-N1 is one dense-masked pass over all 224 tokens per objective (matching has three). N3 is BLIP-2's way: the query pass caches its keys
-and values for the caption, the texts run alone, matching is one batch of three, and everything is still padded, projected anew for each
-pass, and computed to the last row of the last layer. Both use the query transformer's ``forward_dense`` and its weights, and the
-objectives' own losses.
+N1 is one dense-masked pass over all 224 tokens per objective (matching has three). N3 is BLIP-2's way: the query pass
+caches its keys and values for the caption, the texts run alone, matching is one batch of three, and everything is still
+padded, projected anew for each pass, and computed to the last row of the last layer. Both use the query transformer's
+``forward_dense`` and its weights, and the objectives' own losses.
 
 Letters: B samples, L padded tokens, D width.
 """
@@ -98,7 +99,9 @@ def cached_losses(
     batch: PretrainBatch,
     negatives: Negatives,
 ) -> dict[str, Loss]:
-    """N3: queries, text, caption on the queries' cached keys and values, masked spatial text, and one matching batch of three."""
+    """N3: queries, text, caption on the queries' cached keys and values, masked spatial text, and one matching batch of
+    three.
+    """
     parts, matching = _declared(objectives, batch, negatives)
     collected = _Collected()
     queries = query_transformer.forward_dense(parts.streams["queries"], features)

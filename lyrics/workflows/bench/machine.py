@@ -23,7 +23,7 @@ _PACKAGES = ("triton", "flash-attn", "numpy", "transformers")
 
 
 def environment() -> dict[str, Any]:
-    """What every row was measured on: machine, versions, commit, time."""
+    """Return what every row was measured on: machine, versions, commit, time."""
     gpu = torch.cuda.is_available()
     machine = {
         "cpu": _cpu_name(),
@@ -85,9 +85,11 @@ def _commit() -> str | None:
 
 
 def device_clock(device: str) -> Callable[[], float]:
-    """A clock in seconds that waits for the device, for whoever times with a clock: the processor's, or CUDA events on a GPU.
+    """Return a clock in seconds that waits for the device, for whoever times with a clock: the processor's, or CUDA
+    events on a GPU.
 
-    The time between two readings is that between two events on the GPU's stream, summed so that long runs lose no precision.
+    The time between two readings is that between two events on the GPU's stream, summed so that long runs lose no
+    precision.
     """
     if not device.startswith("cuda"):
         return time.perf_counter
@@ -110,7 +112,8 @@ def device_clock(device: str) -> Callable[[], float]:
 def microseconds(
     run: Callable[..., object], rounds: int, device: str, prepare: Callable[[], object] | None = None
 ) -> dict[str, Any]:
-    """Median and 20 and 80 % quantiles of ``rounds`` runs after warming up; on a GPU by events, with the L2 cache emptied before each.
+    """Median and 20 and 80 % quantiles of ``rounds`` runs after warming up; on a GPU by events, with the L2 cache
+    emptied before each.
 
     ``prepare`` goes before every run, untimed, and ``run`` is called with what it returns.
     """

@@ -5,10 +5,11 @@ Variants, all with the weights of one model and in one process, alternating:
 - ``N1``: one dense-masked pass of 224 tokens per objective (``lyrics.workflows.bench.baselines.dense_losses``);
 - ``N3``: BLIP-2's way, query keys and values cached, everything else separate (``cached_losses``);
 - ``packed``: ours;
-- ``compiled``, where asked for: ours with its dense blocks through torch.compile (``optimisation.compile`` of a training run).
+- ``compiled``, where asked for: ours with its dense blocks through torch.compile (``optimization.compile`` of a
+  training run).
 
-N1 and N3 always run at padded lengths. The packed step runs once on texts of the full padded length and once on true lengths; its losses
-are compared with the baselines' on the same texts before anything is timed.
+N1 and N3 always run at padded lengths. The packed step runs once on texts of the full padded length and once on true
+lengths; its losses are compared with the baselines' on the same texts before anything is timed.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ def build_case(
     padded: tuple[int, int] = PADDED,
     model: tuple[nn.Module, nn.ModuleDict] | None = None,
 ) -> tuple[nn.Module, nn.ModuleDict, Features, PretrainBatch, Negatives]:
-    """A model of ``mqformer`` and the four objectives (random weights, no dropout), and a batch whose texts have the given lengths.
+    """Return a model of ``mqformer`` and the four objectives (random weights, no dropout), and a batch whose texts have
+    the given lengths.
 
     Ids are padded to ``padded`` whatever the lengths, so that the baselines run padded.
     """
@@ -102,7 +104,7 @@ def _model(image_dim: int, local_dim: int, sizes: Mapping[str, Any]) -> tuple[nn
     registry = default_registry()
     without_dropout = {"hidden_dropout": 0.0, "attention_dropout": 0.0}
     from_blip2 = {
-        "normalise_image_tokens": True
+        "normalize_image_tokens": True
     }  # BLIP-2's trainable ln_vision, which the paper's model continues from
 
     def build(kind: str, name: str, options: Mapping[str, Any], context: BuildContext) -> Any:
@@ -134,7 +136,9 @@ def saved_bytes(step: Step, parameters: Sequence[torch.Tensor]) -> tuple[int, di
     kept: dict[int, torch.UntypedStorage] = {}
 
     def pack(tensor: torch.Tensor) -> None:
-        """Nothing is handed on: a saved output that holds its own node would never be freed, and no backward pass follows."""
+        """Nothing is handed on: a saved output that holds its own node would never be freed, and no backward pass
+        follows.
+        """
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             kept[storage.data_ptr()] = storage
@@ -156,7 +160,9 @@ def _attention_backward_flops(_: torch.Size, q: torch.Size, k: torch.Size, v: to
 
 
 def _tiles_flops(products: int) -> Callable[..., int]:
-    """The same of our Triton operations, whose pairs are those of their row tiles (``lyrics.kernels.tiles``), a diagonal counted whole."""
+    """The same of our Triton operations, whose pairs are those of their row tiles (``lyrics.kernels.tiles``), a
+    diagonal counted whole.
+    """
 
     def count(*arguments: Any, **_: Any) -> int:
         heads, width = next(x for x in arguments if isinstance(x, torch.Tensor)).shape[-2:]
@@ -183,8 +189,9 @@ def counted_flops(step: Step) -> int:
 
 
 class _ColumnMajorFactors(TorchDispatchMode):
-    """On CPUs without bf16 instructions torch multiplies two row-major bf16 matrices some ten times slower than where the first is
-    column-major (measured: AMD EPYC with AVX2, torch 2.13). Backward passes are full of the former; a copy of the first factor makes
+    """On CPUs without bf16 instructions torch multiplies two row-major bf16 matrices some ten times slower than where
+    the first is column-major (measured: AMD EPYC with AVX2, torch 2.13). Backward passes are full of the former; a
+    copy of the first factor makes
     them the latter, for every variant alike."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -205,23 +212,23 @@ def _forward_backward(step: Step) -> None:
 
 
 def _seconds(
-    run: Callable[[], object], parameters: Sequence[torch.Tensor], synchronise: Callable[[], None]
+    run: Callable[[], object], parameters: Sequence[torch.Tensor], synchronize: Callable[[], None]
 ) -> tuple[float, float]:
     """Seconds on the clock, and of this process's threads: beside other work the latter say more."""
     gc.collect()
     for parameter in parameters:
         parameter.grad = None
-    synchronise()
+    synchronize()
     start, worked = time.perf_counter(), time.process_time()
     run()
-    synchronise()
+    synchronize()
     return time.perf_counter() - start, time.process_time() - worked
 
 
 #: What a kernel's or an operator's name says about its kind; the first that is found counts.
 _KINDS: Mapping[str, tuple[str, ...]] = {
     "attention": ("attention", "flash", "fmha", "sdpa", "grad_q", "grad_kv"),
-    "normalisation": ("layer_norm", "layernorm", "_norm", "gammabeta"),
+    "normalization": ("layer_norm", "layernorm", "_norm", "gammabeta"),
     "matrix product": (
         "::mm",
         "addmm",
@@ -265,7 +272,7 @@ _KINDS: Mapping[str, tuple[str, ...]] = {
 
 
 def kind_of(name: str) -> str:
-    """The kind of a kernel or operator; our Triton kernel of the forward pass is called ``forward`` and no more."""
+    """Return the kind of a kernel or operator; our Triton kernel of the forward pass is called ``forward`` and no more."""
     name = name.lower()
     if name == "forward":
         return "attention"
@@ -302,10 +309,10 @@ def compare(
     compiled: bool = False,
     **case: Any,
 ) -> list[dict[str, Any]]:
-    """All variants at one batch size: losses compared, then timed in turns; one row per variant and lengths.
+    """Return all variants at one batch size: losses compared, then timed in turns; one row per variant and lengths.
 
-    ``attention`` is the implementation that ours uses, ``profile`` adds seconds by kind of kernel, ``compiled`` the variant of that name;
-    ``case`` goes to ``build_case``.
+    ``attention`` is the implementation that ours uses, ``profile`` adds seconds by kind of kernel, ``compiled`` the
+    variant of that name; ``case`` goes to ``build_case``.
 
     Raises:
         AssertionError: a variant's losses differ from N1's by more than fp32 rounding (bf16: 3 %).
@@ -334,10 +341,10 @@ def compare(
         for name, function, network in variants:
             steps[name, label] = _autocast(function, dtype, device, network, objectives, features, batch, negatives)
             arguments = (query_transformer, objectives, features, batch, negatives)
-            # On a CPU operations are counted in fp32, whatever the type: there are as many, and some CPUs take ten times longer in bf16.
-            # A GPU may not have the memory for that.
+            # On a CPU operations are counted in fp32, whatever the type: there are as many, and some CPUs take ten
+            # times longer in bf16. A GPU may not have the memory for that.
             counted[name, label] = _autocast(function, dtype if gpu else "fp32", device, *arguments)
-    synchronise = torch.cuda.synchronize if gpu else lambda: None
+    synchronize = torch.cuda.synchronize if gpu else lambda: None
 
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     # The baselines' work does not depend on the true lengths: there they are compared with, not timed.
@@ -369,9 +376,9 @@ def compare(
     for turn in range(rounds):
         for key in timed:
             with torch.no_grad(), products:
-                forward = _seconds(steps[key], parameters, synchronise)
+                forward = _seconds(steps[key], parameters, synchronize)
             with products:
-                both = _seconds(functools.partial(_forward_backward, steps[key]), parameters, synchronise)
+                both = _seconds(functools.partial(_forward_backward, steps[key]), parameters, synchronize)
             for kind, spent in zip(kinds, (forward[0], both[0], forward[1], both[1]), strict=True):
                 times[key][kind].append(spent)
             say(f"round {turn + 1}/{rounds} {key[0]:>6} {key[1]:>6}: {both[0]:.2f} s forward + backward")
@@ -425,7 +432,7 @@ def _autocast(function: Callable[..., dict[str, Loss]], dtype: str, device: str,
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as aligned text."""
+    """Return the rows as aligned text."""
     head = (
         "batch",
         "dtype",
@@ -495,8 +502,9 @@ def run_bench_step(
         say: called with a line of progress.
 
     Returns:
-        One row per batch size, dtype and variant; ``table`` prints them. A case for which no time was left is one row of status
-        ``not run``, and on a GPU one that fails (for want of memory, say) is one of status ``failed``; on a CPU it raises.
+        One row per batch size, dtype and variant; ``table`` prints them. A case for which no time was left is one row
+        of status ``not run``, and on a GPU one that fails (for want of memory, say) is one of status ``failed``; on a
+        CPU it raises.
     """
     begun = time.monotonic()
     rows: list[dict[str, Any]] = []

@@ -1,6 +1,7 @@
 """The main job in one function: what ``lyrics-tiny`` sees in drawn scenes or in a user's picture, and a report of it.
 
-``dialogue`` asks about them, ``swap`` exchanges a part, ``training`` takes steps of both stages, ``page`` writes the report.
+``dialogue`` asks about them, ``swap`` exchanges a part, ``training`` takes steps of both stages, ``page`` writes the
+report.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ _BATCH = 8
 
 
 def run(pictures: Sequence[Path], out: Path, *, progress: Callable[[str], None]) -> dict[str, Any]:
-    """Show ``lyrics-tiny`` some pictures (scenes of the split ``test`` when there are none); write ``result.json`` and ``report.html``.
+    """Show ``lyrics-tiny`` some pictures (scenes of the split ``test`` when there are none); write ``result.json`` and
+    ``report.html``.
 
     Raises ``ImageError`` for a picture that cannot be used, ``OSError`` when ``out`` cannot be written.
     """
@@ -82,7 +84,9 @@ def run(pictures: Sequence[Path], out: Path, *, progress: Callable[[str], None])
 def _scenes(
     out: Path,
 ) -> tuple[list[tuple[str, Image.Image]], list[tuple[DetectedObject, ...]], list[tuple[Turn, ...]]]:
-    """Pictures with their paths; what is drawn in each, words under the name that the detector has for them; questions with answers."""
+    """Pictures with their paths; what is drawn in each, words under the name that the detector has for them; questions
+    with answers.
+    """
     from lyrics.core.data.build import build_dataset
     from lyrics.core.geometry import Box
 

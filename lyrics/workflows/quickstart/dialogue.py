@@ -1,4 +1,6 @@
-"""A conversation about each picture: what was asked, what ``lyrics-tiny`` answered and pointed at, and for drawn scenes what is true."""
+"""A conversation about each picture: what was asked, what ``lyrics-tiny`` answered and pointed at, and for drawn scenes
+what is true.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ def conversation(model: LyricsModel, picture: Image.Image, turns: Sequence[Turn]
 
 
 def referring(seen: Refinement) -> tuple[Turn, ...]:
-    """A conversation that points: where something is that the refiner saw, and then what is at that place."""
+    """Return a conversation that points: where something is that the refiner saw, and then what is at that place."""
     if not seen.objects:
         return OWN
     best = max(seen.objects, key=lambda one: one.score)

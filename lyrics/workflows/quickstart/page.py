@@ -22,10 +22,11 @@ _SHOWN_SIDE_PX = 600
 
 
 def page(result: dict[str, Any], drawn: Sequence[Image.Image], *, own: bool) -> str:
-    """One HTML page that needs no other file and no network, and is readable on a phone."""
+    """Return one HTML page that needs no other file and no network, and is readable on a phone."""
     figures = "\n".join(_figure(one, picture) for one, picture in zip(result["pictures"], drawn, strict=True))
     warning = (
-        "<p><strong>lyrics-tiny knows drawn shapes and words only.</strong> What it says of a photograph means nothing.</p>"
+        "<p><strong>lyrics-tiny knows drawn shapes and words only.</strong> What it says of a photograph means "
+        "nothing.</p>"
         if own
         else "<p>Scenes of the test split, which were in no training.</p>"
     )
@@ -33,11 +34,11 @@ def page(result: dict[str, Any], drawn: Sequence[Image.Image], *, own: bool) -> 
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}"><title>lyrics quickstart</title>'
         f"<style>{_STYLE}</style></head>\n<body><h1>What lyrics-tiny sees</h1>{warning}"
-        "<p>Names, boxes and masks are the experts'; the answers are the language model's: mostly right about words, counts, places, "
-        "relations and what is not there, and often wrong about what is in a box and about things that only their size tells apart.</p>"
-        f"\n{figures}\n<h2>What the language model reads</h2>"
-        f"<p>Soft tokens: {result['soft_tokens'][0]} of width {result['soft_tokens'][1]}, and of the first picture this text:</p>"
-        f"<p><code>{html.escape(result['spatial_text'])}</code></p>"
+        "<p>Names, boxes and masks are the experts'; the answers are the language model's: mostly right about words, "
+        "counts, places, relations and what is not there, and often wrong about what is in a box and about things that "
+        f"only their size tells apart.</p>\n{figures}\n<h2>What the language model reads</h2>"
+        f"<p>Soft tokens: {result['soft_tokens'][0]} of width {result['soft_tokens'][1]}, and of the first picture "
+        f"this text:</p><p><code>{html.escape(result['spatial_text'])}</code></p>"
         f"{_swap(result['swap'])}{_training(result['training'])}</body></html>\n"
     )
 
@@ -53,10 +54,10 @@ def _swap(swap: Mapping[str, Any] | None) -> str:
     )
     settings = " ".join(f"--set {path}={slot['use']}" for path, slot in swap["overrides"].items())
     return (
-        "<h2>Another detector</h2><p>A part is swapped by naming another one. Here the annotations take the places of tagger and detector "
-        f"(<code>{html.escape(settings)}</code>), so what differs is what the trained ones missed or made up:</p>"
-        "<table><tr><th>picture</th><th>objects of both</th><th>trained detector alone</th><th>annotations alone</th></tr>"
-        f"{rows}</table>"
+        "<h2>Another detector</h2><p>A part is swapped by naming another one. Here the annotations take the places of "
+        f"tagger and detector (<code>{html.escape(settings)}</code>), so what differs is what the trained ones missed "
+        "or made up:</p><table><tr><th>picture</th><th>objects of both</th><th>trained detector "
+        f"alone</th><th>annotations alone</th></tr>{rows}</table>"
     )
 
 
@@ -71,7 +72,8 @@ def _training(training: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
         )
         tables.append(f"<h3>{html.escape(stage)}</h3><table><tr><th>step</th>{head}</tr>{rows}</table>")
     return (
-        "<h2>Training works here</h2><p>The first steps of both stages with a new query transformer; the losses have hardly begun to fall. "
+        "<h2>Training works here</h2><p>The first steps of both stages with a new query transformer; the losses have "
+        "hardly begun to fall. "
         "<code>lyrics pretrain tiny-stage1</code> goes on.</p>" + "".join(tables)
     )
 

@@ -1,4 +1,6 @@
-"""Another detector by its name: the annotations, read by ``cached``, in the place of the trained one, and what is then different."""
+"""Another detector by its name: the annotations, read by ``cached``, in the place of the trained one, and what is then
+different.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ _SAME_IOU = 0.5
 
 
 def annotated(pictures: Sequence[Image.Image], annotations: Sequence[Sequence[DetectedObject]]) -> list[Refinement]:
-    """What ``lyrics-tiny``'s refiner says of pictures when tags and boxes are the annotations'; masks are still the segmenter's."""
+    """Return what ``lyrics-tiny``'s refiner says of pictures when tags and boxes are the annotations'; masks are still
+    the segmenter's.
+    """
     from lyrics.core.build import build_refiner
     from lyrics.core.pictures.processor import Processor
 
@@ -27,7 +31,7 @@ def annotated(pictures: Sequence[Image.Image], annotations: Sequence[Sequence[De
 
 
 def difference(seen: Refinement, true: Refinement) -> dict[str, Any]:
-    """How many objects both have (same name, IoU from 0.5 on), and the names of those that one has alone."""
+    """Return how many objects both have (same name, IoU from 0.5 on), and the names of those that one has alone."""
     left = list(true.objects)
     alone = []
     for found in seen.objects:

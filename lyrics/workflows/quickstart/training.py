@@ -1,4 +1,6 @@
-"""A few optimizer steps of both stages, to show that training works here: the recipes of ``lyrics-tiny`` at a small batch."""
+"""A few optimizer steps of both stages, to show that training works here: the recipes of ``lyrics-tiny`` at a small
+batch.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,8 @@ STEPS, BATCH = 6, 8
 
 
 def few_steps() -> dict[str, list[Mapping[str, float]]]:
-    """Stage 1 with a new query transformer, then stage 2 from there with a new language model. The losses of every step, by stage; the
-    runs are not kept.
+    """Stage 1 with a new query transformer, then stage 2 from there with a new language model. The losses of every
+    step, by stage; the runs are not kept.
 
     New, because a few steps of what is trained would show how its batches differ, and not how it learns.
     """
@@ -28,8 +30,8 @@ def few_steps() -> dict[str, list[Mapping[str, float]]]:
             out = Path(folder) / recipe
             settings: dict[str, Any] = {
                 "out": str(out),
-                "optimisation.steps": STEPS,
-                "optimisation.global_batch": BATCH,
+                "optimization.steps": STEPS,
+                "optimization.global_batch": BATCH,
                 "data.workers": 0,  # processes would take longer to start than they save
                 "evaluation.every_steps": None,
                 "logging.trackers": [],

@@ -1,4 +1,6 @@
-"""``lyrics convert`` around the converters: formats, sources, destinations, the report, and what a stranger's plugin adds."""
+"""``lyrics convert`` around the converters: formats, sources, destinations, the report, and what a stranger's plugin
+adds.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ from lyrics.cli import app, main
 from lyrics.core.conversion import plan as conversion
 from lyrics.core.conversion import unpickle
 from lyrics.core.conversion.convert import REPORT_FILE, convert
-from lyrics.core.conversion.formats import find_format, formats, recognise
+from lyrics.core.conversion.formats import find_format, formats, recognize
 from lyrics.core.errors import PluginError, UnknownNameError, WeightsError
 from lyrics.core.registry.component import Component, Converter
 from lyrics.core.registry.registry import Registry
@@ -103,15 +105,15 @@ def public_states(parity: Find) -> dict[str, Mapping[str, torch.Tensor]]:
     }
 
 
-def test_every_public_file_is_recognised(parity: Find) -> None:
+def test_every_public_file_is_recognized(parity: Find) -> None:
     for name, state in public_states(parity).items():
-        found = recognise(state)
+        found = recognize(state)
         assert found is not None
         assert found.name == name
-    wrapped = recognise(f"module.{key}" for key in converting.grounding_dino(parity).state)
+    wrapped = recognize(f"module.{key}" for key in converting.grounding_dino(parity).state)
     assert wrapped is not None
     assert wrapped.name == "grounding-dino"
-    assert recognise(["weight"]) is None
+    assert recognize(["weight"]) is None
 
 
 def test_the_wrong_format_is_told_which_it_looks_like(tmp_path: Path, parity: Find) -> None:

@@ -63,7 +63,7 @@ def same(found: torch.Tensor, wanted: torch.Tensor, atol: float = 1e-5) -> None:
 
 def built(kind: str, options: dict[str, Any], num_visual: int = 8) -> MQFormer:
     """A query transformer without dropout, on image tokens 48 wide."""
-    sizes = {**options, "num_visual": num_visual, "normalise_image_tokens": True}
+    sizes = {**options, "num_visual": num_visual, "normalize_image_tokens": True}
     torch.manual_seed(0)
     if kind == "qformer":
         return build_qformer(QFormerOptions(**sizes), BuildContext("random", 48)).eval()
@@ -227,7 +227,7 @@ def test_blip2_at_its_published_sizes(naming: Naming, width: int) -> None:
     new = {name for name in plan.new if ".local_attention." not in name and not name.startswith("token_head.")}
     assert new == {"query_tokens_QD[32:]", "word_embeddings.weight[30523:]"}
     with torch.device("meta"):
-        model = build_mqformer(MQFormerOptions(normalise_image_tokens=True), BuildContext("meta", width))
+        model = build_mqformer(MQFormerOptions(normalize_image_tokens=True), BuildContext("meta", width))
     assert {key for source in sources(model, naming).values() for key in source.keys} == set(plan.tensors)
 
 

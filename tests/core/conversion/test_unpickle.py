@@ -1,6 +1,7 @@
 """The one place where pickled weights are opened: tensors pass, every other name is refused, and nothing runs.
 
-A process that imports torch takes seconds to start, so what it does is tested by calling it here; ``test_convert.py`` starts it.
+A process that imports torch takes seconds to start, so what it does is tested by calling it here; ``test_convert.py``
+starts it.
 """
 
 from __future__ import annotations

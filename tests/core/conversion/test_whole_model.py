@@ -250,7 +250,7 @@ def plan(released: Released, state: Mapping[str, torch.Tensor]) -> ConversionPla
 def test_new_values_are_the_same_in_every_run(
     released: Released, converted: tuple[ConversionReport, Path], tmp_path: Path
 ) -> None:
-    """LoRA changes nothing, and what is initialised does not depend on the state of the generator."""
+    """LoRA changes nothing, and what is initialized does not depend on the state of the generator."""
     torch.manual_seed(12345)
     _, out = released.convert(released.write(tmp_path))
     found, other = tensors_of(converted[1]), tensors_of(out)

@@ -11,9 +11,9 @@ from pathlib import Path
 from PIL import Image
 
 
-def jpeg(size: tuple[int, int] = (8, 6), colour: tuple[int, int, int] = (200, 30, 30)) -> bytes:
+def jpeg(size: tuple[int, int] = (8, 6), color: tuple[int, int, int] = (200, 30, 30)) -> bytes:
     out = io.BytesIO()
-    Image.new("RGB", size, colour).save(out, "JPEG", quality=95)
+    Image.new("RGB", size, color).save(out, "JPEG", quality=95)
     return out.getvalue()
 
 

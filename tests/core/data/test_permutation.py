@@ -31,7 +31,7 @@ def test_draws_depend_on_each_argument_and_nothing_else() -> None:
     assert drawn == [generator(*case).random(4).tolist() for case in reversed(cases)][::-1]
 
 
-def test_streams_of_neighbouring_indices_do_not_overlap() -> None:
+def test_streams_of_neighboring_indices_do_not_overlap() -> None:
     """Each has its own high word of the counter: a million draws of one never reach the next."""
     first, second = generator(0, "a", 5).random(2_000_000), generator(0, "a", 6).random(4)
     assert not np.isin(second, first).any()
@@ -99,7 +99,7 @@ def test_small_permutations_are_even(size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [4_096, 65_536, 1_000_003])
-def test_neighbours_are_torn_apart(size: int) -> None:
+def test_neighbors_are_torn_apart(size: int) -> None:
     images = keyed(size, 2).many(np.arange(size)).astype(float)
     bound = 5 / size**0.5
     assert abs(np.corrcoef(images[:-1], images[1:])[0, 1]) < bound

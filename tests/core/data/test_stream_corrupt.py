@@ -1,4 +1,6 @@
-"""Damaged pictures of every kind on their way through the loader: replaced, written down, and no other sample is touched."""
+"""Damaged pictures of every kind on their way through the loader: replaced, written down, and no other sample is
+touched.
+"""
 
 from __future__ import annotations
 

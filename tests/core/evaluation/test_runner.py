@@ -15,14 +15,14 @@ from lyrics.core.evaluation.benchmark import Prediction
 from lyrics.core.evaluation.runner import evaluate
 from lyrics.core.geometry import Box
 from lyrics.core.pictures.images import picture_name
-from tests.core.evaluation.toys import COLOURS, Colours, Model, Plain
+from tests.core.evaluation.toys import COLORS, Colors, Model, Plain
 from tests.fresh import fresh
 
-NAME = "colours-test"
+NAME = "colors-test"
 
 
 def run(out: Path, model: Any = None, benchmark: Any = None, **more: Any) -> Any:
-    return evaluate(model, {NAME: benchmark or Colours()}, out, batch=more.pop("batch", 2), **more)
+    return evaluate(model, {NAME: benchmark or Colors()}, out, batch=more.pop("batch", 2), **more)
 
 
 def rows(out: Path, file: str = "predictions.jsonl") -> list[dict[str, Any]]:
@@ -44,7 +44,7 @@ def test_pictures_carry_the_names_by_which_stored_objects_are_found(tmp_path: Pa
 
     model.generate = noting  # type: ignore[method-assign]
     run(tmp_path, model)
-    assert asked == [f"{colour}.png" for colour in COLOURS]
+    assert asked == [f"{color}.png" for color in COLORS]
 
 
 def test_what_is_written(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_what_is_written(tmp_path: Path) -> None:
     assert [line["id"] for line in lines] == [f"{n}:{100 + n}" for n in range(7)]
     assert lines[2] == {
         "id": "2:102",
-        "prompt": "What colour is it?",
+        "prompt": "What color is it?",
         "text": "wrong <box>",
         "answer": "wrong",
         "objects": [
@@ -213,7 +213,7 @@ def spoil(out: Path, number: int, **changes: Any) -> None:
         (3, {"id": "99:7"}, r"line 4: the benchmark has no sample '99:7'"),
         (3, {"id": "x"}, r"line 4: is no prediction"),
         (3, {"id": 4}, r"line 4: is no prediction"),
-        (2, {"prompt": "And now?"}, r"line 3: answers 'And now\?', but the benchmark asks 'What colour is it\?'"),
+        (2, {"prompt": "And now?"}, r"line 3: answers 'And now\?', but the benchmark asks 'What color is it\?'"),
         (0, {"objects": [{"tag": "a"}]}, r"line 1: is no prediction: KeyError"),
         (
             0,
@@ -267,20 +267,20 @@ def test_one_of_two_benchmarks_is_incomplete(tmp_path: Path) -> None:
     run(tmp_path, Model())
     before = everything(tmp_path)
     with pytest.raises(LyricsError, match="other"):
-        evaluate(None, {NAME: Colours(), "other": Colours(2)}, tmp_path)
+        evaluate(None, {NAME: Colors(), "other": Colors(2)}, tmp_path)
     assert everything(tmp_path) == before
 
 
 def test_a_broken_picture_stops_the_run_and_keeps_what_was_answered(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"gray\.png: is corrupt"):
-        run(tmp_path, Model(), Colours(broken=COLOURS.index("gray")))
+        run(tmp_path, Model(), Colors(broken=COLORS.index("gray")))
     assert [line["id"] for line in rows(tmp_path)] == ["0:100", "1:101"]
     assert not (tmp_path / "scores.json").exists()
 
 
 def test_a_benchmark_without_samples(tmp_path: Path) -> None:
     with pytest.raises(LyricsError, match=f"{NAME}: the benchmark has no samples"):
-        run(tmp_path, Model(), Colours(count=0))
+        run(tmp_path, Model(), Colors(count=0))
 
 
 def test_a_model_that_answers_too_little(tmp_path: Path) -> None:
@@ -360,7 +360,7 @@ def test_boxes_are_drawn_in_the_gallery(tmp_path: Path) -> None:
 
     from PIL import Image
 
-    run(tmp_path, Model(), Colours(count=1))
+    run(tmp_path, Model(), Colors(count=1))
     page = (tmp_path / NAME / "worst.html").read_text(encoding="utf-8")
     (data,) = re.findall(r"base64,([^\"]+)", page)
     picture = Image.open(io.BytesIO(base64.b64decode(data)))
@@ -379,14 +379,14 @@ def test_boxes_are_drawn_in_the_gallery(tmp_path: Path) -> None:
 
 def test_scoring_again_needs_no_pictures(tmp_path: Path) -> None:
     run(tmp_path, Model())
-    (result,) = run(tmp_path, None, Colours(broken=0))
+    (result,) = run(tmp_path, None, Colors(broken=0))
     assert result.scores == {"accuracy": 100.0}
     assert "red.png: is corrupt." in (tmp_path / NAME / "worst.html").read_text()
 
 
 def test_scores_of_earlier_benchmarks_stay_in_the_report(tmp_path: Path) -> None:
     run(tmp_path, Model())
-    evaluate(Model(), {"another": Colours(2)}, tmp_path)
+    evaluate(Model(), {"another": Colors(2)}, tmp_path)
     assert list(json.loads((tmp_path / "scores.json").read_text())) == ["another", NAME]
     (tmp_path / "another" / "scores.json").write_text("{")
     with pytest.raises(LyricsError, match=r"another/scores\.json: is not JSON.*Remove it and score again"):
@@ -412,9 +412,9 @@ def test_evaluation_imports_no_torch() -> None:
 def test_two_processes_at_the_same_time(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
-        "from tests.core.evaluation.toys import Colours, Model\n"
+        "from tests.core.evaluation.toys import Colors, Model\n"
         "from lyrics.core.evaluation.runner import evaluate\n"
-        f"evaluate(Model(), {{{NAME!r}: Colours()}}, Path(sys.argv[1]), batch=1, shard=(int(sys.argv[2]), 2))\n"
+        f"evaluate(Model(), {{{NAME!r}: Colors()}}, Path(sys.argv[1]), batch=1, shard=(int(sys.argv[2]), 2))\n"
     )
     started = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(index)]) for index in range(2)]
     assert [process.wait(timeout=60) for process in started] == [0, 0]

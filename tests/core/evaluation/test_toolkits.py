@@ -30,12 +30,13 @@ CHINESE = (
     "\u8bf7\u76f4\u63a5\u4f7f\u7528\u6240\u63d0\u4f9b\u7684\u9009\u9879\u5b57\u6bcd\u4f5c\u4e3a\u7b54\u6848\u56de\u7b54\u3002"
 )
 MATHVISTA = (
-    "Hint: Please answer the question and provide the correct option letter, e.g., A, B, C, D, at the end.\nQuestion: Which?\n"
-    "Choices:\n(A) 4\n(B) 5\n(C) 6"
+    "Hint: Please answer the question and provide the correct option letter, e.g., A, B, C, D, at the end.\nQuestion: "
+    "Which?\nChoices:\n(A) 4\n(B) 5\n(C) 6"
 )
 REC = (
-    "Bounding box coordinates are specified in the format (top-left x, top-left y, bottom-right x, bottom-right y). All values are "
-    "floating point numbers bounded between 0 and 1. Please provide the bounding box coordinate of the region this sentence describes: dog"
+    "Bounding box coordinates are specified in the format (top-left x, top-left y, bottom-right x, bottom-right y). "
+    "All values are floating point numbers bounded between 0 and 1. Please provide the bounding box coordinate of the "
+    "region this sentence describes: dog"
 )
 
 
@@ -143,7 +144,8 @@ def test_pictures() -> None:
     assert words_of("<image>\n<image> What is in <image 1>?") == "What is in <image 1>?"
 
 
-# --- requests ----------------------------------------------------------------------------------------------------------
+# --- requests
+# ----------------------------------------------------------------------------------------------------------
 
 
 class Echo:

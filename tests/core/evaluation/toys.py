@@ -1,4 +1,4 @@
-"""A benchmark of coloured squares and a model that answers from a table."""
+"""A benchmark of colored squares and a model that answers from a table."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from lyrics.core.evaluation.benchmark import Prediction, Verdict
 from lyrics.core.geometry import Box
 from lyrics.core.types import DetectedObject, Sample, Turn
 
-COLOURS = ("red", "green", "blue", "gray", "black", "white", "pink")
+COLORS = ("red", "green", "blue", "gray", "black", "white", "pink")
 
 
-class Colours:
-    """What colour is it? Marks are 1 for the right word."""
+class Colors:
+    """What color is it? Marks are 1 for the right word."""
 
     max_new_tokens = 7
 
-    def __init__(self, count: int = len(COLOURS), broken: int = -1) -> None:
+    def __init__(self, count: int = len(COLORS), broken: int = -1) -> None:
         self.count, self.broken = count, broken
 
     def samples(self) -> Iterator[Sample]:
-        for number, colour in enumerate(COLOURS[: self.count]):
+        for number, color in enumerate(COLORS[: self.count]):
             yield Sample(
-                f"{colour}.png",
-                turns=(Turn("What colour is it?", colour),),
-                source=f"colours:{number}",
+                f"{color}.png",
+                turns=(Turn("What color is it?", color),),
+                source=f"colors:{number}",
                 extra={"question_id": 100 + number},
             )
 
     def picture(self, sample: Sample) -> Image.Image:
-        if self.broken >= 0 and sample.image == f"{COLOURS[self.broken]}.png":
+        if self.broken >= 0 and sample.image == f"{COLORS[self.broken]}.png":
             raise ImageError(f"{sample.image}: is corrupt.", "corrupt")
         return Image.new("RGB", (320, 160), str(sample.image).removesuffix(".png"))
 
@@ -72,9 +72,9 @@ def box_answer(text: str, box: Box, supported: bool = True) -> Answer:
 
 
 class Model:
-    """Says the colour of the picture's first pixel; writes down what it was asked."""
+    """Says the color of the picture's first pixel; writes down what it was asked."""
 
-    names: ClassVar = {Image.new("RGB", (1, 1), name).getpixel((0, 0)): name for name in COLOURS}
+    names: ClassVar = {Image.new("RGB", (1, 1), name).getpixel((0, 0)): name for name in COLORS}
 
     def __init__(self, wrong: Sequence[str] = (), stop_after: int = 10**9) -> None:
         self.wrong, self.stop_after = wrong, stop_after

@@ -364,7 +364,7 @@ GRID = {"lyrics": (999, 999), "qwen": (1000, 1000), "released": (1000, 1000), "s
         ("lyrics", f"<Bbox>(10,20),(30,40{' ' * 5000})</Bbox>", [("", 10, 20, 30, 40)], []),
         ("lyrics", f"<Bbox>10,20,30,40{' ' * 300}</Bbox>", [], ["no box of the form"]),
         ("lyrics", "<Bbox>(nan,20),(30,inf)</Bbox>", [], ["2 numbers"]),
-        # what was damaged does not take its neighbours along
+        # what was damaged does not take its neighbors along
         ("lyrics", "<T>a</T><Bbox>(1,2)</Bbox>, <Bbox>(1,2),(3,4)</Bbox>", [("a", 1, 2, 3, 4)], ["2 numbers"]),
         # qwen
         ("qwen", "<ref>\u4e0a\u6d77</ref><box>(667,437),(760,874)</box>\u548c<ref>b</ref><box>(506,75),(582,946)</box>",

@@ -1,4 +1,4 @@
-"""Prompts: templates, what is learnt, and that no text ever becomes a special token or a picture."""
+"""Prompts: templates, what is learned, and that no text ever becomes a special token or a picture."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TALK = (Exchange("What is it?", "A dog.", (0,)), Exchange("And this?", None, (1,
 
 
 def merging_tokenizer() -> Any:
-    """A byte-level BPE that has learnt merges across a few words, as real ones have."""
+    """A byte-level BPE that has learned merges across a few words, as real ones have."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -55,14 +55,14 @@ TOKENIZERS = {"bytes": byte_tokenizer(SPECIALS), "merges": merging_tokenizer()}
 
 
 def shown(prompt: TokenPrompt, tokenizer: Any) -> str:
-    """The prompt's text with pictures as {0}, {1}, ... and what is learnt between brackets."""
+    """The prompt's text with pictures as {0}, {1}, ... and what is learned between brackets."""
     starts = dict(prompt.slots)
-    text, position, learnt = "", 0, False
+    text, position, learned = "", 0, False
     per_picture = 3
     while position < len(prompt):
-        if prompt.targets[position] != learnt:
-            learnt = not learnt
-            text += "[" if learnt else "]"
+        if prompt.targets[position] != learned:
+            learned = not learned
+            text += "[" if learned else "]"
         if position in starts:
             text += f"{{{starts[position]}}}"
             position += per_picture
@@ -71,12 +71,12 @@ def shown(prompt: TokenPrompt, tokenizer: Any) -> str:
         while (
             position + len(run) < len(prompt)
             and position + len(run) not in starts
-            and prompt.targets[position + len(run)] == learnt
+            and prompt.targets[position + len(run)] == learned
         ):
             run.append(prompt.ids[position + len(run)])
         text += tokenizer.decode(run)
         position += len(run)
-    return text + ("]" if learnt else "")
+    return text + ("]" if learned else "")
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
@@ -86,13 +86,15 @@ def shown(prompt: TokenPrompt, tokenizer: Any) -> str:
         ("plain", "<s>{0}dog at 1\nWhat is it?\n[A dog.</s>]{1}{2}And this?\n"),
         (
             "vicuna-v1.1",
-            "<s>A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite "
-            "answers to the user's questions. USER: {0}dog at 1\nWhat is it? ASSISTANT:[ A dog.</s>]USER: {1}{2}And this? ASSISTANT:",
+            "<s>A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
+            "detailed, and polite answers to the user's questions. USER: {0}dog at 1\nWhat is it? ASSISTANT:[ A "
+            "dog.</s>]USER: {1}{2}And this? ASSISTANT:",
         ),
         (
             "chatml",
-            "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n{0}dog at 1\nWhat is it?<|im_end|>\n"
-            "<|im_start|>assistant\n[A dog.<|im_end|>]<|im_start|>user\n{1}{2}And this?<|im_end|>\n<|im_start|>assistant\n",
+            "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n{0}dog at 1\nWhat is "
+            "it?<|im_end|>\n<|im_start|>assistant\n[A dog.<|im_end|>]<|im_start|>user\n{1}{2}And "
+            "this?<|im_end|>\n<|im_start|>assistant\n",
         ),
         ("released", "{0}<s>dog at 1\nWhat is it?[A dog.</s>]{1}{2}And this?"),
     ],
@@ -106,7 +108,7 @@ def test_templates(template: str, expected: str, name: str) -> None:
 @pytest.mark.parametrize("name", TOKENIZERS)
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_a_prompt_is_the_beginning_of_the_conversation_it_is_answered_into(template: str, name: str) -> None:
-    """What is generated stands exactly where it was learnt."""
+    """What is generated stands exactly where it was learned."""
     tokenizer = TOKENIZERS[name]
     for answer in ("a dog.", " dog", "t is it", ""):
         asked = tokenize(segments_of((Exchange("what", None, (0,)),), TEMPLATES[template]), tokenizer, 2)

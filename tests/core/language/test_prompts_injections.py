@@ -105,7 +105,7 @@ def mixed(choices: Any, number: int) -> str:
 
 
 def squeezed(text: str) -> str:
-    """What BERT's normalisation leaves of a text: no case, no blanks, no control and no format characters."""
+    """What BERT's normalization leaves of a text: no case, no blanks, no control and no format characters."""
     return "".join(c for c in text.lower() if c.isprintable() and not c.isspace() and c != "\u200b")
 
 
@@ -319,8 +319,8 @@ SIX: dict[str, Any] = {
 
 def steering(tokenizer: Any) -> frozenset[int]:
     """What must not come out of text, said here in another way than the code says it: by the spelling of every added token."""
-    spelt = {*SPECIALS, *ADDED, *SPECIAL_TOKENS, "[CLS]", "[SEP]", "[MASK]", "[PAD]"}
-    return frozenset(index for token, index in tokenizer.get_vocab().items() if token in spelt)
+    spelled = {*SPECIALS, *ADDED, *SPECIAL_TOKENS, "[CLS]", "[SEP]", "[MASK]", "[PAD]"}
+    return frozenset(index for token, index in tokenizer.get_vocab().items() if token in spelled)
 
 
 def five_thousand() -> list[str]:

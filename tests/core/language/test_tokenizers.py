@@ -77,13 +77,13 @@ def test_the_vocabulary_holds_what_scenes_and_templates_say(split: str) -> None:
             texts += [*sample.captions, *(found.tag for found in sample.objects)]
             for turn in converse(sample, seed=0, position=row):
                 texts += [turn.instruction, turn.answer]
-    spelt = {
+    spelled = {
         word
         for text in texts
         for word in re.findall("[A-Za-z]{2,}", text)
         if len(ids(word, WORDS)) > 1 or len(ids(f" {word}", WORDS)) > 1
     }
-    assert spelt <= {"br", "Bbox"}, "add them to lyrics.core.vocabulary"
+    assert spelled <= {"br", "Bbox"}, "add them to lyrics.core.vocabulary"
 
 
 def test_nothing_is_added_around_a_text() -> None:
@@ -132,7 +132,7 @@ def test_repeated_special_token_is_refused(kind: Any) -> None:
         builtin_tokenizer(kind, ("<s>", "<s>"))
 
 
-def test_numbers_begin_near_their_neighbours() -> None:
+def test_numbers_begin_near_their_neighbors() -> None:
     words = word_tokenizer(LLAMA)
     torch.manual_seed(0)
     rows = torch.randn(len(words), 64) * 0.02

@@ -32,7 +32,7 @@ TENSOR = torch.from_numpy(RGB.copy()).permute(2, 0, 1)
     ],
     ids=["rgb", "strides", "rgba", "float64", "float32", "tensor", "float tensor", "gradient", "rgba tensor"],
 )
-def test_colour(source: Any) -> None:
+def test_color(source: Any) -> None:
     image = open_image(source)
     assert (image.mode, image.size) == ("RGB", (3, 2))
     assert np.array_equal(np.asarray(image), RGB)

@@ -1,4 +1,7 @@
-"""What a picture is once it is open: upright, RGB, and checked before it is decoded. Damaged files: ``test_corrupt_images.py``."""
+"""What a picture is once it is open: upright, RGB, and checked before it is decoded.
+
+Damaged files: ``test_corrupt_images.py``.
+"""
 
 from __future__ import annotations
 
@@ -57,15 +60,15 @@ def test_every_format_is_read_whatever_the_file_is_called(suffix: str, tmp_path:
 
 def test_transparent_pixels_are_white() -> None:
     picture = Image.new("RGBA", (3, 1))
-    for column, colour in enumerate([(255, 0, 0, 255), (255, 0, 0, 0), (255, 0, 0, 128)]):
-        picture.putpixel((column, 0), colour)
+    for column, color in enumerate([(255, 0, 0, 255), (255, 0, 0, 0), (255, 0, 0, 128)]):
+        picture.putpixel((column, 0), color)
     red, none, half = np.asarray(open_image(picture))[0].tolist()
     assert (red, none) == ([255, 0, 0], [255, 255, 255])
     assert half[0] == 255
     assert abs(half[1] - 127) <= 1
 
 
-def test_transparent_colour_of_a_palette_is_white() -> None:
+def test_transparent_color_of_a_palette_is_white() -> None:
     picture = Image.new("P", (2, 1))
     picture.putpalette([255, 0, 0, 0, 0, 255])
     picture.putpixel((1, 0), 1)
@@ -90,7 +93,7 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
 
 @pytest.mark.parametrize("suffix", ["webp", "gif", "png"])
 def test_first_frame_of_an_animation_is_read(suffix: str, tmp_path: Path) -> None:
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
     options: dict[str, Any] = {"lossless": True} if suffix == "webp" else {}
     frames[0].save(tmp_path / f"moving.{suffix}", save_all=True, append_images=frames[1:], **options)
     assert np.asarray(open_image(tmp_path / f"moving.{suffix}"))[0, 0].tolist() == [255, 0, 0]

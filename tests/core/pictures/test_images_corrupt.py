@@ -63,7 +63,7 @@ BAD: dict[str, tuple[str, Callable[[int], bytes], set[str]]] = {
     "noise": ("x.jpg", lambda seed: np.random.default_rng(seed).bytes(500), {"format"}),
 }
 GOOD: dict[str, tuple[str, Callable[[int], bytes]]] = {
-    "grey": ("x.png", lambda seed: encode("PNG", seed, "L")),
+    "gray": ("x.png", lambda seed: encode("PNG", seed, "L")),
     "palette with transparency": ("x.png", lambda seed: encode("PNG", seed, "P", transparency=seed)),
     "CMYK": ("x.jpg", lambda seed: encode("JPEG", seed, "CMYK")),
     "GIF called jpg": ("x.jpg", lambda seed: encode("GIF", seed)),

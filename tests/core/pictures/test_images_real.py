@@ -27,7 +27,9 @@ def annotations() -> list[dict]:
 
 
 def write_table(table: Path) -> dict[str, dict]:
-    """The annotated objects of all photographs as a file that the cached refiner reads; the annotations by the photograph's path."""
+    """The annotated objects of all photographs as a file that the cached refiner reads; the annotations by the
+    photograph's path.
+    """
     entries = {str(FOLDER / entry["image"]): entry for entry in annotations()}
     with table.open("w", encoding="utf-8") as lines:
         for name, entry in entries.items():
@@ -60,7 +62,10 @@ def test_annotated_boxes_come_through_the_cached_refiner(tmp_path: Path) -> None
 
 
 def test_every_photograph_can_be_asked_about_with_its_annotated_objects(tmp_path: Path) -> None:
-    """As ``lyrics ask --refined``. What the tiny model says of a photograph means nothing; its boxes are in the picture all the same."""
+    """As ``lyrics ask --refined``.
+
+    What the tiny model says of a photograph means nothing; its boxes are in the picture all the same.
+    """
     table = tmp_path / "annotated.jsonl"
     expected = write_table(table)
     model = open_model("lyrics-tiny", "pretrained", None, table, None, "float32")
@@ -99,7 +104,9 @@ def _clipped(box_px: list[float], size_px: tuple[int, int]) -> tuple[float, ...]
     ids=lambda preprocessing: f"{preprocessing.resize}-{preprocessing.size}",
 )
 def test_a_box_shows_the_same_pixels_on_every_canvas(preprocessing: Preprocessing) -> None:
-    """The mean colour inside an annotated box is the same in the photograph and on the canvas, where the box is fully visible."""
+    """The mean color inside an annotated box is the same in the photograph and on the canvas, where the box is fully
+    visible.
+    """
     compared = 0
     for entry in annotations()[::6]:
         picture = open_image(FOLDER / entry["image"])

@@ -15,7 +15,7 @@ from lyrics.core.geometry import Box
 from lyrics.core.pictures.processor import Processor, prepare, prepare_one, resized
 from lyrics.core.types import Preprocessing
 
-GREY = (0.5, 0.5, 0.5)
+GRAY = (0.5, 0.5, 0.5)
 PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 SQUASH = Preprocessing("squash", 112, *PLAIN)
 DINO = Preprocessing("shortest", 80, *PLAIN, max_size=133)
@@ -84,7 +84,7 @@ def test_crop_of_a_picture_smaller_than_it_keeps_the_picture() -> None:
     assert frame.size == (5, 16)
 
 
-def test_pixels_are_scaled_then_normalised_per_channel() -> None:
+def test_pixels_are_scaled_then_normalized_per_channel() -> None:
     preprocessing = Preprocessing("squash", 2, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 2.0))
     pixels_CHW, _ = prepare_one(Image.new("RGB", (2, 2), (255, 51, 0)), preprocessing)
     expected = torch.tensor([(1.0 - 0.1) / 0.5, (0.2 - 0.2) / 0.25, (0.0 - 0.3) / 2.0])
@@ -108,8 +108,8 @@ def test_resampling_is_pillows_of_that_name(resampling: str) -> None:
 
 
 def test_batch_is_padded_on_the_right_and_below_with_zeros() -> None:
-    """After normalisation: black would be -1 here."""
-    preprocessing = Preprocessing("longest", 8, GREY, GREY)
+    """After normalization: black would be -1 here."""
+    preprocessing = Preprocessing("longest", 8, GRAY, GRAY)
     batch = prepare([Image.new("RGB", (8, 4), "white"), Image.new("RGB", (2, 8), "white")], preprocessing)
     assert batch.pixels_BCHW.shape == (2, 3, 8, 8)
     assert [frame.size for frame in batch.frames] == [(8, 4), (2, 8)]

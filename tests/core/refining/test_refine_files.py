@@ -146,7 +146,9 @@ def test_cached_experts_refuse_a_picture_they_do_not_know(pictures: Path, tmp_pa
 
 
 def test_annotated_boxes_come_through_in_their_place(tmp_path: Path) -> None:
-    """Boxes from annotations, on a picture that is not square: unchanged to a thousandth of a pixel, with their own masks."""
+    """Boxes from annotations, on a picture that is not square: unchanged to a thousandth of a pixel, with their own
+    masks.
+    """
     Image.new("RGB", (200, 50)).save(tmp_path / "wide.png")
     mask = np.zeros((50, 200), dtype=bool)
     mask[10:20, 150:190] = True
@@ -346,7 +348,7 @@ def test_a_row_or_drawing_that_cannot_be_made_skips_its_picture_alone(
     class Odd(Refinement):
         def draw(self, picture: Image.Image) -> Image.Image:
             if what == "draw" and self.size_px[0] == 10:
-                raise KeyError("no colour")
+                raise KeyError("no color")
             return picture
 
         def to_json(self) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""A folder that nobody cleaned: 325 entries, each done or skipped for the right reason, by every way that images come in.
+"""A folder that nobody cleaned: 325 entries, each done or skipped for the right reason, by every way that images come
+in.
 
 The zoo is drawn here. An entry's name says how it is made; what is expected of it is beside it.
 """
@@ -40,7 +41,10 @@ AS_ROOT = os.geteuid() == 0
 
 @dataclass(frozen=True)
 class Animal:
-    """One entry. ``make`` writes it; ``kinds`` are the right reasons to skip it, none if it must be done, at this size."""
+    """One entry.
+
+    ``make`` writes it; ``kinds`` are the right reasons to skip it, none if it must be done, at this size.
+    """
 
     name: bytes
     make: Callable[[bytes], None]

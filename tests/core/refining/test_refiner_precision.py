@@ -1,4 +1,6 @@
-"""The refiner in half precision: all three experts run, through the command too, and their answers stay near those in float32."""
+"""The refiner in half precision: all three experts run, through the command too, and their answers stay near those in
+float32.
+"""
 
 from __future__ import annotations
 
@@ -138,8 +140,8 @@ def test_places_are_encoded_in_float32(both: tuple[VisualRefiner, VisualRefiner]
     assert found.dtype == torch.bfloat16
     torch.testing.assert_close(found.float(), exact, rtol=2**-7, atol=2**-8)
 
-    centres = (torch.arange(16) + 0.5) / 16
-    grid = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), dim=-1)
+    centers = (torch.arange(16) + 0.5) / 16
+    grid = torch.stack(torch.meshgrid(centers, centers, indexing="xy"), dim=-1)
     wide = half.get_image_wide_positional_embeddings()
     torch.testing.assert_close(wide[0].permute(1, 2, 0).float(), original(grid), rtol=2**-8, atol=1e-6)
 

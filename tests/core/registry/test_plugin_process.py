@@ -1,4 +1,6 @@
-"""Plugins that end, crash, hang or interrupt the process that imports them: each is named with its cause, and harms nothing else."""
+"""Plugins that end, crash, hang or interrupt the process that imports them: each is named with its cause, and harms
+nothing else.
+"""
 
 from __future__ import annotations
 
@@ -196,7 +198,8 @@ def test_names_of_any_kind_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["a b", "é\u2028\"'", "nul\0", "-c", "\udcff"]
     code = (
         "import json, sys\nfrom lyrics.core.registry.plugin_process import Messages, Trial\nmessages = Messages()\n"
-        "for name in json.loads(sys.argv[1]):\n    messages.begin(name)\n    messages.finish(name, Trial(name))\nmessages.end()\n"
+        "for name in json.loads(sys.argv[1]):\n    messages.begin(name)\n    messages.finish(name, "
+        "Trial(name))\nmessages.end()\n"
     )
     assert try_plugins(names, code) == {name: Trial(name) for name in names}
 

@@ -1,4 +1,4 @@
-"""Discovery, look-up and the judgement of records, on plugins that exist in this file only."""
+"""Discovery, look-up and the judgment of records, on plugins that exist in this file only."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ UNSOUND: list[tuple[str, Any]] = [
     ("requires must be a tuple of requirement strings, not (3,)", dataclasses.replace(GOOD, requires=(3,))),
     ("summary must be a string, not None", dataclasses.replace(GOOD, summary=None)),
     ("install must be a string", dataclasses.replace(GOOD, install=["pip"])),
-    ("licence must be a string", dataclasses.replace(GOOD, licence=0)),
+    ("license must be a string", dataclasses.replace(GOOD, license=0)),
 ]
 
 
@@ -252,10 +252,10 @@ def test_hook_that_breaks_while_it_yields_is_a_failure() -> None:
     assert found.failures[0].cause == "OSError: disk."
 
 
-def test_misspelt_hook_and_missing_mark_are_failures() -> None:
-    misspelt = SimpleNamespace(lyrics_component=hookimpl(lambda: ()))
+def test_misspelled_hook_and_missing_mark_are_failures() -> None:
+    misspelled = SimpleNamespace(lyrics_component=hookimpl(lambda: ()))
     unmarked = SimpleNamespace(lyrics_components=lambda: [GOOD])
-    causes = [failure.cause for failure in registry(misspelt, unmarked).failures]
+    causes = [failure.cause for failure in registry(misspelled, unmarked).failures]
     assert "lyrics_component" in causes[0]
     assert causes[1].startswith("TypeError: it implements none of")
 

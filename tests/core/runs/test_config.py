@@ -18,7 +18,7 @@ MINIMAL: dict[str, Any] = {
     "out": "runs/a",
     "model": {"spec": "lyrics-tiny"},
     "data": {"sets": {"scenes": "scenes"}},
-    "optimisation": {"steps": 10, "global_batch": 4},
+    "optimization": {"steps": 10, "global_batch": 4},
 }
 
 
@@ -45,7 +45,7 @@ def test_the_paper_s_numbers() -> None:
         ("paper-stage2", "instruct", 300_000, 64),
     ):
         config = load_config(name)
-        settings = config.optimisation
+        settings = config.optimization
         assert (config.stage, settings.steps, settings.global_batch) == (stage, steps, batch)
         assert (settings.learning_rate, settings.betas, settings.weight_decay) == (1e-4, (0.9, 0.98), 0.05)
         assert settings.warmup_share == 0.15
@@ -75,7 +75,7 @@ def test_overrides_reach_everything() -> None:
             "data.sets.scenes.weight": 1,
             "data.sets.scenes.options.task": "vqa",
             "data.augmentation.flip": 0,
-            "optimisation.learning_rate": "1e-3",  # what YAML 1.1 makes of it
+            "optimization.learning_rate": "1e-3",  # what YAML 1.1 makes of it
             "checkpoint.keep": 5,
             "allow_changed": ["data"],
         },
@@ -89,7 +89,7 @@ def test_overrides_reach_everything() -> None:
     assert config.data.sets["scenes"].options == {"task": "vqa"}
     assert config.data.augmentation is not None
     assert config.data.augmentation.flip == 0
-    assert (config.optimisation.learning_rate, config.checkpoint.keep) == (1e-3, 5)
+    assert (config.optimization.learning_rate, config.checkpoint.keep) == (1e-3, 5)
     assert config.allow_changed == ("data",)
 
 
@@ -103,10 +103,10 @@ def test_another_model_drops_the_file_s_overrides() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"optimisation.stepz": 1}, r"there is no optimisation\.stepz\. Did you mean 'steps'\?"),
-        ({"optimizer.steps": 1}, r"there is no optimizer\. Did you mean 'optimisation'\?"),
-        ({"optimisation.steps": 0}, r"optimisation\.steps: 0 is not allowed; should be greater than or equal to 1"),
-        ({"optimisation.steps.a": 0}, r"optimisation\.steps is \d+\. Set optimisation\.steps as a whole"),
+        ({"optimization.stepz": 1}, r"there is no optimization\.stepz\. Did you mean 'steps'\?"),
+        ({"optimizer.steps": 1}, r"there is no optimizer\. Did you mean 'optimization'\?"),
+        ({"optimization.steps": 0}, r"optimization\.steps: 0 is not allowed; should be greater than or equal to 1"),
+        ({"optimization.steps.a": 0}, r"optimization\.steps is \d+\. Set optimization\.steps as a whole"),
         ({"checkpoint.keep": 1}, r"checkpoint\.keep: 1 is not allowed; should be greater than or equal to 2"),
         ({"data.sets.scenez.weight": 1}, r"there is no data\.sets\.scenez\. Did you mean 'scenes'\?"),
         (
@@ -125,7 +125,7 @@ def test_another_model_drops_the_file_s_overrides() -> None:
         ),
         ({"refiner.segmenter": None}, r"parts of the model are set by model\.spec\.refiner\.segmenter"),
         ({"stage": "pretraining"}, r"stage: 'pretraining' is not allowed; allowed: 'pretrain' or 'instruct'"),
-        ({"optimisation.precision": "fp16"}, r"optimisation\.precision: 'fp16' is not allowed"),
+        ({"optimization.precision": "fp16"}, r"optimization\.precision: 'fp16' is not allowed"),
         ({"seed": -1}, r"seed: -1 is not allowed"),
     ],
 )

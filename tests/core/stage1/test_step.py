@@ -31,7 +31,8 @@ def assert_equal(first, second, tolerance: float) -> None:
         if name.endswith(
             ("attention.key_value.image.bias", "key_value.detector.bias", "key_value.segmenter.bias", "qkv.bias")
         ):
-            # The gradient of a key bias is zero by analysis, so only the value (and query) part has a size to compare with.
+            # The gradient of a key bias is zero by analysis, so only the value (and query) part has a size to compare
+            # with.
             assert float((want - grads_b[name]).abs().max()) <= tolerance * float(want.abs().max()), name
             continue
         scale = float(want.abs().max())

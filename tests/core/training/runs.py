@@ -60,8 +60,9 @@ class FaultyDisk(Disk):
 
     Args:
         at: number of the call, from 1 on.
-        how: ``before`` (the process ends instead of the call), ``half`` (a write ends half-way), ``after`` (it ends after the call), or an
-            errno's name: that call and, if ``lasting``, all that write after it raise an ``OSError``.
+        how: ``before`` (the process ends instead of the call), ``half`` (a write ends half-way), ``after`` (it ends
+            after the call), or an errno's name: that call and, if ``lasting``, all that write after it raise an
+            ``OSError``.
     """
 
     def __init__(self, at: int = 0, how: str = "before", lasting: bool = False) -> None:

@@ -1,4 +1,6 @@
-"""A model and a data set that cost nothing, with the interface that training uses: everything about training is tested with them."""
+"""A model and a data set that cost nothing, with the interface that training uses: everything about training is tested
+with them.
+"""
 
 from __future__ import annotations
 
@@ -80,8 +82,8 @@ class Trunk(nn.Sequential):
 class StandIn(nn.Module):
     """Frozen features, a trained trunk with dropout and query tokens, a head per stage.
 
-    ``icg`` has a term per word, ``msp`` a term per word of captions longer than three words, so none in some batches, and ``extra`` is a
-    parameter that only ``msp`` uses.
+    ``icg`` has a term per word, ``msp`` a term per word of captions longer than three words, so none in some batches,
+    and ``extra`` is a parameter that only ``msp`` uses.
     """
 
     def __init__(self, dropout: float = 0.1, dtype: torch.dtype = torch.float32) -> None:
@@ -153,7 +155,7 @@ def config(out: Path | str, stage: str = "pretrain", **changes: Any) -> TrainCon
             "overrides": {"objectives": {"icg": "icg", "msp": {"use": "msp", "weight": 0.5}}},
         },
         "data": {"sets": {"numbers": {"use": "scenes"}}, "augmentation": None, "workers": 0},
-        "optimisation": {"steps": 12, "global_batch": 8, "learning_rate": 1e-2},
+        "optimization": {"steps": 12, "global_batch": 8, "learning_rate": 1e-2},
         "checkpoint": {"every_steps": 4},
         "logging": {"trackers": []},
     }

@@ -1,4 +1,6 @@
-"""The real parts at their smallest: configuration -> data, model, collation -> both stages, one process and two, and the commands."""
+"""The real parts at their smallest: configuration -> data, model, collation -> both stages, one process and two, and
+the commands.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,7 @@ def settings(out: Path, stage: str, **changes: Any) -> TrainConfig:
             "augmentation": {"flip": 0.5} if stage == "pretrain" else None,
             "workers": 0,
         },
-        "optimisation": {"steps": 4, "global_batch": 8, "learning_rate": 1e-3},
+        "optimization": {"steps": 4, "global_batch": 8, "learning_rate": 1e-3},
         "checkpoint": {"every_steps": 2},
         "logging": {"trackers": []},
     }
@@ -68,7 +70,7 @@ def test_a_stage_runs_resumes_and_does_not_depend_on_ranks(tmp_path: Path, stage
     assert all(value > 0 and math.isfinite(value) for step in values(tmp_path / "one") for value in step.values())
 
     run(
-        settings(tmp_path / "parts", stage, optimisation__steps=4),
+        settings(tmp_path / "parts", stage, optimization__steps=4),
         resume_from=str(tmp_path / "one/checkpoints/step-00000002"),
     )
     assert losses(tmp_path / "parts") == whole[0][2:]
@@ -117,12 +119,12 @@ def test_dropout_is_on_in_training_steps_and_off_around_them(
         "model__spec__query_transformer__options__hidden_dropout": 0.1,
         "model__spec__language_model__options__lora__dropout": 0.1,
     }
-    run(settings(tmp_path / "out", stage, optimisation__steps=2, **dropping))
+    run(settings(tmp_path / "out", stage, optimization__steps=2, **dropping))
     assert seen == {"built": [{False}], "steps": [{True}] * 2, "frozen": [{False}] * 2}
 
 
 def test_an_objective_can_be_left_out_and_not_all_of_them(tmp_path: Path) -> None:
-    run(settings(tmp_path / "out", "pretrain", optimisation__steps=1, model__spec__objectives__msp=None))
+    run(settings(tmp_path / "out", "pretrain", optimization__steps=1, model__spec__objectives__msp=None))
     assert set(values(tmp_path / "out")[0]) == {"itc", "itm", "icg", "total"}
     with pytest.raises(SpecError, match=r"model\.spec\.objectives: is empty, so stage 1 has nothing to train"):
         run(settings(tmp_path / "none", "pretrain", model__spec__objectives={}))
@@ -131,12 +133,12 @@ def test_an_objective_can_be_left_out_and_not_all_of_them(tmp_path: Path) -> Non
 
 
 def test_stage_2_starts_from_stage_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(settings(tmp_path / "first", "pretrain", optimisation__steps=1))
+    run(settings(tmp_path / "first", "pretrain", optimization__steps=1))
     newest = tmp_path / "first" / "checkpoints" / "step-00000001" / TRAINED_FILE
     # So small a rate that what stage 2 has after a step is what it started from.
     slow = {
-        "optimisation__steps": 1,
-        "optimisation__learning_rate": 1e-30,
+        "optimization__steps": 1,
+        "optimization__learning_rate": 1e-30,
         "model__start_from": str(tmp_path / "first"),
     }
     run(settings(tmp_path / "second", "instruct", **slow))
@@ -180,13 +182,13 @@ def app() -> typer.Typer:
 def test_a_configuration_file_is_trained_and_gone_on_with(tmp_path: Path, app: typer.Typer) -> None:
     file = tmp_path / "run.yaml"
     file.write_text(dump_config(settings(tmp_path / "ignored", "pretrain")))
-    arguments = ["pretrain", str(file), "--out", str(tmp_path / "run"), "--set", "optimisation.global_batch=4"]
-    done = CliRunner().invoke(app, [*arguments, "--set", "optimisation.steps=1"], catch_exceptions=False)
+    arguments = ["pretrain", str(file), "--out", str(tmp_path / "run"), "--set", "optimization.global_batch=4"]
+    done = CliRunner().invoke(app, [*arguments, "--set", "optimization.steps=1"], catch_exceptions=False)
     assert done.stdout.splitlines() == [
         f"done: 1 of 1 steps, in {tmp_path / 'run'}",
         f"next: lyrics finetune CONFIG --set model.start_from={tmp_path / 'run'}",
     ]
-    done = CliRunner().invoke(app, [*arguments, "--set", "optimisation.steps=2"], catch_exceptions=False)
+    done = CliRunner().invoke(app, [*arguments, "--set", "optimization.steps=2"], catch_exceptions=False)
     assert "after 1 steps" in done.stderr
     assert [step for step, _ in losses(tmp_path / "run")] == [1, 2]
     assert not (tmp_path / "ignored").exists()

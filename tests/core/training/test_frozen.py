@@ -35,7 +35,8 @@ def test_twenty_steps_change_no_frozen_weight() -> None:
     seen_before = model.refiner(PICTURES, PHRASES)
     assert all(len(found.objects) > 0 for found in seen_before)
 
-    # Every parameter, as the least careful of training scripts would have it; with decay, which moves weights without any gradient.
+    # Every parameter, as the least careful of training scripts would have it; with decay, which moves weights without
+    # any gradient.
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.5)
     model.train()
     losses = []

@@ -97,14 +97,14 @@ def boxed(box: Box) -> str:
 
 def test_answers_and_boxes_are_counted_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = {
-        "colour?": "RED",
+        "color?": "RED",
         "count?": "three",
         "where?": f"There: {boxed(Box(0.22, 0.2, 0.6, 0.6))}",
         "which?": boxed(Box(0.7, 0.7, 0.9, 0.9)),
         "place?": "no box at all",
     }
     rows = [
-        asked("colour?", "red."),
+        asked("color?", "red."),
         None,
         asked("count?", "2"),
         asked("where?", boxed(THING)),
@@ -121,7 +121,7 @@ def test_answers_and_boxes_are_counted_apart(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(model, "answer", answer)
     found = evaluate(model, 1)
     assert found.numbers == {"answer accuracy": 1 / 2, "REC": 1 / 3}
-    assert [one.question for one in found.shown] == ["colour?", "count?", "where?", "which?", "place?"]
+    assert [one.question for one in found.shown] == ["color?", "count?", "where?", "which?", "place?"]
     assert found.shown[0].found == "RED"
 
 

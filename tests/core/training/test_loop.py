@@ -64,7 +64,7 @@ def test_it_learns_and_leaves_frozen_weights_alone(tmp_path: Path, stage: str) -
     assert frozen
     before = fingerprint(frozen)
     moving = {name: parameter.detach().clone() for name, parameter in model.named_parameters() if name in trainable}
-    run(config(tmp_path, stage, optimisation__steps=100), model=model)
+    run(config(tmp_path, stage, optimization__steps=100), model=model)
     assert fingerprint(frozen) == before
     assert all(not torch.equal(moving[name], dict(model.named_parameters())[name]) for name in trainable)
     newest = max(finished(tmp_path / "checkpoints"))
@@ -104,7 +104,7 @@ def test_dropout_differs_from_step_to_step(tmp_path: Path) -> None:
         def __getitem__(self, index: int) -> Sample:
             return super().__getitem__(4)
 
-    settings = config(tmp_path, optimisation__learning_rate=1e-30, optimisation__global_batch=1)
+    settings = config(tmp_path, optimization__learning_rate=1e-30, optimization__global_batch=1)
     train(settings, StandIn(dropout=0.5), {"numbers": One(1)}, COLLATE["pretrain"])
     assert len({exact["icg"] for _, exact in losses(tmp_path)}) == 12
 
@@ -118,15 +118,15 @@ def moments(out: Path, step: int) -> dict[str, torch.Tensor]:
 def test_the_gradient_is_clipped(tmp_path: Path) -> None:
     for clip_norm in (1e-3, 1e3):
         out = tmp_path / f"{clip_norm}"
-        run(config(out, optimisation__steps=1, optimisation__clip_norm=clip_norm))
+        run(config(out, optimization__steps=1, optimization__clip_norm=clip_norm))
         norm = torch.cat([tensor.flatten() for tensor in moments(out, 1).values()]).norm().item() * 10
         assert norm == pytest.approx(min(clip_norm, lines(out)[0]["gradient_norm"]), rel=1e-3)
 
 
 def test_a_loss_counts_with_its_weight(tmp_path: Path) -> None:
     for weight in (0.0, 0.5, 1.0):
-        changes = {"model__spec__objectives__msp__weight": weight, "optimisation__clip_norm": 1e9}
-        run(config(tmp_path / f"{weight}", optimisation__steps=1, **changes))
+        changes = {"model__spec__objectives__msp__weight": weight, "optimization__clip_norm": 1e9}
+        run(config(tmp_path / f"{weight}", optimization__steps=1, **changes))
     none, half, whole = (moments(tmp_path / f"{weight}", 1)["extra"] for weight in (0.0, 0.5, 1.0))
     assert not none.any()
     assert whole.any()
@@ -170,7 +170,7 @@ def test_one_failed_save_does_not_stop_a_run(tmp_path: Path, capsys: pytest.Capt
 def test_a_disk_that_stays_full_stops_the_run_and_spares_the_last_checkpoint(tmp_path: Path) -> None:
     run(config(tmp_path))
     kept = trained(tmp_path)
-    longer = config(tmp_path, optimisation__steps=1000)
+    longer = config(tmp_path, optimization__steps=1000)
     with pytest.raises(TrainingError, match=r"2 saves in a row failed: \[Errno 28\].*make room, and resume"):
         run(longer, disk=FaultyDisk(at=1, how="ENOSPC", lasting=True))
     assert trained(tmp_path) == kept
@@ -205,7 +205,9 @@ def test_bad_samples_are_counted(
 
 
 def test_compiling_needs_no_other_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The blocks that say so are compiled (here by a backend that runs them as they are) and checkpoints stay interchangeable."""
+    """The blocks that say so are compiled (here by a backend that runs them as they are) and checkpoints stay
+    interchangeable.
+    """
     compiled = []
 
     def backend(graph, inputs):
@@ -216,14 +218,14 @@ def test_compiling_needs_no_other_names(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(
         torch.nn.Module, "compile", lambda self, dynamic: original(self, backend=backend, dynamic=dynamic)
     )
-    run(config(tmp_path / "run", optimisation__steps=2, optimisation__compile=True))
+    run(config(tmp_path / "run", optimization__steps=2, optimization__compile=True))
     assert compiled
-    assert run(config(tmp_path / "run", optimisation__steps=4)).step == 4
+    assert run(config(tmp_path / "run", optimization__steps=4)).step == 4
 
     model = StandIn()
     model.trunk.compiled_alone = False
     with pytest.warns(UserWarning, match="no part of this model can be compiled"):
-        run(config(tmp_path / "none", optimisation__steps=1, optimisation__compile=True), model=model)
+        run(config(tmp_path / "none", optimization__steps=1, optimization__compile=True), model=model)
 
 
 def test_bf16_computes_in_half_and_keeps_weights_whole_and_the_next_run_is_as_it_asks(tmp_path: Path) -> None:
@@ -236,7 +238,7 @@ def test_bf16_computes_in_half_and_keeps_weights_whole_and_the_next_run_is_as_it
             return super()._words(*args, **kwargs)
 
     model = Seeing(dropout=0.0)
-    run(config(tmp_path / "bf16", optimisation__precision="bf16"), model=model)
+    run(config(tmp_path / "bf16", optimization__precision="bf16"), model=model)
     assert torch.bfloat16 in seen
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     run(config(tmp_path / "fp32"), model=StandIn(dropout=0.0))
@@ -336,7 +338,7 @@ def test_training_sums_losses_as_total_loss_does(tmp_path: Path) -> None:
             seen.append(batch)
             return super().pretraining_step(batch, seed=seed, step=step)
 
-    run(config(tmp_path, optimisation__steps=1, optimisation__clip_norm=1e9), model=Watched(dropout=0.0))
+    run(config(tmp_path, optimization__steps=1, optimization__clip_norm=1e9), model=Watched(dropout=0.0))
     model = StandIn(dropout=0.0)
     parameters = model.trainable_parameters("pretrain").values()
     found = model.pretraining_step(seen[0], seed=0, step=0)

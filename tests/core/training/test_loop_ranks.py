@@ -59,7 +59,7 @@ def tensors(out: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(("stage", "count"), [("pretrain", 2), ("instruct", 2), ("pretrain", 4)])
 def test_ranks_equal_one(tmp_path: Path, stage: str, count: int) -> None:
     """T6, over 20 steps in fp32."""
-    settings = {"optimisation__steps": 20, "optimisation__global_batch": 8}
+    settings = {"optimization__steps": 20, "optimization__global_batch": 8}
     with ranks(count, tmp_path, plain_run, config(tmp_path / "many", stage, **settings)) as children:
         all_end(children, 90)
     plain_run(config(tmp_path / "one", stage, **settings))
@@ -70,10 +70,10 @@ def test_ranks_equal_one(tmp_path: Path, stage: str, count: int) -> None:
 @pytest.mark.parametrize("micro", [None, 2])
 def test_one_step_of_two_ranks_in_double(tmp_path: Path, stage: str, micro: int | None) -> None:
     """T6: Adam's first moment after a step is a tenth of the clipped gradient."""
-    settings = {"optimisation__steps": 1, "optimisation__micro_batch": micro, "optimisation__clip_norm": 1e9}
+    settings = {"optimization__steps": 1, "optimization__micro_batch": micro, "optimization__clip_norm": 1e9}
     with ranks(2, tmp_path, double_run, config(tmp_path / "two", stage, **settings)) as children:
         all_end(children, 90)
-    double_run(config(tmp_path / "one", stage, **settings | {"optimisation__micro_batch": None}))
+    double_run(config(tmp_path / "one", stage, **settings | {"optimization__micro_batch": None}))
     two, one = tensors(tmp_path / "two"), tensors(tmp_path / "one")
     assert two.keys() == one.keys()
     moved = 0
@@ -87,21 +87,21 @@ def test_one_step_of_two_ranks_in_double(tmp_path: Path, stage: str, micro: int 
 @pytest.mark.parametrize("micro", [16, 5, 4])
 def test_accumulation_changes_nothing(tmp_path: Path, stage: str, micro: int) -> None:
     """T7: 1 x 64 = 4 x 16 = 13 x 5 = 16 x 4, with another number of words in each micro-batch."""
-    settings = {"optimisation__steps": 6, "optimisation__global_batch": 64}
+    settings = {"optimization__steps": 6, "optimization__global_batch": 64}
     plain_run(config(tmp_path / "whole", stage, **settings))
-    plain_run(config(tmp_path / "parts", stage, **settings, optimisation__micro_batch=micro))
+    plain_run(config(tmp_path / "parts", stage, **settings, optimization__micro_batch=micro))
     assert_close(values(tmp_path / "parts"), values(tmp_path / "whole"), 1e-6)
 
 
 def test_negatives_of_a_micro_batch_are_accepted_only_when_asked_for(tmp_path: Path) -> None:
     """T7: the contrastive loss is no sum over micro-batches."""
-    settings = {"model__spec__objectives": {"itc": "itc"}, "optimisation__micro_batch": 4}
+    settings = {"model__spec__objectives": {"itc": "itc"}, "optimization__micro_batch": 4}
     with pytest.raises(SpecError, match=r"makes 2 micro-batches of a step, but the loss 'itc' compares every sample"):
         run(config(tmp_path, **settings))
     assert not list(tmp_path.iterdir()), "refused before anything is written"
-    assert run(config(tmp_path, **settings, optimisation__itc_negatives="micro-batch")).step == 12
+    assert run(config(tmp_path, **settings, optimization__itc_negatives="micro-batch")).step == 12
     # One micro-batch per step is no accumulation.
-    assert run(config(tmp_path / "b", **settings | {"optimisation__micro_batch": 8})).step == 12
+    assert run(config(tmp_path / "b", **settings | {"optimization__micro_batch": 8})).step == 12
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "instruct"])
@@ -110,7 +110,7 @@ def test_gradients_are_exchanged_once_per_step(tmp_path: Path, monkeypatch: pyte
     entered = []
     original = Accelerator.no_sync
     monkeypatch.setattr(Accelerator, "no_sync", lambda self, model: entered.append(1) or original(self, model))
-    run(config(tmp_path, stage, optimisation__steps=5, optimisation__micro_batch=2))
+    run(config(tmp_path, stage, optimization__steps=5, optimization__micro_batch=2))
     assert len(entered) == 5 * 3
 
 
@@ -133,7 +133,7 @@ def seeded_run(settings, folder: Path) -> None:
 
 def test_dropout_differs_between_steps_micro_batches_and_ranks(tmp_path: Path) -> None:
     (tmp_path / "seeds").mkdir()
-    settings = config(tmp_path / "run", "instruct", optimisation__steps=3, optimisation__micro_batch=2)
+    settings = config(tmp_path / "run", "instruct", optimization__steps=3, optimization__micro_batch=2)
     with ranks(2, tmp_path, seeded_run, settings, tmp_path / "seeds") as children:
         all_end(children, 60)
     seeds = [line for file in (tmp_path / "seeds").iterdir() for line in file.read_text().split()]
@@ -198,7 +198,7 @@ def test_ranks_and_workers_may_change_on_the_way(tmp_path: Path) -> None:
 
     def part(number: int, count: int, workers: int, steps: int) -> None:
         settings = config(
-            tmp_path / "run", optimisation__steps=steps, optimisation__global_batch=12, data__workers=workers
+            tmp_path / "run", optimization__steps=steps, optimization__global_batch=12, data__workers=workers
         )
         with ranks(count, tmp_path, watched_run, settings, tmp_path / "seen" / f"{number}") as children:
             all_end(children, 90)
@@ -206,7 +206,7 @@ def test_ranks_and_workers_may_change_on_the_way(tmp_path: Path) -> None:
     for number, (count, workers, steps) in enumerate([(1, 0, 3), (2, 2, 7), (3, 1, 9), (1, 0, 12)]):
         part(number, count, workers, steps)
     watched_run(
-        config(tmp_path / "one", optimisation__steps=12, optimisation__global_batch=12), tmp_path / "undisturbed"
+        config(tmp_path / "one", optimization__steps=12, optimization__global_batch=12), tmp_path / "undisturbed"
     )
 
     def by_step(files: list[Path]) -> dict[int, list[tuple[int, int]]]:
@@ -242,7 +242,7 @@ def test_one_rank_s_bad_loss_is_skipped_by_all(
 ) -> None:
     # Step 4 (the fourth) has positions 24 to 31; the second rank has the second half of them.
     position = 24 + bad_rank * 4
-    settings = {"checkpoint__every_steps": 1, "checkpoint__keep": 20, "optimisation__micro_batch": micro}
+    settings = {"checkpoint__every_steps": 1, "checkpoint__keep": 20, "optimization__micro_batch": micro}
     with ranks(2, tmp_path, poisoned_run, config(tmp_path / "run", stage, **settings), {position: loss}) as children:
         all_end(children, 30)
     before, after = (
@@ -298,7 +298,7 @@ def test_a_gradient_that_is_not_finite_is_skipped(tmp_path: Path) -> None:
 
 
 def test_the_others_end_when_one_is_killed(tmp_path: Path) -> None:
-    settings = config(tmp_path / "run", optimisation__steps=100_000, timeout_minutes=0.1, data__workers=1)
+    settings = config(tmp_path / "run", optimization__steps=100_000, timeout_minutes=0.1, data__workers=1)
     with ranks(2, tmp_path, run, settings) as children:
         while not finished(tmp_path / "run" / "checkpoints"):
             assert children[0].process.is_alive(), children[0].text
@@ -314,14 +314,14 @@ def test_the_others_end_when_one_is_killed(tmp_path: Path) -> None:
             assert time.monotonic() - killed < 30, "loader workers outlive their rank"
             time.sleep(0.2)
     step, _ = trained(tmp_path / "run")
-    again = config(tmp_path / "run", optimisation__steps=step + 3)
+    again = config(tmp_path / "run", optimization__steps=step + 3)
     with ranks(2, tmp_path, run, again) as children:
         all_end(children, 60)
     assert f"after {step} steps" in children[0].text
 
 
 def test_a_signal_to_one_rank_stops_both(tmp_path: Path) -> None:
-    settings = config(tmp_path / "run", optimisation__steps=100_000, checkpoint__every_steps=None)
+    settings = config(tmp_path / "run", optimization__steps=100_000, checkpoint__every_steps=None)
     with ranks(2, tmp_path, run, settings) as children:
         while not (tmp_path / "run" / "log.jsonl").exists():
             assert children[0].process.is_alive(), children[0].text
@@ -338,7 +338,7 @@ def failing_disk_run(settings) -> None:
 
 
 def test_failing_saves_stop_all_ranks(tmp_path: Path) -> None:
-    settings = config(tmp_path / "run", optimisation__steps=1000)
+    settings = config(tmp_path / "run", optimization__steps=1000)
     with ranks(2, tmp_path, failing_disk_run, settings) as children:
         assert [child.end(60) for child in children] == [1, 1]
     assert "2 saves in a row failed: [Errno 28] No space left on device" in children[0].text

@@ -10,12 +10,12 @@ from torch import nn
 
 from lyrics.core.errors import CheckpointError
 from lyrics.core.loading import build_model
-from lyrics.core.runs.config import OptimisationSection
+from lyrics.core.runs.config import OptimizationSection
 from lyrics.core.training.muon import MuonWithAdamW
-from lyrics.core.training.optimizer import build_optimizer, load_optimizer, optimizer_tensors, orthogonalised
+from lyrics.core.training.optimizer import build_optimizer, load_optimizer, optimizer_tensors, orthogonalized
 from tests.core.small import small
 
-SETTINGS = OptimisationSection(steps=10, global_batch=4, learning_rate=1e-2, optimizer="muon")
+SETTINGS = OptimizationSection(steps=10, global_batch=4, learning_rate=1e-2, optimizer="muon")
 
 
 def parameters() -> dict[str, nn.Parameter]:
@@ -45,7 +45,7 @@ def test_matrices_between_features_are_muons_and_nothing_else_is() -> None:
     found = parameters()
     assert muon(found).takes() == {id(found["layer.weight"])}
     model = build_model(small(objectives={"itc": "itc"}), weights="random")
-    taken = {name for name, parameter in model.named_parameters() if orthogonalised(name, parameter)}
+    taken = {name for name, parameter in model.named_parameters() if orthogonalized(name, parameter)}
     assert any(name.startswith("query_transformer.") for name in taken)
     assert any("q_proj" in name for name in taken)
     assert not any("embed" in name or "lm_head" in name or "token_head" in name or "norm" in name for name in taken)

@@ -10,7 +10,7 @@ from torch import nn
 
 from lyrics.core.errors import CheckpointError
 from lyrics.core.loading import build_model
-from lyrics.core.runs.config import OptimisationSection
+from lyrics.core.runs.config import OptimizationSection
 from lyrics.core.trained import load_parameters
 from lyrics.core.training.optimizer import (
     build_optimizer,
@@ -22,7 +22,7 @@ from lyrics.core.training.schedule import learning_rate
 from tests.core.small import small
 from tests.core.training.standin import StandIn
 
-SETTINGS = OptimisationSection(steps=10, global_batch=4)
+SETTINGS = OptimizationSection(steps=10, global_batch=4)
 
 
 def rates(steps: int, share: float = 0.15) -> list[float]:

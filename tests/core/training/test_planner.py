@@ -17,7 +17,7 @@ from tests.core.training.test_assemble import settings
 
 
 def test_numbers_follow_from_the_configuration(tmp_path: Path) -> None:
-    config = settings(tmp_path, "instruct", optimisation__micro_batch=2)
+    config = settings(tmp_path, "instruct", optimization__micro_batch=2)
     one, two = plan_run(config, 1), plan_run(config, 2, samples_per_s=3.0)
     assert (one.samples_per_device, one.micro_batches, two.samples_per_device, two.micro_batches) == (8, 4, 4, 2)
     assert one.samples == two.samples == 4 * 8
@@ -26,7 +26,7 @@ def test_numbers_follow_from_the_configuration(tmp_path: Path) -> None:
     whole = plan_run(settings(tmp_path, "instruct"), 1)
     assert whole.memory.working > 2 * one.memory.working
     assert whole.memory.weights == one.memory.weights
-    half = plan_run(settings(tmp_path, "instruct", optimisation__precision="bf16"), 1)
+    half = plan_run(settings(tmp_path, "instruct", optimization__precision="bf16"), 1)
     assert half.memory.weights == whole.memory.weights
     assert half.memory.working < whole.memory.working
     with pytest.raises(SpecError, match=r"global_batch=8 cannot be shared equally by 3 devices; take 6"):
@@ -47,7 +47,7 @@ def test_a_language_model_in_half_and_in_shares() -> None:
         return language_model_bytes(config.with_overrides(overrides), model.language_model, gpus)
 
     assert counted(16) == (2 * whole, 0)
-    assert counted(16, optimisation__frozen_precision="fp32") == (4 * whole, 0)
+    assert counted(16, optimization__frozen_precision="fp32") == (4 * whole, 0)
     assert counted(1, strategy="fsdp2") == (2 * whole, 0)
     assert counted(16, strategy="fsdp2") == (2 * whole // 16, 2 * (both_ends + 2 * layer))
     assert counted(16, strategy="fsdp2", stage="pretrain") == (2 * whole // 16, 0), "stage 1 does not run it"
@@ -84,7 +84,7 @@ def test_the_command(tmp_path: Path, run: Run) -> None:
     text = run("plan", str(file)).out
     assert "4 steps of 8: 32 samples" in text
     assert "time: not known; give --throughput" in text
-    done = run("plan", str(file), "--memory", "0.1", "--set", "optimisation.global_batch=64")
+    done = run("plan", str(file), "--memory", "0.1", "--set", "optimization.global_batch=64")
     assert done.code in (0, 1)
     if done.code:
         assert "it does not fit" in done.err

@@ -25,7 +25,7 @@ STAGES = ["pretrain", "instruct"]
 
 
 def long_run(out: Path, stage: str, **changes: object) -> TrainConfig:
-    settings = {"optimisation__steps": STEPS, "checkpoint__every_steps": 10, "checkpoint__keep": 2}
+    settings = {"optimization__steps": STEPS, "checkpoint__every_steps": 10, "checkpoint__keep": 2}
     return config(out, stage, **(settings | changes))
 
 
@@ -175,7 +175,7 @@ def test_no_whole_checkpoint_is_no_fresh_start(half: Path) -> None:
     ("change", "key"),
     [
         ({"seed": 1}, "seed"),
-        ({"optimisation__global_batch": 4}, "global_batch"),
+        ({"optimization__global_batch": 4}, "global_batch"),
         ({"data__sets__numbers__options__task": "vqa"}, "data"),
     ],
 )
@@ -191,13 +191,13 @@ def test_another_number_of_rows_is_another_order(half: Path) -> None:
 
 
 def test_another_rate_and_length_may_be_taken(half: Path) -> None:
-    assert run(config(half, optimisation__steps=14, optimisation__learning_rate=1e-3)).step == 14
+    assert run(config(half, optimization__steps=14, optimization__learning_rate=1e-3)).step == 14
     assert [step for step, _ in losses(half)] == list(range(1, 15))
 
 
 def test_fewer_steps_than_were_done_are_refused(half: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"has 8 finished steps, more than optimisation\.steps=6"):
-        run(config(half, optimisation__steps=6))
+    with pytest.raises(CheckpointError, match=r"has 8 finished steps, more than optimization\.steps=6"):
+        run(config(half, optimization__steps=6))
 
 
 def test_the_other_stage_does_not_resume_this_one(half: Path) -> None:
@@ -254,7 +254,7 @@ def test_another_model_is_refused(half: Path) -> None:
 
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    endless = long_run(out, "pretrain", optimisation__steps=100_000, checkpoint__every_steps=None)
+    endless = long_run(out, "pretrain", optimization__steps=100_000, checkpoint__every_steps=None)
     child = Child(tmp_path / "a.txt", run, endless)
     while not (out / "log.jsonl").exists():
         time.sleep(0.01)
@@ -262,7 +262,7 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
         run(long_run(out, "pretrain"))
     child.kill()
     child.end(10)
-    assert run(long_run(out, "pretrain", optimisation__steps=20)).step == 20, "a killed process keeps nobody out"
+    assert run(long_run(out, "pretrain", optimization__steps=20)).step == 20, "a killed process keeps nobody out"
 
 
 def test_a_log_line_that_was_cut_off_is_dropped(half: Path) -> None:

@@ -1,4 +1,6 @@
-"""FSDP2: the frozen language model in shares changes nothing but what a rank holds; the real parts at their smallest, two gloo ranks."""
+"""FSDP2: the frozen language model in shares changes nothing but what a rank holds; the real parts at their smallest,
+two gloo ranks.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +34,8 @@ from tests.core.training.processes import all_end, ranks
 from tests.core.training.runs import trained
 from tests.core.training.test_assemble import settings, values
 
-#: Samples of the second rank, with 8 to a step: none of its third step has an answer, none of its fifth a picture; one of its fourth is
-#: poisoned.
+#: Samples of the second rank, with 8 to a step: none of its third step has an answer, none of its fifth a picture; one
+#: of its fourth is poisoned.
 UNANSWERED, POISONED, UNSEEN = range(20, 24), 29, range(36, 40)
 HELD_OUT = {
     "evaluation__every_steps": 3,
@@ -46,7 +48,7 @@ HELD_OUT = {
 
 def instruct(out: Path, **changes: Any) -> TrainConfig:
     # At 1e-2 five steps of Adam make 1.6e-6 of rounding in two tensors, more than the 1e-6 that is asked of all.
-    gentle = {"optimisation__steps": 5, "optimisation__learning_rate": 2e-3, "timeout_minutes": 2.0}
+    gentle = {"optimization__steps": 5, "optimization__learning_rate": 2e-3, "timeout_minutes": 2.0}
     return settings(out, "instruct", **gentle | changes)
 
 
@@ -59,7 +61,7 @@ def altered(step: Callable[..., Any]) -> Callable[..., Any]:
             if position in UNANSWERED:
                 dialogues[number] = tuple(replace(exchange, answer=None) for exchange in dialogues[number])
             if position in UNSEEN:
-                dialogues[number] = tuple(replace(exchange, pictures=()) for exchange in dialogues[number])
+                dialogues[number] = tuple(replace(exchange, images=()) for exchange in dialogues[number])
         losses = step(self, replace(batch, dialogues=tuple(dialogues)), **options)
         if POISONED in batch.positions:
             losses = {name: replace(loss, sum=loss.sum * math.nan) for name, loss in losses.items()}
@@ -160,10 +162,10 @@ LORA = {"evaluation__every_steps": 3}
 FROZEN = {
     "model__spec__language_model__options__adaptation": "frozen",
     "model__spec__language_model__options__gradient_checkpointing": True,
-    "optimisation__micro_batch": 2,
+    "optimization__micro_batch": 2,
     **HELD_OUT,
 }
-HALF = {"optimisation__precision": "bf16", "optimisation__frozen_precision": "bf16", "optimisation__steps": 2}
+HALF = {"optimization__precision": "bf16", "optimization__frozen_precision": "bf16", "optimization__steps": 2}
 
 
 def several_runs(folder: Path, strategy: str) -> list[tuple[TrainConfig, Any]]:
@@ -171,15 +173,17 @@ def several_runs(folder: Path, strategy: str) -> list[tuple[TrainConfig, Any]]:
     return [
         (instruct(folder / "lora", strategy=strategy, **LORA), uneven_answers),
         (instruct(folder / "frozen", strategy=strategy, **FROZEN), None),
-        (settings(folder / "pretrain", "pretrain", strategy=strategy, optimisation__steps=2), None),
-        (settings(folder / "pretrain-ddp", "pretrain", optimisation__steps=2), None),
+        (settings(folder / "pretrain", "pretrain", strategy=strategy, optimization__steps=2), None),
+        (settings(folder / "pretrain-ddp", "pretrain", optimization__steps=2), None),
         (instruct(folder / "half", strategy=strategy, **HALF), None),
     ]
 
 
 @pytest.mark.usefixtures("untouched")
 def test_shares_change_nothing(tmp_path: Path) -> None:
-    """Losses, tensors and answers of one process, past a rank without answers or pictures and a loss that is nan on one rank."""
+    """Losses, tensors and answers of one process, past a rank without answers or pictures and a loss that is nan on one
+    rank.
+    """
     runs = several_runs(tmp_path / "two", "fsdp2")
     with ranks(2, tmp_path, watched_runs, tmp_path / "two", runs) as children:
         all_end(children, 240)
@@ -231,8 +235,8 @@ def test_frozen_weights_in_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(assemble, "train", keeping)
     for precision in ("fp32", "bf16"):
         out = tmp_path / precision
-        half = {"optimisation__frozen_precision": "bf16", "optimisation__precision": precision}
-        assemble.run(instruct(out, optimisation__steps=2, **half))
+        half = {"optimization__frozen_precision": "bf16", "optimization__precision": precision}
+        assemble.run(instruct(out, optimization__steps=2, **half))
         assert all(math.isfinite(value) for step in values(out) for value in step.values())
         for name, parameter in models[-1].named_parameters():
             frozen = name.startswith("language_model.") and "lora" not in name
@@ -240,7 +244,7 @@ def test_frozen_weights_in_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         saved = newest(out)
         assert any("lora" in name for name in saved)
         assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
-    assemble.run(instruct(tmp_path / "whole", optimisation__steps=2))
+    assemble.run(instruct(tmp_path / "whole", optimization__steps=2))
     assert_same_losses(tmp_path / "fp32", tmp_path / "whole", 2e-2)
     assert values(tmp_path / "fp32") != values(tmp_path / "whole")
 
@@ -259,7 +263,7 @@ def stopping(step: int) -> Callable[[Any, int], Evaluation]:
 def runs_until(folder: Path, parts: Sequence[tuple[str, int]]) -> None:
     """Go on with a run under one strategy after the other, each until a signal after so many steps."""
     for strategy, steps in parts:
-        config = instruct(folder, strategy=strategy, optimisation__steps=9, evaluation__every_steps=1)
+        config = instruct(folder, strategy=strategy, optimization__steps=9, evaluation__every_steps=1)
         outcome = assemble.run(config, evaluate=stopping(steps - 1))
         assert outcome.step == min(steps, 9)
         assert outcome.stopped == (steps < 9)
@@ -273,7 +277,7 @@ def test_a_run_goes_on_under_any_strategy(tmp_path: Path) -> None:
     runs_until(tmp_path / "parts", [("fsdp2", 100)])
     assert trained(tmp_path / "parts")[0] == 9
     assert [f"after {steps} steps" in children[0].text for steps in (3, 5)] == [True, True]
-    assemble.run(instruct(tmp_path / "whole", optimisation__steps=9))
+    assemble.run(instruct(tmp_path / "whole", optimization__steps=9))
     assert_same_losses(tmp_path / "parts", tmp_path / "whole", 1e-6)
     assert_same_tensors(tmp_path / "parts", tmp_path / "whole")
 
@@ -286,15 +290,15 @@ def test_what_cannot_be_shared_out_is_refused(tmp_path: Path) -> None:
     sharding.check_model(model, "pretrain")
     layer = sharding.layers(model.language_model)[0]
     layer.register_parameter("packed", torch.nn.Parameter(torch.zeros(2, dtype=torch.uint8), requires_grad=False))
-    with pytest.raises(SpecError, match=r"quantised weights \(.*packed is torch\.uint8\)"):
+    with pytest.raises(SpecError, match=r"quantized weights \(.*packed is torch\.uint8\)"):
         sharding.check_model(model, "pretrain")
 
 
 def test_settings_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"needs optimisation\.frozen_precision bf16"):
-        instruct(tmp_path, strategy="fsdp2", optimisation__precision="bf16")
-    with pytest.raises(SpecError, match=r"has not been tried with optimisation\.compile"):
-        instruct(tmp_path, strategy="fsdp2", optimisation__compile=True)
+    with pytest.raises(SpecError, match=r"needs optimization\.frozen_precision bf16"):
+        instruct(tmp_path, strategy="fsdp2", optimization__precision="bf16")
+    with pytest.raises(SpecError, match=r"has not been tried with optimization\.compile"):
+        instruct(tmp_path, strategy="fsdp2", optimization__compile=True)
     assert instruct(tmp_path).strategy == "ddp"
 
 
@@ -305,4 +309,4 @@ def test_the_paper_s_recipes_hold_the_language_model_in_half(tmp_path: Path) -> 
         ("tiny-stage1", "fp32"),
         ("tiny-stage2", "fp32"),
     ):
-        assert load_config(name).optimisation.frozen_precision == held
+        assert load_config(name).optimization.frozen_precision == held

@@ -1,7 +1,7 @@
 """Model folders that try to do something: run code, ask, fetch, exhaust memory, or pass damaged weights for good ones.
 
-Run as a program, ``python -m tests.core.weights.hostile_folders FOLDER``, it makes each of them in FOLDER, loads it from
-inside of it under an audit hook, and prints what happened, a JSON object a line.
+Run as a program, ``python -m tests.core.weights.hostile_folders FOLDER``, it makes each of them in FOLDER, loads it
+from inside of it under an audit hook, and prints what happened, a JSON object a line.
 """
 
 from __future__ import annotations
@@ -232,8 +232,8 @@ WHOLE: dict[str, Mutate] = {
     "tensors: NaN in the language model": _fill(float("nan"), "language_model."),
     "tensors: NaN in an expert": _fill(float("nan"), "refiner.detector."),
     "tensors: infinity in the query transformer": _fill(float("inf"), "query_transformer."),
-    "tensors: floats relabelled as int32": _relabel("I32", "language_model."),
-    "tensors: floats relabelled as uint32": _relabel("U32", "query_transformer."),
+    "tensors: floats relabeled as int32": _relabel("I32", "language_model."),
+    "tensors: floats relabeled as uint32": _relabel("U32", "query_transformer."),
     "tensors: one is missing": _tensors(lambda tensors: tensors.__delitem__(_first(tensors))),
     "tensors: one too many": _tensors(lambda tensors: tensors.update({"evil": next(iter(tensors.values())).clone()})),
     "tensors: of another shape": _header(_reshape),
@@ -277,7 +277,7 @@ TRAINED: dict[str, Mutate] = {
     ),
     "checkpoint: a pickle": _checkpoint(_bare_pickle("pytorch_model.bin")),
     "checkpoint: NaN": _checkpoint(_fill(float("nan"), "")),
-    "checkpoint: floats relabelled as int32": _checkpoint(_relabel("I32", "")),
+    "checkpoint: floats relabeled as int32": _checkpoint(_relabel("I32", "")),
     "checkpoint: 10^6 layers": _sizes("language-model/config.json", num_hidden_layers=1_000_000),
     "checkpoint: a width of 10^9": _sizes("language-model/config.json", hidden_size=_BIG),
     "checkpoint: 10^12 words": _sizes("language-model/config.json", vocab_size=10**12),
@@ -289,7 +289,9 @@ TRAINED: dict[str, Mutate] = {
 
 
 def make_bases(place: Path) -> tuple[Path, Path]:
-    """Two sound folders: of a whole model, and of the trained parts of the same with the language model's checkpoint inside."""
+    """Two sound folders: of a whole model, and of the trained parts of the same with the language model's checkpoint
+    inside.
+    """
     import torch
 
     from lyrics.core.loading import build_model

@@ -120,7 +120,7 @@ def test_frozen_parts_come_from_the_checkpoints_of_the_specification(tmp_path: P
     assert same(again, trained)
     assert random_parts <= set(load_file(tmp_path / "trained" / WEIGHTS_FILE))
 
-    # Another language model is refused; but quantised weights are other numbers by their nature, and are not compared.
+    # Another language model is refused; but quantized weights are other numbers by their nature, and are not compared.
     with torch.no_grad():
         base.model.get_input_embeddings().weight.add_(1)
     base.model.save_pretrained(tmp_path / "llama")
@@ -446,7 +446,9 @@ def test_a_hub_that_cannot_be_reached_is_one_sentence(
 
 
 def test_a_model_is_one_of_the_hubs_mixin(model: LyricsModel, uploads: dict[str, Any], tmp_path: Path) -> None:
-    """Its arguments are accepted; what it would add to a folder, a ``config.json`` of constructor arguments, is not there."""
+    """Its arguments are accepted; what it would add to a folder, a ``config.json`` of constructor arguments, is not
+    there.
+    """
     from huggingface_hub import ModelHubMixin
 
     assert isinstance(model, ModelHubMixin)
@@ -497,7 +499,9 @@ def test_the_card_says_how_to_load_the_model_and_what_it_is_made_of(
 
 
 def test_a_model_without_parts_writes_no_config(tmp_path: Path) -> None:
-    """The mixin takes arguments that JSON can hold for a configuration: no refiner (None), no objectives (an empty dict)."""
+    """The mixin takes arguments that JSON can hold for a configuration: no refiner (None), no objectives (an empty
+    dict).
+    """
     plain = build_model(small(refiner=None), weights="random")
     assert plain.refiner is None
     assert plain._hub_mixin_config is None

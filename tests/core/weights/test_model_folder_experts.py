@@ -93,7 +93,9 @@ def test_naming_a_checkpoint_is_enough_and_a_model_folder_keeps_it(name: str, tm
 
 
 def _with(name: str, kind: str, options: dict[str, Any]) -> Any:
-    """A small model with that part; of the other experts only those that it needs, trained ones, since they are read too."""
+    """A small model with that part; of the other experts only those that it needs, trained ones, since they are read
+    too.
+    """
     slot = {"use": name, "options": options}
     unread = {"query_transformer.options.tokenizer": None, "language_model.options.checkpoint": None}
     trained = {"image_encoder": "tiny-vit", "refiner.tagger": "tiny-tagger", "refiner.detector": "tiny-detector"}

@@ -1,4 +1,6 @@
-"""Benchmarks on real public annotations, cut to a few photographs: a model that knows the truth has full marks, through files and all."""
+"""Benchmarks on real public annotations, cut to a few photographs: a model that knows the truth has full marks, through
+files and all.
+"""
 
 from __future__ import annotations
 

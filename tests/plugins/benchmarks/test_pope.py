@@ -183,7 +183,8 @@ def test_articles() -> None:
     ]
 
 
-# --- as components -----------------------------------------------------------------------------------------------------
+# --- as components
+# -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["pope", "pope-boxes"])
@@ -204,7 +205,7 @@ def test_over_scenes() -> None:
 def test_over_coco(tmp_path: Path) -> None:
     """One picture has a dog; its crowd and its box without a width are no objects."""
     root = MAKERS["coco"](tmp_path)["root"]
-    options: dict[str, Any] = {"data": "coco", "root": root, "part": "val2017", "per_picture": 1}
+    options: dict[str, Any] = {"data": "coco", "root": root, "part": "val2017", "per_image": 1}
     with pytest.raises(DatasetError, match="no picture"):
         list(build_benchmark("pope", options, registry=REGISTRY).samples())
     with pytest.raises(SpecError, match="'test'"):
@@ -224,7 +225,7 @@ def test_over_coco_with_things_to_tell_apart(tmp_path: Path) -> None:
     write(tmp_path / "annotations/instances_val2014.json", data)
     for image in images:
         picture(tmp_path / "val2014" / image["file_name"])
-    options = {"data": "coco", "root": str(tmp_path), "part": "val2014", "per_picture": 1, "split": "popular"}
+    options = {"data": "coco", "root": str(tmp_path), "part": "val2014", "per_image": 1, "split": "popular"}
     benchmark: Any = build_benchmark("pope", options, registry=REGISTRY)
     samples = list(benchmark.samples())
     # Of person 2, dog 2, apple 1: what is absent from each picture, the most frequent first, and of equals by name.

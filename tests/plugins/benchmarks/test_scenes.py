@@ -63,7 +63,8 @@ def test_the_truth_has_full_marks(benchmark_: Any, samples: list[Sample]) -> Non
     verdict = scores_of(benchmark_, samples, lambda sample: None)
     pointing = {name: value for name, value in verdict.scores.items() if name.startswith("pointing")}
     assert pointing.pop("pointing: boxes") > 10
-    # Every box is real, and none is supported here (the predictions say so): all warnings are false, and there is nothing to recall.
+    # Every box is real, and none is supported here (the predictions say so): all warnings are false, and there is
+    # nothing to recall.
     assert pointing == {
         "pointing: boxes of nothing": 0.0,
         "pointing: not supported means nothing there, precision": 0.0,

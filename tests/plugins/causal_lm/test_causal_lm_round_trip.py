@@ -1,4 +1,6 @@
-"""A saved model's language model is the one that was loaded, to the bit, whatever its configuration says beside its sizes."""
+"""A saved model's language model is the one that was loaded, to the bit, whatever its configuration says beside its
+sizes.
+"""
 
 from __future__ import annotations
 

@@ -239,7 +239,8 @@ def test_full_size_parameters() -> None:
         eva = build_eva(EvaVitGOptions(), META)
     assert all(parameter.is_meta for parameter in clip.parameters())
 
-    # patches without bias, class token, positions, LayerNorm before the layers; published: 24 layers and a LayerNorm after them
+    # patches without bias, class token, positions, LayerNorm before the layers; published: 24 layers and a LayerNorm
+    # after them
     embedding = 3 * 14 * 14 * 1024 + 1024 + 257 * 1024 + 2 * 1024
     assert sum(p.numel() for p in clip.parameters()) == embedding + transformer(1024, 4096, 23)
     assert (

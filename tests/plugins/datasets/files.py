@@ -1,4 +1,5 @@
-"""A small file in the true format of each data set, by its name: ``MAKERS[name](folder)`` writes it and returns the options.
+"""A small file in the true format of each data set, by its name: ``MAKERS[name](folder)`` writes it and returns the
+options.
 
 Each has the set's own names of files and keys, two samples or more, and its traps.
 """
@@ -242,7 +243,7 @@ def vg(folder: Path) -> Options:
     }
     other = {**region, "region_id": 1383, "image_id": 2, "phrase": "shade"}
     item = {"object_id": 5, "x": 10, "y": 5, "w": 20, "h": 25, "names": ["clock", "watch"], "synsets": ["clock.n.01"]}
-    pair = {"qa_id": 8, "image_id": 1, "question": "What colour?", "answer": "Green.", "q_objects": [], "a_objects": []}
+    pair = {"qa_id": 8, "image_id": 1, "question": "What color?", "answer": "Green.", "q_objects": [], "a_objects": []}
     write(folder / "image_data.json", sizes)
     write(folder / "region_descriptions.json", [{"id": 1, "regions": [region]}, {"id": 2, "regions": [other]}])
     write(
@@ -483,7 +484,7 @@ def conversation(image: str | None) -> dict[str, Any]:
     messages = [
         {"from": "human", "value": "<image>\nWhat is it?" if image else "What is a bus?"},
         {"from": "gpt", "value": "A bus."},
-        {"from": "human", "value": "What colour?"},
+        {"from": "human", "value": "What color?"},
         {"from": "gpt", "value": "Red."},
     ]
     return {"id": "000000033471", **({"image": image} if image else {}), "conversations": messages}

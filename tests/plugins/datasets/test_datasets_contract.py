@@ -91,14 +91,16 @@ def rows_of_the_page() -> dict[str, list[str]]:
 
 
 def test_every_set_has_a_row_in_the_page() -> None:
-    """Name, where to get it, files, keys, boxes, licence, what is read: no cell is empty, and the licence is the component's."""
+    """Name, where to get it, files, keys, boxes, license, what is read: no cell is empty, and the license is the
+    component's.
+    """
     rows = rows_of_the_page()
     assert sorted(rows) == sorted(NAMES)
     for entry in REGISTRY.entries:
         name = entry.component.name
         assert len(rows[name]) == 6, name
         assert all(rows[name]), name
-        assert entry.component.licence in rows[name][4], name
+        assert entry.component.license in rows[name][4], name
 
 
 def test_options_name_the_splits_they_take() -> None:

@@ -98,7 +98,7 @@ def test_a_run_goes_through_damaged_records(stage: Stage, tmp_path: Path) -> Non
         "device": "cpu",
         "model": {"spec": spec.model_dump(mode="json"), "weights": "random"},
         "data": {"sets": sets, "workers": 0},
-        "optimisation": {"steps": math.ceil(rows / batch), "global_batch": batch},
+        "optimization": {"steps": math.ceil(rows / batch), "global_batch": batch},
         "checkpoint": {"every_steps": 1000},
         "logging": {"trackers": []},
     }

@@ -1,4 +1,6 @@
-"""What is particular to each format, on files with its traps: box conventions, column orders, names that are no files, missing halves."""
+"""What is particular to each format, on files with its traps: box conventions, column orders, names that are no files,
+missing halves.
+"""
 
 from __future__ import annotations
 
@@ -290,7 +292,10 @@ def test_grits_offsets_beyond_the_caption(tmp_path: Path) -> None:
 
 
 def test_visual_genome(made: Made) -> None:
-    """Three files, which spell width and height in two ways; the size stands in a fourth. Pictures lie in two folders."""
+    """Three files, which spell width and height in two ways; the size stands in a fourth.
+
+    Pictures lie in two folders.
+    """
     regions, objects, questions = (made("vg", part=part) for part in ("regions", "objects", "questions"))
     assert [boxes(regions[n]) for n in range(2)] == [
         [("the clock is green", BOX.as_tuple())],
@@ -299,7 +304,7 @@ def test_visual_genome(made: Made) -> None:
     assert regions[0].captions == ("the clock is green",)
     assert boxes(objects[0]) == [("clock", BOX.as_tuple())]
     assert objects[1].objects == ()
-    assert [questions[n].turns for n in range(2)] == [(Turn("What colour?", "Green."),)] * 2
+    assert [questions[n].turns for n in range(2)] == [(Turn("What color?", "Green."),)] * 2
     assert [regions[n].image for n in range(2)] == ["1.jpg", "2.jpg"]
 
 
@@ -461,7 +466,7 @@ def test_dvqas_boxes_are_pixels_of_the_file(made: Made) -> None:
 @pytest.mark.parametrize("name", ["llava", "llavar"])
 def test_llavas_mark_stands_in_the_first_turn_and_some_have_no_picture(made: Made, name: str) -> None:
     data = made(name)
-    assert data[0].turns == (Turn("What is it?", "A bus."), Turn("What colour?", "Red."))
+    assert data[0].turns == (Turn("What is it?", "A bus."), Turn("What color?", "Red."))
     assert data[0].image == "000000033471.jpg"
     assert data[1].image is None
     assert data[1].turns[0].instruction == "What is a bus?"

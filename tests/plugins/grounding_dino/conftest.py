@@ -31,7 +31,8 @@ def small() -> Callable[..., GroundingDino]:
         torch.manual_seed(0)
         component = build(GroundingDinoOptions(**{**TEST_OPTIONS, **options}), BuildContext("random"))
         for name, parameter in component.network.named_parameters():
-            # Fresh box heads and fusion scales are 0 or nearly so, and the decoder's last norm does nothing; not so after training.
+            # Fresh box heads and fusion scales are 0 or nearly so, and the decoder's last norm does nothing; not so
+            # after training.
             if "bbox_embed" in name or name.endswith(("vision_param", "text_param", "decoder.layer_norm.bias")):
                 torch.nn.init.normal_(parameter, std=0.1)
         return component

@@ -23,7 +23,8 @@ SIZES = [(80, 60), (70, 100), (80, 60), (300, 20)]
 
 @pytest.fixture
 def answering(small, monkeypatch):
-    """``answering(reply, **options)``: a component whose network says ``reply(prompt) -> (probabilities by phrase, boxes)``.
+    """``answering(reply, **options)``: a component whose network says
+    ``reply(prompt) -> (probabilities by phrase, boxes)``.
 
     Probabilities are [Q][P]; every token of a phrase gets its phrase's, boxes are cxcywh of the canvas.
     """

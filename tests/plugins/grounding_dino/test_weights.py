@@ -53,9 +53,11 @@ def original(parity):
 
 
 def head_major_masks(layer, args, kwargs):
-    """The original code repeats the text masks head by head where attention counts sample by sample (``repeat(nhead, 1, 1)``).
+    """The original code repeats the text masks head by head where attention counts sample by sample
+    (``repeat(nhead, 1, 1)``).
 
-    So in a batch a head of one picture's text uses another picture's mask. The fixture's batch of two has that in it; we do not.
+    So in a batch a head of one picture's text uses another picture's mask. The fixture's batch of two has that in it;
+    we do not.
     """
     mask_BTT, heads = kwargs["attention_masks"], layer.num_heads
     mixed_BHTT = mask_BTT.repeat(heads, 1, 1).unflatten(0, (len(mask_BTT), heads))

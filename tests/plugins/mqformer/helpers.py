@@ -54,7 +54,7 @@ def released_model(config: dict[str, Any], **options: Any) -> MQFormer:
 def blip2_model(config: dict[str, Any], **options: Any) -> MQFormer:
     width = config.get("encoder_width", config.get("encoder_hidden_size"))
     count = config.get("query_length", config.get("num_query_tokens"))
-    sizes = trunk_options(config) | {"num_visual": count, "normalise_image_tokens": True}
+    sizes = trunk_options(config) | {"num_visual": count, "normalize_image_tokens": True}
     return build_qformer(QFormerOptions(**(sizes | options)), BuildContext("random", width))
 
 

@@ -1,4 +1,4 @@
-"""What the model promises besides its numbers: initialisation, padding, pruning, sharing, options and errors."""
+"""What the model promises besides its numbers: initialization, padding, pruning, sharing, options and errors."""
 
 from __future__ import annotations
 
@@ -114,9 +114,10 @@ def test_features_are_projected_once_however_many_streams_read_them(monkeypatch:
 
 
 def test_the_folded_norm_is_the_norm() -> None:
-    """Scale and shift of the image tokens' LayerNorm, folded into the projections, give the same outputs and gradients; image tokens
+    """Scale and shift of the image tokens' LayerNorm, folded into the projections, give the same outputs and gradients;
+    image tokens
     that need a gradient get it."""
-    model = small_model(normalise_image_tokens=True).double()
+    model = small_model(normalize_image_tokens=True).double()
     feats = features(3)
     tokens = feats.image_tokens_BND.clone().requires_grad_()
     feats = Features(tokens, feats.local)
@@ -224,8 +225,8 @@ def test_a_blip2_checkpoint_starts_an_mqformer(tmp_path) -> None:
     assert torch.equal(model.word_embeddings.weight[:290], blip2.word_embeddings.weight[:290])
     assert torch.equal(model.word_embeddings.weight[290:], before["word_embeddings.weight"][290:])
     assert report.partly == {"query_tokens_QD": 4, "word_embeddings.weight": 290, "token_head.bias": 290}
-    assert report.initialised
-    assert all("local_attention" in name for name in report.initialised)
+    assert report.initialized
+    assert all("local_attention" in name for name in report.initialized)
 
 
 def test_checkpoints_that_do_not_fit_are_refused(tmp_path) -> None:

@@ -104,7 +104,9 @@ def test_transformers_contrastive_and_matching_heads(parity: Callable[[str], Pat
 
 
 class AsGiven:
-    """The fixture's texts are as they are (random ids, no [SEP] at the end), so the objectives must add [CLS] or [DEC] only."""
+    """The fixture's texts are as they are (random ids, no [SEP] at the end), so the objectives must add [CLS] or [DEC]
+    only.
+    """
 
     @staticmethod
     def end(text: Text, token: int) -> Text:

@@ -21,7 +21,9 @@ ASKED = [BOXES, [], BOXES[:1], BOXES[1:]]
 
 @pytest.fixture
 def answering(small, monkeypatch):
-    """``answering(logits)``: a component whose every box has these mask logits [64, 64], and an embedding of ones and cell numbers."""
+    """``answering(logits)``: a component whose every box has these mask logits [64, 64], and an embedding of ones and
+    cell numbers.
+    """
 
     def make(logits_HW):
         component = small()

@@ -17,8 +17,8 @@ from lyrics.plugins.tiny.model_recipe import STAGES
 from lyrics.plugins.tiny.presets import TINY_LANGUAGE_MODEL, TINY_STAGE1_WEIGHTS, TINY_WEIGHTS, lyrics_tiny
 
 SHORT = {
-    "optimisation.steps": 1,
-    "optimisation.global_batch": 2,
+    "optimization.steps": 1,
+    "optimization.global_batch": 2,
     "data.workers": 0,
     "evaluation.every_steps": None,
     "logging.trackers": [],

@@ -137,8 +137,8 @@ def files(tmp_path: Path, given: Stages) -> tuple[str, str]:
 
 def test_both_configurations_with_their_overrides(tmp_path: Path) -> None:
     one, two = files(tmp_path, stages())
-    found = open_stages(one, two, {"pretrain": {"optimisation.steps": 7}, "finetune": {"seed": 3}})
-    assert (found.pretrain.optimisation.steps, found.finetune.optimisation.steps) == (7, 2)
+    found = open_stages(one, two, {"pretrain": {"optimization.steps": 7}, "finetune": {"seed": 3}})
+    assert (found.pretrain.optimization.steps, found.finetune.optimization.steps) == (7, 2)
     assert (found.pretrain.seed, found.finetune.seed) == (0, 3)
     assert found.facts()["stage 1"] == "7 steps of 2 samples of scenes"
     assert open_stages("tiny-stage1", "tiny-stage2", {}).pretrain.stage == "pretrain"
@@ -161,6 +161,6 @@ def test_configurations_that_do_not_go_together(tmp_path: Path) -> None:
     given = open_stages(one, two, {"finetune": {"model.start_from": "runs/one"}}, own_start=True)
     assert given.facts()["stage 1"] == "not trained here: runs/one"
     with pytest.raises(SpecError, match="precision is fp32 and bf16, and one process trains both"):
-        open_stages(one, two, {"finetune": {"optimisation.precision": "bf16"}})
+        open_stages(one, two, {"finetune": {"optimization.precision": "bf16"}})
     with pytest.raises(SpecError, match="device is cpu and auto"):
         open_stages(one, two, {"finetune": {"device": "auto"}})

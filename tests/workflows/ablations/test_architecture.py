@@ -116,7 +116,7 @@ def test_a_trained_model_with_a_blank_picture_for_each_part(tmp_path: Path) -> N
 
         def generate(pictures: Any, instructions: Any, **named: Any) -> Any:
             # Two different pictures are the same to a part that sees neither.
-            one, two = (model.processor.images([drawn(80, 80, colour)]) for colour in ("red", "blue"))
+            one, two = (model.processor.images([drawn(80, 80, color)]) for color in ("red", "blue"))
             same = {
                 name
                 for name, batch in one.by_expert.items()
@@ -185,8 +185,8 @@ def test_every_variant_is_trained_in_both_stages_and_evaluated(tmp_path: Path) -
     changed = {path for path in after if after[path] != before.get(path)}
     assert {Path(path).name for path in changed} <= {"scores.json", "table.md", "worst.html"}
 
-    with pytest.raises(LyricsError, match=r"was trained with optimisation\.learning_rate=0\.001, not 0\.5"):
-        removed(stages(optimisation__learning_rate=0.5), evaluating(), tmp_path, 1, ["full"])
+    with pytest.raises(LyricsError, match=r"was trained with optimization\.learning_rate=0\.001, not 0\.5"):
+        removed(stages(optimization__learning_rate=0.5), evaluating(), tmp_path, 1, ["full"])
 
 
 def test_training_on_blank_pictures_is_otherwise_the_same_training(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_training_on_blank_pictures_is_otherwise_the_same_training(tmp_path: Pat
         "evaluation__samples": 2,
         "evaluation__max_new_tokens": 2,
         "data__augmentation": {"flip": 0.5},
-        "optimisation__frozen_precision": "bf16",
+        "optimization__frozen_precision": "bf16",
     }
     for folder, blank_for in (("seeing", ()), ("blank", ("image_encoder",))):
         train_once(config("instruct", out=str(tmp_path / folder), **measuring), folder, blank_for)
@@ -225,7 +225,7 @@ def test_a_stopped_run_is_not_taken_for_finished(tmp_path: Path, monkeypatch: py
     train_once(short, "it")
     assert is_trained(short)
     # A longer run is another run.
-    with pytest.raises(LyricsError, match=r"was trained with optimisation\.steps=1, not 3"):
+    with pytest.raises(LyricsError, match=r"was trained with optimization\.steps=1, not 3"):
         is_trained(whole)
 
 

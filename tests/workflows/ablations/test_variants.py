@@ -92,7 +92,7 @@ def test_a_model_is_shown_other_blanks_in_turn(model: LyricsModel) -> None:
     plain = model.look([picture], ["What?"]).soft_tokens_PQD
     show_blank(model, EXPERTS)
     nothing = model.look([picture], ["What?"]).soft_tokens_PQD
-    assert nothing.equal(model.look([drawn(colour="blue")], ["What?"]).soft_tokens_PQD)
+    assert nothing.equal(model.look([drawn(color="blue")], ["What?"]).soft_tokens_PQD)
     assert not nothing.equal(plain)
     show_blank(model, ())
     assert model.look([picture], ["What?"]).soft_tokens_PQD.equal(plain)

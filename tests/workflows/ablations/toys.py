@@ -32,7 +32,7 @@ def config(stage: str, steps: int = 2, **changes: Any) -> TrainConfig:
         "device": "cpu",
         "model": {"spec": spec.model_dump(mode="json"), "weights": "random"},
         "data": {"sets": {"scenes": scenes}, "augmentation": None, "workers": 0},
-        "optimisation": {"steps": steps, "global_batch": 2, "learning_rate": 1e-3},
+        "optimization": {"steps": steps, "global_batch": 2, "learning_rate": 1e-3},
         "logging": {"trackers": []},
     }
     return load_config(base, {path.replace("__", "."): value for path, value in changes.items()})

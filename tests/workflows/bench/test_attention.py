@@ -1,4 +1,6 @@
-"""The attention benchmark at toy size on a CPU: it verifies before it times, and an implementation that is wrong is not timed."""
+"""The attention benchmark at toy size on a CPU: it verifies before it times, and an implementation that is wrong is not
+timed.
+"""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def test_rows_compare_all_variants() -> None:
         assert value == pytest.approx(n1["losses"][name], rel=1e-4)
     for row in rows:
         assert row["cpu_seconds_forward_backward"] > 0
-        assert {"attention", "matrix product", "normalisation", "elementwise"} <= row["profile_seconds"].keys()
+        assert {"attention", "matrix product", "normalization", "elementwise"} <= row["profile_seconds"].keys()
         assert all(seconds > 0 for seconds in row["profile_seconds"].values())
     shown = bench_step.table(rows)
     assert len(shown.splitlines()) == 5
@@ -169,8 +169,8 @@ def test_out_of_time_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
         ("nvjet_tst_256x128_64x4_2x1_v_bz_coopA_TNT", "matrix product"),
         ("sm90_xmma_gemm_bf16bf16_bf16f32_f32_tn_n", "matrix product"),
         ("aten::addmm", "matrix product"),
-        ("void at::native::(anonymous namespace)::vectorized_layer_norm_kernel<float>", "normalisation"),
-        ("void at::native::GammaBetaBackwardCUDAKernelTemplate<float>", "normalisation"),
+        ("void at::native::(anonymous namespace)::vectorized_layer_norm_kernel<float>", "normalization"),
+        ("void at::native::GammaBetaBackwardCUDAKernelTemplate<float>", "normalization"),
         ("void (anonymous namespace)::softmax_warp_forward<float>", "softmax and cross-entropy"),
         ("void at::native::nll_loss_forward_reduce_cuda_kernel_2d<float>", "softmax and cross-entropy"),
         ("void at::native::vectorized_elementwise_kernel<4, at::native::GeluCUDAKernelImpl>", "elementwise"),

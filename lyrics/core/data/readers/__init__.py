@@ -11,8 +11,8 @@ reader              reads                                                       
 ``ParquetRecords``  parquet files (needs pyarrow)                               a row
 ==================  ==========================================================  =======================================
 
-(JSON and JSON lines count as one.) A ``RecordDataset`` is such a reader and a function that turns a record into a ``Sample``; ``Fields`` is
-that function for flat records.
+(JSON and JSON lines count as one.) A ``RecordDataset`` is such a reader and a function that turns a record into a
+``Sample``; ``Fields`` is that function for flat records.
 """
 
 from lyrics.core.data.readers.coco import CocoRecords

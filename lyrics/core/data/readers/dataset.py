@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class Records(Protocol):
     """What every reader is: records by number, read when asked for, and where each one stands.
 
-    An optional attribute ``shard_sizes`` gives the number of records per file, where reading them file by file is faster.
+    An optional attribute ``shard_sizes`` gives the number of records per file, where reading them file by file is
+    faster.
     """
 
     def __len__(self) -> int: ...
@@ -27,7 +28,7 @@ class Records(Protocol):
     def __getitem__(self, index: int) -> Any: ...
 
     def where(self, index: int) -> tuple[Path, str]:
-        """The file, and the place in it (``line 3``), for messages."""
+        """Return the file, and the place in it (``line 3``), for messages."""
         ...
 
 
@@ -35,17 +36,18 @@ class Pictures(Protocol):
     """Pictures by the key that stands in ``Sample.image``."""
 
     def read(self, key: str) -> Image.Image:
-        """The picture, upright RGB, as ``lyrics.core.data.pictures`` reads it."""
+        """Return the picture, upright RGB, as ``lyrics.core.data.pictures`` reads it."""
         ...
 
     def find(self, key: str) -> None:
-        """Raises ``ImageError`` where there is no such picture; opens nothing."""
+        """Raise ``ImageError`` where there is no such picture; opens nothing."""
         ...
 
 
 @dataclass(frozen=True)
 class RecordDataset:
-    """Keeps the contract of the kind ``dataset`` (``lyrics.core.contracts.Dataset``). Cheap to make and to send to a worker.
+    """Keeps the contract of the kind ``dataset`` (``lyrics.core.contracts.Dataset``). Cheap to make and to send to a
+    worker.
 
     Args:
         name: of the component.
@@ -88,7 +90,7 @@ class RecordDataset:
         return replace(sample, source=f"{self.name} {path.name}, {place}")
 
     def picture(self, sample: Sample) -> Image.Image:
-        """The sample's picture, upright RGB.
+        """Return the sample's picture, upright RGB.
 
         Raises ``ImageError`` or ``SampleError`` naming the file, also where the sample's boxes are not of the picture
         that is read: see ``lyrics.core.data.pictures.check_frame``.

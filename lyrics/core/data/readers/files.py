@@ -24,7 +24,9 @@ _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, O
 
 
 class ReadOnDemand:
-    """Base of objects whose ``cached_property``s are read from disk: each process reads its own, and none travels to a loader worker."""
+    """Base of objects whose ``cached_property``s are read from disk: each process reads its own, and none travels to a
+    loader worker.
+    """
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -43,7 +45,7 @@ class Home:
 
     @classmethod
     def of(cls, dataset: str, root: str) -> Home:
-        """Raises ``DatasetError`` when there is no such folder or file."""
+        """Raise ``DatasetError`` when there is no such folder or file."""
         home = cls(dataset, Path(root).expanduser())
         if not home.root.exists():
             raise DatasetError(f"{home.root}: no such folder. {home.hint}")
@@ -54,14 +56,20 @@ class Home:
         return f"Where to get {self.dataset} and how to lay it out: docs/datasets.md, row {self.dataset!r}."
 
     def find(self, pattern: str) -> list[Path]:
-        """Files under the folder that match, sorted; perhaps none. Raises ``DatasetError`` for a path outside of it."""
+        """Return files under the folder that match, sorted; perhaps none.
+
+        Raises ``DatasetError`` for a path outside of it.
+        """
         try:
             return sorted(path for path in self.root.glob(pattern) if path.is_file())
         except (NotImplementedError, ValueError):
             raise DatasetError(f"{pattern!r} is not the path of a file below {self.root}. {self.hint}") from None
 
     def files(self, *patterns: str) -> list[Path]:
-        """The files of the first pattern that matches any. Raises ``DatasetError`` naming what was looked for."""
+        """Return the files of the first pattern that matches any.
+
+        Raises ``DatasetError`` naming what was looked for.
+        """
         for pattern in patterns:
             if found := self.find(pattern):
                 return found
@@ -76,11 +84,12 @@ class Home:
         )
 
     def file(self, *patterns: str) -> Path:
-        """The first of ``files``."""
+        """Return the first of ``files``."""
         return self.files(*patterns)[0]
 
     def pictures(self, images: str | None, *folders: str) -> PictureFolder:
-        """Pictures in ``folders`` of this folder, or of the folder ``images`` where the pictures lie apart, or directly in it.
+        """Pictures in ``folders`` of this folder, or of the folder ``images`` where the pictures lie apart, or directly
+        in it.
 
         ``images`` may also say how they are called there: see ``PictureFolder.called``.
         """
@@ -99,9 +108,9 @@ class PictureFolder:
     Args:
         root: the folder that holds the others.
         folders: below ``root``.
-        called: what the files are called, where that is not as annotations have it: ``coco_val2017_*``. The star is the picture's name
-            after its last underscore, so ``000000000785.jpg`` and ``COCO_val2014_000000000785.jpg`` are both
-            ``coco_val2017_000000000785.jpg``.
+        called: what the files are called, where that is not as annotations have it: ``coco_val2017_*``. The star is
+            the picture's name after its last underscore, so ``000000000785.jpg`` and ``COCO_val2014_000000000785.jpg``
+            are both ``coco_val2017_000000000785.jpg``.
     """
 
     root: Path
@@ -109,7 +118,7 @@ class PictureFolder:
     called: str | None = None
 
     def path(self, key: str) -> Path:
-        """Where the picture is, or would be.
+        """Return where the picture is, or would be.
 
         Raises ``SampleError`` for a key that leads out of the folder or is no name of a file.
         """
@@ -130,7 +139,7 @@ class PictureFolder:
         return found or next((path for path in candidates if os.path.lexists(path)), candidates[0])
 
     def first(self, *keys: str) -> str:
-        """The first key whose file is there, or else the first of all."""
+        """Return the first key whose file is there, or else the first of all."""
         return next((key for key in keys if is_there(self.path(key))), keys[0])
 
     def find(self, key: str) -> None:
@@ -140,13 +149,16 @@ class PictureFolder:
             raise ImageError(f"{path}: no such file.", "missing")
 
     def read(self, key: str) -> Image.Image:
-        """The picture, upright RGB. Raises ``ImageError`` naming the file."""
+        """Return the picture, upright RGB. Raises ``ImageError`` naming the file."""
         from lyrics.core.data.pictures import read_picture
 
         return read_picture(self.path(key))
 
     def size(self, key: str) -> tuple[int, int]:
-        """(width, height) of the upright picture from the file's header; pixels are not decoded. Raises ``ImageError``."""
+        """Return (width, height) of the upright picture from the file's header; pixels are not decoded.
+
+        Raises ``ImageError``.
+        """
         path = self.path(key)
         if not is_there(path):
             raise ImageError(f"{path}: no such file.", "missing")
@@ -166,7 +178,10 @@ class PictureFolder:
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is a file of that name; a pipe is none. Raises ``OSError`` or ``ValueError`` for bad names."""
+    """Return whether there is a file of that name; a pipe is none.
+
+    Raises ``OSError`` or ``ValueError`` for bad names.
+    """
     try:
         return stat.S_ISREG(os.stat(path).st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -178,5 +193,8 @@ def is_there(path: Path) -> bool:
 
 
 def read_json(path: Path) -> Any:
-    """A whole JSON file of a data set, of any size. Raises ``DatasetError`` naming the file and the place in it."""
+    """Return a whole JSON file of a data set, of any size.
+
+    Raises ``DatasetError`` naming the file and the place in it.
+    """
     return json_reading.read_json(path, DatasetError, max_bytes=None, advice="Was the download cut short?")

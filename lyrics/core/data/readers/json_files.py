@@ -38,7 +38,10 @@ class Fault:
 
 
 def listed(data: Any, key: str | None = None) -> list[Any]:
-    """The records of a parsed file: a list, or the list under ``key``. Raises ``DatasetError`` for anything else."""
+    """Return the records of a parsed file: a list, or the list under ``key``.
+
+    Raises ``DatasetError`` for anything else.
+    """
     rows = data
     if key is not None:
         rows = data.get(key) if isinstance(data, dict) else None
@@ -49,14 +52,17 @@ def listed(data: Any, key: str | None = None) -> list[Any]:
 
 
 def keyed(data: Any, name: str) -> list[Any]:
-    """The records of a mapping {key: record}; each gets its key as ``name``. Raises ``DatasetError`` for anything else."""
+    """Return the records of a mapping {key: record}; each gets its key as ``name``.
+
+    Raises ``DatasetError`` for anything else.
+    """
     if not isinstance(data, dict):
         raise DatasetError(f"is not a mapping from keys to records but {_shape(data)}.")
     return [{**row, name: key} if isinstance(row, dict) else Fault(_no_mapping(key, row)) for key, row in data.items()]
 
 
 def taken_apart(rows: Iterable[Any], apart: Callable[[Row], Iterable[Any]]) -> Iterator[Found]:
-    """The samples' records that ``apart`` takes out of each record: any number of them, none included.
+    """Yield the samples' records that ``apart`` takes out of each record: any number of them, none included.
 
     A record that it cannot take apart (it raises ``SampleError``) counts as one sample, and that is a bad one.
     """
@@ -129,7 +135,7 @@ class JsonRecords(ReadOnDemand):
 
 
 def parsed(path: Path, rows: Callable[[Any], Any]) -> Any:
-    """``rows`` of the parsed file. What it raises becomes a ``DatasetError`` that names the file."""
+    """Return ``rows`` of the parsed file. What it raises becomes a ``DatasetError`` that names the file."""
     data = read_json(path)
     try:
         found = rows(data)
@@ -311,7 +317,8 @@ def _header(line: bytes, columns: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def columns_of(data: Any, names: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The records of a file that keeps each key's values in a list of its own; ``names`` maps the file's keys to the records'.
+    """Return the records of a file that keeps each key's values in a list of its own; ``names`` maps the file's keys to
+    the records'.
 
     Raises ``DatasetError`` when the lists differ in length.
     """
@@ -323,6 +330,6 @@ def columns_of(data: Any, names: Mapping[str, str]) -> list[dict[str, Any]]:
 
 
 def records_of(paths: Iterable[Path]) -> JsonRecords | LineRecords:
-    """The reader for files that may be either JSON (a list of records) or JSON lines, by their ending."""
+    """Return the reader for files that may be either JSON (a list of records) or JSON lines, by their ending."""
     found = list(paths)
     return LineRecords(found) if found[0].suffix == ".jsonl" else JsonRecords(found)

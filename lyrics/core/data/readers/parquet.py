@@ -32,8 +32,9 @@ def _pyarrow() -> Any:
 class ParquetRecords(ReadOnDemand):
     """The rows of parquet files as dictionaries of plain values.
 
-    A row group is read as a whole, so ``shard_sizes`` are those of the row groups. Raises ``MissingRequirementError`` without pyarrow, and
-    ``DatasetError`` for a file that is not parquet or has columns other than numbers, text, bytes, times, and lists and mappings of them.
+    A row group is read as a whole, so ``shard_sizes`` are those of the row groups. Raises ``MissingRequirementError``
+    without pyarrow, and ``DatasetError`` for a file that is not parquet or has columns other than numbers, text, bytes,
+    times, and lists and mappings of them.
     """
 
     paths: Sequence[Path]
@@ -110,7 +111,9 @@ def _sizes(path: Path) -> list[int]:
 
 
 def _let_through(error: BaseException) -> None:
-    """Arrow raises ``OSError`` for damaged data too; only the system's own errors have a number, and those are not the data's fault."""
+    """Arrow raises ``OSError`` for damaged data too; only the system's own errors have a number, and those are not the
+    data's fault.
+    """
     if isinstance(error, OSError) and error.errno is not None:
         raise error
 

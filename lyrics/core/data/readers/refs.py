@@ -16,7 +16,8 @@ from lyrics.core.errors import DatasetError, SampleError
 
 @dataclass
 class RefRecords(ReadOnDemand):
-    """Records ``{"ref": {...}, "sentence": {...}, "annotation": {...}, "image": {...}}``: one per expression of a split.
+    """Records ``{"ref": {...}, "sentence": {...}, "annotation": {...}, "image": {...}}``: one per expression of a
+    split.
 
     Args:
         refs: ``refs(...).json``, made once of ``refs(...).p`` by ``lyrics data import-refs``.

@@ -20,13 +20,16 @@ _MAX_KEYS = 12
 
 
 def brief(value: object) -> str:
-    """``repr`` of a value for a message: short, however large the value is."""
+    """Return ``repr`` of a value for a message: short, however large the value is."""
     text = _BRIEF.repr(value)
     return text if len(text) <= _MAX_LETTERS else f"{text[: _MAX_LETTERS // 2]}...{text[-_MAX_LETTERS // 2 :]}"
 
 
 def clean(text: str) -> str:
-    """The text without blanks around it. Halves of surrogate pairs, which no UTF-8 text can hold, become U+FFFD."""
+    """Return the text without blanks around it.
+
+    Halves of surrogate pairs, which no UTF-8 text can hold, become U+FFFD.
+    """
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -50,7 +53,7 @@ class Row:
     at: str = ""
 
     def value(self, key: str) -> Any:
-        """What stands under ``key``, unchecked."""
+        """Return what stands under ``key``, unchecked."""
         if not isinstance(self.fields, Mapping):
             raise self._wrong(
                 f"{self.at or 'the record'} is {brief(self.fields)}, where a mapping of fields is expected."
@@ -64,15 +67,15 @@ class Row:
             raise self._wrong(f"there is no key {key!r}{place}; it has {keys}{more}.") from None
 
     def has(self, key: str) -> bool:
-        """True when there is something other than null under ``key``."""
+        """Return True when there is something other than null under ``key``."""
         return isinstance(self.fields, Mapping) and self.fields.get(key) is not None
 
     def error(self, key: str, expected: str) -> SampleError:
-        """The error for a field that is not what is ``expected``."""
+        """Return the error for a field that is not what is ``expected``."""
         return self._wrong(f"{self._called(key)} is {brief(self.fields[key])}, where {expected} is expected.")
 
     def text(self, key: str, default: str | None = None) -> str:
-        """A text, or a finite number as text."""
+        """Return a text, or a finite number as text."""
         if default is not None and not self.has(key):
             return default
         value = self.value(key)
@@ -83,25 +86,25 @@ class Row:
         return str(value)
 
     def words(self, key: str) -> str:
-        """A text that is not empty."""
+        """Return a text that is not empty."""
         text = self.text(key)
         if not text:
             raise self.error(key, "a text that is not empty")
         return text
 
     def name(self, key: str) -> str:
-        """A text that is not empty, or a whole number as text: an identifier, or a part of a file's name."""
+        """Return a text that is not empty, or a whole number as text: an identifier, or a part of a file's name."""
         value = self.value(key)
         if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
             raise self.error(key, "a name or a number")
         return str(value)
 
     def identity(self, key: str) -> str | int:
-        """What other records refer to this one by: a text that is not empty, or a whole number."""
+        """Return what other records refer to this one by: a text that is not empty, or a whole number."""
         return self.name(key) if isinstance(self.value(key), str) else self.whole(key)
 
     def texts(self, key: str) -> tuple[str, ...]:
-        """A list of texts; a text alone is a list of one."""
+        """Return a list of texts; a text alone is a list of one."""
         value = self.value(key)
         if not isinstance(value, list | tuple):
             return (self.text(key),)
@@ -109,14 +112,14 @@ class Row:
         return tuple(items.text(each) for each in items.fields)
 
     def whole(self, key: str) -> int:
-        """A whole number."""
+        """Return a whole number."""
         value = self.value(key)
         if isinstance(value, bool) or not (isinstance(value, int) or (isinstance(value, float) and value.is_integer())):
             raise self.error(key, "a whole number")
         return int(value)
 
     def number(self, key: str) -> float:
-        """A number, or a text of one; beyond what a float holds it is infinite."""
+        """Return a number, or a text of one; beyond what a float holds it is infinite."""
         value = self.value(key)
         try:
             if isinstance(value, bool):
@@ -128,25 +131,25 @@ class Row:
             raise self.error(key, "a number") from None
 
     def items(self, key: str) -> list[Any]:
-        """A list of anything."""
+        """Return a list of anything."""
         value = self.value(key)
         if not isinstance(value, list | tuple):
             raise self.error(key, "a list")
         return list(value)
 
     def rows(self, key: str) -> list[Row]:
-        """A list of mappings; their own fields are checked as they are read."""
+        """Return a list of mappings; their own fields are checked as they are read."""
         return [Row(each, f"{self._called(key)}[{number}]") for number, each in enumerate(self.items(key))]
 
     def row(self, key: str) -> Row:
-        """A mapping."""
+        """Return a mapping."""
         value = self.value(key)
         if not isinstance(value, Mapping):
             raise self.error(key, "a mapping of fields")
         return Row(value, self._called(key))
 
     def numbers(self, key: str, count: int) -> list[float]:
-        """A list of ``count`` numbers."""
+        """Return a list of ``count`` numbers."""
         if len(self.items(key)) != count:
             raise self.error(key, f"a list of {count} numbers")
         items = self._named_items(key)
@@ -160,7 +163,7 @@ class Row:
         return self.whole(width), self.whole(height)
 
     def xywh_px(self, key: str, size: Size) -> Box | None:
-        """A box from (left, top, width, height) in pixels, as ``Box.from_xywh_px`` cuts it."""
+        """Return a box from (left, top, width, height) in pixels, as ``Box.from_xywh_px`` cuts it."""
         return Box.from_xywh_px(self.numbers(key, 4), size)
 
     def _called(self, key: str) -> str:
@@ -175,5 +178,5 @@ class Row:
 
 
 def kept(row: Row, keys: Iterable[str]) -> dict[str, Any]:
-    """The fields of a record that go into ``Sample.extra`` under their own names, those that are there."""
+    """Return the fields of a record that go into ``Sample.extra`` under their own names, those that are there."""
     return {key: row.fields[key] for key in keys if row.has(key)}

@@ -22,13 +22,13 @@ from lyrics.core.types import DetectedObject, Sample, Turn
 
 
 def captioned(image: str | None, captions: str | Iterable[str], **extra: Any) -> Sample:
-    """A picture with its captions; empty ones are left out."""
+    """Return a picture with its captions; empty ones are left out."""
     texts = [caption.strip() for caption in ([captions] if isinstance(captions, str) else captions)]
     return Sample(image, captions=tuple(text for text in texts if text), extra={"task": "caption", **extra})
 
 
 def tar_sample(record: Mapping[str, Any]) -> Sample:
-    """A record of ``TarRecords`` as a captioned picture: the caption is the ``txt``, or stands in the ``json``.
+    """Return a record of ``TarRecords`` as a captioned picture: the caption is the ``txt``, or stands in the ``json``.
 
     Raises ``SampleError`` where there is no picture that can be read: shards of pictures are never text alone.
     """
@@ -42,11 +42,12 @@ def tar_sample(record: Mapping[str, Any]) -> Sample:
 def question_and_answers(
     image: str | None, question: str, answers: Answers, *, answer: str | None = None, task: str = "vqa", **extra: Any
 ) -> Sample:
-    """A question about a picture.
+    """Return a question about a picture.
 
     Args:
         answers: the reference answers, as ``answers_of`` reads them. None for the test splits that keep theirs.
-        answer: the one to train on; the most frequent (of several, the first) unless given. Empty where there are no answers.
+        answer: the one to train on; the most frequent (of several, the first) unless given. Empty where there are
+            no answers.
     """
     if answers.records:
         extra["answer_records"] = answers.records
@@ -63,7 +64,10 @@ class Answers(NamedTuple):
 
 
 def answers_of(row: Row, key: str) -> Answers:
-    """An answer or a list of them, as texts or as records with an ``answer``. None where the key is missing or null."""
+    """Return an answer or a list of them, as texts or as records with an ``answer``.
+
+    None where the key is missing or null.
+    """
     if not row.has(key):
         return Answers()
     if not isinstance(row.fields[key], list | tuple):
@@ -75,7 +79,9 @@ def answers_of(row: Row, key: str) -> Answers:
 
 
 def annotated(boxes: Iterable[tuple[str, Box | None]]) -> tuple[tuple[DetectedObject, ...], dict[str, int]]:
-    """Annotated objects from names and boxes, and ``{"boxes_dropped": n}`` where n of the boxes are None or have no name."""
+    """Annotated objects from names and boxes, and ``{"boxes_dropped": n}`` where n of the boxes are None or have no
+    name.
+    """
     found = [(clean(name), box) for name, box in boxes]
     kept = tuple(DetectedObject(name, box, 1.0) for name, box in found if name and box is not None)
     return kept, {"boxes_dropped": len(found) - len(kept)} if len(kept) < len(found) else {}
@@ -89,8 +95,8 @@ class Fields:
         image: template over the record, such as ``"{image_id}.jpg"``.
         captions: key of a caption or of a list of them.
         question: key of a question; the sample then has it as its turn.
-        answers: key of a reference answer or of a list of them (texts, or records with an ``answer``); a record without it, or with null
-            there, belongs to a test split.
+        answers: key of a reference answer or of a list of them (texts, or records with an ``answer``); a record
+            without it, or with null there, belongs to a test split.
         keep: keys that go to ``Sample.extra`` under their own name.
         task: see ``Sample.extra``.
     """

@@ -1,8 +1,8 @@
 """Webdataset shards: tars of ``KEY.jpg``, ``KEY.txt``, ``KEY.json``, read in place through an offset index.
 
-``lyrics data index`` writes ``00000.tar.index`` beside ``00000.tar``, after it has read the whole tar once: a sample's members follow each
-other, so that 16 bytes say where they are (position, length, CRC-32), and a sample is one read. Pictures, ``txt`` and ``json`` are read;
-any other member (a pickle, say) is stepped over.
+``lyrics data index`` writes ``00000.tar.index`` beside ``00000.tar``, after it has read the whole tar once: a sample's
+members follow each other, so that 16 bytes say where they are (position, length, CRC-32), and a sample is one read.
+Pictures, ``txt`` and ``json`` are read; any other member (a pickle, say) is stepped over.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def index_path(tar: Path) -> Path:
 def write_index(tar: Path) -> int:
     """Read a tar once and write its index beside it. Returns the number of samples.
 
-    Raises ``DatasetError`` listing what is wrong with the tar: truncated, damaged, links, devices, names that lead elsewhere, a key or a
-    member twice, a sample that is too long. Nothing is written then.
+    Raises ``DatasetError`` listing what is wrong with the tar: truncated, damaged, links, devices, names that lead
+    elsewhere, a key or a member twice, a sample that is too long. Nothing is written then.
     """
     if not is_there(tar):
         raise DatasetError(f"{tar}: {_no_file(tar)}.")
@@ -102,7 +102,10 @@ def _rows(tar: Path, opened: IO[bytes]) -> list[tuple[int, int, int]]:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Key and extension, as webdataset splits them: at the first dot of the last part. ``a/b.seg.png`` -> ``a/b``, ``seg.png``."""
+    """Key and extension, as webdataset splits them: at the first dot of the last part.
+
+    ``a/b.seg.png`` -> ``a/b``, ``seg.png``.
+    """
     folder, slash, last = name.rpartition("/")
     stem, _, extension = last.partition(".")
     return folder + slash + stem, extension.lower()
@@ -165,7 +168,10 @@ class TarRecords(ReadOnDemand):
         return {"key": split_name(found[0].name)[0], "image": image, **texts, "why": why}
 
     def read(self, key: str) -> Image.Image:
-        """The picture that ``image`` of a record names. Raises ``ImageError`` or ``SampleError`` naming tar and member."""
+        """Return the picture that ``image`` of a record names.
+
+        Raises ``ImageError`` or ``SampleError`` naming tar and member.
+        """
         from lyrics.core.data.pictures import decode_picture
 
         shard, _, rest = key.partition("/")
@@ -213,8 +219,8 @@ class TarRecords(ReadOnDemand):
             data = opened.read(length)
         if len(data) != length or zlib.crc32(data) != checksum:
             raise SampleError(
-                f"{path}, sample {row}: its bytes have changed since the tar was indexed. If it was replaced on purpose, run "
-                f"'lyrics data index {path}' again.",
+                f"{path}, sample {row}: its bytes have changed since the tar was indexed. If it was replaced on "
+                f"purpose, run 'lyrics data index {path}' again.",
                 "checksum",
                 sha256=sha256(data).hexdigest(),
             )
@@ -285,7 +291,7 @@ def _no_file(path: Path) -> str:
 
 
 def shards_in(folder: Path) -> list[Path]:
-    """The tars of a folder, those of which only the index is left included, so that their loss is noticed."""
+    """Return the tars of a folder, those of which only the index is left included, so that their loss is noticed."""
     names = {path.name.removesuffix(INDEX_SUFFIX) for path in folder.iterdir()}
     shards = sorted(folder / name for name in names if name.endswith(".tar"))
     for shard in shards:

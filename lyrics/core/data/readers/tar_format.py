@@ -1,7 +1,7 @@
 """The tar format, as far as reading needs it: which members a file has, and where their bytes are.
 
-Nothing is ever extracted: a member's name is text for messages, and its bytes are read by position. Written by hand because the standard
-library's ``tarfile`` reads extended headers of any declared length into memory.
+Nothing is ever extracted: a member's name is text for messages, and its bytes are read by position. Written by hand
+because the standard library's ``tarfile`` reads extended headers of any declared length into memory.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ class TarError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file in a tar: its headers begin at ``start``, its ``size`` bytes at ``data``. A ``fault`` says why it must not be read."""
+    """A file in a tar: its headers begin at ``start``, its ``size`` bytes at ``data``.
+
+    A ``fault`` says why it must not be read.
+    """
 
     name: str
     start: int
@@ -44,7 +47,7 @@ class Member:
 
 
 def members(read: Callable[[int, int], bytes], end: int, *, closed: bool = True) -> Iterator[Member]:
-    """The members of a tar, in order, folders left out.
+    """Yield the members of a tar, in order, folders left out.
 
     Args:
         read: (position, count) -> bytes, fewer where the tar ends.

@@ -1,11 +1,12 @@
-"""Scores of captions against several references: CIDEr, BLEU-1 to 4, ROUGE-L, METEOR, by pycocoevalcap (extra ``eval``).
+"""Scores of captions against several references: CIDEr, BLEU-1 to 4, ROUGE-L, METEOR, by pycocoevalcap (extra
+``eval``).
 
-Captions are split into words by Stanford's PTB tokenizer, which needs Java; so does METEOR. Where there is no Java, a simple tokenizer
-stands in: its scores differ a little, are not comparable with published ones, and say so in their name (``CIDEr (simple tokens)``);
-METEOR is then left out.
+Captions are split into words by Stanford's PTB tokenizer, which needs Java; so does METEOR. Where there is no Java, a
+simple tokenizer stands in: its scores differ a little, are not comparable with published ones, and say so in their name
+(``CIDEr (simple tokens)``); METEOR is then left out.
 
-CIDEr weighs words by how many pictures *of the evaluated set* have them: the score of a part of a set is not comparable with that of the
-whole.
+CIDEr weighs words by how many pictures *of the evaluated set* have them: the score of a part of a set is not comparable
+with that of the whole.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ _WORD = re.compile(r"\w+(?:['\u2019]\w+)?")
 
 @dataclass(frozen=True)
 class CaptionScores:
-    """Scores by name, from 0 to 100 and beyond (CIDEr); CIDEr of each caption, in order; what could not be had, and why."""
+    """Scores by name, from 0 to 100 and beyond (CIDEr); CIDEr of each caption, in order; what could not be had, and
+    why.
+    """
 
     scores: dict[str, float]
     cider: tuple[float, ...]
@@ -36,10 +39,11 @@ def has_java() -> bool:
 
 
 def caption_scores(captions: Sequence[str], references: Sequence[Sequence[str]], *, java: bool) -> CaptionScores:
-    """Scores of one caption per picture; ``references[i]`` are those of picture i. ``java``: whether it may be used (``has_java``).
+    """Scores of one caption per picture; ``references[i]`` are those of picture i. ``java``: whether it may be used
+    (``has_java``).
 
-    Raises ``MissingRequirementError`` without pycocoevalcap, ``LyricsError`` where the tokenizer fails, ``ValueError`` for no captions
-    and for one without references.
+    Raises ``MissingRequirementError`` without pycocoevalcap, ``LyricsError`` where the tokenizer fails, ``ValueError``
+    for no captions and for one without references.
     """
     if not captions or not all(references):
         raise ValueError("caption scores need a caption at least, and references for each")
@@ -79,7 +83,8 @@ def _simple(texts: Sequence[Sequence[str]]) -> dict[int, list[str]]:
 def _stanford(texts: Sequence[Sequence[str]]) -> dict[int, list[str]]:
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-    # One text is one line to the tokenizer, and Java's idea of a line's end is wider than Python's "\n": every kind of blank becomes one.
+    # One text is one line to the tokenizer, and Java's idea of a line's end is wider than Python's "\n": every kind of
+    # blank becomes one.
     lines = {number: [{"caption": " ".join(text.split())} for text in row] for number, row in enumerate(texts)}
     try:
         found: dict[int, list[str]] = PTBTokenizer().tokenize(lines)
@@ -88,7 +93,8 @@ def _stanford(texts: Sequence[Sequence[str]]) -> dict[int, list[str]]:
     short = [number for number, row in lines.items() if len(found.get(number, ())) != len(row)]
     if short:
         raise LyricsError(
-            f"the tokenizer of pycocoevalcap gave back too few lines (caption {short[0]} lacks some): Java failed; its message is above."
+            f"the tokenizer of pycocoevalcap gave back too few lines (caption {short[0]} lacks some): Java failed; its "
+            "message is above."
         )
     return found
 

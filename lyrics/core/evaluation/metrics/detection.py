@@ -1,8 +1,8 @@
 """Average precision, of tags and of boxes, and the overlap of masks.
 
-Average precision is the area under the precision-recall curve with precision made monotone, over all points (the PASCAL VOC measure from
-2010 on: Everingham et al. 2015, section 4.2; the 101 points of COCO are not used). Boxes are matched as there: best first, each with the
-true box of its name and picture that it overlaps most, which counts once.
+Average precision is the area under the precision-recall curve with precision made monotone, over all points (the PASCAL
+VOC measure from 2010 on: Everingham et al. 2015, section 4.2; the 101 points of COCO are not used). Boxes are matched
+as there: best first, each with the true box of its name and picture that it overlaps most, which counts once.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def box_average_precisions(
 ) -> dict[str, float]:
     """Average precision of each name that some picture has a true box of; pictures in the same order in both.
 
-    A detection is right if the true box of its name that it overlaps most overlaps it by an IoU of ``min_iou`` or more, and no better
-    detection has had that box. A name that was never there, however often it was found, does not count.
+    A detection is right if the true box of its name that it overlaps most overlaps it by an IoU of ``min_iou`` or more,
+    and no better detection has had that box. A name that was never there, however often it was found, does not count.
     """
     assert len(found) == len(truth), "one list of true boxes per picture"
     positives: dict[str, int] = {}

@@ -1,11 +1,11 @@
 """Does the refiner's evidence rank the boxes of answers, the real before the invented?
 
 The evidence for a box is its overlap (IoU) with the refiner's object that overlaps it most, times that object's score
-(``lyrics.core.answers``); 0 where the refiner saw nothing there. Boxes are ranked by it. Taking all from a threshold on as real, precision
-is the share of those taken that are real, and recall the share of the real ones that are taken. Boxes with the same evidence cannot be
-told apart, so the curve has one point for each value that occurs. Average precision is the sum of precision times the gain in recall from
-point to point, without interpolation (Manning, Raghavan and Schuetze, Introduction to Information Retrieval, section 8.4; the same as
-scikit-learn's).
+(``lyrics.core.answers``); 0 where the refiner saw nothing there. Boxes are ranked by it. Taking all from a threshold on
+as real, precision is the share of those taken that are real, and recall the share of the real ones that are taken.
+Boxes with the same evidence cannot be told apart, so the curve has one point for each value that occurs. Average
+precision is the sum of precision times the gain in recall from point to point, without interpolation (Manning, Raghavan
+and Schuetze, Introduction to Information Retrieval, section 8.4; the same as scikit-learn's).
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ class EvidencePoint:
 @dataclass(frozen=True)
 class EvidenceCurve:
     """Args:
-    points: in descending threshold; the last takes every box. Empty where no box is real, since nothing could be recalled.
-    average_precision: from 0 to 1; None where no box is real. A ranking that says nothing has the share of real boxes.
+    points: in descending threshold; the last takes every box. Empty where no box is real, since nothing could be
+    recalled. average_precision: from 0 to 1; None where no box is real. A ranking that says nothing has the share of
+    real boxes.
     """
 
     points: tuple[EvidencePoint, ...]
@@ -37,7 +38,10 @@ class EvidenceCurve:
 
 
 def evidence_curve(evidence: Sequence[float], real: Sequence[bool]) -> EvidenceCurve:
-    """The curve of boxes with that evidence and whether they are real. Raises ``ValueError`` for lengths that differ."""
+    """Return the curve of boxes with that evidence and whether they are real.
+
+    Raises ``ValueError`` for lengths that differ.
+    """
     ranked = sorted(zip(evidence, real, strict=True), key=lambda pair: -pair[0])
     all_real = sum(real)
     if not all_real:

@@ -2,12 +2,14 @@
 
 What an answer chooses is read in this order, the first that applies:
 
-1. a letter at the beginning, in brackets or followed by a bracket, full stop, colon or comma, or alone: ``(b) yellow``, ``B.``, ``b``;
+1. a letter at the beginning, in brackets or followed by a bracket, full stop, colon or comma, or alone:
+   ``(b) yellow``, ``B.``, ``b``;
 2. a letter after "answer is" or "answer:", with or without brackets: ``The answer is (b).``;
 3. the text of one option, as ``exact_match`` compares it: ``yellow``;
 4. the one letter in brackets that stands in the answer, where there is only one: ``It must be (b), I think``.
 
-A letter beyond the last option chooses nothing, and so does an answer that fits none of these: it is counted as unparsed, and as wrong.
+A letter beyond the last option chooses nothing, and so does an answer that fits none of these: it is counted as
+unparsed, and as wrong.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Relaxed accuracy, for ChartQA (Masry et al., 2022, section 5.1): numbers may be off by 5 per cent, words must match.
 
-As Pix2Struct and Qwen-VL compute it: a percentage is a hundredth of its number, and next to a true value of 0 nothing is relaxed.
+As Pix2Struct and Qwen-VL compute it: a percentage is a hundredth of its number, and next to a true value of 0 nothing
+is relaxed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """VQA accuracy in its three variants, which give different scores: a score carries its variant's name.
 
 =============  ==========================================================================================================
-variant        what is normalised before answers are compared
+variant        what is normalized before answers are compared
 =============  ==========================================================================================================
 ``official``   prediction and answers, both wholly, but only where the annotators' answers are not all the same; where they
                are, the prediction must be that answer letter for letter (GT-Vision-Lab/VQA, ``vqaEval.py``)
@@ -11,7 +11,8 @@ variant        what is normalised before answers are compared
                ``EvalAIAnswerProcessor``; TextVQA's server and lmms-eval)
 =============  ==========================================================================================================
 
-In all of them a prediction's accuracy is min(1, n / 3), where n annotators of all but one gave it, averaged over the one left out.
+In all of them a prediction's accuracy is min(1, n / 3), where n annotators of all but one gave it, averaged over the
+one left out.
 """
 
 from __future__ import annotations
@@ -27,15 +28,16 @@ VARIANTS: tuple[Variant, ...] = get_args(Variant)
 
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
-# The official pattern has a look-behind with its characters swapped, which never matches: only what follows the full stop counts. Its
-# third argument is a count by accident (re.UNICODE is 32).
+# The official pattern has a look-behind with its characters swapped, which never matches: only what follows the full
+# stop counts. Its third argument is a count by accident (re.UNICODE is 32).
 _FULL_STOP = re.compile(r"\.(?!\d)")
 _MOST_FULL_STOPS = 32
 _NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _NUMBERS = {word: str(number) for number, word in enumerate(_NUMBER_WORDS)} | {"none": "0"}
 _ARTICLES = ("a", "an", "the")
-# The official table maps each of these, with one of its apostrophes missing, to itself. Its capitalised entries (I'd've, I'm) can never
-# match a lower-cased word and are left out, like its entries that change nothing (let's, she's).
+# The official table maps each of these, with one of its apostrophes missing, to itself. Its capitalized entries
+# (I'd've, I'm) can never match a lower-cased word and are left out, like its entries that change nothing (let's,
+# she's).
 _CONTRACTED = """
 ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
 he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've needn't not've
@@ -51,7 +53,8 @@ _CONTRACTIONS = {
 
 
 def without_punctuation(text: str) -> str:
-    """Punctuation beside a blank vanishes, any other becomes a blank; in a text with a number such as 1,000 all of it vanishes.
+    """Punctuation beside a blank vanishes, any other becomes a blank; in a text with a number such as 1,000 all of it
+    vanishes.
 
     Full stops vanish, but not those before a digit. Apostrophes and colons stay.
     """
@@ -69,8 +72,8 @@ def with_digits(text: str) -> str:
     return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
 
 
-def normalised(text: str) -> str:
-    """The whole normalisation of the official script."""
+def normalized(text: str) -> str:
+    """Return the whole normalization of the official script."""
     return with_digits(without_punctuation(_one_line(text)))
 
 
@@ -79,15 +82,15 @@ def _one_line(text: str) -> str:
 
 
 def _evalai(text: str) -> str:
-    return normalised(text.lower().replace(",", "").replace("?", "").replace("'s", " 's"))
+    return normalized(text.lower().replace(",", "").replace("?", "").replace("'s", " 's"))
 
 
 def vqa_accuracy(prediction: str, answers: Sequence[str], variant: Variant = "official") -> float:
     """Accuracy of one prediction, from 0 to 1.
 
-    ``answers`` are the annotators', ten in VQAv2, OK-VQA, TextVQA and VizWiz; the one left out is left out by its position, which is what
-    the official script does where its records have an ``answer_id``. Raises ``UnknownNameError`` for a variant that does not exist,
-    ``ValueError`` without answers.
+    ``answers`` are the annotators', ten in VQAv2, OK-VQA, TextVQA and VizWiz; the one left out is left out by its
+    position, which is what the official script does where its records have an ``answer_id``. Raises
+    ``UnknownNameError`` for a variant that does not exist, ``ValueError`` without answers.
     """
     if variant not in VARIANTS:
         raise UnknownNameError(
@@ -106,7 +109,7 @@ def _comparable(prediction: str, answers: list[str], variant: Variant) -> tuple[
     if variant == "evalai":
         return _evalai(prediction), [_evalai(answer) for answer in answers]
     if variant == "lavis":
-        return normalised(prediction), [without_punctuation(answer) if differ else answer for answer in answers]
+        return normalized(prediction), [without_punctuation(answer) if differ else answer for answer in answers]
     if differ:
-        return normalised(prediction), [normalised(answer) for answer in answers]
+        return normalized(prediction), [normalized(answer) for answer in answers]
     return _one_line(prediction), answers

@@ -1,9 +1,11 @@
 """Yes and no in answers, as MME's and POPE's evaluations read them, and the scores of both.
 
-MME (Fu et al., 2023): two questions about each picture, one to be answered with yes and one with no. A subtask's score is its accuracy plus
-its share of pictures with both right, each times 100; perception is the sum over ten subtasks (2000 at most), cognition over four (800).
+MME (Fu et al., 2023): two questions about each picture, one to be answered with yes and one with no. A subtask's score
+is its accuracy plus its share of pictures with both right, each times 100; perception is the sum over ten subtasks
+(2000 at most), cognition over four (800).
 
-POPE (Li et al., 2023): is an object there? Accuracy, and precision, recall and F1 of "yes", with the share of answers that are yes.
+POPE (Li et al., 2023): is an object there? Accuracy, and precision, recall and F1 of "yes", with the share of answers
+that are yes.
 """
 
 from __future__ import annotations
@@ -23,7 +25,10 @@ _SAID = re.compile(r"\W*(yes|no|y|n)\b", re.IGNORECASE)
 
 
 def yes_or_no(answer: str) -> bool | None:
-    """True for an answer that begins with yes, False for no, None for any other. A word that merely begins so (north) is neither."""
+    """Return True for an answer that begins with yes, False for no, None for any other.
+
+    A word that merely begins so (north) is neither.
+    """
     found = _SAID.match(answer)
     return None if found is None else found[1].lower().startswith("y")
 
@@ -31,12 +36,13 @@ def yes_or_no(answer: str) -> bool | None:
 def mme_scores(
     said: Sequence[bool | None], right: Sequence[bool], categories: Sequence[str], pictures: Sequence[str]
 ) -> dict[str, float]:
-    """``MME perception`` and ``MME cognition`` (of what there are questions), and each subtask's score, from 0 to 200.
+    """Return ``MME perception`` and ``MME cognition`` (of what there are questions), and each subtask's score, from 0
+    to 200.
 
     Args:
         said: answers in order; None, neither yes nor no, is wrong.
         right: the true answers.
-        categories: subtask of each question, spelt as in ``PERCEPTION`` and ``COGNITION``.
+        categories: subtask of each question, spelled as in ``PERCEPTION`` and ``COGNITION``.
         pictures: name of the picture of each question, unique within its subtask.
 
     Raises ``LyricsError`` for an unknown subtask, and for a picture that has not two questions.
@@ -64,10 +70,11 @@ def mme_scores(
 
 
 def yes_no_scores(said: Sequence[bool | None], right: Sequence[bool]) -> Mapping[str, float]:
-    """``accuracy``, ``precision``, ``recall``, ``F1``, ``yes ratio`` (from 0 to 1) and ``unparsed`` (a count), as POPE reports them.
+    """Return ``accuracy``, ``precision``, ``recall``, ``F1``, ``yes ratio`` (from 0 to 1) and ``unparsed`` (a count),
+    as POPE reports them.
 
-    An answer that is neither is wrong, and is not a yes: where yes is true it is a miss. Where nothing was answered with yes precision is
-    0, and where yes is never true recall is. Raises ``ValueError`` without questions.
+    An answer that is neither is wrong, and is not a yes: where yes is true it is a miss. Where nothing was answered
+    with yes precision is 0, and where yes is never true recall is. Raises ``ValueError`` without questions.
     """
     if not said:
         raise ValueError("yes-no scores need a question at least")

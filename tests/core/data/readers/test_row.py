@@ -1,4 +1,6 @@
-"""Whatever a record holds, reading a field gives the type that was asked for, or one short sentence that names the field."""
+"""Whatever a record holds, reading a field gives the type that was asked for, or one short sentence that names the
+field.
+"""
 
 from __future__ import annotations
 

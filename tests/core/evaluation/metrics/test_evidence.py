@@ -79,7 +79,8 @@ def test_supported_as_real(supported: list[bool], real: list[bool], expected: Su
     assert support_shares(supported, real) == expected
 
 
-# --- boxes of answers --------------------------------------------------------------------------------------------------
+# --- boxes of answers
+# --------------------------------------------------------------------------------------------------
 
 
 def test_names() -> None:

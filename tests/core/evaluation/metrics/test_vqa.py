@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lyrics.core.errors import UnknownNameError
-from lyrics.core.evaluation.metrics.vqa import VARIANTS, normalised, vqa_accuracy, with_digits, without_punctuation
+from lyrics.core.evaluation.metrics.vqa import VARIANTS, normalized, vqa_accuracy, with_digits, without_punctuation
 
 
 def answers(*groups: tuple[str, int]) -> list[str]:
@@ -47,7 +47,7 @@ def test_one_annotator_is_left_out_at_a_time(variant, agreeing: int, expected: f
         ("somebody'd", "somebodyd"),
         ("ow's'at", "'ow's'at"),
         ("lets", "lets"),  # the table maps only let's, to itself
-        ("id've", "id've"),  # the table has it capitalised, which lower-cased words never match
+        ("id've", "id've"),  # the table has it capitalized, which lower-cased words never match
         ("", ""),
         ("a", ""),
     ],
@@ -81,7 +81,7 @@ def test_where_all_agree_only_the_official_variant_wants_it_to_the_letter() -> N
     assert [vqa_accuracy(" yes\n", same, variant) for variant in VARIANTS] == [1.0, 1.0, 1.0]
 
 
-def test_lavis_does_not_normalise_the_words_of_answers() -> None:
+def test_lavis_does_not_normalize_the_words_of_answers() -> None:
     told = answers(("two", 9), ("several", 1))
     assert [vqa_accuracy("2", told, variant) for variant in VARIANTS] == [1.0, 0.0, 1.0]
     punctuated = answers(("t-shirt", 9), ("dress", 1))
@@ -118,7 +118,7 @@ def test_any_text_gives_a_share(prediction: str, told: list[str], variant) -> No
 
 
 @given(st.text(alphabet="ab 1,.'-?", max_size=20))
-def test_normalising_leaves_no_articles_and_single_blanks(text: str) -> None:
-    words = normalised(text).split(" ")
+def test_normalizing_leaves_no_articles_and_single_blanks(text: str) -> None:
+    words = normalized(text).split(" ")
     assert "a" not in words
     assert "" not in words or words == [""]
