@@ -91,6 +91,7 @@ FLOORS = (
         "lyrics.core.json_reading",
         "lyrics.core.vocabulary",
     ),
+    ("lyrics.core.renamed_fields",),
     ("lyrics.core.errors", "lyrics.core.renaming"),
     ("lyrics.kernels",),
 )

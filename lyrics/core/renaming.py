@@ -1,8 +1,8 @@
 """Former names of public things: each works for one more release, and warns.
 
-One place for all of them. Fields of records and options (``FormerNames``), arguments and attributes (``renamed``),
-names in a module (``moved_names``) and whole modules (``warn_former_name``) differ only in where the name is looked up.
-Imports no torch.
+Arguments and attributes (``renamed``), names in a module (``moved_names``) and whole modules (``warn_former_name``)
+differ only in where the name is looked up; fields of records and options stand in ``lyrics.core.renamed_fields``.
+Imports no torch and no pydantic.
 """
 
 from __future__ import annotations
@@ -12,18 +12,13 @@ import importlib
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
-
-from pydantic import BaseModel, model_validator
-from pydantic_core import PydanticCustomError
+from typing import Any, TypeVar
 
 T = TypeVar("T", bound=Callable[..., Any])
 V = TypeVar("V")
 
 #: The release in which the former names of this one are gone.
 GONE_IN = "0.3"
-#: ``type`` of a validation error for a value that is given under both of its names.
-BOTH_NAMES = "both_names"
 
 
 class FormerSettingWarning(DeprecationWarning):
@@ -67,38 +62,6 @@ def current_names(
                 raise error(both_names(where + former, where + name))
             warn_former_name(where + former, where + name, category, stacklevel=stacklevel + 1)
     return {former_names.get(key, key): value for key, value in given.items()}
-
-
-class FormerNames(BaseModel):
-    """A mixin for records whose fields were renamed: ``FORMER_NAMES`` says how each was called.
-
-    Data under a former name are accepted, and the attribute can be read under it, both with a warning.
-    """
-
-    FORMER_NAMES: ClassVar[Mapping[str, str]] = {}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _take_former_names(cls, data: Any) -> Any:
-        if not isinstance(data, Mapping) or not any(former in data for former in cls.FORMER_NAMES):
-            return data
-        return current_names(
-            data, cls.FORMER_NAMES, error=lambda text: PydanticCustomError(BOTH_NAMES, "{text}", {"text": text})
-        )
-
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        if update and any(former in update for former in self.FORMER_NAMES):
-            update = current_names(update, self.FORMER_NAMES)
-        return super().model_copy(update=update, deep=deep)
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            current = type(self).FORMER_NAMES.get(name)
-            if current is None:
-                return super().__getattr__(name)
-            warn_former_name(f"{type(self).__name__}.{name}", f"{type(self).__name__}.{current}")
-            return getattr(self, current)
 
 
 def renamed(**former_names: str) -> Callable[[T], T]:

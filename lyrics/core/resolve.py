@@ -153,6 +153,8 @@ def overridden(spec: S, overrides: Mapping[str, Any], registry: Registry | None 
 
     Raises ``SpecError``.
     """
+    if not isinstance(overrides, Mapping):
+        return spec.with_overrides(overrides)  # which says what they must be
     registry = registry or default_registry()
     for path, kind, slot in spec.slots():
         options = _current_options(registry, kind, slot.use, slot.options, f"{path}.options.")

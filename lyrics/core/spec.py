@@ -29,7 +29,8 @@ from pydantic import (
 
 from lyrics.core.errors import SpecError, UnknownNameError, did_you_mean
 from lyrics.core.json_reading import parse_json, read_text
-from lyrics.core.renaming import BOTH_NAMES, FormerNames, current_names
+from lyrics.core.renamed_fields import BOTH_NAMES, FormerNames
+from lyrics.core.renaming import current_names
 
 M = TypeVar("M", bound=BaseModel)
 #: Lists and mappings within each other in a part's options. Real options need three; a spec that refers to itself needs

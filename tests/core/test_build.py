@@ -96,7 +96,7 @@ def test_instruction_and_picture_reach_the_soft_tokens(model: LyricsModel) -> No
 
 
 def test_counts_must_match(model: LyricsModel) -> None:
-    with pytest.raises(ValueError, match="2 pictures need as many instructions, not 1"):
+    with pytest.raises(ValueError, match="2 images need as many instructions, not 1"):
         model.encode([drawn(), drawn()], ["one"])
     with pytest.raises(ImageError, match=r"nowhere\.png"):
         model.encode(["nowhere.png"], ["one"])

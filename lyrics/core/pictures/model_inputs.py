@@ -5,7 +5,6 @@ Shapes: B images.
 
 from __future__ import annotations
 
-import warnings
 from collections import UserDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ import torch
 from lyrics.core.errors import PromptError
 from lyrics.core.pictures.images import ImageLike
 from lyrics.core.pictures.inputs import Pictures, entry_list, instruction_list, picture_list
+from lyrics.core.renaming import warn_former_name
 from lyrics.core.types import ImageBatch
 
 
@@ -124,5 +124,5 @@ def from_old_names(options: dict[str, Any], images: Any, text: Any) -> tuple[Any
     """Take ``pictures`` and ``instructions``, the old names of ``images`` and ``text``, out of ``options``, with a warning."""
     for old, new in (("pictures", "images"), ("instructions", "text")):
         if old in options:
-            warnings.warn(f"generate: {old} is now {new}.", DeprecationWarning, stacklevel=3)
+            warn_former_name(f"generate: {old}", new, stacklevel=3)
     return options.pop("pictures", images), options.pop("instructions", text)

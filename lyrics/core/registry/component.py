@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 import pluggy
 from pydantic import ConfigDict
 
-from lyrics.core.renaming import FormerNames, renamed
+from lyrics.core.renamed_fields import FormerNames
+from lyrics.core.renaming import renamed
 
 if TYPE_CHECKING:
     from lyrics.core.spec import ModelSpec, RefinerSpec

@@ -22,7 +22,8 @@ from pydantic import ConfigDict, Field, model_validator
 from lyrics.core.errors import SpecError, UnknownNameError
 from lyrics.core.json_reading import read_text
 from lyrics.core.registry.registry import Registry, default_registry
-from lyrics.core.renaming import FormerNames, moved_names
+from lyrics.core.renamed_fields import FormerNames
+from lyrics.core.renaming import moved_names
 from lyrics.core.resolve import overridden, read_spec, resolve
 
 # The rules of dotted paths are those of a model's specification.

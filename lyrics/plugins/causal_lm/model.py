@@ -99,7 +99,10 @@ class CausalLM(nn.Module):
     @property
     def hidden_size(self) -> int:
         # Not the configuration's, which in a few families (OPT) is the width of the layers and not of the embeddings.
-        return int(self.model.get_input_embeddings().weight.shape[1])  # type: ignore[operator,union-attr]
+        return int(self._words().shape[1])
+
+    def _words(self) -> torch.Tensor:
+        return self.model.get_input_embeddings().weight  # type: ignore[operator,union-attr,no-any-return]
 
     @property
     def max_positions(self) -> int:
@@ -141,7 +144,7 @@ class CausalLM(nn.Module):
         when compiled, as transformers then does not look at the positions.
         """
         if self._packs is None:
-            self._packs = not self.compiled and self._takes("position_ids") and packs(self)
+            self._packs = not self.compiled and self._takes("position_ids") and packs(self, self._words())
         return self._packs
 
     @torch.no_grad()

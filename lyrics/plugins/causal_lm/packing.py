@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
-
-if TYPE_CHECKING:
-    from lyrics.plugins.causal_lm.model import CausalLM
 
 #: Of the largest logit; a prompt that sees its neighbor differs by far more.
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
@@ -15,12 +12,12 @@ _OF_HALF = 5e-2
 
 
 @torch.no_grad()
-def packs(language_model: CausalLM) -> bool:
+def packs(language_model: Any, embeddings: torch.Tensor) -> bool:
     """Return whether seven tokens as two prompts in a row have the logits that the two have alone.
 
+    ``embeddings`` are the language model's, [vocabulary,D].
     Families differ: attention is masked by the positions, convolutions and recurrent states are not.
     """
-    embeddings = language_model.model.get_input_embeddings().weight  # type: ignore[operator,union-attr]
     if embeddings.is_meta:
         return False
     training = language_model.training

@@ -217,8 +217,8 @@ def test_mme_leaves_out_the_sum_of_what_was_not_asked() -> None:
 
 
 def test_mme_names_what_is_wrong() -> None:
-    with pytest.raises(LyricsError, match="no subtask 'color'"):
-        mme_scores([True], [True], ["color"], ["1"])
+    with pytest.raises(LyricsError, match="no subtask 'colour'"):
+        mme_scores([True], [True], ["colour"], ["1"])
     with pytest.raises(LyricsError, match="count 'p7' has 1"):
         mme_scores([True], [True], ["count"], ["p7"])
 

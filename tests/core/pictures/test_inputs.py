@@ -73,7 +73,7 @@ WRONG: dict[str, tuple[Callable[[Any], object], type[Exception], str]] = {
     "tokens as image": (lambda m: m.chat(IMAGE).ask("what?", 64), ImageError, "not a value of type int"),
     "chat about a number": (lambda m: m.chat(3), ImageError, "not a value of type int"),
     "show a mapping": (lambda m: m.chat().show({}), ImageError, "not a value of type dict"),
-    "fewer instructions": (lambda m: m.encode([IMAGE] * 2, ["a"]), PromptError, "2 pictures need as many instructions"),
+    "fewer instructions": (lambda m: m.encode([IMAGE] * 2, ["a"]), PromptError, "2 images need as many instructions"),
     "encode a number": (lambda m: m.encode(3), ImageError, "not a value of type int"),
     "phrases as text": (lambda m: m.encode(IMAGE, phrases="dog"), PromptError, r"such as phrases=\[\['dog'"),
     "one list for two": (
