@@ -28,12 +28,6 @@ from lyrics.plugins.scenes.names import (
     TEXTURES,
 )
 from lyrics.plugins.scenes.texts import SceneTexts
-from lyrics.testing import DatasetContract
-
-
-class TestContract(DatasetContract):
-    component = "scenes"
-    options = {"scenes": 20, "task": "mixed", "attributes": "fine"}
 
 
 def fine(**options: object) -> Scenes:

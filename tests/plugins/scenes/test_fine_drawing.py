@@ -1,4 +1,4 @@
-"""What fine scenes look like: fills differ in their pattern and not in their brightness, outlines are dark, grounds what they are called."""
+"""What fine scenes look like: fills are equally bright, outlines dark, grounds what they are called."""
 
 from __future__ import annotations
 
