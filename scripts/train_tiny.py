@@ -39,7 +39,7 @@ CARD_SCENES = (500, 1000, 200)
 
 
 def experts(given: argparse.Namespace) -> None:
-    for plan in recipe.PLANS:
+    for plan in recipe.FINE_PLANS if given.fine else recipe.PLANS:
         if given.only in (None, plan.name):
             recipe.train_expert(plan, given.out, recipe.scenes_for(plan), say)
             recipe.export(plan.component, given.out, given.out / "weights")
@@ -162,7 +162,9 @@ def main() -> None:
 
     stage = stages.add_parser("experts", help="train the image encoder, tagger, detector and segmenter")
     stage.add_argument("--out", type=Path, required=True, help="folder for checkpoints and weights")
-    stage.add_argument("--only", choices=[plan.name for plan in recipe.PLANS], help="this one alone")
+    names = dict.fromkeys(plan.name for plan in (*recipe.PLANS, *recipe.FINE_PLANS))
+    stage.add_argument("--only", choices=list(names), help="this one alone")
+    stage.add_argument("--fine", action="store_true", help="those for fine scenes")
     stage.set_defaults(run=experts)
 
     stage = stages.add_parser("model", help="train the language model on text, then stage 1 and stage 2")
@@ -173,7 +175,7 @@ def main() -> None:
 
     stage = stages.add_parser("all", help="experts, then model")
     stage.add_argument("--out", type=Path, required=True, help="folder for checkpoints, runs and weights")
-    stage.set_defaults(run=everything, only=None, set=None)
+    stage.set_defaults(run=everything, only=None, set=None, fine=False)
 
     stage = stages.add_parser("export", help="write weights of the newest checkpoints")
     stage.add_argument("--what", choices=["experts", *model_recipe.MODELS, "all"], default="all")

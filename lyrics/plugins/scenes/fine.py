@@ -17,7 +17,7 @@ from lyrics.plugins.scenes.attributes import Look, SceneLook, twin_looks
 from lyrics.plugins.scenes.draws import Draws
 from lyrics.plugins.scenes.fitting import fitted_mask
 from lyrics.plugins.scenes.layout import INK, RATIOS, WORD_SHARE, Scene, Thing, Word
-from lyrics.plugins.scenes.letters import LETTER_HEIGHT, LETTER_WIDTH, word_mask
+from lyrics.plugins.scenes.letters import LETTER_HEIGHT, LETTER_WIDTH
 from lyrics.plugins.scenes.names import FINE_SIZES, SHAPES, SPLIT_ROOM, SPLITS, WORDS
 
 #: Width to height of a thing.
@@ -28,6 +28,8 @@ _MOST_SHARED, _MOST_SHARED_IN_ALL = 0.3, 0.4
 CLEAR_OVERLAP = 0.04
 _TRIES = 12
 _MARGIN_PX = 1
+#: How far the plate of a word reaches beyond its letters, in units of their scale.
+_PLATE_MARGIN = 1
 #: Lengths of words that more than one word has, each as often as there are words of it.
 _LENGTHS = tuple(len(word) for word in WORDS if sum(len(word) == len(other) for other in WORDS) > 1)
 Corners = tuple[int, int, int, int]
@@ -65,9 +67,9 @@ def make_fine_scene(seed: int, number: int, *, side: int, max_objects: int) -> S
     owner_HW = np.zeros((height, width), dtype=np.uint8)
     words = []
     for text, corners in zip(look.words, written, strict=True):
-        ink = word_mask(text, scale)
-        _window(owner_HW, corners)[ink] = INK
-        words.append(Word(text, scale, corners[0], corners[1], _box(corners, width, height), fine=True))
+        _window(owner_HW, corners)[:] = INK
+        x, y = (edge + _PLATE_MARGIN * scale for edge in corners[:2])
+        words.append(Word(text, scale, x, y, _box(corners, width, height), fine=True))
     whole, overlaps = _laid(owner_HW, places, look)
     things = [
         _thing(place, one, _box(place.corners, width, height), hidden=bool(total > (owner_HW == index + 1).sum()))
@@ -77,7 +79,8 @@ def make_fine_scene(seed: int, number: int, *, side: int, max_objects: int) -> S
 
 
 def _word_place(draws: Draws, length: int, scale: int, width: int, height: int) -> Corners:
-    across, down = (length * (LETTER_WIDTH + 1) - 1) * scale, LETTER_HEIGHT * scale
+    across = (length * (LETTER_WIDTH + 1) - 1 + 2 * _PLATE_MARGIN) * scale
+    down = (LETTER_HEIGHT + 2 * _PLATE_MARGIN) * scale
     x = _MARGIN_PX + draws.below(width - across - 2 * _MARGIN_PX + 1)
     y = _MARGIN_PX + draws.below(height - down - 2 * _MARGIN_PX + 1)
     return x, y, x + across, y + down

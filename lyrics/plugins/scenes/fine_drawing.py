@@ -45,8 +45,11 @@ def draw_fine_scene(scene: Scene, seed: int) -> Image.Image:
     unit = max(scene.width, scene.height) / 128
     canvas_HWC = _ground(scene, draws, unit)
     for word in scene.words:
+        # On a plate, so that what is around a word does not depend on the ground.
+        ink, plate = (_INK_LIGHT, _INK_DARK) if draws.below(2) else (_INK_DARK, _INK_LIGHT)
         rows, columns = word.pixels.shape
-        ink = _INK_LIGHT if scene.ground == "dark" else _INK_DARK
+        x1, y1, x2, y2 = map(round, word.box.to_px((scene.width, scene.height)))
+        canvas_HWC[y1:y2, x1:x2] = plate
         canvas_HWC[word.y : word.y + rows, word.x : word.x + columns][word.pixels] = ink
     for index, thing in enumerate(scene.things):
         _lay(canvas_HWC, scene.owner_HW[thing.window] == index + 1, thing, draws, unit)

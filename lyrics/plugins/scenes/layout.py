@@ -95,7 +95,7 @@ class Word:
     """Written in capitals; ``scale`` pixels per pixel of the letters, corner at (x, y).
 
     Attributes:
-        box: around its ink; in a fine scene around the places of its letters, so that it tells their number alone.
+        box: around its ink; in a fine scene that of the plate that it is written on, which tells the number of letters alone.
         tag: what the experts call it: in a fine scene ``word``.
     """
 
@@ -126,7 +126,7 @@ class Scene:
     """What is where in an image.
 
     Attributes:
-        owner_HW: uint8, whose pixel it is: k + 1 for thing k, 255 for ink, 0 for the ground.
+        owner_HW: uint8, whose pixel it is: k + 1 for thing k, 255 for ink (in a fine scene for the word's plate), 0 for the ground.
         ground, texture: of a fine scene; None in a plain one.
         overlaps: of a fine scene: (upper, lower) for each pair of things of which one clearly hides a part of the other.
     """

@@ -35,7 +35,16 @@ from lyrics.plugins.tiny import detector as detector_file
 from lyrics.plugins.tiny import segmenter as segmenter_file
 from lyrics.plugins.tiny import tagger as tagger_file
 from lyrics.plugins.tiny import vit as vit_file
-from lyrics.plugins.tiny.shipped import list_files, load_weights, weights_file
+from lyrics.plugins.tiny.grounds import detector_views_loss, on_another_ground
+from lyrics.plugins.tiny.looks import (
+    EncoderWithLooks,
+    SegmenterWithLooks,
+    encoder_looks_loss,
+    seen_objects,
+    segmenter_looks_loss,
+)
+from lyrics.plugins.tiny.presets import FINE_OPTIONS
+from lyrics.plugins.tiny.shipped import OPTIONS_KEY, list_files, load_weights, weights_file
 from lyrics.plugins.tiny.training import (
     EncoderWithNames,
     Objects,
@@ -46,7 +55,7 @@ from lyrics.plugins.tiny.training import (
     segmenter_loss,
     tagger_loss,
 )
-from lyrics.plugins.tiny.vocabulary import VOCABULARY, word_tag
+from lyrics.plugins.tiny.vocabulary import NOUNS, VOCABULARY, word_tag
 
 Say = Callable[[str], None]
 
@@ -71,9 +80,18 @@ class Plan:
     name: str = ""
     #: The most objects of a scene. Crowded scenes have more small things on large ones, which are what is missed.
     max_objects: int = 8
+    #: Whether it is for fine scenes, with ``FINE_OPTIONS``.
+    fine: bool = False
+    #: How many images of a batch show the same scene, each on another ground: 1 or 2.
+    views: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or self.component)
+
+    @property
+    def rows(self) -> int:
+        """Scenes of a batch."""
+        return self.batch // self.views
 
 
 #: In the order of training. The last one of a component is the one that ships.
@@ -122,6 +140,14 @@ PLANS = (
     ),
 )
 
+#: The experts for fine scenes, in a folder of their own.
+FINE_PLANS = (
+    Plan("tiny-detector", steps=3000, batch=16, learning_rate=2e-3, fine=True, views=2),
+    Plan("tiny-segmenter", steps=2500, batch=16, learning_rate=2e-3, fine=True),
+    Plan("tiny-vit", steps=1500, batch=32, learning_rate=1e-3, fine=True),
+    Plan("tiny-tagger", steps=1200, batch=16, learning_rate=2e-3, after="tiny-detector", fine=True),
+)
+
 _OPTIONS: Mapping[str, type[Options]] = {
     "tiny-detector": TinyDetectorOptions,
     "tiny-tagger": TinyTaggerOptions,
@@ -134,7 +160,13 @@ _BUILDS: Mapping[str, Callable[[Any, BuildContext], nn.Module]] = {
     "tiny-segmenter": segmenter_file.build,
     "tiny-vit": vit_file.build,
 }
-_LOSSES: Mapping[str, Callable[[Any, ImageBatch, Objects], torch.Tensor]] = {
+_FINE_LOSSES: Mapping[str, Callable[[Any, ImageBatch, Any], torch.Tensor]] = {
+    "tiny-detector": detector_views_loss,
+    "tiny-tagger": tagger_loss,
+    "tiny-segmenter": segmenter_looks_loss,
+    "tiny-vit": encoder_looks_loss,
+}
+_LOSSES: Mapping[str, Callable[[Any, ImageBatch, Any], torch.Tensor]] = {
     "tiny-detector": detector_loss,
     "tiny-tagger": tagger_loss,
     "tiny-segmenter": segmenter_loss,
@@ -142,12 +174,17 @@ _LOSSES: Mapping[str, Callable[[Any, ImageBatch, Objects], torch.Tensor]] = {
 }
 
 
-def build_expert(component: str, folder: Path | None = None) -> Any:
-    """An expert with its default options, in evaluation mode: with the weights of ``folder``, or untrained, the same every time.
+def options_of(component: str, *, fine: bool) -> Options:
+    """What an expert is built with: its defaults, or those for fine scenes."""
+    return _OPTIONS[component](**(FINE_OPTIONS[component] if fine else {}))
+
+
+def build_expert(component: str, folder: Path | None = None, *, fine: bool = False) -> Any:
+    """An expert in evaluation mode: with the weights of ``folder``, or untrained, the same every time.
 
     Raises ``WeightsError`` for a file that is missing or does not fit.
     """
-    options = _OPTIONS[component]()
+    options = options_of(component, fine=fine)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         expert = _BUILDS[component](options, BuildContext("random"))
@@ -159,12 +196,12 @@ def build_expert(component: str, folder: Path | None = None) -> Any:
 def train_expert(plan: Plan, out: Path, dataset: Dataset, say: Say = print) -> nn.Module:
     """Train one expert, or go on with it, with checkpoints in ``out/COMPONENT``. What is finished is only read back.
 
-    Returns the expert, the image encoder within its ``EncoderWithNames``.
+    Returns the expert, within what it is trained with if there is more of it.
 
     Raises ``WeightsError`` when ``out`` holds a training of another plan, or not the one that this goes on from; ``CheckpointError`` for
     checkpoints of another model.
     """
-    module = _trainable(plan.component)
+    module = _trainable(plan.component, fine=plan.fine)
     parameters = dict(module.named_parameters())
     optimizer = adamw(module)
     disk, folder = Disk(), out / plan.name
@@ -201,7 +238,7 @@ def train_expert(plan: Plan, out: Path, dataset: Dataset, say: Say = print) -> n
     fit(
         module,
         batches(dataset, plan, expert_of(module).preprocessing, first=done),
-        _LOSSES[plan.component],
+        (_FINE_LOSSES if plan.fine else _LOSSES)[plan.component],
         steps=plan.steps,
         learning_rate=plan.learning_rate,
         optimizer=optimizer,
@@ -213,16 +250,19 @@ def train_expert(plan: Plan, out: Path, dataset: Dataset, say: Say = print) -> n
 
 def expert_of(module: nn.Module) -> Any:
     """The part of what is trained that is kept."""
-    return module.encoder if isinstance(module, EncoderWithNames) else module
+    if isinstance(module, SegmenterWithLooks):
+        return module.segmenter
+    return module.encoder if isinstance(module, (EncoderWithNames, EncoderWithLooks)) else module
 
 
-def _trainable(component: str) -> nn.Module:
-    expert: nn.Module = build_expert(component)
-    if component != "tiny-vit":
-        return expert
+def _trainable(component: str, *, fine: bool) -> nn.Module:
+    expert: Any = build_expert(component, fine=fine)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return EncoderWithNames(expert, VOCABULARY)  # type: ignore[arg-type]
+        if component == "tiny-vit":
+            return EncoderWithLooks(expert) if fine else EncoderWithNames(expert, VOCABULARY)
+        trained: nn.Module = SegmenterWithLooks(expert) if fine and component == "tiny-segmenter" else expert
+        return trained
 
 
 def _newest(name: str, out: Path) -> Checkpoint:
@@ -237,30 +277,37 @@ def _borrow(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, torch.
     """Copies the tensors of the same name and shape; returns how many."""
     borrowed = 0
     for name, parameter in parameters.items():
-        lent = tensors.get(name.removeprefix("encoder."))
+        lent = tensors.get(name, tensors.get(name.removeprefix("encoder.").removeprefix("segmenter.")))
         if lent is not None and lent.shape == parameter.shape:
             parameter.copy_(lent)
             borrowed += 1
     return borrowed
 
 
-def scenes(split: str, count: int, max_objects: int = 8) -> Dataset:
+def scenes(split: str, count: int, max_objects: int = 8, *, fine: bool = False) -> Dataset:
     """The first ``count`` rows of a split of ``scenes``."""
-    return build_dataset("scenes", {"split": split, "scenes": count, "max_objects": max_objects})
+    options = {"split": split, "scenes": count, "max_objects": max_objects}
+    return build_dataset("scenes", {**options, "attributes": "fine" if fine else "plain"})
 
 
 def scenes_for(plan: Plan) -> Dataset:
     """All scenes that a training draws, and those before its first."""
-    return scenes("train", plan.first_row + plan.steps * plan.batch, plan.max_objects)
+    return scenes("train", plan.first_row + plan.steps * plan.rows, plan.max_objects, fine=plan.fine)
 
 
 def annotated(sample: Sample, size_px: tuple[int, int]) -> tuple[DetectedObject, ...]:
-    """All that can be named in a scene of ``size_px`` (width, height): its objects, and its words with their whole box as mask."""
+    """All that can be named in a scene of ``size_px`` (width, height): its objects, and its words with their whole box as mask.
+
+    In a fine scene also what they look like.
+    """
+    fine = "ground" in sample.extra
     words = []
     for word in sample.extra["words"]:
         box = Box(*word["box_norm"])
-        words.append(DetectedObject(word_tag(word["text"]), box, 1.0, Mask.from_box(box, size_px)))
-    return (*sample.objects, *words)
+        tag = NOUNS[-1] if fine else word_tag(word["text"])
+        words.append(DetectedObject(tag, box, 1.0, Mask.from_box(box, size_px)))
+    objects = (*sample.objects, *words)
+    return seen_objects(sample, objects) if fine else objects
 
 
 def drawn(dataset: Dataset, rows: Sequence[int]) -> tuple[list[Image], list[tuple[DetectedObject, ...]]]:
@@ -277,9 +324,13 @@ def batches(
     dataset: Dataset, plan: Plan, preprocessing: Preprocessing, *, first: int = 0
 ) -> Iterator[tuple[ImageBatch, Objects]]:
     """The plan's batches from batch ``first`` on, to the end of the data set."""
-    for start in range(plan.first_row + first * plan.batch, len(dataset) - plan.batch + 1, plan.batch):
-        rows = range(start, start + plan.batch)
+    for start in range(plan.first_row + first * plan.rows, len(dataset) - plan.rows + 1, plan.rows):
+        rows = range(start, start + plan.rows)
         pictures, objects = drawn(dataset, rows)
+        if plan.views == 2:
+            others = map(on_another_ground, pictures, objects, rows)
+            pictures = [view for pair in zip(pictures, others, strict=True) for view in pair]
+            objects = [found for found in objects for _ in range(2)]
         if plan.component == "tiny-segmenter":
             objects = [_jittered(found, row) for found, row in zip(objects, rows, strict=True)]
         yield prepare(pictures, preprocessing), objects
@@ -300,19 +351,26 @@ def _jittered(objects: Sequence[DetectedObject], row: int) -> tuple[DetectedObje
 
 def trained(component: str, out: Path) -> tuple[nn.Module, int]:
     """What ``train_expert`` has made so far, in evaluation mode, and its step. Raises ``WeightsError`` where there is nothing."""
-    made = [plan.name for plan in PLANS if plan.component == component and (out / plan.name).is_dir()]
+    module, checkpoint = _trained(component, out)
+    return module, checkpoint.step
+
+
+def _trained(component: str, out: Path) -> tuple[nn.Module, Checkpoint]:
+    made = [plan.name for plan in (*PLANS, *FINE_PLANS) if plan.component == component and (out / plan.name).is_dir()]
     name = made[-1] if made else component
     checkpoint = _newest(name, out)
-    module = _trainable(component)
+    module = _trainable(component, fine=checkpoint.state["plan"]["fine"])
     load_parameters(dict(module.named_parameters()), checkpoint.trained, str(out / name))
-    return module.eval(), checkpoint.step
+    return module.eval(), checkpoint
 
 
 def export(component: str, out: Path, folder: Path) -> int:
     """Write the expert to ``folder`` in half precision as far as it is trained, and its sha256 to the list there. Returns its step."""
-    module, step = trained(component, out)
+    module, checkpoint = _trained(component, out)
+    options = options_of(component, fine=checkpoint.state["plan"]["fine"])
     state = {name: tensor.half().contiguous() for name, tensor in expert_of(module).state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / weights_file(component)).write_bytes(tensors_to_bytes(state, {"format": "pt"}))
+    told = {"format": "pt", OPTIONS_KEY: options.model_dump_json(exclude_unset=True)}
+    (folder / weights_file(component)).write_bytes(tensors_to_bytes(state, told))
     list_files(folder)
-    return step
+    return checkpoint.step
