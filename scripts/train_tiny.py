@@ -6,6 +6,8 @@ torchrun --nproc-per-node 2 scripts/train_tiny.py model --out runs/tiny --only t
 python scripts/train_tiny.py all --out runs/tiny          # both
 python scripts/train_tiny.py export --out runs/tiny       # write the weights of the newest checkpoints, finished or not
 python scripts/train_tiny.py measure --weights runs/tiny/weights --split test --scenes 1000
+python scripts/train_tiny.py experts --fine --out runs/fine   # those for fine scenes, in a folder of their own
+python scripts/train_tiny.py probe --weights runs/fine/weights                      # what each of them carries
 python scripts/train_tiny.py align --split test --scenes 1000                      # what stage 1 taught
 python scripts/train_tiny.py card --split test --out card                          # these and what the whole model answers: docs/tiny.md
 python scripts/train_tiny.py read --split test --scenes 100                        # what the language model reads
@@ -31,7 +33,7 @@ from lyrics.core.loading import build_model
 from lyrics.core.model import LyricsModel
 from lyrics.core.refining.refinement import Refinement
 from lyrics.core.training.launch import several_processes
-from lyrics.plugins.tiny import measure, model_recipe, recipe, shipped
+from lyrics.plugins.tiny import measure, model_recipe, probe, recipe, shipped
 from lyrics.plugins.tiny.reading import reading_accuracy
 
 #: Scenes that the card's figures are of: of the experts, of stage 1, of the whole model.
@@ -73,9 +75,20 @@ def export(given: argparse.Namespace) -> None:
 def measured(given: argparse.Namespace) -> None:
     figures = expert_figures(given.weights, given.split, given.scenes)
     if given.out is not None:
-        module, _ = recipe.trained("tiny-vit", given.out)
+        module: Any = recipe.trained("tiny-vit", given.out)[0]
         figures["encoder"] = measure.measure_encoder(module, recipe.scenes(given.split, given.scenes))
     say(json.dumps(figures, indent=1))
+
+
+def probed(given: argparse.Namespace) -> None:
+    """What each expert for fine scenes carries; fails where that is not as it is meant."""
+    names = ("tiny-vit", "tiny-detector", "tiny-segmenter")
+    experts = [recipe.build_expert(name, given.weights, fine=True) for name in names]
+    dataset = recipe.scenes(given.split, given.things, fine=True)  # each has one at least
+    found = probe.probe(*probe.describe(*experts, dataset, given.things))
+    say(json.dumps({"split": given.split, **found.to_json()}, indent=1) if given.json else probe.table(found))
+    if found.otherwise():
+        raise LyricsError("not as meant: " + "; ".join(found.otherwise()))
 
 
 def expert_figures(weights: Path, split: str, scenes: int) -> dict[str, Any]:
@@ -189,6 +202,13 @@ def main() -> None:
     stage.add_argument("--scenes", type=positive, default=1000)
     stage.add_argument("--out", type=Path, help="folder with the encoder's checkpoints: measures it, too")
     stage.set_defaults(run=measured)
+
+    stage = stages.add_parser("probe", help="what each expert for fine scenes carries: linear probes by attribute")
+    stage.add_argument("--weights", type=Path, required=True, help="folder of the experts' weights")
+    stage.add_argument("--split", choices=["validation", "test"], default="test")
+    stage.add_argument("--things", type=positive, default=3000)
+    stage.add_argument("--json", action="store_true", help="figures in place of a table")
+    stage.set_defaults(run=probed)
 
     stage = stages.add_parser("align", help="retrieval, matching, masked objects and captions after stage 1")
     one = stage.add_mutually_exclusive_group()

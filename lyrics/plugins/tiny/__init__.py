@@ -11,7 +11,7 @@ from typing import Annotated, Self
 from pydantic import Field, field_validator, model_validator
 
 from lyrics.core.registry.component import Component, NamesWeights, Options, Preset, Recipe, hookimpl
-from lyrics.plugins.tiny.presets import TINY_STAGE1_WEIGHTS, TINY_WEIGHTS, lyrics_tiny, tiny_refiner
+from lyrics.plugins.tiny.presets import TINY_STAGE1_WEIGHTS, TINY_WEIGHTS, lyrics_tiny, lyrics_tiny_fine, tiny_refiner
 from lyrics.plugins.tiny.vocabulary import VOCABULARY, normalised
 
 LICENCE = "as lyrics; the weights were trained on scenes, which lyrics draws itself"
@@ -213,6 +213,11 @@ def lyrics_presets() -> Iterable[Preset]:
         lyrics_tiny,
         "lyrics-tiny as stage 1 left it: for retrieval and matching, and to begin stage 2 with",
         weights=TINY_STAGE1_WEIGHTS,
+    )
+    yield Preset(
+        "lyrics-tiny-fine",
+        lyrics_tiny_fine,
+        "lyrics-tiny for fine scenes, whose tags do not say what things look like; to be trained",
     )
     yield Preset("tiny-refiner", tiny_refiner, "a refiner alone: the experts of lyrics-tiny, for drawn scenes")
 

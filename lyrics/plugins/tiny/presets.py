@@ -14,7 +14,7 @@ TINY_STAGE1_WEIGHTS = "package:lyrics/plugins/tiny/weights/stage1"
 TINY_WEIGHTS = "package:lyrics/plugins/tiny/weights/model"
 
 #: Where the experts for fine scenes are until they ship.
-FINE_EXPERTS = "package:lyrics/plugins/tiny/weights/fine"
+FINE_EXPERTS = "package:lyrics/plugins/tiny/fine_experts"
 #: What the experts for fine scenes are, by component. They are unlike each other, as those of the paper are: the encoder sees
 #: a small image as a whole, the detector tells nouns and boxes in few tokens, the segmenter what a masked part looks like.
 FINE_OPTIONS: Mapping[str, Mapping[str, Any]] = {

@@ -60,7 +60,7 @@ def load_weights(module: nn.Module, component: str, options: Options, folder: Pa
         if name not in _FREE and given != value:
             raise WeightsError(
                 f"{component}: {_shown(name, given)} does not fit the trained weights, which are of {_shown(name, value)}. "
-                f"Set {name} so, or build with weights='random' and train your own (docs/tiny.md)."
+                f"Set {name} to that, or build with weights='random' and train your own (docs/tiny.md)."
             )
     load_module(module, read_tensors(file), file)
 
@@ -70,9 +70,14 @@ def _trained_options(file: Path, kind: type[Options]) -> Options:
     try:
         with safe_open(file, framework="pt") as opened:
             told = (opened.metadata() or {}).get(OPTIONS_KEY, "{}")
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{file} cannot be read as safetensors: {error}") from error
+    try:
         return kind.model_validate_json(told)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{file} cannot be read, or does not say which options it is of: {error}") from error
+    except ValueError as error:
+        raise WeightsError(
+            f"{file} is of options that this version does not know, {told}; export its weights again (docs/tiny.md)."
+        ) from error
 
 
 def materialize(module: nn.Module, component: str, options: Options, context: BuildContext) -> None:
