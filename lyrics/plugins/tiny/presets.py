@@ -21,7 +21,7 @@ FINE_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "tiny-vit": {"image_size": 56},
     "tiny-tagger": {"vocabulary": NOUNS},
     "tiny-detector": {"vocabulary": NOUNS, "queries": 16, "query_width": 32},
-    "tiny-segmenter": {"look_width": 64},
+    "tiny-segmenter": {"width": 48, "look_width": 64},
 }
 
 

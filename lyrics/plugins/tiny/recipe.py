@@ -144,7 +144,7 @@ PLANS = (
 FINE_PLANS = (
     Plan("tiny-detector", steps=1500, batch=16, learning_rate=2e-3, fine=True),
     Plan("tiny-vit", steps=1500, batch=32, learning_rate=1e-3, fine=True),
-    Plan("tiny-segmenter", steps=2500, batch=16, learning_rate=2e-3, fine=True),
+    Plan("tiny-segmenter", steps=2000, batch=16, learning_rate=2e-3, fine=True),
     # That a thing is the same on every ground can be learned once things are known; before, states become all the same.
     Plan(
         "tiny-detector",

@@ -87,9 +87,7 @@ class Look(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.stages = nn.Sequential(
-            Downsample(6, 32), ResidualBlock(32), Downsample(32, 64), ResidualBlock(64), ResidualBlock(64)
-        )
+        self.stages = nn.Sequential(Downsample(6, 24), Downsample(24, 64), ResidualBlock(64), ResidualBlock(64))
         self.out = nn.Sequential(nn.LayerNorm(64), nn.Linear(64, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
 
     def forward(self, pixels_K3RR: torch.Tensor, logits_Krr: torch.Tensor) -> torch.Tensor:
