@@ -73,8 +73,8 @@ def export(given: argparse.Namespace) -> None:
 
 
 def measured(given: argparse.Namespace) -> None:
-    figures = expert_figures(given.weights, given.split, given.scenes)
-    if given.out is not None:
+    figures = expert_figures(given.weights, given.split, given.scenes, fine=given.fine)
+    if given.out is not None and not given.fine:
         module: Any = recipe.trained("tiny-vit", given.out)[0]
         figures["encoder"] = measure.measure_encoder(module, recipe.scenes(given.split, given.scenes))
     say(json.dumps(figures, indent=1))
@@ -91,11 +91,12 @@ def probed(given: argparse.Namespace) -> None:
         raise LyricsError("not as meant: " + "; ".join(found.otherwise()))
 
 
-def expert_figures(weights: Path, split: str, scenes: int) -> dict[str, Any]:
+def expert_figures(weights: Path, split: str, scenes: int, *, fine: bool = False) -> dict[str, Any]:
     tagger, detector, segmenter = (
-        recipe.build_expert(name, weights) for name in ("tiny-tagger", "tiny-detector", "tiny-segmenter")
+        recipe.build_expert(name, weights, fine=fine) for name in ("tiny-tagger", "tiny-detector", "tiny-segmenter")
     )
-    return {"split": split, **measure.measure(tagger, detector, segmenter, recipe.scenes(split, scenes))}
+    dataset = recipe.scenes(split, scenes, fine=fine)
+    return {"split": split, **measure.measure(tagger, detector, segmenter, dataset)}
 
 
 def aligned(given: argparse.Namespace) -> None:

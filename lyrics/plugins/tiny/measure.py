@@ -51,7 +51,7 @@ def measure(tagger: TinyTagger, detector: TinyDetector, segmenter: TinySegmenter
 
     Returns by name:
 
-    - ``scenes``, ``things`` (coloured shapes) and ``words``: how many.
+    - ``scenes``, ``things`` (shapes) and ``words``: how many.
     - ``tags mAP``: mean over names; ``tags precision`` and ``tags recall``: of the tags that are reported.
     - ``AP50, ...``: mean over names of the average precision of boxes at IoU 0.5, asked for all names, for the tagger's tags, and for the
       true tags; the last also for things and for words alone.
@@ -130,7 +130,8 @@ def _centre_size_iou(first_N4: torch.Tensor, second_N4: torch.Tensor) -> torch.T
 
 
 def _is_word(name: str) -> bool:
-    return name.startswith("word ")
+    """Whether a name is that of something written; in fine scenes all words have one name."""
+    return name.partition(" ")[0] == "word"
 
 
 def _split(figure: str, found: Mapping[str, float]) -> dict[str, float]:

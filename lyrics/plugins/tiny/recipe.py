@@ -35,7 +35,6 @@ from lyrics.plugins.tiny import detector as detector_file
 from lyrics.plugins.tiny import segmenter as segmenter_file
 from lyrics.plugins.tiny import tagger as tagger_file
 from lyrics.plugins.tiny import vit as vit_file
-from lyrics.plugins.tiny.grounds import detector_views_loss, on_another_ground
 from lyrics.plugins.tiny.looks import (
     EncoderWithLooks,
     SegmenterWithLooks,
@@ -82,16 +81,9 @@ class Plan:
     max_objects: int = 8
     #: Whether it is for fine scenes, with ``FINE_OPTIONS``.
     fine: bool = False
-    #: How many images of a batch show the same scene, each on another ground: 1 or 2.
-    views: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or self.component)
-
-    @property
-    def rows(self) -> int:
-        """Scenes of a batch."""
-        return self.batch // self.views
 
 
 #: In the order of training. The last one of a component is the one that ships.
@@ -145,19 +137,7 @@ FINE_PLANS = (
     Plan("tiny-detector", steps=1500, batch=16, learning_rate=2e-3, fine=True),
     Plan("tiny-vit", steps=1500, batch=32, learning_rate=1e-3, fine=True),
     Plan("tiny-segmenter", steps=2000, batch=16, learning_rate=2e-3, fine=True),
-    # That a thing is the same on every ground can be learned once things are known; before, states become all the same.
-    Plan(
-        "tiny-detector",
-        steps=2000,
-        batch=16,
-        learning_rate=1.5e-3,
-        after="tiny-detector",
-        first_row=1500 * 16,
-        name="tiny-detector-2",
-        fine=True,
-        views=2,
-    ),
-    Plan("tiny-tagger", steps=1000, batch=16, learning_rate=2e-3, after="tiny-detector", fine=True),
+    Plan("tiny-tagger", steps=800, batch=16, learning_rate=2e-3, after="tiny-detector", fine=True),
 )
 
 _OPTIONS: Mapping[str, type[Options]] = {
@@ -184,12 +164,6 @@ _LOSSES: Mapping[str, Callable[[Any, ImageBatch, Any], torch.Tensor]] = {
     "tiny-segmenter": segmenter_loss,
     "tiny-vit": encoder_loss,
 }
-
-
-def _loss_of(plan: Plan) -> Callable[[Any, ImageBatch, Any], torch.Tensor]:
-    if plan.component == "tiny-detector" and plan.views == 2:
-        return detector_views_loss
-    return (_FINE_LOSSES if plan.fine else _LOSSES)[plan.component]
 
 
 def options_of(component: str, *, fine: bool) -> Options:
@@ -256,7 +230,7 @@ def train_expert(plan: Plan, out: Path, dataset: Dataset, say: Say = print) -> n
     fit(
         module,
         batches(dataset, plan, expert_of(module).preprocessing, first=done),
-        _loss_of(plan),
+        (_FINE_LOSSES if plan.fine else _LOSSES)[plan.component],
         steps=plan.steps,
         learning_rate=plan.learning_rate,
         optimizer=optimizer,
@@ -310,7 +284,7 @@ def scenes(split: str, count: int, max_objects: int = 8, *, fine: bool = False) 
 
 def scenes_for(plan: Plan) -> Dataset:
     """All scenes that a training draws, and those before its first."""
-    return scenes("train", plan.first_row + plan.steps * plan.rows, plan.max_objects, fine=plan.fine)
+    return scenes("train", plan.first_row + plan.steps * plan.batch, plan.max_objects, fine=plan.fine)
 
 
 def annotated(sample: Sample, size_px: tuple[int, int]) -> tuple[DetectedObject, ...]:
@@ -342,13 +316,9 @@ def batches(
     dataset: Dataset, plan: Plan, preprocessing: Preprocessing, *, first: int = 0
 ) -> Iterator[tuple[ImageBatch, Objects]]:
     """The plan's batches from batch ``first`` on, to the end of the data set."""
-    for start in range(plan.first_row + first * plan.rows, len(dataset) - plan.rows + 1, plan.rows):
-        rows = range(start, start + plan.rows)
+    for start in range(plan.first_row + first * plan.batch, len(dataset) - plan.batch + 1, plan.batch):
+        rows = range(start, start + plan.batch)
         pictures, objects = drawn(dataset, rows)
-        if plan.views == 2:
-            others = map(on_another_ground, pictures, objects, rows)
-            pictures = [view for pair in zip(pictures, others, strict=True) for view in pair]
-            objects = [found for found in objects for _ in range(2)]
         if plan.component == "tiny-segmenter":
             objects = [_jittered(found, row) for found, row in zip(objects, rows, strict=True)]
         yield prepare(pictures, preprocessing), objects

@@ -103,14 +103,6 @@ def tagger_loss(tagger: TinyTagger, images: ImageBatch, objects: Objects) -> tor
 
 def detector_loss(detector: TinyDetector, images: ImageBatch, objects: Objects) -> torch.Tensor:
     """Objects are found where the canvas shows them; one whose tag is outside the vocabulary is an object without a name."""
-    boxes_px, names = detector_targets(detector, images, objects)
-    return detection_loss(detector.predict(images), boxes_px, names, detector.trunk.stride)
-
-
-def detector_targets(
-    detector: TinyDetector, images: ImageBatch, objects: Objects
-) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Per image the boxes [N,4] of its objects in pixels of the canvas, and their names [N,P], 0 or 1."""
     device = images.pixels_BCHW.device
     boxes_px: list[torch.Tensor] = []
     names: list[torch.Tensor] = []
@@ -118,7 +110,7 @@ def detector_targets(
         shown = [obj for obj in found if frame.visible_fraction(obj.box_norm) > 0]
         boxes_px.append(boxes_on_canvas(frame, shown).to(device))
         names.append(detector.phrases.targets([obj.tag for obj in shown]))
-    return boxes_px, names
+    return detection_loss(detector.predict(images), boxes_px, names, detector.trunk.stride)
 
 
 def segmenter_loss(segmenter: TinySegmenter, images: ImageBatch, objects: Objects) -> torch.Tensor:
