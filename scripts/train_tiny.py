@@ -73,19 +73,24 @@ def export(given: argparse.Namespace) -> None:
 
 
 def measured(given: argparse.Namespace) -> None:
-    figures = expert_figures(given.weights, given.split, given.scenes, fine=given.fine)
-    if given.out is not None and not given.fine:
-        module: Any = recipe.trained("tiny-vit", given.out)[0]
-        figures["encoder"] = measure.measure_encoder(module, recipe.scenes(given.split, given.scenes))
+    figures: dict[str, Any] = expert_figures(given.weights, given.split, given.scenes, fine=given.fine)
+    if given.out is not None:
+        encoder: Any = recipe.trained("tiny-vit", given.out)[0]
+        dataset = recipe.scenes(given.split, given.scenes, fine=given.fine)
+        if given.fine:
+            segmenter: Any = recipe.trained("tiny-segmenter", given.out)[0]
+            figures["looks"] = measure.measure_looks(encoder, segmenter, dataset)
+        else:
+            figures["encoder"] = measure.measure_encoder(encoder, dataset)
     say(json.dumps(figures, indent=1))
 
 
 def probed(given: argparse.Namespace) -> None:
     """What each expert for fine scenes carries; fails where that is not as it is meant."""
     names = ("tiny-vit", "tiny-detector", "tiny-segmenter")
-    experts = [recipe.build_expert(name, given.weights, fine=True) for name in names]
+    encoder, detector, segmenter = (recipe.build_expert(name, given.weights, fine=True) for name in names)
     dataset = recipe.scenes(given.split, given.things, fine=True)  # each has one at least
-    found = probe.probe(*probe.describe(*experts, dataset, given.things))
+    found = probe.probe(*probe.describe(encoder, detector, segmenter, dataset, given.things))
     say(json.dumps({"split": given.split, **found.to_json()}, indent=1) if given.json else probe.table(found))
     if found.otherwise():
         raise LyricsError("not as meant: " + "; ".join(found.otherwise()))
@@ -201,7 +206,8 @@ def main() -> None:
     stage.add_argument("--weights", type=Path, default=shipped.WEIGHTS, help="the shipped ones unless given")
     stage.add_argument("--split", choices=["validation", "test", "held-out"], default="test")
     stage.add_argument("--scenes", type=positive, default=1000)
-    stage.add_argument("--out", type=Path, help="folder with the encoder's checkpoints: measures it, too")
+    stage.add_argument("--out", type=Path, help="folder with the checkpoints: measures also what their heads tell")
+    stage.add_argument("--fine", action="store_true", help="experts for fine scenes, on fine scenes")
     stage.set_defaults(run=measured)
 
     stage = stages.add_parser("probe", help="what each expert for fine scenes carries: linear probes by attribute")

@@ -42,12 +42,16 @@ OF_SCENES: Mapping[str, tuple[str, ...]] = {"ground": GROUNDS, "texture": TEXTUR
 
 @dataclass(frozen=True)
 class SeenObject(DetectedObject):
-    """An object of a fine scene and what it looks like: the attributes of a thing, or the text of a word; and of the scene."""
+    """An object of a fine scene and what it looks like: the attributes of a thing, or the text of a word; and of the scene.
+
+    ``hidden`` is ``yes`` where another thing clearly lies on it, and ``no`` otherwise; no expert is trained to tell it.
+    """
 
     color: str = ""
     fill: str = ""
     lean: str = ""
     outline: str = ""
+    hidden: str = ""
     text: str = ""
     ground: str = ""
     texture: str = ""
@@ -60,13 +64,17 @@ def seen_objects(sample: Sample, objects: Sequence[DetectedObject]) -> tuple[See
         sample: a row of ``scenes`` with its truth in ``extra``.
         objects: its things and words in any order; boxes tell which is which.
     """
-    of_boxes = {one["box_norm"]: one for one in (*sample.extra["things"], *sample.extra["words"])}
+    lower = {index for _, index in sample.extra["overlaps"]}
+    things = [
+        {**one, "color": one["colour"], "hidden": "yes" if index in lower else "no"}
+        for index, one in enumerate(sample.extra["things"])
+    ]
+    of_boxes = {one["box_norm"]: one for one in (*things, *sample.extra["words"])}
     scene = {name: sample.extra[name] for name in OF_SCENES}
     seen = []
     for found in objects:
         truth = of_boxes[found.box_norm.as_tuple()]
-        looks = {name: truth["colour" if name == "color" else name] for name in OF_THINGS} if "fill" in truth else {}
-        looks |= {"text": truth.get("text", ""), **scene}
+        looks = {name: truth.get(name, "") for name in (*OF_THINGS, "hidden", "text")} | scene
         seen.append(SeenObject(found.tag, found.box_norm, found.score, found.mask, **looks))
     return tuple(seen)
 

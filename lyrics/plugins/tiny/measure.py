@@ -5,6 +5,7 @@ Shapes: B images, P names of the vocabulary.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,10 +26,12 @@ from lyrics.core.evaluation.metrics.detection import (
 from lyrics.core.pictures.processor import prepare
 from lyrics.core.types import DetectedObject, ImageBatch, Preprocessing
 from lyrics.plugins.tiny.detector import TinyDetector
+from lyrics.plugins.tiny.looks import OF_SCENES, OF_THINGS, EncoderWithLooks, SegmenterWithLooks
 from lyrics.plugins.tiny.recipe import drawn
 from lyrics.plugins.tiny.segmenter import TinySegmenter
 from lyrics.plugins.tiny.tagger import TinyTagger
 from lyrics.plugins.tiny.training import EncoderWithNames, token_targets
+from lyrics.plugins.tiny.vocabulary import WORDS
 
 Objects = Sequence[Sequence[DetectedObject]]
 _BATCH = 32
@@ -119,6 +122,44 @@ def measure_encoder(module: EncoderWithNames, dataset: Dataset) -> dict[str, flo
         lying += lying_BM.sum().item()
         overlap += _centre_size_iou(boxes_BM4[lying_BM], wanted_BM4[lying_BM]).sum().item()
     return {"scenes": len(seen.pictures), "tokens": lying, "name right": right / lying, "box IoU": overlap / lying}
+
+
+@torch.no_grad()
+def measure_looks(encoder: EncoderWithLooks, segmenter: SegmenterWithLooks, dataset: Dataset) -> dict[str, float]:
+    """What the heads that experts for fine scenes are trained with tell: shares right of scenes, of things, and of words.
+
+    The encoder's ``ground`` and ``texture``; the segmenter's attributes of things and ``word``, asked for by true boxes.
+    """
+    seen = _Scenes(*drawn(dataset, range(len(dataset))))
+    right: Counter[str] = Counter()
+    asked: Counter[str] = Counter()
+    for images, start in seen.batches(encoder.encoder.preprocessing):
+        means_BD = encoder.encoder(images.pixels_BCHW).mean(1)
+        scenes = [found[0] for found in seen.objects[start : start + len(images)]]
+        for name, values in OF_SCENES.items():
+            _count(right, asked, name, encoder.whole[name](means_BD), values, [getattr(one, name) for one in scenes])
+    for images, start in seen.batches(segmenter.segmenter.preprocessing):
+        objects = seen.objects[start : start + len(images)]
+        _, looks_KD = segmenter.segmenter.predict(images, [[one.box_norm for one in found] for found in objects])
+        shown: list[Any] = [one for found in objects for one in found]
+        for name, values in OF_THINGS.items():
+            _count(right, asked, name, segmenter.things[name](looks_KD), values, [getattr(one, name) for one in shown])
+        _count(right, asked, "word", segmenter.words(looks_KD), WORDS, [one.text for one in shown])
+    return {"scenes": len(seen.pictures), **{name: right[name] / max(1, count) for name, count in asked.items()}}
+
+
+def _count(
+    right: Counter[str],
+    asked: Counter[str],
+    name: str,
+    logits_KP: torch.Tensor,
+    values: Sequence[str],
+    true: Sequence[str],
+) -> None:
+    """Counts the rows whose best value is the true one, of those that have one at all."""
+    said = [values[best] for best in logits_KP.argmax(-1).tolist()]
+    asked[name] += sum(bool(value) for value in true)
+    right[name] += sum(value == best for value, best in zip(true, said, strict=True))
 
 
 def _centre_size_iou(first_N4: torch.Tensor, second_N4: torch.Tensor) -> torch.Tensor:

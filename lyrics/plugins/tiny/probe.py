@@ -28,7 +28,12 @@ from lyrics.plugins.tiny.vit import TinyVit
 from lyrics.plugins.tiny.vocabulary import NOUNS, SHAPES
 
 #: Attribute -> its values, in the order of the table.
-ATTRIBUTES: Mapping[str, tuple[str, ...]] = {"shape": SHAPES, **OF_THINGS, **OF_SCENES}
+ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
+    "shape": SHAPES,
+    **OF_THINGS,
+    "hidden": ("yes", "no"),
+    **OF_SCENES,
+}
 #: What can describe a thing, in the order of the table. ``text`` is its noun and its box, as the refiner writes them.
 DESCRIBERS = ("text", "image encoder", "detector", "segmenter")
 #: (attribute, describer) -> (low, high): the share right that the experts are meant to have.
