@@ -1,7 +1,8 @@
 """What things and scenes look like, as the experts for fine scenes are trained to tell it.
 
 The image encoder learns the ground, its texture, and roughly which colors and nouns are where; the segmenter learns, of each
-box, the mask and what is inside of it: color, fill, lean and outline of a thing, the letters of a word. Linear heads read all
+box, the mask and what is inside of it: color, fill, lean and outline of a thing, whether another lies on it, the letters of a
+word. Linear heads read all
 this off the tokens, and are dropped afterwards.
 
 Shapes: B images, N objects of one image, K objects of a batch, M image tokens, D width.
@@ -27,6 +28,7 @@ from lyrics.plugins.tiny.vocabulary import (
     COLOURS,
     FILLS,
     GROUNDS,
+    HIDDEN,
     LEANS,
     NOUNS,
     OUTLINES,
@@ -36,7 +38,13 @@ from lyrics.plugins.tiny.vocabulary import (
 )
 
 #: Of a thing, and of a scene: attribute -> its values.
-OF_THINGS: Mapping[str, tuple[str, ...]] = {"color": COLOURS, "fill": FILLS, "lean": LEANS, "outline": OUTLINES}
+OF_THINGS: Mapping[str, tuple[str, ...]] = {
+    "color": COLOURS,
+    "fill": FILLS,
+    "lean": LEANS,
+    "outline": OUTLINES,
+    "hidden": HIDDEN,
+}
 OF_SCENES: Mapping[str, tuple[str, ...]] = {"ground": GROUNDS, "texture": TEXTURES}
 
 
@@ -44,7 +52,8 @@ OF_SCENES: Mapping[str, tuple[str, ...]] = {"ground": GROUNDS, "texture": TEXTUR
 class SeenObject(DetectedObject):
     """An object of a fine scene and what it looks like: the attributes of a thing, or the text of a word; and of the scene.
 
-    ``hidden`` is ``yes`` where another thing clearly lies on it, and ``no`` otherwise; no expert is trained to tell it.
+    ``hidden`` is ``yes`` where another thing clearly lies on it, ``no`` where it only lies on others itself, and otherwise
+    empty: then nothing is to be told.
     """
 
     color: str = ""
@@ -64,9 +73,9 @@ def seen_objects(sample: Sample, objects: Sequence[DetectedObject]) -> tuple[See
         sample: a row of ``scenes`` with its truth in ``extra``.
         objects: its things and words in any order; boxes tell which is which.
     """
-    lower = {index for _, index in sample.extra["overlaps"]}
+    upper, lower = ({pair[place] for pair in sample.extra["overlaps"]} for place in (0, 1))
     things = [
-        {**one, "color": one["colour"], "hidden": "yes" if index in lower else "no"}
+        {**one, "color": one["colour"], "hidden": "yes" if index in lower else "no" if index in upper else ""}
         for index, one in enumerate(sample.extra["things"])
     ]
     of_boxes = {one["box_norm"]: one for one in (*things, *sample.extra["words"])}
@@ -74,7 +83,7 @@ def seen_objects(sample: Sample, objects: Sequence[DetectedObject]) -> tuple[See
     seen = []
     for found in objects:
         truth = of_boxes[found.box_norm.as_tuple()]
-        looks = {name: truth.get(name, "") for name in (*OF_THINGS, "hidden", "text")} | scene
+        looks = {name: truth.get(name, "") for name in (*OF_THINGS, "text")} | scene
         seen.append(SeenObject(found.tag, found.box_norm, found.score, found.mask, **looks))
     return tuple(seen)
 
@@ -141,7 +150,7 @@ def segmenter_looks_loss(module: SegmenterWithLooks, images: ImageBatch, objects
     loss, looks_KD = segmenter_loss_and_looks(module.segmenter, images, objects)
     seen = [one for found in objects for one in found]
     for name, values in OF_THINGS.items():
-        rows = [row for row, one in enumerate(seen) if one.fill]
+        rows = [row for row, one in enumerate(seen) if getattr(one, name)]
         wanted = _indices([getattr(seen[row], name) for row in rows], values, looks_KD.device)
         loss = loss + F.cross_entropy(module.things[name](looks_KD[rows]), wanted) if rows else loss
     if rows := [row for row, one in enumerate(seen) if one.text]:

@@ -28,12 +28,7 @@ from lyrics.plugins.tiny.vit import TinyVit
 from lyrics.plugins.tiny.vocabulary import NOUNS, SHAPES
 
 #: Attribute -> its values, in the order of the table.
-ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
-    "shape": SHAPES,
-    **OF_THINGS,
-    "hidden": ("yes", "no"),
-    **OF_SCENES,
-}
+ATTRIBUTES: Mapping[str, tuple[str, ...]] = {"shape": SHAPES, **OF_THINGS, **OF_SCENES}
 #: What can describe a thing, in the order of the table. ``text`` is its noun and its box, as the refiner writes them.
 DESCRIBERS = ("text", "image encoder", "detector", "segmenter")
 #: (attribute, describer) -> (low, high): the share right that the experts are meant to have.
@@ -147,20 +142,23 @@ def _fitting(queries_QD: torch.Tensor, boxes_K4: torch.Tensor) -> torch.Tensor:
 
 
 def probe(described: Mapping[str, torch.Tensor], things: Sequence[SeenObject]) -> Probes:
-    """Fit and score one linear probe for each attribute and describer (see ``describe``)."""
-    fitted = round(FIT_SHARE * len(things))
+    """Fit and score one linear probe for each attribute and describer (see ``describe``); of ``hidden`` on things that overlap."""
     chance: dict[str, float] = {}
     shares: dict[str, dict[str, float]] = {}
     for attribute, values in ATTRIBUTES.items():
         name = "tag" if attribute == "shape" else attribute
-        labels_N = torch.tensor([values.index(getattr(one, name)) for one in things])
-        chance[attribute] = labels_N[fitted:].bincount().max().item() / (len(things) - fitted)
+        rows = [row for row, one in enumerate(things) if getattr(one, name)]
+        fitted = round(FIT_SHARE * len(rows))
+        labels_N = torch.tensor([values.index(getattr(things[row], name)) for row in rows])
+        chance[attribute] = labels_N[fitted:].bincount().max().item() / (len(rows) - fitted)
         shares[attribute] = {}
-        for describer, features_ND in described.items():
+        for describer, all_ND in described.items():
+            features_ND = all_ND[rows]
             mean_D, spread_D = features_ND[:fitted].mean(0), features_ND[:fitted].std(0).clamp(min=1e-6)
             scaled_ND = ((features_ND - mean_D) / spread_D).double()
             said_N = linear_probe(scaled_ND[:fitted], labels_N[:fitted], len(values), scaled_ND[fitted:])
             shares[attribute][describer] = (said_N == labels_N[fitted:]).double().mean().item()
+    fitted = round(FIT_SHARE * len(things))
     return Probes(fitted, len(things) - fitted, chance, shares)
 
 

@@ -137,6 +137,17 @@ FINE_PLANS = (
     Plan("tiny-detector", steps=1500, batch=16, learning_rate=2e-3, fine=True),
     Plan("tiny-vit", steps=1500, batch=32, learning_rate=1e-3, fine=True),
     Plan("tiny-segmenter", steps=2000, batch=16, learning_rate=2e-3, fine=True),
+    # A bite out of a shape is seen once shapes are: who lies on whom is learned last.
+    Plan(
+        "tiny-segmenter",
+        steps=600,
+        batch=16,
+        learning_rate=1e-3,
+        after="tiny-segmenter",
+        first_row=2000 * 16,
+        name="tiny-segmenter-2",
+        fine=True,
+    ),
     Plan("tiny-tagger", steps=800, batch=16, learning_rate=2e-3, after="tiny-detector", fine=True),
 )
 

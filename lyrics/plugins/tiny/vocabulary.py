@@ -21,6 +21,8 @@ WORDS = (
 FILLS = ("solid", "striped across", "striped down", "dotted")
 LEANS = ("left", "upright", "right")
 OUTLINES = ("dark", "none")
+#: Of two things that clearly overlap: whether the other one lies on it.
+HIDDEN = ("no", "yes")
 GROUNDS = ("pale", "dark", "tinted")
 TEXTURES = ("plain", "sloping", "checked")
 

@@ -130,6 +130,7 @@ def test_looks_are_counted_where_there_are_any():
     torch.nn.init.zeros_(segmenter.words.words.weight)
     figures = measure.measure_looks(encoder, segmenter, FINE)
     things = [one for found in FINE_TRUTH for one in found if one.fill]
+    lying = [one.hidden for one in things if one.hidden]
     words = [one.text for found in FINE_TRUTH for one in found if one.text]
     assert figures == {
         "scenes": 40,
@@ -139,5 +140,6 @@ def test_looks_are_counted_where_there_are_any():
         "fill": sum(one.fill == "solid" for one in things) / len(things),
         "lean": sum(one.lean == "left" for one in things) / len(things),
         "outline": sum(one.outline == "dark" for one in things) / len(things),
+        "hidden": lying.count("no") / len(lying),
         "word": words.count(WORDS[0]) / len(words),
     }
