@@ -1,12 +1,13 @@
-"""Draw a contact sheet of ``scenes``: pictures, the boxes of their objects, and what is said of them.
+"""Draw contact sheets of ``scenes``: plain ones with their boxes and what is said of them, fine ones as twins with their looks.
 
-python scripts/draw_scenes.py [docs/pictures/scenes.png]
+python scripts/draw_scenes.py [docs/pictures]
 """
 
 from __future__ import annotations
 
 import sys
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -16,6 +17,9 @@ from lyrics import build_dataset, default_registry
 from lyrics.data import converse
 
 COLUMNS, CELL, TEXT_HEIGHT, GAP = 4, 256, 150, 12
+#: Pairs of twins that are drawn, by number.
+TWINS = (3, 40, 12, 59)
+LOOKS_HEIGHT = 108
 INK, QUIET = (20, 20, 20), (120, 120, 120)
 #: Tasks that ask several of the others.
 SEVERAL = ("mixed", "conversation")
@@ -47,19 +51,49 @@ def cell(task: str, index: int) -> Image.Image:
     return sheet
 
 
-def main(path: Path) -> None:
-    options = default_registry().component("dataset", "scenes").component.options
-    tasks = [task for task in get_args(options.model_fields["task"].annotation) if task not in SEVERAL]
-    cells = [cell(task, 4 * row + column) for row, task in enumerate(tasks) for column in range(2)]
+def twin(row: int) -> Image.Image:
+    """One fine scene twice as large, and what it looks like underneath: a thing a line, in the order of the list of objects."""
+    data = build_dataset("scenes", {"attributes": "fine", "split": "test"})
+    sample = data[row]
+    image = data.picture(sample)
+    image = image.resize((image.width * CELL // 128, image.height * CELL // 128), Image.Resampling.NEAREST)
+    sheet = Image.new("RGB", (CELL, CELL + LOOKS_HEIGHT), "white")
+    sheet.paste(image, ((CELL - image.width) // 2, (CELL - image.height) // 2))
+    pen = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=11)
+    truth = {one["box_norm"]: one for one in sample.extra["things"]}
+    lines = [f"{sample.extra['ground']} ground, {sample.extra['texture']}"]
+    for found in sample.objects:
+        one = truth[found.box_norm.as_tuple()]
+        looks = [one["fill"], one["lean"], *(["outlined"] if one["outline"] == "dark" else [])]
+        lines.append(f"{one['colour']} {found.tag}: {', '.join(looks)}")
+    lines += [f"word {word['text']}" for word in sample.extra["words"]]
+    pen.multiline_text((0, CELL + 4), "\n".join(lines), fill=INK, font=font, spacing=1)
+    return sheet
+
+
+def save(cells: Sequence[Image.Image], path: Path, colors: int) -> None:
+    """The cells as one image, row by row."""
     rows = -(-len(cells) // COLUMNS)
-    step_x, step_y = CELL + GAP, CELL + TEXT_HEIGHT + GAP
+    step_x, step_y = CELL + GAP, cells[0].height + GAP
     sheet = Image.new("RGB", (COLUMNS * step_x + GAP, rows * step_y + GAP), "white")
     for number, one in enumerate(cells):
         sheet.paste(one, (GAP + number % COLUMNS * step_x, GAP + number // COLUMNS * step_y))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.quantize(192).save(path, optimize=True)
+    sheet.quantize(colors).save(path, optimize=True)
     print(path)
 
 
+def main(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    options = default_registry().component("dataset", "scenes").component.options
+    tasks = [task for task in get_args(options.model_fields["task"].annotation) if task not in SEVERAL]
+    save(
+        [cell(task, 4 * row + column) for row, task in enumerate(tasks) for column in range(2)],
+        folder / "scenes.png",
+        192,
+    )
+    save([twin(2 * pair + which) for pair in TWINS for which in (0, 1)], folder / "scenes-fine.png", 255)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "docs/pictures/scenes.png"))
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "docs/pictures"))

@@ -6,6 +6,8 @@ torchrun --nproc-per-node 2 scripts/train_tiny.py model --out runs/tiny --only t
 python scripts/train_tiny.py all --out runs/tiny          # both
 python scripts/train_tiny.py export --out runs/tiny       # write the weights of the newest checkpoints, finished or not
 python scripts/train_tiny.py measure --weights runs/tiny/weights --split test --scenes 1000
+python scripts/train_tiny.py experts --fine --out runs/fine   # those for fine scenes, in a folder of their own
+python scripts/train_tiny.py probe --weights runs/fine/weights                      # what each of them carries
 python scripts/train_tiny.py align --split test --scenes 1000                      # what stage 1 taught
 python scripts/train_tiny.py card --split test --out card                          # these and what the whole model answers: docs/tiny.md
 python scripts/train_tiny.py read --split test --scenes 100                        # what the language model reads
@@ -25,7 +27,7 @@ from lyrics import LyricsError, LyricsModel, Refinement, build_dataset, build_mo
 from lyrics.cli._overrides import parse_overrides
 from lyrics.cli.evaluate import asked_benchmarks
 from lyrics.evaluation import alignment, evaluate
-from lyrics.plugins.tiny import measure, model_recipe, recipe, shipped
+from lyrics.plugins.tiny import measure, model_recipe, probe, recipe, shipped
 from lyrics.plugins.tiny.reading import reading_accuracy
 from lyrics.training import several_processes
 
@@ -34,7 +36,7 @@ CARD_SCENES = (500, 1000, 200)
 
 
 def experts(given: argparse.Namespace) -> None:
-    for plan in recipe.PLANS:
+    for plan in recipe.FINE_PLANS if given.fine else recipe.PLANS:
         if given.only in (None, plan.name):
             recipe.train_expert(plan, given.out, recipe.scenes_for(plan), say)
             recipe.export(plan.component, given.out, given.out / "weights")
@@ -66,18 +68,35 @@ def export(given: argparse.Namespace) -> None:
 
 
 def measured(given: argparse.Namespace) -> None:
-    figures = expert_figures(given.weights, given.split, given.scenes)
+    figures: dict[str, Any] = expert_figures(given.weights, given.split, given.scenes, fine=given.fine)
     if given.out is not None:
-        module, _ = recipe.trained("tiny-vit", given.out)
-        figures["encoder"] = measure.measure_encoder(module, recipe.scenes(given.split, given.scenes))
+        encoder: Any = recipe.trained("tiny-vit", given.out)[0]
+        dataset = recipe.scenes(given.split, given.scenes, fine=given.fine)
+        if given.fine:
+            segmenter: Any = recipe.trained("tiny-segmenter", given.out)[0]
+            figures["looks"] = measure.measure_looks(encoder, segmenter, dataset)
+        else:
+            figures["encoder"] = measure.measure_encoder(encoder, dataset)
     say(json.dumps(figures, indent=1))
 
 
-def expert_figures(weights: Path, split: str, scenes: int) -> dict[str, Any]:
+def probed(given: argparse.Namespace) -> None:
+    """What each expert for fine scenes carries; fails where that is not as it is meant."""
+    names = ("tiny-vit", "tiny-detector", "tiny-segmenter")
+    encoder, detector, segmenter = (recipe.build_expert(name, given.weights, fine=True) for name in names)
+    dataset = recipe.scenes(given.split, given.things, fine=True)  # each has one at least
+    found = probe.probe(*probe.describe(encoder, detector, segmenter, dataset, given.things))
+    say(json.dumps({"split": given.split, **found.to_json()}, indent=1) if given.json else probe.table(found))
+    if found.otherwise():
+        raise LyricsError("not as meant: " + "; ".join(found.otherwise()))
+
+
+def expert_figures(weights: Path, split: str, scenes: int, *, fine: bool = False) -> dict[str, Any]:
     tagger, detector, segmenter = (
-        recipe.build_expert(name, weights) for name in ("tiny-tagger", "tiny-detector", "tiny-segmenter")
+        recipe.build_expert(name, weights, fine=fine) for name in ("tiny-tagger", "tiny-detector", "tiny-segmenter")
     )
-    return {"split": split, **measure.measure(tagger, detector, segmenter, recipe.scenes(split, scenes))}
+    dataset = recipe.scenes(split, scenes, fine=fine)
+    return {"split": split, **measure.measure(tagger, detector, segmenter, dataset)}
 
 
 def aligned(given: argparse.Namespace) -> None:
@@ -157,7 +176,9 @@ def main() -> None:
 
     stage = stages.add_parser("experts", help="train the image encoder, tagger, detector and segmenter")
     stage.add_argument("--out", type=Path, required=True, help="folder for checkpoints and weights")
-    stage.add_argument("--only", choices=[plan.name for plan in recipe.PLANS], help="this one alone")
+    names = dict.fromkeys(plan.name for plan in (*recipe.PLANS, *recipe.FINE_PLANS))
+    stage.add_argument("--only", choices=list(names), help="this one alone")
+    stage.add_argument("--fine", action="store_true", help="those for fine scenes")
     stage.set_defaults(run=experts)
 
     stage = stages.add_parser("model", help="train the language model on text, then stage 1 and stage 2")
@@ -168,7 +189,7 @@ def main() -> None:
 
     stage = stages.add_parser("all", help="experts, then model")
     stage.add_argument("--out", type=Path, required=True, help="folder for checkpoints, runs and weights")
-    stage.set_defaults(run=everything, only=None, set=None)
+    stage.set_defaults(run=everything, only=None, set=None, fine=False)
 
     stage = stages.add_parser("export", help="write weights of the newest checkpoints")
     stage.add_argument("--what", choices=["experts", *model_recipe.MODELS, "all"], default="all")
@@ -180,8 +201,16 @@ def main() -> None:
     stage.add_argument("--weights", type=Path, default=shipped.WEIGHTS, help="the shipped ones unless given")
     stage.add_argument("--split", choices=["validation", "test", "held-out"], default="test")
     stage.add_argument("--scenes", type=positive, default=1000)
-    stage.add_argument("--out", type=Path, help="folder with the encoder's checkpoints: measures it, too")
+    stage.add_argument("--out", type=Path, help="folder with the checkpoints: measures also what their heads tell")
+    stage.add_argument("--fine", action="store_true", help="experts for fine scenes, on fine scenes")
     stage.set_defaults(run=measured)
+
+    stage = stages.add_parser("probe", help="what each expert for fine scenes carries: linear probes by attribute")
+    stage.add_argument("--weights", type=Path, required=True, help="folder of the experts' weights")
+    stage.add_argument("--split", choices=["validation", "test"], default="test")
+    stage.add_argument("--things", type=positive, default=3000)
+    stage.add_argument("--json", action="store_true", help="figures in place of a table")
+    stage.set_defaults(run=probed)
 
     stage = stages.add_parser("align", help="retrieval, matching, masked objects and captions after stage 1")
     one = stage.add_mutually_exclusive_group()

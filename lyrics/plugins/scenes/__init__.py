@@ -11,7 +11,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from lyrics.core.registry.component import Component, Options, hookimpl
-from lyrics.plugins.scenes.names import NUMBERS, SPLIT_ROOM, QuestionType, SceneTask, Split
+from lyrics.plugins.scenes.names import NUMBERS, SPLIT_ROOM, Attributes, QuestionType, SceneTask, Split
 
 
 class ScenesOptions(Options):
@@ -29,6 +29,11 @@ class ScenesOptions(Options):
     side: int = Field(128, ge=128, le=512, description="longer side of the pictures in pixels; some are not square")
     max_objects: int = Field(8, ge=1, le=len(NUMBERS) - 1, description="most objects of a scene; the fewest is 1")
     seed: int = Field(0, ge=0, lt=2**64, description="another seed is another world")
+    attributes: Attributes = Field(
+        "plain",
+        description="fine: tags are shapes alone; color, fill, lean, outline, ground and spelling are in the pixels only, "
+        "and rows 2k and 2k + 1 differ in nothing else",
+    )
 
 
 class SceneTextsOptions(Options):
@@ -55,6 +60,7 @@ class SceneTextsOptions(Options):
         description="most that a listed coordinate is off, as a detector's, as a share of the box's side. Answers have listed boxes",
     )
     seed: int = Field(0, ge=0, lt=2**64, description="another seed is another world")
+    attributes: Attributes = Field("plain", description="as for scenes")
 
     @model_validator(mode="after")
     def _plain_questions_have_types(self) -> Self:

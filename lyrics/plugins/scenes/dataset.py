@@ -14,6 +14,9 @@ from lyrics.core.data.draws import generator
 from lyrics.core.types import DetectedObject, Sample, Turn
 from lyrics.plugins.scenes import ScenesOptions
 from lyrics.plugins.scenes.drawing import draw_scene
+from lyrics.plugins.scenes.draws import Draws
+from lyrics.plugins.scenes.fine import make_fine_scene
+from lyrics.plugins.scenes.fine_drawing import draw_fine_scene
 from lyrics.plugins.scenes.language import (
     Kind,
     by_area,
@@ -24,7 +27,7 @@ from lyrics.plugins.scenes.language import (
     place_phrase,
     with_article,
 )
-from lyrics.plugins.scenes.layout import Draws, Scene, Thing, make_scene, scene_number
+from lyrics.plugins.scenes.layout import Scene, Thing, make_scene, scene_number
 from lyrics.plugins.scenes.names import SINGLE_TASKS, TASKS_OF_CONVERSATION, SingleTask
 from lyrics.plugins.scenes.questions import (
     CHOICE,
@@ -51,7 +54,8 @@ class Scenes:
 
     ``Sample.extra`` has ``task``, ``question_types`` and ``answers`` (of the turns, in order), what the task needs (``options``,
     ``absent``), and the ground truth as plain data: ``things`` (colour, shape, size and box, in the order of laying) and ``words`` (text
-    and box).
+    and box). Of fine scenes ``things`` also have fill, lean and outline, and there are ``ground``, ``texture`` and ``overlaps`` (upper and
+    lower thing).
     """
 
     def __init__(self, options: ScenesOptions) -> None:
@@ -65,7 +69,8 @@ class Scenes:
         if not 0 <= index < len(self):
             raise IndexError(f"scenes {self.options.split} has rows 0 to {len(self) - 1}, not {index}")
         number = scene_number(self.options.split, index)
-        return make_scene(self.options.seed, number, side=self.options.side, max_objects=self.options.max_objects)
+        make = make_fine_scene if self.options.attributes == "fine" else make_scene
+        return make(self.options.seed, number, side=self.options.side, max_objects=self.options.max_objects)
 
     def __getitem__(self, index: int) -> Sample:
         scene = self.scene(index)
@@ -82,7 +87,8 @@ class Scenes:
         split, _, index = (sample.image or "").partition("/")
         if split != self.options.split or not index.isdecimal():
             raise ValueError(f"{sample.image!r} is no picture of the split {self.options.split!r} of scenes")
-        return draw_scene(self.scene(int(index)), self.options.seed)
+        draw = draw_fine_scene if self.options.attributes == "fine" else draw_scene
+        return draw(self.scene(int(index)), self.options.seed)
 
 
 def build(options: ScenesOptions, context: BuildContext) -> Scenes:
@@ -126,13 +132,12 @@ class _Telling:
         if first is not None:
             things.sort(key=lambda thing: thing is not first)
         objects = [self._object(thing, tag if thing is first and tag else thing.tag) for thing in things]
-        truth = {
-            "things": tuple(
-                {"colour": one.colour, "shape": one.shape, "size": one.size, "box_norm": one.box.as_tuple()}
-                for one in self.scene.things
-            ),
+        truth: dict[str, Any] = {
+            "things": tuple(_told(one) for one in self.scene.things),
             "words": tuple({"text": word.text, "box_norm": word.box.as_tuple()} for word in self.scene.words),
         }
+        if self.scene.ground is not None:
+            truth |= {"ground": self.scene.ground, "texture": self.scene.texture, "overlaps": self.scene.overlaps}
         types, answers = tuple(one.type for one in questions), tuple(one.answer for one in questions)
         return Sample(
             image=self.key,
@@ -146,6 +151,13 @@ class _Telling:
     def _object(self, thing: Thing, tag: str) -> DetectedObject:
         index = next(index for index, other in enumerate(self.scene.things) if other is thing)
         return DetectedObject(tag, thing.box, 1.0, self.scene.mask(index))
+
+
+def _told(thing: Thing) -> dict[str, Any]:
+    """A thing as plain data."""
+    told = {"colour": thing.colour, "shape": thing.shape, "size": thing.size, "box_norm": thing.box.as_tuple()}
+    fine = {"fill": thing.fill, "lean": thing.lean, "outline": thing.outline}
+    return told if thing.canvas is None else {**told, **fine}
 
 
 def _caption(telling: _Telling) -> Sample:

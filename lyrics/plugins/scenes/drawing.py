@@ -6,7 +6,8 @@ import numpy as np
 from PIL import Image
 
 from lyrics.core.data.draws import generator
-from lyrics.plugins.scenes.layout import Draws, Scene
+from lyrics.plugins.scenes.draws import Draws
+from lyrics.plugins.scenes.layout import Scene
 from lyrics.plugins.scenes.shapes import shape_edge
 
 _RGB = {

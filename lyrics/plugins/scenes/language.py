@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from lyrics.core.geometry import Box
-from lyrics.plugins.scenes.layout import Draws, Scene, Thing
+from lyrics.plugins.scenes.draws import Draws
+from lyrics.plugins.scenes.layout import Scene, Thing
 from lyrics.plugins.scenes.names import NUMBERS, PLURALS
 
 #: A centre between these shares of the picture's side is in the first, second or last third, and well inside of it.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +16,25 @@ import numpy.typing as npt
 from lyrics.core.data.draws import generator
 from lyrics.core.geometry import Box
 from lyrics.core.masks import Mask
+from lyrics.plugins.scenes.draws import Draws
+from lyrics.plugins.scenes.fitting import fitted_mask
 from lyrics.plugins.scenes.letters import LETTER_HEIGHT, word_mask
-from lyrics.plugins.scenes.names import COLOURS, HELD_OUT, SHAPES, SIZES, SPLIT_ROOM, SPLITS, WORDS, Split
+from lyrics.plugins.scenes.names import (
+    COLOURS,
+    HELD_OUT,
+    SHAPES,
+    SIZES,
+    SPLIT_ROOM,
+    SPLITS,
+    WORD_TAG,
+    WORDS,
+    Fill,
+    Ground,
+    Lean,
+    Outline,
+    Split,
+    Texture,
+)
 from lyrics.plugins.scenes.shapes import ANGLES, run_edges, shape_mask, shape_run_edges
 
 #: At least so much of each thing's pixels is to be seen.
@@ -28,41 +44,19 @@ WORD_SHARE = 0.5
 RATIOS = ((1, 1), (1, 1), (4, 3), (3, 4))
 _TRIES = 12
 _MARGIN_PX = 1
-_INK = 255
-Item = TypeVar("Item")
-
-
-class Draws:
-    """Uniform random choices, cheap one by one."""
-
-    def __init__(self, random: np.random.Generator) -> None:
-        self._random = random
-        self._ready: list[float] = []
-
-    def unit(self) -> float:
-        if not self._ready:
-            self._ready = self._random.random(64).tolist()
-        return self._ready.pop()
-
-    def below(self, count: int) -> int:
-        return int(self.unit() * count)
-
-    def pick(self, items: Sequence[Item]) -> Item:
-        return items[self.below(len(items))]
-
-    def between(self, low: float, high: float) -> float:
-        return low + (high - low) * self.unit()
-
-    def shuffled(self, items: Sequence[Item]) -> list[Item]:
-        rest = list(items)
-        return [rest.pop(self.below(len(rest))) for _ in range(len(rest))]
+INK = 255
 
 
 @dataclass(frozen=True)
 class Thing:
-    """A coloured shape. ``box`` is around what is to be seen of it; (x, y) is the corner of its whole mask, in pixels.
+    """A colored shape. (x, y) is the corner of its whole mask, in pixels.
 
-    ``partly_hidden``: another thing covers some of it.
+    Attributes:
+        box: in a plain scene around what is visible of it, in a fine one around all of it.
+        partly_hidden: another thing covers some of it.
+        fill, lean, outline: of fine scenes; in plain ones they say nothing.
+        canvas: of fine scenes: width and height in pixels of the box, which the shape touches on all sides whatever its
+            lean. ``angle`` is then 0 and ``side`` the larger of them.
     """
 
     colour: str
@@ -74,13 +68,20 @@ class Thing:
     y: int
     box: Box
     partly_hidden: bool
+    fill: Fill = "solid"
+    lean: Lean = "upright"
+    outline: Outline = "dark"
+    canvas: tuple[int, int] | None = None
 
     @property
     def tag(self) -> str:
-        return f"{self.colour} {self.shape}"
+        """What the experts call it: in a fine scene its shape alone."""
+        return f"{self.colour} {self.shape}" if self.canvas is None else self.shape
 
     @property
     def pixels(self) -> npt.NDArray[np.bool_]:
+        if self.canvas is not None:
+            return fitted_mask(self.shape, *self.canvas, self.lean)
         return shape_mask(self.shape, self.side, self.angle)
 
     @property
@@ -91,13 +92,23 @@ class Thing:
 
 @dataclass(frozen=True)
 class Word:
-    """Written in capitals; ``scale`` pixels per pixel of the letters, corner at (x, y). ``box`` is around its ink."""
+    """Written in capitals; ``scale`` pixels per pixel of the letters, corner at (x, y).
+
+    Attributes:
+        box: around its ink; in a fine scene that of the plate that it is written on, which tells the number of letters alone.
+        tag: what the experts call it: in a fine scene ``word``.
+    """
 
     text: str
     scale: int
     x: int
     y: int
     box: Box
+    fine: bool = False
+
+    @property
+    def tag(self) -> str:
+        return WORD_TAG if self.fine else f'word "{self.text}"'
 
     @property
     def pixels(self) -> npt.NDArray[np.bool_]:
@@ -112,7 +123,13 @@ class Word:
 
 @dataclass(frozen=True)
 class Scene:
-    """``owner_HW`` (uint8) says whose pixel it is: k + 1 for thing k, 255 for ink, 0 for the ground."""
+    """What is where in an image.
+
+    Attributes:
+        owner_HW: uint8, whose pixel it is: k + 1 for thing k, 255 for ink (in a fine scene for the word's plate), 0 for the ground.
+        ground, texture: of a fine scene; None in a plain one.
+        overlaps: of a fine scene: (upper, lower) for each pair of things of which one clearly hides a part of the other.
+    """
 
     number: int
     width: int
@@ -120,11 +137,14 @@ class Scene:
     things: tuple[Thing, ...]
     words: tuple[Word, ...]
     owner_HW: npt.NDArray[np.uint8]
+    ground: Ground | None = None
+    texture: Texture | None = None
+    overlaps: tuple[tuple[int, int], ...] = ()
 
     def mask(self, index: int) -> Mask:
         """The pixels of a thing that are to be seen. As ``Mask.from_array``, but looking at the thing's own part of the picture only."""
         thing = self.things[index]
-        if thing.partly_hidden:
+        if thing.partly_hidden or thing.canvas is not None:
             column, row = run_edges(self.owner_HW[thing.window] == index + 1)
         else:
             column, row = shape_run_edges(thing.shape, thing.side, thing.angle)
@@ -213,7 +233,7 @@ def _write(owner_HW: npt.NDArray[np.uint8], draws: Draws) -> Word:
     ink = word_mask(text, scale)
     x = _MARGIN_PX + draws.below(width - ink.shape[1] - 2 * _MARGIN_PX + 1)
     y = _MARGIN_PX + draws.below(height - ink.shape[0] - 2 * _MARGIN_PX + 1)
-    owner_HW[y : y + ink.shape[0], x : x + ink.shape[1]][ink] = _INK
+    owner_HW[y : y + ink.shape[0], x : x + ink.shape[1]][ink] = INK
     # An I is narrower than its place.
     columns = np.flatnonzero(ink.any(axis=0))
     box = Box.from_px((x + columns[0], y, x + columns[-1] + 1, y + ink.shape[0]), (width, height))

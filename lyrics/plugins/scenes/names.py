@@ -15,6 +15,26 @@ HELD_OUT = frozenset((colour, SHAPES[(3 * index + 2) % 8]) for index, colour in 
 #: Side of an object as a share of the picture's shorter side. The gaps keep the words apart.
 SIZES = {"small": (0.125, 0.165), "medium": (0.22, 0.28), "large": (0.36, 0.46)}
 
+#: What a scene's things have beside color, shape and size: ``plain`` is nothing, ``fine`` is all of the following, none of which the tags
+#: tell.
+Attributes = Literal["plain", "fine"]
+Fill = Literal["solid", "striped across", "striped down", "dotted"]
+FILLS: tuple[Fill, ...] = get_args(Fill)
+Lean = Literal["left", "upright", "right"]
+LEANS: tuple[Lean, ...] = get_args(Lean)
+Outline = Literal["dark", "none"]
+OUTLINES: tuple[Outline, ...] = get_args(Outline)
+Ground = Literal["pale", "dark", "tinted"]
+GROUNDS: tuple[Ground, ...] = get_args(Ground)
+Texture = Literal["plain", "sloping", "checked"]
+TEXTURES: tuple[Texture, ...] = get_args(Texture)
+#: Colors with fills that only the split ``held-out`` has: each color once, each fill twice.
+HELD_OUT_FILLS = frozenset((color, FILLS[(index + index // 4) % 4]) for index, color in enumerate(COLOURS))
+#: As ``SIZES``, of fine scenes: large enough that fill, outline and lean show.
+FINE_SIZES = {"small": (0.24, 0.28), "medium": (0.31, 0.36), "large": (0.40, 0.48)}
+#: The tag of anything written in a fine scene.
+WORD_TAG = "word"
+
 Split = Literal["train", "validation", "test", "held-out"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 #: Scenes are numbered; each split has a range of numbers to itself.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from lyrics.core.data.conversation import NOT_FOUND
 from lyrics.core.data.templates import IF_FOUND, TEMPLATES, fill, lettered
 from lyrics.core.language.codecs import SpatialObject, format_box, format_objects
+from lyrics.plugins.scenes.draws import Draws
 from lyrics.plugins.scenes.language import (
     EXTREMES,
     OPPOSITE,
@@ -22,7 +23,7 @@ from lyrics.plugins.scenes.language import (
     stands,
     with_article,
 )
-from lyrics.plugins.scenes.layout import Draws, Scene, Thing, combinations
+from lyrics.plugins.scenes.layout import Scene, Thing, combinations
 from lyrics.plugins.scenes.names import COLOURS, SHAPES, SIZES, SPLIT_ROOM, SPLITS, WORDS, QuestionType
 
 

@@ -31,7 +31,7 @@ def _heart(x: Plane, y: Plane) -> Mask:
 
 
 # Inside or not, for x to the right and y downwards, each from -1 to 1.
-_INSIDE: dict[str, Callable[[Plane, Plane], Mask]] = {
+INSIDE: dict[str, Callable[[Plane, Plane], Mask]] = {
     "circle": lambda x, y: np.asarray(x * x + y * y <= 1),
     "square": lambda x, y: np.asarray(np.maximum(np.abs(x), np.abs(y)) <= 0.9),
     "triangle": lambda x, y: np.asarray((np.abs(x) <= (y + 1) / 2) & (y <= 0.85)),
@@ -52,7 +52,7 @@ def shape_mask(shape: str, side: int, angle: int) -> Mask:
         # Leaning corners would leave the square.
         cos, sin = math.cos(math.radians(angle)) * 1.15, math.sin(math.radians(angle)) * 1.15
         x, y = cos * x + sin * y, cos * y - sin * x
-    inside = _INSIDE[shape](x, y)
+    inside = INSIDE[shape](x, y)
     if shape == "cross" and angle:
         inside &= np.maximum(np.abs(x), np.abs(y)) <= 1
     rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))

@@ -15,7 +15,8 @@ from lyrics.core.language.mentions import snapped
 from lyrics.core.types import Sample, Turn
 from lyrics.plugins.scenes import ScenesOptions, SceneTextsOptions
 from lyrics.plugins.scenes.dataset import Scenes, turns_about
-from lyrics.plugins.scenes.layout import Draws, Scene
+from lyrics.plugins.scenes.draws import Draws
+from lyrics.plugins.scenes.layout import Scene
 from lyrics.plugins.scenes.questions import (
     BY_TYPE,
     VISUAL,
@@ -46,7 +47,11 @@ class SceneTexts:
         self.options = options
         self._scenes = Scenes(
             ScenesOptions(
-                split=options.split, scenes=options.scenes, seed=options.seed, max_objects=options.max_objects
+                split=options.split,
+                scenes=options.scenes,
+                seed=options.seed,
+                max_objects=options.max_objects,
+                attributes=options.attributes,
             )
         )
 
@@ -86,7 +91,7 @@ class SceneTexts:
 def _seen(scene: Scene, draws: Draws, box_error: float) -> list[SpatialObject]:
     """Things and words as a refiner names them, in any order."""
     named = [(thing.tag, thing.box) for thing in scene.things]
-    named += [(f'word "{word.text}"', word.box) for word in scene.words]
+    named += [(word.tag, word.box) for word in scene.words]
     return [SpatialObject(tag, _about(box, draws, box_error)) for tag, box in draws.shuffled(named)]
 
 

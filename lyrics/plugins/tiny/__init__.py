@@ -6,12 +6,12 @@ They are meant for drawn scenes and know no photograph. This file is the manifes
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from lyrics.core.registry.component import Component, Options, Preset, Recipe, hookimpl
-from lyrics.plugins.tiny.presets import TINY_STAGE1_WEIGHTS, TINY_WEIGHTS, lyrics_tiny, tiny_refiner
+from lyrics.core.registry.component import Component, NamesWeights, Options, Preset, Recipe, hookimpl
+from lyrics.plugins.tiny.presets import TINY_STAGE1_WEIGHTS, TINY_WEIGHTS, lyrics_tiny, lyrics_tiny_fine, tiny_refiner
 from lyrics.plugins.tiny.vocabulary import VOCABULARY, normalised
 
 LICENCE = "as lyrics; the weights were trained on scenes, which lyrics draws itself"
@@ -32,7 +32,14 @@ def _checked_vocabulary(vocabulary: tuple[str, ...]) -> tuple[str, ...]:
     return vocabulary
 
 
-class TinyVitOptions(Options):
+class _TrainedOptions(Options):
+    checkpoint: Annotated[str | None, NamesWeights()] = Field(
+        None,
+        description="folder of trained experts (scripts/train_tiny.py experts), or package:NAME/PATH; null: those that ship",
+    )
+
+
+class TinyVitOptions(_TrainedOptions):
     """Options of ``tiny-vit``."""
 
     image_size: int = Field(112, ge=8, description="side in pixels of the square that pictures are squashed to")
@@ -58,7 +65,7 @@ class TinyVitOptions(Options):
         return self.width
 
 
-class _VocabularyOptions(Options):
+class _VocabularyOptions(_TrainedOptions):
     vocabulary: tuple[str, ...] = Field(
         VOCABULARY,
         min_length=1,
@@ -101,14 +108,26 @@ class TinyDetectorOptions(_VocabularyOptions):
         description="of two boxes for different phrases that overlap more, the better stays: a thing has one name; 1: both stay",
     )
     max_detections: int = Field(100, ge=1, description="most detections per picture; the best are kept")
+    queries: int | None = Field(
+        None,
+        ge=1,
+        description="tokens per image: the best so many that stand for different boxes; null: one for each cell",
+    )
+    query_width: int | None = Field(
+        None,
+        ge=4,
+        multiple_of=4,
+        description="names and boxes are read from so many channels of a cell; null: from all",
+    )
+    query_threshold: float = Field(0.05, ge=0, le=1, description="queries that are less sure of an object are left out")
 
     @property
     def feature_dim(self) -> int:
-        """Width of a local token: a cell's state and its box as (centre x, centre y, width, height)."""
-        return self.width + 4
+        """Width of a local token: a cell's state and its box as (center x, center y, width, height)."""
+        return (self.query_width or self.width) + 4
 
 
-class TinySegmenterOptions(Options):
+class TinySegmenterOptions(_TrainedOptions):
     """Options of ``tiny-segmenter``."""
 
     image_size: int = Field(
@@ -117,11 +136,17 @@ class TinySegmenterOptions(Options):
     width: int = Field(64, ge=8, multiple_of=8, description="channels of the picture's features")
     blocks: int = Field(2, ge=0, description="residual blocks of the picture's features")
     roi_size: int = Field(28, ge=4, description="side of the grid of samples over a box from which its mask is made")
+    look_width: int | None = Field(
+        None,
+        ge=4,
+        multiple_of=4,
+        description="tokens tell in so many channels what the masked part looks like; null: features averaged over the mask",
+    )
 
     @property
     def feature_dim(self) -> int:
-        """Width of a local token: the mask's pooled feature and the box as (centre x, centre y, width, height)."""
-        return self.width + 4
+        """Width of a local token: what the mask holds and the box as (center x, center y, width, height)."""
+        return (self.look_width or self.width) + 4
 
 
 # Phrases that the conformance suite asks for, one of each picture, so that it sees detections.
@@ -188,6 +213,11 @@ def lyrics_presets() -> Iterable[Preset]:
         lyrics_tiny,
         "lyrics-tiny as stage 1 left it: for retrieval and matching, and to begin stage 2 with",
         weights=TINY_STAGE1_WEIGHTS,
+    )
+    yield Preset(
+        "lyrics-tiny-fine",
+        lyrics_tiny_fine,
+        "lyrics-tiny for fine scenes, whose tags do not say what things look like; to be trained",
     )
     yield Preset("tiny-refiner", tiny_refiner, "a refiner alone: the experts of lyrics-tiny, for drawn scenes")
 

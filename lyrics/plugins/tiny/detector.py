@@ -22,7 +22,7 @@ from lyrics.plugins.tiny import TinyDetectorOptions
 from lyrics.plugins.tiny.backbone import ConvTrunk
 from lyrics.plugins.tiny.boxes import non_maximum_suppression, to_centre_size
 from lyrics.plugins.tiny.phrases import PhraseHead
-from lyrics.plugins.tiny.shipped import materialise
+from lyrics.plugins.tiny.shipped import materialize
 from lyrics.plugins.tiny.world import KnowsScenes
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class CellPredictions:
     """What every cell says.
 
     Args:
-        states_BMD: the states that the rest is read from, 0 on padding.
+        states_BMD: the states that the rest is read from; on padding they mean nothing.
         mask_BM: True for cells of the picture, False for padding.
         centres_px_M2: (x, y) of the cells' centres in pixels of the canvas.
         objectness_BM: logits.
@@ -50,11 +50,13 @@ class CellPredictions:
 
 
 class TinyDetector(KnowsScenes, nn.Module):
-    """Images and phrases -> detections, and one local token per cell.
+    """Images and phrases -> detections, and local tokens.
 
-    Local tokens [B,M,width + 4]: the cell's state and its box (centre x, centre y, width, height; normalised in the original picture and
-    clipped to it). M is the number of cells of the canvas in row-major order, (image_size / 8) squared for pictures prepared as
-    ``preprocessing`` says; the mask leaves out padding. Tokens do not depend on the phrases.
+    Local tokens [B,M,width + 4]: a cell's state and its box (center x, center y, width, height; normalized in the original
+    image and clipped to it). M is the number of cells of the canvas in row-major order, (image_size / 8) squared for images
+    prepared as ``preprocessing`` says; the mask leaves out padding. With ``queries`` M is that number, and tokens are the
+    cells that are surest of an object, best first, each of another box; the mask leaves out those that are hardly sure of
+    one. Tokens do not depend on the phrases.
 
     A phrase counts as the name that it equals but for case and white space; one that equals no name is never detected.
     """
@@ -75,8 +77,12 @@ class TinyDetector(KnowsScenes, nn.Module):
         self.nms_iou = options.nms_iou
         self.rival_iou = options.rival_iou
         self.max_detections = options.max_detections
+        self.queries = options.queries
+        self.query_threshold = options.query_threshold
         width = options.width
         self.trunk = ConvTrunk((width // 3, 2 * width // 3, width), (0, 2, options.blocks))
+        self.narrow = nn.Identity() if options.query_width is None else nn.Linear(width, options.query_width)
+        width = options.query_width or width
         self.naming = nn.Sequential(nn.Linear(width, width), nn.GELU())
         self.phrases = PhraseHead(width, options.vocabulary, prior_logit=-2.0)
         self.placing = nn.Sequential(nn.Linear(width, width), nn.GELU())
@@ -88,7 +94,7 @@ class TinyDetector(KnowsScenes, nn.Module):
     def predict(self, images: ImageBatch) -> CellPredictions:
         """What every cell says, before thresholds. Training reads this."""
         features_BDhw, mask_Bhw = self.trunk(images.pixels_BCHW, images.pixel_mask_BHW)
-        states_BMD = features_BDhw.flatten(2).transpose(1, 2)
+        states_BMD = self.narrow(features_BDhw.flatten(2).transpose(1, 2))
         stride = self.trunk.stride
         height, width = mask_Bhw.shape[1:]
         device = states_BMD.device
@@ -123,7 +129,24 @@ class TinyDetector(KnowsScenes, nn.Module):
                 boxes_norm_BM4.float().cpu(), scores_BMP.detach().float().cpu(), phrases, strict=True
             )
         )
-        return DetectorOutput(detections=detections, tokens_BMD=tokens_BMD, mask_BM=cells.mask_BM)
+        if self.queries is None:
+            return DetectorOutput(detections=detections, tokens_BMD=tokens_BMD, mask_BM=cells.mask_BM)
+        return DetectorOutput(detections, *self._best(tokens_BMD, boxes_norm_BM4, cells))
+
+    def _best(
+        self, tokens_BMD: torch.Tensor, boxes_norm_BM4: torch.Tensor, cells: CellPredictions
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The tokens [B,queries,D] of the cells that are surest of an object, best first, and which of them exist."""
+        assert self.queries is not None
+        best_BQD = tokens_BMD.new_zeros(len(tokens_BMD), self.queries, tokens_BMD.shape[2])
+        mask_BQ = torch.zeros(best_BQD.shape[:2], dtype=torch.bool, device=tokens_BMD.device)
+        sure_BM = cells.objectness_BM.detach().float().sigmoid().masked_fill(~cells.mask_BM, -1.0).cpu()
+        for row, (sure_M, boxes_norm_M4) in enumerate(zip(sure_BM, boxes_norm_BM4.float().cpu(), strict=True)):
+            rows = (sure_M >= self.query_threshold).nonzero().flatten()
+            kept = non_maximum_suppression(boxes_norm_M4[rows], sure_M[rows], self.nms_iou)[: self.queries]
+            best_BQD[row, : len(kept)] = tokens_BMD[row, rows[kept].to(tokens_BMD.device)]
+            mask_BQ[row, : len(kept)] = True
+        return best_BQD, mask_BQ
 
     @staticmethod
     def _to_original(boxes_px_BM4: torch.Tensor, images: ImageBatch) -> torch.Tensor:
@@ -167,5 +190,5 @@ class TinyDetector(KnowsScenes, nn.Module):
 def build(options: TinyDetectorOptions, context: BuildContext) -> TinyDetector:
     """The component. Raises ``WeightsError`` where trained weights are asked for and do not fit the options."""
     module = TinyDetector(options)
-    materialise(module, "tiny-detector", options, context)
+    materialize(module, "tiny-detector", options, context)
     return module

@@ -5,6 +5,7 @@ Shapes: B images, P names of the vocabulary.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,10 +26,12 @@ from lyrics.core.evaluation.metrics.detection import (
 from lyrics.core.pictures.processor import prepare
 from lyrics.core.types import DetectedObject, ImageBatch, Preprocessing
 from lyrics.plugins.tiny.detector import TinyDetector
+from lyrics.plugins.tiny.looks import OF_SCENES, OF_THINGS, EncoderWithLooks, SegmenterWithLooks
 from lyrics.plugins.tiny.recipe import drawn
 from lyrics.plugins.tiny.segmenter import TinySegmenter
 from lyrics.plugins.tiny.tagger import TinyTagger
 from lyrics.plugins.tiny.training import EncoderWithNames, token_targets
+from lyrics.plugins.tiny.vocabulary import WORDS
 
 Objects = Sequence[Sequence[DetectedObject]]
 _BATCH = 32
@@ -51,7 +54,7 @@ def measure(tagger: TinyTagger, detector: TinyDetector, segmenter: TinySegmenter
 
     Returns by name:
 
-    - ``scenes``, ``things`` (coloured shapes) and ``words``: how many.
+    - ``scenes``, ``things`` (shapes) and ``words``: how many.
     - ``tags mAP``: mean over names; ``tags precision`` and ``tags recall``: of the tags that are reported.
     - ``AP50, ...``: mean over names of the average precision of boxes at IoU 0.5, asked for all names, for the tagger's tags, and for the
       true tags; the last also for things and for words alone.
@@ -121,6 +124,44 @@ def measure_encoder(module: EncoderWithNames, dataset: Dataset) -> dict[str, flo
     return {"scenes": len(seen.pictures), "tokens": lying, "name right": right / lying, "box IoU": overlap / lying}
 
 
+@torch.no_grad()
+def measure_looks(encoder: EncoderWithLooks, segmenter: SegmenterWithLooks, dataset: Dataset) -> dict[str, float]:
+    """What the heads that experts for fine scenes are trained with tell: shares right of scenes, of things, and of words.
+
+    The encoder's ``ground`` and ``texture``; the segmenter's attributes of things and ``word``, asked for by true boxes.
+    """
+    seen = _Scenes(*drawn(dataset, range(len(dataset))))
+    right: Counter[str] = Counter()
+    asked: Counter[str] = Counter()
+    for images, start in seen.batches(encoder.encoder.preprocessing):
+        means_BD = encoder.encoder(images.pixels_BCHW).mean(1)
+        scenes = [found[0] for found in seen.objects[start : start + len(images)]]
+        for name, values in OF_SCENES.items():
+            _count(right, asked, name, encoder.whole[name](means_BD), values, [getattr(one, name) for one in scenes])
+    for images, start in seen.batches(segmenter.segmenter.preprocessing):
+        objects = seen.objects[start : start + len(images)]
+        _, looks_KD = segmenter.segmenter.predict(images, [[one.box_norm for one in found] for found in objects])
+        shown: list[Any] = [one for found in objects for one in found]
+        for name, values in OF_THINGS.items():
+            _count(right, asked, name, segmenter.things[name](looks_KD), values, [getattr(one, name) for one in shown])
+        _count(right, asked, "word", segmenter.words(looks_KD), WORDS, [one.text for one in shown])
+    return {"scenes": len(seen.pictures), **{name: right[name] / max(1, count) for name, count in asked.items()}}
+
+
+def _count(
+    right: Counter[str],
+    asked: Counter[str],
+    name: str,
+    logits_KP: torch.Tensor,
+    values: Sequence[str],
+    true: Sequence[str],
+) -> None:
+    """Counts the rows whose best value is the true one, of those that have one at all."""
+    said = [values[best] for best in logits_KP.argmax(-1).tolist()]
+    asked[name] += sum(bool(value) for value in true)
+    right[name] += sum(value == best for value, best in zip(true, said, strict=True))
+
+
 def _centre_size_iou(first_N4: torch.Tensor, second_N4: torch.Tensor) -> torch.Tensor:
     half_first_N2, half_second_N2 = first_N4[:, 2:].clamp(min=0) / 2, second_N4[:, 2:] / 2
     low_N2 = torch.maximum(first_N4[:, :2] - half_first_N2, second_N4[:, :2] - half_second_N2)
@@ -130,7 +171,8 @@ def _centre_size_iou(first_N4: torch.Tensor, second_N4: torch.Tensor) -> torch.T
 
 
 def _is_word(name: str) -> bool:
-    return name.startswith("word ")
+    """Whether a name is that of something written; in fine scenes all words have one name."""
+    return name.partition(" ")[0] == "word"
 
 
 def _split(figure: str, found: Mapping[str, float]) -> dict[str, float]:

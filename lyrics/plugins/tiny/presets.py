@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from lyrics.core.spec import ModelSpec, ObjectiveSlot, RefinerSpec, Slot
+from lyrics.plugins.tiny.vocabulary import NOUNS
 
 #: What ships of ``lyrics-tiny`` beside its experts: the language model that can read, what stage 1 trained, and what both stages did.
 TINY_LANGUAGE_MODEL = "package:lyrics/plugins/tiny/weights/language-model"
 TINY_STAGE1_WEIGHTS = "package:lyrics/plugins/tiny/weights/stage1"
 TINY_WEIGHTS = "package:lyrics/plugins/tiny/weights/model"
+
+#: Where the experts for fine scenes are until they ship.
+FINE_EXPERTS = "package:lyrics/plugins/tiny/fine_experts"
+#: What the experts for fine scenes are, by component. They are unlike each other, as those of the paper are: the encoder sees
+#: a small image as a whole, the detector tells nouns and boxes in few tokens, the segmenter what a masked part looks like.
+FINE_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "tiny-vit": {"image_size": 56},
+    "tiny-tagger": {"vocabulary": NOUNS},
+    "tiny-detector": {"vocabulary": NOUNS, "queries": 16, "query_width": 32},
+    "tiny-segmenter": {"width": 48, "look_width": 64},
+}
 
 
 def tiny_refiner() -> RefinerSpec:
@@ -69,3 +84,25 @@ def lyrics_tiny() -> ModelSpec:
             name: ObjectiveSlot(use=name, options={"recipe": "paper"}) for name in ("itc", "itm", "icg", "msp")
         },
     )
+
+
+def lyrics_tiny_fine() -> ModelSpec:
+    """``lyrics-tiny`` with experts for fine scenes, whose tags and boxes do not say what things look like."""
+    plain = lyrics_tiny()
+    refiner = tiny_refiner()
+    return plain.model_copy(
+        update={
+            "image_encoder": _fine("tiny-vit"),
+            "refiner": refiner.model_copy(
+                update={
+                    "tagger": _fine("tiny-tagger"),
+                    "detector": _fine("tiny-detector"),
+                    "segmenter": _fine("tiny-segmenter"),
+                }
+            ),
+        }
+    )
+
+
+def _fine(component: str) -> Slot:
+    return Slot(use=component, options={**FINE_OPTIONS[component], "checkpoint": FINE_EXPERTS})

@@ -35,7 +35,15 @@ from lyrics.plugins.tiny import detector as detector_file
 from lyrics.plugins.tiny import segmenter as segmenter_file
 from lyrics.plugins.tiny import tagger as tagger_file
 from lyrics.plugins.tiny import vit as vit_file
-from lyrics.plugins.tiny.shipped import list_files, load_weights, weights_file
+from lyrics.plugins.tiny.looks import (
+    EncoderWithLooks,
+    SegmenterWithLooks,
+    encoder_looks_loss,
+    seen_objects,
+    segmenter_looks_loss,
+)
+from lyrics.plugins.tiny.presets import FINE_OPTIONS
+from lyrics.plugins.tiny.shipped import OPTIONS_KEY, list_files, load_weights, weights_file
 from lyrics.plugins.tiny.training import (
     EncoderWithNames,
     Objects,
@@ -46,7 +54,7 @@ from lyrics.plugins.tiny.training import (
     segmenter_loss,
     tagger_loss,
 )
-from lyrics.plugins.tiny.vocabulary import VOCABULARY, word_tag
+from lyrics.plugins.tiny.vocabulary import NOUNS, VOCABULARY, word_tag
 
 Say = Callable[[str], None]
 
@@ -71,6 +79,8 @@ class ExpertTraining:
     name: str = ""
     #: The most objects of a scene. Crowded scenes have more small things on large ones, which are what is missed.
     max_objects: int = 8
+    #: Whether it is for fine scenes, with ``FINE_OPTIONS``.
+    fine: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or self.component)
@@ -122,6 +132,25 @@ PLANS = (
     ),
 )
 
+#: The experts for fine scenes, in a folder of their own.
+FINE_PLANS = (
+    ExpertTraining("tiny-detector", steps=1500, batch=16, learning_rate=2e-3, fine=True),
+    ExpertTraining("tiny-vit", steps=1500, batch=32, learning_rate=1e-3, fine=True),
+    ExpertTraining("tiny-segmenter", steps=2000, batch=16, learning_rate=2e-3, fine=True),
+    # A bite out of a shape is seen once shapes are: who lies on whom is learned last.
+    ExpertTraining(
+        "tiny-segmenter",
+        steps=600,
+        batch=16,
+        learning_rate=1e-3,
+        after="tiny-segmenter",
+        first_row=2000 * 16,
+        name="tiny-segmenter-2",
+        fine=True,
+    ),
+    ExpertTraining("tiny-tagger", steps=800, batch=16, learning_rate=2e-3, after="tiny-detector", fine=True),
+)
+
 _OPTIONS: Mapping[str, type[Options]] = {
     "tiny-detector": TinyDetectorOptions,
     "tiny-tagger": TinyTaggerOptions,
@@ -134,7 +163,13 @@ _BUILDS: Mapping[str, Callable[[Any, BuildContext], nn.Module]] = {
     "tiny-segmenter": segmenter_file.build,
     "tiny-vit": vit_file.build,
 }
-_LOSSES: Mapping[str, Callable[[Any, ImageBatch, Objects], torch.Tensor]] = {
+_FINE_LOSSES: Mapping[str, Callable[[Any, ImageBatch, Any], torch.Tensor]] = {
+    "tiny-detector": detector_loss,
+    "tiny-tagger": tagger_loss,
+    "tiny-segmenter": segmenter_looks_loss,
+    "tiny-vit": encoder_looks_loss,
+}
+_LOSSES: Mapping[str, Callable[[Any, ImageBatch, Any], torch.Tensor]] = {
     "tiny-detector": detector_loss,
     "tiny-tagger": tagger_loss,
     "tiny-segmenter": segmenter_loss,
@@ -142,12 +177,17 @@ _LOSSES: Mapping[str, Callable[[Any, ImageBatch, Objects], torch.Tensor]] = {
 }
 
 
-def build_expert(component: str, folder: Path | None = None) -> Any:
-    """An expert with its default options, in evaluation mode: with the weights of ``folder``, or untrained, the same every time.
+def options_of(component: str, *, fine: bool) -> Options:
+    """What an expert is built with: its defaults, or those for fine scenes."""
+    return _OPTIONS[component](**(FINE_OPTIONS[component] if fine else {}))
+
+
+def build_expert(component: str, folder: Path | None = None, *, fine: bool = False) -> Any:
+    """An expert in evaluation mode: with the weights of ``folder``, or untrained, the same every time.
 
     Raises ``WeightsError`` for a file that is missing or does not fit.
     """
-    options = _OPTIONS[component]()
+    options = options_of(component, fine=fine)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         expert = _BUILDS[component](options, BuildContext("random"))
@@ -159,12 +199,12 @@ def build_expert(component: str, folder: Path | None = None) -> Any:
 def train_expert(plan: ExpertTraining, out: Path, dataset: Dataset, say: Say = print) -> nn.Module:
     """Train one expert, or go on with it, with checkpoints in ``out/COMPONENT``. What is finished is only read back.
 
-    Returns the expert, the image encoder within its ``EncoderWithNames``.
+    Returns the expert, within what it is trained with if there is more of it.
 
     Raises ``WeightsError`` when ``out`` holds a training of another plan, or not the one that this goes on from; ``CheckpointError`` for
     checkpoints of another model.
     """
-    module = _trainable(plan.component)
+    module = _trainable(plan.component, fine=plan.fine)
     parameters = dict(module.named_parameters())
     optimizer = adamw(module)
     disk, folder = Disk(), out / plan.name
@@ -201,7 +241,7 @@ def train_expert(plan: ExpertTraining, out: Path, dataset: Dataset, say: Say = p
     fit(
         module,
         batches(dataset, plan, expert_of(module).preprocessing, first=done),
-        _LOSSES[plan.component],
+        (_FINE_LOSSES if plan.fine else _LOSSES)[plan.component],
         steps=plan.steps,
         learning_rate=plan.learning_rate,
         optimizer=optimizer,
@@ -213,16 +253,19 @@ def train_expert(plan: ExpertTraining, out: Path, dataset: Dataset, say: Say = p
 
 def expert_of(module: nn.Module) -> Any:
     """The part of what is trained that is kept."""
-    return module.encoder if isinstance(module, EncoderWithNames) else module
+    if isinstance(module, SegmenterWithLooks):
+        return module.segmenter
+    return module.encoder if isinstance(module, (EncoderWithNames, EncoderWithLooks)) else module
 
 
-def _trainable(component: str) -> nn.Module:
-    expert: nn.Module = build_expert(component)
-    if component != "tiny-vit":
-        return expert
+def _trainable(component: str, *, fine: bool) -> nn.Module:
+    expert: Any = build_expert(component, fine=fine)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return EncoderWithNames(expert, VOCABULARY)  # type: ignore[arg-type]
+        if component == "tiny-vit":
+            return EncoderWithLooks(expert) if fine else EncoderWithNames(expert, VOCABULARY)
+        trained: nn.Module = SegmenterWithLooks(expert) if fine and component == "tiny-segmenter" else expert
+        return trained
 
 
 def _newest(name: str, out: Path) -> Checkpoint:
@@ -237,30 +280,37 @@ def _borrow(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, torch.
     """Copies the tensors of the same name and shape; returns how many."""
     borrowed = 0
     for name, parameter in parameters.items():
-        lent = tensors.get(name.removeprefix("encoder."))
+        lent = tensors.get(name, tensors.get(name.removeprefix("encoder.").removeprefix("segmenter.")))
         if lent is not None and lent.shape == parameter.shape:
             parameter.copy_(lent)
             borrowed += 1
     return borrowed
 
 
-def scenes(split: str, count: int, max_objects: int = 8) -> Dataset:
+def scenes(split: str, count: int, max_objects: int = 8, *, fine: bool = False) -> Dataset:
     """The first ``count`` rows of a split of ``scenes``."""
-    return build_dataset("scenes", {"split": split, "scenes": count, "max_objects": max_objects})
+    options = {"split": split, "scenes": count, "max_objects": max_objects}
+    return build_dataset("scenes", {**options, "attributes": "fine" if fine else "plain"})
 
 
 def scenes_for(plan: ExpertTraining) -> Dataset:
     """All scenes that a training draws, and those before its first."""
-    return scenes("train", plan.first_row + plan.steps * plan.batch, plan.max_objects)
+    return scenes("train", plan.first_row + plan.steps * plan.batch, plan.max_objects, fine=plan.fine)
 
 
 def annotated(sample: Sample, size_px: tuple[int, int]) -> tuple[DetectedObject, ...]:
-    """All that can be named in a scene of ``size_px`` (width, height): its objects, and its words with their whole box as mask."""
+    """All that can be named in a scene of ``size_px`` (width, height): its objects, and its words with their whole box as mask.
+
+    In a fine scene also what they look like.
+    """
+    fine = "ground" in sample.extra
     words = []
     for word in sample.extra["words"]:
         box = Box(*word["box_norm"])
-        words.append(DetectedObject(word_tag(word["text"]), box, 1.0, Mask.from_box(box, size_px)))
-    return (*sample.objects, *words)
+        tag = NOUNS[-1] if fine else word_tag(word["text"])
+        words.append(DetectedObject(tag, box, 1.0, Mask.from_box(box, size_px)))
+    objects = (*sample.objects, *words)
+    return seen_objects(sample, objects) if fine else objects
 
 
 def drawn(dataset: Dataset, rows: Sequence[int]) -> tuple[list[Image], list[tuple[DetectedObject, ...]]]:
@@ -300,19 +350,26 @@ def _jittered(objects: Sequence[DetectedObject], row: int) -> tuple[DetectedObje
 
 def trained(component: str, out: Path) -> tuple[nn.Module, int]:
     """What ``train_expert`` has made so far, in evaluation mode, and its step. Raises ``WeightsError`` where there is nothing."""
-    made = [plan.name for plan in PLANS if plan.component == component and (out / plan.name).is_dir()]
+    module, checkpoint = _trained(component, out)
+    return module, checkpoint.step
+
+
+def _trained(component: str, out: Path) -> tuple[nn.Module, Checkpoint]:
+    made = [plan.name for plan in (*PLANS, *FINE_PLANS) if plan.component == component and (out / plan.name).is_dir()]
     name = made[-1] if made else component
     checkpoint = _newest(name, out)
-    module = _trainable(component)
+    module = _trainable(component, fine=checkpoint.state["plan"]["fine"])
     load_parameters(dict(module.named_parameters()), checkpoint.trained, str(out / name))
-    return module.eval(), checkpoint.step
+    return module.eval(), checkpoint
 
 
 def export(component: str, out: Path, folder: Path) -> int:
     """Write the expert to ``folder`` in half precision as far as it is trained, and its sha256 to the list there. Returns its step."""
-    module, step = trained(component, out)
+    module, checkpoint = _trained(component, out)
+    options = options_of(component, fine=checkpoint.state["plan"]["fine"])
     state = {name: tensor.half().contiguous() for name, tensor in expert_of(module).state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / weights_file(component)).write_bytes(tensors_to_bytes(state, {"format": "pt"}))
+    told = {"format": "pt", OPTIONS_KEY: options.model_dump_json(exclude_unset=True)}
+    (folder / weights_file(component)).write_bytes(tensors_to_bytes(state, told))
     list_files(folder)
-    return step
+    return checkpoint.step

@@ -23,9 +23,9 @@ from lyrics.core.grid_sample import grid_sample
 from lyrics.core.masks import Mask
 from lyrics.core.types import ImageBatch, Preprocessing, SegmenterOutput
 from lyrics.plugins.tiny import TinySegmenterOptions
-from lyrics.plugins.tiny.backbone import ConvTrunk, ResidualBlock
+from lyrics.plugins.tiny.backbone import ConvTrunk, Downsample, ResidualBlock
 from lyrics.plugins.tiny.boxes import to_centre_size
-from lyrics.plugins.tiny.shipped import materialise
+from lyrics.plugins.tiny.shipped import materialize
 from lyrics.plugins.tiny.world import KnowsScenes
 
 #: Samples reach beyond the box by this share of its sides at each edge: a detected box may cut off a tip.
@@ -82,11 +82,36 @@ def _points(x: npt.ArrayLike, y: npt.ArrayLike) -> npt.NDArray[np.float64]:
     return np.stack([x_N, y_N, x_N, y_N], axis=-1).astype(np.float64)
 
 
+class Look(nn.Module):
+    """What a masked part looks like, made of its pixels alone: what lies outside of the mask is blank."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.stages = nn.Sequential(Downsample(6, 24), Downsample(24, 64), ResidualBlock(64), ResidualBlock(64))
+        self.out = nn.Sequential(nn.LayerNorm(64), nn.Linear(64, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+    def forward(self, pixels_K3RR: torch.Tensor, logits_Krr: torch.Tensor) -> torch.Tensor:
+        """Pixels of each region, and mask logits of it on a grid half as fine, whose gradient stops here -> [K,width]."""
+        # A little inside of the mask: on its edge pixels are mixed with what is around.
+        inside_K1rr = (2 * (logits_Krr.detach()[:, None] - 1)).sigmoid()
+        inside_K1RR = F.interpolate(inside_K1rr, scale_factor=2, mode="bilinear")
+        line_R = torch.linspace(-1, 1, pixels_K3RR.shape[-1], device=pixels_K3RR.device, dtype=pixels_K3RR.dtype)
+        places_2RR = torch.stack(torch.meshgrid(line_R, line_R, indexing="xy"))
+        places_K2RR = places_2RR.expand(len(pixels_K3RR), -1, -1, -1)
+        shown_K6RR = torch.cat([pixels_K3RR * inside_K1RR, inside_K1RR, places_K2RR], dim=1)
+        states_KCss = self.stages(shown_K6RR.contiguous(memory_format=torch.channels_last))
+        weights_K1ss = F.adaptive_avg_pool2d(inside_K1rr, states_KCss.shape[-1])
+        states_KC = (states_KCss * weights_K1ss).sum((2, 3)) / weights_K1ss.sum((2, 3)).clamp(min=1e-6)
+        looks: torch.Tensor = self.out(states_KC)
+        return looks
+
+
 class TinySegmenter(KnowsScenes, nn.Module):
     """Images and boxes -> masks of the original pictures, and a token per box.
 
-    Local tokens [B,K,width + 4]: the picture's features averaged over the mask, and the box (centre x, centre y, width, height;
-    normalised in the original picture).
+    Local tokens [B,K,width + 4]: the image's features averaged over the mask, and the box (center x, center y, width, height;
+    normalized in the original image). With ``look_width`` it is so many channels in place of ``width``, which a network of its
+    own makes of the pixels inside the mask and of nothing else.
     """
 
     def __init__(self, options: TinySegmenterOptions) -> None:
@@ -105,9 +130,10 @@ class TinySegmenter(KnowsScenes, nn.Module):
         self.entry = nn.Conv2d(width + 3, width // 2, 1)
         self.blocks = nn.ModuleList(ResidualBlock(width // 2) for _ in range(3))
         self.exit = nn.Conv2d(width // 2, 1, 1)
+        self.look = None if options.look_width is None else Look(options.look_width)
 
     def predict(self, images: ImageBatch, boxes: Sequence[Sequence[Box]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mask logits [K,R,R] over the boxes' ``regions`` and pooled features [K,C], K counting the batch's boxes picture by picture.
+        """Mask logits [K,R,R] over the boxes' ``regions`` and looks [K,C], K counting the batch's boxes image by image.
 
         Training reads this.
         """
@@ -117,7 +143,7 @@ class TinySegmenter(KnowsScenes, nn.Module):
         # Empty, but part of the graph: a batch without boxes can be trained on.
         nothing = features_BChw.flatten()[:0]
         logits = [nothing.reshape(0, self.roi_size, self.roi_size)]
-        pooled = [nothing.reshape(0, features_BChw.shape[1])]
+        looks = [nothing.reshape(0, self.feature_dim - 4)]
         for pixels_CHW, features_Chw, frame, wanted in zip(
             pixels_BCHW, features_BChw, images.frames, boxes, strict=True
         ):
@@ -132,29 +158,34 @@ class TinySegmenter(KnowsScenes, nn.Module):
                 for block in self.blocks:
                     hidden_KCRR = block(hidden_KCRR)
                 logits_KRR = self.exit(F.gelu(hidden_KCRR)).squeeze(1)
-                weights_K1RR = logits_KRR.sigmoid()[:, None]
                 logits.append(logits_KRR)
-                pooled.append((features_KCRR * weights_K1RR).sum((2, 3)) / weights_K1RR.sum((2, 3)).clamp(min=1e-6))
-        return torch.cat(logits), torch.cat(pooled)
+                if self.look is None:
+                    weights_K1RR = logits_KRR.sigmoid()[:, None]
+                    looks.append((features_KCRR * weights_K1RR).sum((2, 3)) / weights_K1RR.sum((2, 3)).clamp(min=1e-6))
+                else:
+                    points = sample_points(regions(frame, chunk), 2 * self.roi_size)
+                    fine = sample(pixels_CHW, points, (pixels_CHW.shape[2], pixels_CHW.shape[1]))
+                    looks.append(self.look(fine, logits_KRR))
+        return torch.cat(logits), torch.cat(looks)
 
     def forward(self, images: ImageBatch, boxes: Sequence[Sequence[Box]]) -> SegmenterOutput:
         """``boxes[i]`` are in picture i's original; masks and tokens come in their order."""
         assert len(boxes) == len(images), "one list of boxes per picture"
-        logits_KRR, pooled_KC = self.predict(images, boxes)
+        logits_KRR, looks_KC = self.predict(images, boxes)
         counts = [len(wanted) for wanted in boxes]
-        tokens_BKD = pooled_KC.new_zeros(len(boxes), max(counts, default=0), self.feature_dim)
+        tokens_BKD = looks_KC.new_zeros(len(boxes), max(counts, default=0), self.feature_dim)
         mask_BK = torch.zeros(tokens_BKD.shape[:2], dtype=torch.bool, device=tokens_BKD.device)
         masks: list[tuple[Mask, ...]] = []
         for index, (frame, wanted, found_KC, found_KRR) in enumerate(
             zip(
                 images.frames,
                 boxes,
-                pooled_KC.split(counts),
+                looks_KC.split(counts),
                 logits_KRR.detach().float().cpu().split(counts),
                 strict=True,
             )
         ):
-            boxes_norm_K4 = pooled_KC.new_tensor([box.as_tuple() for box in wanted]).reshape(-1, 4)
+            boxes_norm_K4 = looks_KC.new_tensor([box.as_tuple() for box in wanted]).reshape(-1, 4)
             tokens_BKD[index, : len(wanted)] = torch.cat([found_KC, to_centre_size(boxes_norm_K4)], dim=-1)
             mask_BK[index, : len(wanted)] = True
             regions_px_K4 = regions(frame, wanted)
@@ -173,5 +204,5 @@ def _chunks(boxes: Sequence[Box]) -> Iterator[list[Box]]:
 def build(options: TinySegmenterOptions, context: BuildContext) -> TinySegmenter:
     """The component. Raises ``WeightsError`` where trained weights are asked for and do not fit the options."""
     module = TinySegmenter(options)
-    materialise(module, "tiny-segmenter", options, context)
+    materialize(module, "tiny-segmenter", options, context)
     return module

@@ -13,7 +13,7 @@ from lyrics.core.types import ImageBatch, Preprocessing, Tag
 from lyrics.plugins.tiny import TinyTaggerOptions
 from lyrics.plugins.tiny.backbone import ConvTrunk
 from lyrics.plugins.tiny.phrases import PhraseHead
-from lyrics.plugins.tiny.shipped import materialise
+from lyrics.plugins.tiny.shipped import materialize
 from lyrics.plugins.tiny.world import KnowsScenes
 
 
@@ -60,5 +60,5 @@ class TinyTagger(KnowsScenes, nn.Module):
 def build(options: TinyTaggerOptions, context: BuildContext) -> TinyTagger:
     """The component. Raises ``WeightsError`` where trained weights are asked for and do not fit the options."""
     module = TinyTagger(options)
-    materialise(module, "tiny-tagger", options, context)
+    materialize(module, "tiny-tagger", options, context)
     return module

@@ -30,6 +30,7 @@ from lyrics.plugins.tiny.vit import TinyVit
 
 Objects = Sequence[Sequence[DetectedObject]]
 Expert = TypeVar("Expert", bound=nn.Module)
+Target = TypeVar("Target")
 
 WARMUP_SHARE = 0.05
 MAX_GRADIENT_NORM = 1.0
@@ -47,8 +48,8 @@ def adamw(module: nn.Module, *, weight_decay: float = 0.05) -> torch.optim.AdamW
 
 def fit(
     module: Expert,
-    batches: Iterable[tuple[ImageBatch, Objects]],
-    loss: Callable[[Expert, ImageBatch, Objects], torch.Tensor],
+    batches: Iterable[tuple[ImageBatch, Target]],
+    loss: Callable[[Expert, ImageBatch, Target], torch.Tensor],
     *,
     steps: int,
     learning_rate: float = 2e-3,
@@ -107,19 +108,26 @@ def detector_loss(detector: TinyDetector, images: ImageBatch, objects: Objects) 
     names: list[torch.Tensor] = []
     for frame, found in zip(images.frames, objects, strict=True):
         shown = [obj for obj in found if frame.visible_fraction(obj.box_norm) > 0]
-        boxes_px.append(_boxes_on_canvas(frame, shown).to(device))
+        boxes_px.append(boxes_on_canvas(frame, shown).to(device))
         names.append(detector.phrases.targets([obj.tag for obj in shown]))
     return detection_loss(detector.predict(images), boxes_px, names, detector.trunk.stride)
 
 
 def segmenter_loss(segmenter: TinySegmenter, images: ImageBatch, objects: Objects) -> torch.Tensor:
     """Every object that has a mask is asked for by its box, which may be off its mask by as much as a detector's would be."""
+    return segmenter_loss_and_looks(segmenter, images, objects)[0]
+
+
+def segmenter_loss_and_looks(
+    segmenter: TinySegmenter, images: ImageBatch, objects: Objects
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``segmenter_loss``, and the tokens [K,C] (without their boxes) of the objects that have masks, image by image."""
     masked = [[obj for obj in found if obj.mask is not None] for found in objects]
-    logits_KRR, _ = segmenter.predict(images, [[obj.box_norm for obj in found] for found in masked])
+    logits_KRR, looks_KC = segmenter.predict(images, [[obj.box_norm for obj in found] for found in masked])
     targets = [logits_KRR.new_zeros(0, *logits_KRR.shape[1:])]
     for frame, found in zip(images.frames, masked, strict=True):
         targets.extend(_mask_samples(frame, obj, segmenter.roi_size).to(logits_KRR) for obj in found)
-    return mask_loss(logits_KRR, torch.cat(targets))
+    return mask_loss(logits_KRR, torch.cat(targets)), looks_KC
 
 
 class EncoderWithNames(nn.Module):
@@ -150,7 +158,7 @@ def token_targets(
     centres_px_M2 = torch.cartesian_prod(places, places).flip(1)
     names, boxes, lying = [], [], []
     for frame, found in zip(images.frames, objects, strict=True):
-        boxes_px_N4 = _boxes_on_canvas(frame, found).to(device)
+        boxes_px_N4 = boxes_on_canvas(frame, found).to(device)
         after_MN2 = centres_px_M2[:, None] >= boxes_px_N4[:, :2]
         before_MN2 = centres_px_M2[:, None] < boxes_px_N4[:, 2:]
         inside_MN = (after_MN2 & before_MN2).all(-1)
@@ -174,7 +182,7 @@ def encoder_loss(module: EncoderWithNames, images: ImageBatch, objects: Objects)
     return naming + 4 * (boxes_BM4 - wanted_BM4)[lying_BM].abs().mean()
 
 
-def _boxes_on_canvas(frame: Frame, objects: Sequence[DetectedObject]) -> torch.Tensor:
+def boxes_on_canvas(frame: Frame, objects: Sequence[DetectedObject]) -> torch.Tensor:
     """The objects' boxes in pixels of the canvas, clipped to it, float32 [N,4]."""
     boxes_px_N4 = frame.boxes_to_canvas([obj.box_norm.as_tuple() for obj in objects])
     return torch.from_numpy(boxes_px_N4.clip(0, np.tile(frame.size, 2))).float()

@@ -14,7 +14,7 @@ from lyrics.core.errors import ContractError
 from lyrics.core.types import Preprocessing
 from lyrics.plugins.tiny import TinyVitOptions
 from lyrics.plugins.tiny.backbone import ConvTrunk
-from lyrics.plugins.tiny.shipped import materialise
+from lyrics.plugins.tiny.shipped import materialize
 from lyrics.plugins.tiny.world import KnowsScenes
 
 
@@ -76,5 +76,5 @@ class TinyVit(KnowsScenes, nn.Module):
 def build(options: TinyVitOptions, context: BuildContext) -> TinyVit:
     """The component. Raises ``WeightsError`` where trained weights are asked for and do not fit the options."""
     module = TinyVit(options)
-    materialise(module, "tiny-vit", options, context)
+    materialize(module, "tiny-vit", options, context)
     return module

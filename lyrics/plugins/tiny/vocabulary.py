@@ -17,6 +17,15 @@ WORDS = (
 )
 # fmt: on
 
+#: What things and scenes look like where tags do not say it, each value once; experts are trained to tell them.
+FILLS = ("solid", "striped across", "striped down", "dotted")
+LEANS = ("left", "upright", "right")
+OUTLINES = ("dark", "none")
+#: Of two things that clearly overlap: whether the other one lies on it.
+HIDDEN = ("no", "yes")
+GROUNDS = ("pale", "dark", "tinted")
+TEXTURES = ("plain", "sloping", "checked")
+
 
 def word_tag(text: str) -> str:
     """The name of a written word. Its quotes keep the word "BLUE" apart from the colour."""
@@ -25,6 +34,9 @@ def word_tag(text: str) -> str:
 
 #: "red circle", "red square", ... "gray heart", 'word "BAKE"', ... 'word "ZOO"': 128 names.
 VOCABULARY = (*(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES), *map(word_tag, WORDS))
+
+#: The names of fine scenes: what a thing is, not what it looks like, and that something is written, not what.
+NOUNS = (*SHAPES, "word")
 
 
 def normalised(phrase: str) -> str:

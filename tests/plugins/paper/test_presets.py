@@ -23,6 +23,7 @@ PRESETS = (
     "lyrics-mini",
     "lyrics-released-14b",
     "lyrics-tiny",
+    "lyrics-tiny-fine",
     "lyrics-tiny-stage1",
 )
 

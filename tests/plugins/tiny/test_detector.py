@@ -155,3 +155,49 @@ def test_padding_is_never_detected_even_at_threshold_zero():
 def test_thousands_of_phrases_cost_little(detector):
     out = detector(images(SQUARE), [[f"tag {index}" for index in range(4585)] + ["x" * 1000]])
     assert out.detections == ((),)
+
+
+BOXES = [[0.0, 0.0, 16.0, 16.0], [1.0, 0.0, 17.0, 16.0], [32.0, 32.0, 64.0, 64.0], [0.0, 40.0, 8.0, 48.0]]
+
+
+def test_queries_are_the_surest_cells_of_different_boxes(monkeypatch):
+    detector = builders.detector(**builders.SMALL, vocabulary=builders.NAMES, queries=3)
+    saying(detector, BOXES, [2.0, 3.0, 1.0, -9.0], [[0.0, 0.0]] * 4, monkeypatch)
+    output = detector(images(SQUARE, Frame.of(128, 128).resize(64, 64)), [[], []])
+    assert output.tokens_BMD.shape == (2, 3, detector.feature_dim)
+    # The first cell's box is the second's, the last is hardly sure of anything.
+    assert output.mask_BM.tolist() == [[True, True, False]] * 2
+    wanted = torch.tensor([[9 / 64, 0.125, 0.25, 0.25], [0.75, 0.75, 0.5, 0.5]])
+    torch.testing.assert_close(output.tokens_BMD[0, :2, -4:], wanted)
+    torch.testing.assert_close(output.tokens_BMD[0], output.tokens_BMD[1])
+    assert not output.tokens_BMD[:, 2].any()
+
+
+def test_there_are_never_more_queries_than_asked_for(monkeypatch):
+    detector = builders.detector(**builders.SMALL, vocabulary=builders.NAMES, queries=1)
+    saying(detector, BOXES, [2.0, 3.0, 4.0, -9.0], [[0.0, 0.0]] * 4, monkeypatch)
+    output = detector(images(SQUARE), [[]])
+    assert output.mask_BM.tolist() == [[True]]
+    assert output.tokens_BMD[0, 0, -4:].tolist() == [0.75, 0.75, 0.5, 0.5]
+
+
+def test_an_image_without_objects_has_no_queries(monkeypatch):
+    detector = builders.detector(**builders.SMALL, vocabulary=builders.NAMES, queries=2)
+    saying(detector, BOXES, [-9.0] * 4, [[0.0, 0.0]] * 4, monkeypatch)
+    output = detector(images(SQUARE), [["red circle"]])
+    assert not output.mask_BM.any()
+    assert output.detections == ((),)
+
+
+def test_names_and_boxes_are_read_from_the_width_of_a_query():
+    detector = builders.detector(
+        **builders.SMALL, vocabulary=builders.NAMES, queries=2, query_width=8, query_threshold=0
+    )
+    assert detector.feature_dim == 12
+    output = detector(images(SQUARE), [[]])
+    assert output.tokens_BMD.shape == (1, 2, 12)
+    assert output.mask_BM.all()
+    cells = detector.predict(images(SQUARE))
+    assert cells.states_BMD.shape == (1, 64, 8)
+    (gradient,) = torch.autograd.grad(cells.phrases_BMP.sum() + cells.boxes_px_BM4.sum(), cells.states_BMD)
+    assert gradient.any()

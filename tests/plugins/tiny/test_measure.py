@@ -9,7 +9,9 @@ import torch
 
 from lyrics.core.types import Detection, DetectorOutput, Preprocessing, SegmenterOutput
 from lyrics.plugins.tiny import measure, recipe
-from lyrics.plugins.tiny.vocabulary import VOCABULARY
+from lyrics.plugins.tiny.looks import EncoderWithLooks, SegmenterWithLooks
+from lyrics.plugins.tiny.vocabulary import NOUNS, VOCABULARY, WORDS
+from tests.plugins.tiny import builders
 
 DATASET = recipe.scenes("test", 40)
 _, TRUTH = recipe.drawn(DATASET, range(40))
@@ -104,3 +106,40 @@ def test_encoder_that_always_names_the_same():
     assert 0 < figures["tokens"] <= 160
     # the whole picture overlaps a box by that box's share of it
     assert min(o.box_norm.area for o in things) < figures["box IoU"] < max(o.box_norm.area for o in things)
+
+
+FINE = recipe.scenes("test", 40, fine=True)
+_, FINE_TRUTH = recipe.drawn(FINE, range(40))
+
+
+def test_words_of_fine_scenes_are_no_things():
+    detector = builders.detector(**builders.SMALL, vocabulary=NOUNS, queries=4)
+    tagger = builders.tagger(**builders.SMALL, vocabulary=NOUNS)
+    figures = measure.measure(tagger, detector, builders.segmenter(**builders.SMALL), FINE)
+    assert figures["words"] == sum(one.tag == "word" for found in FINE_TRUTH for one in found)
+    assert figures["things"] == sum(one.tag != "word" for found in FINE_TRUTH for one in found)
+
+
+def test_looks_are_counted_where_there_are_any():
+    """Heads that always say their first value are right about those that have it."""
+    encoder = EncoderWithLooks(builders.vit(image_size=32, width=16, blocks=1, layers=1, heads=2))
+    segmenter = SegmenterWithLooks(builders.segmenter(image_size=64, width=16, roi_size=8, look_width=12))
+    for head in (*encoder.whole.values(), *segmenter.things.values()):
+        torch.nn.init.zeros_(head.weight)
+        head.bias.data.copy_(torch.arange(len(head.bias), 0, -1))
+    torch.nn.init.zeros_(segmenter.words.words.weight)
+    figures = measure.measure_looks(encoder, segmenter, FINE)
+    things = [one for found in FINE_TRUTH for one in found if one.fill]
+    lying = [one.hidden for one in things if one.hidden]
+    words = [one.text for found in FINE_TRUTH for one in found if one.text]
+    assert figures == {
+        "scenes": 40,
+        "ground": sum(found[0].ground == "pale" for found in FINE_TRUTH) / 40,
+        "texture": sum(found[0].texture == "plain" for found in FINE_TRUTH) / 40,
+        "color": sum(one.color == "red" for one in things) / len(things),
+        "fill": sum(one.fill == "solid" for one in things) / len(things),
+        "lean": sum(one.lean == "left" for one in things) / len(things),
+        "outline": sum(one.outline == "dark" for one in things) / len(things),
+        "hidden": lying.count("no") / len(lying),
+        "word": words.count(WORDS[0]) / len(words),
+    }

@@ -47,11 +47,25 @@ class Stopping:
         return self.dataset.picture(sample)
 
 
-def test_every_expert_has_a_plan_and_begins_after_those_that_it_borrows_from():
-    assert {plan.component for plan in recipe.PLANS} == {"tiny-detector", "tiny-segmenter", "tiny-tagger", "tiny-vit"}
-    names = [plan.name for plan in recipe.PLANS]
+@pytest.mark.parametrize("plans", [recipe.PLANS, recipe.FINE_PLANS], ids=["plain", "fine"])
+def test_every_expert_has_a_plan_and_begins_after_those_that_it_borrows_from(plans):
+    assert {plan.component for plan in plans} == {"tiny-detector", "tiny-segmenter", "tiny-tagger", "tiny-vit"}
+    names = [plan.name for plan in plans]
     assert len(names) == len(set(names))
-    assert all(plan.after in (None, *names[:place]) for place, plan in enumerate(recipe.PLANS))
+    assert all(plan.after in (None, *names[:place]) for place, plan in enumerate(plans))
+    assert {plan.fine for plan in plans} == {plans is recipe.FINE_PLANS}
+
+
+@pytest.mark.parametrize("component", recipe.FINE_OPTIONS)
+def test_experts_for_fine_scenes_are_trained_exported_and_built(component, tmp_path):
+    plan = recipe.Plan(component, steps=1, batch=1, learning_rate=1e-3, fine=True)
+    module = recipe.train_expert(plan, tmp_path, recipe.scenes_for(plan), lambda line: None)
+    assert recipe.export(component, tmp_path, tmp_path / "weights") == 1
+    found = recipe.build_expert(component, tmp_path / "weights", fine=True)
+    own = recipe.expert_of(module).state_dict()
+    assert all(torch.equal(tensor, own[name].half().float()) for name, tensor in found.state_dict().items())
+    with pytest.raises(WeightsError, match=f"^{component}: .* does not fit the trained weights"):
+        recipe.build_expert(component, tmp_path / "weights")
 
 
 def test_a_stopped_training_goes_on(tmp_path, every_step_is_saved):

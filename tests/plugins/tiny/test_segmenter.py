@@ -105,3 +105,46 @@ def test_boxes_cropped_away_give_finite_tokens_and_no_mask_on_hidden_ground():
     images = type(images)(images.pixels_BCHW, (frame,))
     out = segmenter(images, [[Box(0.8, 0.2, 0.9, 0.8)]])
     assert out.tokens_BKD.isfinite().all()
+
+
+LOOKING = {**builders.SMALL, "roi_size": 8, "look_width": 12}
+
+
+def test_a_look_is_of_what_is_inside_of_the_mask():
+    """Whatever the pixels outside are, it stays; those inside change it."""
+    look = builders.segmenter(**LOOKING).look
+    logits_Krr = torch.full((2, 8, 8), -40.0)
+    logits_Krr[0, 2:6, 2:6] = 40.0
+    logits_Krr[1, :, :3] = 40.0
+    inside_K1RR = (
+        torch.nn.functional.interpolate((logits_Krr > 0).float()[:, None], scale_factor=2, mode="bilinear") > 0
+    )
+    pixels_K3RR = torch.rand(2, 3, 16, 16)
+    others_K3RR = torch.rand(2, 3, 16, 16)
+    with torch.no_grad():
+        here = look(pixels_K3RR, logits_Krr)
+        assert here.shape == (2, 12)
+        torch.testing.assert_close(look(torch.where(inside_K1RR, pixels_K3RR, others_K3RR), logits_Krr), here)
+        assert (
+            (look(torch.where(inside_K1RR, others_K3RR, pixels_K3RR), logits_Krr) - here).abs().amax(1) > 1e-4
+        ).all()
+
+
+def test_tokens_are_looks_with_their_boxes_and_masks_learn_nothing_from_them():
+    segmenter = builders.segmenter(**LOOKING)
+    batch = prepare([picture(1, (64, 64))[0], picture(2, (40, 64))[0]], segmenter.preprocessing)
+    boxes = [[Box(0.1, 0.1, 0.5, 0.6), Box(0.2, 0.2, 0.9, 0.9)], []]
+    output = segmenter(batch, boxes)
+    assert output.tokens_BKD.shape == (2, 2, 16)
+    assert output.mask_BK.tolist() == [[True, True], [False, False]]
+    _, looks_KD = segmenter.predict(batch, boxes)
+    torch.testing.assert_close(output.tokens_BKD[0, :, :12], looks_KD)
+    looks_KD.sum().backward()
+    assert segmenter.look.out[-1].weight.grad.any()
+    assert segmenter.exit.weight.grad is None
+
+
+def test_a_batch_without_boxes_has_no_looks():
+    segmenter = builders.segmenter(**LOOKING)
+    logits, looks = segmenter.predict(prepare([picture(1, (64, 64))[0]], segmenter.preprocessing), [[]])
+    assert (logits.shape, looks.shape) == ((0, 8, 8), (0, 12))

@@ -18,7 +18,8 @@ from lyrics.core.errors import WeightsError
 from lyrics.core.evaluation.alignment import alignment
 from lyrics.core.loading import build_model, load_model
 from lyrics.plugins import tiny
-from lyrics.plugins.tiny import measure, recipe, shipped
+from lyrics.plugins.tiny import TinyDetectorOptions, measure, recipe, shipped
+from lyrics.plugins.tiny.vocabulary import NOUNS
 from lyrics.workflows.parity import ParityQuestion, parity
 
 COMPONENTS = {component.name: component for component in tiny.lyrics_components()}
@@ -53,7 +54,7 @@ def test_pretrained_experts_hold_them(name):
 @pytest.mark.parametrize(
     ("name", "options", "complaint"),
     [
-        ("tiny-vit", {"heads": 2}, "heads=2 does not fit the trained weights, which are of heads=4. Leave heads out"),
+        ("tiny-vit", {"heads": 2}, "heads=2 does not fit the trained weights, which are of heads=4. Set heads to that"),
         ("tiny-vit", {"image_size": 224}, "image_size=224"),
         ("tiny-tagger", {"width": 48}, "width=48 .* width=96"),
         ("tiny-tagger", {"vocabulary": ("dog", "cat")}, "vocabulary of 2 names .* vocabulary of 128 names"),
@@ -64,6 +65,32 @@ def test_pretrained_experts_hold_them(name):
 def test_options_that_the_weights_were_not_trained_with_are_refused(name, options, complaint):
     with pytest.raises(WeightsError, match=f"^{name}: {complaint}"):
         build(name, **options)
+
+
+def test_a_checkpoint_takes_the_place_of_what_ships(tmp_path):
+    """Its file says which options it is of; one of other options is refused as what ships would be."""
+    narrow = TinyDetectorOptions(vocabulary=NOUNS, query_width=16, queries=5)
+    stored = resolve_name(COMPONENTS["tiny-detector"].build)(narrow, BuildContext("random")).state_dict()
+    told = narrow.model_dump_json(exclude_unset=True)
+    file = tmp_path / shipped.weights_file("tiny-detector")
+    save_file(stored, file, metadata={shipped.OPTIONS_KEY: told})
+    given = {"vocabulary": NOUNS, "query_width": 16, "queries": 5, "checkpoint": str(tmp_path)}
+    found = build("tiny-detector", **given)
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in found.state_dict().items())
+    assert build("tiny-detector", **given, score_threshold=0.1).score_threshold == 0.1
+    with pytest.raises(
+        WeightsError, match="query_width=32 does not fit the trained weights, which are of query_width=16"
+    ):
+        build("tiny-detector", **{**given, "query_width": 32})
+    with pytest.raises(WeightsError, match=r"vocabulary of 128 names does not fit .* vocabulary of 9 names"):
+        build("tiny-detector", checkpoint=str(tmp_path))
+    with pytest.raises(
+        WeightsError, match=r"tiny-vit.safetensors are not there; train them first .* leave checkpoint out"
+    ):
+        build("tiny-vit", checkpoint=str(tmp_path))
+    save_file(stored, file, metadata={shipped.OPTIONS_KEY: '{"depth": 3}'})
+    with pytest.raises(WeightsError, match=r'options that this version does not know, {"depth": 3}; export'):
+        build("tiny-detector", **given)
 
 
 def test_thresholds_are_free():

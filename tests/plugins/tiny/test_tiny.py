@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pkgutil import resolve_name
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from lyrics.plugins.tiny.vocabulary import COLOURS, SHAPES, VOCABULARY, WORDS, w
 from lyrics.testing import DetectorContract, ImageEncoderContract, SegmenterContract, TaggerContract
 
 COMPONENTS = tuple(tiny.lyrics_components())
+OPTIONS = {component.name: component.test_options or {} for component in COMPONENTS}
 
 
 class TestTinyVit(ImageEncoderContract):
@@ -31,6 +33,16 @@ class TestTinyDetector(DetectorContract):
 
 class TestTinySegmenter(SegmenterContract):
     component = "tiny-segmenter"
+
+
+class TestTinyDetectorWithQueries(DetectorContract):
+    component = "tiny-detector"
+    options: ClassVar[Any] = {**OPTIONS["tiny-detector"], "queries": 5, "query_width": 8, "query_threshold": 0.0}
+
+
+class TestTinySegmenterWithLooks(SegmenterContract):
+    component = "tiny-segmenter"
+    options: ClassVar[Any] = {**OPTIONS["tiny-segmenter"], "look_width": 12}
 
 
 def test_together_they_have_at_most_two_million_parameters():

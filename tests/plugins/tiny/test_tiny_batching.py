@@ -70,8 +70,22 @@ def test_detector_batch_equals_single_pictures():
 
 
 @torch.no_grad()
-def test_segmenter_batch_equals_single_pictures():
-    segmenter = with_biases(builders.segmenter(**builders.SMALL, roi_size=12))
+def test_queries_of_a_batch_equal_those_of_single_images():
+    detector = builders.detector(
+        **builders.SMALL, vocabulary=builders.NAMES, queries=6, query_width=8, query_threshold=0
+    )
+    both, singles = batch_and_singles(with_biases(detector).preprocessing)
+    together = detector(both, NAMES)
+    for index, single in enumerate(singles):
+        alone = detector(single, NAMES[index : index + 1])
+        assert torch.equal(together.mask_BM[index], alone.mask_BM[0])
+        torch.testing.assert_close(together.tokens_BMD[index], alone.tokens_BMD[0], atol=TOLERANCE, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("look_width", [None, 12])
+def test_segmenter_batch_equals_single_pictures(look_width):
+    segmenter = with_biases(builders.segmenter(**builders.SMALL, roi_size=12, look_width=look_width))
     both, singles = batch_and_singles(segmenter.preprocessing)
     together = segmenter(both, BOXES)
     for index, single in enumerate(singles):

@@ -27,9 +27,10 @@ def textured(width: int, height: int) -> Image.Image:
     return Image.fromarray(np.mean(layers, axis=0).astype(np.uint8), "RGB")
 
 
+@pytest.mark.parametrize("attributes", ["plain", "fine"])
 @pytest.mark.parametrize("split", ["train", "test", "held-out"])
-def test_scenes_are_known(split: str) -> None:
-    scenes = build_dataset("scenes", {"split": split, "scenes": 40, "task": "caption"})
+def test_scenes_are_known(split: str, attributes: str) -> None:
+    scenes = build_dataset("scenes", {"split": split, "scenes": 40, "task": "caption", "attributes": attributes})
     known = 0
     for row in range(40):
         drawn: Any = scenes.picture(scenes[row])
