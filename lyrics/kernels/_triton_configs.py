@@ -113,16 +113,13 @@ def length_of(plan: Plan | CrossPlan) -> int:
     """Return the bucket of the longest block of rows that see the same keys; computed once per plan."""
     found = plan.derived.get("length")
     if found is None:
-        longest = max((block.length for block in blocks_of(plan).blocks), default=0)
+        longest = int(blocks_of(plan).table[:, 1].max(initial=0))
         found = plan.derived["length"] = next((end for end in LENGTHS if longest <= end), LENGTHS[-1])
     length: int = found
     return length
 
 
-def key_of(q: torch.Tensor, plan: Plan | CrossPlan, dropout: bool) -> Key:
-    """Return the case that these queries and this plan are.
-
-    A CPU, where the interpreter runs, counts as the oldest generation.
-    """
-    major = torch.cuda.get_device_capability(q.device)[0] if q.is_cuda else GENERATIONS[0]
-    return Key(min(major, GENERATIONS[-1]), q.dtype, q.shape[-1], dropout, length_of(plan))
+def key_of(plan: Plan | CrossPlan, device: torch.device, dtype: torch.dtype, head_dim: int, dropout: bool) -> Key:
+    """Return the case that such queries and this plan are. A CPU, where the interpreter runs, counts as the oldest generation."""
+    major = torch.cuda.get_device_capability(device)[0] if device.type == "cuda" else GENERATIONS[0]
+    return Key(min(major, GENERATIONS[-1]), dtype, head_dim, dropout, length_of(plan))

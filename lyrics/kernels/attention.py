@@ -6,19 +6,23 @@ where it cannot serve, it says why. ``auto`` takes the first in that order that 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import ModuleType
 
+import numpy as np
 import torch
 
 from lyrics.kernels.cross import CrossPlan
 from lyrics.kernels.plan import Plan
+from lyrics.kernels.tiles import HostTiles
+from lyrics.kernels.upload import to_device
 
 logger = logging.getLogger(__name__)
 
@@ -151,6 +155,47 @@ def _choose(device: torch.device, dtype: torch.dtype, head_dim: int, dropout: bo
     raise AssertionError("sdpa and the reference serve everything")
 
 
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What ``prepare`` has sent: the caller's ``arrays`` on the device, and the tables of plans, for ``keep``."""
+
+    arrays: list[torch.Tensor]
+    device: torch.device
+    _made: Sequence[HostTiles]
+    _sent: list[torch.Tensor]
+
+    def keep(self, plans: Sequence[Plan | CrossPlan]) -> None:
+        """Give the plans their tables: those that ``prepare`` got, in the same order, with their per-token tables on the device."""
+        first = 0
+        for plan, made in zip(plans, self._made, strict=False):  # there are none where the implementation has no tables
+            last = first + len(made.arrays)
+            made.keep(plan, self._sent[first:last], self.device)
+            first = last
+
+
+def prepare(
+    plans: Sequence[Plan | CrossPlan],
+    arrays: Sequence[np.ndarray] = (),
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    head_dim: int,
+    dropout_p: float = 0.0,
+    impl: str = "auto",
+) -> Prepared:
+    """Bring what ``impl`` reads of plans to the device, and ``arrays`` of whole numbers beside it, in one copy.
+
+    Other arguments say what the attentions will be called with. It is no mistake if they turn out otherwise: what a plan lacks is then made
+    when it is needed.
+    """
+    host_tables = getattr(_LOADED[_served_by(impl, device, dtype, head_dim, dropout_p > 0)], "host_tables", None)
+    made: list[HostTiles] = []
+    if host_tables is not None:
+        made = [host_tables(plan, device, dtype, head_dim, dropout_p) for plan in plans]
+    sent = to_device([*arrays, *(array for one in made for array in one.arrays)], device)
+    return Prepared(sent[: len(arrays)], device, made, sent[len(arrays) :])
+
+
 def segment_attention(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -240,11 +285,26 @@ _LOADED: dict[str, ModuleType] = {}
 
 def _served_by(impl: str, device: torch.device, dtype: torch.dtype, head_dim: int, dropout: bool) -> str:
     """``_implementation``, which torch.compile asks once while it traces: a choice, a log line and an import are no part of a graph."""
-    return _implementation(impl, device, dtype, head_dim, dropout)
+    return _REPLACED[-1] if _REPLACED else _implementation(impl, device, dtype, head_dim, dropout)
 
 
 # What torch.compiler.assume_constant_result does, which would first import torch's compiler: a second for those who compile nothing.
 _served_by._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+#: What ``replaced_by`` has put in the place of every implementation.
+_REPLACED: list[str] = []
+
+
+@contextlib.contextmanager
+def replaced_by(module: ModuleType) -> Iterator[None]:
+    """In this context both attentions are those of ``module``, whatever was asked for: for measurements without the arithmetic."""
+    _LOADED[module.__name__] = module
+    _REPLACED.append(module.__name__)
+    try:
+        yield
+    finally:
+        _REPLACED.pop()
 
 
 @lru_cache(maxsize=64)

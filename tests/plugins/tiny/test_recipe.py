@@ -58,7 +58,7 @@ def test_every_expert_has_a_plan_and_begins_after_those_that_it_borrows_from(pla
 
 @pytest.mark.parametrize("component", recipe.FINE_OPTIONS)
 def test_experts_for_fine_scenes_are_trained_exported_and_built(component, tmp_path):
-    plan = recipe.Plan(component, steps=1, batch=1, learning_rate=1e-3, fine=True)
+    plan = recipe.ExpertTraining(component, steps=1, batch=1, learning_rate=1e-3, fine=True)
     module = recipe.train_expert(plan, tmp_path, recipe.scenes_for(plan), lambda line: None)
     assert recipe.export(component, tmp_path, tmp_path / "weights") == 1
     found = recipe.build_expert(component, tmp_path / "weights", fine=True)
