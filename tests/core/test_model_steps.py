@@ -236,6 +236,42 @@ def test_stage_2_answers_with_the_boxes_that_the_refiner_found_where_it_is_told_
     assert float(model(collated(model, "instruct", words, snap_iou=0.5))["answer"].sum) > 0
 
 
+def test_stage_2_leaves_spatial_text_out_of_the_prompt_and_out_of_what_the_queries_read(model: LyricsModel) -> None:
+    one = talk(0, ("What?", "a circle"), task="text")
+    other = talk(1, ("Where?", "here"), task="text")
+
+    def seen(**options: Any) -> tuple[torch.Tensor, list[str]]:
+        batch = collated(model, "instruct", one, other, **options)
+        encoded = model.encode_images(batch.images, ["What?", "Where?"], dropped=batch.dropped)
+        prompts = [model._prompt(dialogue, encoded, 512) for dialogue in batch.dialogues]
+        return encoded.soft_tokens_PQD, [model.language_model.tokenizer.decode(prompt.ids) for prompt in prompts]
+
+    soft, prompts = seen()
+    assert all("red circle" in prompt for prompt in prompts)
+    untold, without = seen(drop_text=1.0)
+    assert torch.equal(untold, soft)
+    assert not any("red circle" in prompt for prompt in without)
+    unread, with_text = seen(drop_queries_text=1.0)
+    assert with_text == prompts
+    assert not torch.allclose(unread, soft)
+    blank = [replace(example.sample, objects=()) for example in (one, other)]
+    alone = collated(model, "instruct", *(replace(e, sample=s) for e, s in zip((one, other), blank, strict=True)))
+    # Without objects there are no local tokens either; so compare with the stream of no text over the same features.
+    features, _ = model.features(collated(model, "instruct", one, other).images)
+    stream = model._stream([Refinement(size) for size in alone.images.sizes_px], ["What?", "Where?"])
+    outputs = model.query_transformer([stream], features)
+    expected = model.projection(torch.cat([outputs("stage2", segment) for segment in stream.wanted], dim=1))
+    torch.testing.assert_close(unread, expected)
+
+    def loss(**options: Any) -> float:
+        return float(model(collated(model, "instruct", one, other, **options))["answer"].sum.detach())
+
+    assert (
+        len({loss(), loss(drop_text=1.0), loss(drop_queries_text=1.0), loss(drop_text=1.0, drop_queries_text=1.0)}) == 4
+    )
+    assert loss(drop_text=0.0, drop_queries_text=0.0) == loss()
+
+
 def test_stage_2_trains_queries_projection_and_lora(model: LyricsModel) -> None:
     trained = model.trainable_parameters("instruct")
     model.zero_grad()

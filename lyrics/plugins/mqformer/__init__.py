@@ -65,6 +65,10 @@ class MQFormerOptions(QFormerOptions):
     local_dims: dict[str, int] | None = Field(
         None, description="width of local tokens per source (detector, segmenter); unset: what the refiner gives"
     )
+    box_features: Literal["raw", "fourier"] = Field(
+        "raw",
+        description="the box in a local token (its last four numbers): as it is, or also as sines and cosines of its sides",
+    )
 
     @property
     def segments(self) -> tuple[str, ...]:

@@ -34,6 +34,12 @@ class ITCOptions(ObjectiveOptions):
     temperature: float = Field(0.07, gt=0.0, description="initial value of the learnable temperature")
     min_temperature: float = Field(0.001, gt=0.0, description="the temperature is clamped from below (recipe paper)")
     max_temperature: float = Field(0.5, gt=0.0, description="the temperature is clamped from above (recipe paper)")
+    drop_spatial: float = Field(
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="in training, share of texts that are compared without their spatial text: captions must tell images apart, too",
+    )
 
 
 class ITMOptions(ObjectiveOptions):
