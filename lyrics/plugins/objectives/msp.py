@@ -77,6 +77,10 @@ class MSP(nn.Module):
         logits, targets = self._predicted(state)
         return Loss(token_cross_entropy(logits, targets, self.smoothing), len(targets))
 
+    def restored(self, state: StepState) -> torch.Tensor:
+        """The likeliest token in place of each masked one: ids [n] on the host."""
+        return self._predicted(state)[0].argmax(dim=-1).cpu()
+
     def accuracy(self, state: StepState) -> dict[str, tuple[int, int]]:
         """Masked spatial tokens restored rightly; markup (always the same), names and coordinates apart where known."""
         logits, targets = self._predicted(state)

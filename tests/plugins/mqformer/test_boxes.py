@@ -79,7 +79,9 @@ def test_gradients_reach_their_weights() -> None:
 
 
 def test_a_token_too_narrow_for_a_box_is_refused() -> None:
-    with pytest.raises(SpecError, match=r"box_features: fourier reads the last four numbers .* segmenter tokens have 3"):
+    with pytest.raises(
+        SpecError, match=r"box_features: fourier reads the last four numbers .* segmenter tokens have 3"
+    ):
         small_model(local_dims={"detector": 20, "segmenter": 3}, box_features="fourier")
 
 
