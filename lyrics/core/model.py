@@ -171,7 +171,7 @@ class LyricsModel(SavedModel):
         features, refinements = self.features(batch.images.to(self.device, self.dtype))
         units = self._units(refinements)
         return features, PretrainBatch(
-            Spatial.from_objects(units, self._kinds(refinements, units) if kinds else None),
+            Spatial.from_objects(units, self._kinds(refinements, units) if kinds or self.reads_kinds else None),
             Text.from_lists(self._words(batch.captions)),
             torch.tensor(batch.positions, dtype=torch.int64),
             self._special(),
