@@ -45,6 +45,10 @@ class QFormerOptions(Options):
     builtin_tokenizer: Literal["bytes", "words"] = Field(
         "bytes", description="the built-in tokenizer: bytes, or also the words of the embedded scenes"
     )
+    numbers_in_order: bool = Field(
+        False,
+        description="new embeddings of the built-in tokenizer's numbers are smooth in their value; trained ones stay",
+    )
     checkpoint: Annotated[str | None, NamesWeights()] = Field(
         None,
         description="stage-1 weights (.safetensors) in this library's, LAVIS', transformers' or the released naming",

@@ -11,6 +11,7 @@ tokens, M local tokens, D width, H heads, d head width, n selected rows.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -20,6 +21,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from lyrics.core.errors import ContractError, SpecError
+from lyrics.core.language.tokenizers import numbers_in_order
 from lyrics.core.stage1.streams import Features, ProjectedFeatures, SpecialTokens, Stream, StreamOutputs
 from lyrics.plugins.mqformer import MQFormerOptions, QFormerOptions
 from lyrics.plugins.mqformer.boxes import WIDTH, with_box_waves
@@ -83,7 +85,7 @@ class MQFormer(nn.Module):
 
     def reset_parameters(self) -> None:
         """Normal(0, init_std), zero biases, queries with small noise so that no two are alike, and Xavier for the grounding
-        cross-attention, which no BLIP-2 checkpoint has (paper section 3.1)."""
+        cross-attention, which no BLIP-2 checkpoint has (paper section 3.1). Numbers in order where the options ask for it."""
         std = self.options.init_std
         nn.init.normal_(self.query_tokens_QD, std=std)
         for module in self.modules():
@@ -95,6 +97,12 @@ class MQFormer(nn.Module):
             grounding = cast(Layer, layer).local_attention
             if grounding is not None:
                 grounding.reset_parameters_xavier()
+        weight = self.word_embeddings.weight
+        if self.options.numbers_in_order and not weight.is_meta and not numbers_in_order(weight, self.tokenizer):
+            warnings.warn(
+                "query_transformer.options.numbers_in_order: has no effect, as not every number is one token of this tokenizer.",
+                stacklevel=2,
+            )
 
     # --- features ----------------------------------------------------------------------------------------------------
 
