@@ -417,6 +417,24 @@ class CountsCorrect(Objective, Protocol):
 
 
 @runtime_checkable
+class RestoresText(Objective, Protocol):
+    """Optional, for an objective that hides tokens of the spatial text and teaches the query transformer to restore them."""
+
+    @property
+    def reads_kinds(self) -> bool:
+        """Whether ``batch.spatial.kind_BL`` must be there in training; measurements always have it."""
+        ...
+
+    def masked(self, batch: PretrainBatch) -> torch.Tensor:
+        """Which spatial tokens are hidden: bool [B, L] over ``batch.spatial``."""
+        ...
+
+    def restored(self, state: StepState) -> torch.Tensor:
+        """The likeliest token in place of each hidden one: ids [n], sample after sample, on the host."""
+        ...
+
+
+@runtime_checkable
 class WritesCaptions(Objective, Protocol):
     """Optional, for an objective that teaches the query transformer to write."""
 

@@ -18,12 +18,13 @@ from lyrics.core.chat import Chat
 from lyrics.core.composed import STREAM
 from lyrics.core.data.collate import InstructionExamples, PretrainExamples
 from lyrics.core.data.training_data import TrainingBatch, batch_of
-from lyrics.core.errors import PromptError
 from lyrics.core.finite import first_not_finite, is_finite, refuse
 from lyrics.core.language.answering import answer_ids
 from lyrics.core.language.generation import Decoding, GenerateOptions, GenerationOptions, decoding
 from lyrics.core.language.past import Past
 from lyrics.core.language.prompting import (
+    NOTHING_DROPPED,
+    DroppedText,
     Encoded,
     check_dialogue,
     fitted_prompt,
@@ -36,7 +37,7 @@ from lyrics.core.language.prompts import Dialogue, Exchange, TokenPrompt, cut
 from lyrics.core.language.soft_prompts import answer_losses, embed
 from lyrics.core.language.text_stream import TextStream
 from lyrics.core.pictures.images import ImageLike
-from lyrics.core.pictures.inputs import Phrases, Pictures, instruction_list, picture_list
+from lyrics.core.pictures.inputs import Phrases, Pictures, instructions_for, picture_list
 from lyrics.core.pictures.model_inputs import ModelImages, asked, from_old_names
 from lyrics.core.refining.refinement import Refinement
 from lyrics.core.renaming import renamed
@@ -94,29 +95,32 @@ class LyricsModel(SavedModel):
             PromptError: there are more or fewer instructions, or lists of phrases, than images.
         """
         shown = images if isinstance(images, ModelImages) else picture_list(images)
-        texts = [""] * len(shown)
-        if instructions is not None:
-            texts = [instructions] if isinstance(instructions, str) else instruction_list(instructions)
-        if len(texts) != len(shown):
-            raise PromptError(f"{len(shown)} images need as many instructions, not {len(texts)}")
+        texts = instructions_for(len(shown), instructions)
         prepared = shown if isinstance(shown, ModelImages) else self.processor.images(shown)
         return self.encode_images(prepared.to(self.device, self.dtype), texts, phrases=phrases)
 
-    def encode_images(self, images: ModelImages, instructions: Sequence[str], *, phrases: Phrases = None) -> Encoded:
+    def encode_images(
+        self,
+        images: ModelImages,
+        instructions: Sequence[str],
+        *,
+        phrases: Phrases = None,
+        dropped: DroppedText = NOTHING_DROPPED,
+    ) -> Encoded:
         """Prepared pictures -> soft tokens.
 
         One stream {V, G, S, C} in which everything sees everything (section 3.3: "semantic-aware visual feature extraction"); S is the
-        spatial representation and C the instruction, each where the spec's ``sees`` names it.
+        spatial representation and C the instruction, each where the spec's ``sees`` names it. Training may leave spatial text out.
         """
         if not len(images):
             width = self.projection.out_features
             return Encoded(self.projection.weight.new_zeros(0, self.query_transformer.num_queries, width), (), ())
         features, refinements = self.features(images, phrases)
-        stream = self._stream(refinements, instructions)
+        stream = self._stream(dropped.read(refinements), instructions)
         outputs = self.query_transformer([stream], features)
         queries_PQD = torch.cat([outputs(STREAM, segment) for segment in stream.wanted], dim=1)
-        spatial_texts = tuple(spatial_text(refinement, self.spec.codec) for refinement in refinements)
-        return Encoded(self.projection(queries_PQD), refinements, spatial_texts)
+        texts = dropped.told([spatial_text(refinement, self.spec.codec) for refinement in refinements])
+        return Encoded(self.projection(queries_PQD), refinements, texts)
 
     # --- training ----------------------------------------------------------------------------------------------------
 
@@ -187,11 +191,10 @@ class LyricsModel(SavedModel):
                 "this model has no objectives, so there is nothing to pretrain; give its spec some of those that "
                 "'lyrics list objective' names"
             )
-        images = batch.images.to(self.device, self.dtype)
-        features, refinements = self.features(images)
+        features, refinements = self.features(batch.images.to(self.device, self.dtype))
         objects = self._objects(refinements)
-        texts = PretrainBatch(
-            Spatial.from_tokens(objects, self._kinds(refinements, objects) if kinds else None),
+        return features, PretrainBatch(
+            Spatial.from_tokens(objects, self._kinds(refinements, objects) if kinds or self.reads_kinds else None),
             Text.from_lists(self._words(batch.captions)),
             torch.tensor(batch.positions, dtype=torch.int64),
             self._special(),
@@ -199,7 +202,6 @@ class LyricsModel(SavedModel):
             step,
             torch.tensor(batch.image_ids, dtype=torch.int64),
         )
-        return features, texts
 
     def instruction_step(self, batch: InstructionExamples, *, longest: int | None = None) -> dict[str, Loss]:
         """Stage 2 (section 3.3): next-token loss on answers and what ends them, as one sum and count called ``answer``.
@@ -208,7 +210,7 @@ class LyricsModel(SavedModel):
         they are cut to the language model's positions in any case.
         """
         instructions = instructions_of(batch.dialogues, len(batch.images))
-        encoded = self.encode_images(batch.images.to(self.device, self.dtype), instructions)
+        encoded = self.encode_images(batch.images.to(self.device, self.dtype), instructions, dropped=batch.dropped)
         queries, most = self.query_transformer.num_queries, self.language_model.max_positions
         limit = min(longest or most, most)
         dialogues: list[Dialogue] = [dialogue for dialogue in batch.dialogues if dialogue]

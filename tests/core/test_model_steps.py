@@ -17,6 +17,7 @@ from lyrics.core.geometry import Box
 from lyrics.core.language.codecs import format_box
 from lyrics.core.language.prompts import Exchange
 from lyrics.core.language.soft_prompts import groups_by_length
+from lyrics.core.language.spatial_tokens import MARKUP
 from lyrics.core.loading import build_model
 from lyrics.core.model import LyricsModel
 from lyrics.core.refining.refinement import Refinement
@@ -99,6 +100,21 @@ def test_stage_1_masks_objects_as_seed_step_and_position_say(model: LyricsModel)
     hidden = model._objects([Refinement((80, 64), objects=(RED,)), Refinement((80, 64))])
     assert hidden.objects_B.tolist() == [1, 0]
     assert hidden.unit_T.max() > 5  # tag, coordinates and the markup between them, each a unit
+
+
+def test_stage_1_says_what_each_token_is_where_an_objective_asks_for_it() -> None:
+    asking = {"itc": "itc", "msp": {"use": "msp", "options": {"partly": 1.0, "mask_probability": 1.0}}}
+    for objectives, asked in ((asking, True), ({"msp": "msp"}, False)):
+        model = made(objectives=objectives)
+        batch = collated(model, "pretrain", example(0), example(1))
+        _, texts = model.pretraining_inputs(batch, 0, 0)
+        assert (texts.spatial.kind_BL is not None) == asked
+        loss = model.train().pretraining_step(batch, seed=0, step=0)["msp"]
+        if asked:
+            kinds = texts.spatial.kind_BL
+            masked = model.objectives["msp"].masked(texts)
+            assert loss.count == int(masked.sum()) > 0
+            assert not (kinds[masked] == MARKUP).any()
 
 
 def test_stage_1_without_objects_or_captions_is_finite(model: LyricsModel) -> None:
@@ -236,6 +252,42 @@ def test_stage_2_answers_with_the_boxes_that_the_refiner_found_where_it_is_told_
     assert loss(text, snap_iou=0.99) == loss(text)
     words = replace(talk(0, ("Say it.", text), task="text"), picture=None)
     assert float(model.instruction_step(collated(model, "instruct", words, snap_iou=0.5))["answer"].sum) > 0
+
+
+def test_stage_2_leaves_spatial_text_out_of_the_prompt_and_out_of_what_the_queries_read(model: LyricsModel) -> None:
+    one = talk(0, ("What?", "a circle"), task="text")
+    other = talk(1, ("Where?", "here"), task="text")
+
+    def seen(**options: Any) -> tuple[torch.Tensor, list[str]]:
+        batch = collated(model, "instruct", one, other, **options)
+        encoded = model.encode_images(batch.images, ["What?", "Where?"], dropped=batch.dropped)
+        prompts = [model._prompt(dialogue, encoded, 512) for dialogue in batch.dialogues]
+        return encoded.soft_tokens_PQD, [model.language_model.tokenizer.decode(prompt.ids) for prompt in prompts]
+
+    soft, prompts = seen()
+    assert all("red circle" in prompt for prompt in prompts)
+    untold, without = seen(drop_text=1.0)
+    assert torch.equal(untold, soft)
+    assert not any("red circle" in prompt for prompt in without)
+    unread, with_text = seen(drop_queries_text=1.0)
+    assert with_text == prompts
+    assert not torch.allclose(unread, soft)
+    blank = [replace(example.sample, objects=()) for example in (one, other)]
+    alone = collated(model, "instruct", *(replace(e, sample=s) for e, s in zip((one, other), blank, strict=True)))
+    # Without objects there are no local tokens either; so compare with the stream of no text over the same features.
+    features, _ = model.features(collated(model, "instruct", one, other).images)
+    stream = model._stream([Refinement(size) for size in alone.images.sizes_px], ["What?", "Where?"])
+    outputs = model.query_transformer([stream], features)
+    expected = model.projection(torch.cat([outputs("stage2", segment) for segment in stream.wanted], dim=1))
+    torch.testing.assert_close(unread, expected)
+
+    def loss(**options: Any) -> float:
+        return float(model(collated(model, "instruct", one, other, **options))["answer"].sum.detach())
+
+    assert (
+        len({loss(), loss(drop_text=1.0), loss(drop_queries_text=1.0), loss(drop_text=1.0, drop_queries_text=1.0)}) == 4
+    )
+    assert loss(drop_text=0.0, drop_queries_text=0.0) == loss()
 
 
 def test_stage_2_trains_queries_projection_and_lora(model: LyricsModel) -> None:

@@ -20,6 +20,7 @@ from lyrics.core.data.stream import Example
 from lyrics.core.errors import DatasetError
 from lyrics.core.geometry import Frame
 from lyrics.core.language.mentions import CODEC
+from lyrics.core.language.prompting import NOTHING_DROPPED, DroppedText
 from lyrics.core.language.prompts import Exchange
 from lyrics.core.pictures.processor import ModelImages, Processor
 from lyrics.core.refining.refinement import Refinement
@@ -51,13 +52,15 @@ class InstructionExamples:
     """A batch of stage 2: conversations, and the pictures of all of them.
 
     ``dialogues[i]`` names its pictures by their number in ``images``; a conversation may have none. With ``snap_iou``, boxes in the
-    answers are to be exchanged for those that the refiner finds, where they overlap by so much.
+    answers are to be exchanged for those that the refiner finds, where they overlap by so much. ``dropped`` says whose spatial
+    text is left out.
     """
 
     images: ModelImages
     dialogues: tuple[tuple[Exchange, ...], ...]
     positions: tuple[int, ...]
     snap_iou: float | None = None
+    dropped: DroppedText = NOTHING_DROPPED
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -86,6 +89,8 @@ class Collator:
             (``lyrics.core.data.known``). Experts that look answers up (``cached``) read them, others see for
             themselves.
         snap_iou: passed on with batches of stage 2.
+        drop_text, drop_queries_text: shares of the pictures of stage 2 whose spatial text is left out of the prompt, and out of
+            what the query transformer reads; the two are drawn apart.
 
     Raises ``DatasetError`` for a picture that ``refined`` lacks, and for text alone in stage 1.
     """
@@ -100,8 +105,11 @@ class Collator:
         augmentation: Augmentation | None = None,
         refined: Mapping[str, Refinement] | None = None,
         snap_iou: float | None = None,
+        drop_text: float = 0.0,
+        drop_queries_text: float = 0.0,
     ) -> None:
         self.stage, self.processor, self.seed, self.codec = stage, processor, seed, codec
+        self.drop_text, self.drop_queries_text = drop_text, drop_queries_text
         self.augmentation, self.refined, self.snap_iou = augmentation, refined, snap_iou
 
     def __call__(self, examples: Sequence[Example]) -> PretrainExamples | InstructionExamples:
@@ -184,7 +192,18 @@ class Collator:
                 )
             )
         positions = tuple(example.position for example in examples)
-        return InstructionExamples(self._images(pictures, shown, known), tuple(dialogues), positions, self.snap_iou)
+        dropped = DroppedText(
+            self._drawn("text dropped", self.drop_text, shown),
+            self._drawn("queries' text dropped", self.drop_queries_text, shown),
+        )
+        images = self._images(pictures, shown, known)
+        return InstructionExamples(images, tuple(dialogues), positions, self.snap_iou, dropped)
+
+    def _drawn(self, purpose: str, share: float, examples: Sequence[Example]) -> tuple[bool, ...]:
+        """For each example whether it is of the share, as its position says; empty where there is no share."""
+        if not share:
+            return ()
+        return tuple(bool(generator(self.seed, purpose, one.position).random() < share) for one in examples)
 
     def _turns(self, example: Example, varied: _Varied) -> tuple[Turn, ...]:
         size = None if varied.picture is None else varied.picture.size

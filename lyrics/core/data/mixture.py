@@ -5,6 +5,9 @@
 *With weights* positions come in blocks of ``BLOCK``. In each block data set k has ``weight_k * BLOCK`` places, shuffled by a permutation of
 the block; its c-th place of block b is place ``b * places_k + c`` of that data set's own endless order. Shares are exact after every
 block, each data set's own epochs are complete, and its order does not depend on the others.
+
+*With groups* all of this holds for groups of ``group`` neighboring rows in place of rows: positions ``[g * group, (g + 1) * group)``
+have the rows ``[r * group, (r + 1) * group)`` of a data set, in their order. Rows after its last whole group are never drawn.
 """
 
 from __future__ import annotations
@@ -58,13 +61,20 @@ class Place(NamedTuple):
 class Mixture:
     """Position -> ``Place``, for positions 0, 1, 2, ... without end.
 
-    Raises ``SpecError`` for no sources, a name given twice, an empty source, weights on some sources only, or a weight that is not positive
-    or so small that it has no place in a block.
+    Args:
+        sources: the data sets.
+        seed: of the run.
+        group: neighboring rows that stay together: rows 0 and 1, 2 and 3, ... for 2.
+
+    Raises ``SpecError`` for no sources, a name given twice, an empty source, weights on some sources only, a weight that is
+    not positive or so small that it has no place in a block, or a source with fewer rows than a group.
     """
 
-    def __init__(self, sources: Sequence[Source], seed: int) -> None:
+    def __init__(self, sources: Sequence[Source], seed: int, group: int = 1) -> None:
+        if group < 1:
+            raise SpecError(f"rows that stay together are 1 at least, not {group}")
         self.sources = tuple(sources)
-        self.seed = seed
+        self.seed, self.group = seed, group
         names = [source.name for source in self.sources]
         if not names:
             raise SpecError("a mixture needs one data set at least")
@@ -75,24 +85,31 @@ class Mixture:
             missing = [source.name for source in self.sources if source.weight is None]
             raise SpecError(f"give every data set of a mixture a weight, or none; without one: {', '.join(missing)}")
         self._weighted = any(given)
+        grouped = [_in_groups(source, group) for source in self.sources]
         if self._weighted:
-            self._orders = [_order(source, seed) for source in self.sources]
+            self._orders = [_order(source, seed) for source in grouped]
             self._places = _places(self.sources)
         else:
-            self._orders = [_one_order(self.sources, seed)]
-            self._places = [source.rows for source in self.sources]
+            self._orders = [_one_order(grouped, seed)]
+            self._places = [source.rows for source in grouped]
         self._starts = [0, *accumulate(self._places)][:-1]
         self._permutations = Permutations(seed, "mixture")
 
     def __len__(self) -> int:
-        """Rows of all sources: the positions of one epoch where there are no weights."""
-        return sum(source.rows for source in self.sources)
+        """Rows of all sources that are in whole groups: the positions of one epoch where there are no weights."""
+        return sum(source.rows // self.group for source in self.sources) * self.group
 
     def sample_at(self, position: int) -> Place:
         """What stands at a position. O(1), whatever the position and the number of rows."""
+        number, within = divmod(position, self.group)
+        source, drawn = self._group_at(number)
+        return Place(source, drawn * self.group + within)
+
+    def _group_at(self, number: int) -> Place:
+        """The source of a group of positions, and which of that source's groups it holds."""
         if not self._weighted:
-            return self._place(self._orders[0].row(position))
-        block, offset = divmod(position, BLOCK)
+            return self._place(self._orders[0].row(number))
+        block, offset = divmod(number, BLOCK)
         slot = self._permutations(BLOCK, block)(offset)
         source = bisect_right(self._starts, slot) - 1
         place = block * self._places[source] + slot - self._starts[source]
@@ -101,12 +118,16 @@ class Mixture:
     def many(self, positions_N: npt.ArrayLike) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """``sample_at`` of an array [N]: sources [N] and rows [N], int64."""
         positions = np.asarray(positions_N, dtype=np.int64)
+        source_N, drawn_N = self._many_groups(positions // self.group)
+        return source_N, drawn_N * self.group + positions % self.group
+
+    def _many_groups(self, numbers_N: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         starts = np.asarray(self._starts)
         if not self._weighted:
-            rows_N = self._orders[0].many(positions)
+            rows_N = self._orders[0].many(numbers_N)
             source_N = starts.searchsorted(rows_N, "right") - 1
             return source_N, rows_N - starts[source_N]
-        blocks_N, slots_N = positions // BLOCK, positions % BLOCK
+        blocks_N, slots_N = numbers_N // BLOCK, numbers_N % BLOCK
         for block in np.unique(blocks_N).tolist():
             at = blocks_N == block
             slots_N[at] = self._permutations(BLOCK, block).many(slots_N[at])
@@ -132,12 +153,33 @@ class Mixture:
             for source in self.sources
         ]
         sources = [(source.name, source.rows, source.weight) for source in self.sources]
-        facts = json.dumps([ORDER_VERSION, self.seed, sources, shards])
+        grouped = [] if self.group == 1 else [self.group]  # without groups as it was before there were any
+        facts = json.dumps([ORDER_VERSION, self.seed, sources, shards, *grouped])
         return hashlib.sha256(facts.encode()).hexdigest()
 
     def _place(self, row: int) -> Place:
         source = bisect_right(self._starts, row) - 1
         return Place(source, row - self._starts[source])
+
+
+def _in_groups(source: Source, group: int) -> Source:
+    """The same with its groups for rows; a group is of the shard in which its last row lies.
+
+    Raises ``SpecError`` where there is no whole group, or the shards do not add up to the rows.
+    """
+    if group == 1 or source.rows < 1:
+        return source
+    if source.rows < group:
+        raise SpecError(
+            f"data set {source.name!r} has fewer rows ({source.rows}) than are to stay together (data.group={group}): "
+            "nothing can be drawn from it"
+        )
+    sizes = source.shard_sizes
+    if sizes is not None:
+        _order(source, 0)  # for its checks: the error counts rows
+        ends = np.cumsum(np.asarray(sizes, dtype=np.int64)) // group
+        sizes = np.diff(ends, prepend=0)
+    return Source(source.name, source.rows // group, source.weight, sizes)
 
 
 def _order(source: Source, seed: int) -> Order:

@@ -11,17 +11,31 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lyrics.core.contracts import ChoosesNegatives, CountsCorrect, Dataset, WritesCaptions
+from lyrics.core.contracts import (
+    ChoosesNegatives,
+    CountsCorrect,
+    Dataset,
+    RestoresText,
+    WithNegatives,
+    WritesCaptions,
+)
 from lyrics.core.data.collate import Collator, PretrainExamples
 from lyrics.core.data.stream import Example
-from lyrics.core.errors import MissingRequirementError, SpecError
+from lyrics.core.errors import GeometryError, MissingRequirementError, SpecError
 from lyrics.core.evaluation.metrics.captions import caption_scores, has_java
+from lyrics.core.language.codecs import coordinate_share
+from lyrics.core.language.spatial_tokens import COORDINATE
 from lyrics.core.stage1.batch import PretrainBatch, Spatial
+from lyrics.core.stage1.negatives import Negatives
+from lyrics.core.stage1.state import StepState
 from lyrics.core.stage1.step import pretrain_state
 from lyrics.core.stage1.streams import Features, Text, merge
 
 if TYPE_CHECKING:
     from lyrics.core.model import LyricsModel
+
+#: A masked coordinate is near that is restored to within this share of the image's side.
+NEAR = 0.02
 
 
 @dataclass(frozen=True)
@@ -56,6 +70,7 @@ def alignment(
     batch: int = 50,
     seed: int = 0,
     longest_caption: int = 48,
+    twins: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Alignment:
     """Measure a model after stage 1 on the first ``samples`` rows.
@@ -63,12 +78,18 @@ def alignment(
     - Retrieval: each picture among the texts of all samples, and the other way round (R@1). A text is the sample's caption with the
       refiner's spatial text, as the contrastive objective has it; ``captions alone`` leaves the spatial text empty.
     - What else the objectives count (``accuracy``), batch by batch: pairs judged, hard negatives among ``batch`` samples; tokens
-      foretold, the masks drawn as for a step that never comes.
+      foretold, the masks drawn as for a step that never comes. Of masked coordinates also those that are restored to within
+      ``NEAR`` of the image's side: of all, and of objects that are the only ones masked of their image (of several, only their
+      order tells which is which).
+    - With ``twins``, rows 2k and 2k + 1 being images of one layout: how often a caption is judged to match its own image, and
+      not to match the twin's. The spatial text is the image's own in both. Captions that both twins have are left out.
     - Captions: greedy, by the objective that can write and end them (``captions``, ``ends_captions``), held against all of the sample's;
       without pycocoevalcap a note says that they have no scores.
 
-    Raises ``SpecError`` for a model without objectives.
+    Raises ``SpecError`` for a model without objectives, and for batches that part twins.
     """
+    if twins and batch % 2:
+        raise SpecError(f"batches of {batch} samples would part twins; take an even number.")
     if not model.objectives:
         raise SpecError(
             "this model has no objectives, so stage 1 cannot be measured; give its specification some of those that "
@@ -89,10 +110,11 @@ def alignment(
         for objective in model.losses.values():
             # What chooses negatives is measured below, among all samples.
             if isinstance(objective, CountsCorrect) and not isinstance(objective, ChoosesNegatives):
-                for name, (right, count) in objective.accuracy(state).items():
-                    both = counts.setdefault(name, [0, 0])
-                    both[0] += right
-                    both[1] += count
+                _add(counts, objective.accuracy(state))
+            if isinstance(objective, RestoresText):
+                _add(counts, _near(model, objective, state))
+        if twins:
+            _add(counts, _twins(model, features, texts))
         parts.append(_Part(features, texts, [one.sample.captions for one in examples]))
         if writer is not None and model.abilities.text is not None:
             ids = writer.captions(model.query_transformer, features, texts, longest_caption)
@@ -115,6 +137,87 @@ def alignment(
         except MissingRequirementError as error:
             notes = (str(error),)
     return Alignment(sum(len(part.texts) for part in parts), shares, tuple(written), scores, notes)
+
+
+def _add(counts: dict[str, list[int]], found: Mapping[str, tuple[int, int]]) -> None:
+    for name, (right, count) in found.items():
+        both = counts.setdefault(name, [0, 0])
+        both[0] += right
+        both[1] += count
+
+
+def _near(model: LyricsModel, objective: RestoresText, state: StepState) -> dict[str, tuple[int, int]]:
+    """Masked coordinates that are restored nearly; none where they cannot be told apart or are no shares of a side."""
+    spatial, reader = state.batch.spatial, model.abilities.text
+    if spatial.kind_BL is None or reader is None:
+        return {}
+    masked_BL = objective.masked(state.batch)
+    restored_BL = spatial.text.ids_RL.masked_scatter(masked_BL, objective.restored(state))
+    near = {False: [0, 0], True: [0, 0]}  # whether the object is the only masked one
+    for row, masked_L in enumerate(masked_BL):
+        alone = len(spatial.object_BL[row][masked_L].unique()) == 1
+        coordinates_L = masked_L & (spatial.kind_BL[row] == COORDINATE)
+        for unit in spatial.unit_BL[row][coordinates_L].unique().tolist():
+            at_L = coordinates_L & (spatial.unit_BL[row] == unit)
+            texts = [
+                str(reader.tokenizer.decode(ids[at_L].tolist())) for ids in (spatial.text.ids_RL[row], restored_BL[row])
+            ]
+            try:
+                wanted, found = (coordinate_share(text, model.spec.codec) for text in texts)
+            except GeometryError:
+                return {}
+            # As far as the codec writes it: half a step more or less is rounding.
+            near[alone][0] += wanted is not None and found is not None and abs(wanted - found) <= NEAR + 1e-9
+            near[alone][1] += 1
+    name = f"masked coordinates within {NEAR:.0%} of the side"
+    both = near[False][0] + near[True][0], near[False][1] + near[True][1]
+    return {name: both, f"{name}, one object masked": (near[True][0], near[True][1])}
+
+
+def _twins(model: LyricsModel, features: Features, texts: PretrainBatch) -> dict[str, tuple[int, int]]:
+    """Captions judged of their own image and of the twin's, by the objective that matches pairs."""
+    matching = {
+        name: one
+        for name, one in model.losses.items()
+        if isinstance(one, WithNegatives) and isinstance(one, CountsCorrect)
+    }
+    # A last one without its twin is left out.
+    pairs = torch.arange(len(texts) // 2 * 2)
+    features, texts = _chosen(features, pairs), _chosen_texts(texts, pairs)
+    swapped = texts.caption.rows(pairs ^ 1)
+    differ_B = (texts.caption.lengths_R != swapped.lengths_R) | (
+        texts.caption.ids_RL.masked_fill(~texts.caption.mask_RL, 0) != swapped.ids_RL.masked_fill(~swapped.mask_RL, 0)
+    ).any(1)
+    rows = differ_B.nonzero()[:, 0]
+    shown = _chosen(features, rows)
+    none = Negatives(torch.full((len(rows),), -1), torch.full((len(rows),), -1))
+    counts = [0, 0]
+    for caption, match in ((texts.caption, True), (swapped, False)):
+        asked = replace(_chosen_texts(texts, rows), caption=caption.rows(rows))
+        for name, objective in matching.items() if len(rows) else ():
+            state = pretrain_state(model.query_transformer, {name: objective}, shown, asked, none)
+            for right, count in objective.accuracy(state).values():
+                counts[0] += right if match else count - right
+                counts[1] += count
+    return {"ITM accuracy on twins": (counts[0], counts[1])}
+
+
+def _chosen(features: Features, rows: torch.Tensor) -> Features:
+    at = rows.to(features.image_tokens_BND.device)
+    return Features(
+        features.image_tokens_BND[at],
+        {name: (tokens[at], mask[at]) for name, (tokens, mask) in features.local.items()},
+        None if features.image_mask_BN is None else features.image_mask_BN[at],
+    )
+
+
+def _chosen_texts(texts: PretrainBatch, rows: torch.Tensor) -> PretrainBatch:
+    spatial = texts.spatial
+    kinds = None if spatial.kind_BL is None else spatial.kind_BL[rows]
+    chosen = Spatial(spatial.text.rows(rows), spatial.object_BL[rows], spatial.unit_BL[rows], kinds)
+    images = None if texts.image_B is None else texts.image_B[rows]
+    sample_B = texts.sample_B[rows]
+    return replace(texts, spatial=chosen, caption=texts.caption.rows(rows), sample_B=sample_B, image_B=images)
 
 
 def _batches(dataset: Dataset, samples: int, size: int) -> Iterator[list[Example]]:

@@ -152,6 +152,19 @@ def format_box(box: Box, codec: str = "lyrics", size: Size | None = None) -> str
     return form.box_format.format(x1, y1, x2, y2)
 
 
+def coordinate_share(text: str, codec: str = "lyrics") -> float | None:
+    """One coordinate of a box as a share of the image's side; None for a text that is no number.
+
+    Raises ``UnknownNameError`` for an unknown codec, and ``GeometryError`` for ``pixel``, whose numbers are no shares.
+    """
+    form = _codec(codec)
+    steps, _ = _steps(form, None)
+    number = text.strip()
+    if not _NUMBER.fullmatch(number):
+        return None
+    return float(number) if form.decimals else float(number) / steps
+
+
 def parse(text: str, codec: str = "lyrics", size: Size | None = None) -> Parsed:
     """Every object that can be read from a text, with its place, and every problem met. No text raises an exception.
 

@@ -51,6 +51,30 @@ class Encoded:
         )
 
 
+@dataclass(frozen=True)
+class DroppedText:
+    """Of a batch's images those whose spatial text is left out: of the prompt, and of what the query transformer reads.
+
+    One entry for each image; empty where none is.
+    """
+
+    prompt: tuple[bool, ...] = ()
+    queries: tuple[bool, ...] = ()
+
+    def told(self, texts: Sequence[str]) -> tuple[str, ...]:
+        """The images' spatial texts as the prompt has them."""
+        dropped = self.prompt or (False,) * len(texts)
+        return tuple("" if drop else text for drop, text in zip(dropped, texts, strict=True))
+
+    def read(self, refinements: Sequence[Refinement]) -> Sequence[Refinement]:
+        """The images with the objects that the query transformer reads of."""
+        dropped = self.queries or (False,) * len(refinements)
+        return [replace(one, objects=()) if drop else one for drop, one in zip(dropped, refinements, strict=True)]
+
+
+NOTHING_DROPPED = DroppedText()
+
+
 def spatial_text(refinement: Refinement, codec: str) -> str:
     """A picture's spatial representation: its objects, best first."""
     objects = [SpatialObject(found.tag, found.box_norm, found.score) for found in refinement.objects]

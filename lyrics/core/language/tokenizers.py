@@ -79,19 +79,20 @@ def word_tokenizer(special_tokens: Sequence[str]) -> PreTrainedTokenizerFast:
     return _tokenizer(special_tokens, [*known, *numbers, *MARKUP], pre_tokenizers.Sequence([pieces, to_bytes]))
 
 
-def numbers_in_order(rows: torch.Tensor, tokenizer: PreTrainedTokenizerFast) -> None:
+def numbers_in_order(rows: torch.Tensor, tokenizer: PreTrainedTokenizerFast) -> bool:
     """Begin with what a number is worth: the rows [V, D] of the numbers that are one token each become smooth functions
     of their value.
 
     Rows of near numbers are near each other, the more so as slow waves are the strongest: what is learned of one
     coordinate holds for its neighbors, and differences and thresholds are found soonest. The spread of the values
-    stays. Nothing happens with a tokenizer that has no such tokens. Uses torch's global generator.
+    stays. Nothing happens, and False is returned, with a tokenizer that lacks such a token. Uses torch's global
+    generator.
     """
     import torch
 
     vocabulary = tokenizer.get_vocab()
-    if NUMBERS[-1] not in vocabulary:
-        return
+    if not all(number in vocabulary for number in NUMBERS):
+        return False
     values = torch.arange(len(NUMBERS)) / len(NUMBERS)
     waves = 0.5 * 1.3 ** torch.arange(23)  # of half the range, to five numbers long; no two numbers meet in all of them
     angles = 2 * torch.pi * values[:, None] * waves
@@ -100,6 +101,7 @@ def numbers_in_order(rows: torch.Tensor, tokenizer: PreTrainedTokenizerFast) -> 
     with torch.no_grad():
         ids = torch.tensor([vocabulary[number] for number in NUMBERS])
         rows[ids] = (mixed * (rows.std() / mixed.std())).to(rows)
+    return True
 
 
 def _tokenizer(

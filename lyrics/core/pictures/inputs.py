@@ -61,6 +61,16 @@ def instruction_list(instructions: object) -> list[str]:
     return [instruction_text(one) for one in instructions]  # type: ignore[attr-defined]
 
 
+def instructions_for(images: int, instructions: object) -> list[str]:
+    """One instruction for each of so many images; empty ones for None. Raises ``PromptError`` where there are more or fewer."""
+    if instructions is None:
+        return [""] * images
+    texts = [instructions] if isinstance(instructions, str) else instruction_list(instructions)
+    if len(texts) != images:
+        raise PromptError(f"{images} images need as many instructions, not {len(texts)}")
+    return texts
+
+
 def instruction_text(instruction: object) -> str:
     """The instruction itself. Raises ``PromptError`` unless it is a text."""
     if not isinstance(instruction, str):

@@ -95,6 +95,23 @@ class DataSection(_Section):
         le=1,
         description="stage 2: a box in an answer becomes the refiner's where they overlap so much, so that it can be copied; null: stays",
     )
+    drop_text: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="stage 2: share of images whose spatial text is left out of the prompt, so that soft tokens must answer",
+    )
+    drop_queries_text: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="stage 2: share of images whose spatial text the query transformer does without; drawn apart",
+    )
+    group: int = Field(
+        1,
+        ge=1,
+        description="neighboring rows that stay in one batch of one rank: 2 where rows 2k and 2k+1 are twins",
+    )
     workers: int = Field(2, ge=0, description="loader processes per rank; the samples do not depend on it")
 
 
@@ -194,6 +211,19 @@ class TrainConfig(_Section):
             )
         if self.strategy == "fsdp2" and settings.compile:
             raise ValueError("strategy fsdp2 has not been tried with optimization.compile; set one of them back")
+        return self
+
+    @model_validator(mode="after")
+    def _text_can_be_dropped(self) -> Self:
+        data, spec = self.data, self.model.spec
+        for name, share, where, there in (
+            ("drop_text", data.drop_text, "spatial_in_prompt is off", spec.spatial_in_prompt),
+            ("drop_queries_text", data.drop_queries_text, "sees lacks spatial", "spatial" in spec.sees),
+        ):
+            if share and self.stage == "pretrain":
+                raise ValueError(f"data.{name} is of stage 2; in stage 1 objectives have options of their own for it")
+            if share and not there:
+                raise ValueError(f"data.{name}={share} has nothing to leave out: {_SPEC}.{where}; set one of them back")
         return self
 
     def with_overrides(self, overrides: Mapping[str, Any], registry: Registry | None = None) -> TrainConfig:

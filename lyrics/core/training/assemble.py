@@ -66,6 +66,8 @@ def run(
         augmentation=augmentation,
         refined=refined,
         snap_iou=config.data.snap_iou,
+        drop_text=config.data.drop_text,
+        drop_queries_text=config.data.drop_queries_text,
     )
     if evaluate is None and config.evaluation.every_steps is not None:
         if not config.evaluation.sets:

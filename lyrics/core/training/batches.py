@@ -16,6 +16,7 @@ from lyrics.core.contracts import Dataset, InShards
 from lyrics.core.data.mixture import Mixture, Source
 from lyrics.core.data.sampler import StepSampler
 from lyrics.core.data.stream import SampleStream
+from lyrics.core.errors import SpecError
 from lyrics.core.runs.config import TrainConfig
 
 
@@ -25,7 +26,7 @@ def build_mixture(config: TrainConfig, datasets: Mapping[str, Dataset]) -> Mixtu
     for name, slot in config.data.sets.items():
         data = datasets[name]
         sources.append(Source(name, len(data), slot.weight, data.shard_sizes if isinstance(data, InShards) else None))
-    return Mixture(sources, config.seed)
+    return Mixture(sources, config.seed, config.data.group)
 
 
 def data_facts(config: TrainConfig, mixture: Mixture) -> dict[str, Any]:
@@ -34,7 +35,7 @@ def data_facts(config: TrainConfig, mixture: Mixture) -> dict[str, Any]:
     Folders are left out: the same files may lie elsewhere. So is the seed, which a checkpoint keeps by itself.
     """
     facts: dict[str, Any] = {
-        "order": Mixture(mixture.sources, 0).fingerprint(),
+        "order": Mixture(mixture.sources, 0, mixture.group).fingerprint(),
         "sets": {
             name: {
                 "use": slot.use,
@@ -45,7 +46,10 @@ def data_facts(config: TrainConfig, mixture: Mixture) -> dict[str, Any]:
             for (name, slot), source in zip(config.data.sets.items(), mixture.sources, strict=True)
         },
         "refined": None if config.data.refined is None else _sha256(config.data.refined),
+        # What changes nothing is left out, so that runs from before there were these options can be resumed.
         **({} if config.data.snap_iou is None else {"snap_iou": config.data.snap_iou}),
+        **({} if not config.data.drop_text else {"drop_text": config.data.drop_text}),
+        **({} if not config.data.drop_queries_text else {"drop_queries_text": config.data.drop_queries_text}),
         "augmentation": None if config.data.augmentation is None else config.data.augmentation.model_dump(mode="json"),
     }
     facts["digest"] = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -58,12 +62,20 @@ def _sha256(path: str) -> str:
 
 
 class MicroBatches:
-    """The ``batch_sampler`` of a loader: a ``StepSampler``'s steps, each cut into pieces of at most ``size`` positions."""
+    """The ``batch_sampler`` of a loader: a ``StepSampler``'s steps, each cut into pieces of at most ``size`` positions.
+
+    Raises ``SpecError`` for pieces that would cut a group of the sampler's.
+    """
 
     def __init__(self, steps: StepSampler, size: int | None) -> None:
         self.steps = steps
         self.share = steps.global_batch // steps.ranks
         self.size = min(size or self.share, self.share)
+        if self.size % steps.group:
+            raise SpecError(
+                f"a micro-batch of {self.size} does not hold whole groups of {steps.group} (data.group); take "
+                f"{max(1, self.size // steps.group) * steps.group}"
+            )
 
     @property
     def per_step(self) -> int:

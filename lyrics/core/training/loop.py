@@ -144,6 +144,7 @@ class _Run:
             stop=settings.steps,
             rank=self.accelerator.process_index,
             ranks=self.accelerator.num_processes,
+            group=self.config.data.group,
         )
         return MicroBatches(steps, settings.micro_batch)
 

@@ -47,6 +47,10 @@ class QFormerOptions(Options):
     builtin_tokenizer: Literal["bytes", "words"] = Field(
         "bytes", description="the built-in tokenizer: bytes, or also the words of the embedded scenes"
     )
+    numbers_in_order: bool = Field(
+        False,
+        description="new embeddings of the built-in tokenizer's numbers are smooth in their value; trained ones stay",
+    )
     checkpoint: Annotated[str | None, NamesWeights()] = Field(
         None,
         description="stage-1 weights (.safetensors) in this library's, LAVIS', transformers' or the released naming",
@@ -66,6 +70,10 @@ class MQFormerOptions(QFormerOptions):
     )
     local_dims: dict[str, int] | None = Field(
         None, description="width of local tokens per source (detector, segmenter); unset: what the refiner gives"
+    )
+    box_features: Literal["raw", "fourier"] = Field(
+        "raw",
+        description="the box in a local token (its last four numbers): as it is, or also as sines and cosines of its sides",
     )
 
     @property

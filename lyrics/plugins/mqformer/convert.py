@@ -102,6 +102,8 @@ class UpstreamKeys:
     keys: tuple[str, ...]
     columns: int | None = None
     """True number of columns, where ours are padded."""
+    new_columns: int = 0
+    """Columns of ours after those, which upstream lacks."""
     rows: int | None = None
     """True number of rows, where ours are padded."""
     squeeze: bool = False
@@ -116,8 +118,9 @@ def sources(model: MQFormer, naming: Naming) -> dict[str, UpstreamKeys]:
         "position_embeddings.weight": UpstreamKeys((f"{naming.embeddings}.position_embeddings.weight",)),
     }
 
-    def put(ours: str, *theirs: str, columns: int | None = None) -> None:
-        found[f"{ours}.weight"] = UpstreamKeys(tuple(f"{key}.weight" for key in theirs), columns=columns)
+    def put(ours: str, *theirs: str, columns: int | None = None, new_columns: int = 0) -> None:
+        keys = tuple(f"{key}.weight" for key in theirs)
+        found[f"{ours}.weight"] = UpstreamKeys(keys, columns=columns, new_columns=new_columns)
         found[f"{ours}.bias"] = UpstreamKeys(tuple(f"{key}.bias" for key in theirs))
 
     put("embedding_norm", naming.embedding_norm)
@@ -140,7 +143,8 @@ def sources(model: MQFormer, naming: Naming) -> dict[str, UpstreamKeys]:
             for source, width in dims.items():
                 if source in ("image", "detector"):  # no upstream project has another local source
                     parts = (f"{cross}.{naming.nested}.key", f"{cross}.{naming.nested}.value")
-                    put(f"{ours}.{branch}.key_value.{source}", *parts, columns=width)
+                    new = model.read_dims[source] - width if source in model.read_dims else 0
+                    put(f"{ours}.{branch}.key_value.{source}", *parts, columns=width, new_columns=new)
             put(f"{ours}.{branch}.output", f"{cross}.output.dense")
             put(f"{ours}.{branch}.norm", f"{cross}.output.LayerNorm")
         for ffn, suffix in (("text_ffn", ""), ("query_ffn", "_query")):
@@ -194,7 +198,9 @@ def from_upstream(state: State, model: MQFormer, naming: Naming | None = None) -
         if source.columns is not None:
             if tensor.shape[1] not in (source.columns, padded(source.columns, 8)):
                 raise WeightsError(f"{source.keys[0]} reads tokens {tensor.shape[1]} wide, the model {source.columns}.")
-            tensor = torch.nn.functional.pad(tensor, (0, padded(source.columns, 8) - tensor.shape[1]))
+            # A box's waves, which upstream has none of, begin without weight.
+            wide = padded(source.columns + source.new_columns, 8)
+            tensor = torch.nn.functional.pad(tensor, (0, wide - tensor.shape[1]))
         trunk[ours] = tensor
         used.update(source.keys)
     heads: dict[str, dict[str, torch.Tensor]] = {}
@@ -236,6 +242,8 @@ def to_upstream(model: MQFormer, naming: Naming = RELEASED_STAGE1) -> dict[str, 
     missing = sorted(set(own) - set(wanted))
     if missing:
         raise WeightsError(f"the {naming.name} naming has no place for {', '.join(missing)}.")
+    if model.box_waves:
+        raise WeightsError(f"the {naming.name} naming has no place for box_features: fourier.")
     state: dict[str, torch.Tensor] = {}
     for ours, source in wanted.items():
         tensor = own[ours]

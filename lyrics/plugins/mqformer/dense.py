@@ -37,6 +37,8 @@ class Trunk(Protocol):
     image_norm: nn.Module
     layers: nn.ModuleList
 
+    def read_local(self, name: str, tokens: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]: ...
+
 
 @dataclass(frozen=True, eq=False)
 class DenseOutputs:
@@ -92,8 +94,9 @@ def forward_dense(
             image = pad_width(model.image_norm(features.image_tokens_BND[index]))
             visual = _cross_attention(layer.image_attention, visual, [image], image_mask)
             if layer.local_attention is not None:
-                sources = [pad_width(features.local[name][0][index]) for name in model.local_dims]
-                local_mask = torch.cat([features.local[name][1][index] for name in model.local_dims], dim=1)
+                local = [model.read_local(name, *features.local[name]) for name in model.local_dims]
+                sources = [tokens[index] for tokens, _ in local]
+                local_mask = torch.cat([mask[index] for _, mask in local], dim=1)
                 grounding = _cross_attention(layer.local_attention, grounding, sources, local_mask)
             queries = torch.cat([visual, grounding], dim=1)
         outputs = []

@@ -11,6 +11,7 @@ tokens, M local tokens, D width, H heads, d head width, n selected rows.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -21,11 +22,13 @@ from torch import nn
 from torch.amp.autocast_mode import is_autocast_available
 from torch.utils.checkpoint import checkpoint
 
-from lyrics.core.errors import ContractError
+from lyrics.core.errors import ContractError, SpecError
+from lyrics.core.language.tokenizers import numbers_in_order
 from lyrics.core.stage1.streams import Features, ProjectedFeatures, SpecialTokens, Stream, StreamOutputs
 from lyrics.kernels import CrossPlan, Plan, prepare
 from lyrics.kernels.attention import Prepared
 from lyrics.plugins.mqformer import MQFormerOptions, QFormerOptions
+from lyrics.plugins.mqformer.boxes import WIDTH, with_box_waves
 from lyrics.plugins.mqformer.dense import forward_dense
 from lyrics.plugins.mqformer.layers import (
     KeysAndValues,
@@ -60,6 +63,13 @@ class MQFormer(nn.Module):
         self.segments = options.segments
         self.image_dim = image_dim
         self.local_dims = dict(local_dims) if self.num_grounding else {}
+        self.box_waves = isinstance(options, MQFormerOptions) and options.box_features == "fourier"
+        for name, width in self.local_dims.items() if self.box_waves else ():
+            if width < 4:
+                raise SpecError(
+                    f"query_transformer.options.box_features: fourier reads the last four numbers of a local token as its box, and {name} "
+                    f"tokens have {width}; set it to raw."
+                )
         self.tokenizer = tokenizer
         self.vocab_size = options.vocab_size
         self.max_positions = options.max_positions
@@ -72,7 +82,7 @@ class MQFormer(nn.Module):
         self.embedding_norm = nn.LayerNorm(self.hidden_size, eps=options.layer_norm_eps)
         self.image_norm: nn.Module = nn.LayerNorm(image_dim) if options.normalize_image_tokens else nn.Identity()
         self.layers = nn.ModuleList(
-            Layer(options, image_dim, self.local_dims, reads=number % options.cross_attention_every == 0)
+            Layer(options, image_dim, self.read_dims, reads=number % options.cross_attention_every == 0)
             for number in range(options.num_layers)
         )
         self.token_head = TokenHead(options)
@@ -80,7 +90,7 @@ class MQFormer(nn.Module):
 
     def reset_parameters(self) -> None:
         """Normal(0, init_std), zero biases, queries with small noise so that no two are alike, and Xavier for the grounding
-        cross-attention, which no BLIP-2 checkpoint has (paper section 3.1)."""
+        cross-attention, which no BLIP-2 checkpoint has (paper section 3.1). Numbers in order where the options ask for it."""
         std = self.options.init_std
         nn.init.normal_(self.query_tokens_QD, std=std)
         for module in self.modules():
@@ -92,8 +102,19 @@ class MQFormer(nn.Module):
             grounding = cast(Layer, layer).local_attention
             if grounding is not None:
                 grounding.reset_parameters_xavier()
+        weight = self.word_embeddings.weight
+        if self.options.numbers_in_order and not weight.is_meta and not numbers_in_order(weight, self.tokenizer):
+            warnings.warn(
+                "query_transformer.options.numbers_in_order: has no effect, as not every number is one token of this tokenizer.",
+                stacklevel=2,
+            )
 
     # --- features ----------------------------------------------------------------------------------------------------
+
+    @property
+    def read_dims(self) -> dict[str, int]:
+        """Width of the local tokens of each source as the cross-attention reads them."""
+        return {name: width + (WIDTH if self.box_waves else 0) for name, width in self.local_dims.items()}
 
     def project(self, features: Features) -> ProjectedFeatures:
         """Keys and values of all images for every layer that reads them: once per step, for all passes.
@@ -110,7 +131,7 @@ class MQFormer(nn.Module):
             raise ContractError(
                 f"local tokens come from {sorted(features.local)}; this query transformer reads {sorted(self.local_dims)}."
             )
-        local = {name: self._padded_local(name, *features.local[name]) for name in self.local_dims}
+        local = {name: self.read_local(name, *features.local[name]) for name in self.local_dims}
         norm = self.image_norm if isinstance(self.image_norm, nn.LayerNorm) else None
         if norm is not None:  # its scale and shift are folded into the projections
             image_IND = F.layer_norm(image_IND, (self.image_dim,), eps=norm.eps)
@@ -131,14 +152,15 @@ class MQFormer(nn.Module):
             local_mask_BM=torch.cat([mask for _, mask in local.values()], dim=1) if local else None,
         )
 
-    def _padded_local(self, name: str, tokens: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Zero columns up to the padded width, which is exact; features cached at the padded width pass as they are."""
+    def read_local(self, name: str, tokens: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Zero columns up to the padded width, which is exact; features cached at the padded width pass, too.
+
+        Raises ``ContractError`` for tokens of another width.
+        """
         wanted, wide = self.local_dims[name], padded(self.local_dims[name], 8)
-        if tokens.shape[-1] == wide:
-            return tokens, mask
-        if tokens.shape[-1] != wanted:
+        if tokens.shape[-1] not in (wanted, wide):
             raise ContractError(f"{name} tokens are {tokens.shape[-1]} wide; this query transformer reads {wanted}.")
-        return pad_width(tokens), mask
+        return pad_width(with_box_waves(tokens, wanted) if self.box_waves else tokens), mask
 
     # --- the packed forward pass -------------------------------------------------------------------------------------
 

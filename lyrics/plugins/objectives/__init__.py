@@ -7,9 +7,9 @@ transformer without grounding queries the latter is BLIP-2's stage 1.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lyrics.core.registry.component import Component, Options, hookimpl
 
@@ -34,6 +34,12 @@ class ITCOptions(ObjectiveOptions):
     temperature: float = Field(0.07, gt=0.0, description="initial value of the learnable temperature")
     min_temperature: float = Field(0.001, gt=0.0, description="the temperature is clamped from below (recipe paper)")
     max_temperature: float = Field(0.5, gt=0.0, description="the temperature is clamped from above (recipe paper)")
+    drop_spatial: float = Field(
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="in training, share of texts that are compared without their spatial text: captions must tell images apart, too",
+    )
 
 
 class ITMOptions(ObjectiveOptions):
@@ -54,10 +60,22 @@ class MSPOptions(ObjectiveOptions):
         True,
         description="queries read the spatial text too; off: spatial text reads the query stream of ITC (recipe paper)",
     )
+    partly: float = Field(
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="in training, share of masked objects of which only the tag or only the coordinates are masked (recipe paper)",
+    )
 
     @property
     def needs_segments(self) -> tuple[str, ...]:
         return ("V", "S")
+
+    @model_validator(mode="after")
+    def _units_have_no_parts(self) -> Self:
+        if self.partly and self.recipe == "released":
+            raise ValueError("partly is of recipe paper; recipe released masks units, not objects: leave it out")
+        return self
 
 
 _SUMMARIES: dict[str, tuple[type[ObjectiveOptions], str]] = {

@@ -5,6 +5,9 @@ queries side by side, H_T the states of [BOS] and [CLS] side by side; both are p
 temperature. Recipe ``released``: every query is projected by itself, and an image's similarity with a text (its first token) is that of
 its best query; labels are smoothed by 0.1.
 
+With ``drop_spatial``, that share of a training step's texts has no objects: boxes alone tell most images apart, and then
+captions teach little.
+
 Negatives are all other samples of all ranks, with gradient. (The authors' code gathers features without gradient, on one rank too, so that
 each logit has a gradient on one side only; recipe ``released`` does the same where there is spatial text.)
 
@@ -13,6 +16,7 @@ Letters: B samples of this rank, N of all ranks, Q queries, D width, E projectio
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -25,11 +29,13 @@ from lyrics.core.stage1.batch import PretrainBatch
 from lyrics.core.stage1.distributed import gather, gather_with_gradient, rank
 from lyrics.core.stage1.negatives import Similarity
 from lyrics.core.stage1.state import Loss, StepState
-from lyrics.core.stage1.streams import Stream, StreamOutputs, Wanted, full
+from lyrics.core.stage1.streams import Stream, StreamOutputs, Text, Wanted, full
+from lyrics.kernels.hashing import keyed_uniform
 from lyrics.plugins.objectives import ITCOptions
 from lyrics.plugins.objectives.texts import QUERIES, both_texts, query_stream
 
 TEXT = "itc.text"
+_DRAW = 16
 
 
 class ITC(nn.Module):
@@ -53,10 +59,19 @@ class ITC(nn.Module):
         self.temperature = nn.Parameter(torch.tensor(options.temperature))
 
     def streams(self, batch: PretrainBatch) -> list[Stream]:
-        text = both_texts(batch.spatial.text, batch.caption, batch.special, self.options.recipe, self.segments)
+        spatial = self.spatial(batch)
+        text = both_texts(spatial, batch.caption, batch.special, self.options.recipe, self.segments)
         images = replace(query_stream(batch, self.segments), wanted=dict.fromkeys(self.query_segments, "all"))
         wanted: dict[str, Wanted] = dict.fromkeys(self.text_segments, "first")
         return [images, Stream(TEXT, full("".join(text)), batch.sample_B, None, text, wanted=wanted)]
+
+    def spatial(self, batch: PretrainBatch) -> Text:
+        """The spatial texts that are compared; which are dropped is a function of (seed, step, sample), and none is in evaluation mode."""
+        text = batch.spatial.text
+        if not (self.training and self.options.drop_spatial):
+            return text
+        dropped = keyed_uniform(batch.seed, batch.step, batch.sample_B, _DRAW) < self.options.drop_spatial
+        return replace(text, lengths_R=text.lengths_R.masked_fill(dropped, 0))
 
     def similarity(self, outputs: StreamOutputs, batch: PretrainBatch) -> Similarity:
         """Logits against the samples of all ranks."""
@@ -119,4 +134,6 @@ def best_query(image_XQE: torch.Tensor, text_YE: torch.Tensor) -> torch.Tensor:
 
 
 def build(options: ITCOptions, context: BuildContext) -> ITC:
+    if options.drop_spatial and "S" not in context.query_segments:
+        warnings.warn("drop_spatial: has no effect, as this query transformer reads no spatial text.", stacklevel=2)
     return ITC(options, context.query_dim, context.query_segments)

@@ -16,6 +16,7 @@ from lyrics.plugins.scenes import ScenesOptions
 from lyrics.plugins.scenes.drawing import draw_scene
 from lyrics.plugins.scenes.draws import Draws
 from lyrics.plugins.scenes.fine import make_fine_scene
+from lyrics.plugins.scenes.fine_captions import fine_captions
 from lyrics.plugins.scenes.fine_drawing import draw_fine_scene
 from lyrics.plugins.scenes.language import (
     Kind,
@@ -161,7 +162,8 @@ def _told(thing: Thing) -> dict[str, Any]:
 
 
 def _caption(telling: _Telling) -> Sample:
-    return telling.sample("caption", captions=captions_of(telling.scene, telling.draws))
+    of = captions_of if telling.scene.ground is None else fine_captions
+    return telling.sample("caption", captions=of(telling.scene, telling.draws))
 
 
 def _vqa(telling: _Telling) -> Sample:

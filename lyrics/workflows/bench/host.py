@@ -146,7 +146,7 @@ class HostStep:
         parameters = self.model.trainable_parameters(config.stage)
         AcceleratorState._reset_state()
         accelerator = Accelerator(cpu=True)
-        optimizer = build_optimizer(parameters, config.optimisation)
+        optimizer = build_optimizer(parameters, config.optimization)
         for group in optimizer.param_groups:
             group["foreach"] = True  # as torch chooses on a GPU
         stage = StageModule(self.model, config.stage)
@@ -156,7 +156,7 @@ class HostStep:
         self.folder = run_folder
         quiet = config.model_copy(update={"logging": config.logging.model_copy(update={"every_steps": 1})})
         self.recorder = Recorder(run_folder, accelerator, quiet, 0)
-        self.recorder.progress = StepProgress(config.optimisation.steps, 0, Console(file=io.StringIO()))
+        self.recorder.progress = StepProgress(config.optimization.steps, 0, Console(file=io.StringIO()))
         self.names = [f"{a} {b}" for a, b in itertools.islice(itertools.product(_words(), repeat=2), _NAMES)]
         self._image_tokens = self.model.encoder(self._pixels("image_encoder", 1).to("meta")).shape[1:]
         self._found: tuple[Features, tuple[Refinement, ...]] | None = None

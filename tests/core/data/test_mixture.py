@@ -143,6 +143,56 @@ def test_the_fingerprint_names_everything_that_decides_the_order() -> None:
     assert Mixture(*base).fingerprint() == prints[0]
 
 
+@settings(max_examples=50, deadline=None)
+@given(
+    sizes=st.lists(sharded | st.integers(1, 300), min_size=1, max_size=4),
+    seed=st.integers(0, 2**32),
+    group=st.integers(2, 4),
+    weighted=st.booleans(),
+)
+def test_groups_stay_together_and_come_once_per_epoch(
+    sizes: list[list[int] | int], seed: int, group: int, weighted: bool
+) -> None:
+    """Rows that fill no group, at the end of a data set, are never drawn."""
+    rows = [size if isinstance(size, int) else sum(size) for size in sizes]
+    sources = [
+        Source(f"s{k}", count, 1.0 + k if weighted else None, None if isinstance(size, int) else size)
+        for k, (size, count) in enumerate(zip(sizes, rows, strict=True))
+    ]
+    if min(rows) < group:
+        with pytest.raises(SpecError, match=r"has fewer rows \(\d+\) than are to stay together \(data.group="):
+            Mixture(sources, seed, group)
+        return
+    mixture = Mixture(sources, seed, group)
+    total = len(mixture)
+    assert total == sum(count // group * group for count in rows)
+    source_N, row_N = mixture.many(np.arange(2 * total))
+    places = list(zip(source_N.tolist(), row_N.tolist(), strict=True))
+    assert places == [mixture.sample_at(position) for position in range(2 * total)]
+    together = row_N.reshape(-1, group)
+    assert (together[:, 0] % group == 0).all()
+    assert (np.diff(together, axis=1) == 1).all()
+    assert (np.ptp(source_N.reshape(-1, group), axis=1) == 0).all()
+    if not weighted:
+        drawn = sorted((s, r) for s, count in enumerate(rows) for r in range(count // group * group))
+        assert sorted(places[:total]) == sorted(places[total:]) == drawn
+
+
+def test_groups_are_drawn_as_rows_are_and_have_an_order_of_their_own() -> None:
+    """Of one, they are nothing new; of two, the groups stand as half as many rows would."""
+    sources = [Source("a", 1_000, 3, [400, 600]), Source("b", 10**9, 1)]
+    assert [Mixture(sources, 11, 1).sample_at(position) for position in (0, 1, 2, 10**9)] == PINNED
+    assert Mixture(sources, 11, 1).fingerprint() == Mixture(sources, 11).fingerprint()
+    assert Mixture(sources, 11, 2).fingerprint() != Mixture(sources, 11).fingerprint()
+    halves = Mixture([Source("a", 500, 3, [200, 300]), Source("b", 10**9 // 2, 1)], 11)
+    whole = Mixture(sources, 11, 2)
+    for position in (0, 1, 7, 10**9):
+        source, row = halves.sample_at(position)
+        assert [whole.sample_at(2 * position + k) for k in (0, 1)] == [(source, 2 * row), (source, 2 * row + 1)]
+    with pytest.raises(SpecError, match="1 at least, not 0"):
+        Mixture(sources, 11, 0)
+
+
 def test_the_order_itself_is_pinned() -> None:
     """Runs resume across releases: if this fails, raise ORDER_VERSION."""
     mixture = Mixture([Source("a", 1_000, 3, [400, 600]), Source("b", 10**9, 1)], 11)

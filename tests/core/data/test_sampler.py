@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import pytest
 import torch
 from hypothesis import given
@@ -77,6 +79,32 @@ def test_workers_and_ranks_do_not_change_the_samples(weights: tuple[float | None
         assert read(workers, ranks, start, 8) == expected[start:], (workers, ranks, start)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_twins_meet_in_every_batch_whatever_the_ranks_workers_and_the_step_begun_with() -> None:
+    """Rows 2k and 2k + 1; the last row of an odd number has no twin and never comes."""
+    stream = SampleStream(Mixture([Source("a", 41), Source("b", 24)], 5, 2), {"a": Texts("a", 41), "b": Texts("b", 24)})
+
+    def read(workers: int, ranks: int, start: int) -> list[list[list[str]]]:
+        samplers = [StepSampler(12, start=start, stop=11, rank=rank, ranks=ranks, group=2) for rank in range(ranks)]
+        loaders = [
+            iter(torch.utils.data.DataLoader(stream, batch_sampler=sampler, num_workers=workers, collate_fn=list))
+            for sampler in samplers
+        ]
+        return [[[one.sample.source for one in next(loader)] for loader in loaders] for _ in range(start, 11)]
+
+    expected = [list(chain(*step)) for step in read(workers=0, ranks=1, start=0)]
+    assert {source for step in expected for source in step} == {f"a {row}" for row in range(40)} | {
+        f"b {row}" for row in range(24)
+    }
+    for workers, ranks, start in ((2, 1, 0), (0, 2, 3), (0, 3, 0), (1, 6, 5)):
+        found = read(workers, ranks, start)
+        assert [list(chain(*step)) for step in found] == expected[start:], (workers, ranks, start)
+        for share in (share for step in found for share in step):
+            for first, second in zip(share[::2], share[1::2], strict=True):
+                name, row = first.split()
+                assert (int(row) % 2, second) == (0, f"{name} {int(row) + 1}")
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -85,6 +113,11 @@ def test_workers_and_ranks_do_not_change_the_samples(weights: tuple[float | None
         ({"global_batch": 0, "start": 0, "stop": 1}, "cannot be shared"),
         ({"global_batch": 4, "start": 0, "stop": 1, "rank": 2, "ranks": 2}, "rank must be from 0 to 1, not 2"),
         ({"global_batch": 4, "start": 5, "stop": 1}, "not from 5 to 1"),
+        (
+            {"global_batch": 18, "start": 0, "stop": 1, "ranks": 2, "group": 2},
+            "gives each of 2 ranks 9 samples, which are not whole groups of 2; take 16",
+        ),
+        ({"global_batch": 3, "start": 0, "stop": 1, "group": 2}, "not whole groups of 2; take 2"),
     ],
 )
 def test_a_sampler_that_cannot_be_is_refused(arguments: dict, complaint: str) -> None:

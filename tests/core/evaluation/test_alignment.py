@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -62,6 +63,8 @@ def test_batches_do_not_change_what_is_measured(model, scenes) -> None:
         "ITM accuracy",
         "caption token accuracy",
         *(f"masked {kind} accuracy" for kind in ("markup", "names", "coordinates")),
+        "masked coordinates within 2% of the side",
+        "masked coordinates within 2% of the side, one object masked",
         *(f"{way} R@1 of 7{text}" for way in ("image to text", "text to image") for text in ("", ", captions alone")),
     }
     assert whole.shares["ITM accuracy"][1] == 21
@@ -97,6 +100,80 @@ def test_retrieval_counts_what_is_nearest(model, scenes, monkeypatch) -> None:
     image_N1E, text_NE = seen[-2]
     right = sum(int(row.argmax()) == index for index, row in enumerate(text_NE @ image_N1E[:, 0].T))
     assert found["text to image R@1 of 7"] == (pytest.approx(right / 7), 7)
+
+
+def test_masked_coordinates_are_near_within_two_hundredths(model, scenes, monkeypatch) -> None:
+    """Numbers of one to three digits, each moved by so many thousandths; what is no number is wrong."""
+    msp, tokenizer = model.objectives["msp"], model.query_transformer.tokenizer
+    monkeypatch.setattr(msp, "options", msp.options.model_copy(update={"mask_probability": 0.6}))
+
+    def shares(moved) -> dict[str, tuple[float, int]]:
+        def restored(state):
+            ids = state.batch.spatial.text.ids_RL[msp.masked(state.batch)]
+            for place, text in enumerate(tokenizer.decode([i]) for i in ids.tolist()):
+                if text.isdigit():
+                    ids[place] = tokenizer.convert_tokens_to_ids(moved(int(text)))
+            return ids
+
+        monkeypatch.setattr(msp, "restored", restored)
+        found = alignment(model, scenes, samples=7, batch=4, longest_caption=1).shares
+        return {name.partition("side")[2]: both for name, both in found.items() if "within 2%" in name}
+
+    def by(step: int):
+        return lambda number: str(number + step if number + step < 1000 else number - step)
+
+    all_of_them, alone = shares(str)[""], shares(str)[", one object masked"]
+    assert all_of_them[0] == alone[0] == 1.0
+    assert 0 < alone[1] < all_of_them[1]
+    assert all_of_them[1] % 4 == 0, "four of each masked object"
+    assert shares(by(19))[""] == (1.0, all_of_them[1])
+    assert shares(by(20))[""] == (0.0, all_of_them[1])
+    assert shares(lambda number: "star")[""] == (0.0, all_of_them[1])
+
+
+def test_captions_of_twins_are_judged_of_both_images(model, monkeypatch) -> None:
+    """Rows 0 and 1 are twins, 2 and 3 have one caption for both and are left out, 4 has no twin."""
+    captions = ["a red star", "a blue star", "a ring", "a ring", "a heart"]
+    drawn = build_dataset("scenes", {"split": "validation", "scenes": 5, "task": "caption"})
+
+    class Told:
+        def __len__(self) -> int:
+            return 5
+
+        def __getitem__(self, row: int):
+            return replace(drawn[row], captions=(captions[row],))
+
+        def picture(self, sample):
+            return drawn.picture(sample)
+
+    itm = model.objectives["itm"]
+    seen = []
+
+    def logits(outputs, name):
+        visual = outputs(name, "V").mean(1)
+        seen.append(len(visual))
+        return [torch.stack([torch.zeros(len(visual)), torch.ones(len(visual))], 1) * sign[0]]
+
+    monkeypatch.setattr(itm, "logits", logits)
+    for always, share in ((1.0, 0.5), (-1.0, 0.5)):
+        sign = [always]
+        found = alignment(model, Told(), samples=5, batch=4, longest_caption=1, twins=True).shares
+        assert found["ITM accuracy on twins"] == (share, 4), "what is the same for both is right of one"
+    judged = itm.__class__.logits.__get__(itm)
+    texts, truth = [], []
+
+    def noted(outputs, name):
+        texts.append(judged(outputs, name)[0])
+        return [texts[-1]]
+
+    monkeypatch.setattr(itm, "logits", noted)
+    found = alignment(model, Told(), samples=2, batch=2, longest_caption=1, twins=True).shares
+    own, other = texts[-2:]
+    truth = (own.argmax(1) == 1).sum() + (other.argmax(1) == 0).sum()
+    assert found["ITM accuracy on twins"] == (pytest.approx(float(truth) / 4), 4)
+    assert not torch.allclose(own, other)
+    with pytest.raises(SpecError, match="batches of 3 samples would part twins"):
+        alignment(model, Told(), samples=2, batch=3, twins=True)
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,16 @@ from safetensors import safe_open
 
 from lyrics.core.errors import GeometryError, UnknownNameError
 from lyrics.core.geometry import MIN_SIDE, Box
-from lyrics.core.language.codecs import CODECS, MAX_PROBLEMS, Parsed, SpatialObject, format_box, format_objects, parse
+from lyrics.core.language.codecs import (
+    CODECS,
+    MAX_PROBLEMS,
+    Parsed,
+    SpatialObject,
+    coordinate_share,
+    format_box,
+    format_objects,
+    parse,
+)
 
 SIZE = (640, 480)
 NAMES = ["lyrics", "released", "shikra", "qwen", "pixel"]
@@ -99,6 +109,22 @@ def assert_same(wanted: list[SpatialObject], parsed: Parsed, codec: str, text: s
 def test_the_codecs_are_these_five():
     assert list(CODECS) == NAMES
     assert all(name == codec.name for name, codec in CODECS.items())
+
+
+def test_a_coordinate_alone_is_the_share_that_a_box_has_there() -> None:
+    box = Box(0.125, 0.25, 0.5, 1.0)
+    for codec in CODECS:
+        if codec == "pixel":
+            with pytest.raises(GeometryError, match="counts pixels"):
+                coordinate_share("12", codec)
+            continue
+        texts = re.findall(r"\d+(?:\.\d+)?", format_box(box, codec))
+        shares = [coordinate_share(text, codec) for text in texts]
+        assert shares == pytest.approx(parse(format_box(box, codec), codec).objects[0].box.as_tuple(), abs=1.1e-3)
+        assert coordinate_share(" 7 ", codec) is not None
+        assert [coordinate_share(text, codec) for text in ("", "a", "1 2", "1,2", "nan")] == [None] * 5
+    with pytest.raises(UnknownNameError, match="no codec 'other'"):
+        coordinate_share("1", "other")
 
 
 @pytest.mark.parametrize(

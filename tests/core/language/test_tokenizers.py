@@ -70,8 +70,9 @@ def test_a_known_word_with_its_space_a_number_and_markup_are_one_token_each() ->
 def test_the_vocabulary_holds_what_scenes_and_templates_say(split: str) -> None:
     """Letters by themselves appear only as options and first letters."""
     texts = [re.sub(r"\{[^}]*\}", "", one) for templates in TEMPLATES.values() for one in templates]
-    for task in get_args(SceneTask):
-        data = build_dataset("scenes", {"scenes": 40, "task": task, "split": split})
+    fine = {"task": "caption", "attributes": "fine"}
+    for options in (*({"task": task} for task in get_args(SceneTask)), fine):
+        data = build_dataset("scenes", {"scenes": 40, "split": split, **options})
         for row in range(len(data)):
             sample = data[row]
             texts += [*sample.captions, *(found.tag for found in sample.objects)]

@@ -158,6 +158,16 @@ def test_micro_batches_share_out_a_step(micro: int | None) -> None:
             assert sorted(chain.from_iterable(of_step)) == list(range((3 + step) * 24, (4 + step) * 24))
 
 
+def test_micro_batches_keep_groups_whole_or_are_refused() -> None:
+    def steps() -> StepSampler:
+        return StepSampler(24, start=0, stop=1, rank=1, ranks=2, group=2)
+
+    pieces = list(MicroBatches(steps(), 8))
+    assert pieces == [[*range(12, 20)], [*range(20, 24)]]
+    with pytest.raises(SpecError, match=r"micro-batch of 5 does not hold whole groups of 2 \(data.group\); take 4"):
+        MicroBatches(steps(), 5)
+
+
 def test_ten_million_samples_come_once_each() -> None:
     """Over ranks that change on the way: a bit for every row."""
     import numpy as np

@@ -41,6 +41,28 @@ def test_grounding_attention_is_xavier_and_the_rest_is_bert() -> None:
     assert len(torch.unique(model.query_tokens_QD, dim=0)) == 64, "no two queries are alike"
 
 
+def test_numbers_begin_in_order_where_asked_to() -> None:
+    """Near numbers are nearer than far ones; every other weight begins as without."""
+    sizes = {"vocab_size": 1856, "builtin_tokenizer": "words"}
+    usual, ordered = small_model(**sizes), small_model(**sizes, numbers_in_order=True)
+    ids = torch.tensor(ordered.tokenizer.convert_tokens_to_ids([str(number) for number in range(1000)]))
+    rows, random = ordered.word_embeddings.weight[ids], usual.word_embeddings.weight[ids]
+    near, far = ((rows[step:] - rows[:-step]).norm(dim=1).mean() for step in (1, 300))
+    assert near < far / 5
+    assert float((random[1:] - random[:-1]).norm(dim=1).mean()) == pytest.approx(
+        float((random[300:] - random[:-300]).norm(dim=1).mean()), rel=0.05
+    )
+    others = torch.ones(len(usual.word_embeddings.weight), dtype=torch.bool)
+    others[ids] = False
+    assert torch.equal(usual.word_embeddings.weight[others], ordered.word_embeddings.weight[others])
+    assert torch.equal(usual.layers[0].self_attention.qkv.weight, ordered.layers[0].self_attention.qkv.weight)
+    with torch.device("meta"):
+        small = MQFormerOptions(**sizes, numbers_in_order=True, num_layers=1)
+        build_mqformer(small, BuildContext("meta", 24, {"detector": 20}))
+    with pytest.warns(UserWarning, match="numbers_in_order: has no effect, as not every number is one token"):
+        small_model(numbers_in_order=True)
+
+
 def test_features_at_the_padded_width_give_the_same() -> None:
     model = small_model()
     feats = features(3, dtype=torch.float32)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from lyrics.core.contracts import BuildContext
+from lyrics.core.language.spatial_tokens import COORDINATE, MARKUP, NAME
 from lyrics.core.stage1.batch import PretrainBatch, Spatial
 from lyrics.core.stage1.negatives import Negatives, Similarity, draw_negatives
 from lyrics.core.stage1.reduction import total_loss
 from lyrics.core.stage1.step import pretrain_losses
 from lyrics.core.stage1.streams import Features, SpecialTokens, Text
-from lyrics.plugins.objectives import ICGOptions, MSPOptions
+from lyrics.plugins.objectives import ICGOptions, ITCOptions, MSPOptions
 from lyrics.plugins.objectives.icg import ICG
+from lyrics.plugins.objectives.itc import build as build_itc
 from lyrics.plugins.objectives.msp import MSP
-from tests.plugins.objectives.cases import batch, features, gradients, objectives, small_model
+from tests.plugins.objectives.cases import batch, features, gradients, objectives, part_of, small_model
 
 
 def step(model, heads, feats: Features, whole: PretrainBatch, negatives: Negatives | None = None):
@@ -119,6 +123,40 @@ def test_msp_masks_whole_objects_and_nothing_else() -> None:
     assert not stream.wanted["S"][:, 0].any()
 
 
+def test_msp_masks_tags_or_coordinates_alone_in_training() -> None:
+    special = SpecialTokens(0, 1, 2, 3, 4, 5, 6)
+    kinds = [MARKUP, NAME, MARKUP, COORDINATE, COORDINATE, MARKUP]
+    objects = [[[100 + place for place in range(6)]] for _ in range(8)]
+    spatial = Spatial.from_objects([objects] * 200, [[kinds] * 8] * 200)
+    whole = PretrainBatch(spatial, Text.from_lists([[]] * 200), torch.arange(200), special, 3, 4)
+
+    def masks(partly: float, training: bool = True) -> torch.Tensor:
+        msp = MSP(MSPOptions(mask_probability=0.5, partly=partly), ("V", "G", "S", "C")).train(training)
+        assert msp.reads_kinds == (partly > 0)
+        return msp.masked(whole).view(1600, 6)
+
+    before = masks(0.0)
+    chosen = before.any(1)
+    assert torch.equal(before, chosen[:, None].expand(-1, 6))
+    assert torch.equal(masks(1.0, training=False), before), "measurements mask whole objects"
+    tag, box = (torch.tensor([kind == wanted for kind in kinds]) for wanted in (NAME, COORDINATE))
+    found = masks(0.5)
+    assert torch.equal(found.any(1), chosen), "the same objects"
+    forms = {
+        name: int((found[chosen] == form).all(1).sum()) / int(chosen.sum())
+        for name, form in (("whole", tag | ~tag), ("tag", tag), ("box", box))
+    }
+    assert sum(forms.values()) == 1.0
+    assert forms == {
+        "whole": pytest.approx(0.5, abs=0.06),
+        "tag": pytest.approx(0.25, abs=0.06),
+        "box": pytest.approx(0.25, abs=0.06),
+    }
+    assert not (masks(1.0) == before).all(1)[chosen].any()
+    with pytest.raises(ValueError, match="partly is of recipe paper"):
+        MSPOptions(partly=0.5, recipe="released")
+
+
 def test_released_msp_masks_units() -> None:
     special = SpecialTokens(0, 1, 2, 3, 4, 5, 6)
     msp = MSP(MSPOptions(recipe="released", mask_probability=0.5), ("V", "G", "S", "C"))
@@ -141,6 +179,43 @@ def test_masks_depend_on_seed_step_and_sample_alone() -> None:
     assert torch.equal(msp.masked(part), msp.masked(whole)[index])
     later = PretrainBatch(whole.spatial, whole.caption, whole.sample_B, whole.special, whole.seed, whole.step + 1)
     assert not torch.equal(msp.masked(later), msp.masked(whole))
+
+
+@pytest.mark.parametrize("recipe", ["paper", "released"])
+def test_itc_drops_spatial_texts_in_training_alone(recipe: str) -> None:
+    model = small_model().double()
+    whole = batch(model, 64)
+
+    def lengths(share: float, step_number: int = 3, rows: slice = slice(None), training: bool = True) -> list[int]:
+        itc = objectives(model, recipe, itc={"drop_spatial": share})["itc"].train(training)
+        part, _ = part_of(whole, features(64), rows)
+        (_, texts_of) = itc.streams(replace(part, step=step_number))
+        assert torch.equal(texts_of.text["C"].ids_RL, itc.eval().streams(part)[1].text["C"].ids_RL)
+        return (texts_of.text["S"].lengths_R - 1).tolist()  # [BOS], or [CLS], stays
+
+    full = whole.spatial.text.lengths_R.tolist()
+    assert lengths(0.0) == lengths(1.0, training=False) == full
+    assert lengths(1.0) == [0] * 64
+    half = lengths(0.5)
+    assert all(kept in (0, before) for kept, before in zip(half, full, strict=True))
+    with_text = [kept > 0 for kept, before in zip(half, full, strict=True) if before]
+    assert 0.3 < sum(with_text) / len(with_text) < 0.7
+    assert lengths(0.5, rows=slice(20, 40)) == half[20:40], "by sample, whatever the batch"
+    assert lengths(0.5, step_number=4) != half
+
+
+def test_itc_without_any_spatial_text_is_what_an_empty_one_gives() -> None:
+    model = small_model().double()
+    heads = torch.nn.ModuleDict({"itc": objectives(model, itc={"drop_spatial": 1.0})["itc"]}).double()
+    whole = batch(model, 5)
+    empty = replace(whole, spatial=Spatial.from_objects([[]] * 5))
+    dropped = pretrain_losses(model, heads.train(), features(5), whole)["itc"].sum
+    torch.testing.assert_close(dropped, pretrain_losses(model, heads.eval(), features(5), empty)["itc"].sum)
+
+
+def test_dropping_what_is_not_read_warns() -> None:
+    with pytest.warns(UserWarning, match="drop_spatial: has no effect"):
+        build_itc(ITCOptions(drop_spatial=0.5), BuildContext("random", query_dim=8, query_segments=("V", "C")))
 
 
 # --- hard negatives --------------------------------------------------------------------------------------------------
@@ -186,6 +261,21 @@ def test_twins_are_not_each_others_negatives() -> None:
     pair = texts([[]] * 2, [[20], [20]], special)
     drawn = draw_negatives(pair, None, torch.device("cpu"))
     assert drawn.image_B.tolist() == drawn.text_B.tolist() == [-1, -1], "nothing is left to draw"
+
+
+def test_twins_with_captions_of_their_own_may_be_each_others_hardest_negatives() -> None:
+    """Two pictures of one layout: the spatial text is the same letter for letter, so that similarities are nearly the same, too."""
+    special = SpecialTokens(0, 1, 2, 3, 4, 5, 6)
+    objects = [[[[30 + pair]]] for pair in (0, 0, 1, 1)]
+    whole = texts(objects, [[20], [21], [20], [20]], special)
+    whole = replace(whole, image_B=torch.tensor([5, 6, 7, 8]))
+    logits = torch.tensor([[9.0, 8.0, 0.0, 0.0], [8.0, 9.0, 0.0, 0.0], [0.0, 0.0, 9.0, 8.0], [0.0, 0.0, 8.0, 9.0]])
+    for step_number in range(20):
+        moved = replace(whole, step=step_number)
+        drawn = draw_negatives(moved, Similarity(logits, logits), torch.device("cpu"))
+        assert drawn.image_B[:2].tolist() == drawn.text_B[:2].tolist() == [1, 0]
+        # A caption that is true of both twins tells nothing apart.
+        assert set(drawn.image_B[2:].tolist()) <= {0, 1}
 
 
 def test_padding_does_not_make_equal_words_different() -> None:
