@@ -9,6 +9,7 @@ python scripts/train_tiny.py measure --weights runs/tiny/weights --split test --
 python scripts/train_tiny.py experts --fine --out runs/fine   # those for fine scenes, in a folder of their own
 python scripts/train_tiny.py probe --weights runs/fine/weights                      # what each of them carries
 python scripts/train_tiny.py align --split test --scenes 1000                      # what stage 1 taught
+python scripts/train_tiny.py align --fine --out runs/fine                          # the same on fine scenes, with its gates
 python scripts/train_tiny.py card --split test --out card                          # these and what the whole model answers: docs/tiny.md
 python scripts/train_tiny.py read --split test --scenes 100                        # what the language model reads
 python scripts/train_tiny.py annotate --split test --scenes 100 --to objects.jsonl # what the experts should find
@@ -27,7 +28,7 @@ from lyrics import LyricsError, LyricsModel, Refinement, build_dataset, build_mo
 from lyrics.cli._overrides import parse_overrides
 from lyrics.cli.evaluate import asked_benchmarks
 from lyrics.evaluation import alignment, evaluate
-from lyrics.plugins.tiny import measure, model_recipe, probe, recipe, shipped
+from lyrics.plugins.tiny import gates, measure, model_recipe, probe, recipe, shipped
 from lyrics.plugins.tiny.reading import reading_accuracy
 from lyrics.training import several_processes
 
@@ -100,12 +101,29 @@ def expert_figures(weights: Path, split: str, scenes: int, *, fine: bool = False
 
 
 def aligned(given: argparse.Namespace) -> None:
+    """What stage 1 taught; with ``--fine`` also its gates, and fails where one is not passed."""
+    if given.fine:
+        gated(given)
+        return
     stage = next(stage for stage in model_recipe.STAGES if stage.recipe == "tiny-stage1")
     if given.out is None:
         model = build_model(given.model)
     else:
         model = model_recipe.trained_model(model_recipe.stage_config(stage, given.out))
     say(json.dumps(alignment_figures(model, given.split, given.scenes), indent=1))
+
+
+def gated(given: argparse.Namespace) -> None:
+    if given.out is None:
+        raise LyricsError("--fine: nothing of it ships yet; give the folder of its runs with --out.")
+    named = {stage.name: stage for stage in model_recipe.FINE_STAGE1}
+    if (name := given.stage or model_recipe.FINE_STAGE1[-1].name) not in named:
+        raise LyricsError(f"--stage {name}: there are {', '.join(named)}.")
+    model = model_recipe.trained_model(model_recipe.stage_config(named[name], given.out))
+    figures, found = gates.measure_gates(model, given.split, scenes=given.scenes, probes=given.probes, say=progress)
+    say(json.dumps(figures, indent=1))
+    if missed := [f"{gate.name} {gate.share:.3f}, wanted {gate.least:.3f}" for gate in found if not gate.passed]:
+        raise LyricsError("gates that are not passed: " + "; ".join(missed))
 
 
 def alignment_figures(model: LyricsModel, split: str, scenes: int) -> dict[str, Any]:
@@ -218,6 +236,9 @@ def main() -> None:
     one.add_argument("--out", type=Path, help="folder with a run of stage 1, measured in place of a preset")
     stage.add_argument("--split", choices=["validation", "test", "held-out"], default="test")
     stage.add_argument("--scenes", type=positive, default=1000)
+    stage.add_argument("--fine", action="store_true", help="stage 1 on fine scenes, and whether it passes its gates")
+    stage.add_argument("--stage", help="with --fine, which of its stages; the last unless given")
+    stage.add_argument("--probes", type=positive, default=1500, help="with --fine, scenes of one thing for the probes")
     stage.set_defaults(run=aligned)
 
     stage = stages.add_parser(

@@ -229,4 +229,7 @@ def lyrics_recipes() -> Iterable[Recipe]:
         "tiny-text", f"{recipes}:tiny_text", "what the language model of lyrics-tiny learns first: to read scenes"
     )
     yield Recipe("tiny-stage1", f"{recipes}:tiny_stage1", "stage 1 of lyrics-tiny on drawn scenes, on a CPU")
+    yield Recipe(
+        "tiny-fine-stage1", f"{recipes}:tiny_fine_stage1", "stage 1 of lyrics-tiny-fine on fine scenes, on a CPU"
+    )
     yield Recipe("tiny-stage2", f"{recipes}:tiny_stage2", "stage 2 of lyrics-tiny on drawn scenes, on a CPU")

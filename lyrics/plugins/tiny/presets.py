@@ -90,9 +90,19 @@ def lyrics_tiny_fine() -> ModelSpec:
     """``lyrics-tiny`` with experts for fine scenes, whose tags and boxes do not say what things look like."""
     plain = lyrics_tiny()
     refiner = tiny_refiner()
+    # A box is to be read off the local tokens, and written: neither is learned in a few thousand steps from four raw numbers
+    # and a thousand words without an order (docs/tiny.md).
+    reads_boxes = {"box_features": "fourier", "numbers_in_order": True}
+    queries = plain.query_transformer
     return plain.model_copy(
         update={
             "image_encoder": _fine("tiny-vit"),
+            "query_transformer": queries.model_copy(update={"options": {**queries.options, **reads_boxes}}),
+            "objectives": {
+                **plain.objectives,
+                # Boxes alone tell most images apart; captions are to do it, too.
+                "itc": ObjectiveSlot(use="itc", options={"recipe": "paper", "drop_spatial": 0.5}),
+            },
             "refiner": refiner.model_copy(
                 update={
                     "tagger": _fine("tiny-tagger"),

@@ -12,7 +12,7 @@ from lyrics.core.runs.config import (
     TrainConfig,
 )
 from lyrics.core.spec import Slot
-from lyrics.plugins.tiny.presets import lyrics_tiny
+from lyrics.plugins.tiny.presets import lyrics_tiny, lyrics_tiny_fine
 
 
 def _on_scenes(task: str) -> EvaluationSection:
@@ -52,6 +52,22 @@ def tiny_stage1() -> TrainConfig:
         optimization=OptimizationSection(steps=900, global_batch=32, learning_rate=2e-3, optimizer="muon"),
         checkpoint=CheckpointSection(every_steps=100),
         evaluation=_on_scenes("caption"),
+    )
+
+
+def tiny_fine_stage1() -> TrainConfig:
+    """Stage 1 on fine scenes, both twins of a pair in every batch: what tells them apart is in their pixels and captions alone."""
+    fine = {"task": "caption", "attributes": "fine"}
+    return TrainConfig(
+        stage="pretrain",
+        out="runs/tiny-fine-stage1",
+        model=ModelSection(spec=lyrics_tiny_fine()),
+        data=DataSection(sets={"scenes": DataSlot(use="scenes", options=fine)}, augmentation=None, group=2),
+        optimisation=OptimisationSection(steps=2000, global_batch=32, learning_rate=2e-3, optimizer="muon"),
+        checkpoint=CheckpointSection(every_steps=100),
+        evaluation=EvaluationSection(
+            every_steps=250, sets={"scenes": Slot(use="scenes", options={**fine, "split": "validation"})}
+        ),
     )
 
 
