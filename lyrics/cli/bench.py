@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from lyrics.cli._output import JsonFlag, print_json, print_text
+from lyrics.cli._output import JsonFlag, SetOption, print_json, print_text
 
 app = typer.Typer(help="Benchmarks: correctness first, then time.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -86,6 +86,37 @@ def step(
             print_text(f"written: {out}")
     if any(row.get("status") == "failed" for row in rows):
         raise typer.Exit(1)
+
+
+@app.command("host", short_help="The processor's share of a stage-1 step, without a GPU.")
+def host(
+    config: Annotated[str, typer.Argument(help="A recipe's name or a YAML file of stage 1.")] = "paper-stage1",
+    batch: Annotated[
+        list[int] | None, typer.Option(min=1, help="Samples of one device; may be given several times. [32 128 256]")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Steps; medians count.")] = 3,
+    settings: SetOption = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write, and a chart (.svg) beside it.")] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Milliseconds of processor time of a stage-1 step by kind of work, with the arithmetic taken out.
+
+    Needs no GPU, weights or data. Also counts how often the host waits for the device, what it copies there, and how much it launches.
+    """
+    from lyrics.cli._overrides import parse_overrides
+    from lyrics.core.runs.config import load_config
+
+    loaded = load_config(config, parse_overrides(settings))
+
+    from lyrics.workflows.bench.host import BATCHES, run_bench_host, table
+
+    rows = run_bench_host(loaded, batch or BATCHES, rounds, out=out, say=lambda text: print(text, file=sys.stderr))
+    if json:
+        print_json(rows)
+    else:
+        print_text(table(rows))
+        if out is not None:
+            print_text(f"written: {out}")
 
 
 @app.command("attention", short_help="Both attentions of a packed layer, every implementation.")

@@ -30,6 +30,7 @@ from lyrics.core.spec import ModelSpec
 from lyrics.core.stage1.batch import Units
 from lyrics.core.stage1.distributed import SharedOut
 from lyrics.core.stage1.streams import QUERY_SEGMENTS, SpecialTokens, Stream, Text, full
+from lyrics.kernels.host_work import host_work
 
 STREAM = "stage2"
 
@@ -137,6 +138,7 @@ class ComposedModel(nn.Module):
 
     # --- texts as token ids ----------------------------------------------------------------------
 
+    @host_work("tokenize objects")
     def _units(self, refinements: Sequence[Refinement]) -> list[list[Units]]:
         """Each picture's objects as token ids, nothing for a query transformer without text; two places are left for special tokens."""
         reader = self.abilities.text
@@ -158,6 +160,7 @@ class ComposedModel(nn.Module):
             for found, of_one in zip(refinements, units, strict=True)
         ]
 
+    @host_work("tokenize captions")
     def _words(self, texts: Sequence[str]) -> list[list[int]]:
         """The same of texts, cut where the query transformer's positions end."""
         reader = self.abilities.text

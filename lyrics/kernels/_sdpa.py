@@ -20,6 +20,7 @@ import torch.nn.functional as F
 
 from lyrics.kernels.cross import CrossPlan
 from lyrics.kernels.hashing import dropout_keep
+from lyrics.kernels.host_work import host_work
 from lyrics.kernels.plan import Plan
 
 #: A bucket may compute at most this many times the pairs it needs.
@@ -263,6 +264,7 @@ def _group(blocks: Sequence[_Block], is_full: Callable[[int, int, int, int], boo
     return [*groups, current] if current else groups
 
 
+@host_work("tiles")
 def _build_buckets(plan: Plan, device: torch.device) -> _Buckets:
     groups = _group(_blocks(plan), lambda pairs, longest, widest, count: longest * widest * count > _MAX_WASTE * pairs)
     buckets = []

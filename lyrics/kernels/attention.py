@@ -6,11 +6,12 @@ where it cannot serve, it says why. ``auto`` takes the first in that order that 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from types import ModuleType
@@ -240,11 +241,26 @@ _LOADED: dict[str, ModuleType] = {}
 
 def _served_by(impl: str, device: torch.device, dtype: torch.dtype, head_dim: int, dropout: bool) -> str:
     """``_implementation``, which torch.compile asks once while it traces: a choice, a log line and an import are no part of a graph."""
-    return _implementation(impl, device, dtype, head_dim, dropout)
+    return _REPLACED[-1] if _REPLACED else _implementation(impl, device, dtype, head_dim, dropout)
 
 
 # What torch.compiler.assume_constant_result does, which would first import torch's compiler: a second for those who compile nothing.
 _served_by._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+#: What ``replaced_by`` has put in the place of every implementation.
+_REPLACED: list[str] = []
+
+
+@contextlib.contextmanager
+def replaced_by(module: ModuleType) -> Iterator[None]:
+    """In this context both attentions are those of ``module``, whatever was asked for: for measurements without the arithmetic."""
+    _LOADED[module.__name__] = module
+    _REPLACED.append(module.__name__)
+    try:
+        yield
+    finally:
+        _REPLACED.pop()
 
 
 @lru_cache(maxsize=64)

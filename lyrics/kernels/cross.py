@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from lyrics.kernels.host_work import host_work
 from lyrics.kernels.plan import PlanError
 
 
@@ -41,6 +42,7 @@ class CrossPlan:
         return mask if self.keyless_I is None else mask | self.keyless_I[images, None]
 
 
+@host_work("lay out")
 def build_cross_plan(
     image_index_S: torch.Tensor,
     key_mask_IM: torch.Tensor | None,

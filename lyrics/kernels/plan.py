@@ -31,6 +31,7 @@ import numpy as np
 import torch
 
 from lyrics.kernels.hashing import mix
+from lyrics.kernels.host_work import host_work
 
 Visibility = Literal["none", "full", "causal"]
 
@@ -126,6 +127,7 @@ class Plan:
             mask[q0 : q0 + qn, k1 : k1 + k1n] |= seen
         return mask
 
+    @host_work("lay out")
     def select(self, rows: torch.Tensor) -> Plan:
         """The plan for a subset of the query rows (sorted packed positions, host) against the same keys."""
         wanted = rows.cpu().numpy().astype(np.int64)
@@ -161,6 +163,7 @@ def ragged_positions(starts: torch.Tensor, lengths: torch.Tensor) -> torch.Tenso
     return torch.repeat_interleave(starts - firsts, lengths) + torch.arange(total)
 
 
+@host_work("lay out")
 def build_plan(groups: Sequence[StreamGroup]) -> tuple[Layout, Plan]:
     """Lay the groups out and describe who sees whom.
 

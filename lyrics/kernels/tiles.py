@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from lyrics.kernels.cross import CrossPlan
+from lyrics.kernels.host_work import host_work
 from lyrics.kernels.plan import COLUMNS, Plan
 
 ROW_TILE = 7
@@ -100,7 +101,7 @@ def blocks_of(plan: Plan | CrossPlan) -> Blocks:
     """
     found = plan.derived.get("blocks")
     if found is None:
-        found = plan.derived["blocks"] = _group_rows(runs_of(plan).tolist())
+        found = plan.derived["blocks"] = _make_blocks(plan)
     blocks: Blocks = found
     return blocks
 
@@ -111,20 +112,30 @@ def tiles_of(plan: Plan | CrossPlan, row_block: int, key_block: int, row_step: i
     key = ("tiles", row_block, key_block, row_step, str(device))
     found = plan.derived.get(key)
     if found is None:
-        grouped = blocks_of(plan)
-        cols, key_tiles, entries = _key_tiles(grouped.blocks, key_block, row_step)
-        exists = key_exists_of(plan)
-        found = plan.derived[key] = Tiles(
-            _int32(grouped.rows, device),
-            _int32(_row_tiles(grouped.blocks, row_block), device, ROW_TILE),
-            _int32(cols, device),
-            _int32(key_tiles, device, KEY_TILE),
-            _int32(entries, device, ENTRY),
-            *_identities(plan, device),
-            None if exists is None else exists.to(device, torch.uint8),
-        )
+        found = plan.derived[key] = _make_tiles(plan, row_block, key_block, row_step, device)
     tiles: Tiles = found
     return tiles
+
+
+@host_work("tiles")
+def _make_blocks(plan: Plan | CrossPlan) -> Blocks:
+    return _group_rows(runs_of(plan).tolist())
+
+
+@host_work("tiles")
+def _make_tiles(plan: Plan | CrossPlan, row_block: int, key_block: int, row_step: int, device: torch.device) -> Tiles:
+    grouped = blocks_of(plan)
+    cols, key_tiles, entries = _key_tiles(grouped.blocks, key_block, row_step)
+    exists = key_exists_of(plan)
+    return Tiles(
+        _int32(grouped.rows, device),
+        _int32(_row_tiles(grouped.blocks, row_block), device, ROW_TILE),
+        _int32(cols, device),
+        _int32(key_tiles, device, KEY_TILE),
+        _int32(entries, device, ENTRY),
+        *_identities(plan, device),
+        None if exists is None else exists.to(device, torch.uint8),
+    )
 
 
 def _identities(plan: Plan | CrossPlan, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,6 +17,7 @@ from lyrics.core.pictures.images import ImageLike
 from lyrics.core.pictures.inputs import Pictures, entry_list, instruction_list, picture_list
 from lyrics.core.renaming import warn_former_name
 from lyrics.core.types import ImageBatch
+from lyrics.kernels.host_work import host_work
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class ModelImages:
     def __len__(self) -> int:
         return len(self.sizes_px)
 
+    @host_work("transfer")
     def to(self, device: torch.device | str | None, dtype: torch.dtype | None = None) -> ModelImages:
         """The same pictures with their pixels on ``device`` and of ``dtype``."""
         moved = {

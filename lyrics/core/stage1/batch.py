@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from lyrics.core.stage1.streams import SpecialTokens, Text
+from lyrics.kernels.host_work import host_work
 
 #: An object's spatial representation as units of token ids: its tag, each coordinate, the brackets around them.
 Units = Sequence[Sequence[int]]
@@ -31,6 +32,7 @@ class Spatial:
     kind_BL: torch.Tensor | None = None
 
     @classmethod
+    @host_work("tokenize objects")
     def from_objects(
         cls, samples: Sequence[Sequence[Units]], kinds: Sequence[Sequence[Sequence[int]]] | None = None
     ) -> Spatial:

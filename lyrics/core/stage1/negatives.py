@@ -13,6 +13,7 @@ from lyrics.core.stage1.batch import PretrainBatch
 from lyrics.core.stage1.distributed import gather, gather_text, rank
 from lyrics.core.stage1.streams import Text
 from lyrics.kernels.hashing import keyed_uniform, mix
+from lyrics.kernels.host_work import host_work
 
 #: Added to every softmax weight, as BLIP-2 does, so that no admissible candidate is impossible.
 _FLOOR = 1e-4
@@ -34,6 +35,7 @@ class Negatives:
     text_B: torch.Tensor
 
 
+@host_work("negatives")
 def draw_negatives(batch: PretrainBatch, similarity: Similarity | None, device: torch.device) -> Negatives:
     """One image per text and one text per image, drawn with probability softmax(similarity) + 1e-4.
 
@@ -88,6 +90,7 @@ class NegativePairs:
     caption: Text
 
 
+@host_work("negatives")
 def negative_pairs(
     batch: PretrainBatch, negatives: Negatives, image_number_N: torch.Tensor, device: torch.device
 ) -> NegativePairs:

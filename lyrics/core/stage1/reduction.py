@@ -16,6 +16,7 @@ import torch.distributed as dist
 from lyrics.core.errors import TrainingError
 from lyrics.core.stage1.distributed import rank, summed, world_size
 from lyrics.core.stage1.state import Loss
+from lyrics.kernels.host_work import host_work
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Reduced:
         """
         return world_size() / self.counts_K[self.names.index(name)].clamp(min=1)
 
+    @host_work("read losses")
     def read(self) -> tuple[tuple[bool, bool, bool], dict[str, float]]:
         """(some loss is not finite, stop, saves failed), and each loss's mean."""
         values = torch.cat([self.head_3, self.sums_K, self.counts_K]).tolist()
@@ -60,6 +62,7 @@ def is_finite(losses: Mapping[str, Loss]) -> torch.Tensor:
     return torch.stack([loss.sum.detach() for loss in losses.values()]).isfinite().all()
 
 
+@host_work("read losses")
 def reduce_losses(micro_batches: Sequence[Mapping[str, Loss]], flags: Flags) -> Reduced:
     """The step's only collective of ours: flags, sums and counts of all ranks' micro-batches."""
     names = tuple(micro_batches[0])

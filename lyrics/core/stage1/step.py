@@ -8,7 +8,7 @@ Letters: B samples of this rank, N samples of all ranks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -25,9 +25,10 @@ from lyrics.core.contracts import (
 from lyrics.core.errors import ContractError
 from lyrics.core.stage1.batch import PretrainBatch, Spatial
 from lyrics.core.stage1.distributed import gather_padded, rank, world_size
-from lyrics.core.stage1.negatives import Negatives, draw_negatives, negative_pairs
+from lyrics.core.stage1.negatives import NegativePairs, Negatives, draw_negatives, negative_pairs
 from lyrics.core.stage1.state import Loss, StepState
-from lyrics.core.stage1.streams import Features, merge
+from lyrics.core.stage1.streams import Features, Stream, merge
+from lyrics.kernels.host_work import host_work
 
 
 def pretrain_losses(
@@ -60,7 +61,7 @@ def pretrain_state(
     """
     device = features.image_tokens_BND.device
     memory = query_transformer.project(features)
-    streams = merge([stream for objective in objectives.values() for stream in objective.streams(batch)])
+    streams = _streams(objectives, batch)
     outputs = query_transformer(streams, memory)
     chooser = next((objective for objective in objectives.values() if isinstance(objective, ChoosesNegatives)), None)
     similarity = None if chooser is None else chooser.similarity(outputs, batch)
@@ -70,11 +71,21 @@ def pretrain_state(
         negatives = negatives or draw_negatives(batch, similarity, device)
         memory, image_number_N = with_remote_images(query_transformer, features, memory, negatives.image_B)
         pairs = negative_pairs(batch, negatives, image_number_N, device)
-        second = merge([stream for objective in matching for stream in objective.negative_streams(batch, pairs)])
+        second = _negative_streams(matching, batch, pairs)
         if any(stream.num_rows for stream in second):
             outputs = outputs.joined(query_transformer([stream for stream in second if stream.num_rows], memory))
     reader = reader_of(query_transformer)
     return StepState(batch, outputs, _no_logits if reader is None else reader.token_logits, similarity, pairs)
+
+
+@host_work("lay out")
+def _streams(objectives: Mapping[str, Objective], batch: PretrainBatch) -> list[Stream]:
+    return merge([stream for objective in objectives.values() for stream in objective.streams(batch)])
+
+
+@host_work("lay out")
+def _negative_streams(objectives: Sequence[WithNegatives], batch: PretrainBatch, pairs: NegativePairs) -> list[Stream]:
+    return merge([stream for objective in objectives for stream in objective.negative_streams(batch, pairs)])
 
 
 def _no_logits(hidden_nD: torch.Tensor) -> torch.Tensor:
@@ -84,6 +95,7 @@ def _no_logits(hidden_nD: torch.Tensor) -> torch.Tensor:
     )
 
 
+@host_work("negatives")
 def with_remote_images(
     query_transformer: QueryTransformer, features: Features, memory: Projected, chosen_B: torch.Tensor
 ) -> tuple[Projected, torch.Tensor]:

@@ -24,6 +24,7 @@ from lyrics.core.stage1.distributed import average
 from lyrics.core.stage1.reduction import Flags, Reduced, is_finite, reduce_losses, scaled_sum
 from lyrics.core.stage1.state import Loss
 from lyrics.core.training.schedule import learning_rate
+from lyrics.kernels.host_work import host_work
 
 if TYPE_CHECKING:
     from lyrics.core.model import LyricsModel
@@ -138,9 +139,7 @@ class StepEngine:
             group["lr"] = rate
         self.optimizer.zero_grad()
         measured, reduced = self._gradients(step, batches, flags)
-        gradients = [parameter.grad for parameter in self._trained if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        torch.nn.utils.clip_grads_with_norm_(self._trained, settings.clip_norm, norm)
+        norm = self._clip()
         (not_finite, stop, saves_failed), means = reduced.read()
         gradient_norm = float(norm)
         skipped: Literal["loss", "gradient"] | None = None
@@ -150,7 +149,7 @@ class StepEngine:
             # The reduced gradient is the same on all ranks, and so is this decision.
             skipped = "gradient"
         else:
-            self.optimizer.step()
+            self._update()
         bad = tuple(
             (tuple(batch.positions), tuple(name for name, loss in losses.items() if not loss.sum.isfinite()))
             for batch, losses in zip(batches, measured, strict=True)
@@ -158,6 +157,17 @@ class StepEngine:
         )
         total = sum(self.weights.get(name, 1.0) * mean for name, mean in means.items())
         return StepResult(means, total, gradient_norm, skipped, bad, stop, saves_failed, rate)
+
+    @host_work("launch optimizer")
+    def _clip(self) -> torch.Tensor:
+        """The gradient's norm before clipping."""
+        norm = torch.nn.utils.get_total_norm([one.grad for one in self._trained if one.grad is not None])
+        torch.nn.utils.clip_grads_with_norm_(self._trained, self.config.optimisation.clip_norm, norm)
+        return norm
+
+    @host_work("launch optimizer")
+    def _update(self) -> None:
+        self.optimizer.step()
 
     def _gradients(self, step: int, batches: Sequence[Any], flags: Flags) -> tuple[list[dict[str, Loss]], Reduced]:
         if len(batches) == 1:
@@ -193,6 +203,7 @@ class StepEngine:
                 parameter.grad.mul_(scale.to(parameter.grad.dtype))
         return measured, reduced
 
+    @host_work("launch forward")
     def _forward(self, module: Any, step: int, micro: int, batch: Any) -> dict[str, Loss]:
         """Losses of a micro-batch. Dropout is a function of (seed, step, micro-batch, rank): no generator's state is ever needed."""
         part = micro * self.accelerator.num_processes + self.accelerator.process_index
@@ -200,6 +211,7 @@ class StepEngine:
         losses: dict[str, Loss] = module(batch, self.config.seed, step)
         return losses
 
+    @host_work("launch backward")
     def _backward(self, loss: torch.Tensor, *, last: bool) -> None:
         if last:
             loss = _Touched.apply(loss, *self._trained)  # type: ignore[no-untyped-call]

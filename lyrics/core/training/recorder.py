@@ -15,6 +15,7 @@ from lyrics.core.training.engine import StepResult
 from lyrics.core.training.held_out import Evaluation
 from lyrics.core.training.progress import StepProgress
 from lyrics.core.training.runfolder import RunFolder
+from lyrics.kernels.host_work import host_work
 
 #: The ledger is counted anew so often.
 _LEDGER_EVERY_S = 5.0
@@ -38,6 +39,7 @@ class Recorder:
         if self.progress is not None:
             self.progress.stop()
 
+    @host_work("recorder")
     def step(self, step: int, result: StepResult, batches: Sequence[Any], seconds: float, waited_s: float) -> None:
         """``step`` steps are finished; the last took ``seconds``, of which ``waited_s`` went into waiting for data."""
         if result.skipped is not None:

@@ -14,6 +14,7 @@ import torch
 from lyrics.core.errors import ContractError
 from lyrics.core.stage1.streams import ProjectedFeatures, Stream
 from lyrics.kernels import CrossPlan, Layout, build_cross_plan, build_plan
+from lyrics.kernels.host_work import host_work
 from lyrics.plugins.mqformer.layers import Rows
 
 
@@ -42,6 +43,7 @@ class Tables:
     where: Mapping[tuple[str, str], tuple[torch.Tensor, tuple[int, ...]]]
 
 
+@host_work("lay out")
 def lower(sizes: Sizes, streams: Sequence[Stream], memory: ProjectedFeatures, device: torch.device) -> Tables:
     """Pack the streams: layout, plan, token ids, and which rows the last layer computes."""
     groups = [stream.group(sizes.num_visual, sizes.num_grounding) for stream in streams]

@@ -24,6 +24,18 @@ def _title(op: str, batch: int, lengths: str, dtype: str, dropout: float) -> str
     return f"{op}, us: batch {batch}, {lengths}, {dtype}{dropped}"
 
 
+def host_chart(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Milliseconds of processor time by kind of work, the greatest first, without launches."""
+    panels: list[Panel] = []
+    for row in rows:
+        own = {kind: took for kind, took in row["ms"].items() if not kind.startswith("launch")}
+        bars = {kind: Point(0.0, took) for kind, took in sorted(own.items(), key=lambda item: -item[1])}
+        panels.append(
+            Bars(f"host, ms: batch {row['batch']}, {row['lengths']} lengths: {row['own_ms']:.1f} in all", bars)
+        )
+    return chart(panels)
+
+
 def step_chart(rows: Sequence[Mapping[str, Any]]) -> str:
     """Seconds forward and backward, and activations kept, of every variant; two panels for each batch size, type and attention."""
     panels: list[Panel] = []

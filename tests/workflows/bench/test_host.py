@@ -1,0 +1,48 @@
+"""The host benchmark at toy size: the real step runs, its kinds of work are told apart, and it says what it counted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from lyrics.core.errors import SpecError
+from lyrics.core.runs.config import load_config
+from lyrics.workflows.bench import host as bench_host
+from tests.commands import Run
+
+
+def test_a_row_for_each_case() -> None:
+    rows = bench_host.measure(load_config("tiny-stage1"), (3, 8), rounds=1)
+    assert [(row["batch"], row["lengths"]) for row in rows] == [(3, "true"), (3, "random"), (8, "true"), (8, "random")]
+    for row in rows:
+        assert tuple(row["ms"]) == bench_host.KINDS
+        assert all(took >= 0 for took in row["ms"].values())
+        for kind in ("tokenize objects", "lay out", "tiles", "second pass", "negatives", "recorder", "launch backward"):
+            assert row["ms"][kind] > 0, kind
+        assert row["own_ms"] == pytest.approx(sum(row["ms"][kind] for kind in bench_host.OWN))
+        assert row["operations"] > 100
+        assert row["copied_bytes"] > 0
+        assert any("stage1/negatives.py" in place for place in row["waits"])
+    shown = bench_host.table(rows)
+    assert len(shown.splitlines()) == 5
+    assert "second pass" in shown
+
+
+def test_another_stage_is_refused() -> None:
+    with pytest.raises(SpecError, match="stage=instruct"):
+        bench_host.measure(load_config("tiny-stage2"), (2,))
+
+
+def test_the_command_writes_rows_and_a_chart(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "host.json"
+    done = run("bench", "host", "tiny-stage1", "--batch", 2, "--rounds", 1, "--out", out, "--json")
+    assert done.code == 0, done.err
+    written = json.loads(out.read_text())
+    assert written["benchmark"] == "host"
+    assert written["rows"] == json.loads(done.out)
+    assert {"machine", "versions"} <= written["rows"][0].keys()
+    text = "".join(ElementTree.parse(out.with_suffix(".svg")).getroot().itertext())
+    assert "batch 2, random lengths" in text
