@@ -22,12 +22,12 @@ from lyrics.core.contracts import (
 )
 from lyrics.core.errors import SpecError, WeightsError
 from lyrics.core.language.prompts import encode_texts
-from lyrics.core.language.spatial_tokens import spatial_kinds, spatial_units
+from lyrics.core.language.spatial_tokens import object_tokens, spatial_kinds
 from lyrics.core.pictures.processor import Processor
 from lyrics.core.refining.refinement import Refinement
 from lyrics.core.refining.refiner import VisualRefiner
 from lyrics.core.spec import ModelSpec
-from lyrics.core.stage1.batch import Units
+from lyrics.core.stage1.batch import ObjectTokens
 from lyrics.core.stage1.distributed import SharedOut
 from lyrics.core.stage1.streams import QUERY_SEGMENTS, SpecialTokens, Stream, Text, full
 from lyrics.kernels.host_work import host_work
@@ -139,25 +139,22 @@ class ComposedModel(nn.Module):
     # --- texts as token ids ----------------------------------------------------------------------
 
     @host_work("tokenize objects")
-    def _units(self, refinements: Sequence[Refinement]) -> list[list[Units]]:
+    def _objects(self, refinements: Sequence[Refinement]) -> ObjectTokens:
         """Each picture's objects as token ids, nothing for a query transformer without text; two places are left for special tokens."""
         reader = self.abilities.text
         if reader is None:
-            return [[] for _ in refinements]
-        longest = reader.max_positions - 2
-        return [
-            list(spatial_units(found.objects, reader.tokenizer, self.spec.codec, found.size_px, longest))
-            for found in refinements
-        ]
+            return ObjectTokens.none(len(refinements))
+        seen = [(found.objects, found.size_px) for found in refinements]
+        return object_tokens(seen, reader.tokenizer, self.spec.codec, reader.max_positions - 2)
 
-    def _kinds(self, refinements: Sequence[Refinement], units: Sequence[Sequence[Units]]) -> list[list[list[int]]]:
-        """What each token of ``units`` is, object by object."""
+    def _kinds(self, refinements: Sequence[Refinement], objects: ObjectTokens) -> list[list[list[int]]]:
+        """What each token of ``objects`` is, object by object."""
         reader = self.abilities.text
         if reader is None:
             return [[] for _ in refinements]
         return [
-            spatial_kinds(found.objects, len(of_one), reader.tokenizer, self.spec.codec, found.size_px)
-            for found, of_one in zip(refinements, units, strict=True)
+            spatial_kinds(found.objects, count, reader.tokenizer, self.spec.codec, found.size_px)
+            for found, count in zip(refinements, objects.objects_B.tolist(), strict=True)
         ]
 
     @host_work("tokenize captions")
@@ -174,8 +171,7 @@ class ComposedModel(nn.Module):
         return SpecialTokens.none() if reader is None else SpecialTokens.from_tokenizer(reader.tokenizer)
 
     def _stream(self, refinements: Sequence[Refinement], instructions: Sequence[str]) -> Stream:
-        spatial = [[i for unit in units for ids in unit for i in ids] for units in self._units(refinements)]
-        return self.stage2_stream(spatial, self._words(instructions))
+        return self.stage2_stream(self._objects(refinements).rows(), self._words(instructions))
 
     def stage2_stream(self, spatial_ids: Sequence[Sequence[int]], instruction_ids: Sequence[Sequence[int]]) -> Stream:
         """What the query transformer reads for each picture in stage 2, from token ids without special tokens."""

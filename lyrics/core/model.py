@@ -187,9 +187,9 @@ class LyricsModel(SavedModel):
             )
         images = batch.images.to(self.device, self.dtype)
         features, refinements = self.features(images)
-        units = self._units(refinements)
+        objects = self._objects(refinements)
         texts = PretrainBatch(
-            Spatial.from_objects(units, self._kinds(refinements, units) if kinds else None),
+            Spatial.from_tokens(objects, self._kinds(refinements, objects) if kinds else None),
             Text.from_lists(self._words(batch.captions)),
             torch.tensor(batch.positions, dtype=torch.int64),
             self._special(),

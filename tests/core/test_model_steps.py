@@ -96,9 +96,9 @@ def test_stage_1_masks_objects_as_seed_step_and_position_say(model: LyricsModel)
     assert len(counts) > 1
     first, again = (model.pretraining_step(batch, seed=0, step=3) for _ in range(2))
     assert all(torch.equal(first[name].sum, again[name].sum) for name in first)
-    hidden = model._units([Refinement((80, 64), objects=(RED,)), Refinement((80, 64))])
-    assert [len(units) for units in hidden] == [1, 0]
-    assert len(hidden[0][0]) > 5  # tag, coordinates and the markup between them, each a unit
+    hidden = model._objects([Refinement((80, 64), objects=(RED,)), Refinement((80, 64))])
+    assert hidden.objects_B.tolist() == [1, 0]
+    assert hidden.unit_T.max() > 5  # tag, coordinates and the markup between them, each a unit
 
 
 def test_stage_1_without_objects_or_captions_is_finite(model: LyricsModel) -> None:

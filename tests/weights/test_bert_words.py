@@ -11,7 +11,7 @@ import torch
 from lyrics.core.build import build_part
 from lyrics.core.contracts import BuildContext
 from lyrics.core.geometry import Box
-from lyrics.core.language.spatial_tokens import object_units, spatial_units
+from lyrics.core.language.spatial_tokens import spatial_units
 from lyrics.core.loading import build_model
 from lyrics.core.registry.registry import default_registry
 from lyrics.core.resolve import Part
@@ -77,7 +77,7 @@ def test_an_object_is_mostly_markup(bert_words: Path) -> None:
     pieces: dict[str, list[list[str]]] = {
         codec: [
             tokenizer.convert_ids_to_tokens(
-                [piece for unit in object_units(one, tokenizer, codec, (640, 480)) for piece in unit]
+                [piece for unit in spatial_units([one], tokenizer, codec, (640, 480), 512)[0] for piece in unit]
             )
             for one in objects
         ]

@@ -8,13 +8,41 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
-from lyrics.core.stage1.streams import SpecialTokens, Text
+from lyrics.core.stage1.streams import SpecialTokens, Text, rows_of
 from lyrics.kernels.host_work import host_work
 
 #: An object's spatial representation as units of token ids: its tag, each coordinate, the brackets around them.
 Units = Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True, eq=False)
+class ObjectTokens:
+    """Objects of B images as token ids, image after image, best first.
+
+    ``object_T`` is the number of the object that a token belongs to and ``unit_T`` that of its unit, both 0, 1, ... within the image;
+    ``lengths_B`` and ``objects_B`` count the tokens and the objects of each image. All int64.
+    """
+
+    ids_T: np.ndarray
+    object_T: np.ndarray
+    unit_T: np.ndarray
+    lengths_B: np.ndarray
+    objects_B: np.ndarray
+
+    @classmethod
+    def none(cls, images: int) -> ObjectTokens:
+        """Of images without objects."""
+        nothing, zeros = np.zeros(0, np.int64), np.zeros(images, np.int64)
+        return cls(nothing, nothing, nothing, zeros, zeros)
+
+    def rows(self) -> list[list[int]]:
+        """The ids of each image."""
+        ends = np.cumsum(self.lengths_B)
+        ids = self.ids_T.tolist()
+        return [ids[end - length : end] for end, length in zip(ends.tolist(), self.lengths_B.tolist(), strict=True)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,30 +68,35 @@ class Spatial:
 
         ``kinds[b]`` are, for the same objects, the kinds of their tokens.
         """
-        ids: list[list[int]] = []
-        objects: list[list[int]] = []
-        units: list[list[int]] = []
+        ids: list[int] = []
+        objects: list[int] = []
+        units: list[int] = []
+        lengths: list[int] = []
         for sample in samples:
-            ids.append([])
-            objects.append([])
-            units.append([])
+            before, unit = len(ids), 0
             for number, parts in enumerate(sample):
                 for part in parts:
-                    unit = units[-1][-1] + 1 if units[-1] else 0
-                    ids[-1] += part
-                    objects[-1] += [number] * len(part)
-                    units[-1] += [unit] * len(part)
-        text = Text.from_lists(ids)
-        padding = ~text.mask_RL
+                    ids += part
+                    objects += [number] * len(part)
+                    units += [unit] * len(part)
+                    unit += len(part) > 0
+            lengths.append(len(ids) - before)
+        counts = [len(sample) for sample in samples]
+        found = (np.array(values, np.int64) for values in (ids, objects, units, lengths, counts))
+        return cls.from_tokens(ObjectTokens(*found), kinds)
+
+    @classmethod
+    @host_work("tokenize objects")
+    def from_tokens(cls, tokens: ObjectTokens, kinds: Sequence[Sequence[Sequence[int]]] | None = None) -> Spatial:
+        """The same from tokens; ``kinds`` as for ``from_objects``."""
+        lengths_B, kind_T = tokens.lengths_B, None
+        if kinds is not None:
+            kind_T = np.array([kind for sample in kinds for one in sample for kind in one], np.int64)
         return cls(
-            text,
-            Text.from_lists(objects).ids_RL.masked_fill(padding, -1),
-            Text.from_lists(units).ids_RL.masked_fill(padding, -1),
-            None
-            if kinds is None
-            else Text.from_lists([[kind for one in sample for kind in one] for sample in kinds]).ids_RL.masked_fill(
-                padding, -1
-            ),
+            Text(torch.from_numpy(rows_of(tokens.ids_T, lengths_B, 0)), torch.from_numpy(lengths_B)),
+            torch.from_numpy(rows_of(tokens.object_T, lengths_B, -1)),
+            torch.from_numpy(rows_of(tokens.unit_T, lengths_B, -1)),
+            None if kind_T is None else torch.from_numpy(rows_of(kind_T, lengths_B, -1)),
         )
 
 

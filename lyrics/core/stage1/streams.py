@@ -10,10 +10,12 @@ Letters: R rows of a stream, L text tokens (padded), B images, N image tokens, M
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from lyrics.core.errors import ContractError, did_you_mean
@@ -32,6 +34,13 @@ def full(*groups: str) -> dict[tuple[str, str], Literal["none", "full", "causal"
     return {(row, column): "full" for group in groups for row in group for column in group}
 
 
+def rows_of(values_T: np.ndarray, lengths_R: np.ndarray, padding: int) -> np.ndarray:
+    """Values of R rows one after another -> [R, L], padded on the right; int64."""
+    rows_RL = np.full((len(lengths_R), int(lengths_R.max(initial=0))), padding, np.int64)
+    rows_RL[np.arange(rows_RL.shape[1]) < lengths_R[:, None]] = values_T
+    return rows_RL
+
+
 @dataclass(frozen=True, eq=False)
 class Text:
     """Token ids of one text segment, on the host: ``ids_RL`` int64 padded on the right, ``lengths_R`` int64 true lengths (0 is fine).
@@ -46,11 +55,9 @@ class Text:
     @classmethod
     def from_lists(cls, rows: Sequence[Sequence[int]], first_position: int = 0) -> Text:
         """Pads lists of token ids (with 0, which is never read)."""
-        lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
-        ids = torch.zeros(len(rows), max([len(row) for row in rows], default=0), dtype=torch.int64)
-        for padded, row in zip(ids, rows, strict=True):
-            padded[: len(row)] = torch.tensor(row, dtype=torch.int64)
-        return cls(ids, lengths, first_position)
+        lengths_R = np.fromiter(map(len, rows), np.int64, len(rows))
+        ids_T = np.fromiter(itertools.chain.from_iterable(rows), np.int64, int(lengths_R.sum()))
+        return cls(torch.from_numpy(rows_of(ids_T, lengths_R, 0)), torch.from_numpy(lengths_R), first_position)
 
     @property
     def mask_RL(self) -> torch.Tensor:

@@ -164,7 +164,7 @@ class HostStep:
         self.model.features = lambda images, phrases=None: self._found  # type: ignore[method-assign,assignment,misc,return-value]
         self.step = 0
         everything = Refinement(_SIZE_PX, (), tuple(self._object(random.Random(0), name) for name in self.names))
-        self.model._units([everything])  # a run that has gone on for a while has met every name
+        self.model._objects([everything])  # a run that has gone on for a while has met every name
 
     def _pixels(self, expert: str, size: int) -> torch.Tensor:
         one = self.model.processor.images(Image.new("RGB", _SIZE_PX)).by_expert[expert].pixels_BCHW

@@ -75,9 +75,7 @@ def experts(shapes: LyricsModel) -> dict[int, int]:
 def lengths(model: LyricsModel, images: ModelImages, monkeypatch: pytest.MonkeyPatch) -> int:
     """The estimate assumes texts as long as those of these pictures and of ``QUESTION``; the value is the length of an answered prompt."""
     encoded = model.encode_images(images, [QUESTION] * 2)
-    units = [
-        [index for one in of_one for unit in one for index in unit] for of_one in model._units(encoded.refinements)
-    ]
+    units = model._objects(encoded.refinements).rows()
     prompts = {len(model._prompt((Exchange(QUESTION, ANSWER, (n,)),), encoded, 2048)) for n in range(2)}
     assert max(prompts) - min(prompts) < 10
     monkeypatch.setattr(memory, "SPATIAL_TOKENS", max(map(len, units)))

@@ -8,7 +8,7 @@ import pytest
 
 from lyrics.core.geometry import Box
 from lyrics.core.language.codecs import CODECS
-from lyrics.core.language.spatial_tokens import COORDINATE, MARKUP, NAME, object_kinds, object_units, spatial_kinds
+from lyrics.core.language.spatial_tokens import COORDINATE, MARKUP, NAME, object_kinds, spatial_kinds, spatial_units
 from lyrics.core.language.tokenizers import builtin_tokenizer, byte_tokenizer
 from lyrics.core.types import DetectedObject
 
@@ -22,7 +22,7 @@ def tokenizer(request: pytest.FixtureRequest) -> Any:
 
 
 def text_of(tokenizer: Any, found: DetectedObject, codec: str, kind: int) -> str:
-    ids = [index for unit in object_units(found, tokenizer, codec, SIZE_PX) for index in unit]
+    ids = [index for unit in spatial_units([found], tokenizer, codec, SIZE_PX, 512)[0] for index in unit]
     kinds = object_kinds(found, tokenizer, codec, SIZE_PX)
     assert len(ids) == len(kinds)
     return "|".join(tokenizer.decode([index]).strip() for index, one in zip(ids, kinds, strict=True) if one == kind)
