@@ -113,7 +113,7 @@ def length_of(plan: Plan | CrossPlan) -> int:
     """Return the bucket of the longest block of rows that see the same keys; computed once per plan."""
     found = plan.derived.get("length")
     if found is None:
-        longest = max((block.length for block in blocks_of(plan).blocks), default=0)
+        longest = int(blocks_of(plan).table[:, 1].max(initial=0))
         found = plan.derived["length"] = next((end for end in LENGTHS if longest <= end), LENGTHS[-1])
     length: int = found
     return length

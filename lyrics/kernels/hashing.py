@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 _MASK = 0xFFFFFFFF
@@ -24,6 +25,20 @@ def mix(*keys: torch.Tensor | int) -> torch.Tensor:
         for half in (wide & _MASK, (wide >> 32) & _MASK):
             hashed = _finalize(((hashed ^ half.to(hashed.device)) + _GOLDEN) & _MASK)
     return hashed
+
+
+def mix_arrays(*keys: np.ndarray | int, hashed: np.ndarray | int = 0) -> np.ndarray:
+    """``mix`` of arrays on the host, several times as fast: uint32. ``hashed`` goes on from what earlier keys gave."""
+    found = np.asarray(hashed, np.uint32)
+    with np.errstate(over="ignore"):
+        for key in keys:
+            wide = np.asarray(key, np.int64).view(np.uint64)
+            for half in (wide.astype(np.uint32), (wide >> np.uint64(32)).astype(np.uint32)):
+                bits = (found ^ half) + np.uint32(_GOLDEN)
+                bits = (bits ^ (bits >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+                bits = (bits ^ (bits >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+                found = bits ^ (bits >> np.uint32(16))
+    return found
 
 
 def keyed_uniform(*keys: torch.Tensor | int) -> torch.Tensor:

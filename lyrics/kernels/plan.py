@@ -25,12 +25,13 @@ import itertools
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from lyrics.kernels.hashing import mix
+from lyrics.kernels.hashing import mix_arrays
 from lyrics.kernels.host_work import host_work
 
 Visibility = Literal["none", "full", "causal"]
@@ -130,26 +131,25 @@ class Plan:
     @host_work("lay out")
     def select(self, rows: torch.Tensor) -> Plan:
         """The plan for a subset of the query rows (sorted packed positions, host) against the same keys."""
-        wanted = rows.cpu().numpy().astype(np.int64)
+        table = self.select_runs(rows.numpy())
+        return Plan(torch.from_numpy(table), self.row_id_T[rows.to(self.row_id_T.device)], self.col_id_T)
+
+    def select_runs(self, wanted: np.ndarray) -> np.ndarray:
+        """The table of ``select``: int32 [P, 7]."""
         assert (np.diff(wanted) > 0).all(), "rows must be sorted and different"
         table = self.table.numpy().astype(np.int64)
-        low = np.searchsorted(wanted, table[:, 0])
-        high = np.searchsorted(wanted, table[:, 0] + table[:, 1])
-        kept: list[np.ndarray] = []
-        for run, first, last in zip(table, low, high, strict=True):
-            if first == last:
-                continue
-            if run[6] >= run[5]:  # not causal: rows are alike, so gaps between them do not matter
-                kept.append(np.array([[first, last - first, *run[2:]]]))
-                continue
-            offsets = wanted[first:last] - run[0]
-            pieces = np.split(np.arange(first, last), np.flatnonzero(np.diff(offsets) > 1) + 1)
-            for piece in pieces:
-                kept.append(np.array([[piece[0], len(piece), *run[2:6], run[6] + wanted[piece[0]] - run[0]]]))
-        chosen = np.concatenate(kept) if kept else np.zeros((0, len(COLUMNS)), np.int64)
-        return Plan(
-            torch.from_numpy(chosen.astype(np.int32)), self.row_id_T[rows.to(self.row_id_T.device)], self.col_id_T
-        )
+        if not len(wanted):
+            return np.zeros((0, len(COLUMNS)), np.int32)
+        run = np.searchsorted(table[:, 0], wanted, side="right") - 1
+        # Rows of a run that is not causal are alike, so gaps between them do not matter.
+        causal = table[:, 6] < table[:, 5]
+        begins = np.diff(run, prepend=-1) != 0
+        begins |= causal[run] & (np.diff(wanted, prepend=-2) > 1)
+        first = np.flatnonzero(begins)
+        chosen = table[run[first]]
+        chosen[:, 6] += np.where(causal[run[first]], wanted[first] - chosen[:, 0], 0)
+        chosen[:, 0], chosen[:, 1] = first, np.diff(first, append=len(wanted))
+        return chosen.astype(np.int32)
 
     def to(self, device: torch.device | str) -> Plan:
         """The same plan with its per-token tables on ``device``; the table of runs stays on the host, where launches are decided."""
@@ -158,9 +158,14 @@ class Plan:
 
 def ragged_positions(starts: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """start_0, start_0 + 1, ... (length_0 of them), start_1, ...: int64 [sum of lengths]."""
-    total = int(lengths.sum())
-    firsts = torch.cumsum(lengths, 0) - lengths
-    return torch.repeat_interleave(starts - firsts, lengths) + torch.arange(total)
+    return torch.from_numpy(ragged(starts.numpy(), lengths.numpy()))
+
+
+def ragged(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """``ragged_positions`` of arrays."""
+    found = np.repeat(starts - np.cumsum(lengths) + lengths, lengths)
+    found += np.arange(len(found))
+    return found
 
 
 @host_work("lay out")
@@ -173,13 +178,13 @@ def build_plan(groups: Sequence[StreamGroup]) -> tuple[Layout, Plan]:
     """
     _check(groups)
     by_name = {group.name: group for group in groups}
-    ordered = {group.name: _order(group, by_name) for group in groups}
-    layout = _lay_out(groups, ordered)
-    table = [run for group in groups for run in _runs(group, by_name, ordered, layout)]
+    shapes = {group.name: _shape(group, by_name) for group in groups}
+    layout = _lay_out(groups, shapes)
+    table = [run for group in groups for run in _runs(group, shapes[group.name], layout)]
     stacked = np.concatenate(table) if table else np.zeros((0, len(COLUMNS)), np.int64)
     stacked = stacked[stacked[:, 1] > 0]
     stacked = stacked[np.argsort(stacked[:, 0], kind="stable")]
-    ids = _logical_ids(groups, layout)
+    ids = torch.from_numpy(_logical_ids(groups, layout))
     return layout, Plan(torch.from_numpy(stacked.astype(np.int32)), ids, ids)
 
 
@@ -230,124 +235,155 @@ class _Interval:
     causal: bool = False
 
 
-def _order(group: StreamGroup, by_name: Mapping[str, StreamGroup]) -> tuple[tuple[str, ...], ...]:
+@dataclass(frozen=True)
+class _Shape:
+    """A group but for its lengths: what repeats from step to step. Segments are (name, bank)."""
+
+    name: str
+    segments: tuple[tuple[str, int], ...]
+    visibility: tuple[tuple[tuple[str, str], Visibility], ...]
+    prefix: str | None
+    prefix_segments: tuple[tuple[str, int], ...]
+
+
+def _shape(group: StreamGroup, by_name: Mapping[str, StreamGroup]) -> _Shape:
+    prefix = () if group.prefix is None else by_name[group.prefix].segments
+    return _Shape(
+        group.name,
+        tuple((segment.name, segment.bank) for segment in group.segments),
+        tuple(group.visibility.items()),
+        group.prefix,
+        tuple((segment.name, segment.bank) for segment in prefix),
+    )
+
+
+@lru_cache(maxsize=256)
+def _order(shape: _Shape) -> tuple[tuple[str, ...], ...]:
     """Segment names per bank, in the first order (the declared one first) in which two intervals do for every segment."""
-    banks = [[segment.name for segment in group.segments if segment.bank == bank] for bank in range(NUM_BANKS)]
+    banks = [[name for name, own in shape.segments if own == bank] for bank in range(NUM_BANKS)]
     worst = ""
     for candidate in itertools.product(*(itertools.permutations(bank) for bank in banks)):
         failure = ""
-        for segment in group.segments:
-            found = _intervals(group, segment.name, candidate, by_name)
+        for name, _ in shape.segments:
+            found = _intervals(shape, name, candidate)
             if len(found) > 2 or sum(interval.causal for interval in found) > 1:
                 shown = " and ".join("+".join(i.segments) + (" (causal)" if i.causal else "") for i in found)
-                failure = f"segment {segment.name!r} sees {shown}"
+                failure = f"segment {name!r} sees {shown}"
                 break
         if not failure:
             return candidate
         worst = worst or failure
     raise PlanError(
-        f"stream {group.name!r}: {worst}: that is more than two intervals of keys (or two causal ones) in any order of its segments. "
+        f"stream {shape.name!r}: {worst}: that is more than two intervals of keys (or two causal ones) in any order of its segments. "
         "Make it see fewer separate runs of segments, or put part of it in a stream of its own."
     )
 
 
-def _intervals(
-    group: StreamGroup, row: str, order: Sequence[Sequence[str]], by_name: Mapping[str, StreamGroup]
-) -> list[_Interval]:
+def _intervals(shape: _Shape, row: str, order: Sequence[Sequence[str]]) -> list[_Interval]:
     """What a segment sees, as intervals of adjacent segments, a causal one last."""
     found: list[_Interval] = []
-    if group.prefix is not None:
-        prefix = by_name[group.prefix]
+    if shape.prefix is not None:
         for bank in range(NUM_BANKS):
-            names = tuple(segment.name for segment in prefix.segments if segment.bank == bank)
+            names = tuple(name for name, own in shape.prefix_segments if own == bank)
             if names:
-                found.append(_Interval(prefix.name, names))
+                found.append(_Interval(shape.prefix, names))
+    visibility = dict(shape.visibility)
     for segments in order:
         run: list[str] = []
         for name in segments:
-            seen = group.visibility.get((row, name), "none")
+            seen = visibility.get((row, name), "none")
             if seen == "none":
                 if run:
-                    found.append(_Interval(group.name, tuple(run)))
+                    found.append(_Interval(shape.name, tuple(run)))
                 run = []
                 continue
             run.append(name)
             if seen == "causal":
-                found.append(_Interval(group.name, tuple(run), causal=True))
+                found.append(_Interval(shape.name, tuple(run), causal=True))
                 run = []
         if run:
-            found.append(_Interval(group.name, tuple(run)))
+            found.append(_Interval(shape.name, tuple(run)))
     return sorted(found, key=lambda interval: interval.causal)
 
 
-def _lay_out(groups: Sequence[StreamGroup], ordered: Mapping[str, Sequence[Sequence[str]]]) -> Layout:
+@lru_cache(maxsize=256)
+def _merged(shape: _Shape) -> tuple[tuple[tuple[str, ...], tuple[_Interval, ...]], ...]:
+    """Adjacent segments that see the same are one run: its segments, and the intervals that it sees."""
+    merged: list[tuple[tuple[str, ...], tuple[_Interval, ...]]] = []
+    order = _order(shape)
+    for names_in_bank in order:
+        joined = False
+        for name in names_in_bank:
+            seen = tuple(_intervals(shape, name, order))
+            if joined and merged[-1][1] == seen and not any(interval.causal for interval in seen):
+                merged[-1] = ((*merged[-1][0], name), seen)
+            else:
+                merged.append(((name,), seen))
+            joined = True
+    return tuple(merged)
+
+
+def _lay_out(groups: Sequence[StreamGroup], shapes: Mapping[str, _Shape]) -> Layout:
     starts: dict[tuple[str, str], torch.Tensor] = {}
     lengths: dict[tuple[str, str], torch.Tensor] = {}
+    sizes = {
+        (group.name, segment.name): segment.lengths_R.to("cpu", torch.int64).numpy()
+        for group in groups
+        for segment in group.segments
+    }
     bank_sizes = []
     base = 0
     for bank in range(NUM_BANKS):
         first = base
         for group in groups:
-            sizes = {segment.name: segment.lengths_R.to("cpu", torch.int64) for segment in group.segments}
-            names = ordered[group.name][bank]
-            stride_R = sum((sizes[name] for name in names), torch.zeros(group.num_rows, dtype=torch.int64))
-            start_R = base + torch.cumsum(stride_R, 0) - stride_R
+            names = _order(shapes[group.name])[bank]
+            stride_R = sum((sizes[group.name, name] for name in names), np.zeros(group.num_rows, np.int64))
+            start_R = base + np.cumsum(stride_R) - stride_R
             for name in names:
-                starts[group.name, name], lengths[group.name, name] = start_R, sizes[name]
-                start_R = start_R + sizes[name]
+                key = group.name, name
+                starts[key], lengths[key] = torch.from_numpy(start_R), torch.from_numpy(sizes[key])
+                start_R = start_R + sizes[key]
             base += int(stride_R.sum())
         bank_sizes.append(base - first)
     return Layout(base, tuple(bank_sizes), starts, lengths)
 
 
-def _runs(
-    group: StreamGroup,
-    by_name: Mapping[str, StreamGroup],
-    ordered: Mapping[str, Sequence[Sequence[str]]],
-    layout: Layout,
-) -> list[np.ndarray]:
-    """The table's rows for one group: adjacent segments that see the same are one run."""
-    rows = np.arange(group.num_rows)
-    prefix_rows = rows if group.prefix_row_R is None else group.prefix_row_R.cpu().numpy()
+def _runs(group: StreamGroup, shape: _Shape, layout: Layout) -> list[np.ndarray]:
+    """The table's rows for one group."""
+    prefix_rows = None if group.prefix_row_R is None else group.prefix_row_R.cpu().numpy()
     runs: list[np.ndarray] = []
-    for names_in_bank in ordered[group.name]:
-        merged: list[tuple[list[str], list[_Interval]]] = []
-        for name in names_in_bank:
-            seen = _intervals(group, name, ordered[group.name], by_name)
-            if merged and merged[-1][1] == seen and not any(interval.causal for interval in seen):
-                merged[-1][0].append(name)
-            else:
-                merged.append(([name], seen))
-        for names, seen in merged:
-            lengths = [layout.lengths[group.name, name].numpy() for name in names]
-            columns = np.zeros((group.num_rows, len(COLUMNS)), np.int64)
-            columns[:, 0] = layout.starts[group.name, names[0]].numpy()
-            columns[:, 1] = sum(lengths)
-            placed = [None, seen[0]] if len(seen) == 1 and seen[0].causal else list(seen)
-            for slot, interval in enumerate(placed):
-                if interval is None:
-                    continue
-                at = prefix_rows if interval.group != group.name else rows
-                segments = [layout.lengths[interval.group, name].numpy()[at] for name in interval.segments]
-                firsts = [layout.starts[interval.group, name].numpy()[at] for name in interval.segments]
-                columns[:, 2 + 2 * slot] = np.minimum.reduce(firsts)
-                columns[:, 3 + 2 * slot] = sum(segments)
-                if slot == 1:
-                    columns[:, 6] = sum(segments[:-1]) + 1 if interval.causal else columns[:, 5]
-            runs.append(columns)
+    for names, seen in _merged(shape):
+        columns = np.zeros((group.num_rows, len(COLUMNS)), np.int64)
+        columns[:, 0] = layout.starts[group.name, names[0]].numpy()
+        columns[:, 1] = sum(layout.lengths[group.name, name].numpy() for name in names)
+        placed = [None, seen[0]] if len(seen) == 1 and seen[0].causal else list(seen)
+        for slot, interval in enumerate(placed):
+            if interval is None:
+                continue
+            keys = [(interval.group, name) for name in interval.segments]
+            segments, firsts = ([of[key].numpy() for key in keys] for of in (layout.lengths, layout.starts))
+            if prefix_rows is not None and interval.group != group.name:
+                segments, firsts = ([one[prefix_rows] for one in of] for of in (segments, firsts))
+            columns[:, 2 + 2 * slot] = np.minimum.reduce(firsts)
+            columns[:, 3 + 2 * slot] = sum(segments)
+            if slot == 1:
+                columns[:, 6] = sum(segments[:-1]) + 1 if interval.causal else columns[:, 5]
+        runs.append(columns)
     return runs
 
 
-def _logical_ids(groups: Sequence[StreamGroup], layout: Layout) -> torch.Tensor:
-    ids = torch.zeros(layout.num_tokens, dtype=torch.int64)
+def _logical_ids(groups: Sequence[StreamGroup], layout: Layout) -> np.ndarray:
+    """int32 hashes of (sample, group and segment, offset), token by token."""
+    ids = np.zeros(layout.num_tokens, np.int32)
     for group in groups:
+        sample_R = group.sample_R.to("cpu", torch.int64).numpy()
         for segment in group.segments:
-            lengths = layout.lengths[group.name, segment.name]
-            offset = ragged_positions(torch.zeros_like(lengths), lengths)
-            sample = torch.repeat_interleave(group.sample_R.to("cpu", torch.int64), lengths)
-            name = zlib.crc32(f"{group.name}/{segment.name}".encode())
-            ids[layout.positions(group.name, segment.name)] = mix(sample, name, offset)
-    return as_int32(ids)
+            key = group.name, segment.name
+            lengths, starts = layout.lengths[key].numpy(), layout.starts[key].numpy()
+            row_R = mix_arrays(sample_R, zlib.crc32(f"{group.name}/{segment.name}".encode()))
+            offset = ragged(np.zeros_like(lengths), lengths)
+            ids[ragged(starts, lengths)] = mix_arrays(offset, hashed=np.repeat(row_R, lengths)).view(np.int32)
+    return ids
 
 
 def as_int32(bits: torch.Tensor) -> torch.Tensor:

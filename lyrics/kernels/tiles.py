@@ -21,15 +21,13 @@ import torch
 
 from lyrics.kernels.cross import CrossPlan
 from lyrics.kernels.host_work import host_work
-from lyrics.kernels.plan import COLUMNS, Plan
+from lyrics.kernels.plan import COLUMNS, Plan, ragged
 
 ROW_TILE = 7
 KEY_TILE = 4
 ENTRY = 3
 #: The diagonal of an entry all of whose rows see all keys.
 NOT_CAUSAL = 2**30
-#: k0, kn, k1, k1n, cm of a block.
-_Seen = tuple[int, int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -54,10 +52,17 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class Blocks:
-    """All query rows that see a key, block by block, in ``rows`` (positions in the packed sequence, int64)."""
+    """All query rows that see a key, block by block, in ``rows`` (positions in the packed sequence, int64).
+
+    ``table`` has the fields of ``Block`` as columns: int64 [blocks, 7].
+    """
 
     rows: np.ndarray
-    blocks: tuple[Block, ...]
+    table: np.ndarray
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        return tuple(Block(*row) for row in self.table.tolist())
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,17 +124,17 @@ def tiles_of(plan: Plan | CrossPlan, row_block: int, key_block: int, row_step: i
 
 @host_work("tiles")
 def _make_blocks(plan: Plan | CrossPlan) -> Blocks:
-    return _group_rows(runs_of(plan).tolist())
+    return _group_rows(runs_of(plan))
 
 
 @host_work("tiles")
 def _make_tiles(plan: Plan | CrossPlan, row_block: int, key_block: int, row_step: int, device: torch.device) -> Tiles:
     grouped = blocks_of(plan)
-    cols, key_tiles, entries = _key_tiles(grouped.blocks, key_block, row_step)
+    cols, key_tiles, entries = _key_tiles(grouped.table, key_block, row_step)
     exists = key_exists_of(plan)
     return Tiles(
         _int32(grouped.rows, device),
-        _int32(_row_tiles(grouped.blocks, row_block), device, ROW_TILE),
+        _int32(_row_tiles(grouped.table, row_block), device, ROW_TILE),
         _int32(cols, device),
         _int32(key_tiles, device, KEY_TILE),
         _int32(entries, device, ENTRY),
@@ -144,92 +149,139 @@ def _identities(plan: Plan | CrossPlan, device: torch.device) -> tuple[torch.Ten
     return plan.row_id_SQ.reshape(-1).to(device), plan.col_id_M.to(device).repeat(plan.num_images)
 
 
-def _group_rows(runs: Sequence[Sequence[int]]) -> Blocks:
-    alike: dict[_Seen, list[np.ndarray]] = {}
-    causal: list[tuple[np.ndarray, _Seen]] = []
-    for q0, qn, k0, kn, k1, k1n, cm in runs:
-        if kn + k1n == 0 or qn == 0:
-            continue
-        rows = np.arange(q0, q0 + qn)
-        if cm >= k1n:
-            (first, first_length), (second, second_length) = sorted(
-                ((k0, kn), (k1, k1n)), key=lambda interval: (interval[1] == 0, interval[0])
-            )
-            seen = (first, first_length, second if second_length else 0, second_length, second_length)
-            alike.setdefault(seen, []).append(rows)
-        else:
-            causal.append((rows, (k0, kn, k1, min(k1n, qn - 1 + cm), cm)))
-    parts = [(np.concatenate(rows), seen) for seen, rows in alike.items()] + causal
-    blocks = []
-    start = 0
-    for rows, seen in parts:
-        blocks.append(Block(start, len(rows), *seen))
-        start += len(rows)
-    return Blocks(np.concatenate([rows for rows, _ in parts] or [np.zeros(0, np.int64)]), tuple(blocks))
+def _group_rows(runs: np.ndarray) -> Blocks:
+    q0, qn, k0, kn, k1, k1n, cm = runs[(runs[:, 3] + runs[:, 5] > 0) & (runs[:, 1] > 0)].T
+    causal = cm < k1n
+    # What is seen: the earlier interval first, an empty one last and at 0. Of a causal run its own.
+    turned = ~causal & ((kn == 0) | ((k1n > 0) & (k1 < k0)))
+    seen = np.stack([np.where(turned, b, a) for a, b in ((k0, k1), (kn, k1n), (k1, k0), (k1n, kn))], axis=1)
+    seen[:, 2] = np.where(causal | (seen[:, 3] > 0), seen[:, 2], 0)
+    seen[:, 3] = np.where(causal, np.minimum(k1n, qn - 1 + cm), seen[:, 3])
+    alike = _first_alike([np.where(causal, -1 - np.arange(len(cm)), 0), *seen.T])
+    order = np.lexsort((alike, causal))  # causal runs come last, each a block of its own
+    starts = np.flatnonzero(np.diff(alike[order], prepend=-1))
+    lengths = np.add.reduceat(qn[order], starts) if len(starts) else np.zeros(0, np.int64)
+    table = np.empty((len(starts), 7), np.int64)
+    table[:, 0], table[:, 1] = np.cumsum(lengths) - lengths, lengths
+    table[:, 2:6] = seen[order][starts]
+    table[:, 6] = np.where(causal, cm, seen[:, 3])[order][starts]
+    return Blocks(ragged(q0[order], qn[order]), table)
 
 
-def _row_tiles(blocks: Sequence[Block], row_block: int) -> list[tuple[int, ...]]:
-    tiles: list[tuple[int, ...]] = []
-    for b in blocks:
-        for offset in range(0, b.length, row_block):
-            rows = min(row_block, b.length - offset)
-            cm = b.cm + offset if b.causal else b.cm
-            k1n = min(b.k1n, rows - 1 + cm) if b.causal else b.k1n
-            tiles.append((b.first + offset, rows, b.k0, b.kn, b.k1, k1n, cm))
-    return tiles
+def _first_alike(columns: Sequence[np.ndarray]) -> np.ndarray:
+    """For each row of a table, given by its columns, the first row that is equal to it."""
+    order = np.lexsort(columns)
+    new = np.zeros(len(order), bool)
+    for column in columns:
+        new[1:] |= np.diff(column[order]) != 0
+    firsts = np.maximum.accumulate(np.where(new, np.arange(len(order)), 0))
+    found = np.empty(len(order), np.int64)
+    found[order] = order[firsts]  # the sort is stable, so the first of a group is the earliest
+    return found
 
 
-def _key_tiles(
-    blocks: Sequence[Block], key_block: int, row_step: int
-) -> tuple[np.ndarray, list[tuple[int, ...]], list[tuple[int, ...]]]:
+def _row_tiles(blocks: np.ndarray, row_block: int) -> np.ndarray:
+    counts = -(-blocks[:, 1] // row_block)
+    first, length, k0, kn, k1, k1n, cm = np.repeat(blocks, counts, axis=0).T
+    offset = row_block * ragged(np.zeros_like(counts), counts)
+    rows = np.minimum(row_block, length - offset)
+    causal = cm < k1n
+    cm = np.where(causal, cm + offset, cm)
+    k1n = np.where(causal, np.minimum(k1n, rows - 1 + cm), k1n)
+    return np.stack([first + offset, rows, k0, kn, k1, k1n, cm], axis=1)
+
+
+def _key_tiles(blocks: np.ndarray, key_block: int, row_step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Key order, key tiles and entries. Keys are cut into the pieces that all blocks see whole or not at all (but for causality)."""
-    intervals = [
-        (start, start + length, b, b.cm if second and b.causal else NOT_CAUSAL)
-        for b in blocks
-        for start, length, second in ((b.k0, b.kn, False), (b.k1, b.k1n, True))
-        if length
+    # Intervals of keys, the two of a block after one another: start, length, block, the diagonal at its start.
+    start, length = blocks[:, [2, 4]].reshape(-1), blocks[:, [3, 5]].reshape(-1)
+    block = np.repeat(np.arange(len(blocks)), 2)
+    diagonal = np.full(len(start), NOT_CAUSAL)
+    diagonal[1::2] = np.where(blocks[:, 6] < blocks[:, 5], blocks[:, 6], NOT_CAUSAL)
+    start, length, block, diagonal = (column[length > 0] for column in (start, length, block, diagonal))
+    cuts = np.unique(np.concatenate([start, start + length]))
+    if not len(cuts):
+        return cuts, np.zeros((0, KEY_TILE), np.int64), np.zeros((0, ENTRY), np.int64)
+    widths = np.diff(cuts)
+
+    # Who reads each piece: a list of readers, sorted by piece, in the order of the intervals.
+    low = np.searchsorted(cuts, start)
+    counts = np.searchsorted(cuts, start + length) - low
+    piece, interval = ragged(low, counts), np.repeat(np.arange(len(start)), counts)
+    order = np.argsort(piece, kind="stable")
+    piece, interval = piece[order], interval[order]
+    seen_from = diagonal[interval] - np.where(diagonal[interval] == NOT_CAUSAL, 0, cuts[piece] - start[interval])
+    seen_from[widths[piece] - 1 < seen_from] = NOT_CAUSAL  # all rows see all of it
+    reader = block[interval]
+    readers = np.bincount(piece, minlength=len(widths))
+    first_reader = np.cumsum(readers) - readers
+
+    # Pieces with the same readers are put side by side; one that is seen across a diagonal stays alone.
+    plain = np.ones(len(widths), bool)
+    plain[piece[seen_from != NOT_CAUSAL]] = False
+    columns = [np.where(plain, 0, 1 + np.arange(len(widths))), readers]
+    for turn in range(int(readers.max())):
+        nth = np.full(len(widths), -1)
+        has = readers > turn
+        nth[has] = reader[first_reader[has] + turn]
+        columns.append(nth)
+    alike = _first_alike(columns)
+    pieces = np.argsort(alike, kind="stable")
+    pieces = pieces[readers[pieces] > 0]
+    cols = ragged(cuts[pieces], widths[pieces])
+    leader = np.flatnonzero(np.diff(alike[pieces], prepend=-1))
+    shown = pieces[leader]  # one piece of each group: its readers are the group's
+    keys = np.add.reduceat(widths[pieces], leader)
+    group_start = np.cumsum(keys) - keys
+
+    # Tiles of each group. Those of a plain one share their entries, those across a diagonal have their own.
+    tiles = -(-keys // key_block)
+    group = np.repeat(np.arange(len(shown)), tiles)
+    offset = key_block * ragged(np.zeros_like(tiles), tiles)
+    own = np.where(plain[shown], np.minimum(tiles, 1), tiles)
+    list_group = np.repeat(np.arange(len(shown)), own)
+    list_offset = key_block * ragged(np.zeros_like(own), own)
+    entries, in_list = _entries(
+        blocks, reader, seen_from, first_reader[shown][list_group], readers[shown][list_group], list_offset, row_step
+    )
+    first_list = np.cumsum(own) - own
+    lists = first_list[group] + np.where(plain[shown][group], 0, offset // key_block)
+    first_entry = np.cumsum(in_list) - in_list
+    table = [
+        group_start[group] + offset,
+        np.minimum(key_block, keys[group] - offset),
+        first_entry[lists],
+        in_list[lists],
     ]
-    cuts = sorted({edge for start, end, *_ in intervals for edge in (start, end)})
-    number = {edge: i for i, edge in enumerate(cuts)}
-    readers: list[list[tuple[int, int, int]]] = [[] for _ in cuts]
-    for start, end, b, cm in intervals:
-        for i in range(number[start], number[end]):
-            diagonal = cm - (cuts[i] - start)
-            whole = cm == NOT_CAUSAL or cuts[i + 1] - cuts[i] - 1 < diagonal
-            readers[i].append((b.first, b.length, NOT_CAUSAL if whole else diagonal))
-
-    cols: list[np.ndarray] = []
-    num_cols = 0
-    tiles: list[tuple[int, ...]] = []
-    entries: list[tuple[int, ...]] = []
-    alike: dict[tuple[Any, ...], list[np.ndarray]] = {}
-    for i, seen in enumerate(readers):
-        if seen:
-            plain = all(diagonal == NOT_CAUSAL for *_, diagonal in seen)
-            alike.setdefault(tuple(seen) if plain else (i, *seen), []).append(np.arange(cuts[i], cuts[i + 1]))
-    for signature, pieces in alike.items():
-        keys = np.concatenate(pieces)
-        seen = [entry for entry in signature if isinstance(entry, tuple)]
-        plain = len(seen) == len(signature)
-        first_entry = len(entries)
-        for offset in range(0, len(keys), key_block):
-            if offset == 0 or not plain:
-                first_entry = len(entries)
-                for first, length, diagonal in seen:
-                    entries += _entries(first, length, diagonal, offset, row_step)
-            count = min(key_block, len(keys) - offset)
-            tiles.append((num_cols + offset, count, first_entry, len(entries) - first_entry))
-        cols.append(keys)
-        num_cols += len(keys)
-    return np.concatenate(cols or [np.zeros(0, np.int64)]), tiles, entries
+    return cols, np.stack(table, axis=1), entries
 
 
-def _entries(first: int, length: int, diagonal: int, offset: int, row_step: int) -> list[tuple[int, ...]]:
-    """The rows of a block that see a key tile ``offset`` keys into their piece, in steps; rows before the diagonal are left out."""
-    if diagonal == NOT_CAUSAL:
-        return [(first + r, min(row_step, length - r), NOT_CAUSAL) for r in range(0, length, row_step)]
-    blind = max(0, 1 - (diagonal - offset))
-    return [(first + r, min(row_step, length - r), diagonal - offset + r) for r in range(blind, length, row_step)]
+def _entries(
+    blocks: np.ndarray,
+    reader: np.ndarray,
+    seen_from: np.ndarray,
+    first: np.ndarray,
+    counts: np.ndarray,
+    offset: np.ndarray,
+    row_step: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Entries of lists of readers, and how many each list has.
+
+    A list is the readers ``first .. first+counts-1``, for keys that begin ``offset`` keys into their piece. Each reader's rows are cut into
+    steps; those before the diagonal are left out.
+    """
+    number, of_list = ragged(first, counts), np.repeat(np.arange(len(first)), counts)
+    start, length = blocks[reader[number], 0], blocks[reader[number], 1]
+    diagonal = seen_from[number]
+    whole = diagonal == NOT_CAUSAL
+    diagonal = np.where(whole, NOT_CAUSAL, diagonal - offset[of_list])
+    blind = np.where(whole, 0, np.maximum(0, 1 - diagonal))
+    steps = np.maximum(0, -(-(length - blind) // row_step))
+    at = np.repeat(np.arange(len(number)), steps)
+    row = blind[at] + row_step * ragged(np.zeros_like(steps), steps)
+    seen = np.where(whole[at], NOT_CAUSAL, diagonal[at] + row)
+    entries = np.stack([start[at] + row, np.minimum(row_step, length[at] - row), seen], axis=1)
+    return entries, np.bincount(of_list, steps, len(first)).astype(np.int64)
 
 
 def _int32(values: Any, device: torch.device, columns: int | None = None) -> torch.Tensor:
