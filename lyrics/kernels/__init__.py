@@ -7,6 +7,7 @@ from lyrics.kernels.attention import (
     available_implementations,
     cross_attention,
     explain,
+    prepare,
     segment_attention,
 )
 from lyrics.kernels.cross import CrossPlan, build_cross_plan
@@ -27,5 +28,6 @@ __all__ = [
     "build_plan",
     "cross_attention",
     "explain",
+    "prepare",
     "segment_attention",
 ]

@@ -22,6 +22,7 @@ from lyrics.kernels.cross import CrossPlan
 from lyrics.kernels.hashing import dropout_keep
 from lyrics.kernels.host_work import host_work
 from lyrics.kernels.plan import Plan
+from lyrics.kernels.upload import to_device
 
 #: A bucket may compute at most this many times the pairs it needs.
 _MAX_WASTE = 1.35
@@ -40,14 +41,15 @@ def cross_attention(
 ) -> torch.Tensor:
     """Sets of one image are put side by side, so that its keys are read once. Images with as many readers share a call; on a CPU
     unequal ones are called one by one, which needs no copy of their keys."""
-    num_sets, num_queries, num_heads, width = q_SQHd.shape
-    order = plan.order_S.to(q_SQHd.device)
+    _, num_queries, num_heads, width = q_SQHd.shape
+    sets = _sets_by_image(plan, q_SQHd.device)
+    order = sets.order
     sorted_q = q_SQHd.index_select(0, order)
     row_id = plan.row_id_SQ.index_select(0, order) if dropout_p > 0 else None
     pieces = []
     first = 0
     k_images, v_images = None, None
-    for images, count in _image_runs(plan, q_SQHd.device):
+    for images, count in sets.runs:
         rows = (images.stop - images.start) * count
         if count:
             if images == slice(0, plan.num_images):
@@ -68,20 +70,37 @@ def cross_attention(
                 keep = dropout_keep(ids, plan.col_id_M.expand(ids.shape[0], -1), num_heads, seed, dropout_p)
             mask = plan.key_mask_for(images)
             out = _attend(q, k, v, None if mask is None else mask[:, None, None, :], keep, dropout_p)
-            if plan.keyless_I is not None:
-                out = out * ~plan.keyless_I[images, None, None, None]
+            if (keyless_I := plan.keyless_I) is not None:
+                out = out * ~keyless_I[images, None, None, None]
             pieces.append(out.reshape(rows, num_queries, num_heads, width))
         first += rows
-    inverse = torch.empty_like(order)
-    inverse[order] = torch.arange(num_sets, device=order.device)
-    return torch.cat(pieces).index_select(0, inverse) if pieces else q_SQHd
+    return torch.cat(pieces).index_select(0, sets.inverse) if pieces else q_SQHd
 
 
-def _image_runs(plan: CrossPlan, device: torch.device) -> list[tuple[slice, int]]:
+@dataclass(frozen=True)
+class _Sets:
+    """Query sets sorted by image (``order``, and back by ``inverse``), and ``_image_runs``."""
+
+    order: torch.Tensor
+    inverse: torch.Tensor
+    runs: list[tuple[slice, int]]
+
+
+def _sets_by_image(plan: CrossPlan, device: torch.device) -> _Sets:
+    """Computed once per plan and device."""
+    key = ("sdpa.sets", str(device))
+    if key not in plan.derived:
+        order = np.argsort(plan.image_index_S.numpy(), kind="stable")
+        there = to_device((order, np.argsort(order)), device)
+        plan.derived[key] = _Sets(there[0], there[1], _image_runs(plan.counts_I, plan.num_images, device))
+    found: _Sets = plan.derived[key]
+    return found
+
+
+def _image_runs(counts: Sequence[int], num_images: int, device: torch.device) -> list[tuple[slice, int]]:
     """Consecutive images read by equally many sets (on a CPU: all images, or one by one)."""
-    counts = plan.counts_I
     if len(set(counts)) == 1:
-        return [(slice(0, plan.num_images), counts[0])]
+        return [(slice(0, num_images), counts[0])]
     if device.type == "cpu":
         return [(slice(i, i + 1), count) for i, count in enumerate(counts)]
     runs: list[tuple[slice, int]] = []

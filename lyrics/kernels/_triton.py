@@ -23,7 +23,7 @@ from lyrics.kernels import _triton_kernels as kernels
 from lyrics.kernels._triton_configs import CANDIDATES, SHIPPED, Config, Key, key_of
 from lyrics.kernels.cross import CrossPlan
 from lyrics.kernels.plan import Plan
-from lyrics.kernels.tiles import Tiles, tiles_of
+from lyrics.kernels.tiles import HostTiles, Tiles, host_tiles, tiles_of
 
 #: Whether the kernels were decorated for the interpreter.
 INTERPRETED = not isinstance(kernels.forward, triton.JITFunction)
@@ -57,7 +57,9 @@ def tune(
         except triton.runtime.errors.OutOfResources:  # tiles for narrow heads and halves may not fit wide ones and fp32
             return float("inf")
 
-    return min(dict.fromkeys((SHIPPED[key_of(q, plan, dropout_p > 0)], *CANDIDATES)), key=took)
+    return min(
+        dict.fromkeys((SHIPPED[key_of(plan, q.device, q.dtype, q.shape[-1], dropout_p > 0)], *CANDIDATES)), key=took
+    )
 
 
 def _milliseconds(run: Callable[[], object], rounds: int) -> float:
@@ -75,12 +77,21 @@ def _milliseconds(run: Callable[[], object], rounds: int) -> float:
 
 
 def _config_for(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan | CrossPlan, dropout_p: float) -> Config:
-    key = key_of(q, plan, dropout_p > 0)
+    key = key_of(plan, q.device, q.dtype, q.shape[-1], dropout_p > 0)
     # While a graph is captured or traced nothing can be timed.
     busy = torch.compiler.is_compiling() or (q.is_cuda and torch.cuda.is_current_stream_capturing())
     if AUTOTUNE and key not in _tuned and not busy:
         _tuned[key] = tune(q, k, v, plan, dropout_p=dropout_p)
     return _tuned.get(key, SHIPPED[key])
+
+
+def host_tables(
+    plan: Plan | CrossPlan, device: torch.device, dtype: torch.dtype, head_dim: int, dropout_p: float
+) -> HostTiles:
+    """The tables that the attentions will read for such tensors; see ``lyrics.kernels.attention.prepare``."""
+    key = key_of(plan, device, dtype, head_dim, dropout_p > 0)
+    config = _tuned.get(key, SHIPPED[key])
+    return host_tiles(plan, config.row_block, config.key_block, config.row_step)
 
 
 def segment_attention(

@@ -119,10 +119,10 @@ def length_of(plan: Plan | CrossPlan) -> int:
     return length
 
 
-def key_of(q: torch.Tensor, plan: Plan | CrossPlan, dropout: bool) -> Key:
-    """Return the case that these queries and this plan are.
+def key_of(plan: Plan | CrossPlan, device: torch.device, dtype: torch.dtype, head_dim: int, dropout: bool) -> Key:
+    """Return the case that such queries and this plan are.
 
     A CPU, where the interpreter runs, counts as the oldest generation.
     """
-    major = torch.cuda.get_device_capability(q.device)[0] if q.is_cuda else GENERATIONS[0]
-    return Key(min(major, GENERATIONS[-1]), q.dtype, q.shape[-1], dropout, length_of(plan))
+    major = torch.cuda.get_device_capability(device)[0] if device.type == "cuda" else GENERATIONS[0]
+    return Key(min(major, GENERATIONS[-1]), dtype, head_dim, dropout, length_of(plan))

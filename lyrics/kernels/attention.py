@@ -11,15 +11,18 @@ import importlib
 import importlib.util
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import ModuleType
 
+import numpy as np
 import torch
 
 from lyrics.kernels.cross import CrossPlan
 from lyrics.kernels.plan import Plan
+from lyrics.kernels.tiles import HostTiles
+from lyrics.kernels.upload import to_device
 
 logger = logging.getLogger(__name__)
 
@@ -150,6 +153,47 @@ def _choose(device: torch.device, dtype: torch.dtype, head_dim: int, dropout: bo
             return name, refusals
         refusals[name] = reason
     raise AssertionError("sdpa and the reference serve everything")
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What ``prepare`` has sent: the caller's ``arrays`` on the device, and the tables of plans, for ``keep``."""
+
+    arrays: list[torch.Tensor]
+    device: torch.device
+    _made: Sequence[HostTiles]
+    _sent: list[torch.Tensor]
+
+    def keep(self, plans: Sequence[Plan | CrossPlan]) -> None:
+        """Give the plans their tables: those that ``prepare`` got, in the same order, with their per-token tables on the device."""
+        first = 0
+        for plan, made in zip(plans, self._made, strict=False):  # there are none where the implementation has no tables
+            last = first + len(made.arrays)
+            made.keep(plan, self._sent[first:last], self.device)
+            first = last
+
+
+def prepare(
+    plans: Sequence[Plan | CrossPlan],
+    arrays: Sequence[np.ndarray] = (),
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    head_dim: int,
+    dropout_p: float = 0.0,
+    impl: str = "auto",
+) -> Prepared:
+    """Bring what ``impl`` reads of plans to the device, and ``arrays`` of whole numbers beside it, in one copy.
+
+    Other arguments say what the attentions will be called with. It is no mistake if they turn out otherwise: what a plan lacks is then made
+    when it is needed.
+    """
+    host_tables = getattr(_LOADED[_served_by(impl, device, dtype, head_dim, dropout_p > 0)], "host_tables", None)
+    made: list[HostTiles] = []
+    if host_tables is not None:
+        made = [host_tables(plan, device, dtype, head_dim, dropout_p) for plan in plans]
+    sent = to_device([*arrays, *(array for one in made for array in one.arrays)], device)
+    return Prepared(sent[: len(arrays)], device, made, sent[len(arrays) :])
 
 
 def segment_attention(

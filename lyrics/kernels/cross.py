@@ -8,7 +8,7 @@ Letters: S query sets, Q queries in a set, I images, M keys of an image.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -26,20 +26,37 @@ class CrossPlan:
     key_mask_IM: torch.Tensor | None
     row_id_SQ: torch.Tensor
     col_id_M: torch.Tensor
-    order_S: torch.Tensor
-    """Query sets sorted by image, stable."""
-    counts_I: tuple[int, ...]
-    """How many query sets read each image."""
-    keyless_I: torch.Tensor | None
-    """True for images none of whose keys exist (their readers get zeros); None when there is no such image."""
     derived: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    def placed(self, row_id_SQ: torch.Tensor, col_id_M: torch.Tensor) -> CrossPlan:
+        """The same plan with its queries and keys named by these, the same numbers elsewhere."""
+        return replace(self, row_id_SQ=row_id_SQ, col_id_M=col_id_M)
+
+    @property
+    def counts_I(self) -> list[int]:
+        """How many query sets read each image."""
+        counts: list[int] = torch.bincount(self.image_index_S, minlength=self.num_images).tolist()
+        return counts
+
+    @property
+    def keyless_I(self) -> torch.Tensor | None:
+        """True for images none of whose keys exist (their readers get zeros); None where there is surely no such image."""
+        if self.key_mask_IM is None:
+            return None
+        found: torch.Tensor | None = self.derived.get("keyless", self.key_mask_IM)
+        if found is self.key_mask_IM:
+            found = ~self.key_mask_IM.any(dim=1)
+            if found.device.type == "cpu" and not bool(found.any()):
+                found = None
+            self.derived["keyless"] = found
+        return found
 
     def key_mask_for(self, images: slice) -> torch.Tensor | None:
         """The mask with keyless images opened, so that no softmax is over nothing: bool [images, M], or None."""
         if self.key_mask_IM is None:
             return None
-        mask = self.key_mask_IM[images]
-        return mask if self.keyless_I is None else mask | self.keyless_I[images, None]
+        mask, keyless = self.key_mask_IM[images], self.keyless_I
+        return mask if keyless is None else mask | keyless[images, None]
 
 
 @host_work("lay out")
@@ -65,24 +82,18 @@ def build_cross_plan(
     index = image_index_S.to("cpu", torch.int64)
     if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < num_images:
         raise PlanError(f"query sets read images {int(index.min())} .. {int(index.max())}, and there are {num_images}.")
-    keyless = None
     if key_mask_IM is not None:
         if key_mask_IM.shape != (num_images, num_keys) or key_mask_IM.dtype != torch.bool:
             raise PlanError(
                 f"the key mask is {key_mask_IM.dtype} {tuple(key_mask_IM.shape)}, not bool ({num_images}, {num_keys})."
             )
-        if num_keys and bool(key_mask_IM.all()):
+        # Elsewhere looking would be waiting.
+        if key_mask_IM.device.type == "cpu" and num_keys and bool(key_mask_IM.all()):
             key_mask_IM = None
-        else:
-            none_left = ~key_mask_IM.any(dim=1)
-            keyless = none_left if bool(none_left.any()) else None
     return CrossPlan(
         image_index_S=index,
         num_images=num_images,
         key_mask_IM=key_mask_IM,
         row_id_SQ=row_id_SQ,
         col_id_M=torch.arange(num_keys, dtype=torch.int32, device=row_id_SQ.device),
-        order_S=torch.argsort(index, stable=True),
-        counts_I=tuple(torch.bincount(index, minlength=num_images).tolist()),
-        keyless_I=keyless,
     )

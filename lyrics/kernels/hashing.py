@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -9,26 +11,12 @@ _MASK = 0xFFFFFFFF
 _GOLDEN = 0x9E3779B9
 
 
-def _finalize(bits: torch.Tensor) -> torch.Tensor:
-    """The 32-bit finalizer of MurmurHash3 (public domain, Austin Appleby) on numbers 0 .. 2**32 - 1 held in int64."""
-    bits = ((bits ^ (bits >> 16)) * 0x85EBCA6B) & _MASK
-    bits = ((bits ^ (bits >> 13)) * 0xC2B2AE35) & _MASK
-    return bits ^ (bits >> 16)
-
-
-def mix(*keys: torch.Tensor | int) -> torch.Tensor:
-    """Hash integers (broadcast against each other, any sign, 64 bits each) to 0 .. 2**32 - 1, held in int64."""
-    hashed = torch.zeros((), dtype=torch.int64)
-    for key in keys:
-        wide = torch.as_tensor(key, dtype=torch.int64)
-        hashed = hashed.to(wide.device) if wide.dim() else hashed
-        for half in (wide & _MASK, (wide >> 32) & _MASK):
-            hashed = _finalize(((hashed ^ half.to(hashed.device)) + _GOLDEN) & _MASK)
-    return hashed
-
-
 def mix_arrays(*keys: np.ndarray | int, hashed: np.ndarray | int = 0) -> np.ndarray:
-    """``mix`` of arrays on the host, several times as fast: uint32. ``hashed`` goes on from what earlier keys gave."""
+    """Hash whole numbers (broadcast against each other, any sign, 64 bits each) to 0 .. 2**32 - 1: uint32.
+
+    Each key, its lower half first, goes through the 32-bit finalizer of MurmurHash3 (public domain, Austin Appleby). ``hashed`` is
+    what earlier keys gave, to go on from.
+    """
     found = np.asarray(hashed, np.uint32)
     with np.errstate(over="ignore"):
         for key in keys:
@@ -41,9 +29,18 @@ def mix_arrays(*keys: np.ndarray | int, hashed: np.ndarray | int = 0) -> np.ndar
     return found
 
 
+def mix(*keys: torch.Tensor | int) -> torch.Tensor:
+    """``mix_arrays`` of tensors on the host, in int64."""
+    return torch.from_numpy(mix_arrays(*_on_host(keys)).astype(np.int64))
+
+
 def keyed_uniform(*keys: torch.Tensor | int) -> torch.Tensor:
-    """Return a number in [0, 1), float64 with 32 random bits, that depends on the keys alone."""
-    return mix(*keys).to(torch.float64) / 2.0**32
+    """Return a number in [0, 1), float64 with 32 random bits, that depends on the keys (tensors on the host) alone."""
+    return torch.from_numpy(mix_arrays(*_on_host(keys)) / 2.0**32)
+
+
+def _on_host(keys: Sequence[torch.Tensor | int]) -> list[np.ndarray | int]:
+    return [key.numpy() if isinstance(key, torch.Tensor) else key for key in keys]
 
 
 def dropout_keep(
@@ -65,7 +62,7 @@ def dropout_keep(
 
 
 def _finalize_int32(bits: torch.Tensor) -> torch.Tensor:
-    """``_finalize`` on int32: products wrap, and a right shift must not drag the sign along."""
+    """The finalizer of ``mix_arrays`` on int32: products wrap, and a right shift must not drag the sign along."""
     bits = (bits ^ ((bits >> 16) & 0xFFFF)) * _signed(0x85EBCA6B)
     bits = (bits ^ ((bits >> 13) & 0x7FFFF)) * _signed(0xC2B2AE35)
     return bits ^ ((bits >> 16) & 0xFFFF)

@@ -89,10 +89,12 @@ class Layout:
     bank_sizes: tuple[int, ...]
     starts: Mapping[tuple[str, str], torch.Tensor]
     lengths: Mapping[tuple[str, str], torch.Tensor]
+    at: Mapping[tuple[str, str], np.ndarray]
+    """Packed positions of all tokens of each segment, row after row: int64 [sum of lengths]."""
 
     def positions(self, group: str, segment: str) -> torch.Tensor:
-        """Packed positions of all tokens of a segment, row after row: int64 [sum of lengths]."""
-        return ragged_positions(self.starts[group, segment], self.lengths[group, segment])
+        """``at`` as a tensor."""
+        return torch.from_numpy(self.at[group, segment])
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,8 +145,8 @@ class Plan:
         run = np.searchsorted(table[:, 0], wanted, side="right") - 1
         # Rows of a run that is not causal are alike, so gaps between them do not matter.
         causal = table[:, 6] < table[:, 5]
-        begins = np.diff(run, prepend=-1) != 0
-        begins |= causal[run] & (np.diff(wanted, prepend=-2) > 1)
+        begins = changes(run)
+        begins[1:] |= causal[run[1:]] & (wanted[1:] - wanted[:-1] > 1)
         first = np.flatnonzero(begins)
         chosen = table[run[first]]
         chosen[:, 6] += np.where(causal[run[first]], wanted[first] - chosen[:, 0], 0)
@@ -153,7 +155,11 @@ class Plan:
 
     def to(self, device: torch.device | str) -> Plan:
         """The same plan with its per-token tables on ``device``; the table of runs stays on the host, where launches are decided."""
-        return Plan(self.table, self.row_id_T.to(device), self.col_id_T.to(device))
+        return self.placed(self.row_id_T.to(device), self.col_id_T.to(device))
+
+    def placed(self, row_id_T: torch.Tensor, col_id_T: torch.Tensor) -> Plan:
+        """The same plan with these as its per-token tables, which are elsewhere."""
+        return Plan(self.table, row_id_T, col_id_T, self.derived)
 
 
 def ragged_positions(starts: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -165,6 +171,13 @@ def ragged(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """``ragged_positions`` of arrays."""
     found = np.repeat(starts - np.cumsum(lengths) + lengths, lengths)
     found += np.arange(len(found))
+    return found
+
+
+def changes(values: np.ndarray) -> np.ndarray:
+    """Where a value differs from the one before it, the first included: bool."""
+    found = np.ones(len(values), bool)
+    np.not_equal(values[1:], values[:-1], out=found[1:])
     return found
 
 
@@ -345,7 +358,16 @@ def _lay_out(groups: Sequence[StreamGroup], shapes: Mapping[str, _Shape]) -> Lay
                 start_R = start_R + sizes[key]
             base += int(stride_R.sum())
         bank_sizes.append(base - first)
-    return Layout(base, tuple(bank_sizes), starts, lengths)
+    # All segments at once, then cut.
+    flat, counts = (
+        np.concatenate([[], *(one.numpy() for one in of.values())]).astype(np.int64) for of in (starts, lengths)
+    )
+    positions = ragged(flat, counts)
+    at, first = {}, 0
+    for key, rows in lengths.items():
+        last = first + int(rows.sum())
+        at[key], first = positions[first:last], last
+    return Layout(base, tuple(bank_sizes), starts, lengths, at)
 
 
 def _runs(group: StreamGroup, shape: _Shape, layout: Layout) -> list[np.ndarray]:
@@ -375,14 +397,16 @@ def _runs(group: StreamGroup, shape: _Shape, layout: Layout) -> list[np.ndarray]
 def _logical_ids(groups: Sequence[StreamGroup], layout: Layout) -> np.ndarray:
     """int32 hashes of (sample, group and segment, offset), token by token."""
     ids = np.zeros(layout.num_tokens, np.int32)
-    for group in groups:
-        sample_R = group.sample_R.to("cpu", torch.int64).numpy()
-        for segment in group.segments:
-            key = group.name, segment.name
-            lengths, starts = layout.lengths[key].numpy(), layout.starts[key].numpy()
-            row_R = mix_arrays(sample_R, zlib.crc32(f"{group.name}/{segment.name}".encode()))
-            offset = ragged(np.zeros_like(lengths), lengths)
-            ids[ragged(starts, lengths)] = mix_arrays(offset, hashed=np.repeat(row_R, lengths)).view(np.int32)
+    if not layout.at:
+        return ids
+    samples = {group.name: group.sample_R.to("cpu", torch.int64).numpy() for group in groups}
+    sample = np.concatenate([samples[group] for group, _ in layout.at])
+    names = np.array([zlib.crc32(f"{group}/{segment}".encode()) for group, segment in layout.at])
+    name = np.repeat(names, [len(samples[group]) for group, _ in layout.at])
+    lengths = np.concatenate([layout.lengths[key].numpy() for key in layout.at])
+    offset = ragged(np.zeros_like(lengths), lengths)
+    hashed = mix_arrays(offset, hashed=np.repeat(mix_arrays(sample, name), lengths))
+    ids[np.concatenate(list(layout.at.values()))] = hashed.view(np.int32)
     return ids
 
 

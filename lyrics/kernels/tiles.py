@@ -14,14 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
 from lyrics.kernels.cross import CrossPlan
 from lyrics.kernels.host_work import host_work
-from lyrics.kernels.plan import COLUMNS, Plan, ragged
+from lyrics.kernels.plan import COLUMNS, Plan, changes, ragged
+from lyrics.kernels.upload import to_device
 
 ROW_TILE = 7
 KEY_TILE = 4
@@ -111,13 +111,44 @@ def blocks_of(plan: Plan | CrossPlan) -> Blocks:
     return blocks
 
 
+@dataclass(frozen=True, eq=False)
+class HostTiles:
+    """Tables of tiles before they are on a device."""
+
+    sizes: tuple[int, int, int]
+    arrays: tuple[np.ndarray, ...]
+    """``rows``, ``row_tiles``, ``cols``, ``key_tiles`` and ``entries`` of ``Tiles``."""
+
+    def keep(self, plan: Plan | CrossPlan, tables: Sequence[torch.Tensor], device: torch.device) -> Tiles:
+        """The plan has them from now on: ``tables`` are the arrays on ``device``, the plan's per-token tables are there, too."""
+        exists = key_exists_of(plan)
+        rows, row_tiles, cols, key_tiles, entries = tables
+        row_id, col_id = _identities(plan, device)
+        key_exists = None if exists is None else exists.to(device).view(torch.uint8)
+        found = Tiles(rows, row_tiles, cols, key_tiles, entries, row_id, col_id, key_exists)
+        plan.derived[_key(self.sizes, device)] = found
+        return found
+
+
+def _key(sizes: tuple[int, int, int], device: torch.device) -> tuple[object, ...]:
+    return ("tiles", *sizes, str(device))
+
+
+@host_work("tiles")
+def host_tiles(plan: Plan | CrossPlan, row_block: int, key_block: int, row_step: int) -> HostTiles:
+    """Tables with at most ``row_block`` rows in a row tile, ``key_block`` keys in a key tile and ``row_step`` rows in an entry."""
+    grouped = blocks_of(plan)
+    cols, key_tiles, entries = _key_tiles(grouped.table, key_block, row_step)
+    arrays = (grouped.rows, _row_tiles(grouped.table, row_block), cols, key_tiles, entries)
+    return HostTiles((row_block, key_block, row_step), arrays)
+
+
 def tiles_of(plan: Plan | CrossPlan, row_block: int, key_block: int, row_step: int, device: torch.device) -> Tiles:
-    """Tables with at most ``row_block`` rows in a row tile, ``key_block`` keys in a key tile and ``row_step`` rows in an entry; computed
-    once per plan, sizes and device."""
-    key = ("tiles", row_block, key_block, row_step, str(device))
-    found = plan.derived.get(key)
+    """``host_tiles`` on a device; computed once per plan, sizes and device."""
+    found = plan.derived.get(_key((row_block, key_block, row_step), device))
     if found is None:
-        found = plan.derived[key] = _make_tiles(plan, row_block, key_block, row_step, device)
+        made = host_tiles(plan, row_block, key_block, row_step)
+        found = made.keep(plan, to_device(made.arrays, device), device)
     tiles: Tiles = found
     return tiles
 
@@ -127,26 +158,11 @@ def _make_blocks(plan: Plan | CrossPlan) -> Blocks:
     return _group_rows(runs_of(plan))
 
 
-@host_work("tiles")
-def _make_tiles(plan: Plan | CrossPlan, row_block: int, key_block: int, row_step: int, device: torch.device) -> Tiles:
-    grouped = blocks_of(plan)
-    cols, key_tiles, entries = _key_tiles(grouped.table, key_block, row_step)
-    exists = key_exists_of(plan)
-    return Tiles(
-        _int32(grouped.rows, device),
-        _int32(_row_tiles(grouped.table, row_block), device, ROW_TILE),
-        _int32(cols, device),
-        _int32(key_tiles, device, KEY_TILE),
-        _int32(entries, device, ENTRY),
-        *_identities(plan, device),
-        None if exists is None else exists.to(device, torch.uint8),
-    )
-
-
 def _identities(plan: Plan | CrossPlan, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     if isinstance(plan, Plan):
         return plan.row_id_T.to(device), plan.col_id_T.to(device)
-    return plan.row_id_SQ.reshape(-1).to(device), plan.col_id_M.to(device).repeat(plan.num_images)
+    col_id_M = plan.col_id_M.to(device)
+    return plan.row_id_SQ.reshape(-1).to(device), col_id_M.expand(plan.num_images, -1).reshape(-1)
 
 
 def _group_rows(runs: np.ndarray) -> Blocks:
@@ -154,29 +170,33 @@ def _group_rows(runs: np.ndarray) -> Blocks:
     causal = cm < k1n
     # What is seen: the earlier interval first, an empty one last and at 0. Of a causal run its own.
     turned = ~causal & ((kn == 0) | ((k1n > 0) & (k1 < k0)))
-    seen = np.stack([np.where(turned, b, a) for a, b in ((k0, k1), (kn, k1n), (k1, k0), (k1n, kn))], axis=1)
-    seen[:, 2] = np.where(causal | (seen[:, 3] > 0), seen[:, 2], 0)
-    seen[:, 3] = np.where(causal, np.minimum(k1n, qn - 1 + cm), seen[:, 3])
-    alike = _first_alike([np.where(causal, -1 - np.arange(len(cm)), 0), *seen.T])
+    if turned.any():
+        k0, kn, k1, k1n = (np.where(turned, b, a) for a, b in ((k0, k1), (kn, k1n), (k1, k0), (k1n, kn)))
+    alone = np.zeros(len(cm), np.int64)
+    k1 = np.where(causal | (k1n > 0), k1, 0)
+    if causal.any():
+        k1n = np.where(causal, np.minimum(k1n, qn - 1 + cm), k1n)
+        alone[causal] = 1 + np.flatnonzero(causal)
+    alike = _first_alike([alone, k0 << 32 | kn, k1 << 32 | k1n])
     order = np.lexsort((alike, causal))  # causal runs come last, each a block of its own
-    starts = np.flatnonzero(np.diff(alike[order], prepend=-1))
+    starts = np.flatnonzero(changes(alike[order]))
     lengths = np.add.reduceat(qn[order], starts) if len(starts) else np.zeros(0, np.int64)
     table = np.empty((len(starts), 7), np.int64)
-    table[:, 0], table[:, 1] = np.cumsum(lengths) - lengths, lengths
-    table[:, 2:6] = seen[order][starts]
-    table[:, 6] = np.where(causal, cm, seen[:, 3])[order][starts]
+    shown = order[starts]
+    columns = (np.cumsum(lengths) - lengths, lengths, k0[shown], kn[shown], k1[shown], k1n[shown])
+    for number, column in enumerate((*columns, np.where(causal[shown], cm[shown], k1n[shown]))):
+        table[:, number] = column
     return Blocks(ragged(q0[order], qn[order]), table)
 
 
 def _first_alike(columns: Sequence[np.ndarray]) -> np.ndarray:
     """For each row of a table, given by its columns, the first row that is equal to it."""
     order = np.lexsort(columns)
-    new = np.zeros(len(order), bool)
-    for column in columns:
-        new[1:] |= np.diff(column[order]) != 0
-    firsts = np.maximum.accumulate(np.where(new, np.arange(len(order)), 0))
+    new = changes(columns[0][order])
+    for column in columns[1:]:
+        new |= changes(column[order])
     found = np.empty(len(order), np.int64)
-    found[order] = order[firsts]  # the sort is stable, so the first of a group is the earliest
+    found[order] = order[new][np.cumsum(new) - 1]  # the sort is stable, so the first of a group is the earliest
     return found
 
 
@@ -186,9 +206,17 @@ def _row_tiles(blocks: np.ndarray, row_block: int) -> np.ndarray:
     offset = row_block * ragged(np.zeros_like(counts), counts)
     rows = np.minimum(row_block, length - offset)
     causal = cm < k1n
-    cm = np.where(causal, cm + offset, cm)
-    k1n = np.where(causal, np.minimum(k1n, rows - 1 + cm), k1n)
-    return np.stack([first + offset, rows, k0, kn, k1, k1n, cm], axis=1)
+    if causal.any():
+        cm = np.where(causal, cm + offset, cm)
+        k1n = np.where(causal, np.minimum(k1n, rows - 1 + cm), k1n)
+    return _table(first + offset, rows, k0, kn, k1, k1n, cm)
+
+
+def _table(*columns: np.ndarray) -> np.ndarray:
+    found = np.empty((len(columns[0]), len(columns)), np.int32)
+    for number, column in enumerate(columns):
+        found[:, number] = column
+    return found
 
 
 def _key_tiles(blocks: np.ndarray, key_block: int, row_step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -198,11 +226,13 @@ def _key_tiles(blocks: np.ndarray, key_block: int, row_step: int) -> tuple[np.nd
     block = np.repeat(np.arange(len(blocks)), 2)
     diagonal = np.full(len(start), NOT_CAUSAL)
     diagonal[1::2] = np.where(blocks[:, 6] < blocks[:, 5], blocks[:, 6], NOT_CAUSAL)
-    start, length, block, diagonal = (column[length > 0] for column in (start, length, block, diagonal))
-    cuts = np.unique(np.concatenate([start, start + length]))
+    some = np.flatnonzero(length)
+    start, length, block, diagonal = start[some], length[some], block[some], diagonal[some]
+    cuts = np.sort(np.concatenate([start, start + length]))
+    cuts = cuts[changes(cuts)]
     if not len(cuts):
         return cuts, np.zeros((0, KEY_TILE), np.int64), np.zeros((0, ENTRY), np.int64)
-    widths = np.diff(cuts)
+    widths = cuts[1:] - cuts[:-1]
 
     # Who reads each piece: a list of readers, sorted by piece, in the order of the intervals.
     low = np.searchsorted(cuts, start)
@@ -219,7 +249,7 @@ def _key_tiles(blocks: np.ndarray, key_block: int, row_step: int) -> tuple[np.nd
     # Pieces with the same readers are put side by side; one that is seen across a diagonal stays alone.
     plain = np.ones(len(widths), bool)
     plain[piece[seen_from != NOT_CAUSAL]] = False
-    columns = [np.where(plain, 0, 1 + np.arange(len(widths))), readers]
+    columns = [np.where(plain, 0, 1 + np.arange(len(widths))) << 32 | readers]
     for turn in range(int(readers.max())):
         nth = np.full(len(widths), -1)
         has = readers > turn
@@ -229,7 +259,7 @@ def _key_tiles(blocks: np.ndarray, key_block: int, row_step: int) -> tuple[np.nd
     pieces = np.argsort(alike, kind="stable")
     pieces = pieces[readers[pieces] > 0]
     cols = ragged(cuts[pieces], widths[pieces])
-    leader = np.flatnonzero(np.diff(alike[pieces], prepend=-1))
+    leader = np.flatnonzero(changes(alike[pieces]))
     shown = pieces[leader]  # one piece of each group: its readers are the group's
     keys = np.add.reduceat(widths[pieces], leader)
     group_start = np.cumsum(keys) - keys
@@ -247,13 +277,8 @@ def _key_tiles(blocks: np.ndarray, key_block: int, row_step: int) -> tuple[np.nd
     first_list = np.cumsum(own) - own
     lists = first_list[group] + np.where(plain[shown][group], 0, offset // key_block)
     first_entry = np.cumsum(in_list) - in_list
-    table = [
-        group_start[group] + offset,
-        np.minimum(key_block, keys[group] - offset),
-        first_entry[lists],
-        in_list[lists],
-    ]
-    return cols, np.stack(table, axis=1), entries
+    count = np.minimum(key_block, keys[group] - offset)
+    return cols, _table(group_start[group] + offset, count, first_entry[lists], in_list[lists]), entries
 
 
 def _entries(
@@ -280,10 +305,5 @@ def _entries(
     at = np.repeat(np.arange(len(number)), steps)
     row = blind[at] + row_step * ragged(np.zeros_like(steps), steps)
     seen = np.where(whole[at], NOT_CAUSAL, diagonal[at] + row)
-    entries = np.stack([start[at] + row, np.minimum(row_step, length[at] - row), seen], axis=1)
+    entries = _table(start[at] + row, np.minimum(row_step, length[at] - row), seen)
     return entries, np.bincount(of_list, steps, len(first)).astype(np.int64)
-
-
-def _int32(values: Any, device: torch.device, columns: int | None = None) -> torch.Tensor:
-    table = torch.from_numpy(np.asarray(values, dtype=np.int32))
-    return (table if columns is None else table.reshape(-1, columns)).to(device)

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from lyrics.kernels.hashing import mix
 from lyrics.kernels.plan import (
     COLUMNS,
     NUM_BANKS,
@@ -24,6 +23,7 @@ from lyrics.kernels.plan import (
 )
 from lyrics.kernels.tiles import NOT_CAUSAL, Block
 
+_MASK, _GOLDEN = 0xFFFFFFFF, 0x9E3779B9
 _Seen = tuple[int, int, int, int, int]
 
 
@@ -128,7 +128,8 @@ def _lay_out(groups: Sequence[StreamGroup], ordered: Mapping[str, Sequence[Seque
                 start_R = start_R + sizes[name]
             base += int(stride_R.sum())
         bank_sizes.append(base - first)
-    return Layout(base, tuple(bank_sizes), starts, lengths)
+    at = {key: ragged_positions(starts[key], lengths[key]).numpy() for key in starts}
+    return Layout(base, tuple(bank_sizes), starts, lengths, at)
 
 
 def _runs(
@@ -267,3 +268,21 @@ def _entries(first: int, length: int, diagonal: int, offset: int, row_step: int)
         return [(first + r, min(row_step, length - r), NOT_CAUSAL) for r in range(0, length, row_step)]
     blind = max(0, 1 - (diagonal - offset))
     return [(first + r, min(row_step, length - r), diagonal - offset + r) for r in range(blind, length, row_step)]
+
+
+def _finalise(bits: torch.Tensor) -> torch.Tensor:
+    """The 32-bit finaliser of MurmurHash3 (public domain, Austin Appleby) on numbers 0 .. 2**32 - 1 held in int64."""
+    bits = ((bits ^ (bits >> 16)) * 0x85EBCA6B) & _MASK
+    bits = ((bits ^ (bits >> 13)) * 0xC2B2AE35) & _MASK
+    return bits ^ (bits >> 16)
+
+
+def mix(*keys: torch.Tensor | int) -> torch.Tensor:
+    """Hash integers (broadcast against each other, any sign, 64 bits each) to 0 .. 2**32 - 1, held in int64."""
+    hashed = torch.zeros((), dtype=torch.int64)
+    for key in keys:
+        wide = torch.as_tensor(key, dtype=torch.int64)
+        hashed = hashed.to(wide.device) if wide.dim() else hashed
+        for half in (wide & _MASK, (wide >> 32) & _MASK):
+            hashed = _finalise(((hashed ^ half.to(hashed.device)) + _GOLDEN) & _MASK)
+    return hashed

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lyrics.kernels import Segment, StreamGroup, build_cross_plan, build_plan
-from lyrics.kernels.hashing import mix, mix_arrays
+from lyrics.kernels.hashing import keyed_uniform, mix, mix_arrays
 from lyrics.kernels.tiles import _group_rows, _key_tiles, _row_tiles, runs_of
 from lyrics.workflows.bench.work import STREAMS
 from tests.kernels import plain_tables
@@ -110,6 +110,9 @@ def test_the_streams_of_a_step(sizes: tuple[int, int, int]) -> None:
 @given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=4), st.integers(-(2**63), 2**63 - 1))
 def test_the_hash_of_arrays_is_the_hash(values: list[int], key: int) -> None:
     column = np.array(values, np.int64)
-    want = mix(torch.from_numpy(column), key, torch.arange(len(values)))
+    tensors = torch.from_numpy(column), key, torch.arange(len(values))
+    want = plain_tables.mix(*tensors)
+    assert torch.equal(mix(*tensors), want)
+    assert torch.equal(keyed_uniform(*tensors), want.double() / 2**32)
     assert mix_arrays(column, key, np.arange(len(values))).tolist() == want.tolist()
     assert mix_arrays(np.arange(len(values)), hashed=mix_arrays(column, key)).tolist() == want.tolist()

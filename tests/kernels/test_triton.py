@@ -233,7 +233,7 @@ def test_a_case_is_keyed_on_the_longest_block_not_on_the_number_of_tokens(tokens
         plan = build_plan([group("x", {"V": [tokens] * samples}, full("V"))])[1]
         assert length_of(plan) == bucket
     q = torch.zeros(tokens * 50, 2, 64, dtype=torch.float16)
-    key = key_of(q, plan, dropout=True)
+    key = key_of(plan, q.device, q.dtype, q.shape[-1], dropout=True)
     assert (key.dtype, key.head_dim, key.dropout, key.length) == (torch.float16, 64, True, bucket)
     assert key in SHIPPED
 

@@ -14,13 +14,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.amp.autocast_mode import is_autocast_available
 from torch.utils.checkpoint import checkpoint
 
 from lyrics.core.errors import ContractError
 from lyrics.core.stage1.streams import Features, ProjectedFeatures, SpecialTokens, Stream, StreamOutputs
+from lyrics.kernels import CrossPlan, Plan, prepare
+from lyrics.kernels.attention import Prepared
 from lyrics.plugins.mqformer import MQFormerOptions, QFormerOptions
 from lyrics.plugins.mqformer.dense import forward_dense
 from lyrics.plugins.mqformer.layers import (
@@ -59,7 +63,8 @@ class MQFormer(nn.Module):
         self.tokenizer = tokenizer
         self.vocab_size = options.vocab_size
         self.max_positions = options.max_positions
-        self.sizes = Sizes(self.num_visual, self.num_grounding, self.max_positions)
+        last_reads = (options.num_layers - 1) % options.cross_attention_every == 0
+        self.sizes = Sizes(self.num_visual, self.num_grounding, self.max_positions, last_reads)
 
         self.query_tokens_QD = nn.Parameter(torch.empty(self.num_queries, self.hidden_size))
         self.word_embeddings = nn.Embedding(padded(options.vocab_size, 64), self.hidden_size)
@@ -143,8 +148,7 @@ class MQFormer(nn.Module):
         ``features`` that several calls read (the two passes of a stage-1 step) are better projected once, with ``project``.
         """
         memory = features if isinstance(features, ProjectedFeatures) else self.project(features)
-        device = self.query_tokens_QD.device
-        tables = lower(self.sizes, streams, memory, device)
+        tables = lower(self.sizes, streams, memory, self._prepare)
         queries_TD, text_TD = self.embed(tables)
         seeds = self._seeds()
         for number, module in enumerate(self.layers):
@@ -158,6 +162,21 @@ class MQFormer(nn.Module):
             else:
                 queries_TD, text_TD = layer(queries_TD, text_TD, rows, seen, seeds[number])
         return StreamOutputs(torch.cat([queries_TD, text_TD]), tables.where)
+
+    def _prepare(self, plans: Sequence[Plan | CrossPlan], arrays: Sequence[np.ndarray]) -> Prepared:
+        """Tables to the device, with those that the layers' attention will read."""
+        weight = self.query_tokens_QD
+        kind = weight.device.type
+        cast_to = is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        return prepare(
+            plans,
+            arrays,
+            device=weight.device,
+            dtype=torch.get_autocast_dtype(kind) if cast_to else weight.dtype,
+            head_dim=self.hidden_size // self.options.num_heads,
+            dropout_p=self.options.attention_dropout if self.training else 0.0,
+            impl=self.options.attention,
+        )
 
     @property
     def special(self) -> SpecialTokens:

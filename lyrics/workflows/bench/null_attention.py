@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from lyrics.kernels import CrossPlan, Plan
-from lyrics.kernels._triton_configs import SHIPPED, key_of
-from lyrics.kernels.tiles import tiles_of
+from lyrics.kernels._triton_configs import DTYPES, HEAD_DIMS, SHIPPED, Config, key_of
+from lyrics.kernels.tiles import HostTiles, host_tiles, tiles_of
 
 
 class _Nothing(torch.autograd.Function):
@@ -25,13 +25,28 @@ class _Nothing(torch.autograd.Function):
         return tuple(torch.empty_like(x) for x in ctx.saved_tensors)
 
 
+def _config(
+    plan: Plan | CrossPlan, device: torch.device, dtype: torch.dtype, head_dim: int, dropout_p: float
+) -> Config:
+    """What is shipped for such a case; a head dimension that the kernels do not take counts as the next one."""
+    head_dim = next((one for one in HEAD_DIMS if one >= head_dim), HEAD_DIMS[-1])
+    return SHIPPED[key_of(plan, device, dtype if dtype in DTYPES else DTYPES[-1], head_dim, dropout_p > 0)]
+
+
 def _attend(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan | CrossPlan, dropout_p: float
 ) -> torch.Tensor:
-    config = SHIPPED[key_of(q, plan, dropout_p > 0)]
+    config = _config(plan, q.device, q.dtype, q.shape[-1], dropout_p)
     tiles_of(plan, config.row_block, config.key_block, config.row_step, q.device)
     out: torch.Tensor = _Nothing.apply(q, k, v)  # type: ignore[no-untyped-call]
     return out
+
+
+def host_tables(
+    plan: Plan | CrossPlan, device: torch.device, dtype: torch.dtype, head_dim: int, dropout_p: float
+) -> HostTiles:
+    config = _config(plan, device, dtype, head_dim, dropout_p)
+    return host_tiles(plan, config.row_block, config.key_block, config.row_step)
 
 
 def segment_attention(

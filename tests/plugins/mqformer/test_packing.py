@@ -1,0 +1,91 @@
+"""Packing: all tables of a call go to the device in one copy that nobody waits for, those of the attention kernels included."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lyrics.core.stage1.streams import Features, Stream, full
+from lyrics.kernels import Plan
+from lyrics.kernels import tiles as kernel_tiles
+from lyrics.kernels.attention import replaced_by
+from lyrics.kernels.tiles import host_tiles
+from lyrics.plugins.mqformer import packing
+from lyrics.workflows.bench import null_attention
+from lyrics.workflows.bench.fake_device import fake_device
+from tests.plugins.mqformer.test_model import QUERIES, ROWS, TEXT
+from tests.plugins.objectives.cases import features, small_model
+
+MSP = Stream(
+    "msp",
+    full("VGS"),
+    ROWS,
+    ROWS,
+    {"S": TEXT["S"]},
+    wanted={"V": "all", "S": torch.tensor([[True, False]] * 2 + [[False] * 2])},
+)
+CAPTION = Stream("icg", {("C", "C"): "causal"}, ROWS, None, {"C": TEXT["C"]}, prefix="queries", wanted={"C": "all"})
+TEXTS = Stream("text", full("SC"), ROWS, None, TEXT, wanted=dict.fromkeys("SC", "all"))
+
+
+def on(device: str, feats: Features) -> Features:
+    local = {name: (tokens.to(device), mask.to(device)) for name, (tokens, mask) in feats.local.items()}
+    return Features(feats.image_tokens_BND.to(device), local)
+
+
+def test_one_copy_and_no_wait() -> None:
+    model = small_model().to("meta")
+    feats = on("meta", features(3, dtype=torch.float32))
+    memory = model.project(feats)
+    with fake_device() as device, replaced_by(null_attention):
+        outputs = model([QUERIES, MSP, CAPTION, TEXTS], memory)
+        outputs("icg", "C").sum().backward()
+    assert (device.waits, device.waiting_copies) == ([], [])
+    assert device.copies == 1
+
+
+def test_the_tables_that_were_sent_are_those_that_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+
+    def counted(plan: object, *sizes: int) -> object:
+        made.append(plan)
+        return host_tiles(plan, *sizes)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(kernel_tiles, "host_tiles", counted)
+    monkeypatch.setattr(null_attention, "host_tiles", counted)
+    model = small_model()
+    seen: list[packing.Tables] = []
+    lower = packing.lower
+
+    def kept(*arguments: object) -> packing.Tables:
+        seen.append(lower(*arguments))  # type: ignore[arg-type]
+        return seen[-1]
+
+    monkeypatch.setattr("lyrics.plugins.mqformer.model.lower", kept)
+    with replaced_by(null_attention):
+        model([QUERIES, MSP, CAPTION, TEXTS], features(3, dtype=torch.float32))
+    (tables,) = seen
+    plans = [tables.every.plan, tables.last.plan, tables.every.visual, tables.every.grounding]
+    plans += [plan for plan in (tables.last.visual, tables.last.grounding) if plan is not None]
+    assert len(made) == len(plans), "none was made again by a layer"
+    for plan in plans:
+        assert plan is not None
+        (key,) = [key for key in plan.derived if isinstance(key, tuple) and key[0] == "tiles"]
+        found, fresh = plan.derived[key], host_tiles(plan, *key[1:4])
+        for ours, theirs in zip(
+            (found.rows, found.row_tiles, found.cols, found.key_tiles, found.entries), fresh.arrays, strict=True
+        ):
+            assert np.array_equal(ours.numpy(), theirs)
+        ids = plan.row_id_T if isinstance(plan, Plan) else plan.row_id_SQ.reshape(-1)
+        assert torch.equal(found.row_id, ids)
+
+
+def test_nothing_wanted_and_no_rows() -> None:
+    model = small_model()
+    feats = features(3, dtype=torch.float32)
+    nothing = Stream("text", full("SC"), ROWS, None, TEXT)
+    outputs = model([QUERIES, nothing], feats)
+    assert outputs("queries", "V").shape[0] == 3
+    alone = model([Stream("text", full("SC"), ROWS, None, TEXT, wanted={"C": "all"})], feats)
+    assert alone("text", "C").shape[0] == int(TEXT["C"].lengths_R.sum())
