@@ -147,7 +147,7 @@ class Plan:
         causal = table[:, 6] < table[:, 5]
         begins = changes(run)
         begins[1:] |= causal[run[1:]] & (wanted[1:] - wanted[:-1] > 1)
-        first = np.flatnonzero(begins)
+        first = begins.nonzero()[0]
         chosen = table[run[first]]
         chosen[:, 6] += np.where(causal[run[first]], wanted[first] - chosen[:, 0], 0)
         chosen[:, 0], chosen[:, 1] = first, np.diff(first, append=len(wanted))
@@ -169,7 +169,16 @@ def ragged_positions(starts: torch.Tensor, lengths: torch.Tensor) -> torch.Tenso
 
 def ragged(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """``ragged_positions`` of arrays."""
-    found = np.repeat(starts - np.cumsum(lengths) + lengths, lengths)
+    ends = lengths.cumsum()
+    found: np.ndarray = (starts - ends + lengths).repeat(lengths)
+    found += np.arange(len(found))
+    return found
+
+
+def within(lengths: np.ndarray) -> np.ndarray:
+    """0, 1, ... (length_0 of them), 0, 1, ...: int64 [sum of lengths]."""
+    ends = lengths.cumsum()
+    found: np.ndarray = (lengths - ends).repeat(lengths)
     found += np.arange(len(found))
     return found
 
@@ -351,7 +360,7 @@ def _lay_out(groups: Sequence[StreamGroup], shapes: Mapping[str, _Shape]) -> Lay
         for group in groups:
             names = _order(shapes[group.name])[bank]
             stride_R = sum((sizes[group.name, name] for name in names), np.zeros(group.num_rows, np.int64))
-            start_R = base + np.cumsum(stride_R) - stride_R
+            start_R = base + stride_R.cumsum() - stride_R
             for name in names:
                 key = group.name, name
                 starts[key], lengths[key] = torch.from_numpy(start_R), torch.from_numpy(sizes[key])
@@ -404,7 +413,7 @@ def _logical_ids(groups: Sequence[StreamGroup], layout: Layout) -> np.ndarray:
     names = np.array([zlib.crc32(f"{group}/{segment}".encode()) for group, segment in layout.at])
     name = np.repeat(names, [len(samples[group]) for group, _ in layout.at])
     lengths = np.concatenate([layout.lengths[key].numpy() for key in layout.at])
-    offset = ragged(np.zeros_like(lengths), lengths)
+    offset = within(lengths)
     hashed = mix_arrays(offset, hashed=np.repeat(mix_arrays(sample, name), lengths))
     ids[np.concatenate(list(layout.at.values()))] = hashed.view(np.int32)
     return ids

@@ -20,7 +20,7 @@ import torch
 
 from lyrics.kernels.cross import CrossPlan
 from lyrics.kernels.host_work import host_work
-from lyrics.kernels.plan import COLUMNS, Plan, changes, ragged
+from lyrics.kernels.plan import COLUMNS, Plan, changes, ragged, within
 from lyrics.kernels.upload import to_device
 
 ROW_TILE = 7
@@ -176,14 +176,14 @@ def _group_rows(runs: np.ndarray) -> Blocks:
     k1 = np.where(causal | (k1n > 0), k1, 0)
     if causal.any():
         k1n = np.where(causal, np.minimum(k1n, qn - 1 + cm), k1n)
-        alone[causal] = 1 + np.flatnonzero(causal)
+        alone[causal] = 1 + causal.nonzero()[0]
     alike = _first_alike([alone, k0 << 32 | kn, k1 << 32 | k1n])
     order = np.lexsort((alike, causal))  # causal runs come last, each a block of its own
     starts = np.flatnonzero(changes(alike[order]))
     lengths = np.add.reduceat(qn[order], starts) if len(starts) else np.zeros(0, np.int64)
     table = np.empty((len(starts), 7), np.int64)
     shown = order[starts]
-    columns = (np.cumsum(lengths) - lengths, lengths, k0[shown], kn[shown], k1[shown], k1n[shown])
+    columns = (lengths.cumsum() - lengths, lengths, k0[shown], kn[shown], k1[shown], k1n[shown])
     for number, column in enumerate((*columns, np.where(causal[shown], cm[shown], k1n[shown]))):
         table[:, number] = column
     return Blocks(ragged(q0[order], qn[order]), table)
@@ -196,14 +196,14 @@ def _first_alike(columns: Sequence[np.ndarray]) -> np.ndarray:
     for column in columns[1:]:
         new |= changes(column[order])
     found = np.empty(len(order), np.int64)
-    found[order] = order[new][np.cumsum(new) - 1]  # the sort is stable, so the first of a group is the earliest
+    found[order] = order[new][new.cumsum() - 1]  # the sort is stable, so the first of a group is the earliest
     return found
 
 
 def _row_tiles(blocks: np.ndarray, row_block: int) -> np.ndarray:
     counts = -(-blocks[:, 1] // row_block)
     first, length, k0, kn, k1, k1n, cm = np.repeat(blocks, counts, axis=0).T
-    offset = row_block * ragged(np.zeros_like(counts), counts)
+    offset = row_block * within(counts)
     rows = np.minimum(row_block, length - offset)
     causal = cm < k1n
     if causal.any():
@@ -226,7 +226,7 @@ def _key_tiles(blocks: np.ndarray, key_block: int, row_step: int) -> tuple[np.nd
     block = np.repeat(np.arange(len(blocks)), 2)
     diagonal = np.full(len(start), NOT_CAUSAL)
     diagonal[1::2] = np.where(blocks[:, 6] < blocks[:, 5], blocks[:, 6], NOT_CAUSAL)
-    some = np.flatnonzero(length)
+    some = length.nonzero()[0]
     start, length, block, diagonal = start[some], length[some], block[some], diagonal[some]
     cuts = np.sort(np.concatenate([start, start + length]))
     cuts = cuts[changes(cuts)]
@@ -235,16 +235,16 @@ def _key_tiles(blocks: np.ndarray, key_block: int, row_step: int) -> tuple[np.nd
     widths = cuts[1:] - cuts[:-1]
 
     # Who reads each piece: a list of readers, sorted by piece, in the order of the intervals.
-    low = np.searchsorted(cuts, start)
+    low = cuts.searchsorted(start)
     counts = np.searchsorted(cuts, start + length) - low
     piece, interval = ragged(low, counts), np.repeat(np.arange(len(start)), counts)
-    order = np.argsort(piece, kind="stable")
+    order = piece.argsort(kind="stable")
     piece, interval = piece[order], interval[order]
     seen_from = diagonal[interval] - np.where(diagonal[interval] == NOT_CAUSAL, 0, cuts[piece] - start[interval])
     seen_from[widths[piece] - 1 < seen_from] = NOT_CAUSAL  # all rows see all of it
     reader = block[interval]
     readers = np.bincount(piece, minlength=len(widths))
-    first_reader = np.cumsum(readers) - readers
+    first_reader = readers.cumsum() - readers
 
     # Pieces with the same readers are put side by side; one that is seen across a diagonal stays alone.
     plain = np.ones(len(widths), bool)
@@ -256,27 +256,27 @@ def _key_tiles(blocks: np.ndarray, key_block: int, row_step: int) -> tuple[np.nd
         nth[has] = reader[first_reader[has] + turn]
         columns.append(nth)
     alike = _first_alike(columns)
-    pieces = np.argsort(alike, kind="stable")
+    pieces = alike.argsort(kind="stable")
     pieces = pieces[readers[pieces] > 0]
     cols = ragged(cuts[pieces], widths[pieces])
     leader = np.flatnonzero(changes(alike[pieces]))
     shown = pieces[leader]  # one piece of each group: its readers are the group's
     keys = np.add.reduceat(widths[pieces], leader)
-    group_start = np.cumsum(keys) - keys
+    group_start = keys.cumsum() - keys
 
     # Tiles of each group. Those of a plain one share their entries, those across a diagonal have their own.
     tiles = -(-keys // key_block)
     group = np.repeat(np.arange(len(shown)), tiles)
-    offset = key_block * ragged(np.zeros_like(tiles), tiles)
+    offset = key_block * within(tiles)
     own = np.where(plain[shown], np.minimum(tiles, 1), tiles)
     list_group = np.repeat(np.arange(len(shown)), own)
-    list_offset = key_block * ragged(np.zeros_like(own), own)
+    list_offset = key_block * within(own)
     entries, in_list = _entries(
         blocks, reader, seen_from, first_reader[shown][list_group], readers[shown][list_group], list_offset, row_step
     )
-    first_list = np.cumsum(own) - own
+    first_list = own.cumsum() - own
     lists = first_list[group] + np.where(plain[shown][group], 0, offset // key_block)
-    first_entry = np.cumsum(in_list) - in_list
+    first_entry = in_list.cumsum() - in_list
     count = np.minimum(key_block, keys[group] - offset)
     return cols, _table(group_start[group] + offset, count, first_entry[lists], in_list[lists]), entries
 
@@ -303,7 +303,7 @@ def _entries(
     blind = np.where(whole, 0, np.maximum(0, 1 - diagonal))
     steps = np.maximum(0, -(-(length - blind) // row_step))
     at = np.repeat(np.arange(len(number)), steps)
-    row = blind[at] + row_step * ragged(np.zeros_like(steps), steps)
+    row = blind[at] + row_step * within(steps)
     seen = np.where(whole[at], NOT_CAUSAL, diagonal[at] + row)
     entries = _table(start[at] + row, np.minimum(row_step, length[at] - row), seen)
     return entries, np.bincount(of_list, steps, len(first)).astype(np.int64)

@@ -17,7 +17,7 @@ from lyrics.core.stage1.streams import ProjectedFeatures, Stream
 from lyrics.kernels import CrossPlan, Layout, Plan, build_cross_plan, build_plan
 from lyrics.kernels.attention import Prepared
 from lyrics.kernels.host_work import host_work
-from lyrics.kernels.plan import ragged
+from lyrics.kernels.plan import within
 from lyrics.plugins.mqformer.layers import Rows
 
 
@@ -129,10 +129,10 @@ def pack(sizes: Sizes, streams: Sequence[Stream]) -> Packed:
                 )
             packed = layout.at[stream.name, name] - num_query_rows
             ids[packed] = ids_RL[_mask(ids_RL, lengths_R)]
-            positions[packed] = ragged(np.zeros_like(lengths_R), lengths_R) + text.first_position
+            positions[packed] = within(lengths_R) + text.first_position
     kept, where = _wanted_rows(streams, layout)
     set_image = np.concatenate(images) if images else np.zeros(0, np.int64)
-    kept_queries = int(np.searchsorted(kept, num_query_rows))
+    kept_queries = int(kept.searchsorted(num_query_rows))
     return Packed(plan, plan.select(torch.from_numpy(kept)), kept, kept_queries, ids, positions, set_image, where)
 
 
@@ -207,8 +207,8 @@ def _wanted_rows(
                 shapes[key] = (len(positions),)
             wanted_T[positions] = True
             rows_of[key] = positions
-    number_T = np.cumsum(wanted_T) - 1
-    return np.flatnonzero(wanted_T), {key: (number_T[rows], shapes[key]) for key, rows in rows_of.items()}
+    number_T = wanted_T.cumsum() - 1
+    return wanted_T.nonzero()[0], {key: (number_T[rows], shapes[key]) for key, rows in rows_of.items()}
 
 
 def layout_count(layout: Layout, key: tuple[str, str]) -> int:

@@ -324,7 +324,7 @@ def _fine_stage1(name: str, steps: int, after: str | None, max_objects: int, see
     """Stage 1 on fine scenes of so many things, of which masked spatial prediction masks so large a share."""
     scenes = {"task": "caption", "attributes": "fine", "max_objects": max_objects, "seed": seed}
     sets = {"scenes": {"use": "scenes", "options": scenes}}
-    settings = {"data.sets": sets, "optimisation.steps": steps, _MASKED: masked}
+    settings = {"data.sets": sets, "optimization.steps": steps, _MASKED: masked}
     return Stage(name, "tiny-fine-stage1", after, settings)
 
 

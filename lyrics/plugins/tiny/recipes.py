@@ -63,7 +63,7 @@ def tiny_fine_stage1() -> TrainConfig:
         out="runs/tiny-fine-stage1",
         model=ModelSection(spec=lyrics_tiny_fine()),
         data=DataSection(sets={"scenes": DataSlot(use="scenes", options=fine)}, augmentation=None, group=2),
-        optimisation=OptimisationSection(steps=2000, global_batch=32, learning_rate=2e-3, optimizer="muon"),
+        optimization=OptimizationSection(steps=2000, global_batch=32, learning_rate=2e-3, optimizer="muon"),
         checkpoint=CheckpointSection(every_steps=100),
         evaluation=EvaluationSection(
             every_steps=250, sets={"scenes": Slot(use="scenes", options={**fine, "split": "validation"})}
