@@ -1,7 +1,7 @@
 """What one command leaves, the next one takes: five journeys of a user, each command in a process of its own.
 
-A run that Ctrl-C ends and everything about a stranger's part start from nothing, as a shell starts them; the other commands are forked from here,
-where torch is imported.
+A run that Ctrl-C ends and everything about a stranger's part start from nothing, as a shell starts them; the other
+commands are forked from here, where torch is imported.
 """
 
 from __future__ import annotations
