@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
 
 from lyrics.core.stage1.reduction import total_loss
 from lyrics.core.stage1.step import pretrain_losses
+from tests.core.training.processes import all_end, ranks
 from tests.plugins.objectives.cases import batch, features, gradients, objectives, part_of, small_model
 
 SIZE = 6
@@ -27,21 +27,22 @@ def one_step(recipe: str, rows: slice) -> tuple[dict[str, torch.Tensor], dict[st
     return {name: value.detach() for name, value in means.items()}, gradients([model, heads])
 
 
-def worker(rank: int, folder: str, recipe: str) -> None:
-    store = dist.FileStore(f"{folder}/store", 2)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+def worker(folder: Path, recipe: str) -> None:
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
     half = SIZE // 2
     means, grads = one_step(recipe, slice(rank * half, (rank + 1) * half))
     for grad in grads.values():  # what data parallelism does
         dist.all_reduce(grad)
         grad /= 2
-    save_file({f"mean {name}": value for name, value in means.items()} | grads, f"{folder}/{rank}.safetensors")
+    save_file({f"mean {name}": value for name, value in means.items()} | grads, folder / f"{rank}.safetensors")
     dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("recipe", ["paper", "released"])
 def test_two_ranks_equal_one(tmp_path: Path, recipe: str) -> None:
-    mp.spawn(worker, (str(tmp_path), recipe), nprocs=2)
+    with ranks(2, tmp_path, worker, tmp_path, recipe) as children:
+        all_end(children, 120)
     means, grads = one_step(recipe, slice(0, SIZE))
     for rank in range(2):
         found = load_file(tmp_path / f"{rank}.safetensors")
