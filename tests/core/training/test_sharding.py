@@ -96,8 +96,8 @@ def uneven_answers(model: LyricsModel, step: int) -> Evaluation:
 
 def watched_runs(folder: Path, runs: Sequence[tuple[TrainConfig, Any]]) -> None:
     """Train one after the other, and write down what becomes of the model of each."""
-    LyricsModel.instruction_step = altered(LyricsModel.instruction_step)
-    train = assemble.train
+    step, train = LyricsModel.instruction_step, assemble.train
+    LyricsModel.instruction_step = altered(step)
 
     def watched(config: TrainConfig, model: LyricsModel, *arguments: Any, **options: Any) -> Any:
         model.trainable_parameters(config.stage)
@@ -123,7 +123,7 @@ def watched_runs(folder: Path, runs: Sequence[tuple[TrainConfig, Any]]) -> None:
         for config, evaluate in runs:
             assemble.run(config, evaluate=evaluate)
     finally:
-        assemble.train = train
+        LyricsModel.instruction_step, assemble.train = step, train
 
 
 def evaluations(out: Path) -> list[dict[str, float]]:
@@ -152,12 +152,6 @@ def assert_same_tensors(found: Path, wanted: Path) -> None:
         assert torch.allclose(mine[name], theirs[name], rtol=1e-6, atol=1e-6), name
 
 
-@pytest.fixture
-def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Puts back afterwards what ``watched_runs`` changes in this process."""
-    monkeypatch.setattr(LyricsModel, "instruction_step", LyricsModel.instruction_step)
-
-
 LORA = {"evaluation__every_steps": 3}
 FROZEN = {
     "model__spec__language_model__options__adaptation": "frozen",
@@ -179,15 +173,14 @@ def several_runs(folder: Path, strategy: str) -> list[tuple[TrainConfig, Any]]:
     ]
 
 
-@pytest.mark.usefixtures("untouched")
 def test_shares_change_nothing(tmp_path: Path) -> None:
     """Losses, tensors and answers of one process, past a rank without answers or pictures and a loss that is nan on one
     rank.
     """
+    watched_runs(tmp_path / "one", several_runs(tmp_path / "one", "ddp"))  # first: the ranks have its imports
     runs = several_runs(tmp_path / "two", "fsdp2")
     with ranks(2, tmp_path, watched_runs, tmp_path / "two", runs) as children:
         all_end(children, 240)
-    watched_runs(tmp_path / "one", several_runs(tmp_path / "one", "ddp"))
     # Stage 1 does not run the language model. A mean of two is the same in whichever way it is computed.
     assert trained(tmp_path / "two" / "pretrain") == trained(tmp_path / "two" / "pretrain-ddp")
     for config in (config for config, _ in runs if config.strategy == "fsdp2"):
@@ -223,7 +216,6 @@ def test_shares_change_nothing(tmp_path: Path) -> None:
     assert all(0 <= value <= 1 for found in measured for value in found.values())
 
 
-@pytest.mark.usefixtures("untouched")
 def test_frozen_weights_in_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models: list[LyricsModel] = []
     train = assemble.train
