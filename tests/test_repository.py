@@ -187,3 +187,26 @@ def test_the_changelog_keeps_its_form() -> None:
         found = [group.partition("\n")[0] for group in groups]
         assert found == [kind for kind in kinds if kind in found], f"groups {found} are not {kinds}, each once"
         assert all(re.search(r"^- ", group, flags=re.MULTILINE) for group in groups)
+
+
+# --- where things are ---
+
+ROWS = re.findall(
+    r"^\| (.+\?) \| `(.+)` \| `(\w+)` \|$", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), flags=re.MULTILINE
+)
+
+
+def test_a_newcomers_questions_have_answers() -> None:
+    assert len(ROWS) >= 12
+
+
+@pytest.mark.parametrize(("question", "path", "name"), ROWS, ids=[path for _, path, _ in ROWS])
+def test_things_are_where_contributing_says(question: str, path: str, name: str) -> None:
+    code = (ROOT / "lyrics" / path).read_text(encoding="utf-8")
+    assert re.search(rf"^\s*((def|class) {name}\b|{name}\s*[:=])", code, flags=re.MULTILINE), question
+
+
+def test_every_folder_of_modules_is_a_package_that_says_what_it_holds() -> None:
+    folders = {path.parent for path in (ROOT / "lyrics").rglob("*.py")}
+    starts = {folder: (folder / "__init__.py").read_text(encoding="utf-8")[:3] for folder in folders}
+    assert {folder for folder, start in starts.items() if start != '"""'} == set()
