@@ -54,7 +54,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def pytest_collection_finish() -> None:
-    """Keep what is here by now out of every later collection of garbage: thousands of tests and torch's modules stay to the end."""
+    """Keep what is here by now out of later collections of garbage: thousands of tests and torch's modules stay."""
     gc.freeze()
 
 
