@@ -79,5 +79,6 @@ def _print_swap(pictures: Sequence[Mapping[str, Any]]) -> None:
     print_text("\nwith the annotations in the detector's place (--set refiner.detector=cached):")
     for one in pictures:
         wrong, missed = ", ".join(one["trained detector alone"]), ", ".join(one["annotations alone"])
-        rest = f"{f'; trained detector alone: {wrong}' if wrong else ''}{f'; annotations alone: {missed}' if missed else ''}"
+        rest = f"; trained detector alone: {wrong}" if wrong else ""
+        rest += f"; annotations alone: {missed}" if missed else ""
         print_text(f"  {Path(one['picture']).name}: {one['both']} objects the same{rest}")
