@@ -27,7 +27,7 @@ class AmbiguousNameError(SpecError):
 
 
 class WiringError(SpecError):
-    """Two parts do not fit. The message gives both numbers and the override that mends it."""
+    """Two parts do not fit. The message gives both numbers and the override that fixes it."""
 
 
 class MissingRequirementError(LyricsError):
