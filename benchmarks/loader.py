@@ -1,11 +1,12 @@
-"""The data pipeline's speed: ``python benchmarks/loader.py --help``. No network, no model; everything is made on the fly.
+"""The data pipeline's speed: ``python benchmarks/loader.py --help``. No network, no model; everything is made on the
+fly.
 
-- *throughput*: samples per second of ``SampleStream`` through a ``DataLoader``, on ``scenes`` and on tar shards of JPEG pictures, with 0, 1
-  and 2 workers;
+- *throughput*: samples per second of ``SampleStream`` through a ``DataLoader``, on ``scenes`` and on tar shards of
+  JPEG pictures, with 0, 1 and 2 workers;
 - *bad samples*: the same with 5 % of the pictures damaged, against the same rows listed as bad beforehand, in turns;
 - *restart*: seconds to the first batch at step 700,000, against step 0, in turns;
-- *order*: a mixture of two data sets of a billion rows in a process of its own: seconds to open, resident memory, and microseconds of
-  ``sample_at`` in order and at random.
+- *order*: a mixture of two data sets of a billion rows in a process of its own: seconds to open, resident memory, and
+  microseconds of ``sample_at`` in order and at random.
 
 Writes ``benchmarks/results/loader.json``.
 """

@@ -1,14 +1,14 @@
 """The visual refiner's speed: ``python benchmarks/refiner.py --help``.
 
-- ``real-size``: ``lyrics refine`` on the experts of preset ``lyrics-13b`` with random weights, one expert and one process at a time:
-  seconds per picture and peak resident memory.
-- ``batch``: the refiner on a batch against the plain way, which calls the same networks as transformers has them, one picture and one
-  expert at a time. Equal results are asserted first; then both take turns in one process.
-- ``upstream``: ``grounding-dino`` against ``grounding-dino-upstream`` (groundingdino-py) on the same weights and pictures, likewise. Needs
-  the extra ``experts``.
+- ``real-size``: ``lyrics refine`` on the experts of preset ``lyrics-13b`` with random weights, one expert and one
+  process at a time: seconds per picture and peak resident memory.
+- ``batch``: the refiner on a batch against the plain way, which calls the same networks as transformers has them, one
+  picture and one expert at a time. Equal results are asserted first; then both take turns in one process.
+- ``upstream``: ``grounding-dino`` against ``grounding-dino-upstream`` (groundingdino-py) on the same weights and
+  pictures, likewise. Needs the extra ``experts``.
 
-Each writes one JSON file to ``benchmarks/results/``. Weights are random, which does not change what is computed; where they would decide
-how much there is to do (tags, boxes), every picture is given the same six phrases and six boxes.
+Each writes one JSON file to ``benchmarks/results/``. Weights are random, which does not change what is computed; where
+they would decide how much there is to do (tags, boxes), every picture is given the same six phrases and six boxes.
 """
 
 from __future__ import annotations
@@ -94,7 +94,9 @@ def _known(path: Path) -> Refinement:
 
 
 def _refine_alone(expert: str, dtype: str, pictures: Sequence[Path], known: Path, out: Path) -> dict[str, Any]:
-    """``lyrics refine`` in a process of its own; what comes before the expert is read from ``known``, what comes after is left out."""
+    """``lyrics refine`` in a process of its own; what comes before the expert is read from ``known``, what comes after
+    is left out.
+    """
     cached = f"{{use: cached, options: {{file: {known}}}}}"
     settings = [f"refiner.{name}={cached}" for name in EXPERTS[: EXPERTS.index(expert)]]
     settings += [f"refiner.{name}=null" for name in reversed(EXPERTS[EXPERTS.index(expert) + 1 :])]
@@ -217,7 +219,9 @@ def _agree(first: Any, other: Any) -> dict[str, Any]:
 
 
 def _queries_agree(first_1QD: torch.Tensor, other_1QD: torch.Tensor) -> dict[str, Any]:
-    """With random weights some queries are within rounding of each other, so that the two ways order or choose them differently."""
+    """With random weights some queries are within rounding of each other, so that the two ways order or choose them
+    differently.
+    """
     differences_1Q = (first_1QD - other_1QD).abs().amax(-1)
     same_1Q = differences_1Q <= 1e-3
     share = same_1Q.float().mean().item()
@@ -235,8 +239,8 @@ def compare(
 ) -> dict[str, Any]:
     """Seconds per picture of each way, in turns; asserts first that results agree to 1e-4, or what ``check`` asserts.
 
-    ``one_thread`` compares results (it does not time) with one thread for both ways: sums in another order make random weights, which
-    leave queries tied, choose others.
+    ``one_thread`` compares results (it does not time) with one thread for both ways: sums in another order make random
+    weights, which leave queries tied, choose others.
 
     Wall-clock seconds, and seconds of this process's threads: on a busy machine the latter say more.
     """
@@ -308,8 +312,9 @@ def _detector_ways(expert: Any) -> tuple[Way, Way]:
 
 
 def _segmenter_ways(expert: Any) -> tuple[Way, Way]:
-    """Six boxes a picture. The plain way is upstream's predictor on transformers' network as it comes: embed a picture, decode its boxes,
-    enlarge all their masks at once."""
+    """Six boxes a picture. The plain way is upstream's predictor on transformers' network as it comes: embed a picture,
+    decode its boxes, enlarge all their masks at once.
+    """
     from transformers import SamHQModel
 
     stock = SamHQModel(expert.network.config).eval().requires_grad_(False)

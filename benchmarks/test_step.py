@@ -1,7 +1,7 @@
 """pytest-benchmark over the stage-1 step: ``pytest benchmarks/test_step.py --benchmark-only``.
 
-``lyrics bench step`` prints the whole comparison in one table; this file gives pytest-benchmark's statistics for the same variants, at
-the paper's size. Environment: LYRICS_BENCH_BATCH (default 4).
+``lyrics bench step`` prints the whole comparison in one table; this file gives pytest-benchmark's statistics for the
+same variants, at the paper's size. Environment: LYRICS_BENCH_BATCH (default 4).
 """
 
 from __future__ import annotations

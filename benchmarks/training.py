@@ -1,13 +1,15 @@
 """What a training run costs beyond its steps: ``python benchmarks/training.py --help``. Nothing is downloaded.
 
-- *loop*: ``lyrics pretrain`` and ``lyrics finetune`` at tiny size (recipes ``tiny-stage1``, ``tiny-stage2``) against the bare step (forward
-  and backward, clipping, AdamW in five lines) on the same batches and weights, in turns in one process. Compared are the medians of a step
-  without the time that it waited for data. On a machine whose speed drifts by more than the loop costs, that says little, so
-- *loop alone*: the same comparison for a model that has the same trained tensors and computes next to nothing: what the loop adds to
-  its step, in milliseconds, as a share of the real bare step.
+- *loop*: ``lyrics pretrain`` and ``lyrics finetune`` at tiny size (recipes ``tiny-stage1``, ``tiny-stage2``) against
+  the bare step (forward and backward, clipping, AdamW in five lines) on the same batches and weights, in turns in one
+  process. Compared are the medians of a step without the time that it waited for data. On a machine whose speed drifts
+  by more than the loop costs, that says little, so
+- *loop alone*: the same comparison for a model that has the same trained tensors and computes next to nothing: what
+  the loop adds to its step, in milliseconds, as a share of the real bare step.
 - *saving*: the same run with an asynchronous save every so many steps, and without.
 
-Losses of the loop and of the bare steps are compared before anything is reported. Writes ``benchmarks/results/training.json``.
+Losses of the loop and of the bare steps are compared before anything is reported. Writes
+``benchmarks/results/training.json``.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
     python scripts/draw_objectives.py [docs/pictures]
 
-writes one SVG per objective and recipe. Each is the plan's dense mask for one sample: rows read columns; a filled cell is seen.
+writes one SVG per objective and recipe. Each is the plan's dense mask for one sample: rows read columns; a filled cell
+is seen.
 """
 
 from __future__ import annotations
@@ -90,7 +91,8 @@ def picture(name: str, recipe: str) -> str:
         segment = tokens[first][1]
         middle = LEFT + (first + last) / 2 * CELL
         parts.append(
-            f'<text x="{middle:g}" y="{TOP + size + 20}" text-anchor="middle" fill="{COLORS[segment]}" font-weight="bold">'
+            f'<text x="{middle:g}" y="{TOP + size + 20}" text-anchor="middle" '
+            f'fill="{COLORS[segment]}" font-weight="bold">'
             f"{segment}</text>"
         )
         parts.append(

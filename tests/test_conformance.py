@@ -65,7 +65,9 @@ def test_number_of_checks_is_written_down() -> None:
 
 
 def test_pytest_and_the_command_run_the_same_checks() -> None:
-    """pytest collects every method whose name begins with ``test``; a check named otherwise would run in one and not the other."""
+    """pytest collects every method whose name begins with ``test``; a check named otherwise would run in one and not
+    the other.
+    """
     for contract in CONTRACTS.values():
         collected = {name for name in dir(contract) if name.startswith("test")}
         assert collected == set(checks_of(contract))

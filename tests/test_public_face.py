@@ -180,7 +180,7 @@ def test_old_places_warn_and_are_the_same(recwarn: pytest.WarningsRecorder) -> N
     with pytest.warns(DeprecationWarning, match=r"Checkpoint is now lyrics\.types\.SourceCheckpoint"):
         assert plan.Checkpoint is lyrics.types.SourceCheckpoint
     testing: Any = importlib.import_module("lyrics.testing")
-    with pytest.warns(DeprecationWarning, match="Report is now ConformanceReport"):
+    with pytest.warns(DeprecationWarning, match=r"Report is now lyrics\.testing\.ConformanceReport"):
         assert testing.Report is testing.ConformanceReport
     with pytest.raises(AttributeError, match="no attribute 'Plann'"):
         _ = package.Plann

@@ -96,7 +96,7 @@ def test_a_plain_loop_with_workers_that_are_started_afresh(model: lyrics.LyricsM
 
 
 def test_a_step_on_pictures_of_ones_own(model: lyrics.LyricsModel) -> None:
-    """What the processor makes is learnt, in both stages; the loss falls on what is seen again and again."""
+    """What the processor makes is learned, in both stages; the loss falls on what is seen again and again."""
     images, text, answers = [drawn(), drawn(40, 60, "blue")], ["What color?", "And this?"], ["red", "a blue one"]
     for stage, inputs in (
         ("instruct", model.processor(images=images, text=text, answers=answers, return_tensors="pt", padding=True)),

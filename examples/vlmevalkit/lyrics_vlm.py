@@ -1,7 +1,8 @@
 """A lyrics model as a model of VLMEvalKit (https://github.com/open-compass/VLMEvalKit).
 
-VLMEvalKit asks a model for three things: ``generate(message, dataset)``, ``use_custom_prompt(dataset)`` and ``set_dump_image(function)``
-(``vlmeval/inference.py``). It has no entry points, so ``run_lyrics.py`` puts the model into its table of models.
+VLMEvalKit asks a model for three things: ``generate(message, dataset)``, ``use_custom_prompt(dataset)`` and
+``set_dump_image(function)`` (``vlmeval/inference.py``). It has no entry points, so ``run_lyrics.py`` puts the model
+into its table of models.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import Any
 from lyrics import load_model
 from lyrics.evaluation import rewritten, words_of
 
-#: Questions that OCR-VQA and the like want answered with few words: the template of the paper's Table 7 that ``lyrics evaluate`` uses, too.
+#: Questions that OCR-VQA and the like want answered with few words: the template of the paper's Table 7 that
+#: ``lyrics evaluate`` uses, too.
 SHORT_ANSWER = "With the help of text in the following image, offer a simple, short response to: {question}."
 SHORT_ANSWER_SETS = ("OCRVQA_TEST", "OCRVQA_TESTCORE", "TextVQA_VAL")
 
@@ -56,7 +58,8 @@ class LyricsVLM:
     def generate(self, message: str | Sequence[Mapping[str, str]], dataset: str | None = None) -> str:
         """The answer in the form that the prompt asks for: words without boxes, or the letter of an option.
 
-        ``message`` is a text, or pictures (paths) and texts in order; pictures come first here. Raises ``ValueError`` for a video.
+        ``message`` is a text, or pictures (paths) and texts in order; pictures come first here. Raises ``ValueError``
+        for a video.
         """
         parts = [{"type": "text", "value": message}] if isinstance(message, str) else message
         pictures = [part["value"] for part in parts if part["type"] == "image"]

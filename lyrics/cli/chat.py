@@ -39,7 +39,7 @@ HELP = "/image FILE brings a picture in, /quit or the end of input leaves, Ctrl-
 
 
 def chat(
-    pictures: Annotated[list[Path] | None, typer.Argument(help="Pictures to begin with.")] = None,
+    images: Annotated[list[Path] | None, typer.Argument(help="Images to begin with.")] = None,
     model: ModelOption = "lyrics-tiny",
     settings: SetOption = None,
     weights: WeightsOption = "pretrained",
@@ -69,7 +69,7 @@ def chat(
     from lyrics.core.errors import ImageError, LyricsError
 
     form = box_form(boxes)
-    shown = [str(picture) for picture in pictures or ()]
+    shown = [str(picture) for picture in images or ()]
     for picture in shown:
         if not Path(picture).is_file():
             raise ImageError(f"{picture}: no such picture.", "missing")

@@ -45,8 +45,8 @@ def convert(
         typer.Option(
             "--with",
             metavar="PART=FOLDER",
-            help="For a whole model: what a part needs beside its tensors, such as language_model=FOLDER with its tokenizer; may be given "
-            "several times.",
+            help="For a whole model: what a part needs besides its tensors, such as language_model=FOLDER with its "
+            "tokenizer; may be given several times.",
         ),
     ] = None,
     json: JsonFlag = False,

@@ -14,7 +14,7 @@ def doctor(
     json: JsonFlag = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Print the traceback of every broken plugin.")] = False,
 ) -> None:
-    """Show versions, accelerator, which attention implementations run, and every broken or slow plugin with its cause."""
+    """Show versions, accelerator, available attention implementations, and broken or slow plugins with the cause."""
     from lyrics.core.registry.doctor import SLOW_SECONDS, diagnose
     from lyrics.core.registry.registry import default_registry
 

@@ -1,4 +1,6 @@
-"""``lyrics parity``: does a model say the same in batches, in another number type, and with another implementation of attention?"""
+"""``lyrics parity``: does a model say the same in batches, in another number type, and with another implementation of
+attention?
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,7 @@ def parity(
         list[str] | None,
         typer.Option(
             metavar="NAME.KEY=VALUE",
-            help="How far a comparison may be off, such as bfloat16.logit=0.02; may be given several times (docs/evaluation.md).",
+            help="How far a comparison may be off, such as bfloat16.logit=0.02; repeatable (docs/evaluation.md).",
         ),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")] = 32,
@@ -44,7 +46,10 @@ def parity(
     device: DeviceOption = None,
     json: JsonFlag = False,
 ) -> None:
-    """The same questions one at a time in float32, and then otherwise: answers, logits and boxes compared. Exit code 1 beyond tolerance."""
+    """The same questions one at a time in float32, and then otherwise: answers, logits and boxes compared.
+
+    Exit code 1 beyond tolerance.
+    """
     from lyrics.cli._overrides import parse_overrides
 
     tolerances = _tolerances(tolerance)
@@ -137,7 +142,8 @@ def _print(report: ParityReport) -> None:
             print_text(f"{one.variant}: {reason}")
         if one.differing:
             print_text(
-                f"{one.variant}: other answers to {', '.join(one.differing[:5])}{' ...' if len(one.differing) > 5 else ''}"
+                f"{one.variant}: other answers to "
+                f"{', '.join(one.differing[:5])}{' ...' if len(one.differing) > 5 else ''}"
             )
     for name, reason in report.skipped.items():
         print_text(f"not compared: {name}: {reason}")

@@ -19,7 +19,7 @@ def list_parts(
     ] = None,
     json: JsonFlag = False,
 ) -> None:
-    """List components and presets: kind, name, distribution, and whether each is ready, needs something, or is broken."""
+    """List components and presets: kind, name, distribution, and whether each is ready, incomplete or broken."""
     from lyrics.core.errors import UnknownNameError, did_you_mean
     from lyrics.core.inspection.inventory import rows
     from lyrics.core.registry.component import KINDS

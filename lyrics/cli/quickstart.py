@@ -13,16 +13,17 @@ from lyrics.cli._output import JsonFlag, print_json, print_text
 
 
 def quickstart(
-    pictures: Annotated[
-        list[Path] | None, typer.Argument(help="Pictures or folders of pictures; scenes are drawn if left out.")
+    images: Annotated[
+        list[Path] | None, typer.Argument(help="Images or folders of images; scenes are drawn if left out.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the report, the result, and the scenes that are drawn.")] = Path(
         "quickstart"
     ),
     json: JsonFlag = False,
 ) -> None:
-    """Show lyrics-tiny some pictures: it finds, names, boxes, cuts out and talks about what is drawn there; report.html
-    shows it.
+    """Show lyrics-tiny some images: it finds, names, boxes and cuts out objects, and talks about them.
+
+    The results are in report.html.
     """
     from lyrics.core.errors import LyricsError
     from lyrics.core.refining.refine_files import find_pictures
@@ -31,9 +32,9 @@ def quickstart(
     def progress(text: str) -> None:
         print(text, file=sys.stderr)
 
-    found = find_pictures(pictures) if pictures else []
-    if pictures and not found:
-        raise LyricsError(f"{', '.join(map(str, pictures))}: there is no picture in it.")
+    found = find_pictures(images) if images else []
+    if images and not found:
+        raise LyricsError(f"{', '.join(map(str, images))}: there is no image in it.")
     try:
         result = run(found, out, progress=progress)
     except OSError as error:
@@ -79,5 +80,6 @@ def _print_swap(pictures: Sequence[Mapping[str, Any]]) -> None:
     print_text("\nwith the annotations in the detector's place (--set refiner.detector=cached):")
     for one in pictures:
         wrong, missed = ", ".join(one["trained detector alone"]), ", ".join(one["annotations alone"])
-        rest = f"{f'; trained detector alone: {wrong}' if wrong else ''}{f'; annotations alone: {missed}' if missed else ''}"
+        rest = f"; trained detector alone: {wrong}" if wrong else ""
+        rest += f"; annotations alone: {missed}" if missed else ""
         print_text(f"  {Path(one['picture']).name}: {one['both']} objects the same{rest}")

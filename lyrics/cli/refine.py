@@ -15,7 +15,7 @@ _SHOWN = 10
 
 
 def refine(
-    pictures: Annotated[list[Path], typer.Argument(help="Pictures, or folders of pictures (searched at any depth).")],
+    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images (searched at any depth).")],
     out: Annotated[
         Path, typer.Option(help="Folder for objects.jsonl, skipped.jsonl, annotations.coco.json and drawn/.")
     ],
@@ -29,8 +29,8 @@ def refine(
     phrases: Annotated[
         str | None,
         typer.Option(
-            help='What to look for, in place of the tagger\'s tags: "dog, red car". Commas part the names; a name cannot '
-            "hold one."
+            help='What to look for, in place of the tagger\'s tags: "dog, red car". Commas separate the names; a name '
+            "cannot contain one."
         ),
     ] = None,
     settings: SetOption = None,
@@ -74,9 +74,9 @@ def refine(
         raise UnknownNameError(f"--weights {weights}: is pretrained or random.")
     dtype = dtype_name(dtype)
     asked = None if phrases is None else _names(phrases)
-    found = find_pictures(pictures, leave_out=out / DRAWN_FOLDER)
+    found = find_pictures(images, leave_out=out / DRAWN_FOLDER)
     if not found:
-        raise ImageError(f"no pictures in {', '.join(map(str, pictures))}.", "empty")
+        raise ImageError(f"no images in {', '.join(map(str, images))}.", "empty")
     overrides = parse_overrides(settings)
     if refined is not None:
         for part in ("tagger", "detector", "segmenter"):

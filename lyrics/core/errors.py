@@ -27,7 +27,7 @@ class AmbiguousNameError(SpecError):
 
 
 class WiringError(SpecError):
-    """Two parts do not fit. The message gives both numbers and the override that mends it."""
+    """Two parts do not fit. The message gives both numbers and the override that fixes it."""
 
 
 class MissingRequirementError(LyricsError):
@@ -81,7 +81,7 @@ class ImageError(LyricsError):
 
 
 class PromptError(LyricsError):
-    """A prompt cannot be met: empty, too long for the model, a picture that is not there, a box outside of its picture."""
+    """A prompt cannot be met: empty, too long for the model, a missing image, a box outside of its image."""
 
 
 class DatasetError(LyricsError):

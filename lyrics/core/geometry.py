@@ -98,7 +98,7 @@ class Box:
 
     @classmethod
     def from_px(cls, xyxy_px: Sequence[SupportsFloat], size: Sequence[SupportsIndex]) -> Box | None:
-        """From (x1, y1, x2, y2) in pixels of the original picture of that ``size`` (width, height), as ``clip`` does."""
+        """Make a box of (x1, y1, x2, y2) in pixels of an image of ``size`` (width, height), as ``clip`` does."""
         width, height = checked_size(size)
         x1, y1, x2, y2 = _four(xyxy_px)
         return cls.clip(x1 / width, y1 / height, x2 / width, y2 / height)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Unpack, cast, overload
+from typing import TYPE_CHECKING, Literal, Unpack, overload
 
 import torch
 
@@ -38,7 +38,7 @@ from lyrics.core.language.soft_prompts import answer_losses, embed
 from lyrics.core.language.text_stream import TextStream
 from lyrics.core.pictures.images import ImageLike
 from lyrics.core.pictures.inputs import Phrases, Pictures, instructions_for, picture_list
-from lyrics.core.pictures.model_inputs import ModelImages, asked, from_old_names
+from lyrics.core.pictures.model_inputs import ModelImages, asked
 from lyrics.core.refining.refinement import Refinement
 from lyrics.core.renaming import renamed
 from lyrics.core.saving import SavedModel
@@ -320,6 +320,7 @@ class LyricsModel(SavedModel):
         self, images: Sequence[Pictures] | ModelImages, text: Sequence[str], **options: Unpack[GenerateOptions]
     ) -> list[Answer]: ...
 
+    @renamed(pictures="images", instructions="text")
     def generate(
         self,
         images: Pictures | Sequence[Pictures] | ModelImages = None,
@@ -359,7 +360,6 @@ class LyricsModel(SavedModel):
             SpecError: a generation option is out of range, or options exclude each other.
             TypeError: a generation option does not exist.
         """
-        images, text = from_old_names(cast(dict[str, Any], options), images, text)
         question = asked(images, text, images_per_text)
         dialogues = [(Exchange(one, None, shown),) for one, shown in zip(question.text, question.numbers, strict=True)]
         how = decoding(options, max_new_tokens=max_new_tokens, generation_config=generation_config, seed=seed)

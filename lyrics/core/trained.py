@@ -122,7 +122,7 @@ def _say(text: str) -> None:
 
 
 def _where_it_ran(run: Run, config: TrainConfig, path: str) -> str:
-    """A path of the configuration as it is from here: a relative one starts in the folder that the run was started in."""
+    """Return a path of the configuration as seen from here: a relative one starts where the run was started."""
     out = Path(config.out)
     if Path(path).exists() or Path(path).is_absolute() or out.is_absolute():
         return path

@@ -8,16 +8,15 @@
         component = "acme-boxes"
         options = {"checkpoint": "random"}   # must build offline; the component's test_options if left out
 
-Every check is a method ``test_...`` with plain asserts, so pytest finds it and ``lyrics test-plugin`` runs it without pytest. A check may
-not be removed: overriding one fails the suite unless the override is marked ``@pytest.mark.xfail(reason=...)``. Only the contract is
-tested (``lyrics.core.contracts``), never how a component keeps it.
+Every check is a method ``test_...`` with plain asserts, so pytest finds it and ``lyrics test-plugin`` runs it without
+pytest. A check may not be removed: overriding one fails the suite unless the override is marked
+``@pytest.mark.xfail(reason=...)``. Only the contract is tested (``lyrics.core.contracts``), never how a component keeps
+it.
 """
 
 from __future__ import annotations
 
-import warnings
-from typing import Any
-
+from lyrics.core.renaming import moved_names
 from lyrics.testing.base import ComponentContract, checks_of
 from lyrics.testing.kinds import (
     CONTRACTS,
@@ -51,9 +50,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """``Report``, the old name of ``ConformanceReport``; it goes in 0.3."""
-    if name != "Report":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    warnings.warn("lyrics.testing.Report is now ConformanceReport.", DeprecationWarning, stacklevel=2)
-    return ConformanceReport
+__getattr__ = moved_names(__name__, {"Report": f"{__name__}.ConformanceReport"})

@@ -169,7 +169,9 @@ class SegmenterContract(ModuleContract):
         return [[Box(0.1, 0.2, 0.6, 0.7), Box(0.0, 0.0, 1.0, 1.0)], [Box(0.5, 0.5, 0.9, 0.8)]]
 
     def test_masks_are_of_the_original_picture(self) -> None:
-        """Troubleshooting: bring masks back through `images.frames[i].mask_from_canvas` before making `Mask`s of them."""
+        """Troubleshooting: bring masks back through `images.frames[i].mask_from_canvas` before making
+        `Mask`s of them.
+        """
         segmenter = self.build()
         found = self._segment(segmenter, batch(segmenter.preprocessing, 2), self._boxes())
         for masks, size in zip(found.masks, SIZES_PX, strict=True):

@@ -1,4 +1,7 @@
-"""Small parts that keep their contracts: what stands around the component that is checked. Shapes as in ``lyrics.core.contracts``."""
+"""Small parts that keep their contracts: what stands around the component that is checked.
+
+Shapes as in ``lyrics.core.contracts``.
+"""
 
 from __future__ import annotations
 

@@ -22,7 +22,9 @@ _WITHOUT_A_BUILD = (
 
 @dataclass(frozen=True)
 class ConformanceReport:
-    """What ``check_component`` found: how many checks ran, the cause of each that failed, and why others did not run, if they did not."""
+    """What ``check_component`` found: how many checks ran, the cause of each that failed, and why others did not run,
+    if they did not.
+    """
 
     kind: str
     name: str
@@ -34,10 +36,11 @@ class ConformanceReport:
 def check_component(entry: Entry, registry: Registry | None = None) -> ConformanceReport:
     """Run every check of a component's contract, without pytest.
 
-    A data set or a benchmark that cannot be built without files of the user's is held to what can be told without: its options need values
-    that its ``test_options`` do not give. Its own tests inherit the contract and give them.
+    A data set or a benchmark that cannot be built without files of the user's is held to what can be told without: its
+    options need values that its ``test_options`` do not give. Its own tests inherit the contract and give them.
 
-    A query transformer's checks start two processes of Python; a script that calls this does it under ``if __name__ == "__main__":``.
+    A query transformer's checks start two processes of Python; a script that calls this does it under
+    ``if __name__ == "__main__":``.
     """
     record = entry.component
     case = type("Case", (CONTRACTS[record.kind],), {"component": entry.qualified_name, "registry": registry})()
@@ -55,7 +58,9 @@ def check_component(entry: Entry, registry: Registry | None = None) -> Conforman
 
 
 def checks_without_files(entry: Entry) -> tuple[list[str], str]:
-    """Names of the checks that a component can be held to as it is installed, and why not to the others, if not to all."""
+    """Return names of the checks that a component can be held to as it is installed, and why not to the others,
+    if not to all.
+    """
     checks = checks_of(CONTRACTS[entry.component.kind])
     skipped = _needs(entry)
     return ([name for name in checks if name in _WITHOUT_A_BUILD] if skipped else checks), skipped

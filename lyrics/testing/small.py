@@ -49,7 +49,10 @@ class Provides:
 
 @dataclass(frozen=True)
 class SmallModel:
-    """The specification of a model around one part, and the components that it names. It can be sent to another process."""
+    """The specification of a model around one part, and the components that it names.
+
+    It can be sent to another process.
+    """
 
     spec: ModelSpec
     entries: tuple[Entry, ...]
@@ -101,7 +104,7 @@ class SmallModel:
             return build_model(self.spec, weights=weights, registry=self.registry).eval()
 
     def kept(self, model: LyricsModel) -> LyricsModel:
-        """The model as it comes back from its folder."""
+        """Return the model as it comes back from its folder."""
         with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder)
             return SmallModel(model.spec, self.entries).build(folder, seed=1)
@@ -126,7 +129,7 @@ def _objectives(part: Part) -> tuple[Entry, ...]:
 
 
 def examples(start: int = 0, stop: int = SIZE) -> list[Example]:
-    """Samples with an image, a caption and a question each; lengths differ."""
+    """Return samples with an image, a caption and a question each; lengths differ."""
     from lyrics.core.data.stream import Example
 
     return [
@@ -202,7 +205,9 @@ def trains_in_stage_2(small: SmallModel) -> None:
 
 
 def saves_loads_and_answers(small: SmallModel) -> None:
-    """What a model computes after it was saved and loaded is what it computed before, to the bit; it answers in both."""
+    """What a model computes after it was saved and loaded is what it computed before, to the bit; it
+    answers in both.
+    """
     import torch
 
     model = small.build()

@@ -76,7 +76,8 @@ _DETECTOR = dedent("""
 
             def forward(self, images, phrases):
                 found = tuple(() for _ in phrases)
-                return DetectorOutput(found, torch.zeros(len(found), 1, TOKENS), torch.ones(len(found), 1, dtype=torch.bool))
+                tokens = torch.zeros(len(found), 1, TOKENS)
+                return DetectorOutput(found, tokens, torch.ones(len(found), 1, dtype=torch.bool))
 
         return Detector()
 """)

@@ -303,7 +303,7 @@ def test_quickstart_takes_pictures_and_folders(tmp_path: Path, run: Run, monkeyp
 def test_quickstart_of_an_empty_folder_says_so(tmp_path: Path, run: Run) -> None:
     done = run("quickstart", str(tmp_path), "--out", str(tmp_path / "out"))
     assert done.code == 1
-    assert "there is no picture in it" in done.err
+    assert "there is no image in it" in done.err
     assert not (tmp_path / "out").exists()
 
 

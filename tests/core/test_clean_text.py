@@ -18,7 +18,8 @@ from lyrics.core.registry.registry import PluginSource, Registry, describe
 from lyrics.plugins.tiny.presets import lyrics_tiny
 from tests.commands import Run
 
-#: Clears the screen, sets the title, rings, moves the cursor back, turns the direction of writing, and is half a character.
+#: Clears the screen, sets the title, rings, moves the cursor back, turns the direction of writing, and is half a
+#: character.
 EVIL = "\x1b[2J\x1b]0;owned\x07\x9b31m\r\b\x00\u202eabc\u2066\ud800\u2028\n"
 LONG = EVIL + "x" * 100_000
 ACTS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u2028\u2029\ud800-\udfff]")
@@ -177,7 +178,9 @@ def test_a_distribution_s_own_names_are_clean(tmp_path: Path, monkeypatch: pytes
 
 
 def test_commands_print_through_one_place() -> None:
-    """What is not a constant goes through ``print_text``, ``print_table`` or ``print_json``, which let nothing act on a terminal."""
+    """What is not a constant goes through ``print_text``, ``print_table`` or ``print_json``, which let nothing act on a
+    terminal.
+    """
     import ast
 
     from tests.fresh import ROOT

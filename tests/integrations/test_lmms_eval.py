@@ -35,7 +35,9 @@ class Seer:
 
 @pytest.fixture
 def adapter(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The adapter's module, over lmms-eval's base class or, where that is not installed, one with the same attributes."""
+    """The adapter's module, over lmms-eval's base class or, where that is not installed, one with the same
+    attributes.
+    """
     if not INSTALLED:
 
         class Base:

@@ -1,4 +1,6 @@
-"""Tables of tiles: they cover exactly the pairs that the plan's dense mask has, each once, in tiles of the asked size."""
+"""Tables of tiles: they cover exactly the pairs that the plan's dense mask has, each once, in tiles of the
+asked size.
+"""
 
 from __future__ import annotations
 

@@ -158,7 +158,8 @@ def test_a_folder_is_read_anew_and_says_why_it_has_no_4_bits(tmp_path: Path) -> 
         again(torch.float32, {"language_model.options.quantization": "4bit"})
 
 
-# --- by hand -----------------------------------------------------------------------------------------------------------
+# --- by hand
+# -----------------------------------------------------------------------------------------------------------
 
 
 def answer(text: str, *objects: tuple[str, Box]) -> Answer:
@@ -226,7 +227,8 @@ def test_tolerances() -> None:
             with_tolerance(TOLERANCES, name, key, value)
 
 
-# --- the command -------------------------------------------------------------------------------------------------------
+# --- the command
+# -------------------------------------------------------------------------------------------------------
 
 
 def test_the_command_fails_beyond_tolerance(run: Run) -> None:

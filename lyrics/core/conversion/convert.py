@@ -1,8 +1,8 @@
 """``lyrics convert``: public checkpoints of other projects to safetensors that the components read.
 
 Components say which formats there are (``lyrics.core.registry.component.Converter``). A converter decides by names and
-shapes what is taken (``lyrics.core.conversion.plan.ConversionPlan``); here the source is found and opened, the result is written
-aside and put in its place, and every key is accounted for.
+shapes what is taken (``lyrics.core.conversion.plan.ConversionPlan``); here the source is found and opened, the result
+is written aside and put in its place, and every key is accounted for.
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ class Origin:
 class ConversionReport:
     """What became of every key.
 
-    ``taken`` keys kept their name; ``renamed`` says under which names a key's values are now; ``new`` names are of the model and not of the
-    source, and are initialized; ``left`` keys of the source are not used. ``setting`` is what to set in a spec to use the result.
+    ``taken`` keys kept their name; ``renamed`` says under which names a key's values are now; ``new`` names are of the
+    model and not of the source, and are initialized; ``left`` keys of the source are not used. ``setting`` is what to
+    set in a spec to use the result.
     """
 
     format: str
@@ -73,21 +74,24 @@ def convert(
     """Convert a checkpoint to a folder that the component reads, or of a whole model to a model folder.
 
     Args:
-        source: a file, or a folder with the only file of weights or with an index. Pickled files are read by a process of their own.
+        source: a file, or a folder with the only file of weights or with an index. Pickled files are read by a
+            process of their own.
         dest: the folder to write; there is none of that name yet, or an empty one. It appears whole or not at all.
         format: one of ``formats``.
-        spec: a preset or a YAML or JSON file whose part states the checkpoint's sizes; without one, the component's defaults do. For a
-            whole model, the model to fill; without one, the preset of the format's name.
-        beside: of a whole model, for parts by their path in the spec, a folder with what they need beside their tensors and no checkpoint
-            holds: a tokenizer, a tag list. Where none is given, a stand-in is written and a note of the report says so.
+        spec: a preset or a YAML or JSON file whose part states the checkpoint's sizes; without one, the component's
+            defaults do. For a whole model, the model to fill; without one, the preset of the format's name.
+        beside: of a whole model, for parts by their path in the spec, a folder with what they need beside their
+            tensors and no checkpoint holds: a tokenizer, a tag list. Where none is given, a stand-in is written and a
+            note of the report says so.
         registry: where components are looked up; everything installed unless given.
 
     Raises:
         UnknownNameError: there is no such format.
-        SpecError: the spec is not valid, or has no part that reads the format; or ``beside`` names a part that it does not have, or that
-            needs nothing.
-        WeightsError: the source cannot be found or read, is refused, is of another format, or lacks tensors or has them in other shapes;
-            ``dest`` is there already; or what a folder of ``beside`` holds is missing, broken, or of another size than the part.
+        SpecError: the spec is not valid, or has no part that reads the format; or ``beside`` names a part that it
+            does not have, or that needs nothing.
+        WeightsError: the source cannot be found or read, is refused, is of another format, or lacks tensors or has
+            them in other shapes; ``dest`` is there already; or what a folder of ``beside`` holds is missing, broken, or
+            of another size than the part.
         PluginError: the converter is broken.
     """
     wanted = find_format(format, registry)
@@ -131,7 +135,8 @@ def _check_given(given: Mapping[str, Path], wanted: Format, resolved: Resolved |
     for path, folder in given.items():
         if resolved is None or not wanted.whole_model:
             raise SpecError(
-                f"--with {path}={folder}: the format {wanted.name!r} is of one part; what it needs beside its tensors lies beside SRC."
+                f"--with {path}={folder}: the format {wanted.name!r} is of one part; what it needs beside its tensors "
+                "lies beside SRC."
             )
         if path not in resolved.parts:
             raise SpecError(

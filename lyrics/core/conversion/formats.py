@@ -39,12 +39,12 @@ class Format:
         return any(converter.whole_model for _, converter in self.declared)
 
     def converter_of(self, entry: Entry) -> Converter | None:
-        """The converter that this component declares for the format, if it does."""
+        """Return the converter that this component declares for the format, if it does."""
         return next((converter for declarer, converter in self.declared if declarer == entry), None)
 
 
 def formats(registry: Registry | None = None) -> list[Format]:
-    """Every format that some installed component declares, by name. Imports no torch."""
+    """Return every format that some installed component declares, by name. Imports no torch."""
     declared: dict[str, list[tuple[Entry, Converter]]] = {}
     for entry in (registry or default_registry()).entries:
         for converter in entry.component.converters:
@@ -53,7 +53,7 @@ def formats(registry: Registry | None = None) -> list[Format]:
 
 
 def find_format(name: str, registry: Registry | None = None) -> Format:
-    """The format of that name. Raises ``UnknownNameError`` with the nearest one and all others."""
+    """Return the format of that name. Raises ``UnknownNameError`` with the nearest one and all others."""
     known = {found.name: found for found in formats(registry)}
     if name not in known:
         raise UnknownNameError(f"there is no format {name!r}.{did_you_mean(name, known)} Formats: {', '.join(known)}.")
@@ -61,7 +61,10 @@ def find_format(name: str, registry: Registry | None = None) -> Format:
 
 
 def recognize(keys: Iterable[str], registry: Registry | None = None) -> Format | None:
-    """The format whose marks are all among the keys; of several the one with the most. None when there is none."""
+    """Return the format whose marks are all among the keys; of several the one with the most.
+
+    None when there is none.
+    """
     # Some checkpoints were saved from a data-parallel wrapper.
     present = {key.removeprefix("module.") for key in keys}
     fitting = [found for found in formats(registry) if found.marks and found.marks <= present]

@@ -1,16 +1,16 @@
-"""What a converter reads and returns: a checkpoint whose tensors are read one at a time, and a plan of how the result is made of them.
+"""What a converter reads and returns: a checkpoint whose tensors are read one at a time, and a plan of how the result
+is made of them.
 
 A converter is a function ``(source, options, context) -> ConversionPlan`` that a component declares
 (``lyrics.core.registry.component.Converter``). It
-decides by names and shapes; the tensors themselves pass through when the result is written, file by file, so that no model is ever held
-whole.
+decides by names and shapes; the tensors themselves pass through when the result is written, file by file, so that no
+model is ever held whole.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,10 +23,12 @@ from safetensors.torch import save_file
 from lyrics.core.conversion.unpickle import PICKLED, unpickle
 from lyrics.core.errors import WeightsError
 from lyrics.core.json_reading import read_json
+from lyrics.core.renaming import moved_names
 from lyrics.core.weights.tensors import INDEX_FILE
 from lyrics.core.weights.transformers_files import load_tokenizer
 
-#: Tensors of a large model go into several files of at most this size, which is what writing them holds in memory twice.
+#: Tensors of a large model go into several files of at most this size, which is what writing them holds in memory
+#: twice.
 SHARD_BYTES = 2 * 10**9
 
 
@@ -34,7 +36,8 @@ class SourceCheckpoint(Mapping[str, torch.Tensor]):
     """The tensors of safetensors files: key -> tensor, read when asked for.
 
     Args:
-        path: what the user named, a file or a folder; messages name it, and files that belong to the checkpoint lie there.
+        path: what the user named, a file or a folder; messages name it, and files that belong to the checkpoint lie
+            there.
         files: the safetensors files that hold the tensors.
 
     Raises ``WeightsError`` when a file cannot be read or two hold the same key.
@@ -70,7 +73,7 @@ class SourceCheckpoint(Mapping[str, torch.Tensor]):
         return self.path if self.path.is_dir() else self.path.parent
 
     def shapes(self) -> dict[str, torch.Tensor]:
-        """Every key with a tensor on the meta device: the shape without the values."""
+        """Return every key with a tensor on the meta device: the shape without the values."""
         return {key: self._shape(key) for key in self}
 
     def _shape(self, key: str) -> torch.Tensor:
@@ -99,9 +102,11 @@ DTYPES = {
 
 
 def source_files(path: Path) -> list[Path]:
-    """The files that hold the tensors of a checkpoint: the file itself, those that a folder's index names, or a folder's only one.
+    """Return the files that hold the tensors of a checkpoint: the file itself, those that a folder's index names, or a
+    folder's only one.
 
-    Raises ``WeightsError`` when there is none, more than one that no index joins, or one that the index names is not there.
+    Raises ``WeightsError`` when there is none, more than one that no index joins, or one that the index names is not
+    there.
     """
     endings = (".safetensors", *PICKLED)
     if path.is_file():
@@ -140,7 +145,10 @@ def _indexed(index: Path, ending: str) -> list[Path]:
 
 @contextlib.contextmanager
 def opened(path: Path, work: Path) -> Iterator[SourceCheckpoint]:
-    """The checkpoint at ``path``. Pickled files are read by a process of their own, which writes safetensors under ``work``."""
+    """The checkpoint at ``path``.
+
+    Pickled files are read by a process of their own, which writes safetensors under ``work``.
+    """
     files: list[Path] = []
     for number, file in enumerate(source_files(path)):
         files += [file] if file.suffix == ".safetensors" else unpickle(file, work / f"{number:05d}")
@@ -173,8 +181,9 @@ class Beside:
     Args:
         what: it, in words.
         stand_in: what takes its place where the user gives none, in words.
-        read: ``read(folder, part)`` reads the folder that the user gave and puts it into the part, a module on the meta device, which is
-            then saved; returns notes. Raises ``WeightsError`` naming the file that is missing, broken, or of another size than the part.
+        read: ``read(folder, part)`` reads the folder that the user gave and puts it into the part, a module on the
+            meta device, which is then saved; returns notes. Raises ``WeightsError`` naming the file that is missing,
+            broken, or of another size than the part.
     """
 
     what: str
@@ -188,7 +197,8 @@ class ConversionPlan:
 
     Args:
         tensors: name in the result -> how it is made.
-        new: names of the component's own tensors that the source has nothing for and that it initializes; rows of one as ``name[32:]``.
+        new: names of the component's own tensors that the source has nothing for and that it initializes; rows of
+            one as ``name[32:]``.
         files: name in the result -> a file to put beside the weights as it is.
         notes: what the user has to do or know beside.
         beside: of a part of a whole model, what it needs beside its tensors.
@@ -202,9 +212,10 @@ class ConversionPlan:
 
 
 def read_tokenizer(folder: Path, words: int) -> Any:
-    """The tokenizer of a folder, for a part with embeddings of so many words.
+    """Return the tokenizer of a folder, for a part with embeddings of so many words.
 
-    Raises ``WeightsError`` when the folder holds none, when it cannot be read, and when it has more tokens than there are words.
+    Raises ``WeightsError`` when the folder holds none, when it cannot be read, and when it has more tokens than there
+    are words.
     """
     tokenizer = load_tokenizer(folder)
     found = num_tokens(tokenizer)
@@ -214,17 +225,20 @@ def read_tokenizer(folder: Path, words: int) -> Any:
 
 
 def num_tokens(tokenizer: Any) -> int:
-    """One more than the largest id."""
+    """Return one more than the largest id."""
     return 1 + max(tokenizer.get_vocab().values(), default=-1)
 
 
 def fewer_tokens(folder: Path, tokenizer: Any, words: int) -> tuple[str, ...]:
-    """A note for a tokenizer that does not use all words, which may be another than the checkpoint was trained with."""
+    """Return a note for a tokenizer that does not use all words, which may be another than the checkpoint was trained
+    with.
+    """
     found = num_tokens(tokenizer)
     if found == words:
         return ()
     return (
-        f"the tokenizer of {folder} has {found} tokens, the checkpoint {words} words; the last {words - found} are never used",
+        f"the tokenizer of {folder} has {found} tokens, the checkpoint {words} words; the last {words - found} are "
+        "never used",
     )
 
 
@@ -246,7 +260,8 @@ def write_shards(
 ) -> None:
     """``model-00001-of-0000N.safetensors``, ... and ``model.safetensors.index.json``, as transformers writes them.
 
-    ``shapes`` has the source's tensors on the meta device; sizes are planned by it, and one shard at a time is held in memory.
+    ``shapes`` has the source's tensors on the meta device; sizes are planned by it, and one shard at a time is held in
+    memory.
     """
     sizes = {name: _num_bytes(piece.of(shapes)) for name, piece in tensors.items()}
     groups: list[dict[str, Piece]] = [{}]
@@ -270,10 +285,6 @@ def _num_bytes(tensor: torch.Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def __getattr__(name: str) -> Any:
-    """The old names of two classes; they go in 0.3."""
-    new = {"Checkpoint": "SourceCheckpoint", "Plan": "ConversionPlan"}.get(name)
-    if new is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    warnings.warn(f"{__name__}.{name} is now lyrics.types.{new}.", DeprecationWarning, stacklevel=2)
-    return globals()[new]
+__getattr__ = moved_names(
+    __name__, {"Checkpoint": "lyrics.types.SourceCheckpoint", "Plan": "lyrics.types.ConversionPlan"}
+)

@@ -1,9 +1,11 @@
-"""A whole model of another project to a model folder of ours: ``spec.json``, sharded safetensors, and what parts need beside them.
+"""A whole model of another project to a model folder of ours: ``spec.json``, sharded safetensors, and what parts need
+beside them.
 
-Parts that declare a converter for the format translate their own tensors. The image encoder, the projection and the language model are
-where transformers' BLIP-2 has them, and inside of them names are transformers' own, so they need no converter. What training needs and the
-source does not have (LoRA's matrices, heads of objectives) is initialized, always with the same values. Tokenizers and names of classes are
-in no checkpoint: the user gives them, or a stand-in is written and the report says so.
+Parts that declare a converter for the format translate their own tensors. The image encoder, the projection and the
+language model are where transformers' BLIP-2 has them, and inside of them names are transformers' own, so they need no
+converter. What training needs and the source does not have (LoRA's matrices, heads of objectives) is initialized,
+always with the same values. Tokenizers and names of classes are in no checkpoint: the user gives them, or a stand-in is
+written and the report says so.
 """
 
 from __future__ import annotations
@@ -50,8 +52,8 @@ def convert_model(
 
     ``given`` has, for parts by their path in the spec, the folder with what they need beside their tensors.
 
-    Raises ``WeightsError`` naming our tensor and the source's where one is missing or of another shape, or naming a file that was given and
-    does not fit; ``SpecError`` where a folder was given for a part that needs nothing.
+    Raises ``WeightsError`` naming our tensor and the source's where one is missing or of another shape, or naming a
+    file that was given and does not fit; ``SpecError`` where a folder was given for a part that needs nothing.
     """
     shapes = checkpoint.shapes()
     resolved, notes = _with_vocabulary_of(shapes, resolved)
@@ -82,8 +84,8 @@ def read_beside(model: LyricsModel, beside: Mapping[str, Beside], given: Mapping
             notes += needs.read(given[path], model.get_submodule(_prefix(path)[:-1]))
         else:
             notes.append(
-                f"{path}: {needs.what} is in no checkpoint, so a stand-in was written: {needs.stand_in}. Convert again with "
-                f"--with {path}=FOLDER for the real one"
+                f"{path}: {needs.what} is in no checkpoint, so a stand-in was written: {needs.stand_in}. Convert again "
+                f"with --with {path}=FOLDER for the real one"
             )
     return tuple(notes)
 
@@ -95,7 +97,8 @@ def plan_model(
     shapes: Mapping[str, torch.Tensor],
     wanted: Format,
 ) -> tuple[ConversionPlan, dict[str, Beside]]:
-    """How every stored tensor of ``model`` (on the meta device) is made of the checkpoint's; ``shapes`` are those on that device.
+    """Return how every stored tensor of ``model`` (on the meta device) is made of the checkpoint's; ``shapes`` are
+    those on that device.
 
     Also, for each part that needs it, by its path in the spec, what it needs beside its tensors.
     """
@@ -170,7 +173,10 @@ def _plan_part(
 
 
 def _transformers_names(module: nn.Module, own: list[str], prefix: str, part: Part) -> ConversionPlan:
-    """A part that wraps one transformers model: names within it are the source's. PEFT puts ``base_layer`` into them and adds its own."""
+    """A part that wraps one transformers model: names within it are the source's.
+
+    PEFT puts ``base_layer`` into them and adds its own.
+    """
     from transformers import PreTrainedModel
 
     where = next((f"{name}." for name, inner in module.named_modules() if isinstance(inner, PreTrainedModel)), None)
@@ -208,8 +214,8 @@ def _is_lora(name: str) -> bool:
 def _fresh(part: Part, shapes: Mapping[str, torch.Size], context: BuildContext) -> dict[str, torch.Tensor]:
     """Initial values of new tensors of a part, the same in every run.
 
-    LoRA's as PEFT has them: A as a fresh linear layer, B zero, so that the model is unchanged. The language model itself is too large to be
-    built for them; other parts are built as they are for training.
+    LoRA's as PEFT has them: A as a fresh linear layer, B zero, so that the model is unchanged. The language model
+    itself is too large to be built for them; other parts are built as they are for training.
     """
     if not shapes:
         return {}

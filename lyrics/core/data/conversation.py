@@ -4,22 +4,22 @@ codec.
 What a sample holds for each task (``sample.extra["task"]``), and what is made of it; appendix A of the paper gives the
 instructions, the answers' forms are ours where it is silent:
 
-================  ==============================================  ==================================================================
+================  ==============================================  ======================================================
 task              the sample                                      instruction and answer
-================  ==============================================  ==================================================================
+================  ==============================================  ======================================================
 caption           captions                                        a template; one of the captions
 vqa, text-vqa     turns of question and answer                    a template with the question; the answer
 grounded-caption  captions of objects[0]                          a template, then the object's box; one of the captions
-rec               objects[0], its tag the referring expression    a template; the object in markup, or Yes and No where it asks whether
-                                                                  the object is in a box. With ``extra["absent"]``, an
-                                                                  expression that nothing matches: a template that
-                                                                  allows for it; "Not found."
-referential       objects[0], and turns about it or captions      a template with the object in markup; the object in markup, then the
-                                                                  answer (an answer that names boxes itself stays as it
-                                                                  is)
+rec               objects[0], its tag the referring expression    a template; the object in markup, or Yes and No where
+                                                                  it asks whether the object is in a box. With
+                                                                  ``extra["absent"]``, an expression that nothing
+                                                                  matches: a template that allows for it; "Not found."
+referential       objects[0], and turns about it or captions      a template with the object in markup; the object in
+                                                                  markup, then the answer (an answer that names boxes
+                                                                  itself stays as it is)
 multi-choice      turns, and extra["options"]: tuple of strings   a template with "(a) blue (b) yellow"; "(b) yellow"
 text, or none     turns                                           as they are
-================  ==============================================  ==================================================================
+================  ==============================================  ======================================================
 
 Boxes in a sample's texts are in the codec ``lyrics``; they are rewritten in the codec that is asked for. The picture is
 no part of the text: a prompt holds it as a segment of its own.

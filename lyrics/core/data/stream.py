@@ -135,7 +135,7 @@ class SampleStream:
                     tries = f", also when tried {len(self.retry_delays_s)} times more" if transient else ""
                     raise StorageError(
                         f"{error.filename or 'a file'} (data set {name!r}, row {place.row}) cannot be read{tries}: "
-                        f"{error.strerror or error}. This is the storage, not the sample: mend it and resume; the "
+                        f"{error.strerror or error}. This is the storage, not the sample: fix it and resume; the "
                         "order stays the same."
                     ) from error
                 time.sleep(delay_s)

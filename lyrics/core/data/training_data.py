@@ -67,7 +67,7 @@ def batch_of(
     captions: Sequence[str] | None,
     images_per_text: Sequence[int] | None,
 ) -> TrainingBatch:
-    """The batch of a forward pass: a collated one as it is, or one of what ``model.processor`` returned.
+    """Return the batch of a forward pass: a collated one as it is, or one of what ``model.processor`` returned.
 
     Raises:
         TypeError: ``batch`` is something else.

@@ -19,8 +19,10 @@ def precision_recall_svg(points: Sequence[Mapping[str, float]], title: str) -> s
         path += [_place(before, point["precision"]), _place(point["recall"], point["precision"])]
         before = point["recall"]
     ticks = "".join(
-        f'<text x="{_MARGIN + share * _SIDE:.0f}" y="{_MARGIN + _SIDE + 16}" text-anchor="middle" {_FONT}>{share:g}</text>'
-        f'<text x="{_MARGIN - 6}" y="{_MARGIN + (1 - share) * _SIDE + 4:.0f}" text-anchor="end" {_FONT}>{share:g}</text>'
+        f'<text x="{_MARGIN + share * _SIDE:.0f}" y="{_MARGIN + _SIDE + 16}" text-anchor="middle" '
+        f"{_FONT}>{share:g}</text>"
+        f'<text x="{_MARGIN - 6}" y="{_MARGIN + (1 - share) * _SIDE + 4:.0f}" text-anchor="end" '
+        f"{_FONT}>{share:g}</text>"
         for share in (0, 0.25, 0.5, 0.75, 1)
     )
     middle = _MARGIN + _SIDE / 2
@@ -30,7 +32,8 @@ def precision_recall_svg(points: Sequence[Mapping[str, float]], title: str) -> s
         f'<rect x="{_MARGIN}" y="{_MARGIN}" width="{_SIDE}" height="{_SIDE}" fill="none" stroke="#999"/>{ticks}'
         f'<text x="{middle:.0f}" y="{_MARGIN - 16}" text-anchor="middle" {_FONT}>{html.escape(title)}</text>'
         f'<text x="{middle:.0f}" y="{size - 8}" text-anchor="middle" {_FONT}>recall</text>'
-        f'<text x="14" y="{middle:.0f}" text-anchor="middle" transform="rotate(-90 14 {middle:.0f})" {_FONT}>precision</text>'
+        f'<text x="14" y="{middle:.0f}" text-anchor="middle" transform="rotate(-90 14 {middle:.0f})" '
+        f"{_FONT}>precision</text>"
         f'<polyline points="{" ".join(path)}" fill="none" stroke="#1f5fa8" stroke-width="2"/></svg>\n'
     )
 

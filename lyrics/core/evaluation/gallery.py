@@ -22,8 +22,10 @@ CASES = 24
 _SIDE_PX = 360
 # Nothing on the page may run or be fetched, whatever a model or a data set wrote.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-_STYLE = """body{font:15px/1.4 sans-serif;margin:2em;max-width:70em}figure{display:flex;gap:1em;margin:0 0 1.5em;border-top:1px solid #ccc;
-padding-top:1em}dl{display:grid;grid-template-columns:max-content 1fr;gap:.2em 1em;align-content:start;margin:0}dt{color:#666}
+_STYLE = """body{font:15px/1.4 sans-serif;margin:2em;max-width:70em}figure{display:flex;gap:1em;margin:0 0 1.5em;
+border-top:1px solid #ccc;padding-top:1em}dl{display:grid;grid-template-columns:max-content 1fr;gap:.2em 1em;
+align-content:start;
+margin:0}dt{color:#666}
 dd{margin:0;overflow-wrap:anywhere;white-space:pre-wrap}img{max-width:360px;align-self:start}"""
 
 

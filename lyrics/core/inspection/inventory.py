@@ -23,9 +23,11 @@ class WeightsNeed:
     """Pretrained files that are not on this machine's disk where an option says.
 
     Args:
-        option: the option that names them, such as ``refiner.tagger.options.checkpoint``; empty for a preset's own weights.
+        option: the option that names them, such as ``refiner.tagger.options.checkpoint``; empty for a preset's own
+            weights.
         value: what it says; None where it says nothing and the part refuses to be built without.
-        download: whether the value is a hub id, which building downloads unless that was done before. Otherwise a person has to act.
+        download: whether the value is a hub id, which building downloads unless that was done before. Otherwise a
+            person has to act.
         advice: what to do, in words; empty for a download.
     """
 
@@ -39,8 +41,8 @@ class WeightsNeed:
 class InventoryRow:
     """One line of ``lyrics list``.
 
-    ``status`` is ``ready``, ``ready; downloads ...``, ``needs ...`` or ``broken: ...``; ``weights`` is what pretrained weights need.
-    Whether a hub id exists or was downloaded before is not looked at: that is for the network to say.
+    ``status`` is ``ready``, ``ready; downloads ...``, ``needs ...`` or ``broken: ...``; ``weights`` is what pretrained
+    weights need. Whether a hub id exists or was downloaded before is not looked at: that is for the network to say.
     """
 
     kind: str
@@ -53,7 +55,9 @@ class InventoryRow:
 
 
 def rows(registry: Registry, kind: str | None = None) -> list[InventoryRow]:
-    """Components, presets and everything that failed; all of them, or those of one kind (``preset`` and ``plugin`` count as kinds)."""
+    """Components, presets and everything that failed; all of them, or those of one kind (``preset`` and ``plugin``
+    count as kinds).
+    """
     found = []
     for entry in registry.entries:
         if kind not in (None, entry.component.kind):
@@ -108,7 +112,10 @@ def _status(unmet: list[str], needs: Iterable[WeightsNeed]) -> str:
 
 
 def _weights_of(component: Component, given: Mapping[str, Any], prefix: str) -> tuple[WeightsNeed, ...]:
-    """What the marked options of a component need, of which some are given. Options are not validated: a build does that."""
+    """What the marked options of a component need, of which some are given.
+
+    Options are not validated: a build does that.
+    """
     found: list[WeightsNeed] = []
     format = next((converter.format for converter in component.converters if not converter.whole_model), None)
     for name, field in component.options.model_fields.items():
@@ -158,7 +165,7 @@ class OptionRow:
 
 
 def options_of(component: Component) -> list[OptionRow]:
-    """Every option with its type, default, range and help; options within options by their dotted path."""
+    """Return every option with its type, default, range and help; options within options by their dotted path."""
     return list(_walk(component.options, ""))
 
 

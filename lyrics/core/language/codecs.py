@@ -24,7 +24,7 @@ pixel     ``<br><T>dog</T><Bbox>(3,10),(198,480)</Bbox></br>``    pixels; needs 
 - *Scores* are not written. They set the order: best first.
 
 ``parse`` raises nothing, whatever the text: it returns what could be read and a list of problems. A wrong order of corners
-and a coordinate a little outside of the picture are mended and noted; a box that could mean several things is dropped and
+and a coordinate a little outside of the picture are repaired and reported; a box that could mean several things is dropped and
 noted. The time taken is linear in the length of the text.
 """
 
@@ -277,7 +277,7 @@ class _Reading:
         return None, end
 
     def _box(self, numbers: Sequence[str], start: int, end: int) -> Box | None:
-        """The box with these corners. Mends what is clear, and notes it."""
+        """Return the box with these corners; repair what is clear, and report it."""
         if max(map(len, numbers)) > _MAX_NUMBER_CHARS:
             self.problem(f"a number of more than {_MAX_NUMBER_CHARS} characters is no coordinate", start, end)
             return None
@@ -479,7 +479,7 @@ _FLAGS = re.IGNORECASE | re.ASCII
 CODECS: dict[str, Codec] = {
     codec.name: codec
     for codec in (
-        # The paper's markup, section 3, with its closing tag mended. It says nothing of numbers; 999 for the border makes the
+        # The paper's markup, section 3, with its closing tag corrected. It says nothing of numbers; 999 for the border makes the
         # whole picture (0,0),(999,999) exactly.
         Codec(
             "lyrics",

@@ -15,7 +15,6 @@ import torch
 from lyrics.core.errors import PromptError
 from lyrics.core.pictures.images import ImageLike
 from lyrics.core.pictures.inputs import Pictures, entry_list, instruction_list, picture_list
-from lyrics.core.renaming import warn_former_name
 from lyrics.core.types import ImageBatch
 from lyrics.kernels.host_work import host_work
 
@@ -120,11 +119,3 @@ def asked(
     entries = [cast(Pictures, images)] if isinstance(text, str) else entry_list(cast(Pictures, images), len(texts))
     own = [picture_list(entry) for entry in entries]
     return Asked([one for entry in own for one in entry], texts, tuple(map(len, own)))
-
-
-def from_old_names(options: dict[str, Any], images: Any, text: Any) -> tuple[Any, Any]:
-    """Take ``pictures`` and ``instructions``, the old names of ``images`` and ``text``, out of ``options``, with a warning."""
-    for old, new in (("pictures", "images"), ("instructions", "text")):
-        if old in options:
-            warn_former_name(f"generate: {old}", new, stacklevel=3)
-    return options.pop("pictures", images), options.pop("instructions", text)

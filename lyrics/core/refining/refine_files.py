@@ -364,7 +364,9 @@ def _open(path: Path) -> Image.Image:
 
 
 def _drawing_name(path: Path, suffix: str, taken: set[str]) -> str:
-    """The last two folders and the file's name, joined; with a hash of the path where that is taken, too long or odd."""
+    """The last two folders and the file's name, joined; with a hash of the path where that is taken, too
+    long or odd.
+    """
     parts = (*path.parent.parts, path.stem)[-3:]
     base = "_".join(part for part in parts if part not in (path.anchor, "..", "."))
     is_plain = bool(base) and is_text(base) and base.isprintable() and len(base.encode("utf-8")) <= 200

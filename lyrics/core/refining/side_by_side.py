@@ -1,4 +1,6 @@
-"""Two pictures side by side on a CPU: half of the threads for each does more than all of them for one after the other."""
+"""Two pictures side by side on a CPU: half of the threads for each does more than all of them for one
+after the other.
+"""
 
 from __future__ import annotations
 

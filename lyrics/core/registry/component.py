@@ -38,7 +38,8 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 Capability = Literal["compares_across_batch", "reads_known_objects"]
 CAPABILITIES: tuple[Capability, ...] = get_args(Capability)
 
-#: Contract versions this release accepts (``Component.contract``). See ``lyrics.core.contracts`` for what each kind promises.
+#: Contract versions this release accepts (``Component.contract``). See ``lyrics.core.contracts`` for what each kind
+#: promises.
 CONTRACTS = (1,)
 
 hookimpl = pluggy.HookimplMarker("lyrics")
@@ -47,10 +48,11 @@ hookimpl = pluggy.HookimplMarker("lyrics")
 class Options(FormerNames):
     """Base of every component's options: frozen, unknown keys refused, every default stated here and nowhere else.
 
-    Give each field a ``Field(description=...)`` and its range (``ge``, ``le``): ``lyrics show NAME`` prints them and a value outside
-    is refused with its place in the spec. A field or property named ``feature_dim`` lets parts be compared before anything is built; so do
-    ``segments`` of a query transformer and ``needs_segments`` of an objective (``lyrics.core.contracts``). A field that
-    is renamed stays known for a while by ``FORMER_NAMES = {"former_name": "name"}``.
+    Give each field a ``Field(description=...)`` and its range (``ge``, ``le``): ``lyrics show NAME`` prints them and a
+    value outside is refused with its place in the spec. A field or property named ``feature_dim`` lets parts be
+    compared before anything is built; so do ``segments`` of a query transformer and ``needs_segments`` of an objective
+    (``lyrics.core.contracts``). A field that is renamed stays known for a while by
+    ``FORMER_NAMES = {"former_name": "name"}``.
     """
 
     # `defer_build`: listing components must not pay for validators that only a build needs.
@@ -62,8 +64,8 @@ class Options(FormerNames):
 class CheckpointOptions(Options):
     """Base of options whose numbers a checkpoint's own ``config.json`` states: each that is None is the checkpoint's.
 
-    ``PUBLIC`` holds the numbers of the default checkpoint. They serve where no configuration is at hand: for random weights, where
-    nothing is downloaded, and for a checkpoint in another format than transformers'.
+    ``PUBLIC`` holds the numbers of the default checkpoint. They serve where no configuration is at hand: for random
+    weights, where nothing is downloaded, and for a checkpoint in another format than transformers'.
     """
 
     PUBLIC: ClassVar[Mapping[str, Any]] = {}
@@ -111,15 +113,15 @@ class Converter:
     """How ``lyrics convert`` makes weights of a component from a public checkpoint of another project.
 
     Args:
-        format: kebab-case name of the checkpoint's format. Components that declare the same format are alternatives (they read the same
-            result), or, with ``whole_model``, parts of one model.
+        format: kebab-case name of the checkpoint's format. Components that declare the same format are alternatives
+            (they read the same result), or, with ``whole_model``, parts of one model.
         convert: ``"package.module:callable"``, called as ``callable(source, options, context)`` with a
             ``SourceCheckpoint``, the component's options and a ``BuildContext``; returns a ``ConversionPlan`` (all in
             ``lyrics.types``). Imported only when a checkpoint is converted.
         marks: keys that every checkpoint of the format has. They tell which format a file is of.
         summary: one line for ``lyrics convert --help``.
-        whole_model: the checkpoint is of a model whose other parts convert their own tensors; the format has the name of the preset that it
-            fills, and the plan names tensors as the component's own state dict does.
+        whole_model: the checkpoint is of a model whose other parts convert their own tensors; the format has the
+            name of the preset that it fills, and the plan names tensors as the component's own state dict does.
     """
 
     format: str
@@ -145,8 +147,8 @@ class Component:
     Args:
         kind: one of ``KINDS``.
         name: kebab-case, unique for its kind within the distribution.
-        build: ``"package.module:callable"``, called as ``callable(options, context)`` with an instance of ``options`` and a
-            ``lyrics.core.contracts.BuildContext``. Imported only when the component is built.
+        build: ``"package.module:callable"``, called as ``callable(options, context)`` with an instance of
+            ``options`` and a ``lyrics.core.contracts.BuildContext``. Imported only when the component is built.
         options: subclass of ``Options``.
         requires: requirement strings (``"timm>=1.0"``) checked before the build.
         install: the command to print when a requirement is unmet.
@@ -155,9 +157,10 @@ class Component:
         contract: version of the kind's contract that the component keeps.
         test_options: options under which the component is small and builds offline; the conformance suite uses them.
         converters: public checkpoints of other projects that ``lyrics convert`` turns into this component's weights.
-        capabilities: what the component does beside what every one of its kind does. ``compares_across_batch``: an objective compares
-            samples of a batch with each other, so that its loss is no sum over micro-batches. ``reads_known_objects``: an expert of the
-            refiner takes the objects that come with an image (``ImageBatch.known_objects``) instead of looking at it.
+        capabilities: what the component does beside what every one of its kind does. ``compares_across_batch``: an
+            objective compares samples of a batch with each other, so that its loss is no sum over micro-batches.
+            ``reads_known_objects``: an expert of the refiner takes the objects that come with an image
+            (``ImageBatch.known_objects``) instead of looking at it.
     """
 
     kind: Kind
@@ -193,8 +196,8 @@ class Preset:
 
     A function that returns a ``RefinerSpec`` names a refiner alone, for ``lyrics refine`` and ``build_refiner``.
 
-    ``reported_trainable`` is the number of trainable parameters that the model's source reports, if it does, and ``reported_note`` says why
-    ours may differ; ``lyrics check`` prints both.
+    ``reported_trainable`` is the number of trainable parameters that the model's source reports, if it does, and
+    ``reported_note`` says why ours may differ; ``lyrics check`` prints both.
 
     ``weights`` names what training made of it, where that ships with the package: a model folder of trained parts
     (``save_pretrained(folder, trainable_only=True)``), as ``package:NAME/PATH``.

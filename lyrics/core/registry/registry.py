@@ -1,8 +1,9 @@
 """Which parts exist: discover plugins, isolate broken ones, look components and presets up.
 
-This is the only file that touches pluggy. Entry points in group ``lyrics`` find the plugins; each is loaded by itself, in a manager of its
-own, so that a failure stays with the plugin it belongs to and is shown when its name is asked for. Built-ins come the same way as
-strangers' and have no priority over them. Nothing heavy is imported here: a component's ``build`` string is resolved when it is built.
+This is the only file that touches pluggy. Entry points in group ``lyrics`` find the plugins; each is loaded by itself,
+in a manager of its own, so that a failure stays with the plugin it belongs to and is shown when its name is asked for.
+Built-ins come the same way as strangers' and have no priority over them. Nothing heavy is imported here: a component's
+``build`` string is resolved when it is built.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ S = TypeVar("S", ModelSpec, RefinerOnlySpec)
 GROUP = "lyrics"
 DISTRIBUTION = "lyrics-vl"
 #: What a user can do about a plugin that is in the way.
-_LEAVE_OUT = "Until that is mended, uninstall it or set LYRICS_PLUGINS=none (or to the names of those to keep)."
+_LEAVE_OUT = "Until that is fixed, uninstall it or set LYRICS_PLUGINS=none (or to the names of those to keep)."
 HEAVY_MODULES = ("torch", "transformers", "triton", "timm", "torchvision")
 R = TypeVar("R", Component, Preset, Recipe)
 N = TypeVar("N", Preset, Recipe)
@@ -85,7 +86,7 @@ class Entry:
         return f"{self.source.distribution}/{self.component.name}"
 
     def unmet(self) -> list[str]:
-        """The requirements that this environment does not meet, each with what is there instead."""
+        """Return the requirements that this environment does not meet, each with what is there instead."""
         return [complaint for text in self.component.requires if (complaint := _unmet(text))]
 
 
@@ -106,8 +107,8 @@ class Registry:
     """The components, presets and recipes of a set of plugins.
 
     Args:
-        plugins: (origin, loader) pairs; a loader returns the module or object that holds the hooks, and may fail. ``discover`` makes them
-            from entry points; tests give their own.
+        plugins: (origin, loader) pairs; a loader returns the module or object that holds the hooks, and may fail.
+            ``discover`` makes them from entry points; tests give their own.
     """
 
     def __init__(self, plugins: Iterable[tuple[PluginSource, Callable[[], Any]]]) -> None:
@@ -115,11 +116,11 @@ class Registry:
 
     @classmethod
     def discover(cls, *in_process: Any) -> Registry:
-        """Every installed plugin, and the given modules or objects as if they were installed.
+        """Return every installed plugin, and the given modules or objects as if they were installed.
 
-        The environment variable ``LYRICS_PLUGINS`` limits third parties: ``none``, or distribution names separated by commas. Those that
-        are left are tried in a process of their own first; one that would take this process with it, or never return, is left out and
-        warned of. With built-ins alone no process is started.
+        The environment variable ``LYRICS_PLUGINS`` limits third parties: ``none``, or distribution names separated by
+        commas. Those that are left are tried in a process of their own first; one that would take this process with it,
+        or never return, is left out and warned of. With built-ins alone no process is started.
         """
         found = _tried(_installed())
         found += [
@@ -149,10 +150,10 @@ class Registry:
         return sorted(found, key=lambda pair: (pair[0].name, pair[1].distribution))
 
     def component(self, kind: str, name: str) -> Entry:
-        """The component called ``name``, bare or as ``distribution/name``.
+        """Return the component called ``name``, bare or as ``distribution/name``.
 
-        Raises ``UnknownNameError`` with the nearest name, ``AmbiguousNameError`` with both spellings, or ``PluginError`` when the name
-        belongs to a plugin that failed.
+        Raises ``UnknownNameError`` with the nearest name, ``AmbiguousNameError`` with both spellings, or
+        ``PluginError`` when the name belongs to a plugin that failed.
         """
         if kind not in KINDS:
             raise UnknownNameError(f"there is no kind {kind!r}.{did_you_mean(kind, KINDS)} Kinds: {', '.join(KINDS)}.")
@@ -165,10 +166,10 @@ class Registry:
         raise self._unknown(kind, name, [entry.component.name for entry in of_kind])
 
     def preset(self, name: str) -> ModelSpec | RefinerOnlySpec:
-        """The specification that the preset ``name`` returns: of a model, or of a refiner alone.
+        """Return the specification that the preset ``name`` returns: of a model, or of a refiner alone.
 
-        A part that the preset names without its distribution is the preset's own distribution's, where two distributions provide it: a
-        stranger's component of the same name does not disturb a preset.
+        A part that the preset names without its distribution is the preset's own distribution's, where two
+        distributions provide it: a stranger's component of the same name does not disturb a preset.
         """
         preset, source = self._preset(name)
         try:
@@ -184,11 +185,11 @@ class Registry:
         return self._prefer(found, source.distribution)
 
     def preset_weights(self, name: str) -> str | None:
-        """What the preset ``name`` says of its trained weights (``Preset.weights``). Raises as ``preset``."""
+        """Return what the preset ``name`` says of its trained weights (``Preset.weights``). Raises as ``preset``."""
         return self._preset(name)[0].weights
 
     def recipe(self, name: str) -> Any:
-        """The training configuration that the recipe ``name`` returns. Raises as ``preset``."""
+        """Return the training configuration that the recipe ``name`` returns. Raises as ``preset``."""
         recipe, source = self._named("recipe", name, self.recipes)
         try:
             return pkgutil.resolve_name(recipe.config)()
@@ -238,7 +239,8 @@ class Registry:
             if belongs:
                 asked = f"{kind} {name!r}" if failure.kind == kind else repr(name)
                 return PluginError(
-                    f"{asked}: the plugin {failure.source} is installed but broken: {failure.cause} See 'lyrics doctor'."
+                    f"{asked}: the plugin {failure.source} is installed but broken: {failure.cause} See 'lyrics "
+                    "doctor'."
                 )
         message = f"no {kind} named {name!r}.{did_you_mean(bare, choices)}"
         elsewhere = sorted({e.component.kind for e in self.entries if e.component.name == bare})
@@ -263,7 +265,7 @@ def _discover_once() -> Registry:
 
 
 def default_registry() -> Registry:
-    """The registry of everything installed, discovered at the first call and not before.
+    """Return the registry of everything installed, discovered at the first call and not before.
 
     Raises ``PluginError`` within a manifest: what it asks for is not known before it has been loaded itself.
     """
@@ -281,7 +283,7 @@ def default_registry() -> Registry:
 
 
 def describe(error: BaseException) -> str:
-    """One line for an exception, ending in a full stop."""
+    """Return one line for an exception, ending in a full stop."""
     if isinstance(error, SystemExit):
         return f"it called sys.exit({one_line(repr(error.code))})."
     try:
@@ -292,9 +294,11 @@ def describe(error: BaseException) -> str:
 
 
 def _installed() -> list[tuple[PluginSource, Callable[[], Any]]]:
-    """(origin, loader) of every entry point in the group. A distribution whose entry points cannot be read counts as one broken plugin.
+    """(origin, loader) of every entry point in the group. A distribution whose entry points cannot be read counts as
+    one broken plugin.
 
-    ``importlib.metadata.entry_points`` is not used: it fails as a whole when the metadata of one distribution is damaged.
+    ``importlib.metadata.entry_points`` is not used: it fails as a whole when the metadata of one distribution is
+    damaged.
     """
     found: dict[tuple[str, str], tuple[PluginSource, Callable[[], Any]]] = {}
     for distribution in importlib.metadata.distributions():
@@ -322,10 +326,11 @@ def plugin_packages() -> frozenset[str]:
 
 
 def _tried(found: list[tuple[PluginSource, Callable[[], Any]]]) -> list[tuple[PluginSource, Callable[[], Any]]]:
-    """The same, where third parties that do not survive the trial fail with what came of it instead of being loaded here.
+    """The same, where third parties that do not survive the trial fail with what came of it instead of being loaded
+    here.
 
-    Nothing is remembered from one process to the next: a trial costs about as much as a manifest, 0.15 s, and what was true of a plugin
-    yesterday need not be true under another driver or beside another package.
+    Nothing is remembered from one process to the next: a trial costs about as much as a manifest, 0.15 s, and what was
+    true of a plugin yesterday need not be true under another driver or beside another package.
     """
     names = [str(source) for source, _ in found if canonicalize_name(source.distribution) != DISTRIBUTION]
     if not names or plugin_process.INSIDE in os.environ:
@@ -354,7 +359,9 @@ class _TrialError(Exception):
 
 
 def load_in_child() -> None:
-    """Load the plugins that ``sys.argv`` names, one after another, and report each to the process that started this one. Never returns."""
+    """Load the plugins that ``sys.argv`` names, one after another, and report each to the process that started this
+    one. Never returns.
+    """
     global _discovering
     _discovering = True
     messages = plugin_process.Messages()
@@ -506,9 +513,14 @@ def _problem_with_component(record: Any) -> str | None:
     if not isinstance(record, Component):
         return f"lyrics_components yielded a {type(record).__name__}, not a lyrics.Component."
     if record.kind not in KINDS:
-        return f"component {_repr(record.name)} has the unknown kind {_repr(record.kind)}.{did_you_mean(str(record.kind), KINDS)}"
+        return f"component {_repr(record.name)} has the unknown kind {_repr(record.kind)}." + did_you_mean(
+            str(record.kind), KINDS
+        )
     if not isinstance(record.name, str) or not _NAME.fullmatch(record.name) or len(record.name) > _LONGEST_NAME:
-        return f"{_repr(record.name)} is not a component name: lower-case words joined by hyphens, {_LONGEST_NAME} characters at most."
+        return (
+            f"{_repr(record.name)} is not a component name: lower-case words joined by hyphens, "
+            f"{_LONGEST_NAME} characters at most."
+        )
     for field_name in ("install", "summary", "license"):
         if not isinstance(value := getattr(record, field_name), str):
             return f"{record.kind} {record.name!r}: {field_name} must be a string, not {value!r}."
@@ -540,7 +552,8 @@ def _problem_with_component(record: Any) -> str | None:
         try:
             Requirement(requirement)
         except InvalidRequirement as error:
-            return f"{record.kind} {record.name!r}: the requirement {requirement!r} is not valid: {str(error).splitlines()[0]}."
+            why = str(error).splitlines()[0]
+            return f"{record.kind} {record.name!r}: the requirement {requirement!r} is not valid: {why}."
     return None
 
 

@@ -1,4 +1,6 @@
-"""What the first rank writes down about every step: the log, the trackers, the progress bar; and every rank about skipped ones."""
+"""What the first rank writes down about every step: the log, the trackers, the progress bar; and every rank about
+skipped ones.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ _LEDGER_EVERY_S = 5.0
 
 
 class Recorder:
-    """Of one process. ``start`` steps were finished before."""
+    """Record the steps of one process. ``start`` steps were finished before."""
 
     def __init__(self, folder: RunFolder, accelerator: Accelerator, config: TrainConfig, start: int) -> None:
         self.folder, self.accelerator, self.config = folder, accelerator, config

@@ -76,7 +76,10 @@ def write_report(folder: RunFolder, config: TrainConfig, stream: SampleStream, s
         "<p>The first samples of the run's order, before augmentation.</p>",
         _examples(stream),
     ]
-    text = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(folder.path.name)}</title><style>{_STYLE}</style>"
+    text = (
+        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(folder.path.name)}</title>"
+        f"<style>{_STYLE}</style>"
+    )
     folder.report_file.write_text(text + "\n".join(parts) + "</html>\n", encoding="utf-8")
 
 

@@ -35,7 +35,9 @@ _MARK = "_is_fsdp_managed_module"
 
 
 def layers(language_model: Module) -> list[nn.Module]:
-    """Return what is put together at once: the members of the outermost module lists, which are a transformer's layers."""
+    """Return what is put together at once: the members of the outermost module lists, which are a
+    transformer's layers.
+    """
     found: list[nn.Module] = []
     for child in language_model.children():
         found += list(child) if isinstance(child, nn.ModuleList) else layers(child)

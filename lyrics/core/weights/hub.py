@@ -29,7 +29,7 @@ CARD = """---
 
 # {{ model_id | default("A lyrics model", true) }}
 
-A vision-language model that sees objects, made with the Python library `lyrics`. `spec.json` says of which parts it consists:
+A vision-language model that sees objects, made with the Python library `lyrics`. `spec.json` lists its parts:
 
 | part | component |
 |---|---|

@@ -1,15 +1,17 @@
 """A model folder: what ``save_pretrained`` writes and ``from_pretrained`` reads.
 
-=========================  ==========================================================================================================
+=========================  =============================================================================================
 ``spec.json``              the resolved specification, with the distribution of every part
-``model.safetensors``      the tensors (``lyrics.core.weights.tensors``); all of them, or only those that training changes
-``frozen.json``            in the second case: for every part that is not stored, where it comes from and the sha256 of its tensors
+``model.safetensors``      the tensors (``lyrics.core.weights.tensors``); all of them, or only those that training
+                           changes
+``frozen.json``            in the second case: for every part that is not stored, where it comes from and the sha256 of
+                           its tensors
 ``tokenizers/``            one folder each for ``query_transformer`` (where it reads text) and ``language_model``
-``parts/``                 one folder for each part that needs more than tensors (its configuration in transformers' format, a tagger's
-                           names, a detector's tokenizer); see ``save_files`` and ``load_files`` in
+``parts/``                 one folder for each part that needs more than tensors (its configuration in transformers'
+                           format, a tagger's names, a detector's tokenizer); see ``save_files`` and ``load_files`` in
                            ``lyrics.core.contracts``
 ``preprocessing.json``     how each expert prepares pictures; compared when the folder is read
-=========================  ==========================================================================================================
+=========================  =============================================================================================
 """
 
 from __future__ import annotations

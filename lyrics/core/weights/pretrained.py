@@ -140,7 +140,9 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def read_headers(path: Path) -> list[TensorHeader]:
-    """Shapes and types of what ``read_tensors`` reads, without its values: for ``lyrics.core.weights.tensors.bounded``."""
+    """Shapes and types of what ``read_tensors`` reads, without its values: for
+    ``lyrics.core.weights.tensors.bounded``.
+    """
     from lyrics.core.weights.tensors import file_headers
 
     return [header for file in _tensor_files(path) for header in file_headers(file).values()]

@@ -1,6 +1,8 @@
-"""The benchmarks that the paper reports in Tables 2 and 3, ``scenes``, and POPE's probe. This manifest imports no torch.
+"""The benchmarks that the paper reports in Tables 2 and 3, ``scenes``, and POPE's probe. This manifest imports no
+torch.
 
-A benchmark reads its samples through the data set of the same name. docs/evaluation.md says which command gives which number of the paper.
+A benchmark reads its samples through the data set of the same name. docs/evaluation.md says which command gives which
+number of the paper.
 """
 
 from __future__ import annotations

@@ -32,7 +32,8 @@ class CachedTokensOptions(CachedOptions):
     stand_in_dim: int | None = Field(
         None,
         ge=1,
-        description="width of the local tokens of the part that this one stands in for: it then gives none, and a query transformer that "
+        description="width of the local tokens of the part that this one stands in for: it then gives none, and a "
+        "query transformer that "
         "was trained with that part fits; null: a token is the box itself",
     )
 

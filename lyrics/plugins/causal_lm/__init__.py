@@ -49,7 +49,7 @@ class CausalLMOptions(Options):
     )
     checkpoint: Annotated[str | None, NamesWeights()] = Field(
         DEFAULT_CHECKPOINT,
-        description="hub id, folder, or package:NAME/PATH, read with weights='pretrained'; null: none, so random weights",
+        description="hub id, folder, or package:NAME/PATH, read with weights='pretrained'; null: random weights",
     )
     vocab_size: int | None = Field(
         None, ge=1, description=f"rows of the word embeddings; {_FROM_CHECKPOINT.format(LLAMA_7B['vocab_size'])}"

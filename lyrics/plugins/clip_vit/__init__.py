@@ -80,11 +80,11 @@ class ClipVitOptions(_VitOptions):
     skip_layers: int = Field(
         1,
         ge=0,
-        description="last layers left out, neither built nor loaded: 1 gives the last layer but one, 3 fits BLIP-2's ViT-L",
+        description="last layers left out, neither built nor loaded: 1: the last layer but one; 3: BLIP-2's ViT-L",
     )
     resize: Literal["squash", "crop"] = Field(
         "squash",
-        description="squash the whole picture to a square, as BLIP-2 does, or crop the center of its shortest side, as CLIP",
+        description="squash the whole image to a square (BLIP-2), or crop the center of its shortest side (CLIP)",
     )
 
     @model_validator(mode="after")
@@ -113,12 +113,13 @@ class EvaVitGOptions(_VitOptions):
     checkpoint: Annotated[str, NamesWeights()] = Field(
         "Salesforce/blip2-itm-vit-g",
         min_length=1,
-        description="hub id or folder with safetensors of a BLIP-2 or Lyrics model or of its tower, in transformers' naming",
+        description="hub id or folder with a BLIP-2 or Lyrics model or its tower in safetensors, transformers' names",
     )
     layer_norm_eps: float | None = Field(
         None,
         gt=0,
-        description="LayerNorm epsilon; null: the checkpoint's (1e-6 in newer BLIP-2 configurations); without one 1e-5, as in the "
+        description="LayerNorm epsilon; null: the checkpoint's (1e-6 in newer BLIP-2 configurations); without one "
+        "1e-5, as in the "
         "released Lyrics code",
     )
 

@@ -27,7 +27,8 @@ class PictureOptions(TextOptions):
 
     images: str | None = Field(
         None,
-        description="folder that holds the pictures, where that is not root (several sets share COCO's); or what they are called there, "
+        description="folder that holds the pictures, where that is not root (several sets share COCO's); or what they "
+        "are called there, "
         "such as pictures/coco_val2017_*, where * is a picture's name after its last underscore",
     )
 

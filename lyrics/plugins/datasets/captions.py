@@ -73,7 +73,9 @@ def coco_sample(record: Mapping[str, Any]) -> Sample:
 
 
 def _karpathy(data: Any, part: str) -> list[Found]:
-    """The pictures of one of Karpathy's splits, from ``{"images": [{"split", "filename", "sentences": [{"raw"}]}]}``."""
+    """The pictures of one of Karpathy's splits, from ``{"images": [{"split", "filename", "sentences":
+    [{"raw"}]}]}``.
+    """
     found = list(
         taken_apart(listed(data, "images"), lambda row: [row.fields] if row.text("split") in _KARPATHY[part] else [])
     )

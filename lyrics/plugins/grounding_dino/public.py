@@ -1,7 +1,8 @@
-"""Converters of Grounding DINO: the authors' ``.pth`` files (IDEA-Research/GroundingDINO), and the detector inside the released Lyrics.
+"""Converters of Grounding DINO: the authors' ``.pth`` files (IDEA-Research/GroundingDINO), and the detector inside the
+released Lyrics.
 
-The detector reads the authors' names, so they stay, but for the ``module.`` of a data-parallel wrapper. Its tokenizer is BERT's and in no
-checkpoint.
+The detector reads the authors' names, so they stay, but for the ``module.`` of a data-parallel wrapper. Its tokenizer
+is BERT's and in no checkpoint.
 """
 
 from __future__ import annotations
@@ -22,14 +23,17 @@ from lyrics.plugins.grounding_dino.detector import GroundingDino, network_config
 from lyrics.plugins.grounding_dino.weights import UNUSED, from_original
 
 _TOKENIZER = ("vocab.txt", "tokenizer.json", "tokenizer_config.json")
-#: The released Lyrics keeps its detector under the first name, and the backbone in it, by the authors ``backbone.0``, under the second
-#: (Fengshenbang-LM 1867d84, models/Lyrics/backbone/backbone.py).
+#: The released Lyrics keeps its detector under the first name, and the backbone in it, by the authors ``backbone.0``,
+#: under the second (Fengshenbang-LM 1867d84, models/Lyrics/backbone/backbone.py).
 _RELEASED = "grounding_dino."
 _BACKBONE = "backbone.swintransformer."
 
 
 def convert(source: SourceCheckpoint, options: GroundingDinoOptions, context: BuildContext) -> ConversionPlan:
-    """Every tensor that something reads. Raises ``WeightsError`` when one is unknown, missing, or not of the shape that the options say."""
+    """Return every tensor that something reads.
+
+    Raises ``WeightsError`` when one is unknown, missing, or not of the shape that the options say.
+    """
     load_transformers(  # to see that it does
         GroundingDinoForObjectDetection, network_config(options.numbers), from_original(source), source.path
     )
@@ -48,7 +52,7 @@ def convert(source: SourceCheckpoint, options: GroundingDinoOptions, context: Bu
 def convert_released(
     source: Mapping[str, torch.Tensor], options: GroundingDinoOptions, context: BuildContext
 ) -> ConversionPlan:
-    """The detector of the released Lyrics, in the names of our own state dict."""
+    """Return the detector of the released Lyrics, in the names of our own state dict."""
     keys = {}
     for full in source:
         if full.startswith(_RELEASED):
@@ -100,7 +104,8 @@ class _Part:
 
 
 def _hub_names(original: Mapping[str, torch.Tensor], options: GroundingDinoOptions) -> dict[str, str | None]:
-    """Each tensor of transformers' network -> the hub's name of it, which transformers translates as it loads; None where there is none.
+    """Each tensor of transformers' network -> the hub's name of it, which transformers translates as it loads; None
+    where there is none.
 
     It has no function that says how, so every tensor is marked with a number that no fresh one holds, loaded, and read.
     """

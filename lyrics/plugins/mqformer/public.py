@@ -1,7 +1,7 @@
 """Converters of BLIP-2's stage-1 checkpoints and of the query transformer inside the released Lyrics.
 
-BLIP-2's keys keep their names, which ``convert.load_checkpoint`` reads under any options: with more queries or words than the file has,
-with grounding queries or without. What it does not have is initialized when the model is built.
+BLIP-2's keys keep their names, which ``convert.load_checkpoint`` reads under any options: with more queries or words
+than the file has, with grounding queries or without. What it does not have is initialized when the model is built.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from lyrics.plugins.mqformer.convert import (
 )
 from lyrics.plugins.mqformer.model import MQFormer
 
-#: Where no spec says which local tokens there are: both kinds. Only the names of the new tensors depend on it, not their width.
+#: Where no spec says which local tokens there are: both kinds. Only the names of the new tensors depend on it, not
+#: their width.
 _LOCAL_DIMS = {"detector": 260, "segmenter": 260}
 
 
@@ -39,7 +40,10 @@ def convert_lavis(source: SourceCheckpoint, options: QFormerOptions, context: Bu
 
 
 def convert_transformers(source: SourceCheckpoint, options: QFormerOptions, context: BuildContext) -> ConversionPlan:
-    """BLIP-2 stage 1 as transformers' ``Blip2ForImageTextRetrieval``, which has no token head. Raises ``WeightsError`` as above."""
+    """BLIP-2 stage 1 as transformers' ``Blip2ForImageTextRetrieval``, which has no token head.
+
+    Raises ``WeightsError`` as above.
+    """
     return _blip2(source, options, context, TRANSFORMERS)
 
 
@@ -48,7 +52,8 @@ def _blip2(source: SourceCheckpoint, options: QFormerOptions, context: BuildCont
     if keys not in source:
         raise WeightsError(f"{source.path}: has no {keys}, whose width is that of the image tokens.")
     context = replace(context, image_dim=context.image_dim or source.shapes()[keys].shape[1])
-    # The checkpoint's LayerNorm of image tokens is always taken: whether it is used is the business of the spec that reads the result.
+    # The checkpoint's LayerNorm of image tokens is always taken: whether it is used is the business of the spec that
+    # reads the result.
     model = _on_meta(options.model_copy(update={"normalize_image_tokens": True}), context)
     converted = from_upstream(source, model, naming)
     report = load_converted(model, converted)
@@ -65,20 +70,22 @@ def _blip2(source: SourceCheckpoint, options: QFormerOptions, context: BuildCont
 def convert_released(
     source: Mapping[str, torch.Tensor], options: MQFormerOptions, context: BuildContext
 ) -> ConversionPlan:
-    """The query transformer of the released Lyrics (stage 2, without a token head), in the names of our own state dict."""
+    """Return the query transformer of the released Lyrics (stage 2, without a token head), in the names of our
+    own state dict.
+    """
     model = _on_meta(options, context)
     state = {key: source[key] for key in source if key == "query_tokens" or key.startswith("qformer.")}
     converted = from_upstream(state, model, RELEASED_STAGE2)
     report = load_converted(model, converted)
     if report.partly.get("word_embeddings.weight", model.vocab_size) != model.vocab_size:
         raise WeightsError(
-            f"the query transformer of the released Lyrics has {report.partly['word_embeddings.weight']} words, the spec says "
-            f"{model.vocab_size}; set query_transformer.options.vocab_size to the checkpoint's."
+            f"the query transformer of the released Lyrics has {report.partly['word_embeddings.weight']} words, the "
+            f"spec says {model.vocab_size}; set query_transformer.options.vocab_size to the checkpoint's."
         )
     if "query_tokens_QD" in report.partly:
         raise WeightsError(
-            f"query_tokens of the released Lyrics are {report.partly['query_tokens_QD']}, the spec says {model.num_queries}; set "
-            "query_transformer.options.num_visual and num_grounding to the checkpoint's."
+            f"query_tokens of the released Lyrics are {report.partly['query_tokens_QD']}, the spec says "
+            f"{model.num_queries}; set query_transformer.options.num_visual and num_grounding to the checkpoint's."
         )
     wanted = sources(model, RELEASED_STAGE2)
     own = model.state_dict()
@@ -108,7 +115,9 @@ class _Tokenizer:
 
 
 class _Own:
-    """Our tensor ``name`` of upstream's: stacked and padded as ``from_upstream`` does, and the padding rows of the vocabulary zero."""
+    """Our tensor ``name`` of upstream's: stacked and padded as ``from_upstream`` does, and the padding rows of the
+    vocabulary zero.
+    """
 
     def __init__(self, model: MQFormer, name: str, shape: torch.Size) -> None:
         self.model, self.name, self.shape = model, name, shape

@@ -104,7 +104,7 @@ class ICG(nn.Module):
         return written
 
     def accuracy(self, state: StepState) -> dict[str, tuple[int, int]]:
-        """Caption tokens foretold rightly, given those before."""
+        """Count the caption tokens that are predicted correctly from those before."""
         return {"caption token accuracy": right_tokens(*self._predicted(state))}
 
 

@@ -64,7 +64,8 @@ def lyrics_13b() -> ModelSpec:
         image_encoder=Slot(
             use="clip-vit",
             options={
-                "checkpoint": "openai/clip-vit-large-patch14",  # "ViT-L/14 initialized from pre-trained CLIP" (section 4)
+                # "ViT-L/14 initialized from pre-trained CLIP" (section 4)
+                "checkpoint": "openai/clip-vit-large-patch14",
                 "image_size": 224,  # "images of size 224x224" (section 4)
                 "patch_size": 14,
                 "width": 1024,  # "257x1024 for ViT-L/14" (section 3.1)
@@ -77,7 +78,8 @@ def lyrics_13b() -> ModelSpec:
                 "num_visual": 32,  # section 3.1
                 "num_grounding": 32,  # section 3.1
                 "hidden_size": 768,  # "each with a dimension of 768" (section 3.1)
-                "normalize_image_tokens": True,  # ln_vision of the BLIP-2 checkpoint that training continues from (section 3.1)
+                # ln_vision of the BLIP-2 checkpoint that training continues from (section 3.1)
+                "normalize_image_tokens": True,
             },
         ),
         # The rank is not in the paper; 64 is what its count of trainable parameters suggests, see PAPER_TRAINABLE_NOTE.

@@ -57,7 +57,7 @@ class RamOptions(Options):
     )
     backbone: Literal["swin-b", "swin-l"] | SwinOptions = Field(
         "swin-l",
-        description="swin-l is what upstream publishes, swin-b what the paper names (section 4); or a Swin by its numbers",
+        description="swin-l: as upstream publishes; swin-b: as the paper names (section 4); or a Swin by its numbers",
     )
     image_size: int = Field(384, ge=1, description="side in pixels of the square that pictures are squashed to")
     window_size: int = Field(12, ge=1, description="side of Swin's attention windows, in patches")

@@ -1,7 +1,8 @@
 """Converters of RAM and RAM++: recognize-anything's ``.pth`` files, and RAM inside the released Lyrics.
 
-The tagger reads upstream's names (``checkpoint.py``), so they stay. The tag list and the thresholds are in no checkpoint; upstream has
-them as ``ram_tag_list.txt`` and ``ram_tag_list_threshold.txt`` in its source (recognize-anything 7cb804a, ``ram/data``).
+The tagger reads upstream's names (``checkpoint.py``), so they stay. The tag list and the thresholds are in no
+checkpoint; upstream has them as ``ram_tag_list.txt`` and ``ram_tag_list_threshold.txt`` in its source
+(recognize-anything 7cb804a, ``ram/data``).
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ _RELEASED = "ram."
 
 
 def convert(source: SourceCheckpoint, options: RamOptions, context: BuildContext) -> ConversionPlan:
-    """``ram`` or ``ram-plus``, by the options. Raises ``WeightsError`` as ``from_upstream`` does, or for a list that is not there."""
+    """Return ``ram`` or ``ram-plus``, by the options.
+
+    Raises ``WeightsError`` as ``from_upstream`` does, or for a list that is not there.
+    """
     from_upstream(source.shapes(), _on_meta(options).state_dict(), source=str(source.path))
     kept = {key: Piece((key,)) for key in source if not IGNORED.fullmatch(key)}
     files = {name: _list(source.folder, name, options.num_tags) for name in _LISTS}
@@ -43,7 +47,7 @@ def convert(source: SourceCheckpoint, options: RamOptions, context: BuildContext
 
 
 def convert_released(source: Mapping[str, torch.Tensor], options: RamOptions, context: BuildContext) -> ConversionPlan:
-    """The tagger of the released Lyrics, in the names of our own state dict."""
+    """Return the tagger of the released Lyrics, in the names of our own state dict."""
     prefixed = {key.removeprefix(_RELEASED): key for key in source if key.startswith(_RELEASED)}
     names = {key.replace("vision_multi.", "tagging_head."): full for key, full in prefixed.items()}
     own = _on_meta(options).state_dict()
@@ -101,8 +105,8 @@ def _list(folder: Path, name: str, num_tags: int) -> Path:
     found = next((folder / n for n in (name, _LISTS[name]) if (folder / n).is_file()), None)
     if found is None:
         raise WeightsError(
-            f"{folder}: has no {_LISTS[name]} (or {name}), which the tagger needs and no checkpoint holds. Put it there; "
-            f"upstream has it at {_SOURCE}."
+            f"{folder}: has no {_LISTS[name]} (or {name}), which the tagger needs and no checkpoint holds. Put it "
+            f"there; upstream has it at {_SOURCE}."
         )
     lines = len(found.read_bytes().splitlines())
     if lines != num_tags:

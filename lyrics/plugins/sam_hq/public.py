@@ -13,7 +13,10 @@ from lyrics.plugins.sam_hq.weights import from_original
 
 
 def convert(source: SourceCheckpoint, options: SamHqOptions, context: BuildContext) -> ConversionPlan:
-    """Every tensor is kept. Raises ``WeightsError`` when one is unknown, missing, or of another shape than the options say."""
+    """Keep every tensor.
+
+    Raises ``WeightsError`` when one is unknown, missing, or of another shape than the options say.
+    """
     load_transformers(
         SamHQModel, network_config(options.numbers), from_original(source), source.path
     )  # to see that it does

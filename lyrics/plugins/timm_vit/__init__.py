@@ -28,7 +28,7 @@ class TimmVitOptions(Options):
     checkpoint: Annotated[str | None, NamesWeights()] = Field(
         None,
         min_length=1,
-        description="hub id, folder or .safetensors file, in timm's naming; without one, the hub repository that timm names",
+        description="hub id, folder or .safetensors file, in timm's naming; null: the hub repository that timm names",
     )
     resize: Literal["squash", "crop"] = Field(
         "squash",

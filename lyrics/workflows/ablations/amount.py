@@ -1,7 +1,8 @@
 """Figure 4a: how much pre-training. Stage 1 sees a part of its samples, then the same stage 2 follows.
 
-A part of the samples is a part of the steps, with a whole schedule of its own (warm-up and decay): the paper speaks of "pre-training data"
-and "pre-training steps" alike (section 5.4). The samples of a part are the first of the whole. 0 is no stage 1 at all.
+A part of the samples is a part of the steps, with a whole schedule of its own (warm-up and decay): the paper speaks of
+"pre-training data" and "pre-training steps" alike (section 5.4). The samples of a part are the first of the whole. 0 is
+no stage 1 at all.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ AMOUNTS = (Fraction(0), Fraction(1, 4), Fraction(1, 2), Fraction(1))
 
 
 def parsed(text: str) -> tuple[Fraction, ...]:
-    """``0,1/4,0.5,1`` as shares, in rising order. Raises ``SpecError`` for what is none."""
+    """Return ``0,1/4,0.5,1`` as shares, in rising order. Raises ``SpecError`` for what is none."""
     found = set()
     for part in text.split(","):
         try:
@@ -44,7 +45,8 @@ def part_of(config: TrainConfig, share: Fraction) -> int:
     steps = round(config.optimization.steps * share)
     if share and not steps:
         raise SpecError(
-            f"--amounts: {share} of {config.optimization.steps} steps of stage 1 is less than one; leave it out, or train longer."
+            f"--amounts: {share} of {config.optimization.steps} steps of stage 1 is less than one; leave it out, or "
+            "train longer."
         )
     return steps
 
@@ -52,7 +54,7 @@ def part_of(config: TrainConfig, share: Fraction) -> int:
 def amount(
     stages: Stages, evaluating: Evaluating, out: Path, seeds: int, shares: Sequence[Fraction] = AMOUNTS
 ) -> tuple[list[ScoreRow], dict[str, float]]:
-    """Rows, and the samples that stage 1 sees in each variant. No rows under torchrun, which trains only."""
+    """Return rows, and the samples that stage 1 sees in each variant. No rows under torchrun, which trains only."""
     runs = []
     samples: dict[str, float] = {}
     for share in shares:
@@ -90,7 +92,7 @@ def figure_4a(
     facts: Mapping[str, str],
     about: Mapping[str, Mapping[str, str]],
 ) -> Ablation:
-    """What is written."""
+    """Return what is written."""
     notes = [
         "Variants are shares of stage 1: "
         + ", ".join(f"{name} is {int(count):,} samples" for name, count in samples.items())

@@ -1,4 +1,6 @@
-"""What an ablation found, as ``NAME.md``, ``NAME.json`` and ``NAME.svg``: a row per variant, seed and score; means with their spread."""
+"""What an ablation found, as ``NAME.md``, ``NAME.json`` and ``NAME.svg``: a row per variant, seed and score; means with
+their spread.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,10 @@ Published = Mapping[tuple[str, str, str], float]
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One score of one variant. ``reading`` is None where there is one way to read the ablation, ``seed`` where nothing is drawn."""
+    """One score of one variant.
+
+    ``reading`` is None where there is one way to read the ablation, ``seed`` where nothing is drawn.
+    """
 
     variant: str
     reading: str | None
@@ -75,7 +80,7 @@ class Ablation:
 
 
 def rows_of(variant: str, reading: str | None, seed: int | None, results: Sequence[Result]) -> list[ScoreRow]:
-    """A row for each score of each benchmark."""
+    """Return a row for each score of each benchmark."""
     return [
         ScoreRow(variant, reading, seed, result.name, score, value, result.samples)
         for result in results
@@ -84,17 +89,19 @@ def rows_of(variant: str, reading: str | None, seed: int | None, results: Sequen
 
 
 def samples_of(rows: Sequence[ScoreRow]) -> dict[str, int]:
-    """Samples by benchmark."""
+    """Return samples by benchmark."""
     return {row.benchmark: row.samples for row in rows}
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
-    """The mean, and the standard deviation of the sample (divided by n - 1); None for one value."""
+    """Return the mean, and the standard deviation of the sample (divided by n - 1); None for one value."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 def cells(ablation: Ablation, reading: str | None) -> Iterator[tuple[str, int, str, dict[str, list[float]]]]:
-    """(benchmark, samples, score, values by variant) for every score of a reading, in the order of their first row."""
+    """Yield (benchmark, samples, score, values by variant) for every score of a reading, in the order of their first
+    row.
+    """
     found: dict[tuple[str, str], dict[str, list[float]]] = {}
     samples: dict[str, int] = {}
     for row in ablation.rows:
@@ -108,7 +115,7 @@ def cells(ablation: Ablation, reading: str | None) -> Iterator[tuple[str, int, s
 
 
 def shown(values: Sequence[float], seeds: int) -> str:
-    """``12.50 +/- 0.30``; with the number of values where some seed has none."""
+    """Return ``12.50 +/- 0.30``; with the number of values where some seed has none."""
     if not values:
         return "-"
     if all(isinstance(value, int) for value in values) and len(values) == 1:
@@ -145,7 +152,7 @@ def _published(ablation: Ablation, folder: str, variant: str) -> float | None:
 
 
 def markdown(ablation: Ablation, command: str) -> str:
-    """The page: what was done, a table for each reading, notes."""
+    """Return the page: what was done, a table for each reading, notes."""
     parts = [f"# {ablation.title}", "", f"`{command}`", "", "| | |", "|---|---|"]
     parts += [f"| {name} | {value} |" for name, value in ablation.facts.items()]
     for reading in ablation.readings():
@@ -162,7 +169,9 @@ def _line(values: Sequence[str]) -> str:
 
 
 def as_json(ablation: Ablation, command: str) -> dict[str, Any]:
-    """The same for a program: ``rows`` and ``curves`` as above, ``facts``, ``notes``, and the paper's figures."""
+    """Return the same for a program: ``rows`` and ``curves`` as above, ``facts``, ``notes``, and the
+    paper's figures.
+    """
     paper = [
         {"benchmark": folder, "variant": variant, "value": value}
         for folder in dict.fromkeys(row.benchmark for row in ablation.rows)
@@ -185,7 +194,9 @@ def as_json(ablation: Ablation, command: str) -> dict[str, Any]:
 
 
 def panels(ablation: Ablation) -> list[Panel]:
-    """A panel for the main scores of every benchmark: the first share of each of its parts (what stands before a colon)."""
+    """Return a panel for the main scores of every benchmark: the first share of each of its parts (what stands before a
+    colon).
+    """
     found: list[Panel] = []
     for reading in ablation.readings():
         drawn: set[tuple[str, str]] = set()

@@ -1,7 +1,7 @@
 """Figure 4b: the language model frozen, adapted with LoRA, or trained in full in stage 2, from the same stage 1.
 
-The query transformer and the projection are trained in all three. The paper's "full" trains the image encoder and the refiner as well
-(section 5.4, "Training Strategy"); here these stay frozen always.
+The query transformer and the projection are trained in all three. The paper's "full" trains the image encoder and the
+refiner as well (section 5.4, "Training Strategy"); here these stay frozen always.
 """
 
 from __future__ import annotations
@@ -27,16 +27,18 @@ ADAPTATIONS = ("frozen", "lora", "full")
 def tuning(stages: Stages, evaluating: Evaluating, out: Path, seeds: int) -> tuple[list[ScoreRow], list[Curve]]:
     """Final scores, and what stage 2 measured on held-out samples on its way. None under torchrun, which trains only.
 
-    Where stage 2 names what it starts from, no stage 1 is trained. Raises ``SpecError`` for a stage 2 that measures nothing on its way.
+    Where stage 2 names what it starts from, no stage 1 is trained. Raises ``SpecError`` for a stage 2 that measures
+    nothing on its way.
     """
     if stages.finetune.evaluation.every_steps is None or not stages.finetune.evaluation.sets:
         raise SpecError(
-            "finetune.evaluation: measures nothing on the way, and the curves are made of that; set finetune.evaluation.every_steps and "
-            "finetune.evaluation.sets."
+            "finetune.evaluation: measures nothing on the way, and the curves are made of that; set "
+            "finetune.evaluation.every_steps and finetune.evaluation.sets."
         )
     if stages.finetune.model.weights not in ("pretrained", "random"):
         raise SpecError(
-            f"finetune: model.weights={stages.finetune.model.weights} is a model with one adaptation; set it to pretrained or random."
+            f"finetune: model.weights={stages.finetune.model.weights} is a model with one adaptation; set it to "
+            "pretrained or random."
         )
     runs = []
     for seed in stages.seeds(seeds):
@@ -70,7 +72,7 @@ def tuning(stages: Stages, evaluating: Evaluating, out: Path, seeds: int) -> tup
 
 
 def held_out(variant: str, seed: int, run: Path) -> list[Curve]:
-    """What a run has measured on its way, from its log."""
+    """Return what a run has measured on its way, from its log."""
     found: dict[str, dict[int, float]] = {}
     for line in RunFolder(run).log_lines():
         for name, value in line.get("evaluation", {}).items():
@@ -81,10 +83,10 @@ def held_out(variant: str, seed: int, run: Path) -> list[Curve]:
 def figure_4b(
     rows: Sequence[ScoreRow], curves: Sequence[Curve], facts: Mapping[str, str], about: Mapping[str, Mapping[str, str]]
 ) -> Ablation:
-    """What is written."""
+    """Return what is written."""
     notes = [
-        "Query transformer and projection are trained in all three; image encoder and refiner are frozen in all three (the paper's 'full' "
-        "trains these, too).",
+        "Query transformer and projection are trained in all three; image encoder and refiner are frozen in all three "
+        "(the paper's 'full' trains these, too).",
         "The paper gives this figure's values as a drawing only.",
     ]
     return Ablation(

@@ -1,14 +1,18 @@
-"""``lyrics bench attention``: both attentions of a packed stage-1 layer, every implementation, correctness first, then time.
+"""``lyrics bench attention``: both attentions of a packed stage-1 layer, every implementation, correctness first, then
+time.
 
-What is timed is one layer: *segment*, the self-attention of all four objectives' streams packed into one sequence, and *cross*, their
-visual query sets reading the image tokens. Beside the implementations of ``lyrics.kernels`` stand
+What is timed is one layer: *segment*, the self-attention of all four objectives' streams packed into one sequence, and
+*cross*, their visual query sets reading the image tokens. Beside the implementations of ``lyrics.kernels`` stand
 
-- the rivals that come for free (``bench_rivals``): torch's attention and plain operations, one padded and masked pass per objective;
-- ``flex-rebuilt``: ``flex`` with its block mask built anew for every run, as for a batch of new lengths; ``flex`` has it prebuilt;
+- the rivals that come for free (``bench_rivals``): torch's attention and plain operations, one padded and masked pass
+  per objective;
+- ``flex-rebuilt``: ``flex`` with its block mask built anew for every run, as for a batch of new lengths; ``flex`` has
+  it prebuilt;
 - ``triton-tuned``: ``triton`` with the fastest of its few configurations here, where ``triton`` has the shipped one.
 
-Before an implementation is timed it is compared with the definition in float64 on two samples, output and three gradients: its error may
-be at most twice that of ``sdpa`` in the same type. One that fails is not timed, and the command fails at the end.
+Before an implementation is timed it is compared with the definition in float64 on two samples, output and three
+gradients: its error may be at most twice that of ``sdpa`` in the same type. One that fails is not timed, and the
+command fails at the end.
 """
 
 from __future__ import annotations
@@ -49,7 +53,9 @@ CASE = ("op", "batch", "lengths", "dtype", "dropout")
 
 
 def _attend(plan: Plan | CrossPlan, qkv: Sequence[torch.Tensor], impl: str, dropout_p: float) -> torch.Tensor:
-    """``impl`` is one of ``IMPLEMENTATIONS``, ``flex-rebuilt``, or ``triton`` with the numbers of a configuration: ``triton 64-32-...``."""
+    """``impl`` is one of ``IMPLEMENTATIONS``, ``flex-rebuilt``, or ``triton`` with the numbers of a configuration:
+    ``triton 64-32-...``.
+    """
     q, k, v = qkv
     name, _, numbers = impl.partition(" ")
     if numbers:
@@ -80,7 +86,7 @@ def _tuned(plan: Plan | CrossPlan, qkv: Sequence[torch.Tensor], dropout_p: float
 
 
 def errors(case: Case, impl: str, device: str) -> dict[str, tuple[float, float]]:
-    """(error, allowed error) of the output and each gradient, on two samples and at most two heads."""
+    """Return (error, allowed error) of the output and each gradient, on two samples and at most two heads."""
     small = replace(case, batch=2)
     plan = plan_of(small, device)
     *qkv, grad = inputs_of(small, plan, min(2, case.sizes.heads), device)
@@ -102,8 +108,9 @@ def errors(case: Case, impl: str, device: str) -> dict[str, tuple[float, float]]
 
 
 def floor_bytes(inputs: Sequence[torch.Tensor]) -> dict[str, int]:
-    """Bytes that must move if every tensor is read or written once: forward q, k, v, out; backward these, the output's gradient and
-    three gradients."""
+    """Bytes that must move if every tensor is read or written once: forward q, k, v, out; backward these, the output's
+    gradient and three gradients.
+    """
     q, k, v = (x.nbytes for x in inputs[:3])
     forward = 2 * q + k + v
     backward = forward + q + (q + k + v)
@@ -133,7 +140,10 @@ def _timed(
 
 
 def measure(case: Case, impl: str, rounds: int, device: str, bytes_per_second: float) -> dict[str, Any]:
-    """One row: verify, then time. ``status`` is ``ok``, ``refused`` (cannot serve this case), ``wrong`` or ``failed``."""
+    """Return one row: verify, then time.
+
+    ``status`` is ``ok``, ``refused`` (cannot serve this case), ``wrong`` or ``failed``.
+    """
     row: dict[str, Any] = {
         "op": case.op,
         "batch": case.batch,
@@ -189,7 +199,10 @@ def cases(batches: Sequence[int], dtypes: Sequence[str], sizes: WorkSizes) -> It
 
 
 def contestants(case: Case, device: str) -> list[str]:
-    """Who takes part in a case. Padding is all that distinguishes the lengths, and the free rivals pad in any case."""
+    """Return who takes part in a case.
+
+    Padding is all that distinguishes the lengths, and the free rivals pad in any case.
+    """
     gpu = device.startswith("cuda")
     present = [entry.name for entry in available_implementations() if entry.available]
     names = [name for name in IMPLEMENTATIONS if name in present and not (gpu and name == "reference")]
@@ -212,7 +225,8 @@ def run_bench_attention(
     out: Path | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[dict[str, Any]]:
-    """Measure every case with every implementation that serves it, and write one JSON file after each case, and a chart beside it.
+    """Measure every case with every implementation that serves it, and write one JSON file after each case, and a chart
+    beside it.
 
     Args:
         batches: samples; dtypes: ``fp32``, ``bf16``, ``fp16``; rounds: runs that each time is the median of.
@@ -237,7 +251,8 @@ def run_bench_attention(
             row = measure(case, impl, rounds, device, copied)
             rows.append(row)
             say(
-                f"{case.op} batch {case.batch} {case.lengths} {case.dtype} dropout {case.dropout_p} {impl}: {_told(row)}"
+                f"{case.op} batch {case.batch} {case.lengths} {case.dtype} dropout {case.dropout_p} {impl}: "
+                f"{_told(row)}"
             )
             if device.startswith("cuda"):
                 torch.cuda.empty_cache()  # what a rival held is not there for the next to trip over
@@ -254,10 +269,10 @@ def run_bench_attention(
 
 
 def ratios(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """How many times faster ours is than each rival of its case: medians, forward, backward and both.
+    """Return how many times faster ours is than each rival of its case: medians, forward, backward and both.
 
-    Ours is ``triton`` where it was timed, else ``sdpa``. The free rivals are those of the padded case, whatever the lengths; the fastest
-    back-end of torch's attention is there once more as ``dense``.
+    Ours is ``triton`` where it was timed, else ``sdpa``. The free rivals are those of the padded case, whatever the
+    lengths; the fastest back-end of torch's attention is there once more as ``dense``.
     """
     timed: dict[tuple[Any, ...], dict[str, Mapping[str, Any]]] = {}
     for row in rows:
@@ -289,7 +304,9 @@ def _told(row: Mapping[str, Any]) -> str:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as aligned text, medians with 20 and 80 % quantiles, and below them how many times faster ours is than each rival."""
+    """Return the rows as aligned text, medians with 20 and 80 % quantiles, and below them how many times faster ours is
+    than each rival.
+    """
     lines = [(*CASE, "impl", *(f"{mode} us (20-80 %)" for mode in MODES), "of floor")]
     for row in rows:
         cells = [row["status"], "", "", ""]

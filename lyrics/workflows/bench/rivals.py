@@ -1,7 +1,8 @@
-"""The rivals of ``lyrics bench attention`` that come for free: one padded and masked pass per objective (segment) or per query set (cross).
+"""The rivals of ``lyrics bench attention`` that come for free: one padded and masked pass per objective (segment) or
+per query set (cross).
 
-``dense`` is torch's scaled_dot_product_attention, ``dense-efficient`` and so on the same with one of its back-ends pinned, and ``eager``
-the formula in plain operations, as BERT implementations write it.
+``dense`` is torch's scaled_dot_product_attention, ``dense-efficient`` and so on the same with one of its back-ends
+pinned, and ``eager`` the formula in plain operations, as BERT implementations write it.
 
 Letters: B samples, H heads, d width of a head, L padded length.
 """
@@ -47,7 +48,9 @@ def pinned(rival: str) -> AbstractContextManager[object]:
 def attend(
     rival: str, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, dropout_p: float
 ) -> torch.Tensor:
-    """One padded pass: q, k, v [B, L, H, d], mask bool [L, L] (padding sees token 0, lest a softmax be over nothing)."""
+    """Return one padded pass: q, k, v [B, L, H, d], mask bool [L, L] (padding sees token 0, lest a softmax be
+    over nothing).
+    """
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     if rival != "eager":
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p).transpose(1, 2)
@@ -59,7 +62,10 @@ def attend(
 
 
 def pass_positions(layout: Layout, sizes: WorkSizes, batch: int, name: str) -> torch.Tensor:
-    """Where the tokens of a padded pass (V, G, S, C) lie in the packed sequence: [B, L], -1 for padding. Lengths must be padded ones."""
+    """Return where the tokens of a padded pass (V, G, S, C) lie in the packed sequence: [B, L], -1 for padding.
+
+    Lengths must be padded ones.
+    """
     groups = PASSES[name]
     columns = []
     lengths = (sizes.visual, sizes.grounding, *sizes.padded)
@@ -71,7 +77,7 @@ def pass_positions(layout: Layout, sizes: WorkSizes, batch: int, name: str) -> t
 
 
 def pass_masks(sizes: WorkSizes) -> dict[str, torch.Tensor]:
-    """The mask of each padded pass, bool [L, L], the same for every sample."""
+    """Return the mask of each padded pass, bool [L, L], the same for every sample."""
     layout, plan = packed_streams(sizes, "padded", 1)
     dense = plan.dense_mask()
     masks = {}
@@ -93,7 +99,7 @@ class Work:
 
 
 def work_of(rival: str, case: Case, device: str) -> Work:
-    """
+    """Raise
     Raises:
         ImplementationError: torch's flash kernels take no mask.
     """
@@ -125,15 +131,18 @@ def work_of(rival: str, case: Case, device: str) -> Work:
 def _cross_passes(
     rival: str, queries: list[torch.Tensor], k: torch.Tensor, v: torch.Tensor, dropout_p: float
 ) -> list[torch.Tensor]:
-    """Every query set reads its own image, but for the last, which reads the next sample's: a copy of keys and values."""
+    """Every query set reads its own image, but for the last, which reads the next sample's: a copy of keys
+    and values.
+    """
     other = ((torch.arange(len(k)) + 1) % len(k)).to(k.device)
     own = [attend(rival, q, k, v, None, dropout_p) for q in queries[:-1]]
     return [*own, attend(rival, queries[-1], k[other], v[other], None, dropout_p)]
 
 
 def error_of(rival: str, case: Case, device: str) -> float:
-    """The rival against the definition in float64 on two samples: greatest error of the outputs. Without dropout, since torch draws its
-    own."""
+    """Return the rival against the definition in float64 on two samples: greatest error of the outputs. Without
+    dropout, since torch draws its own.
+    """
     sizes, worst = case.sizes, 0.0
     if case.op == "cross":
         plan = cross_sets(sizes, 2, device)

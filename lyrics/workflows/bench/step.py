@@ -272,7 +272,9 @@ _KINDS: Mapping[str, tuple[str, ...]] = {
 
 
 def kind_of(name: str) -> str:
-    """Return the kind of a kernel or operator; our Triton kernel of the forward pass is called ``forward`` and no more."""
+    """Return the kind of a kernel or operator; our Triton kernel of the forward pass is called ``forward``
+    and no more.
+    """
     name = name.lower()
     if name == "forward":
         return "attention"
@@ -280,7 +282,9 @@ def kind_of(name: str) -> str:
 
 
 def profile_by_kind(step: Step, device: str) -> dict[str, float]:
-    """Seconds of one forward and backward pass by kind of kernel (on a GPU) or operator (on a CPU), the greatest first."""
+    """Seconds of one forward and backward pass by kind of kernel (on a GPU) or operator (on a CPU), the
+    greatest first.
+    """
     gpu = device.startswith("cuda")
     activity = torch.profiler.ProfilerActivity.CUDA if gpu else torch.profiler.ProfilerActivity.CPU
     with torch.profiler.profile(activities=[activity]) as profile:

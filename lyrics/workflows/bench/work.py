@@ -1,4 +1,5 @@
-"""What ``lyrics bench attention`` computes: the streams of a packed stage-1 step, and the query sets that read its images.
+"""What ``lyrics bench attention`` computes: the streams of a packed stage-1 step, and the query sets that read its
+images.
 
 Letters: B samples, H heads, d width of a head, Q queries in a set, L padded length.
 """
@@ -70,7 +71,7 @@ class Case:
 
 
 def packed_streams(sizes: WorkSizes, lengths: str, batch: int) -> tuple[Layout, Plan]:
-    """The stage-1 step's streams of ``batch`` samples in one sequence."""
+    """Return the stage-1 step's streams of ``batch`` samples in one sequence."""
     spatial, caption = sizes.padded if lengths == "padded" else sizes.true
     count = {"V": sizes.visual, "G": sizes.grounding, "S": spatial, "C": caption}
     groups = [
@@ -87,7 +88,7 @@ def packed_streams(sizes: WorkSizes, lengths: str, batch: int) -> tuple[Layout, 
 
 
 def cross_sets(sizes: WorkSizes, batch: int, device: str) -> CrossPlan:
-    """The visual query sets of all streams; those of one ITM stream read the next sample's image."""
+    """Return the visual query sets of all streams; those of one ITM stream read the next sample's image."""
     own = torch.arange(batch)
     index = torch.cat([own] * (CROSS_SETS - 1) + [(own + 1) % batch])
     ids = torch.arange(len(index) * sizes.visual, dtype=torch.int32, device=device).view(len(index), -1)
@@ -113,7 +114,7 @@ def inputs_of(case: Case, plan: Plan | CrossPlan, heads: int, device: str) -> li
 
 
 def random_tensors(shapes: Sequence[tuple[int, ...]], dtype: str, device: str) -> list[torch.Tensor]:
-    """The first three want gradients."""
+    """Return q, k, v and the gradient of the output; the first three want gradients."""
     generator = torch.Generator(device).manual_seed(0)
     found = [torch.randn(shape, generator=generator, device=device).to(torch_dtype(dtype)) for shape in shapes]
     return [*(x.requires_grad_() for x in found[:3]), *found[3:]]

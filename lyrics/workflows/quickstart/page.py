@@ -14,7 +14,8 @@ from PIL import Image
 # Nothing on the page may run or be fetched.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _STYLE = """body{font:16px/1.45 sans-serif;margin:1rem auto;max-width:60rem;padding:0 1rem;color:#222}
-figure{display:inline-block;vertical-align:top;margin:0 1rem 1.5rem 0;width:min(18rem,100%)}img{width:100%;image-rendering:auto}
+figure{display:inline-block;vertical-align:top;margin:0 1rem 1.5rem 0;width:min(18rem,100%)}
+img{width:100%;image-rendering:auto}
 table{border-collapse:collapse;width:100%;font-size:.85rem}
 dl{font-size:.9rem}dd{margin:0 0 .3rem 1rem}small{color:#777}
 td,th{text-align:left;border-top:1px solid #ddd;padding:.1rem .3rem}code{background:#f2f2f2}"""
@@ -31,7 +32,8 @@ def page(result: dict[str, Any], drawn: Sequence[Image.Image], *, own: bool) -> 
         else "<p>Scenes of the test split, which were in no training.</p>"
     )
     return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}"><title>lyrics quickstart</title>'
         f"<style>{_STYLE}</style></head>\n<body><h1>What lyrics-tiny sees</h1>{warning}"
         "<p>Names, boxes and masks are the experts'; the answers are the language model's: mostly right about words, "

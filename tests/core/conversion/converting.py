@@ -1,4 +1,6 @@
-"""What the tests of ``lyrics convert`` share: checkpoints with the public names at small size, out of the parity fixtures."""
+"""What the tests of ``lyrics convert`` share: checkpoints with the public names at small size, out of the parity
+fixtures.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ State = dict[str, torch.Tensor]
 
 
 class Public:
-    """A public checkpoint at small size: its state dict in upstream's names, the options that fit it, upstream's inputs and outputs."""
+    """A public checkpoint at small size: its state dict in upstream's names, the options that fit it, upstream's inputs
+    and outputs.
+    """
 
     def __init__(self, path: Path) -> None:
         self.tensors = load_file(path)

@@ -1,4 +1,6 @@
-"""Every component format at small size: convert, then build the component from the result as it is, and get upstream's numbers."""
+"""Every component format at small size: convert, then build the component from the result as it is, and get upstream's
+numbers.
+"""
 
 from __future__ import annotations
 
@@ -181,7 +183,9 @@ class OnMeta(dict[str, torch.Tensor]):
 
 
 def full_size(naming: Naming, width: int) -> OnMeta:
-    """The keys and shapes of BLIP-2's published stage-1 files: BERT base with [DEC], 32 queries, image tokens of this width."""
+    """The keys and shapes of BLIP-2's published stage-1 files: BERT base with [DEC], 32 queries, image tokens of this
+    width.
+    """
     hidden, inner, words = 768, 3072, 30523
     shapes: dict[str, tuple[int, ...]] = {
         "query_tokens": (1, 32, hidden),

@@ -1,4 +1,6 @@
-"""The released 14B's names at small size, from shards with an index to a model folder that loads; and its true shapes without values."""
+"""The released 14B's names at small size, from shards with an index to a model folder that loads; and its true shapes
+without values.
+"""
 
 from __future__ import annotations
 
@@ -342,7 +344,9 @@ def test_shapes_are_known_without_reading_values(released: Released, tmp_path: P
 
 
 def released_trunk(parity: Find) -> dict[str, torch.Tensor]:
-    """Names and shapes of the released stage-1 query transformer, of which stage 2 has no head and no ``bert.`` level."""
+    """Names and shapes of the released stage-1 query transformer, of which stage 2 has no head and no
+    ``bert.`` level.
+    """
     table = json.loads(parity("released_keys.json").read_text())
     state = {
         key.replace("qformer.bert.", "qformer."): torch.empty(shape, device="meta")
@@ -354,7 +358,9 @@ def released_trunk(parity: Find) -> dict[str, torch.Tensor]:
 
 
 def test_the_whole_model_at_its_true_size(parity: Find, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Vicuna-13B with 32,001 words and BLIP-2's ViT-g, named by transformers' own classes; experts that have no weights."""
+    """Vicuna-13B with 32,001 words and BLIP-2's ViT-g, named by transformers' own classes; experts that have no
+    weights.
+    """
     spec = lyrics_released_14b().with_overrides(
         {
             "refiner.tagger": None,

@@ -1,4 +1,6 @@
-"""What parts of the released 14B need beside their tensors: tokenizers and lists that are given, stand-ins, and input that does not fit."""
+"""What parts of the released 14B need beside their tensors: tokenizers and lists that are given, stand-ins, and input
+that does not fit.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ QUESTION = "what is it? a red dog, flying kites!"
 
 
 def bert(folder: Path, size: int) -> Path:
-    """A word-piece tokenizer with BERT's special tokens where BERT has them, as transformers saves it; unused words fill it up."""
+    """A word-piece tokenizer with BERT's special tokens where BERT has them, as transformers saves it; unused words
+    fill it up.
+    """
     vocabulary = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]": 103}
     pieces = [*WORDS, *SYMBOLS, *(f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz0123456789")]
     vocabulary |= {".": 1012, "?": 1029} if size > 1029 else {".": 104, "?": 105}
@@ -137,7 +141,8 @@ def test_the_report_names_files_and_words_that_are_not_used(
     report, out = converted
     assert not any("stand-in" in note for note in report.notes)
     assert [note for note in report.notes if "never used" in note] == [
-        f"the tokenizer of {given['language_model']} has 300 tokens, the checkpoint 301 words; the last 1 are never used"
+        f"the tokenizer of {given['language_model']} has 300 tokens, the checkpoint 301 words; the last 1 are never "
+        "used"
     ]
     assert set(report.files) == {
         path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file() and path.suffix != ".safetensors"
@@ -147,7 +152,9 @@ def test_the_report_names_files_and_words_that_are_not_used(
 
 @pytest.fixture(scope="module")
 def read(released: Released) -> Callable[[Given], tuple[tuple[str, ...], LyricsModel]]:
-    """Reads what is given into a model, as the conversion does; returns the notes and the model, which is always the same."""
+    """Reads what is given into a model, as the conversion does; returns the notes and the model, which is always the
+    same.
+    """
     resolved = resolve(released.spec)
     model = build_resolved(LyricsModel, resolved, weights="meta")
     shapes = {key: tensor.to("meta") for key, tensor in released.state.items()}

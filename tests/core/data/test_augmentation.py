@@ -49,7 +49,9 @@ def test_boxes_and_masks_go_where_the_pixels_go() -> None:
 
 
 def test_masks_of_any_shape_are_cut_and_mirrored_with_the_pixels() -> None:
-    """Speckles that have no symmetry: the mask moved with the frame is the mask of the moved picture, pixel for pixel."""
+    """Speckles that have no symmetry: the mask moved with the frame is the mask of the moved picture,
+    pixel for pixel.
+    """
     random = np.random.default_rng(2)
     flipped = 0
     for position in range(60):

@@ -201,7 +201,9 @@ def test_a_large_picture_read_in_strips_is_the_same(orientation: int, monkeypatc
 
 
 def test_what_came_out_goes_in_again_unchanged(tmp_path: Path) -> None:
-    """Else a picture that is opened twice on its way is turned twice, or stumbles over its EXIF data the second time."""
+    """Else a picture that is opened twice on its way is turned twice, or stumbles over its EXIF data the
+    second time.
+    """
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (4, 2), "red").save(tmp_path / "a.png", exif=exif)

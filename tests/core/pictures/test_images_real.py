@@ -1,4 +1,6 @@
-"""Real photographs with real annotations: frames are right on every shape, and annotated boxes come through unchanged."""
+"""Real photographs with real annotations: frames are right on every shape, and annotated boxes come
+through unchanged.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Two at a time on a CPU with threads: the same results in the same order, and what holds for the caller holds within."""
+"""Two at a time on a CPU with threads: the same results in the same order, and what holds for the caller
+holds within.
+"""
 
 from __future__ import annotations
 

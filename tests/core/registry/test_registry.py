@@ -90,8 +90,8 @@ def test_same_name_in_two_distributions_is_an_error_only_when_used() -> None:
     with pytest.raises(AmbiguousNameError) as caught:
         both.component("detector", "acme-boxes")
     assert str(caught.value) == (
-        "detector 'acme-boxes' is provided by acme 1.2 (entry point 'acme-entry') and zeta 1.2 (entry point 'zeta-entry'); "
-        "write 'acme/acme-boxes' or 'zeta/acme-boxes'."
+        "detector 'acme-boxes' is provided by acme 1.2 (entry point 'acme-entry') and zeta 1.2 (entry point "
+        "'zeta-entry'); write 'acme/acme-boxes' or 'zeta/acme-boxes'."
     )
     assert both.component("detector", "zeta/acme-boxes").source.distribution == "zeta"
 
@@ -337,8 +337,8 @@ def test_installed_registry_is_discovered_once_whoever_asks(monkeypatch: pytest.
 def test_nothing_is_discovered_at_import() -> None:
     code = (
         "import sys, lyrics, lyrics.core.registry.registry, lyrics.cli\n"
-        "found = [name for name in sys.modules if name.startswith('lyrics.plugins') or name == 'lyrics.plugins.paper']\n"
-        "assert not found, found"
+        "found = [name for name in sys.modules if name.startswith('lyrics.plugins') or name == "
+        "'lyrics.plugins.paper']\nassert not found, found"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr

@@ -52,7 +52,10 @@ def _child(
 
 
 class Child:
-    """A process that runs a function. ``output`` holds what it printed; its errors are there, too, or apart in ``errors``."""
+    """A process that runs a function.
+
+    ``output`` holds what it printed; its errors are there, too, or apart in ``errors``.
+    """
 
     def __init__(
         self,

@@ -45,7 +45,9 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], t
 
 
 def killed(out: Path, stage: str, output: Path, draw: random.Random, aimed: bool) -> bool:
-    """Start the run, or go on with it, and kill it: ``aimed`` waits for a save that is under way. False when it was done before."""
+    """Start the run, or go on with it, and kill it: ``aimed`` waits for a save that is under way. False when it was
+    done before.
+    """
     child = Child(output, run, long_run(out, stage)) if not aimed else Child(output, _slowly, long_run(out, stage))
     folder = out / "checkpoints"
     if aimed:

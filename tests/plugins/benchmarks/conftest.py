@@ -40,5 +40,7 @@ def made(tmp_path: Path) -> Callable[..., Any]:
 
 @pytest.fixture(autouse=True)
 def _no_java(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where pycocoevalcap is installed, starting Java for every score would take minutes; tests of the scores themselves do it once."""
+    """Where pycocoevalcap is installed, starting Java for every score would take minutes; tests of the scores
+    themselves do it once.
+    """
     monkeypatch.setattr("lyrics.core.evaluation.judges.has_java", lambda: False)

@@ -1,4 +1,6 @@
-"""The benchmark on drawn scenes: a model that knows the truth has full marks, and each part sees its own mistakes only."""
+"""The benchmark on drawn scenes: a model that knows the truth has full marks, and each part sees its own
+mistakes only.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""CLIP's and BLIP-2's vision towers: other implementations' numbers, the contract, checkpoints read to the last tensor."""
+"""CLIP's and BLIP-2's vision towers: other implementations' numbers, the contract, checkpoints read to the
+last tensor.
+"""
 
 from __future__ import annotations
 

@@ -42,7 +42,9 @@ def small() -> Callable[..., GroundingDino]:
 
 @pytest.fixture
 def pictures() -> Callable[..., ImageBatch]:
-    """``pictures(component, (width, height), ...)``: noise of these sizes, prepared; the same noise for the same size."""
+    """``pictures(component, (width, height), ...)``: noise of these sizes, prepared; the same noise for
+    the same size.
+    """
 
     def make(component: GroundingDino, *sizes: tuple[int, int]) -> ImageBatch:
         noise = [np.random.default_rng(w * 1000 + h).integers(0, 255, (h, w, 3), dtype=np.uint8) for w, h in sizes]
@@ -53,7 +55,9 @@ def pictures() -> Callable[..., ImageBatch]:
 
 @pytest.fixture
 def word_pieces(tmp_path: Path) -> Callable[[Sequence[str]], BertTokenizer]:
-    """``word_pieces(pieces)``: a BERT tokenizer that knows these pieces, with the special tokens where BERT has them."""
+    """``word_pieces(pieces)``: a BERT tokenizer that knows these pieces, with the special tokens where
+    BERT has them.
+    """
 
     def make(pieces: Sequence[str]) -> BertTokenizer:
         names = [f"[unused{index}]" for index in range(BERT_DELIMITERS[-1] + 1)]

@@ -232,7 +232,9 @@ def test_options_that_cannot_be_built_are_named() -> None:
 
 
 def test_a_blip2_checkpoint_starts_an_mqformer(tmp_path) -> None:
-    """Trunk and visual queries come from the file; grounding parts and new vocabulary rows keep their initial values."""
+    """Trunk and visual queries come from the file; grounding parts and new vocabulary rows keep their
+    initial values.
+    """
     from safetensors.torch import save_file
 
     sizes = {"hidden_size": 32, "num_layers": 3, "num_heads": 2, "intermediate_size": 48, "max_positions": 64}

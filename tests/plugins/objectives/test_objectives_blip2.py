@@ -1,4 +1,6 @@
-"""The Q-Former baseline against BLIP-2 stage 1 in LAVIS and in transformers: both namings, outputs, losses, gradients."""
+"""The Q-Former baseline against BLIP-2 stage 1 in LAVIS and in transformers: both namings, outputs,
+losses, gradients.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Recipe ``released`` against the authors' code: every pass, the four losses and all gradients of a whole stage-1 step."""
+"""Recipe ``released`` against the authors' code: every pass, the four losses and all gradients of a whole
+stage-1 step.
+"""
 
 from __future__ import annotations
 

@@ -400,7 +400,9 @@ def test_joint_projections_are_split_in_the_order_query_key_value() -> None:
 
 @pytest.mark.parametrize("backbone, width", [("swin-b", 128), ("swin-l", 192)])
 def test_full_size_parameters(backbone: str, width: int) -> None:
-    """Counted by hand from the layers: a Swin at 384 pixels, 4,585 tags with 51 descriptions each, two tagging layers."""
+    """Counted by hand from the layers: a Swin at 384 pixels, 4,585 tags with 51 descriptions each, two
+    tagging layers.
+    """
     swin, stage_width = 3 * 4 * 4 * width + width + 2 * width, width
     for stage, (depth, heads) in enumerate(zip((2, 2, 18, 2), (1, 2, 4, 8), strict=True)):
         attention = 4 * (stage_width * stage_width + stage_width) + 23 * 23 * heads * (width // 32)

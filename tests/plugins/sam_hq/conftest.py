@@ -37,7 +37,9 @@ def small() -> Callable[..., SamHq]:
 
 @pytest.fixture
 def pictures() -> Callable[..., ImageBatch]:
-    """``pictures(component, (width, height), ...)``: noise of these sizes, prepared; the same noise for the same size."""
+    """``pictures(component, (width, height), ...)``: noise of these sizes, prepared; the same noise for
+    the same size.
+    """
 
     def make(component: SamHq, *sizes: tuple[int, int]) -> ImageBatch:
         noise = [np.random.default_rng(w * 1000 + h).integers(0, 255, (h, w, 3), dtype=np.uint8) for w, h in sizes]

@@ -1,15 +1,15 @@
 """VQA accuracy in its three variants, which give different scores: a score carries its variant's name.
 
-=============  ==========================================================================================================
+=============  =========================================================================================================
 variant        what is normalized before answers are compared
-=============  ==========================================================================================================
-``official``   prediction and answers, both wholly, but only where the annotators' answers are not all the same; where they
-               are, the prediction must be that answer letter for letter (GT-Vision-Lab/VQA, ``vqaEval.py``)
+=============  =========================================================================================================
+``official``   prediction and answers, both wholly, but only where the annotators' answers are not all the same; where
+               they are, the prediction must be that answer letter for letter (GT-Vision-Lab/VQA, ``vqaEval.py``)
 ``lavis``      the prediction always and wholly; of the answers only the punctuation, and only where they differ (LAVIS,
                ``vqa_eval.py``, which is an earlier release of the former; BLIP-2, InstructBLIP and Qwen-VL report it)
 ``evalai``     prediction and answers, always and wholly, and commas, question marks and possessives first (mmf's
                ``EvalAIAnswerProcessor``; TextVQA's server and lmms-eval)
-=============  ==========================================================================================================
+=============  =========================================================================================================
 
 In all of them a prediction's accuracy is min(1, n / 3), where n annotators of all but one gave it, averaged over the
 one left out.
