@@ -1,4 +1,5 @@
-"""Draw contact sheets of ``scenes``: plain ones with their boxes and what is said of them, fine ones as twins with their looks.
+"""Draw contact sheets of ``scenes``: plain ones with their boxes and what is said of them, fine ones as twins with
+their looks.
 
 python scripts/draw_scenes.py [docs/pictures]
 """
@@ -52,7 +53,9 @@ def cell(task: str, index: int) -> Image.Image:
 
 
 def twin(row: int) -> Image.Image:
-    """One fine scene twice as large, and what it looks like underneath: a thing a line, in the order of the list of objects."""
+    """One fine scene twice as large, and what it looks like underneath: a thing a line, in the order of the list of
+    objects.
+    """
     data = build_dataset("scenes", {"attributes": "fine", "split": "test"})
     sample = data[row]
     image = data.picture(sample)

@@ -143,7 +143,7 @@ LATER = {
     "tests/workflows/ablations/test_shots.py",
 }
 #: The drawn world and its experts: their records say `colour`, in data that is stored.
-WORLD = re.compile(r"(lyrics|tests)/plugins/(scenes|tiny)/")
+WORLD = re.compile(r"(lyrics|tests)/plugins/(scenes|tiny)/|scripts/draw_scenes\.py")
 
 
 @cache

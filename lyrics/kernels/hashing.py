@@ -14,8 +14,8 @@ _GOLDEN = 0x9E3779B9
 def mix_arrays(*keys: np.ndarray | int, hashed: np.ndarray | int = 0) -> np.ndarray:
     """Hash whole numbers (broadcast against each other, any sign, 64 bits each) to 0 .. 2**32 - 1: uint32.
 
-    Each key, its lower half first, goes through the 32-bit finalizer of MurmurHash3 (public domain, Austin Appleby). ``hashed`` is
-    what earlier keys gave, to go on from.
+    Each key, its lower half first, goes through the 32-bit finalizer of MurmurHash3 (public domain, Austin Appleby).
+    ``hashed`` is what earlier keys gave, to go on from.
     """
     found = np.asarray(hashed, np.uint32)
     with np.errstate(over="ignore"):

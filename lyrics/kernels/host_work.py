@@ -1,4 +1,5 @@
-"""Kinds of work that a step does on the host, marked where it is done, so that ``lyrics bench host`` can tell their shares.
+"""Kinds of work that a step does on the host, marked where it is done, so that ``lyrics bench host`` can tell their
+shares.
 
 ``@host_work("lay out")`` marks a function. While nobody measures, the mark costs one look at a variable.
 """

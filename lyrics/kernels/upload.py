@@ -9,7 +9,8 @@ import torch
 
 from lyrics.kernels.host_work import host_work
 
-#: Numbers of 4 bytes: each array begins on a multiple, so that kernels may read several numbers at once wherever it lies.
+#: Numbers of 4 bytes: each array begins on a multiple, so that kernels may read several numbers at once wherever it
+#: lies.
 _ALIGNED = 64
 
 
@@ -17,7 +18,8 @@ _ALIGNED = 64
 def to_device(arrays: Sequence[np.ndarray], device: torch.device) -> list[torch.Tensor]:
     """Whole numbers as int32 tensors of the same shapes on ``device``.
 
-    A GPU gets all of them in one copy from pinned memory, which the host does not wait for. On a CPU they are the arrays themselves.
+    A GPU gets all of them in one copy from pinned memory, which the host does not wait for. On a CPU they are the
+    arrays themselves.
     """
     if device.type == "cpu":
         return [torch.from_numpy(np.ascontiguousarray(array, np.int32)) for array in arrays]

@@ -282,7 +282,7 @@ def test_stage_2_leaves_spatial_text_out_of_the_prompt_and_out_of_what_the_queri
     torch.testing.assert_close(unread, expected)
 
     def loss(**options: Any) -> float:
-        return float(model(collated(model, "instruct", one, other, **options))["answer"].sum.detach())
+        return float(model.instruction_step(collated(model, "instruct", one, other, **options))["answer"].sum.detach())
 
     assert (
         len({loss(), loss(drop_text=1.0), loss(drop_queries_text=1.0), loss(drop_text=1.0, drop_queries_text=1.0)}) == 4

@@ -1,4 +1,6 @@
-"""Plans and tiles by plain loops over runs, rows and keys: what the arrays of ``lyrics.kernels.plan`` and ``tiles`` must equal."""
+"""Plans and tiles by plain loops over runs, rows and keys: what the arrays of ``lyrics.kernels.plan`` and ``tiles``
+must equal.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,9 @@ def select(plan: Plan, rows: torch.Tensor) -> Plan:
 
 
 def _order(group: StreamGroup, by_name: Mapping[str, StreamGroup]) -> tuple[tuple[str, ...], ...]:
-    """Segment names per bank, in the first order (the declared one first) in which two intervals do for every segment."""
+    """Segment names per bank, in the first order (the declared one first) in which two intervals do for
+    every segment.
+    """
     banks = [[segment.name for segment in group.segments if segment.bank == bank] for bank in range(NUM_BANKS)]
     worst = ""
     for candidate in itertools.product(*(itertools.permutations(bank) for bank in banks)):
@@ -77,8 +81,8 @@ def _order(group: StreamGroup, by_name: Mapping[str, StreamGroup]) -> tuple[tupl
             return candidate
         worst = worst or failure
     raise PlanError(
-        f"stream {group.name!r}: {worst}: that is more than two intervals of keys (or two causal ones) in any order of its segments. "
-        "Make it see fewer separate runs of segments, or put part of it in a stream of its own."
+        f"stream {group.name!r}: {worst}: that is more than two intervals of keys (or two causal ones) in any order of "
+        "its segments. Make it see fewer separate runs of segments, or put part of it in a stream of its own."
     )
 
 
@@ -220,7 +224,10 @@ def row_tiles(blocks: Sequence[Block], row_block: int) -> list[tuple[int, ...]]:
 def key_tiles(
     blocks: Sequence[Block], key_block: int, row_step: int
 ) -> tuple[np.ndarray, list[tuple[int, ...]], list[tuple[int, ...]]]:
-    """Key order, key tiles and entries. Keys are cut into the pieces that all blocks see whole or not at all (but for causality)."""
+    """Key order, key tiles and entries.
+
+    Keys are cut into the pieces that all blocks see whole or not at all (but for causality).
+    """
     intervals = [
         (start, start + length, b, b.cm if second and b.causal else NOT_CAUSAL)
         for b in blocks
@@ -263,15 +270,17 @@ def key_tiles(
 
 
 def _entries(first: int, length: int, diagonal: int, offset: int, row_step: int) -> list[tuple[int, ...]]:
-    """The rows of a block that see a key tile ``offset`` keys into their piece, in steps; rows before the diagonal are left out."""
+    """The rows of a block that see a key tile ``offset`` keys into their piece, in steps; rows before the diagonal are
+    left out.
+    """
     if diagonal == NOT_CAUSAL:
         return [(first + r, min(row_step, length - r), NOT_CAUSAL) for r in range(0, length, row_step)]
     blind = max(0, 1 - (diagonal - offset))
     return [(first + r, min(row_step, length - r), diagonal - offset + r) for r in range(blind, length, row_step)]
 
 
-def _finalise(bits: torch.Tensor) -> torch.Tensor:
-    """The 32-bit finaliser of MurmurHash3 (public domain, Austin Appleby) on numbers 0 .. 2**32 - 1 held in int64."""
+def _finalize(bits: torch.Tensor) -> torch.Tensor:
+    """The 32-bit finalizer of MurmurHash3 (public domain, Austin Appleby) on numbers 0 .. 2**32 - 1 held in int64."""
     bits = ((bits ^ (bits >> 16)) * 0x85EBCA6B) & _MASK
     bits = ((bits ^ (bits >> 13)) * 0xC2B2AE35) & _MASK
     return bits ^ (bits >> 16)
@@ -284,5 +293,5 @@ def mix(*keys: torch.Tensor | int) -> torch.Tensor:
         wide = torch.as_tensor(key, dtype=torch.int64)
         hashed = hashed.to(wide.device) if wide.dim() else hashed
         for half in (wide & _MASK, (wide >> 32) & _MASK):
-            hashed = _finalise(((hashed ^ half.to(hashed.device)) + _GOLDEN) & _MASK)
+            hashed = _finalize(((hashed ^ half.to(hashed.device)) + _GOLDEN) & _MASK)
     return hashed

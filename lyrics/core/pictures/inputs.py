@@ -62,7 +62,10 @@ def instruction_list(instructions: object) -> list[str]:
 
 
 def instructions_for(images: int, instructions: object) -> list[str]:
-    """One instruction for each of so many images; empty ones for None. Raises ``PromptError`` where there are more or fewer."""
+    """One instruction for each of so many images; empty ones for None.
+
+    Raises ``PromptError`` where there are more or fewer.
+    """
     if instructions is None:
         return [""] * images
     texts = [instructions] if isinstance(instructions, str) else instruction_list(instructions)

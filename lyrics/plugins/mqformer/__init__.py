@@ -73,7 +73,7 @@ class MQFormerOptions(QFormerOptions):
     )
     box_features: Literal["raw", "fourier"] = Field(
         "raw",
-        description="the box in a local token (its last four numbers): as it is, or also as sines and cosines of its sides",
+        description="the box in a local token (last four numbers): as it is, or with sines and cosines of its sides, too",
     )
 
     @property

@@ -1,8 +1,8 @@
 """Boxes of local tokens as sines and cosines of their sides.
 
-A local token ends with its box, four numbers in 0 .. 1. A linear map of these hardly tells 0.41 from 0.42; the paper's way (``raw``)
-leaves that to the layers behind it. With ``fourier`` each side is also given as sines and cosines of doubling frequencies, from
-which a linear map reads it off (Mildenhall et al. 2020, section 5.1; Tancik et al. 2020).
+A local token ends with its box, four numbers in 0 .. 1. A linear map of these hardly tells 0.41 from 0.42; the paper's
+way (``raw``) leaves that to the layers behind it. With ``fourier`` each side is also given as sines and cosines of
+doubling frequencies, from which a linear map reads it off (Mildenhall et al. 2020, section 5.1; Tancik et al. 2020).
 
 Letters: B images, M local tokens, D their width.
 """
@@ -13,14 +13,16 @@ import math
 
 import torch
 
-#: Waves of length 2, 1, 1/2, ... 1/64 of the image's side: the first tells all places apart, the last 1/1000 of the side.
+#: Waves of length 2, 1, 1/2, ... 1/64 of the image's side: the first tells all places apart, the last 1/1000 of the
+#: side.
 BANDS = 8
 #: Numbers that a token grows by.
 WIDTH = 4 * 2 * BANDS
 
 
 def box_waves(boxes_BM4: torch.Tensor) -> torch.Tensor:
-    """Boxes (center x, center y, width, height; shares of the image's sides) -> [B,M,WIDTH]: sines and cosines of x1, y1, x2, y2.
+    """Boxes (center x, center y, width, height; shares of the image's sides) -> [B,M,WIDTH]: sines and cosines of x1,
+    y1, x2, y2.
 
     Computed in fp32 at least: the shortest wave's phase does not fit a half-precision number.
     """
@@ -33,7 +35,8 @@ def box_waves(boxes_BM4: torch.Tensor) -> torch.Tensor:
 
 
 def with_box_waves(tokens_BMD: torch.Tensor, width: int) -> torch.Tensor:
-    """Local tokens of ``width`` numbers, the last four of which are the box, followed by its waves: [B,M,width + WIDTH].
+    """Local tokens of ``width`` numbers, the last four of which are the box, followed by its waves: [B,M,width +
+    WIDTH].
 
     Columns after ``width`` (padding) are left out.
     """

@@ -82,7 +82,7 @@ def _points(x: npt.ArrayLike, y: npt.ArrayLike) -> npt.NDArray[np.float64]:
     return np.stack([x_N, y_N, x_N, y_N], axis=-1).astype(np.float64)
 
 
-class Look(nn.Module):
+class LookEncoder(nn.Module):
     """What a masked part looks like, made of its pixels alone: what lies outside of the mask is blank."""
 
     def __init__(self, width: int) -> None:
@@ -130,7 +130,7 @@ class TinySegmenter(KnowsScenes, nn.Module):
         self.entry = nn.Conv2d(width + 3, width // 2, 1)
         self.blocks = nn.ModuleList(ResidualBlock(width // 2) for _ in range(3))
         self.exit = nn.Conv2d(width // 2, 1, 1)
-        self.look = None if options.look_width is None else Look(options.look_width)
+        self.look = None if options.look_width is None else LookEncoder(options.look_width)
 
     def predict(self, images: ImageBatch, boxes: Sequence[Sequence[Box]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Mask logits [K,R,R] over the boxes' ``regions`` and looks [K,C], K counting the batch's boxes image by image.

@@ -1,7 +1,8 @@
 """A device that computes nothing and counts what the host asks of it: torch's meta device, with answers.
 
-The meta device runs every operation as far as its shapes. Here it also answers whoever reads a value or copies to the host, with
-zeros, and counts these: on a GPU each is a wait for all that was launched before. Copies from the host are counted with their bytes.
+The meta device runs every operation as far as its shapes. Here it also answers whoever reads a value or copies to the
+host, with zeros, and counts these: on a GPU each is a wait for all that was launched before. Copies from the host are
+counted with their bytes.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """``lyrics bench host``: what a stage-1 step costs the processor beside what it costs the device.
 
-The real step of a configuration (texts, plans, tiles, both passes, negatives, backward pass, update, log) with the arithmetic taken out:
-the model stands on a device that computes nothing (``fake_device``), attention is launched without a kernel, and what the frozen experts
-would have found is made up. So it needs no GPU, no weights and no data, and says of any machine how long its processor keeps a GPU
-waiting, by kind of work (``lyrics.kernels.host_work``).
+The real step of a configuration (texts, plans, tiles, both passes, negatives, backward pass, update, log) with the
+arithmetic taken out: the model stands on a device that computes nothing (``fake_device``), attention is launched
+without a kernel, and what the frozen experts would have found is made up. So it needs no GPU, no weights and no data,
+and says of any machine how long its processor keeps a GPU waiting, by kind of work (``lyrics.kernels.host_work``).
 
 Letters: B samples.
 """
@@ -57,8 +57,8 @@ from lyrics.workflows.bench.machine import environment
 
 #: Samples of a device's step.
 BATCHES = (32, 128, 256)
-#: ``true``: 5 objects and 14 words for every image (64 and 16 tokens with the special ones); ``random``: 1 to 20 objects and 5 to 16 words,
-#: evenly, the latter about as long as COCO's captions.
+#: ``true``: 5 objects and 14 words for every image (64 and 16 tokens with the special ones); ``random``: 1 to 20
+#: objects and 5 to 16 words, evenly, the latter about as long as COCO's captions.
 LENGTHS: Mapping[str, tuple[tuple[int, int], tuple[int, int]]] = {
     "true": ((5, 5), (14, 14)),
     "random": ((1, 20), (5, 16)),
@@ -232,8 +232,8 @@ def measure(
 ) -> list[dict[str, Any]]:
     """One row per batch size and lengths: medians of ``rounds`` steps in milliseconds of processor time.
 
-    ``own_ms`` sums up the kinds in ``OWN``. Beside the times a row says, of one step, how often the host waited for the device, where,
-    what it copied there, and how many operations it launched.
+    ``own_ms`` sums up the kinds in ``OWN``. Beside the times a row says, of one step, how often the host waited for the
+    device, where, what it copied there, and how many operations it launched.
     """
     rows = []
     torch.set_num_threads(1)  # what is measured is one processor's work

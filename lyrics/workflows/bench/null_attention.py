@@ -1,6 +1,7 @@
 """Attention without a kernel: everything that the Triton implementation does on the host, and nothing on the device.
 
-Takes the place of every implementation in ``lyrics.kernels.attention.replaced_by``. Results have the right shapes and any values.
+Takes the place of every implementation in ``lyrics.kernels.attention.replaced_by``. Results have the right shapes and
+any values.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""An object's units by their definition: every piece of its text encoded by itself, one call of the tokenizer after another."""
+"""An object's units by their definition: every piece of its text encoded by itself, one call of the tokenizer after
+another.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Objects as tokens by tables: the ids of the definition, for every codec and tokenizer, whatever the tags and boxes."""
+"""Objects as tokens by tables: the ids of the definition, for every codec and tokenizer, whatever the tags
+and boxes.
+"""
 
 from __future__ import annotations
 

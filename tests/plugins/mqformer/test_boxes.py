@@ -1,4 +1,6 @@
-"""Boxes of local tokens as waves: what they are, that both forward passes read them, and what checkpoints without them become."""
+"""Boxes of local tokens as waves: what they are, that both forward passes read them, and what checkpoints without them
+become.
+"""
 
 from __future__ import annotations
 

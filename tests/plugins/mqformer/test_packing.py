@@ -1,4 +1,6 @@
-"""Packing: all tables of a call go to the device in one copy that nobody waits for, those of the attention kernels included."""
+"""Packing: all tables of a call go to the device in one copy that nobody waits for, those of the attention kernels
+included.
+"""
 
 from __future__ import annotations
 

@@ -264,7 +264,9 @@ def test_twins_are_not_each_others_negatives() -> None:
 
 
 def test_twins_with_captions_of_their_own_may_be_each_others_hardest_negatives() -> None:
-    """Two pictures of one layout: the spatial text is the same letter for letter, so that similarities are nearly the same, too."""
+    """Two pictures of one layout: the spatial text is the same letter for letter, so that similarities are nearly the
+    same, too.
+    """
     special = SpecialTokens(0, 1, 2, 3, 4, 5, 6)
     objects = [[[[30 + pair]]] for pair in (0, 0, 1, 1)]
     whole = texts(objects, [[20], [21], [20], [20]], special)
