@@ -270,8 +270,8 @@ def _entries(first: int, length: int, diagonal: int, offset: int, row_step: int)
     return [(first + r, min(row_step, length - r), diagonal - offset + r) for r in range(blind, length, row_step)]
 
 
-def _finalise(bits: torch.Tensor) -> torch.Tensor:
-    """The 32-bit finaliser of MurmurHash3 (public domain, Austin Appleby) on numbers 0 .. 2**32 - 1 held in int64."""
+def _finalize(bits: torch.Tensor) -> torch.Tensor:
+    """The 32-bit finalizer of MurmurHash3 (public domain, Austin Appleby) on numbers 0 .. 2**32 - 1 held in int64."""
     bits = ((bits ^ (bits >> 16)) * 0x85EBCA6B) & _MASK
     bits = ((bits ^ (bits >> 13)) * 0xC2B2AE35) & _MASK
     return bits ^ (bits >> 16)
@@ -284,5 +284,5 @@ def mix(*keys: torch.Tensor | int) -> torch.Tensor:
         wide = torch.as_tensor(key, dtype=torch.int64)
         hashed = hashed.to(wide.device) if wide.dim() else hashed
         for half in (wide & _MASK, (wide >> 32) & _MASK):
-            hashed = _finalise(((hashed ^ half.to(hashed.device)) + _GOLDEN) & _MASK)
+            hashed = _finalize(((hashed ^ half.to(hashed.device)) + _GOLDEN) & _MASK)
     return hashed
