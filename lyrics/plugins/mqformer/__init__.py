@@ -73,7 +73,7 @@ class MQFormerOptions(QFormerOptions):
     )
     box_features: Literal["raw", "fourier"] = Field(
         "raw",
-        description="the box in a local token (last four numbers): as it is, or with sines and cosines of its sides, too",
+        description="the box in a local token (last four numbers): as it is, or also as waves of its sides",
     )
 
     @property
