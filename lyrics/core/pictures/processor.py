@@ -10,8 +10,9 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 
+from lyrics.core.conditions import CLEAR, Condition
 from lyrics.core.errors import PromptError
 from lyrics.core.geometry import Frame
 from lyrics.core.pictures.images import ImageLike, open_image, picture_name
@@ -151,12 +152,13 @@ class Processor:
         names: Sequence[str] | None = None,
         known_objects: Sequence[Sequence[DetectedObject] | None] = (),
         dtype: torch.dtype | None = None,
+        condition: Condition = CLEAR,
     ) -> ModelImages:
         """Open, check and prepare pictures (whatever ``open_image`` takes) for every expert, as tensors of ``dtype``
         (float32 unless given).
 
-        ``names`` say which pictures they are; a path is its own name unless they are given. ``known_objects``: see ``ImageBatch``. Raises
-        ``ImageError`` naming the file.
+        ``names`` say which pictures they are; a path is its own name unless they are given. ``known_objects``: see ``ImageBatch``.
+        ``condition`` says who sees them blurred. Raises ``ImageError`` naming the file.
         """
         pictures = picture_list(pictures)
         opened = [open_image(picture) for picture in pictures]
@@ -164,8 +166,11 @@ class Processor:
             names = [picture_name(picture) for picture in pictures]
         if len(names) != len(opened) or isinstance(names, str):
             raise ValueError(f"names: a list with one for each of {len(opened)} pictures, not {names!r}")
+        unclear = opened
+        if any(condition.blurs(expert) for expert in self.preprocessing):
+            unclear = [picture.filter(ImageFilter.GaussianBlur(condition.blur_px)) for picture in opened]
         batches = {
-            expert: prepare(opened, preprocessing, names, known_objects)
+            expert: prepare(unclear if condition.blurs(expert) else opened, preprocessing, names, known_objects)
             for expert, preprocessing in self.preprocessing.items()
         }
         images = ModelImages(tuple(names), tuple(picture.size for picture in opened), batches)
