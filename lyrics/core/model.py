@@ -19,7 +19,6 @@ from lyrics.core.composed import STREAM
 from lyrics.core.conditions import CLEAR, Condition
 from lyrics.core.data.collate import InstructionExamples, PretrainExamples
 from lyrics.core.data.training_data import TrainingBatch, batch_of
-from lyrics.core.errors import PromptError
 from lyrics.core.finite import first_not_finite, is_finite, refuse
 from lyrics.core.language.answering import answer_ids
 from lyrics.core.language.generation import Decoding, GenerateOptions, GenerationOptions, decoding
@@ -91,19 +90,14 @@ class LyricsModel(SavedModel):
             images: an image or several, whatever ``lyrics.core.pictures.images.open_image`` opens; or prepared ones.
             instructions: one for each image; a text alone for one image. None: the query transformer reads no
                 instruction.
-            phrases: as for ``generate``.
-            condition: who sees the images blurred. What it says of soft tokens is for who reads them
-                (``lyrics.core.evaluation.impairment``).
+            phrases, condition: as for ``generate``; who sees blurred images (``lyrics.core.conditions``).
 
         Raises:
             ImageError: an image cannot be used; the message names it.
             PromptError: there are more or fewer instructions, or lists of phrases, than images.
         """
-        if condition.blur_px and isinstance(images, ModelImages):
-            raise PromptError("condition: images that are prepared cannot be blurred any more; give the images themselves.")
-        shown = images if isinstance(images, ModelImages) else picture_list(images)
-        texts = instructions_for(len(shown), instructions)
-        prepared = shown if isinstance(shown, ModelImages) else self.processor.images(shown, condition=condition)
+        prepared = self.processor.prepared(images, condition)
+        texts = instructions_for(len(prepared), instructions)
         return self.encode_images(prepared.to(self.device, self.dtype), texts, phrases=phrases)
 
     def encode_images(

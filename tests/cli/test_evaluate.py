@@ -111,7 +111,11 @@ def test_shards(evaluate: Callable[..., Result], tmp_path: Path) -> None:
         (("--benchmark", "scenes", "--shard", "2/2"), SpecError, ("--shard 2/2",)),
         (("--benchmark", "scenes", "--shard", "half"), SpecError, ("--shard half",)),
         (("--benchmark", "scenes", "--shard", "0/2", "--rescore"), SpecError, ("--rescore and --shard",)),
-        (("--benchmark", "scenes", "--soft", "own,mixed"), SpecError, ("--soft own,mixed", "is one of own, shuffled, zero, noise")),
+        (
+            ("--benchmark", "scenes", "--soft", "own,mixed"),
+            SpecError,
+            ("--soft own,mixed", "is one of own, shuffled, zero, noise"),
+        ),
         (("--benchmark", "scenes", "--soft", ","), SpecError, ("--soft: names nothing",)),
         (("--benchmark", "scenes", "--blur", "2,x"), SpecError, ("--blur 2,x: 'x' is no number",)),
         (("--benchmark", "scenes", "--blur", "-2"), SpecError, ("--blur -2", "0 or more")),

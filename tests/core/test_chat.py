@@ -5,6 +5,7 @@ wrong.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -214,3 +215,17 @@ def test_an_abstention_is_what_the_conversation_goes_on_with(model: LyricsModel)
     ):
         other.ask("what?", abstaining=sure, on_text=print)
     assert len(other.history) == 1
+
+
+def test_a_confidence_does_not_depend_on_what_was_read_before(model: LyricsModel) -> None:
+    """A chat reads only what is new of a conversation; its answers are as sure as those of the whole conversation."""
+    chat = model.chat(drawn(), max_new_tokens=5)
+    answers = [chat.ask(question) for question in ("one", "two", "three")]
+    encoded = model.look([drawn()], ["one"])
+    for number, answer in enumerate(answers):
+        asked = [*chat.history[:number], replace(chat.history[number], answer=None)]
+        (whole,) = model.answer([asked], encoded, max_new_tokens=5)
+        assert whole == answer
+        assert whole.confidence is not None
+        assert answer.confidence is not None
+        assert answer.confidence.mean_log_prob == pytest.approx(whole.confidence.mean_log_prob, abs=1e-4)

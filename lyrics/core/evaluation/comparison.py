@@ -42,7 +42,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ConditionReport:
     """One benchmark under several conditions, the clear one first. ``cells[condition][group]``; the first group is all samples."""
 
     name: str
@@ -61,7 +61,7 @@ class Comparison:
         return None if before is None or after is None else before - after
 
 
-def compare(runs: Mapping[Condition, BenchmarkRun], verdicts: Mapping[Condition, Verdict]) -> Comparison:
+def compare(runs: Mapping[Condition, BenchmarkRun], verdicts: Mapping[Condition, Verdict]) -> ConditionReport:
     """Runs of the same samples, all answered and judged; one of them is under ``CLEAR``."""
     base = runs[CLEAR]
     rows_of: dict[str, list[int]] = {ALL: list(range(len(base.samples)))}
@@ -83,7 +83,7 @@ def compare(runs: Mapping[Condition, BenchmarkRun], verdicts: Mapping[Condition,
             for name in names
         }
     order = (CLEAR, *(one for one in runs if one != CLEAR))
-    return Comparison(base.name, order, cells, {one: verdicts[one].scores for one in order}, runs)
+    return ConditionReport(base.name, order, cells, {one: verdicts[one].scores for one in order}, runs)
 
 
 def _texts(run: BenchmarkRun) -> list[str]:
@@ -97,7 +97,7 @@ def _mean(values: Sequence[float]) -> float:
 # --- what is written ---------------------------------------------------------------------------------------------------
 
 
-def as_json(found: Comparison) -> dict[str, Any]:
+def as_json(found: ConditionReport) -> dict[str, Any]:
     """For a program: per condition its settings, the benchmark's own scores, and every group."""
     return {
         "benchmark": found.name,
@@ -130,7 +130,7 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
-def table(found: Comparison) -> tuple[list[str], list[list[str]]]:
+def table(found: ConditionReport) -> tuple[list[str], list[list[str]]]:
     """Columns and rows as text: the score under each condition, and the share of answers that stay the same."""
     return rows_of_json(as_json(found))
 
@@ -148,14 +148,14 @@ def rows_of_json(data: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     return columns, rows
 
 
-def markdown(found: Comparison) -> str:
+def markdown(found: ConditionReport) -> str:
     columns, rows = table(found)
     lines = [f"# {found.name}: does the model look?", "", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     lines += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
     return "\n".join([*lines, "", *(f"- {note}" for note in notes(found))]) + "\n"
 
 
-def notes(found: Comparison) -> list[str]:
+def notes(found: ConditionReport) -> list[str]:
     """What a reader of the table must know."""
     said = [
         "A score is the mean worth of an answer, from 0 to 100; in brackets the share of answers whose text stays the same, letter for "
@@ -180,7 +180,7 @@ def notes(found: Comparison) -> list[str]:
     return said
 
 
-def panels(found: Comparison) -> list[Panel]:
+def panels(found: ConditionReport) -> list[Panel]:
     """Curves over blur, for each of the parts that were blurred; and a panel of bars for each group under the other conditions."""
     drawn: list[Panel] = []
     plain = [one for one in found.conditions if one.soft == "own" and not one.drop_tokens]
@@ -215,15 +215,15 @@ def _few(groups: Sequence[str]) -> Iterator[Sequence[str]]:
     return (groups[start : start + size] for start in range(0, len(groups), size))
 
 
-def _score(found: Comparison, condition: Condition, group: str) -> float | None:
+def _score(found: ConditionReport, condition: Condition, group: str) -> float | None:
     return found.cells[condition][group].score
 
 
-def _same(found: Comparison, condition: Condition, group: str) -> float | None:
+def _same(found: ConditionReport, condition: Condition, group: str) -> float | None:
     return found.cells[condition][group].same
 
 
-def page(found: Comparison) -> str:
+def page(found: ConditionReport) -> str:
     """An HTML page that loads nothing and runs nothing: the table, the curves, and answers side by side."""
     columns, rows = table(found)
     said = "".join(f"<li>{html.escape(note)}</li>" for note in notes(found))
@@ -251,7 +251,7 @@ def _html(columns: Sequence[str], rows: Sequence[Sequence[str]], changed: Sequen
     return f"<table><tr>{head}</tr>\n{body}</table>\n"
 
 
-def _examples(found: Comparison) -> tuple[list[str], list[list[str]], list[list[bool]]]:
+def _examples(found: ConditionReport) -> tuple[list[str], list[list[str]], list[list[bool]]]:
     """The first samples of each group with their answers; and which of these are others than without the condition."""
     base = found.runs[CLEAR]
     shown: dict[str, list[int]] = {}
@@ -270,7 +270,7 @@ def _examples(found: Comparison) -> tuple[list[str], list[list[str]], list[list[
     return columns, rows, changed
 
 
-def write(found: Comparison) -> None:
+def write(found: ConditionReport) -> None:
     """``conditions.md``, ``.json``, ``.html`` and ``.svg`` in the benchmark's folder. Raises ``LyricsError`` as ``write_whole``."""
     folder: Path = found.runs[CLEAR].folder
     write_whole(folder / f"{NAME}.json", json.dumps(as_json(found), indent=2, ensure_ascii=False) + "\n")

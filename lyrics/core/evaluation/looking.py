@@ -17,8 +17,7 @@ from lyrics.core.errors import LyricsError, SpecError, UnknownNameError
 from lyrics.core.evaluation.answering import BenchmarkRun, Shard, picture_of, put_down
 from lyrics.core.evaluation.benchmark import MAX_NEW_TOKENS
 from lyrics.core.evaluation.impairment import impaired
-from lyrics.core.evaluation.partners import Exchange as Partners
-from lyrics.core.evaluation.partners import exchange
+from lyrics.core.evaluation.partners import Partners, exchange
 from lyrics.core.language.prompting import Encoded
 from lyrics.core.language.prompts import Dialogue, Exchange
 from lyrics.core.pictures.inputs import is_image, picture_list

@@ -12,7 +12,7 @@ from lyrics.core.types import Sample
 
 
 @dataclass(frozen=True)
-class Exchange:
+class Partners:
     """``of[row]`` is the row whose soft tokens the sample of a row gets. Rows without images are in ``order`` alone.
 
     ``order`` is one in which a sample is close to its partner, so that few soft tokens must be kept at a time.
@@ -22,7 +22,7 @@ class Exchange:
     order: tuple[int, ...]
 
 
-def exchange(name: str, samples: Sequence[Sample], images: Sequence[int], seed: int) -> Exchange:
+def exchange(name: str, samples: Sequence[Sample], images: Sequence[int], seed: int) -> Partners:
     """Who gets whose soft tokens: a function of the samples and of the seed.
 
     A partner has as many images and shows another one; where that can be had for all, it is also asked the same kind of question.
@@ -43,7 +43,7 @@ def exchange(name: str, samples: Sequence[Sample], images: Sequence[int], seed: 
             rows, shift = _rotation(name, samples, rows, count, seed)
             of |= {row: rows[(place + shift) % len(rows)] for place, row in enumerate(rows)}
         order += rows
-    return Exchange(of, tuple(order))
+    return Partners(of, tuple(order))
 
 
 def _rotation(name: str, samples: Sequence[Sample], rows: list[int], count: int, seed: int) -> tuple[list[int], int]:

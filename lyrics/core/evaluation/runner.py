@@ -25,7 +25,16 @@ from lyrics.core.conditions import CLEAR, Condition
 from lyrics.core.contracts import Benchmark, ShowsImages
 from lyrics.core.errors import LyricsError
 from lyrics.core.evaluation import comparison, predictions, selective
-from lyrics.core.evaluation.answering import BenchmarkRun, Shard, answer, open_run, picture_of, under, withholding, write_json
+from lyrics.core.evaluation.answering import (
+    BenchmarkRun,
+    Shard,
+    answer,
+    open_run,
+    picture_of,
+    under,
+    withholding,
+    write_json,
+)
 from lyrics.core.evaluation.benchmark import Answerer, Judges, Prediction, Verdict
 from lyrics.core.evaluation.curves import precision_recall_svg
 from lyrics.core.evaluation.gallery import gallery
@@ -218,7 +227,9 @@ def _answer_under(
         answer_under(each, whose, model, batch=batch, shard=shard, progress=told)
 
 
-def _compared(runs: Mapping[Condition, BenchmarkRun], scored: dict[Condition, tuple[Result, Verdict]]) -> comparison.Comparison:
+def _compared(
+    runs: Mapping[Condition, BenchmarkRun], scored: dict[Condition, tuple[Result, Verdict]]
+) -> comparison.ConditionReport:
     """What each condition costs; it becomes part of the result without one, too."""
     found = comparison.compare(runs, {one: verdict for one, (_, verdict) in scored.items()})
     result, verdict = scored[CLEAR]

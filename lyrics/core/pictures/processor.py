@@ -144,6 +144,21 @@ class Processor:
             found["answers"] = _as_many(answers, len(question.text), "answers", "instructions")
         return found
 
+    def prepared(
+        self, images: ImageLike | Sequence[ImageLike] | ModelImages, condition: Condition = CLEAR
+    ) -> ModelImages:
+        """Images as each expert reads them, whether or not that was done before.
+
+        Raises ``ImageError`` as ``images``, and ``PromptError`` for prepared images that the condition would blur.
+        """
+        if not isinstance(images, ModelImages):
+            return self.images(images, condition=condition)
+        if condition.blur_px:
+            raise PromptError(
+                "condition: images that are prepared cannot be blurred any more; give the images themselves."
+            )
+        return images
+
     def images(
         self,
         pictures: ImageLike | Sequence[ImageLike],

@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from lyrics.core.conditions import CLEAR, Condition
-from lyrics.core.errors import SpecError, UnknownNameError, did_you_mean
+from lyrics.core.errors import LyricsError, SpecError, UnknownNameError, did_you_mean
 from lyrics.core.evaluation.partners import exchange
 from lyrics.core.registry.registry import default_registry
 from lyrics.core.resolve import declared_segments, declaring, resolve
@@ -125,7 +125,10 @@ def check_exchange(evaluating: Evaluating, names: Sequence[str]) -> None:
     for name, benchmark in evaluating.benchmarks.items() if seeds else ():
         samples = tuple(islice(benchmark.samples(), evaluating.limit))
         for seed in seeds:
-            exchange(name, samples, [int(sample.image is not None) for sample in samples], seed)
+            try:
+                exchange(name, samples, [int(sample.image is not None) for sample in samples], seed)
+            except LyricsError as error:
+                raise LyricsError(f"{str(error).rstrip('.')}, or leave text-only out with --only.") from None
 
 
 # --- blank and features ------------------------------------------------------------------------------------------------

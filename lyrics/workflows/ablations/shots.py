@@ -173,7 +173,9 @@ class FewShot(Asking):
         super().__init__(model)
         self.seed, self.drawn = seed, drawn
 
-    def generate(self, pictures: Sequence[ShownWithExemplars], instructions: Sequence[str], *, max_new_tokens: int) -> list[Answer]:
+    def generate(
+        self, pictures: Sequence[ShownWithExemplars], instructions: Sequence[str], *, max_new_tokens: int
+    ) -> list[Answer]:
         asked = [self.conversation(entry, text) for entry, text in zip(pictures, instructions, strict=True)]
         shown = [picture for one in asked for picture in one.pictures]
         encoded = self.model.look(shown, [text for one in asked for text in one.instructions])

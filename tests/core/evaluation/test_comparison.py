@@ -42,7 +42,7 @@ def answered(run: BenchmarkRun, texts: Sequence[str]) -> BenchmarkRun:
     return replace(run, lines={id: Line(id, run.prompts[id], Prediction(text, text), "") for id, text in found})
 
 
-def compared(folder: Path) -> comparison.Comparison:
+def compared(folder: Path) -> comparison.ConditionReport:
     run = open_run("words", Words(), folder)
     runs = {
         CLEAR: answered(run, ["yes", "yes", "yes", "no"]),

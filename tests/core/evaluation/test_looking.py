@@ -24,7 +24,7 @@ from lyrics.core.resolve import Part
 from lyrics.core.spec import validate
 from lyrics.core.types import Sample, Turn
 from lyrics.testing.small import SmallModel
-from tests.core.evaluation.toys import Colours, Model
+from tests.core.evaluation.toys import Colors, Model
 from tests.core.small import drawn, small
 
 SOFT = tuple(Condition(soft=kind) for kind in ("shuffled", "zero", "noise"))  # type: ignore[arg-type]
@@ -237,7 +237,7 @@ def test_a_query_transformer_without_text(tmp_path: Path) -> None:
 
 def test_what_cannot_be_met_is_said(model: LyricsModel, tmp_path: Path) -> None:
     with pytest.raises(LyricsError, match="Model: conditions need a model that looks and answers apart"):
-        evaluate(Model(), {NAME: Colours()}, tmp_path, conditions=SOFT)
+        evaluate(Model(), {NAME: Colors()}, tmp_path, conditions=SOFT)
     assert not list(tmp_path.iterdir())
     bare = build_model(small(refiner=None), weights="random")
     with pytest.raises(SpecError, match=r"blur_parts=experts: this model has no refiner.*blur the encoder"):

@@ -18,9 +18,9 @@ from lyrics.core.evaluation.benchmark import Prediction
 from lyrics.core.evaluation.metrics.risk import risk_curve
 from lyrics.core.evaluation.runner import evaluate
 from lyrics.core.geometry import Box
-from tests.core.evaluation.toys import COLOURS, Colours, Model, box_answer
+from tests.core.evaluation.toys import COLORS, Colors, Model, box_answer
 
-NAME = "colours"
+NAME = "colors"
 
 
 class Sure(Model):
@@ -40,7 +40,7 @@ class Sure(Model):
 
 
 def run(out: Path, model: Any, abstaining: Abstaining | None = None) -> Any:
-    (result,) = evaluate(model, {NAME: Colours()}, out, abstaining=abstaining)
+    (result,) = evaluate(model, {NAME: Colors()}, out, abstaining=abstaining)
     return result
 
 
@@ -120,4 +120,4 @@ def test_long_curves_are_thinned_and_keep_their_ends() -> None:
 def test_an_abstention_points_at_nothing() -> None:
     said = Prediction("x", "x", (), Confidence(-0.1, -0.2))
     assert selective.as_abstention(said) == Prediction(ABSTENTION, ABSTENTION, (), said.confidence)
-    assert len(COLOURS) == 7
+    assert len(COLORS) == 7

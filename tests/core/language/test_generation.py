@@ -270,11 +270,15 @@ def test_log_probabilities_are_those_of_the_models_own_logits(model: LyricsModel
         assert torch.allclose(said[:length], expected, atol=1e-4)
 
 
-def test_a_language_model_that_does_not_say_gives_no_confidence() -> None:
-    from lyrics.core.language.generation import generated
-    from lyrics.testing.parts import WordModel
-
-    part = WordModel(None, None)  # type: ignore[arg-type]
-    ids, log_probs = generated(part, torch.zeros(2, 3, 16), torch.ones(2, 3), max_new_tokens=2)  # type: ignore[arg-type]
-    assert len(ids) == 2
-    assert log_probs == [[], []]
+def test_a_language_model_that_does_not_say_gives_no_confidence(
+    model: LyricsModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = model.generate(drawn(), "what?", max_new_tokens=4)
+    monkeypatch.delattr(type(model.language_model), "generate_scored")
+    silent = model.generate(drawn(), "what?", max_new_tokens=4)
+    assert said == silent
+    assert said.confidence is not None
+    assert silent.confidence is None
+    chat = model.chat(drawn(), max_new_tokens=4)
+    assert chat.ask("what?").confidence is None
+    assert chat.ask("and now?").confidence is None

@@ -11,7 +11,7 @@ from PIL import Image
 from torch.testing import assert_close
 
 from lyrics.core.conditions import Condition
-from lyrics.core.errors import ImageError
+from lyrics.core.errors import ImageError, PromptError
 from lyrics.core.geometry import Box
 from lyrics.core.pictures.processor import Processor, prepare, prepare_one, resized
 from lyrics.core.types import Preprocessing
@@ -175,6 +175,14 @@ def test_tensors_go_to_the_device() -> None:
 def test_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"nowhere\.png: no such file"):
         Processor({"e": SQUASH}).images([Image.new("RGB", (9, 9)), tmp_path / "nowhere.png"])
+
+
+def test_prepared_images_are_not_blurred_any_more() -> None:
+    processor = Processor({"image_encoder": SQUASH})
+    images = processor.images([Image.new("RGB", (9, 9))])
+    assert processor.prepared(images) is images
+    with pytest.raises(PromptError, match="images that are prepared cannot be blurred any more"):
+        processor.prepared(images, Condition(blur_px=1))
 
 
 def test_some_experts_see_a_blurred_picture() -> None:

@@ -143,7 +143,7 @@ def test_a_trained_model_with_a_blank_picture_for_each_part(tmp_path: Path) -> N
 
     assert answered("blank", never, "tiny", evaluating(), tmp_path, PARTS) == rows
     with pytest.raises(LyricsError, match="answers there are of model 'tiny', not 'another'"):
-        answered("blank", never, "another", evaluating(), tmp_path)
+        answered("blank", never, "another", evaluating(), tmp_path, PARTS)
 
 
 def test_a_model_without_the_part_is_refused_before_it_answers(tmp_path: Path) -> None:
@@ -151,11 +151,16 @@ def test_a_model_without_the_part_is_refused_before_it_answers(tmp_path: Path) -
         return build_model(small(refiner__segmenter=None), weights="random")
 
     with pytest.raises(SpecError, match=r"w/o SSM: this model has no refiner\.segmenter"):
-        answered("blank", load, "tiny", evaluating(), tmp_path)
+        answered("blank", load, "tiny", evaluating(), tmp_path, PARTS)
     assert not list(tmp_path.rglob("*.jsonl"))
     with pytest.raises(SpecError, match=r"w/o VR: refiner\.tagger is 'cached'"):
         answered(
-            "blank", lambda: build_model(small(refiner__tagger=CACHED), weights="random"), "t", evaluating(), tmp_path
+            "blank",
+            lambda: build_model(small(refiner__tagger=CACHED), weights="random"),
+            "t",
+            evaluating(),
+            tmp_path,
+            PARTS,
         )
 
 
@@ -267,7 +272,7 @@ def test_every_variant_is_trained_in_both_stages_and_evaluated(tmp_path: Path) -
     assert removed(stages(), evaluating(2, batch=10), tmp_path, 1) == rows
     after = written(tmp_path)
     changed = {path for path in after if after[path] != before.get(path)}
-    assert {Path(path).name for path in changed} <= {"scores.json", "table.md", "worst.html"}
+    assert {Path(path).name for path in changed} <= {"scores.json", "table.md", "worst.html", "risk.svg"}
 
     with pytest.raises(LyricsError, match=r"was trained with optimization\.learning_rate=0\.001, not 0\.5"):
         removed(stages(optimization__learning_rate=0.5), evaluating(2, batch=10), tmp_path, 1, ["full"])
