@@ -12,11 +12,13 @@ __version__ = "0.1.0"
 
 # Public name -> the module that defines it.
 _PUBLIC = {
+    "Abstaining": "lyrics.core.abstaining",
     "Answer": "lyrics.core.answers",
     "Box": "lyrics.core.geometry",
     "BuildContext": "lyrics.core.contracts",
     "CheckpointOptions": "lyrics.core.registry.component",
     "Component": "lyrics.core.registry.component",
+    "Condition": "lyrics.core.conditions",
     "ContractError": "lyrics.core.errors",
     "Converter": "lyrics.core.registry.component",
     "Detection": "lyrics.core.types",
@@ -55,11 +57,13 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "Abstaining",
     "Answer",
     "Box",
     "BuildContext",
     "CheckpointOptions",
     "Component",
+    "Condition",
     "ContractError",
     "Converter",
     "Detection",
@@ -99,8 +103,10 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from lyrics.core.abstaining import Abstaining
     from lyrics.core.answers import Answer
     from lyrics.core.build import build_refiner
+    from lyrics.core.conditions import Condition
     from lyrics.core.contracts import BuildContext
     from lyrics.core.data.build import build_dataset
     from lyrics.core.errors import (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,8 @@ from lyrics.core.registry.component import KINDS
 from lyrics.core.registry.registry import default_registry
 
 if TYPE_CHECKING:
+    from lyrics.core.abstaining import Abstaining
+    from lyrics.core.conditions import Condition
     from lyrics.core.contracts import Dataset
     from lyrics.core.data.augmentation import Augmentation
     from lyrics.core.data.known import Stage
@@ -137,6 +139,8 @@ def evaluate(
     *,
     limit: int | None = None,
     batch: int = 8,
+    conditions: Sequence[Condition] = (),
+    abstaining: Abstaining | None = None,
 ) -> list[Result]:
     """Evaluate a model, as ``lyrics evaluate`` does: predictions, scores and a page of the worst cases in the folder ``out``.
 
@@ -146,6 +150,9 @@ def evaluate(
         out: a folder; a second call goes on where the first one stopped.
         limit: only so many samples of each benchmark, the first.
         batch: samples that are answered together.
+        conditions: under which the samples are answered as well, such as ``[lyrics.Condition(soft="shuffled")]``; what each
+            of them costs is in ``details["conditions"]`` of a result and in ``conditions.html`` of its folder.
+        abstaining: which answers are scored as "I cannot see that.", such as ``lyrics.Abstaining(-0.1)``.
 
     Raises ``LyricsError`` and its kinds: unknown names, options that are not valid, answers of another model in ``out``.
     """
@@ -161,4 +168,6 @@ def evaluate(
         for name, options in asked.items()
     }
     answerer = model if not isinstance(model, str) else lambda: load_model(model)
-    return answer_and_score(answerer, built, Path(out), batch=batch, limit=limit, about=about)
+    return answer_and_score(
+        answerer, built, Path(out), batch=batch, limit=limit, about=about, conditions=conditions, abstaining=abstaining
+    )

@@ -61,6 +61,7 @@ FLOORS = (
     ("lyrics.core.composed",),
     ("lyrics.core.changes",),
     ("lyrics.core.runs",),
+    ("lyrics.core.abstaining",),
     ("lyrics.core.answers", "lyrics.core.processor", "lyrics.core.spatial", "lyrics.core.training_output"),
     ("lyrics.core.stage1",),
     ("lyrics.core.language",),
@@ -85,6 +86,7 @@ FLOORS = (
     ("lyrics.core.lease",),
     (
         "lyrics.core.clean_text",
+        "lyrics.core.conditions",
         "lyrics.core.dtypes",
         "lyrics.core.files",
         "lyrics.core.grid_sample",

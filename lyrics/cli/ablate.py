@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from lyrics.workflows.ablations.tables import Ablation, ScoreRow
 
 WHAT = ("table 5", "table 6", "figure 4a", "figure 4b")
-READINGS = ("blank", "removed", "both")
+#: Of table 5; ``both`` are the paper's own and ``removed``.
+READINGS = ("blank", "removed", "features", "both", "all")
 #: What trains, unless configurations are given.
 RECIPES = {"pretrain": "tiny-stage1", "finetune": "tiny-stage2"}
 _SEEDS = {"table 6": 5}
@@ -38,14 +39,19 @@ def ablate(
     ] = None,
     reading: Annotated[
         str | None,
-        typer.Option(help="Of table 5: blank (the part sees a blank picture), removed (trained without it), both."),
+        typer.Option(
+            help="Of table 5: blank (the part sees a blank picture), features (only its tokens are of a blank picture), removed (trained "
+            "without it), both (blank and removed), all."
+        ),
     ] = None,
-    only: Annotated[str | None, typer.Option(help="Of table 5, some of full,no-vit,no-odm,no-ssm,no-vr,blip2.")] = None,
+    only: Annotated[
+        str | None, typer.Option(help="Of table 5, some of full,no-vit,no-odm,no-ssm,no-vr,blip2,text-only,soft-only.")
+    ] = None,
     amounts: Annotated[str | None, typer.Option(help="Of figure 4a, shares of stage 1: 0,1/4,1/2,1.")] = None,
     model: Annotated[
         str | None,
         typer.Option(
-            help="A model folder, a run folder, a preset, a spec file, or a hub id: for table 5, reading blank, and table 6."
+            help="A model folder, a run folder, a preset, a spec file, or a hub id: for table 5, readings blank and features, and table 6."
         ),
     ] = None,
     pretrain: Annotated[str | None, typer.Option(help="Stage 1 of what is trained: a YAML file or a recipe.")] = None,
@@ -88,7 +94,7 @@ def ablate(
     what = _what(table, figure)
     readings = _readings(what, reading)
     trains = what.startswith("figure") or "removed" in readings
-    answers = what == "table 6" or "blank" in readings
+    answers = what == "table 6" or "blank" in readings or "features" in readings
     given = {"--model": (model, answers), "--pretrain": (pretrain, trains), "--finetune": (finetune, trains)}
     _refuse_what_is_not_used(what, readings, given)
     for flag, value, whose in (("--only", only, "table 5"), ("--amounts", amounts, "figure 4a")):
@@ -171,7 +177,8 @@ def _readings(what: str, reading: str | None) -> tuple[str, ...]:
         raise UnknownNameError(
             f"--reading {reading}: is one of {', '.join(READINGS)}.{did_you_mean(reading, READINGS)}"
         )
-    return READINGS[:2] if reading == "both" else (reading or "blank",)
+    several = {"both": ("blank", "removed"), "all": ("blank", "features", "removed")}
+    return several.get(reading or "", (reading or "blank",))
 
 
 def _refuse_what_is_not_used(what: str, readings: Sequence[str], given: Mapping[str, tuple[str | None, bool]]) -> None:
@@ -263,15 +270,16 @@ class _Job:
 
 
 def _table_5(job: _Job) -> Ablation:
-    from lyrics.workflows.ablations.architecture import BASELINE, blank, removed, table_5
+    from lyrics.workflows.ablations.architecture import ANSWERED, BASELINE, answered, removed, table_5
 
     rows: list[ScoreRow] = []
     names = [name for name in job.only if name != BASELINE]
-    if "blank" in job.readings and (names or not job.only):
-        rows += blank(job.load, job.described, job.evaluating, job.out / "blank", names)
+    read = [reading for reading in job.readings if reading in ANSWERED]
+    for reading in read if names or not job.only else ():
+        rows += answered(reading, job.load, job.described, job.evaluating, job.out / reading, names)
     if job.stages is not None:
         rows += removed(job.stages, job.evaluating, job.out / "removed", job.seeds, job.only)
-    return table_5(rows, job.facts(rows, model="blank" in job.readings), job.evaluating.about)
+    return table_5(rows, job.facts(rows, model=bool(read)), job.evaluating.about)
 
 
 def _table_6(job: _Job) -> Ablation:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from lyrics.cli._abstaining import AbstainBelowOption, AbstainFlag, asked_abstaining
 from lyrics.cli._generation import (
     BeamsOption,
     PenaltyOption,
@@ -54,6 +55,8 @@ def ask(
     top_p: TopPOption = None,
     repetition_penalty: PenaltyOption = None,
     seed: SeedOption = None,
+    abstain: AbstainFlag = False,
+    abstain_below: AbstainBelowOption = None,
     boxes: BoxesOption = "original",
     draw: Annotated[Path | None, typer.Option(help="Write the last picture with the answer's boxes here.")] = None,
     json: JsonFlag = False,
@@ -80,10 +83,11 @@ def ask(
     if not pictures and Path(question).is_file():
         raise PromptError(f"{question}: is a picture; write the question after it.")
     options = generation_options(num_beams, temperature, top_p, repetition_penalty, seed, max_new_tokens)
+    abstaining = asked_abstaining(abstain, abstain_below)
     opened = open_model(model, weights, settings, refined, device, dtype, download=download)
     warn_of_unknown_images(opened, pictures)
     chat = opened.chat(*pictures)
-    answer = chat.ask(question, **options)
+    answer = chat.ask(question, abstaining=abstaining, **options)
     if draw is not None:
         draw_answer(answer, Path(pictures[-1]), draw)
     if json:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from lyrics.cli._abstaining import AbstainBelowOption, AbstainFlag, asked_abstaining
 from lyrics.cli._generation import (
     BeamsOption,
     PenaltyOption,
@@ -53,6 +54,8 @@ def chat(
     top_p: TopPOption = None,
     repetition_penalty: PenaltyOption = None,
     seed: SeedOption = None,
+    abstain: AbstainFlag = False,
+    abstain_below: AbstainBelowOption = None,
     boxes: BoxesOption = "original",
     draw: Annotated[
         Path | None, typer.Option(help="Write the last picture with each answer's boxes here, over the one before.")
@@ -74,8 +77,9 @@ def chat(
         if not Path(picture).is_file():
             raise ImageError(f"{picture}: no such picture.", "missing")
     options = generation_options(num_beams, temperature, top_p, repetition_penalty, seed, max_new_tokens)
-    # Which of several beams is the answer is known at its end, so it is printed whole.
-    whole = (num_beams or 1) > 1
+    abstaining = asked_abstaining(abstain, abstain_below)
+    # Which of several beams is the answer, and whether it is withheld, is known at its end, so it is printed whole.
+    whole = (num_beams or 1) > 1 or abstaining is not None
     opened = open_model(model, weights, settings, refined, device, dtype, download=download)
     warned = warn_of_unknown_images(opened, shown)
     talk = opened.chat(*shown)
@@ -103,7 +107,8 @@ def chat(
                 talk.show(picture)
                 shown.append(picture)
                 continue
-            answer = talk.ask(question, on_text=None if json or whole else _write, **options)
+            on_text = None if json or whole else _write
+            answer = talk.ask(question, on_text=on_text, abstaining=abstaining, **options)
             if whole and not json:
                 _write(answer.text)
             if json:

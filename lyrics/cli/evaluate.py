@@ -9,11 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lyrics.cli._abstaining import AbstainBelowOption, AbstainFlag, asked_abstaining
+from lyrics.cli._conditions import (
+    BlurOption,
+    BlurPartsOption,
+    DrawOption,
+    DropOption,
+    SoftOption,
+    asked_conditions,
+)
 from lyrics.cli._model import DeviceOption, DownloadFlag, DtypeOption, ModelOption, WeightsOption, open_model
 from lyrics.cli._output import JsonFlag, SetOption, print_json, print_table, print_text
 
 if TYPE_CHECKING:
     from lyrics.core.contracts import Benchmark
+    from lyrics.core.evaluation.runner import Result
 
 
 def evaluate(
@@ -52,6 +62,22 @@ def evaluate(
     rescore: Annotated[
         bool, typer.Option("--rescore", help="Score the answers that are there; no model is built.")
     ] = False,
+    soft: SoftOption = None,
+    blur: BlurOption = None,
+    blur_parts: BlurPartsOption = None,
+    drop_tokens: DropOption = None,
+    condition_seed: DrawOption = None,
+    abstain: AbstainFlag = False,
+    abstain_below: AbstainBelowOption = None,
+    choose_threshold: Annotated[
+        float | None,
+        typer.Option(
+            metavar="RISK",
+            min=0.0,
+            max=1.0,
+            help="Write the threshold for --abstain-below by which the answers that are left are wrong at most so often, from 0 to 1.",
+        ),
+    ] = None,
     settings: SetOption = None,
     weights: WeightsOption = "pretrained",
     download: DownloadFlag = False,
@@ -59,17 +85,25 @@ def evaluate(
     dtype: DtypeOption = "float32",
     json: JsonFlag = False,
 ) -> None:
-    """Greedy answers to a benchmark's prompts, and their scores. A second run answers only what is missing."""
+    """Greedy answers to a benchmark's prompts, and their scores. A second run answers only what is missing.
+
+    With --soft, --blur or --drop-tokens the same samples are answered under these conditions as well, and the report says
+    what each of them costs: how much the answers depend on the images.
+    """
     from lyrics.core.errors import SpecError
     from lyrics.core.evaluation.report import read_scores, rows_of
     from lyrics.core.evaluation.runner import evaluate as run
 
     part = _shard(shard)
+    abstaining = asked_abstaining(abstain, abstain_below)
+    conditions = asked_conditions(soft, blur, blur_parts, drop_tokens, condition_seed)
     if rescore and shard is not None:
         raise SpecError("--rescore and --shard: scores are of the answers of all processes; leave --shard out.")
     if out.exists() and not out.is_dir():
         raise SpecError(f"--out {out}: is a file, not a folder.")
     built, about = asked_benchmarks(benchmark, data, split, option)
+    if choose_threshold is not None:
+        _check_choosing(about, abstaining is not None, shard is not None)
     described = " ".join([model, *(["(random weights)"] if weights == "random" else []), *sorted(settings or ())])
     if not rescore:  # then the answers say whose they are
         about = {name: {"model": described, **known} for name, known in about.items()}
@@ -82,8 +116,12 @@ def evaluate(
             limit=limit,
             shard=part,
             about=about,
+            conditions=conditions,
+            abstaining=abstaining,
             progress=progress.update,
         )
+    if choose_threshold is not None and shard is None:
+        _choose_thresholds(out, results, choose_threshold)
     written = read_scores(out)
     found = {result.name: written[result.name] for result in results}
     if json:
@@ -93,10 +131,61 @@ def evaluate(
         print_text(f"answered; when all processes have finished, run without --shard to merge and score {out}")
         return
     print_table(("benchmark", "samples", "score", "value"), list(rows_of(found)), right=("samples", "value"))
+    if conditions:
+        _print_conditions(out, [result.name for result in results])
     for result in results:
         for note in result.notes:
             print_text(f"{result.name}: {note}")
     print_text(f"scores, predictions and worst cases in {out}")
+
+
+def _check_choosing(about: Mapping[str, Mapping[str, str]], abstaining: bool, shared: bool) -> None:
+    from lyrics.core.errors import SpecError
+
+    if abstaining or shared:
+        other = "--abstain" if abstaining else "--shard"
+        raise SpecError(
+            f"--choose-threshold and {other}: a threshold is chosen on all answers as they were given; leave {other} out."
+        )
+    for name, known in about.items():
+        if known["split"].startswith("test"):
+            raise SpecError(
+                f"--choose-threshold: {name} is what the threshold will be judged on; choose it on another split, as with "
+                "--split validation."
+            )
+
+
+def _choose_thresholds(out: Path, results: Sequence[Result], risk: float) -> None:
+    """A file beside each benchmark's scores. Raises ``LyricsError`` where answers have no confidence, or none is so seldom wrong."""
+    from lyrics.core.errors import LyricsError
+    from lyrics.core.evaluation import selective
+
+    chosen = {}
+    for result in results:
+        found = result.details.get("confidence")
+        if found is None:
+            raise LyricsError(
+                f"{result.name}: --choose-threshold needs answers with a confidence and a mark from 0 to 1, and these have none."
+            )
+        chosen[result.name] = selective.choose_threshold(found, risk, result.name)
+    for name, data in chosen.items():
+        selective.write_threshold(out / name, data)
+        print_text(
+            f"{name}: threshold {data['threshold']:g}: risk {100 * data['risk']:.2f} % at coverage {100 * data['coverage']:.1f} %, "
+            f"in {out / name / selective.FILE}",
+            error=True,
+        )
+
+
+def _print_conditions(out: Path, names: Sequence[str]) -> None:
+    from lyrics.core.evaluation.comparison import NAME, rows_of_json
+    from lyrics.core.json_reading import read_json_object
+
+    for name in names:
+        columns, rows = rows_of_json(read_json_object(out / name / f"{NAME}.json"))
+        print_text(f"\n{name}: score under each condition, and the share of answers that stay the same")
+        print_table(columns, rows, right=columns[1:])
+        print_text(f"curves and answers in {out / name / NAME}.html\n")
 
 
 def _shard(text: str | None) -> tuple[int, int]:

@@ -7,7 +7,7 @@ of the refiner's boxes overlaps it enough, whatever the two call it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lyrics.core.geometry import Box, Corners
@@ -48,6 +48,29 @@ class AnswerObject:
 
 
 @dataclass(frozen=True)
+class Confidence:
+    """How sure the language model was of an answer, as natural logarithms of its tokens' probabilities; 0 is certainty.
+
+    Both are rounded to five decimals, so that they do not depend on what was answered in the same batch.
+
+    Args:
+        mean_log_prob: the mean over the answer's tokens, the one that ends it included.
+        min_log_prob: the least of them.
+    """
+
+    mean_log_prob: float
+    min_log_prob: float
+
+    @classmethod
+    def of(cls, log_probs: Sequence[float]) -> Confidence | None:
+        """Of the tokens of an answer; None of none."""
+        if not log_probs:
+            return None
+        # Adding 0 makes no difference but for -0.
+        return cls(round(sum(log_probs) / len(log_probs), 5) + 0.0, round(min(log_probs), 5) + 0.0)
+
+
+@dataclass(frozen=True)
 class Answer:
     """What a model answered.
 
@@ -56,12 +79,21 @@ class Answer:
         objects: what it points at, in order of mention.
         problems: box text that could not be read, in words; the rest of the answer is not affected.
         plain_text: the answer without its box markup: each object's tag stands in its place.
+        confidence: how sure the language model was; None where it does not say (``lyrics.core.contracts.ScoresItsTokens``).
+        withheld: what the model would have said in place of an abstention (``lyrics.core.abstaining``); else empty.
     """
 
     text: str
     objects: tuple[AnswerObject, ...] = ()
     problems: tuple[str, ...] = ()
     plain_text: str = ""
+    confidence: Confidence | None = field(default=None, compare=False)
+    withheld: str = ""
+
+    @property
+    def seen(self) -> bool | None:
+        """Whether the refiner saw anything of what the answer points at; None where it points at nothing."""
+        return any(found.supported for found in self.objects) if self.objects else None
 
     def __str__(self) -> str:
         return self.text
@@ -83,10 +115,13 @@ class Answer:
                 for found in self.objects
             ],
             "problems": list(self.problems),
+            "seen": self.seen,
+            "confidence": None if self.confidence is None else asdict(self.confidence),
+            **({"withheld": self.withheld} if self.withheld else {}),
         }
 
 
-def read_answer(text: str, codec: str, refinement: Refinement | None) -> Answer:
+def read_answer(text: str, codec: str, refinement: Refinement | None, confidence: Confidence | None = None) -> Answer:
     """An answer's objects, matched with what the refiner saw in the picture that the answer is about.
 
     ``refinement`` is that picture's; without a picture there is nothing to point at, and the text stays text. Raises nothing, whatever
@@ -94,7 +129,7 @@ def read_answer(text: str, codec: str, refinement: Refinement | None) -> Answer:
     """
     text = text.strip()
     if refinement is None:
-        return Answer(text, plain_text=text)
+        return Answer(text, plain_text=text, confidence=confidence)
     parsed = parse(text, codec, refinement.size_px)
     objects = tuple(_matched(one.tag, one.box, refinement) for one in parsed.objects)
     pieces, end = [], 0
@@ -102,7 +137,7 @@ def read_answer(text: str, codec: str, refinement: Refinement | None) -> Answer:
         pieces += [text[end:start], one.tag]
         end = after
     plain = " ".join("".join([*pieces, text[end:]]).split())
-    return Answer(text, objects, tuple(problem.message for problem in parsed.problems), plain)
+    return Answer(text, objects, tuple(problem.message for problem in parsed.problems), plain, confidence)
 
 
 def _matched(tag: str, box: Box, refinement: Refinement) -> AnswerObject:

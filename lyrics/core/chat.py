@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, Unpack
 
+from lyrics.core.abstaining import Abstaining
 from lyrics.core.answers import Answer
-from lyrics.core.errors import PromptError
+from lyrics.core.errors import PromptError, SpecError
 from lyrics.core.geometry import Box, Size
 from lyrics.core.language.codecs import format_box
 from lyrics.core.language.generation import GenerationOptions, decoding
@@ -105,6 +106,7 @@ class Chat:
         max_new_tokens: int | None = None,
         generation_config: GenerationConfig | None = None,
         seed: int | None = None,
+        abstaining: Abstaining | None = None,
         **options: Unpack[GenerationOptions],
     ) -> Answer:
         """Answer a question, which may bring more images in.
@@ -117,6 +119,8 @@ class Chat:
             max_new_tokens: tokens of the answer at most; unless given here or in ``generation_config``, as many as
                 ``Chat`` was made with.
             generation_config, seed, options: as for ``LyricsModel.generate``.
+            abstaining: when to answer "I cannot see that." instead, which then is what the conversation goes on with.
+                Whether an answer is withheld is known at its end, so ``on_text`` goes without it.
 
         If anything is raised (``ImageError``, ``PromptError``, ``KeyboardInterrupt``), the conversation is as it was before.
         """
@@ -130,6 +134,11 @@ class Chat:
             streamed=on_text is not None,
             default_tokens=self.max_new_tokens,
         )
+        if abstaining is not None and on_text is not None:
+            raise SpecError(
+                "abstaining: whether an answer is withheld is known at its end, so none can be followed as it is "
+                "written; leave out on_text."
+            )
         coming = [*self._waiting, *(one for entry in pictures for one in picture_list(entry))]
         encoded, indices = self.encoded, tuple[int, ...]()
         if coming or encoded is None:
@@ -143,6 +152,8 @@ class Chat:
         past, self._past = self._past, Past()
         (answer,) = self.model.decode([[*self.history, exchange]], encoded, how, on_text=on_text, past=past)
         self._past = past
+        if abstaining is not None:
+            answer = abstaining(answer)
         self.encoded, self._waiting = encoded, []
         self.history.append(replace(exchange, answer=answer.text))
         return answer

@@ -293,6 +293,30 @@ class LanguageModel(Module, Protocol):
 
 
 @runtime_checkable
+class ScoresItsTokens(Protocol):
+    """Optional, for a language model that says how probable the tokens of its answers were. Without it no answer has a confidence."""
+
+    def generate_scored(
+        self,
+        embeddings_BLD: torch.Tensor,
+        attention_mask_BL: torch.Tensor,
+        *,
+        max_new_tokens: int,
+        on_token: Callable[[int], None] | None = None,
+        generation_config: GenerationConfig | None = None,
+        keys: Sequence[Hashable] = (),
+        past: Past | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As ``generate``, and the natural logarithm of each new token's probability, float [B, as many tokens].
+
+        The token that ends an answer has one, too; what stands behind it is NaN. The distribution is the model's own, before
+        what sampling makes of it (temperature, ``top_p``). ``keys`` and ``past`` are given to a ``ResumesPrompts`` alone, for
+        one prompt, and mean what they mean there.
+        """
+        ...
+
+
+@runtime_checkable
 class MergesLora(Protocol):
     """Optional, for a language model whose low-rank updates can be added to the weights they adapt."""
 

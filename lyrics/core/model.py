@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Literal, Unpack, overload
 
 import torch
 
-from lyrics.core.answers import Answer, read_answer
+from lyrics.core.answers import Answer, Confidence, read_answer
 from lyrics.core.chat import Chat
 from lyrics.core.composed import STREAM
+from lyrics.core.conditions import CLEAR, Condition
 from lyrics.core.data.collate import InstructionExamples, PretrainExamples
 from lyrics.core.data.training_data import TrainingBatch, batch_of
 from lyrics.core.finite import first_not_finite, is_finite, refuse
@@ -81,6 +82,7 @@ class LyricsModel(SavedModel):
         instructions: str | Sequence[str] | None = None,
         *,
         phrases: Phrases = None,
+        condition: Condition = CLEAR,
     ) -> Encoded:
         """Encode images into soft tokens [P,Q,D].
 
@@ -88,15 +90,14 @@ class LyricsModel(SavedModel):
             images: an image or several, whatever ``lyrics.core.pictures.images.open_image`` opens; or prepared ones.
             instructions: one for each image; a text alone for one image. None: the query transformer reads no
                 instruction.
-            phrases: as for ``generate``.
+            phrases, condition: as for ``generate``; who sees blurred images (``lyrics.core.conditions``).
 
         Raises:
             ImageError: an image cannot be used; the message names it.
             PromptError: there are more or fewer instructions, or lists of phrases, than images.
         """
-        shown = images if isinstance(images, ModelImages) else picture_list(images)
-        texts = instructions_for(len(shown), instructions)
-        prepared = shown if isinstance(shown, ModelImages) else self.processor.images(shown)
+        prepared = self.processor.prepared(images, condition)
+        texts = instructions_for(len(prepared), instructions)
         return self.encode_images(prepared.to(self.device, self.dtype), texts, phrases=phrases)
 
     def encode_images(
@@ -225,8 +226,7 @@ class LyricsModel(SavedModel):
     # --- answering ---------------------------------------------------------------------------------------------------
 
     def _prompt(self, dialogue: Dialogue, encoded: Encoded, room: int) -> TokenPrompt:
-        queries = self.query_transformer.num_queries
-        return fitted_prompt(dialogue, encoded, room, self.spec, self.language_model, queries)
+        return fitted_prompt(dialogue, encoded, room, self.spec, self.language_model)
 
     @torch.no_grad()
     def answer(
@@ -292,12 +292,14 @@ class LyricsModel(SavedModel):
         tokenizer = self.language_model.tokenizer
         stream = None if on_text is None else TextStream(tokenizer, on_text)
         with how.drawing(self.device):
-            ids_BL = answer_ids(prompts, soft, how, self.spec.language_model.use, self.language_model, stream, past)
+            ids_BL, log_probs = answer_ids(
+                prompts, soft, how, self.spec.language_model.use, self.language_model, stream, past
+            )
         texts = tokenizer.batch_decode(ids_BL, skip_special_tokens=True)
         answers = []
-        for text, dialogue in zip(texts, dialogues, strict=True):
+        for text, dialogue, own in zip(texts, dialogues, log_probs, strict=True):
             shown = [encoded.refinements[picture] for exchange in dialogue for picture in exchange.images]
-            answers.append(read_answer(text, self.spec.codec, shown[-1] if shown else None))
+            answers.append(read_answer(text, self.spec.codec, shown[-1] if shown else None, Confidence.of(own)))
         return answers
 
     def _checked_prompt(self, dialogue: Dialogue, encoded: Encoded, max_new_tokens: int) -> TokenPrompt:
@@ -305,9 +307,7 @@ class LyricsModel(SavedModel):
         room = int(self.language_model.max_positions) - max_new_tokens
         prompt = self._prompt(dialogue, encoded, room)
         if len(prompt) > room:
-            raise too_long(
-                prompt, self.query_transformer.num_queries, self.language_model.max_positions, max_new_tokens
-            )
+            raise too_long(prompt, encoded.tokens_per_picture, self.language_model.max_positions, max_new_tokens)
         return prompt
 
     @overload
@@ -374,6 +374,7 @@ class LyricsModel(SavedModel):
         instructions: Sequence[str],
         *,
         phrases: Phrases = None,
+        condition: Condition = CLEAR,
     ) -> Encoded:
         """``encode`` without dropout and without gradients, for answering.
 
@@ -381,7 +382,7 @@ class LyricsModel(SavedModel):
         """
 
         def encode() -> Encoded:
-            return self.encode(images, instructions, phrases=phrases)
+            return self.encode(images, instructions, phrases=phrases, condition=condition)
 
         training = self.training
         self.eval()

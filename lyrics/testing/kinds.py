@@ -438,6 +438,32 @@ class LanguageModelContract(ModuleContract):
         new = model.generate(row, mask, max_new_tokens=5, on_token=told.append)
         assert told == new[0].tolist(), f"reported {told}, returned {new[0].tolist()}"
 
+    def test_tokens_are_as_probable_as_it_says(self) -> None:
+        """Troubleshooting: `generate_scored` gives the ids of `generate`, each with the log-softmax of the logits before it, and NaN behind
+        the token that ends an answer. Checked where the part has it.
+        """
+        import torch
+
+        from lyrics.core.contracts import ScoresItsTokens
+
+        model: Any = self.build()
+        if not isinstance(model, ScoresItsTokens):
+            return
+        model = self.build()
+        row, mask = model.embed(torch.tensor([[1, 5, 6, 9]])), torch.ones(1, 4, dtype=torch.long)
+        ids, log_probs = model.generate_scored(row, mask, max_new_tokens=6)
+        assert torch.equal(ids, model.generate(row, mask, max_new_tokens=6)), "other tokens than those of generate"
+        assert log_probs.shape == ids.shape, f"{tuple(log_probs.shape)} log-probabilities of {tuple(ids.shape)} tokens"
+        with torch.no_grad():
+            whole = torch.cat([row, model.embed(ids)], dim=1)
+            logits = model(whole, torch.ones(whole.shape[:2], dtype=torch.long))[:, 3:-1].float()
+        expected = logits.log_softmax(dim=-1).gather(2, ids[..., None])[..., 0]
+        said = ~log_probs.isnan()
+        assert said[:, 0].all(), "the first token has no log-probability"
+        assert torch.allclose(log_probs[said], expected[said], atol=1e-3), (
+            "not the probabilities of the model's own logits"
+        )
+
     def test_generation_follows_the_options_that_it_takes(self) -> None:
         """Troubleshooting: with `generation_config`, samples are a function of torch's seed, and an answer has at most
         `max_new_tokens`. Checked where `generate` has that parameter.

@@ -325,7 +325,6 @@ def speak(
                 int(model.language_model.max_positions),
                 model.spec,
                 model.language_model,
-                int(model.query_transformer.num_queries),
             )
             for dialogue, text in zip(dialogues, forced, strict=True)
         ]

@@ -120,28 +120,32 @@ def test_what_is_trained_gets_what_was_asked_for(
     monkeypatch.setattr(tuning, "tuning", noted((ROWS, [Curve("full", 0, "REC", ((1, 0.5),))])))
     monkeypatch.setattr(amount, "amount", noted((ROWS, {"full": 4.0})))
     monkeypatch.setattr(architecture, "removed", noted(ROWS))
-    monkeypatch.setattr(architecture, "blank", noted(ROWS))
+    monkeypatch.setattr(architecture, "answered", noted(ROWS))
     common = (*configs, "--out", str(tmp_path / "out"), "--benchmark", "scenes:held-out", "--device", "cpu")
     for what, arguments in (
         ("figure-4b", ("--figure", "4b", "--seeds", "2")),
         ("figure-4a", ("--figure", "4a")),
         ("table-5", ("--table", "5", "--reading", "both", "--only", "no-vr,blip2")),
         ("table-5", ("--table", "5", "--reading", "removed")),
+        ("table-5", ("--table", "5", "--reading", "all", "--only", "text-only")),
     ):
         done = run("ablate", *common, *arguments)
         assert done.code == 0, done.err
         assert (tmp_path / "out" / f"{what}.svg").is_file()
         assert "12.50" in done.out
-    four_b, four_a, blank, removed, all_removed = asked
+    four_b, four_a, blank, removed, all_removed, *all_three = asked
     out = tmp_path / "out"
     assert (four_b[2], four_b[3]) == (out / "figure-4b", 2)
     assert four_b[0].finetune.evaluation.every_steps == 1
     assert four_b[1].about == {"scenes-held-out": {"benchmark": "scenes", "split": "held-out"}}
     assert four_b[1].device == "cpu"
     assert (four_a[2], four_a[3], four_a[4]) == (out / "figure-4a", 1, (0, Fraction(1, 4), Fraction(1, 2), 1))
-    assert (blank[1], blank[3], blank[4]) == ("lyrics-tiny", out / "table-5" / "blank", ["no-vr"])
+    assert (blank[0], blank[2], blank[4], blank[5]) == ("blank", "lyrics-tiny", out / "table-5" / "blank", ["no-vr"])
     assert (removed[2], removed[3], removed[4]) == (out / "table-5" / "removed", 1, ("no-vr", "blip2"))
     assert all_removed[4] == ()
+    assert [one[0] for one in all_three[:2]] == ["blank", "features"]
+    assert all_three[1][4:] == (out / "table-5" / "features", ["text-only"])
+    assert all_three[2][2:] == (out / "table-5" / "removed", 1, ("text-only",))
 
 
 def test_a_signal_is_no_failure(run: Run, configs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +167,7 @@ def test_a_signal_is_no_failure(run: Run, configs: list[str], tmp_path: Path, mo
         (("--figure", "5"), "--figure 5: is no ablation"),
         (
             ("--table", "5", "--reading", "blanc"),
-            "--reading blanc: is one of blank, removed, both. Did you mean 'blank'?",
+            "--reading blanc: is one of blank, removed, features, both, all. Did you mean 'blank'?",
         ),
         (("--table", "6", "--reading", "blank"), "--reading: is for table 5, not for table 6"),
         (("--table", "6", "--only", "full"), "--only: is for table 5, not for table 6"),
@@ -208,7 +212,7 @@ def test_what_is_refused_leaves_nothing_behind(
 def test_a_model_without_the_part(run: Run, tmp_path: Path) -> None:
     dump(small(refiner__segmenter=None), tmp_path / "model.yaml")
     common = ("ablate", "--table", "5", "--model", str(tmp_path / "model.yaml"), "--weights", "random", *FEW)
-    done = run(*common, "--out", str(tmp_path / "out"))
+    done = run(*common, "--only", "full,no-ssm", "--out", str(tmp_path / "out"))
     assert done.code == 2
     assert "w/o SSM: this model has no refiner.segmenter, so there is nothing to take away" in done.err
     assert not (tmp_path / "out").exists()

@@ -47,9 +47,12 @@ def refined(tmp_path: Path, picture: str) -> str:
 
 @pytest.fixture
 def says(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Lets the language model say something of use: ``says(text)``. The rest of the model runs as it is."""
+    """Lets the language model say something of use: ``says(text)``. The rest of the model runs as it is.
 
-    def speak(text: str) -> list[list[int]]:
+    Every token has the log-probability ``sure``.
+    """
+
+    def speak(text: str, sure: float = -0.25) -> list[list[int]]:
         read: list[list[int]] = []
 
         def generate(self: Any, embeddings: Any, mask: Any, settings: Any, on_token: Any = None, **more: Any) -> Any:
@@ -59,7 +62,7 @@ def says(monkeypatch: pytest.MonkeyPatch) -> Any:
             read.append([int(mask.sum()), settings.max_new_tokens])
             for token in ids if on_token is not None else ():
                 on_token(token)
-            return torch.tensor([ids])
+            return torch.tensor([ids]), torch.full((1, len(ids)), sure)
 
         monkeypatch.setattr("lyrics.plugins.causal_lm.model.CausalLM._generate", generate)
         return read
@@ -211,7 +214,7 @@ def test_generation_options(run: Run, folder: str, picture: str, monkeypatch: py
     seen: list[dict[str, Any]] = []
     monkeypatch.setattr("lyrics.core.chat.Chat.ask", lambda self, question, **o: seen.append(o) or Answer("x", ()))
     said("--num-beams", "3", "--repetition-penalty", "1.5")
-    assert seen == [{"num_beams": 3, "repetition_penalty": 1.5, "max_new_tokens": 8}]
+    assert seen == [{"num_beams": 3, "repetition_penalty": 1.5, "max_new_tokens": 8, "abstaining": None}]
 
 
 @pytest.mark.parametrize(
@@ -305,3 +308,54 @@ def test_chat_from_a_file_stops_at_what_cannot_be_done(
     assert done.err.count("does not lie in the picture") >= 1
     done = run("chat", "nowhere.png", "--model", folder)
     assert (done.code, done.err) == (2, "lyrics: nowhere.png: no such picture.\n")
+
+
+@pytest.mark.parametrize("command", ["ask", "chat"])
+def test_what_nobody_saw_or_is_not_sure_is_withheld(
+    command: str, run: Run, folder: str, picture: str, says: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def said(*options: str) -> dict[str, Any]:
+        monkeypatch.setattr("sys.stdin", io.StringIO("what?\n"))
+        question = ("what?",) if command == "ask" else ()
+        done = run(command, picture, *question, "--model", folder, "--json", *options)
+        assert done.code == 0, done.err
+        return dict(json.loads(done.out))
+
+    nothing = format_objects([SpatialObject("dog", Box(0.6, 0.6, 0.9, 0.9))], "lyrics")
+    says(f"A {nothing}.")
+    plain = said()
+    assert (plain["seen"], plain["confidence"]) == (False, {"mean_log_prob": -0.25, "min_log_prob": -0.25})
+    hidden = said("--abstain")
+    assert (hidden["text"], hidden["objects"], hidden["withheld"]) == ("I cannot see that.", [], plain["text"])
+    says("Fine.")
+    assert said("--abstain")["text"] == "Fine."
+    assert said("--abstain-below", "-0.3")["text"] == "Fine."
+    assert said("--abstain-below", "-0.2")["text"] == "I cannot see that."
+    (tmp_path / "abstaining.json").write_text('{"threshold": -0.2}')
+    assert said("--abstain-below", str(tmp_path / "abstaining.json"))["withheld"] == "Fine."
+
+
+def test_a_chat_that_may_abstain_prints_whole_answers(
+    run: Run, folder: str, picture: str, says: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    says("Fine.")
+    for options, text in (((), "Fine."), (("--abstain-below", "0"), "I cannot see that.")):
+        monkeypatch.setattr("sys.stdin", io.StringIO("what?\n"))
+        done = run("chat", picture, "--model", folder, *options)
+        assert (done.code, done.out.strip()) == (0, text)
+
+
+@pytest.mark.parametrize("command", ["ask", "chat"])
+@pytest.mark.parametrize(
+    ("threshold", "message"),
+    [
+        ("0.5", "--abstain-below 0.5: threshold=0.5: is the logarithm of a probability, 0 at most"),
+        ("nowhere.json", "--abstain-below nowhere.json: is neither a number nor a file that is there."),
+    ],
+)
+def test_thresholds_that_are_none(command: str, threshold: str, message: str, run: Run, picture: str) -> None:
+    question = ("what?",) if command == "ask" else ()
+    done = run(command, picture, *question, "--model", "./nowhere/model", "--abstain-below", threshold)
+    assert done.code == 2
+    assert done.err.startswith(f"lyrics: {message}")
+    assert done.err.count("\n") == 1

@@ -111,6 +111,31 @@ def test_shards(evaluate: Callable[..., Result], tmp_path: Path) -> None:
         (("--benchmark", "scenes", "--shard", "2/2"), SpecError, ("--shard 2/2",)),
         (("--benchmark", "scenes", "--shard", "half"), SpecError, ("--shard half",)),
         (("--benchmark", "scenes", "--shard", "0/2", "--rescore"), SpecError, ("--rescore and --shard",)),
+        (
+            ("--benchmark", "scenes", "--soft", "own,mixed"),
+            SpecError,
+            ("--soft own,mixed", "is one of own, shuffled, zero, noise"),
+        ),
+        (("--benchmark", "scenes", "--soft", ","), SpecError, ("--soft: names nothing",)),
+        (("--benchmark", "scenes", "--blur", "2,x"), SpecError, ("--blur 2,x: 'x' is no number",)),
+        (("--benchmark", "scenes", "--blur", "-2"), SpecError, ("--blur -2", "0 or more")),
+        (("--benchmark", "scenes", "--blur", "2", "--blur-parts", "vit"), SpecError, ("--blur-parts vit", "encoder")),
+        (("--benchmark", "scenes", "--blur-parts", "encoder"), SpecError, ("--blur-parts encoder", "give --blur")),
+        (("--benchmark", "scenes", "--drop-tokens", "2"), SpecError, ("--drop-tokens 2", "a share from 0 to 1")),
+        (("--benchmark", "scenes", "--soft", "zero", "--condition-seed", "3"), SpecError, ("nothing is drawn",)),
+        (("--benchmark", "scenes", "--abstain-below", "2"), SpecError, ("--abstain-below 2", "0 at most")),
+        (("--benchmark", "scenes", "--abstain-below", "none.json"), SpecError, ("neither a number nor a file",)),
+        (("--benchmark", "scenes", "--choose-threshold", "0.1"), SpecError, ("on another split", "--split validation")),
+        (
+            ("--benchmark", "scenes:validation", "--choose-threshold", "0.1", "--abstain"),
+            SpecError,
+            ("--choose-threshold and --abstain",),
+        ),
+        (
+            ("--benchmark", "scenes:validation", "--choose-threshold", "0.1", "--shard", "0/2"),
+            SpecError,
+            ("--choose-threshold and --shard",),
+        ),
         (("--benchmark", "scenes", "--rescore"), LyricsError, ("1000 of 1000 predictions are missing",)),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
@@ -154,3 +179,57 @@ def test_a_real_model_answers(tmp_path: Path) -> None:
     lines = (tmp_path / "scenes-test" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(lines) == 5
     assert all(isinstance(json.loads(line)["text"], str) for line in lines)
+
+
+@pytest.fixture
+def real(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """The command with a small model of random weights."""
+    from lyrics.core.loading import build_model
+    from tests.core.small import small
+
+    monkeypatch.setattr("lyrics.core.evaluation.build.default_registry", lambda: REGISTRY)
+    monkeypatch.setattr("lyrics.plugins.benchmarks.scenes.ScenesBenchmark.max_new_tokens", 3)
+    spec = small(refiner__max_objects=1, language_model__options__max_positions=512)
+    monkeypatch.setattr(command, "open_model", lambda *_, **__: build_model(spec, weights="random").eval())
+    app = typer.Typer()
+    app.command()(command.evaluate)
+    return lambda *arguments: CliRunner().invoke(app, [str(each) for each in arguments])
+
+
+def test_conditions(real: Callable[..., Result], tmp_path: Path) -> None:
+    arguments = ("--benchmark", "scenes", "--option", "scenes.scenes=2", "--out", tmp_path)
+    asked = ("--soft", "own,shuffled,zero", "--blur", "0,4", "--blur-parts", "encoder,experts", "--drop-tokens", "0.5")
+    done = real(*arguments, *asked)
+    assert done.exit_code == 0, done.output
+    names = ["soft-shuffled", "soft-zero", "blur-4-encoder", "blur-4-experts", "drop-0.5"]
+    folder = tmp_path / "scenes-test"
+    assert {path.name for path in (folder / "conditions").iterdir()} == set(names)
+    for name in names:
+        assert len((folder / "conditions" / name / "predictions.jsonl").read_text().splitlines()) == 10
+        assert name in done.output
+    assert "conditions.html" in done.output
+    again = real(*arguments, *asked, "--rescore", "--json")
+    data = json.loads(again.stdout)["benchmarks"]["scenes-test"]["details"]["conditions"]
+    assert [one["name"] for one in data] == ["own", *names]
+    assert data == json.loads((folder / "conditions.json").read_text())["conditions"]
+
+
+def test_the_threshold_chosen_on_validation_is_read_on_test(real: Callable[..., Result], tmp_path: Path) -> None:
+    few = ("--option", "scenes.scenes=2", "--out", tmp_path)
+    done = real("--benchmark", "scenes:validation", "--choose-threshold", "1", *few)
+    assert done.exit_code == 0, done.output
+    file = tmp_path / "scenes-validation" / "abstaining.json"
+    chosen = json.loads(file.read_text())
+    assert set(chosen) == {"threshold", "coverage", "risk", "risk_asked", "aurc"}
+    assert f"threshold {chosen['threshold']:g}" in done.stderr
+    done = real("--benchmark", "scenes", "--abstain-below", file, *few)
+    assert done.exit_code == 0, done.output
+    assert "abstaining: coverage" in done.output
+    scores = json.loads((tmp_path / "scenes-test" / "scores.json").read_text())
+    assert scores["details"]["abstaining"] == {"threshold": chosen["threshold"]}
+
+
+def test_a_threshold_needs_answers_with_a_confidence(evaluate: Callable[..., Result], tmp_path: Path) -> None:
+    arguments = ("--benchmark", "scenes:validation", "--limit", 2, "--out", tmp_path)
+    fails(evaluate(*arguments, "--choose-threshold", "0.1"), LyricsError, "needs answers with a confidence")
+    fails(evaluate(*arguments, "--soft", "zero", "--limit", 3), LyricsError, "Parrot: conditions need a model")

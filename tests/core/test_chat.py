@@ -5,13 +5,15 @@ wrong.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+from lyrics.core.abstaining import ABSTENTION, Abstaining
 from lyrics.core.chat import with_boxes
-from lyrics.core.errors import ImageError, PromptError
+from lyrics.core.errors import ImageError, PromptError, SpecError
 from lyrics.core.language.prompts import Exchange
 from lyrics.core.model import LyricsModel
 from tests.core.small import drawn
@@ -196,3 +198,34 @@ def test_merged_lora_answers_the_same_and_comes_apart_again() -> None:
     model.unmerge_lora()
     for name, value in model.state_dict().items():
         torch.testing.assert_close(value, before[name], atol=1e-5, rtol=0)
+
+
+def test_an_abstention_is_what_the_conversation_goes_on_with(model: LyricsModel) -> None:
+    chat = model.chat(drawn(), max_new_tokens=4)
+    said = model.chat(drawn(), max_new_tokens=4).ask("what?")
+    assert said.confidence is not None
+    sure = Abstaining(said.confidence.mean_log_prob)
+    assert chat.ask("what?", abstaining=sure) == said
+    other = model.chat(drawn(), max_new_tokens=4)
+    answer = other.ask("what?", abstaining=Abstaining(0.0))
+    assert (answer.text, answer.withheld, answer.confidence) == (ABSTENTION, said.text, said.confidence)
+    assert other.history == [Exchange("what?", ABSTENTION, (0,))]
+    with pytest.raises(
+        SpecError, match=r"abstaining: whether an answer is withheld is known at its end.*leave out on_text"
+    ):
+        other.ask("what?", abstaining=sure, on_text=print)
+    assert len(other.history) == 1
+
+
+def test_a_confidence_does_not_depend_on_what_was_read_before(model: LyricsModel) -> None:
+    """A chat reads only what is new of a conversation; its answers are as sure as those of the whole conversation."""
+    chat = model.chat(drawn(), max_new_tokens=5)
+    answers = [chat.ask(question) for question in ("one", "two", "three")]
+    encoded = model.look([drawn()], ["one"])
+    for number, answer in enumerate(answers):
+        asked = [*chat.history[:number], replace(chat.history[number], answer=None)]
+        (whole,) = model.answer([asked], encoded, max_new_tokens=5)
+        assert whole == answer
+        assert whole.confidence is not None
+        assert answer.confidence is not None
+        assert answer.confidence.mean_log_prob == pytest.approx(whole.confidence.mean_log_prob, abs=1e-4)

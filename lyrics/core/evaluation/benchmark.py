@@ -5,6 +5,7 @@ A benchmark keeps ``lyrics.core.contracts.Benchmark``: ``samples``, ``prompt``, 
 - ``picture(sample)``: the sample's picture; without it ``sample.image`` is taken as the path of a file.
 - ``judge(predictions, samples)``: scores with a mark for each answer, so that the worst can be shown, and answers come with their boxes;
   without it ``score`` gets the answers' texts.
+- ``group(sample)``: the group that the sample is scored in, beside all of them; without it ``group_of`` takes the type of the question.
 - ``max_new_tokens``: of an answer; 64 without it.
 """
 
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from lyrics.core.answers import Answer, AnswerObject
+from lyrics.core.answers import Answer, AnswerObject, Confidence
 from lyrics.core.contracts import Dataset
 from lyrics.core.geometry import Box
 from lyrics.core.language.codecs import parse
@@ -49,15 +50,22 @@ class PredictedObject:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One answer of a model: as it was written, without its box markup, and what it points at."""
+    """One answer of a model: as it was written, without its box markup, what it points at, and how sure the model was."""
 
     text: str
     answer: str
     objects: tuple[PredictedObject, ...] = ()
+    confidence: Confidence | None = None
+
+    @property
+    def seen(self) -> bool | None:
+        """As ``lyrics.Answer.seen``."""
+        return any(one.supported for one in self.objects) if self.objects else None
 
     @classmethod
     def of(cls, answer: Answer) -> Prediction:
-        return cls(answer.text, answer.plain_text, tuple(PredictedObject.of(one) for one in answer.objects))
+        objects = tuple(PredictedObject.of(one) for one in answer.objects)
+        return cls(answer.text, answer.plain_text, objects, answer.confidence)
 
     @classmethod
     def of_text(cls, text: str) -> Prediction:
@@ -80,12 +88,20 @@ class Verdict:
         marks: one for each sample, in order, from 0 (worst) on; the gallery shows the lowest. Empty where single answers have none.
         notes: what a reader of the scores must know.
         details: plain data for ``scores.json``, such as the points of a curve.
+        points: what each answer is worth, from 0 (wrong) to 1 (right), where that is not its mark: a box has its overlap as a mark and
+            is right or wrong. Scores of groups of samples and risks are means of these.
     """
 
     scores: Mapping[str, float]
     marks: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
+    points: tuple[float, ...] = ()
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """What each answer is worth; empty where single answers have no mark."""
+        return self.points or self.marks
 
 
 Judge = Callable[[Sequence[Prediction], Sequence[Sample]], Verdict]
@@ -98,6 +114,25 @@ class Judges(Protocol):
     def judge(self, predictions: Sequence[Prediction], samples: Sequence[Sample]) -> Verdict:
         """Called instead of ``score``. ``predictions[i]`` answers ``samples[i]``."""
         ...
+
+
+@runtime_checkable
+class Groups(Protocol):
+    """Optional, for a benchmark whose samples fall into groups that are scored apart, such as kinds of questions."""
+
+    def group(self, sample: Sample) -> str:
+        """The name of the sample's group; empty for one that is in none."""
+        ...
+
+
+def group_of(benchmark: object, sample: Sample) -> str:
+    """A sample's group: ``extra["group"]`` of the sample, else what the benchmark says, else its type of question or its task."""
+    if stated := sample.extra.get("group"):
+        return str(stated)
+    if isinstance(benchmark, Groups):
+        return benchmark.group(sample)
+    types = sample.extra.get("question_types")
+    return str(types[0] if types else sample.extra.get("answer_type") or sample.extra.get("task") or "")
 
 
 class Answerer(Protocol):

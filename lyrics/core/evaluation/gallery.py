@@ -16,6 +16,8 @@ from lyrics.core.errors import ImageError, SampleError, StorageError
 from lyrics.core.evaluation.benchmark import reference_box, reference_text
 from lyrics.core.evaluation.predictions import Line
 from lyrics.core.pictures.drawing import draw_objects
+from lyrics.core.pictures.images import open_image
+from lyrics.core.pictures.inputs import picture_list
 from lyrics.core.types import DetectedObject, Sample
 
 CASES = 24
@@ -61,28 +63,35 @@ def _figure(sample: Sample, line: Line, mark: float, picture: Callable[[Sample],
         "right": reference_text(sample) or "(unknown)",
         "mark": f"{mark:.3f}",
     }
-    shown = None
+    shown: list[Image.Image] = []
     if picture is not None and sample.image is not None:
         try:
-            shown = picture(sample)
+            shown = [open_image(one) for one in picture_list(picture(sample))]
         except (
             ImageError,
             SampleError,
             StorageError,
         ) as error:  # answers can be scored again where the pictures are not
             rows["picture"] = str(error)
-    image = "" if shown is None else f'<img alt="" src="{_data_url(_drawn(shown, sample, line))}">'
+    # Boxes are of the last picture.
+    drawn = [*map(_small, shown[:-1]), *(_drawn(one, sample, line) for one in shown[-1:])]
+    images = "".join(f'<img alt="" src="{_data_url(one)}">' for one in drawn)
     cells = "".join(f"<dt>{html.escape(key)}</dt><dd>{html.escape(value)}</dd>" for key, value in rows.items())
-    return f"<figure>{image}<dl>{cells}</dl></figure>"
+    return f"<figure>{images}<dl>{cells}</dl></figure>"
 
 
 def _drawn(picture: Image.Image, sample: Sample, line: Line) -> Image.Image:
-    small = picture.copy()
-    small.thumbnail((_SIDE_PX, _SIDE_PX))
+    small = _small(picture)
     boxes = [DetectedObject("answer", one.box_norm, one.score or 0.0) for one in line.prediction.objects]
     if (target := reference_box(sample)) is not None:
         boxes.append(DetectedObject("right", target, 1.0))
     return draw_objects(small, boxes) if boxes else small
+
+
+def _small(picture: Image.Image) -> Image.Image:
+    small = picture.copy()
+    small.thumbnail((_SIDE_PX, _SIDE_PX))
+    return small
 
 
 def _data_url(picture: Image.Image) -> str:

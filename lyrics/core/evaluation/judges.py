@@ -109,4 +109,4 @@ def rec(predictions: Predictions, samples: Samples) -> Verdict:
         right.append(float(box_is_right(box, target)))
         overlaps.append(0.0 if box is None else box.iou(target))
     scores = {"accuracy (IoU >= 0.5)": 100 * mean(right), "mean IoU": 100 * mean(overlaps), "unparsed": unparsed}
-    return Verdict(scores, tuple(overlaps))
+    return Verdict(scores, tuple(overlaps), points=tuple(right))

@@ -160,6 +160,10 @@ class PopeBenchmark:
     def score(self, predictions: Sequence[str], samples: Sequence[Sample]) -> Mapping[str, float]:
         return self.judge([Prediction.of_text(text) for text in predictions], samples).scores
 
+    def group(self, sample: Sample) -> str:
+        """Whether what is asked about is there."""
+        return "there" if sample.extra["there"] else "not there"
+
     def judge(self, predictions: Sequence[Prediction], samples: Sequence[Sample]) -> Verdict:
         said = [yes_or_no(one.answer) for one in predictions]
         right = [bool(sample.extra["there"]) for sample in samples]
@@ -188,6 +192,10 @@ class PopeBoxesBenchmark:
 
     def score(self, predictions: Sequence[str], samples: Sequence[Sample]) -> Mapping[str, float]:
         return self.judge([Prediction.of_text(text) for text in predictions], samples).scores
+
+    def group(self, sample: Sample) -> str:
+        """Whether what is asked about is there."""
+        return "there" if sample.extra["there"] else "not there"
 
     def judge(self, predictions: Sequence[Prediction], samples: Sequence[Sample]) -> Verdict:
         """``boxes for what is not there``: answers with a box, of those about what is not there. ``found``: of the others, those whose

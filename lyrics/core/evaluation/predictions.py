@@ -2,8 +2,9 @@
 
 A line is ``{"id", "prompt", "text", "answer", "objects"}``: ``text`` as the model wrote it, ``answer`` without box markup, ``objects``
 each with ``tag``, ``box_norm`` (left, top, right, bottom as shares), ``box_px`` (pixels), ``supported``, ``score``, ``iou``,
-``evidence``. Ids are ``ROW:KEY``: the number of the sample in its benchmark and the data set's own key. Processes that share a benchmark
-write a file each, ``predictions.I-of-N.jsonl``.
+``evidence``. Where the language model says how sure it was, there is ``confidence``, too, with ``mean_log_prob`` and
+``min_log_prob`` (``lyrics.core.answers``). Ids are ``ROW:KEY``: the number of the sample in its benchmark and the data set's own
+key. Processes that share a benchmark write a file each, ``predictions.I-of-N.jsonl``.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from lyrics.core.answers import Answer
+from lyrics.core.answers import Answer, Confidence
 from lyrics.core.errors import LyricsError
 from lyrics.core.evaluation.benchmark import PredictedObject, Prediction
 from lyrics.core.geometry import Box
@@ -61,7 +63,15 @@ def as_json(id: str, prompt: str, answer: Answer) -> str:
         }
         for one in answer.objects
     ]
-    data = {"id": id, "prompt": prompt, "text": answer.text, "answer": answer.plain_text, "objects": objects}
+    data: dict[str, Any] = {
+        "id": id,
+        "prompt": prompt,
+        "text": answer.text,
+        "answer": answer.plain_text,
+        "objects": objects,
+    }
+    if answer.confidence is not None:
+        data["confidence"] = asdict(answer.confidence)
     return json.dumps(data, ensure_ascii=False)
 
 
@@ -180,12 +190,14 @@ def _parsed(text: str, where: str) -> Line:
             )
             for one in data["objects"]
         )
+        sure = data.get("confidence")
+        confidence = None if sure is None else Confidence(float(sure["mean_log_prob"]), float(sure["min_log_prob"]))
         id, prompt, written, answer = (data[key] for key in ("id", "prompt", "text", "answer"))
         if not all(isinstance(value, str) for value in (id, prompt, written, answer)) or _row(id) < 0:
             raise ValueError("id (ROW:KEY), prompt, text and answer must be texts")
     except (KeyError, TypeError, ValueError) as error:
         raise LyricsError(f"{where}: is no prediction: {type(error).__name__}: {error}. {advice}") from None
-    return Line(id, prompt, Prediction(written, answer, objects), where)
+    return Line(id, prompt, Prediction(written, answer, objects, confidence), where)
 
 
 def _row(id: str) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-from lyrics.core.contracts import LanguageModel, ResumesPrompts
+from lyrics.core.contracts import LanguageModel, ResumesPrompts, ScoresItsTokens
 from lyrics.core.language.generation import Decoding, check_takes_options
 from lyrics.core.language.past import Past
 from lyrics.core.language.prompts import TokenPrompt
@@ -22,8 +23,10 @@ def answer_ids(
     language_model: LanguageModel,
     on_token: Callable[[int], None] | None = None,
     past: Past | None = None,
-) -> torch.Tensor:
-    """Return the ids that the language model answers with [B, at most ``how.max_new_tokens``].
+) -> tuple[torch.Tensor, list[list[float]]]:
+    """Return the ids that the language model answers with [B, at most ``how.max_new_tokens``], and how probable they were.
+
+    The latter are the log-probabilities of each answer's tokens; the lists are empty where the language model does not say them.
 
     Args:
         prompts: as many as ``soft`` has rows, which are padded on the left.
@@ -41,8 +44,14 @@ def answer_ids(
     if how.config is not None:
         check_takes_options(language_model.generate, name)
         more["generation_config"] = how.config
-    if past is not None and len(prompts) == 1 and isinstance(language_model, ResumesPrompts):
-        return language_model.resume(
-            soft.embeddings_BLD, prompts[0].keys, past, max_new_tokens=how.max_new_tokens, **more
-        )
-    return language_model.generate(soft.embeddings_BLD, soft.mask_BL, max_new_tokens=how.max_new_tokens, **more)
+    more["max_new_tokens"] = how.max_new_tokens
+    resumes = past is not None and len(prompts) == 1 and isinstance(language_model, ResumesPrompts)
+    if isinstance(language_model, ScoresItsTokens):
+        if resumes:
+            more |= {"keys": prompts[0].keys, "past": past}
+        ids_BL, log_probs_BL = language_model.generate_scored(soft.embeddings_BLD, soft.mask_BL, **more)
+        return ids_BL, [[value for value in row if not math.isnan(value)] for row in log_probs_BL.tolist()]
+    unsaid: list[list[float]] = [[] for _ in prompts]
+    if resumes and past is not None and isinstance(language_model, ResumesPrompts):
+        return language_model.resume(soft.embeddings_BLD, prompts[0].keys, past, **more), unsaid
+    return language_model.generate(soft.embeddings_BLD, soft.mask_BL, **more), unsaid

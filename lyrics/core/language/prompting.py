@@ -42,6 +42,15 @@ class Encoded:
     refinements: tuple[Refinement, ...]
     spatial_texts: tuple[str, ...]
 
+    @property
+    def tokens_per_picture(self) -> int:
+        """Soft tokens of each picture."""
+        return int(self.soft_tokens_PQD.shape[1])
+
+    def rows(self, start: int, end: int) -> Encoded:
+        """Pictures ``start`` to ``end``, without the last."""
+        return Encoded(self.soft_tokens_PQD[start:end], self.refinements[start:end], self.spatial_texts[start:end])
+
     def followed_by(self, other: Encoded) -> Encoded:
         """The pictures of both, ``other``'s last."""
         return Encoded(
@@ -100,7 +109,6 @@ def fitted_prompt(
     room: int,
     spec: ModelSpec,
     language_model: LanguageModel,
-    tokens_per_picture: int,
 ) -> TokenPrompt:
     """A conversation as tokens. Where it is longer than ``room``, the refiner's least certain objects are left out of its text.
 
@@ -111,7 +119,7 @@ def fitted_prompt(
 
     def tokens(texts: Mapping[int, str]) -> TokenPrompt:
         segments = segments_of(dialogue, template, lambda picture: texts.get(picture, ""))
-        return tokenize(segments, tokenizer, tokens_per_picture)
+        return tokenize(segments, tokenizer, encoded.tokens_per_picture)
 
     texts = dict(enumerate(encoded.spatial_texts)) if spec.spatial_in_prompt else {}
     prompt = tokens(texts)

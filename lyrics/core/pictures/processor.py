@@ -10,8 +10,9 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 
+from lyrics.core.conditions import CLEAR, Condition
 from lyrics.core.errors import PromptError
 from lyrics.core.geometry import Frame
 from lyrics.core.pictures.images import ImageLike, open_image, picture_name
@@ -143,6 +144,21 @@ class Processor:
             found["answers"] = _as_many(answers, len(question.text), "answers", "instructions")
         return found
 
+    def prepared(
+        self, images: ImageLike | Sequence[ImageLike] | ModelImages, condition: Condition = CLEAR
+    ) -> ModelImages:
+        """Images as each expert reads them, whether or not that was done before.
+
+        Raises ``ImageError`` as ``images``, and ``PromptError`` for prepared images that the condition would blur.
+        """
+        if not isinstance(images, ModelImages):
+            return self.images(images, condition=condition)
+        if condition.blur_px:
+            raise PromptError(
+                "condition: images that are prepared cannot be blurred any more; give the images themselves."
+            )
+        return images
+
     def images(
         self,
         pictures: ImageLike | Sequence[ImageLike],
@@ -151,12 +167,13 @@ class Processor:
         names: Sequence[str] | None = None,
         known_objects: Sequence[Sequence[DetectedObject] | None] = (),
         dtype: torch.dtype | None = None,
+        condition: Condition = CLEAR,
     ) -> ModelImages:
         """Open, check and prepare pictures (whatever ``open_image`` takes) for every expert, as tensors of ``dtype``
         (float32 unless given).
 
-        ``names`` say which pictures they are; a path is its own name unless they are given. ``known_objects``: see ``ImageBatch``. Raises
-        ``ImageError`` naming the file.
+        ``names`` say which pictures they are; a path is its own name unless they are given. ``known_objects``: see ``ImageBatch``.
+        ``condition`` says who sees them blurred. Raises ``ImageError`` naming the file.
         """
         pictures = picture_list(pictures)
         opened = [open_image(picture) for picture in pictures]
@@ -164,8 +181,11 @@ class Processor:
             names = [picture_name(picture) for picture in pictures]
         if len(names) != len(opened) or isinstance(names, str):
             raise ValueError(f"names: a list with one for each of {len(opened)} pictures, not {names!r}")
+        unclear = opened
+        if any(condition.blurs(expert) for expert in self.preprocessing):
+            unclear = [picture.filter(ImageFilter.GaussianBlur(condition.blur_px)) for picture in opened]
         batches = {
-            expert: prepare(opened, preprocessing, names, known_objects)
+            expert: prepare(unclear if condition.blurs(expert) else opened, preprocessing, names, known_objects)
             for expert, preprocessing in self.preprocessing.items()
         }
         images = ModelImages(tuple(names), tuple(picture.size for picture in opened), batches)

@@ -75,6 +75,7 @@ class ScenesBenchmark:
         scores: dict[str, float] = {}
         notes: list[str] = []
         marks = [0.0] * len(samples)
+        points = [0.0] * len(samples)
         for task, judge in _JUDGES.items():
             rows = [row for row, sample in enumerate(samples) if _part(sample) == task]
             if not rows:
@@ -82,11 +83,18 @@ class ScenesBenchmark:
             verdict = judge([predictions[row] for row in rows], [samples[row] for row in rows])
             scores |= {f"{task}: {name}": value for name, value in verdict.scores.items()}
             notes += [f"{task}: {note}" for note in verdict.notes]
-            for row, mark in zip(rows, verdict.marks, strict=True):
-                marks[row] = mark
+            for row, mark, worth in zip(rows, verdict.marks, verdict.values, strict=True):
+                marks[row], points[row] = mark, worth
         pointing, warnings = _pointing(predictions, samples)
         evidence, curve = evidence_scores(predictions, [_named(sample) for sample in samples])
-        return Verdict({**scores, **pointing, **evidence}, tuple(marks), tuple(notes), {**warnings, **curve})
+        return Verdict(
+            {**scores, **pointing, **evidence}, tuple(marks), tuple(notes), {**warnings, **curve}, tuple(points)
+        )
+
+    def group(self, sample: Sample) -> str:
+        """The task; of questions the type; and what is not there by itself."""
+        part = _part(sample)
+        return str(sample.extra["question_types"][0]) if part in ("vqa", "text-vqa") else part
 
 
 def _part(sample: Sample) -> str:

@@ -163,9 +163,30 @@ class CausalLM(nn.Module):
         greedy (paper, section 5.1) unless ``generation_config`` says otherwise; samples come from torch's global
         generators.
         """
-        return self._generate(
-            embeddings_BLD, attention_mask_BL, self._settings(max_new_tokens, generation_config), on_token
-        )
+        settings = self._settings(max_new_tokens, generation_config)
+        return self._generate(embeddings_BLD, attention_mask_BL, settings, on_token)[0]
+
+    @torch.no_grad()
+    def generate_scored(
+        self,
+        embeddings_BLD: torch.Tensor,
+        attention_mask_BL: torch.Tensor,
+        *,
+        max_new_tokens: int,
+        on_token: Callable[[int], None] | None = None,
+        generation_config: GenerationConfig | None = None,
+        keys: Sequence[Hashable] = (),
+        past: Past | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As ``generate`` (with ``past`` as ``resume``), and the log-probability of each new token, float [B, as many].
+
+        It is that of the distribution after penalties and before temperature and cuts; of several beams, of the
+        distribution that these were followed with. Behind the end of an answer it is NaN.
+        """
+        settings = self._settings(max_new_tokens, generation_config)
+        if past is None:
+            return self._generate(embeddings_BLD, attention_mask_BL, settings, on_token)
+        return self._resume(embeddings_BLD, keys, past, settings, on_token)
 
     @torch.no_grad()
     def resume(
@@ -184,17 +205,27 @@ class CausalLM(nn.Module):
         (convolutions and sliding windows keep only the latest tokens), and where there is no cache (Mamba) or there are several beams.
         """
         settings = self._settings(max_new_tokens, generation_config)
+        return self._resume(embeddings_1LD, keys, past, settings, on_token)[0]
+
+    def _resume(
+        self,
+        embeddings_1LD: torch.Tensor,
+        keys: Sequence[Hashable],
+        past: Past,
+        settings: GenerationConfig,
+        on_token: Callable[[int], None] | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         mask_1L = torch.ones(embeddings_1LD.shape[:2], dtype=torch.long, device=embeddings_1LD.device)
         if (settings.num_beams or 1) > 1 or not self._takes("past_key_values"):
             past.forget()
             return self._generate(embeddings_1LD, mask_1L, settings, on_token)
         cache = kept(past, keys, self._weights()) or DynamicCache(config=self._network().config)
         past.forget()  # generation writes to the cache, and may be interrupted
-        ids_1L = self._generate(embeddings_1LD, mask_1L, settings, on_token, past_key_values=cache)
+        ids_1L, log_probs_1L = self._generate(embeddings_1LD, mask_1L, settings, on_token, past_key_values=cache)
         # The last token was chosen, and not read.
         past.keys = (*keys, *ids_1L[0].tolist())[: cache.get_seq_length()]
         past.state, past.weights = cache, self._weights()
-        return ids_1L
+        return ids_1L, log_probs_1L
 
     def _settings(self, max_new_tokens: int, generation_config: GenerationConfig | None) -> GenerationConfig:
         settings = GenerationConfig(do_sample=False) if generation_config is None else copy.deepcopy(generation_config)
@@ -212,20 +243,35 @@ class CausalLM(nn.Module):
         settings: GenerationConfig,
         on_token: Callable[[int], None] | None,
         **more: Any,
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids of the new tokens and their log-probabilities; see ``generate_scored``."""
+        beams = (settings.num_beams or 1) > 1
+        settings.return_dict_in_generate, settings.output_scores = True, beams
+        scores = _Scores(keep=not beams)
         training = self.training
         self.eval()
         try:
-            return self.model.generate(  # type: ignore[operator,no-any-return]
+            found = self.model.generate(  # type: ignore[operator]
                 inputs_embeds=embeddings_BLD,
                 attention_mask=mask_BL,
                 generation_config=settings,
-                logits_processor=[_Finite()],
+                logits_processor=[scores],
                 streamer=None if on_token is None else _TokenStreamer(on_token),
                 **more,
             )
         finally:
             self.train(training)
+        ids_BL = found.sequences
+        if beams:
+            log_probs_BL = self._network().compute_transition_scores(
+                ids_BL, found.scores, found.beam_indices, normalize_logits=True
+            )
+        else:
+            log_probs_BL = scores.of(ids_BL)
+        ends = settings.eos_token_id if isinstance(settings.eos_token_id, list) else [settings.eos_token_id]
+        is_end_BL = torch.isin(ids_BL, torch.tensor(ends, device=ids_BL.device))
+        behind_BL = is_end_BL.cumsum(dim=1) - is_end_BL.long() > 0
+        return ids_BL, log_probs_BL[:, : ids_BL.shape[1]].masked_fill(behind_BL, torch.nan)
 
     def _takes(self, name: str) -> bool:
         return name in inspect.signature(self._network().forward).parameters
@@ -294,14 +340,37 @@ class CausalLM(nn.Module):
         return self.model
 
 
-class _Finite(LogitsProcessor):
-    """Stops generation where there is nothing to choose from: the arg max of NaN is a token like any other."""
+class _Scores(LogitsProcessor):
+    """Notes the log-probability of each token that is chosen, and holds one step's distribution at a time.
+
+    It stops generation where there is nothing to choose from: the arg max of NaN is a token like any other.
+    """
+
+    def __init__(self, *, keep: bool) -> None:
+        self.keep = keep
+        self.chosen: list[torch.Tensor] = []
+        self.log_probs_BV: torch.Tensor | None = None
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         # Minus infinity is how other processors forbid a token.
         if bool((scores.isnan() | scores.isposinf()).any()):
             raise refuse("language_model (logits)")
+        if self.keep:
+            self._note(input_ids)
+            self.log_probs_BV = scores.float().log_softmax(dim=-1)
         return scores
+
+    def _note(self, ids_BL: torch.Tensor) -> None:
+        """The prompt has no ids, so the last of these was chosen from the distribution before."""
+        if self.log_probs_BV is not None and len(self.chosen) < ids_BL.shape[1]:
+            self.chosen.append(self.log_probs_BV.gather(1, ids_BL[:, -1:])[:, 0])
+
+    def of(self, ids_BL: torch.Tensor) -> torch.Tensor:
+        """Of all tokens of finished answers: float [B,L]."""
+        self._note(ids_BL)
+        if not self.chosen:
+            return ids_BL.new_zeros(ids_BL.shape, dtype=torch.float32)
+        return torch.stack(self.chosen, dim=1)
 
 
 class _TokenStreamer(BaseStreamer):

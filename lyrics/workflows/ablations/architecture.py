@@ -1,19 +1,26 @@
-"""Table 5: what is lost without the image encoder (ViT), the detector (ODM), the segmenter (SSM), or the refiner (VR), in two readings.
+"""Table 5: what is lost without the image encoder (ViT), the detector (ODM), the segmenter (SSM), or the refiner (VR), in three readings.
 
-*Blank* is the paper's: a trained model whose part sees a blank picture. *Removed* takes the part out of the specification and trains both
-stages again. An image encoder cannot be absent, so without it a model is trained and evaluated on blank pictures. A segmenter has no boxes
+*Blank* is the paper's: a trained model whose part sees a blank picture. *Features* takes less away: what the part found stays, and with it
+the spatial text; only its tokens are those of a blank picture. *Removed* takes the part out of the specification and trains both stages
+again. An image encoder cannot be absent, so without it a model is trained and evaluated on blank pictures. A segmenter has no boxes
 without a detector, so it goes with it; of the refiner the tagger is left then, whose tags reach nothing.
+
+Two rows ask what reaches the language model by which way, of the whole model: *text only* has the soft tokens of another sample,
+*soft only* has no spatial text in the prompt.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from lyrics.core.errors import SpecError, UnknownNameError, did_you_mean
+from lyrics.core.conditions import CLEAR, Condition
+from lyrics.core.errors import LyricsError, SpecError, UnknownNameError, did_you_mean
+from lyrics.core.evaluation.partners import exchange
 from lyrics.core.registry.registry import default_registry
 from lyrics.core.resolve import declared_segments, declaring, resolve
 from lyrics.core.training.launch import several_processes
@@ -25,14 +32,24 @@ from lyrics.workflows.ablations.runs import (
     trained_model,
 )
 from lyrics.workflows.ablations.tables import Ablation, Published, ScoreRow, rows_of
-from lyrics.workflows.ablations.variants import check_looks, check_part, show_blank
+from lyrics.workflows.ablations.variants import (
+    blank_tokens,
+    check_looks,
+    check_part,
+    check_text,
+    show_blank,
+    show_text,
+)
 
 if TYPE_CHECKING:
     from lyrics.core.model import LyricsModel
     from lyrics.core.runs.config import TrainConfig
     from lyrics.core.spec import ModelSpec
 
-READINGS = ("blank", "removed")
+READINGS = ("blank", "removed", "features")
+#: Readings of a trained model; the other one trains.
+ANSWERED = ("blank", "features")
+FULL = "full"
 BASELINE = "blip2"
 _QFORMER = "qformer"
 
@@ -46,12 +63,21 @@ class Variant:
         part: what the model must have.
         blank: experts that see a blank picture in the reading ``blank``.
         blank_when_removed: and in the reading ``removed``.
+        condition: of the soft tokens of the whole model.
+        spatial_text: whether the whole model's language model reads what the refiner saw.
     """
 
     name: str
     part: str = "image_encoder"
     blank: tuple[str, ...] = ()
     blank_when_removed: tuple[str, ...] = ()
+    condition: Condition = CLEAR
+    spatial_text: bool = True
+
+    @property
+    def of_full(self) -> bool:
+        """Whether it is the whole model that answers otherwise, so that nothing is trained for it."""
+        return not self.condition.changes_nothing or not self.spatial_text
 
 
 #: By the name of their folder, in the paper's order.
@@ -63,6 +89,8 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
         "no-ssm": Variant("w/o SSM", "refiner.segmenter", ("segmenter",)),
         "no-vr": Variant("w/o VR", "refiner", ("tagger", "detector", "segmenter")),
         BASELINE: Variant("BLIP-2's way", "refiner"),
+        "text-only": Variant("text only", condition=Condition(soft="shuffled")),
+        "soft-only": Variant("soft only", "refiner", spatial_text=False),
     }
 )
 
@@ -91,15 +119,33 @@ def chosen(only: Sequence[str], reading: str) -> list[str]:
     return [name for name in there if not only or name in only]
 
 
-# --- blank -------------------------------------------------------------------------------------------------------------
+def check_exchange(evaluating: Evaluating, names: Sequence[str]) -> None:
+    """Raises ``LyricsError`` where soft tokens are to be exchanged and some sample has none to get them from, before anything is done."""
+    seeds = {one.condition.seed for one in map(VARIANTS.__getitem__, names) if one.condition.soft == "shuffled"}
+    for name, benchmark in evaluating.benchmarks.items() if seeds else ():
+        samples = tuple(islice(benchmark.samples(), evaluating.limit))
+        for seed in seeds:
+            try:
+                exchange(name, samples, [int(sample.image is not None) for sample in samples], seed)
+            except LyricsError as error:
+                raise LyricsError(f"{str(error).rstrip('.')}, or leave text-only out with --only.") from None
 
 
-def blank(
-    load: Callable[[], LyricsModel], described: str, evaluating: Evaluating, out: Path, only: Sequence[str] = ()
+# --- blank and features ------------------------------------------------------------------------------------------------
+
+
+def answered(
+    reading: str,
+    load: Callable[[], LyricsModel],
+    described: str,
+    evaluating: Evaluating,
+    out: Path,
+    only: Sequence[str] = (),
 ) -> list[ScoreRow]:
-    """Rows of a trained model, with a blank picture for one part at a time.
+    """Rows of a trained model, with a blank picture (``blank``) or its tokens (``features``) for one part at a time.
 
     Args:
+        reading: one of ``ANSWERED``.
         load: gives the model; called only if an answer is missing.
         described: which model it is; answers of another one are refused.
         evaluating: how.
@@ -108,7 +154,10 @@ def blank(
 
     Raises ``SpecError`` for a model without the part that a variant is about, before anything is answered.
     """
-    names = chosen(only, "blank")
+    names = chosen(only, reading)
+    check_exchange(evaluating, names)
+    change = {"blank": show_blank, "features": blank_tokens}[reading]
+    said = {"blank": "blank for", "features": "blank tokens for"}[reading]
     models: list[LyricsModel] = []
 
     def shown(variant: Variant) -> LyricsModel:
@@ -117,17 +166,31 @@ def blank(
             for name in names:
                 check_part(models[0].spec, VARIANTS[name].name, VARIANTS[name].part)
                 check_looks(models[0].spec, VARIANTS[name].name, VARIANTS[name].blank)
+                if not VARIANTS[name].spatial_text:
+                    check_text(models[0].spec, VARIANTS[name].name)
+            whole.append(models[0].spec.spatial_in_prompt)
         model = models[0]
         there = [expert for expert in variant.blank if expert in model.processor.preprocessing]
-        return show_blank(model, there)
+        return show_text(change(model, there), whole[0] and variant.spatial_text)
 
+    whole: list[bool] = []
     rows: list[ScoreRow] = []
     for name in names:
         variant = VARIANTS[name]
-        nothing = f", blank for {', '.join(variant.blank)}" if variant.blank else ""
-        results = evaluating(lambda variant=variant: shown(variant), out / name, f"{described}{nothing}")  # type: ignore[misc]
-        rows += rows_of(variant.name, "blank", None, results)
+        nothing = f", {said} {', '.join(variant.blank)}" if variant.blank else ""
+        results = evaluating(
+            lambda variant=variant: shown(variant),  # type: ignore[misc]
+            out / name,
+            f"{described}{nothing}{_otherwise(variant)}",
+            variant.condition,
+        )
+        rows += rows_of(variant.name, reading, None, results)
     return rows
+
+
+def _otherwise(variant: Variant) -> str:
+    """How the whole model answers otherwise, for the record of its answers."""
+    return "" if variant.spatial_text else ", no spatial text"
 
 
 # --- removed -----------------------------------------------------------------------------------------------------------
@@ -137,7 +200,7 @@ def without(spec: ModelSpec, name: str) -> dict[str, Any]:
     """The overrides of a specification that make it the variant's. Raises ``SpecError`` for a model without the part."""
     variant = VARIANTS[name]
     check_part(spec, variant.name, variant.part)
-    if name in ("full", "no-vit"):
+    if name in (FULL, "no-vit") or variant.of_full:
         return {}
     if name == BASELINE:
         return _blip2(spec)
@@ -183,7 +246,7 @@ def variant_config(config: TrainConfig, name: str, seed: int, out: Path, **more:
 
 
 def removed(stages: Stages, evaluating: Evaluating, out: Path, seeds: int, only: Sequence[str] = ()) -> list[ScoreRow]:
-    """Rows of models that are trained without the part, both stages; arguments as for ``blank``. None under torchrun, which trains only.
+    """Rows of models that are trained without the part, both stages; arguments as for ``answered``. None under torchrun, which trains only.
 
     Raises ``SpecError`` for a model without the part that a variant is about, before anything is trained.
     """
@@ -193,48 +256,74 @@ def removed(stages: Stages, evaluating: Evaluating, out: Path, seeds: int, only:
                 f"{config.stage}: model.weights={config.model.weights} is a model with all its parts, and variants lack some; set it to "
                 "pretrained or random."
             )
+    names = chosen(only, "removed")
+    check_exchange(evaluating, names)
     runs = []
-    for name in chosen(only, "removed"):
+    for name in names:
         for seed in stages.seeds(seeds):
-            folder = out / name / f"seed-{seed}"
-            first = variant_config(stages.pretrain, name, seed, folder / "pretrain")
+            variant = VARIANTS[name]
+            if not variant.spatial_text:
+                check_text(stages.finetune.model.spec, variant.name)
+            trained = FULL if variant.of_full else name
+            folder = out / trained / f"seed-{seed}"
+            first = variant_config(stages.pretrain, trained, seed, folder / "pretrain")
             start = {"model.start_from": first.out}
-            runs.append((name, seed, first, variant_config(stages.finetune, name, seed, folder / "finetune", **start)))
+            second = variant_config(stages.finetune, trained, seed, folder / "finetune", **start)
+            runs.append((name, seed, first, second))
     rows: list[ScoreRow] = []
     for name, seed, first, second in runs:
         variant = VARIANTS[name]
+        what = VARIANTS[FULL].name if variant.of_full else variant.name
         for stage, config in (("stage 1", first), ("stage 2", second)):
-            train_once(config, f"{variant.name}, removed, seed {seed}, {stage}", variant.blank_when_removed)
+            train_once(config, f"{what}, removed, seed {seed}, {stage}", variant.blank_when_removed)
         if several_processes():
             continue
+
+        def made(second: TrainConfig = second, variant: Variant = variant) -> LyricsModel:
+            model = trained_model(second, evaluating, variant.blank_when_removed)
+            return model if variant.spatial_text else show_text(model, False)
+
         results = evaluating(
-            lambda second=second, variant=variant: trained_model(second, evaluating, variant.blank_when_removed),  # type: ignore[misc]
+            made,
             out / name / f"seed-{seed}" / "results",
             f"table 5, removed, {name}, seed {seed}",
+            variant.condition,
         )
         rows += rows_of(variant.name, "removed", seed, results)
     return rows
 
 
-# --- both --------------------------------------------------------------------------------------------------------------
+# --- all ---------------------------------------------------------------------------------------------------------------
 
 _NOTES = {
     "blank": "blank: the part sees a white picture, the others the original; greedy answers, so nothing is drawn and there are no seeds.",
+    "features": "features: what the part finds stays, and with it the spatial text; its tokens are those of a white picture, for the same "
+    "phrases and boxes. The image encoder gives tokens alone, so w/o ViT is the same as in blank; the tagger gives none.",
     "removed": "removed: the part is not in the specification, and both stages were trained without it. Without the detector the segmenter "
     "has no boxes and is removed with it; w/o ODM and w/o VR then differ in the tagger alone, whose tags reach nothing. Without ViT the "
     "image encoder is there and sees a white picture, in training and in evaluation.",
 }
 
 
+def _of_full(rows: Sequence[ScoreRow]) -> list[str]:
+    said = {
+        "text only": "text only: the whole model, with the soft tokens of another sample of the same task and another image.",
+        "soft only": "soft only: the whole model, with no spatial text in the language model's prompt; the query transformer reads "
+        "what it was trained to read.",
+    }
+    there = {row.variant for row in rows}
+    return [text for name, text in said.items() if name in there]
+
+
 def table_5(rows: Sequence[ScoreRow], facts: Mapping[str, str], about: Mapping[str, Mapping[str, str]]) -> Ablation:
-    """What is written of the rows of one reading, or of both."""
+    """What is written of the rows of some readings."""
     readings = list(dict.fromkeys(row.reading for row in rows))
     return Ablation(
         "table-5",
         "Table 5: the parts of the architecture",
         rows,
         facts,
-        [_NOTES[reading] for reading in readings if reading is not None],
+        [*(_NOTES[reading] for reading in readings if reading is not None), *_of_full(rows)],
         PUBLISHED,
         about,
     )

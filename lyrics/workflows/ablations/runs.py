@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lyrics.core.conditions import CLEAR, Condition
 from lyrics.core.contracts import Benchmark
 from lyrics.core.errors import LyricsError, SpecError
 from lyrics.core.evaluation.benchmark import Answerer
-from lyrics.core.evaluation.runner import Result, evaluate
+from lyrics.core.evaluation.runner import Result, evaluate, evaluate_under
 from lyrics.core.json_reading import read_text
 from lyrics.core.loading import build_model
 from lyrics.core.resolve import resolve, wire
@@ -90,13 +91,14 @@ class Evaluating:
     device: str | None = None
     dtype: torch.dtype | None = None
 
-    def __call__(self, model: Callable[[], Answerer], out: Path, described: str) -> list[Result]:
+    def __call__(
+        self, model: Callable[[], Answerer], out: Path, described: str, condition: Condition = CLEAR
+    ) -> list[Result]:
         """Scores of one model, which is built only if an answer is missing. Raises as ``evaluate``."""
         about = {name: {**self.about.get(name, {}), "model": described} for name in self.benchmarks}
+        ask = evaluate if condition.changes_nothing else functools.partial(evaluate_under, condition)
         with self.bars() as progress:
-            return evaluate(
-                model, self.benchmarks, out, batch=self.batch, limit=self.limit, about=about, progress=progress
-            )
+            return ask(model, self.benchmarks, out, batch=self.batch, limit=self.limit, about=about, progress=progress)
 
     def facts(self, samples: Mapping[str, int]) -> dict[str, str]:
         first = "" if self.limit is None else f", of each the first {self.limit:,} at most"

@@ -21,14 +21,17 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from lyrics.core.answers import Answer
+from lyrics.core.conditions import CLEAR, Condition
 from lyrics.core.contracts import Benchmark, LimitsAnswers
 from lyrics.core.data.conversation import converse
 from lyrics.core.data.draws import generator
 from lyrics.core.errors import LyricsError
 from lyrics.core.evaluation import predictions
+from lyrics.core.evaluation.answering import answer, open_run, picture_of
 from lyrics.core.evaluation.benchmark import MAX_NEW_TOKENS
+from lyrics.core.evaluation.looking import Asking, Conversation, joined
 from lyrics.core.evaluation.report import write_report
-from lyrics.core.evaluation.runner import Result, answer, open_run, picture_of, score, write
+from lyrics.core.evaluation.runner import Result, score, write
 from lyrics.core.json_reading import parse_json, read_text
 from lyrics.core.language.prompting import fitted_prompt
 from lyrics.core.language.prompts import Exchange
@@ -157,7 +160,7 @@ class FewShotBenchmark:
         return self.benchmark.score(predictions, samples)
 
 
-class FewShot:
+class FewShot(Asking):
     """Answers with a model after exemplars, and writes down which.
 
     Args:
@@ -167,11 +170,19 @@ class FewShot:
     """
 
     def __init__(self, model: LyricsModel, seed: int, drawn: Path) -> None:
-        self.model, self.seed, self.drawn = model, seed, drawn
+        super().__init__(model)
+        self.seed, self.drawn = seed, drawn
 
     def generate(
         self, pictures: Sequence[ShownWithExemplars], instructions: Sequence[str], *, max_new_tokens: int
     ) -> list[Answer]:
+        asked = [self.conversation(entry, text) for entry, text in zip(pictures, instructions, strict=True)]
+        shown = [picture for one in asked for picture in one.pictures]
+        encoded = self.model.look(shown, [text for one in asked for text in one.instructions])
+        return self.answer_seen(asked, encoded, CLEAR, max_new_tokens=max_new_tokens)
+
+    def conversation(self, entry: ShownWithExemplars, instruction: str) -> Conversation:
+        """The exemplars, each with its picture and its answer, and the question."""
         shown: list[Any] = []
         asked: list[str] = []
 
@@ -182,20 +193,26 @@ class FewShot:
                 asked.append(instruction)
             return Exchange(instruction, answer, own)
 
-        dialogues = []
-        for entry, instruction in zip(pictures, instructions, strict=True):
-            before = [exchange(one.picture, one.instruction, self._reference(one)) for one in entry.exemplars]
-            dialogues.append([*before, exchange(entry.picture, instruction, None)])
-        encoded = self.model.look(shown, asked)
+        before = [exchange(one.picture, one.instruction, self._reference(one)) for one in entry.exemplars]
+        dialogue = [*before, exchange(entry.picture, instruction, None)]
+        return Conversation(tuple(shown), tuple(asked), dialogue, entry)
+
+    def answer_seen(
+        self, conversations: Sequence[Conversation], encoded: Encoded, condition: Condition, *, max_new_tokens: int
+    ) -> list[Answer]:
+        """Answers; without a condition it is written down which exemplars they had."""
         room = int(self.model.language_model.max_positions) - max_new_tokens
+        dialogues = joined(conversations)
         fitting = [self.fitting(dialogue, encoded, room) for dialogue in dialogues]
         answers = self.model.answer(fitting, encoded, max_new_tokens=max_new_tokens)
         lines = []
-        for entry, whole, fitted in zip(pictures, dialogues, fitting, strict=True):
-            rows = [one.row for one in entry.exemplars]
-            lines.append(json.dumps({"row": entry.row, "exemplars": rows, "dropped": rows[: len(whole) - len(fitted)]}))
-        # Before the predictions are written, so that every prediction has its line.
-        predictions.append(self.drawn, lines)
+        for one, fitted in zip(conversations, fitting, strict=True):
+            rows = [exemplar.row for exemplar in one.entry.exemplars]
+            left_out = rows[: len(one.dialogue) - len(fitted)]
+            lines.append(json.dumps({"row": one.entry.row, "exemplars": rows, "dropped": left_out}))
+        if condition.changes_nothing:
+            # Before the predictions are written, so that every prediction has its line.
+            predictions.append(self.drawn, lines)
         return answers
 
     def _reference(self, one: Exemplar) -> str:
@@ -207,10 +224,9 @@ class FewShot:
     def fitting(self, dialogue: Sequence[Exchange], encoded: Encoded, room: int) -> list[Exchange]:
         """The conversation without the first exemplars, as few as must be, so that it has ``room`` with all that the refiner saw."""
         model = self.model
-        queries = int(model.query_transformer.num_queries)
         kept = list(dialogue)
         while len(kept) > 1:
-            if len(fitted_prompt(kept, encoded, sys.maxsize, model.spec, model.language_model, queries)) <= room:
+            if len(fitted_prompt(kept, encoded, sys.maxsize, model.spec, model.language_model)) <= room:
                 break
             del kept[0]
         return kept
@@ -234,7 +250,7 @@ def few_shot(
 ) -> tuple[list[ScoreRow], list[Dropped]]:
     """Rows of a trained model for every number of shots and every seed, and what did not fit.
 
-    Arguments as for ``architecture.blank``. Nothing is drawn for 0 shots, so these have one row.
+    Arguments as for ``architecture.answered``. Nothing is drawn for 0 shots, so these have one row.
     """
     pools = {name: Pool(tuple(one.samples())) for name, one in evaluating.benchmarks.items()}
     rows: list[ScoreRow] = []

@@ -26,14 +26,15 @@ def new_ids(model: LyricsModel, monkeypatch: pytest.MonkeyPatch, call: Any) -> t
     """Ids that a call makes the language model write."""
     seen: list[torch.Tensor] = []
     kind = type(model.language_model)
-    generate = kind.generate
+    generate = kind.generate_scored
 
-    def watched(self: Any, *arguments: Any, **options: Any) -> torch.Tensor:
-        seen.append(generate(self, *arguments, **options))
-        return seen[-1]
+    def watched(self: Any, *arguments: Any, **options: Any) -> Any:
+        ids, log_probs = generate(self, *arguments, **options)
+        seen.append(ids)
+        return ids, log_probs
 
     with monkeypatch.context() as patch:
-        patch.setattr(kind, "generate", watched)
+        patch.setattr(kind, "generate_scored", watched)
         call()
     (ids,) = seen
     return ids
@@ -46,9 +47,9 @@ def test_greedy_is_the_default_and_what_it_was_before_there_were_options(
     lm = model.language_model
     given: list[Any] = []
     kind = type(lm)
-    generate = kind.generate
+    generate = kind.generate_scored
     with monkeypatch.context() as patch:
-        patch.setattr(kind, "generate", lambda self, *a, **k: given.append((a, k)) or generate(self, *a, **k))
+        patch.setattr(kind, "generate_scored", lambda self, *a, **k: given.append((a, k)) or generate(self, *a, **k))
         pictures = [drawn(), drawn(50, 80, "blue"), None]
         answers = model.generate(pictures, QUESTIONS, max_new_tokens=12)
     ((embeddings, mask), options) = given[0]
@@ -64,7 +65,7 @@ def test_greedy_is_the_default_and_what_it_was_before_there_were_options(
             eos_token_id=lm._ends(),
         ),
     )
-    assert torch.equal(generate(lm, embeddings, mask, max_new_tokens=12), before)
+    assert torch.equal(lm.generate(embeddings, mask, max_new_tokens=12), before)
     texts = lm.tokenizer.batch_decode(before, skip_special_tokens=True)
     assert [answer.text for answer in answers] == [model.generate(p, q, max_new_tokens=12).text for p, q in zip(
         pictures, QUESTIONS, strict=True)]  # fmt: skip
@@ -225,3 +226,59 @@ def test_options_by_name_take_precedence_and_a_configuration_says_what_ends_an_a
 def test_every_option_is_transformers_and_has_a_rule() -> None:
     assert set(get_type_hints(GenerationOptions)) == set(_RULES)
     assert set(_RULES) <= set(GenerationConfig().to_dict())
+
+
+# --- how sure the language model was ---
+
+
+def test_a_confidence_does_not_depend_on_what_is_answered_beside_it(model: LyricsModel) -> None:
+    pictures = [drawn(), drawn(50, 80, "blue"), None, drawn(30, 30, "green")]
+    questions = ["what is this?", "why?", "a much longer question about nothing at all?", "and this?"]
+    alone = [model.generate(one, text, max_new_tokens=12) for one, text in zip(pictures, questions, strict=True)]
+    for order in ([0, 1, 2, 3], [3, 1, 0], [2, 2, 1]):
+        found = model.generate([pictures[n] for n in order], [questions[n] for n in order], max_new_tokens=12)
+        assert found == [alone[n] for n in order]
+        for one, n in zip(found, order, strict=True):
+            assert one.confidence is not None
+            assert alone[n].confidence is not None
+            assert one.confidence.mean_log_prob == pytest.approx(alone[n].confidence.mean_log_prob, abs=2e-5)
+            assert one.confidence.min_log_prob == pytest.approx(alone[n].confidence.min_log_prob, abs=2e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"temperature": 3.0, "seed": 1}], ids=str)
+def test_log_probabilities_are_those_of_the_models_own_logits(model: LyricsModel, options: dict[str, Any]) -> None:
+    """Of the tokens that were chosen, however they were chosen; nothing behind the end of an answer."""
+    lm = model.language_model
+    torch.manual_seed(0)
+    row = lm.embed(torch.tensor([[1, 5, 6, 9], [1, 7, 8, 11]]))
+    mask = torch.ones(2, 4, dtype=torch.long)
+    ends = list(range(0, lm.tokenizer.vocab_size, 3))  # so that some answer ends before the other
+    how = decoding({name: value for name, value in options.items() if name != "seed"}, seed=options.get("seed"))
+    config = GenerationConfig() if how.config is None else how.config
+    config.eos_token_id = ends
+    with how.drawing(torch.device("cpu")):
+        ids, log_probs = lm.generate_scored(row, mask, max_new_tokens=9, generation_config=config)
+    assert ids.shape == log_probs.shape
+    for own, said, prompt in zip(ids, log_probs, row, strict=True):
+        length = next((n + 1 for n, token in enumerate(own.tolist()) if token in ends), len(own))
+        assert (~said.isnan()).sum() == length
+        assert said[length:].isnan().all()
+        whole = torch.cat([prompt, lm.embed(own[:length])])[None]
+        with torch.no_grad():
+            logits = lm(whole, torch.ones(1, whole.shape[1], dtype=torch.long))[0, 3:-1]
+        expected = logits.log_softmax(-1).gather(1, own[:length, None])[:, 0]
+        assert torch.allclose(said[:length], expected, atol=1e-4)
+
+
+def test_a_language_model_that_does_not_say_gives_no_confidence(
+    model: LyricsModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = model.generate(drawn(), "what?", max_new_tokens=4)
+    monkeypatch.delattr(type(model.language_model), "generate_scored")
+    silent = model.generate(drawn(), "what?", max_new_tokens=4)
+    assert said == silent
+    assert said.confidence is not None
+    assert silent.confidence is None
+    chat = model.chat(drawn(), max_new_tokens=4)
+    assert chat.ask("what?").confidence is None
+    assert chat.ask("and now?").confidence is None

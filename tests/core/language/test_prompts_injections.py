@@ -214,7 +214,7 @@ def test_tags_of_the_refiner(model: LyricsModel, name: str) -> None:
         found = refinement(text, 3)
         encoded = Encoded(torch.zeros(1, 2, 4), (found,), (spatial_text(found, codec),))
         part = SimpleNamespace(chat_template=template, tokenizer=tokenizer)
-        return fitted_prompt((Exchange("What?", None, (0,)),), encoded, room, spec, part, 2)
+        return fitted_prompt((Exchange("What?", None, (0,)),), encoded, room, spec, part)
 
     expected = {one: reserved(tokenizer, _outside(prompt("thing", one, "lyrics", 9999))) for one in TEMPLATES}
     for number, text in enumerate(TEXTS):

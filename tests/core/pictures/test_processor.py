@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
-from lyrics.core.errors import ImageError
+from lyrics.core.conditions import Condition
+from lyrics.core.errors import ImageError, PromptError
 from lyrics.core.geometry import Box
 from lyrics.core.pictures.processor import Processor, prepare, prepare_one, resized
 from lyrics.core.types import Preprocessing
@@ -174,3 +175,36 @@ def test_tensors_go_to_the_device() -> None:
 def test_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"nowhere\.png: no such file"):
         Processor({"e": SQUASH}).images([Image.new("RGB", (9, 9)), tmp_path / "nowhere.png"])
+
+
+def test_prepared_images_are_not_blurred_any_more() -> None:
+    processor = Processor({"image_encoder": SQUASH})
+    images = processor.images([Image.new("RGB", (9, 9))])
+    assert processor.prepared(images) is images
+    with pytest.raises(PromptError, match="images that are prepared cannot be blurred any more"):
+        processor.prepared(images, Condition(blur_px=1))
+
+
+def test_some_experts_see_a_blurred_picture() -> None:
+    """The blur is in pixels of the original, before an expert's own resize, and moves no box."""
+    edge = Image.new("RGB", (224, 224))
+    edge.paste((255, 255, 255), (112, 0, 224, 224))
+    processor = Processor({"image_encoder": SQUASH, "detector": SQUASH, "segmenter": SAM})
+    clear = processor.images([edge])
+    for part, unclear in (
+        ("both", set(clear.by_expert)),
+        ("encoder", {"image_encoder"}),
+        ("experts", {"detector", "segmenter"}),
+    ):
+        seen = processor.images([edge], condition=Condition(blur_px=8, blur_parts=part))  # type: ignore[arg-type]
+        for expert, batch in clear.by_expert.items():
+            assert seen.by_expert[expert].frames == batch.frames
+            assert seen.by_expert[expert].pixels_BCHW.equal(batch.pixels_BCHW) == (expert not in unclear)
+    # The middle of an edge rises from 16 % to 84 % within two standard deviations.
+    row = processor.images([edge], condition=Condition(blur_px=8)).by_expert["image_encoder"].pixels_BCHW[0, 0, 56]
+    assert int(((row > 0.16) & (row < 0.84)).sum()) == pytest.approx(2 * 8 * 112 / 224, abs=1.5)
+    assert (
+        processor.images([edge], condition=Condition(soft="zero"))
+        .by_expert["detector"]
+        .pixels_BCHW.equal(clear.by_expert["detector"].pixels_BCHW)
+    )

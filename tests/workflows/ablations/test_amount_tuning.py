@@ -53,6 +53,7 @@ def test_amounts_of_stage_1(tmp_path: Path) -> None:
         "scores.json",
         "table.md",
         "worst.html",
+        "risk.svg",
     }
 
     found = figure_4a(rows, samples, {}, {})

@@ -18,12 +18,14 @@ from lyrics.core.training import assemble
 from lyrics.core.training.loop import Outcome
 from lyrics.plugins.paper.presets import blip2_13b, lyrics_13b
 from lyrics.workflows.ablations import architecture, runs
-from lyrics.workflows.ablations.architecture import VARIANTS, blank, chosen, removed, variant_config, without
+from lyrics.workflows.ablations.architecture import VARIANTS, answered, chosen, removed, variant_config, without
 from lyrics.workflows.ablations.runs import is_trained, train_once
 from tests.core.small import drawn, small
 from tests.core.training.runs import losses
 from tests.workflows.ablations.toys import config, evaluating, stages, written
 
+#: The rows that the paper has.
+PARTS = ("full", "no-vit", "no-odm", "no-ssm", "no-vr")
 CACHED = {"use": "cached", "options": {"missing": "empty"}}
 
 
@@ -84,8 +86,9 @@ def test_stored_objects_are_not_asked_for_where_nobody_reads_them(tmp_path: Path
 
 
 def test_variants_are_chosen_by_name() -> None:
-    assert chosen((), "blank") == ["full", "no-vit", "no-odm", "no-ssm", "no-vr"]
-    assert chosen((), "removed") == [*chosen((), "blank"), "blip2"]
+    assert chosen((), "blank") == ["full", "no-vit", "no-odm", "no-ssm", "no-vr", "text-only", "soft-only"]
+    assert chosen((), "features") == chosen((), "blank")
+    assert chosen((), "removed") == list(VARIANTS)
     assert chosen(["no-vr", "full"], "removed") == ["full", "no-vr"]
     with pytest.raises(UnknownNameError, match=r"--only no-sam: .*Did you mean 'no-ssm'"):
         chosen(["no-sam"], "blank")
@@ -128,7 +131,7 @@ def test_a_trained_model_with_a_blank_picture_for_each_part(tmp_path: Path) -> N
         model.generate = generate  # type: ignore[method-assign]
         return model
 
-    rows = blank(load, "tiny", evaluating(), tmp_path)
+    rows = answered("blank", load, "tiny", evaluating(), tmp_path, PARTS)
     assert blanked == [[], ["image_encoder"], ["detector"], ["segmenter"], ["detector", "segmenter", "tagger"]]
     assert list(dict.fromkeys(row.variant for row in rows)) == ["Lyrics", "w/o ViT", "w/o ODM", "w/o SSM", "w/o VR"]
     assert {(row.reading, row.seed, row.samples, row.benchmark) for row in rows} == {("blank", None, 5, "scenes-test")}
@@ -138,9 +141,9 @@ def test_a_trained_model_with_a_blank_picture_for_each_part(tmp_path: Path) -> N
     def never() -> LyricsModel:
         raise AssertionError("everything is answered")
 
-    assert blank(never, "tiny", evaluating(), tmp_path) == rows
+    assert answered("blank", never, "tiny", evaluating(), tmp_path, PARTS) == rows
     with pytest.raises(LyricsError, match="answers there are of model 'tiny', not 'another'"):
-        blank(never, "another", evaluating(), tmp_path)
+        answered("blank", never, "another", evaluating(), tmp_path, PARTS)
 
 
 def test_a_model_without_the_part_is_refused_before_it_answers(tmp_path: Path) -> None:
@@ -148,27 +151,113 @@ def test_a_model_without_the_part_is_refused_before_it_answers(tmp_path: Path) -
         return build_model(small(refiner__segmenter=None), weights="random")
 
     with pytest.raises(SpecError, match=r"w/o SSM: this model has no refiner\.segmenter"):
-        blank(load, "tiny", evaluating(), tmp_path)
+        answered("blank", load, "tiny", evaluating(), tmp_path, PARTS)
     assert not list(tmp_path.rglob("*.jsonl"))
     with pytest.raises(SpecError, match=r"w/o VR: refiner\.tagger is 'cached'"):
-        blank(lambda: build_model(small(refiner__tagger=CACHED), weights="random"), "t", evaluating(), tmp_path)
+        answered(
+            "blank",
+            lambda: build_model(small(refiner__tagger=CACHED), weights="random"),
+            "t",
+            evaluating(),
+            tmp_path,
+            PARTS,
+        )
+
+
+# --- features, and what reaches the language model by which way ---
+
+
+def test_only_the_tokens_of_a_part_are_blank(tmp_path: Path) -> None:
+    """The prompt's text stays letter for letter, whatever part is blank, and soft tokens do not."""
+    seen: list[tuple[list[str], torch.Tensor]] = []
+
+    def load() -> LyricsModel:
+        model = tiny()
+        look = model.look
+
+        def looking(pictures: Any, instructions: Any, **named: Any) -> Any:
+            encoded = look(pictures, instructions, **named)
+            seen.append((list(encoded.spatial_texts), encoded.soft_tokens_PQD))
+            return encoded
+
+        model.look = looking  # type: ignore[method-assign]
+        return model
+
+    rows = answered("features", load, "tiny", evaluating(), tmp_path, PARTS)
+    texts, soft = zip(*seen, strict=True)
+    assert len(seen) == len(PARTS)
+    assert all(text == texts[0] for text in texts)
+    assert any(any(one) for one in texts[0]), "there is no text that could stay"
+    assert all(not torch.equal(soft[0], other) for other in soft[1:])
+    assert {row.reading for row in rows} == {"features"}
+    about = json.loads((tmp_path / "no-vr" / "scenes-test" / "run.json").read_text())
+    assert about["model"] == "tiny, blank tokens for tagger, detector, segmenter"
+
+
+@pytest.mark.parametrize("reading", ["blank", "features"])
+def test_text_only_and_soft_only(tmp_path: Path, reading: str) -> None:
+    prompts: list[tuple[list[str], bool, torch.Tensor]] = []
+
+    def load() -> LyricsModel:
+        model = tiny()
+        answer = model.answer
+
+        def answering(dialogues: Any, encoded: Any, **named: Any) -> Any:
+            prompts.append((list(encoded.spatial_texts), model.spec.spatial_in_prompt, encoded.soft_tokens_PQD))
+            return answer(dialogues, encoded, **named)
+
+        model.answer = answering  # type: ignore[method-assign]
+        return model
+
+    # Two scenes in one batch: with one there would be no other image to take soft tokens from.
+    rows = answered(
+        reading, load, "tiny", evaluating(2, batch=10), tmp_path, ["no-vit", "text-only", "soft-only", "full"]
+    )
+    assert list(dict.fromkeys(row.variant for row in rows)) == ["Lyrics", "w/o ViT", "text only", "soft only"]
+    assert [shown for _, shown, _ in prompts][-1:] == [True], "text only reads the text"
+    model = tiny()
+    (text, _, swapped) = prompts[-1]
+    about = json.loads((tmp_path / "text-only" / "scenes-test" / "run.json").read_text())
+    assert about["condition"] == "soft-shuffled, exchanged among 10 samples"
+    assert json.loads((tmp_path / "soft-only" / "scenes-test" / "run.json").read_text())["model"] == (
+        "tiny, no spatial text"
+    )
+    assert len(text) == len(swapped) == 10
+    assert model.spec.spatial_in_prompt
+    with pytest.raises(LyricsError, match="condition"):
+        answered(reading, load, "tiny", evaluating(3, batch=10), tmp_path, ["text-only"])
+
+
+def test_text_and_soft_only_need_something_to_take_away(tmp_path: Path) -> None:
+    def load() -> LyricsModel:
+        return build_model(small(spatial_in_prompt=False, language_model__options__max_positions=512), weights="random")
+
+    with pytest.raises(SpecError, match="soft only: this model's prompts have no spatial text"):
+        answered("features", load, "tiny", evaluating(), tmp_path, ["soft-only"])
+    with pytest.raises(LyricsError, match=r"is the only sample with 1 image.*--soft shuffled"):
+        answered("features", tiny, "tiny", evaluating(limit=1), tmp_path, ["text-only"])
 
 
 # --- removed ---
 
 
 def test_every_variant_is_trained_in_both_stages_and_evaluated(tmp_path: Path) -> None:
-    rows = removed(stages(), evaluating(), tmp_path, 1)
+    rows = removed(stages(), evaluating(2, batch=10), tmp_path, 1)
     assert list(dict.fromkeys(row.variant for row in rows)) == [variant.name for variant in VARIANTS.values()]
     assert {(row.reading, row.seed) for row in rows} == {("removed", 0)}
     before = written(tmp_path)
+    trained = [name for name, variant in VARIANTS.items() if not variant.of_full]
+    assert [name for name in VARIANTS if name not in trained] == ["text-only", "soft-only"]
     for name in VARIANTS:
+        assert (tmp_path / name / "seed-0" / "results" / "scenes-test" / "predictions.jsonl").is_file()
+        # These two answer with what was trained for the whole model.
+        assert (tmp_path / name / "seed-0" / "finetune").is_dir() == (name in trained)
+    for name in trained:
         folder = tmp_path / name / "seed-0"
         for stage in ("pretrain", "finetune"):
             assert [step for step, _ in losses(folder / stage)] == [1, 2]
-        assert (folder / "results" / "scenes-test" / "predictions.jsonl").is_file()
     # The first losses say that the variants differ, and that stage 2 came from stage 1.
-    first = {name: losses(tmp_path / name / "seed-0" / "pretrain")[0][1] for name in VARIANTS}
+    first = {name: losses(tmp_path / name / "seed-0" / "pretrain")[0][1] for name in trained}
     assert len({exact["itc"] for exact in first.values()}) > 3
     assert first["no-vit"]["itc"] != first["full"]["itc"]
     assert "msp" not in first["blip2"]
@@ -180,13 +269,19 @@ def test_every_variant_is_trained_in_both_stages_and_evaluated(tmp_path: Path) -
         in (tmp_path / "full" / "seed-0" / "finetune" / "config.yaml").read_text()
     )
 
-    assert removed(stages(), evaluating(), tmp_path, 1) == rows
+    assert removed(stages(), evaluating(2, batch=10), tmp_path, 1) == rows
     after = written(tmp_path)
     changed = {path for path in after if after[path] != before.get(path)}
-    assert {Path(path).name for path in changed} <= {"scores.json", "table.md", "worst.html"}
+    assert {Path(path).name for path in changed} <= {"scores.json", "table.md", "worst.html", "risk.svg"}
 
     with pytest.raises(LyricsError, match=r"was trained with optimization\.learning_rate=0\.001, not 0\.5"):
-        removed(stages(optimization__learning_rate=0.5), evaluating(), tmp_path, 1, ["full"])
+        removed(stages(optimization__learning_rate=0.5), evaluating(2, batch=10), tmp_path, 1, ["full"])
+
+
+def test_an_exchange_that_cannot_be_made_is_found_before_training(tmp_path: Path) -> None:
+    with pytest.raises(LyricsError, match=r"5 of 5 samples with 1 image show test/0.*evaluate more samples"):
+        removed(stages(), evaluating(), tmp_path, 1)
+    assert not list(tmp_path.iterdir())
 
 
 def test_training_on_blank_pictures_is_otherwise_the_same_training(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ import torch
 from PIL import Image
 
 from lyrics.core.answers import Answer
+from lyrics.core.conditions import Condition
 from lyrics.core.errors import LyricsError
+from lyrics.core.evaluation.runner import evaluate
 from lyrics.core.geometry import Box
 from lyrics.core.language.prompts import Exchange
 from lyrics.core.loading import build_model
@@ -208,8 +210,7 @@ def test_what_does_not_fit_is_left_out_from_the_front(tmp_path: Path) -> None:
     def length(kept: Sequence[Exchange]) -> int:
         from lyrics.core.language.prompting import fitted_prompt
 
-        queries = int(answering.query_transformer.num_queries)
-        return len(fitted_prompt(kept, encoded, 10**9, answering.spec, answering.language_model, queries))
+        return len(fitted_prompt(kept, encoded, 10**9, answering.spec, answering.language_model))
 
     assert few.fitting(dialogue, encoded, length(dialogue)) == dialogue
     assert few.fitting(dialogue, encoded, length(dialogue) - 1) == dialogue[1:]
@@ -311,3 +312,26 @@ def test_a_text_alone_is_asked_without_a_picture(tmp_path: Path) -> None:
     assert shown.exemplars[0].picture is None
     answers = FewShot(model(), 0, tmp_path / "drawn.jsonl").generate([shown], ["What?"], max_new_tokens=2)
     assert len(answers) == 1
+
+
+def test_several_images_in_a_prompt_under_conditions(tmp_path: Path) -> None:
+    """All images of a prompt, the exemplars' too; which exemplars there were is written down once."""
+    answering = model()
+    asking = FewShotBenchmark(Toy(), POOL, 2, seed=1)
+    few = FewShot(answering, 1, tmp_path / "drawn.jsonl")
+    conditions = [Condition(soft="shuffled"), Condition(soft="zero"), Condition(drop_tokens=0.5)]
+    looks: list[int] = []
+    look = answering.look
+    answering.look = lambda pictures, *a, **k: looks.append(len(pictures)) or look(pictures, *a, **k)  # type: ignore[method-assign,func-returns-value]
+    (result,) = evaluate(few, {"toy": asking}, tmp_path, batch=4, limit=6, conditions=conditions)
+    assert sum(looks) == 6 * 3, "each prompt's images are looked at once"
+    assert [one["name"] for one in result.details["conditions"]] == ["own", *(one.name for one in conditions)]
+    plain = FewShot(answering, 1, tmp_path / "plain" / "drawn.jsonl")
+    evaluate(plain, {"toy": asking}, tmp_path / "plain", batch=4, limit=6)
+    texts = [
+        sorted((folder / "toy" / "predictions.jsonl").read_text().splitlines())
+        for folder in (tmp_path, tmp_path / "plain")
+    ]
+    assert texts[0] == texts[1]
+    rows = sorted(json.loads(line)["row"] for line in (tmp_path / "drawn.jsonl").read_text().splitlines())
+    assert rows == list(range(6))

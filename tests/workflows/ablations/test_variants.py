@@ -10,12 +10,13 @@ from PIL import Image
 
 from lyrics.core.errors import SpecError
 from lyrics.core.geometry import Box
+from lyrics.core.language.prompts import Exchange
 from lyrics.core.loading import build_model
 from lyrics.core.model import LyricsModel
 from lyrics.core.pictures.processor import ModelImages
 from lyrics.core.refining.refinement import Refinement
 from lyrics.core.stage1.streams import Features
-from lyrics.workflows.ablations.variants import BLANK, check_looks, check_part, show_blank
+from lyrics.workflows.ablations.variants import BLANK, blank_tokens, check_looks, check_part, show_blank, show_text
 from tests.core.small import drawn, small
 
 EXPERTS = ("image_encoder", "tagger", "detector", "segmenter")
@@ -109,3 +110,56 @@ def test_parts_that_are_not_there_or_do_not_look() -> None:
     check_looks(cached, "w/o ViT", ["image_encoder"])
     with pytest.raises(SpecError, match=r"w/o ODM: refiner\.detector is 'cached', which reads stored objects"):
         check_looks(cached, "w/o ODM", ["detector"])
+
+
+@pytest.mark.parametrize("experts", [("detector",), ("segmenter",), ("image_encoder",), ("detector", "segmenter")])
+def test_tokens_of_a_blank_picture_and_what_was_found_in_the_picture(
+    model: LyricsModel, experts: tuple[str, ...]
+) -> None:
+    pictures = [drawn(80, 80), drawn(60, 90, "blue")]
+    images = model.processor.images(pictures)
+    features, refinements = model.features(images)
+    assert any(one.objects for one in refinements)
+    blank_tokens(model, experts)
+    try:
+        other, found = model.features(model.processor.images(pictures))
+        assert found == refinements
+        for source, (tokens, mask) in features.local.items():
+            after, there = other.local[source]
+            assert torch.equal(there, mask)
+            assert torch.equal(after, tokens) == (source not in experts)
+        assert torch.equal(other.image_tokens_BND, features.image_tokens_BND) == ("image_encoder" not in experts)
+        # Whatever the picture holds, these tokens tell its size at most.
+        again, _ = model.features(model.processor.images([drawn(80, 80, "green"), drawn(60, 90, "black")]))
+        if "detector" in experts:
+            assert torch.equal(again.local["detector"][0], other.local["detector"][0])
+    finally:
+        blank_tokens(model, ())
+    back, _ = model.features(model.processor.images(pictures))
+    assert all(torch.equal(back.local[name][0], features.local[name][0]) for name in features.local)
+    assert torch.equal(back.image_tokens_BND, features.image_tokens_BND)
+
+
+def test_a_part_with_blank_tokens_has_all_that_the_part_has(model: LyricsModel) -> None:
+    assert model.refiner is not None
+    before = model.refiner.detector
+    blank_tokens(model, ["detector", "tagger"])
+    try:
+        now = model.refiner.detector
+        assert now is not before
+        assert (now.preprocessing, now.feature_dim) == (before.preprocessing, before.feature_dim)  # type: ignore[union-attr]
+        with pytest.raises(AttributeError, match="nothing_of_the_kind"):
+            now.nothing_of_the_kind  # type: ignore[union-attr] # noqa: B018
+    finally:
+        blank_tokens(model, ())
+    assert model.refiner.detector is before
+
+
+def test_a_prompt_without_the_text(model: LyricsModel) -> None:
+    encoded = model.look([drawn()], ["What?"])
+    dialogue = [Exchange("What?", None, (0,))]
+    whole = len(model._prompt(dialogue, encoded, 10**6))
+    show_text(model, False)
+    assert len(model._prompt(dialogue, encoded, 10**6)) < whole
+    show_text(model, True)
+    assert len(model._prompt(dialogue, encoded, 10**6)) == whole
