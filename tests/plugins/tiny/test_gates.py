@@ -80,10 +80,11 @@ def test_stages_go_from_one_thing_to_all_with_twins_in_every_batch(tmp_path) -> 
     assert [config.data.sets["scenes"].options["max_objects"] for config in configs] == [1, 2, 8]
     masked = [config.model.spec.objectives["msp"].options["mask_probability"] for config in configs]
     assert masked == [1.0, 0.5, 0.15], "the last masks as the paper does"
+    assert [set(config.model.spec.objectives) for config in configs] == [{"msp"}, {"msp"}, {"itc", "itm", "icg", "msp"}]
     for before, config in zip([None, *configs], configs, strict=False):
         assert config.model.start_from == (None if before is None else before.out)
         assert config.data.group == 2
         assert config.data.sets["scenes"].options["attributes"] == "fine"
         assert config.model.spec.refiner.detector.options["checkpoint"] == str(tmp_path / "weights")
-        assert config.model.spec.objectives["itc"].options["drop_spatial"] == 0.5
         assert config.model.spec.query_transformer.options["box_features"] == "fourier"
+    assert configs[-1].model.spec.objectives["itc"].options["drop_spatial"] == 0.5
