@@ -19,7 +19,6 @@ from lyrics.core.contracts import (
     MergesLora,
     Objective,
     QueryTransformer,
-    RestoresText,
 )
 from lyrics.core.errors import SpecError, WeightsError
 from lyrics.core.language.prompts import encode_texts
@@ -86,11 +85,6 @@ class ComposedModel(nn.Module):
     def losses(self) -> dict[str, Objective]:
         """The objectives by name, as what they are."""
         return cast(dict[str, Objective], dict(self.objectives.items()))
-
-    @property
-    def reads_kinds(self) -> bool:
-        """Whether an objective must be told what each spatial token is."""
-        return any(isinstance(one, RestoresText) and one.reads_kinds for one in self.losses.values())
 
     @property
     def device(self) -> torch.device:

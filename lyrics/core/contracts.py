@@ -444,11 +444,6 @@ class CountsCorrect(Objective, Protocol):
 class RestoresText(Objective, Protocol):
     """Optional, for an objective that hides tokens of the spatial text and teaches the query transformer to restore them."""
 
-    @property
-    def reads_kinds(self) -> bool:
-        """Whether ``batch.spatial.kind_BL`` must be there in training; measurements always have it."""
-        ...
-
     def masked(self, batch: PretrainBatch) -> torch.Tensor:
         """Which spatial tokens are hidden: bool [B, L] over ``batch.spatial``."""
         ...

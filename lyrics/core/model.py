@@ -195,7 +195,7 @@ class LyricsModel(SavedModel):
         features, refinements = self.features(batch.images.to(self.device, self.dtype))
         objects = self._objects(refinements)
         return features, PretrainBatch(
-            Spatial.from_tokens(objects, self._kinds(refinements, objects) if kinds or self.reads_kinds else None),
+            Spatial.from_tokens(objects, self._kinds(refinements, objects) if kinds else None),
             Text.from_lists(self._words(batch.captions)),
             torch.tensor(batch.positions, dtype=torch.int64),
             self._special(),

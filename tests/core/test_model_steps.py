@@ -17,7 +17,6 @@ from lyrics.core.geometry import Box
 from lyrics.core.language.codecs import format_box
 from lyrics.core.language.prompts import Exchange
 from lyrics.core.language.soft_prompts import groups_by_length
-from lyrics.core.language.spatial_tokens import MARKUP
 from lyrics.core.loading import build_model
 from lyrics.core.model import LyricsModel
 from lyrics.core.refining.refinement import Refinement
@@ -100,21 +99,6 @@ def test_stage_1_masks_objects_as_seed_step_and_position_say(model: LyricsModel)
     hidden = model._objects([Refinement((80, 64), objects=(RED,)), Refinement((80, 64))])
     assert hidden.objects_B.tolist() == [1, 0]
     assert hidden.unit_T.max() > 5  # tag, coordinates and the markup between them, each a unit
-
-
-def test_stage_1_says_what_each_token_is_where_an_objective_asks_for_it() -> None:
-    asking = {"itc": "itc", "msp": {"use": "msp", "options": {"partly": 1.0, "mask_probability": 1.0}}}
-    for objectives, asked in ((asking, True), ({"msp": "msp"}, False)):
-        model = made(objectives=objectives)
-        batch = collated(model, "pretrain", example(0), example(1))
-        _, texts = model.pretraining_inputs(batch, 0, 0)
-        assert (texts.spatial.kind_BL is not None) == asked
-        loss = model.train().pretraining_step(batch, seed=0, step=0)["msp"]
-        if asked:
-            kinds = texts.spatial.kind_BL
-            masked = model.objectives["msp"].masked(texts)
-            assert loss.count == int(masked.sum()) > 0
-            assert not (kinds[masked] == MARKUP).any()
 
 
 def test_stage_1_without_objects_or_captions_is_finite(model: LyricsModel) -> None:

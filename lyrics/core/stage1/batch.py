@@ -50,7 +50,7 @@ class Spatial:
     """The objects of each sample as text, without any special token around them.
 
     ``object_BL`` is the number of the object that a token belongs to (0, 1, ... within the sample), ``unit_BL`` the number of its unit
-    (0, 1, ... within the sample), and ``kind_BL``, which measurements and those objectives that ask for it set, its number in
+    (0, 1, ... within the sample), and ``kind_BL``, which measurements set, its number in
     ``lyrics.core.language.spatial_tokens.KINDS``; all -1 on padding.
     """
 

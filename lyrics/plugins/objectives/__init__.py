@@ -7,9 +7,9 @@ transformer without grounding queries the latter is BLIP-2's stage 1.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from lyrics.core.registry.component import Component, Options, hookimpl
 
@@ -60,22 +60,10 @@ class MSPOptions(ObjectiveOptions):
         True,
         description="queries read the spatial text too; off: spatial text reads the query stream of ITC (recipe paper)",
     )
-    partly: float = Field(
-        0.0,
-        ge=0.0,
-        le=1.0,
-        description="in training, share of masked objects of which only the tag or only the coordinates are masked (recipe paper)",
-    )
 
     @property
     def needs_segments(self) -> tuple[str, ...]:
         return ("V", "S")
-
-    @model_validator(mode="after")
-    def _units_have_no_parts(self) -> Self:
-        if self.partly and self.recipe == "released":
-            raise ValueError("partly is of recipe paper; recipe released masks units, not objects: leave it out")
-        return self
 
 
 _SUMMARIES: dict[str, tuple[type[ObjectiveOptions], str]] = {

@@ -5,10 +5,6 @@ Some of a picture's objects are masked whole, tag and box, and restored. Recipe 
 ``released``: each unit of an object (tag, coordinate, bracket) is masked by itself, the caption is visible, [CLS] stays in front, the
 query stream is the prefix, and labels are smoothed by 0.1.
 
-Of an object that is masked whole, nothing says which of the unlisted ones it is, and its box is learned only after it is found. With
-``partly``, training masks of a share of the masked objects only the tag (what is there?) or only the coordinates (where is it?), half
-each; measurements mask whole objects.
-
 A batch in which nothing is masked has loss 0 with count 0.
 
 Letters: B samples, L tokens, n masked tokens.
@@ -22,7 +18,7 @@ import torch
 from torch import nn
 
 from lyrics.core.contracts import BuildContext
-from lyrics.core.language.spatial_tokens import COORDINATE, KINDS, NAME
+from lyrics.core.language.spatial_tokens import KINDS
 from lyrics.core.stage1.batch import PretrainBatch
 from lyrics.core.stage1.state import Loss, StepState
 from lyrics.core.stage1.streams import Stream, Text, full
@@ -32,7 +28,7 @@ from lyrics.plugins.objectives.icg import right_tokens, token_cross_entropy
 from lyrics.plugins.objectives.texts import QUERIES, begin, query_stream, special_id
 
 SPATIAL = "msp"
-_DRAW, _PART = 15, 17
+_DRAW = 15
 
 
 class MSP(nn.Module):
@@ -49,19 +45,7 @@ class MSP(nn.Module):
         """Which spatial tokens are masked: bool [B, L] over ``batch.spatial``. A function of (seed, step, sample, object)."""
         part_BL = batch.spatial.unit_BL if self.released else batch.spatial.object_BL
         chance = keyed_uniform(batch.seed, batch.step, batch.sample_B[:, None], part_BL, _DRAW)
-        masked_BL = (chance < self.options.mask_probability) & batch.spatial.text.mask_RL
-        if not (self.training and self.reads_kinds):
-            return masked_BL
-        kind_BL = batch.spatial.kind_BL
-        assert kind_BL is not None
-        part = keyed_uniform(batch.seed, batch.step, batch.sample_B[:, None], part_BL, _PART)
-        wanted_BL = torch.where(part < self.options.partly / 2, NAME, COORDINATE)
-        return masked_BL & ((part >= self.options.partly) | (kind_BL == wanted_BL))
-
-    @property
-    def reads_kinds(self) -> bool:
-        """Whether batches must say what each spatial token is."""
-        return self.options.partly > 0
+        return (chance < self.options.mask_probability) & batch.spatial.text.mask_RL
 
     def streams(self, batch: PretrainBatch) -> list[Stream]:
         spatial = batch.spatial.text

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from lyrics.core.contracts import BuildContext
-from lyrics.core.language.spatial_tokens import COORDINATE, MARKUP, NAME
 from lyrics.core.stage1.batch import PretrainBatch, Spatial
 from lyrics.core.stage1.negatives import Negatives, Similarity, draw_negatives
 from lyrics.core.stage1.reduction import total_loss
@@ -121,40 +120,6 @@ def test_msp_masks_whole_objects_and_nothing_else() -> None:
     assert torch.equal(shown[:, 1:][~masked], whole.spatial.text.ids_RL[~masked])
     assert torch.equal(stream.wanted["S"][:, 1:], masked)
     assert not stream.wanted["S"][:, 0].any()
-
-
-def test_msp_masks_tags_or_coordinates_alone_in_training() -> None:
-    special = SpecialTokens(0, 1, 2, 3, 4, 5, 6)
-    kinds = [MARKUP, NAME, MARKUP, COORDINATE, COORDINATE, MARKUP]
-    objects = [[[100 + place for place in range(6)]] for _ in range(8)]
-    spatial = Spatial.from_objects([objects] * 200, [[kinds] * 8] * 200)
-    whole = PretrainBatch(spatial, Text.from_lists([[]] * 200), torch.arange(200), special, 3, 4)
-
-    def masks(partly: float, training: bool = True) -> torch.Tensor:
-        msp = MSP(MSPOptions(mask_probability=0.5, partly=partly), ("V", "G", "S", "C")).train(training)
-        assert msp.reads_kinds == (partly > 0)
-        return msp.masked(whole).view(1600, 6)
-
-    before = masks(0.0)
-    chosen = before.any(1)
-    assert torch.equal(before, chosen[:, None].expand(-1, 6))
-    assert torch.equal(masks(1.0, training=False), before), "measurements mask whole objects"
-    tag, box = (torch.tensor([kind == wanted for kind in kinds]) for wanted in (NAME, COORDINATE))
-    found = masks(0.5)
-    assert torch.equal(found.any(1), chosen), "the same objects"
-    forms = {
-        name: int((found[chosen] == form).all(1).sum()) / int(chosen.sum())
-        for name, form in (("whole", tag | ~tag), ("tag", tag), ("box", box))
-    }
-    assert sum(forms.values()) == 1.0
-    assert forms == {
-        "whole": pytest.approx(0.5, abs=0.06),
-        "tag": pytest.approx(0.25, abs=0.06),
-        "box": pytest.approx(0.25, abs=0.06),
-    }
-    assert not (masks(1.0) == before).all(1)[chosen].any()
-    with pytest.raises(ValueError, match="partly is of recipe paper"):
-        MSPOptions(partly=0.5, recipe="released")
 
 
 def test_released_msp_masks_units() -> None:
