@@ -111,7 +111,8 @@ class LyricsModel(SavedModel):
         """Prepared pictures -> soft tokens.
 
         One stream {V, G, S, C} in which everything sees everything (section 3.3: "semantic-aware visual feature extraction"); S is the
-        spatial representation and C the instruction, each where the spec's ``sees`` names it. Training may leave spatial text out.
+        spatial representation and C the instruction, each where the spec's ``sees`` names it. Training may leave
+        spatial text out.
         """
         if not len(images):
             width = self.projection.out_features

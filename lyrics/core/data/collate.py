@@ -52,8 +52,8 @@ class InstructionExamples:
     """A batch of stage 2: conversations, and the pictures of all of them.
 
     ``dialogues[i]`` names its pictures by their number in ``images``; a conversation may have none. With ``snap_iou``, boxes in the
-    answers are to be exchanged for those that the refiner finds, where they overlap by so much. ``dropped`` says whose spatial
-    text is left out.
+    answers are to be exchanged for those that the refiner finds, where they overlap by so much. ``dropped`` says whose
+    spatial text is left out.
     """
 
     images: ModelImages
@@ -89,8 +89,8 @@ class Collator:
             (``lyrics.core.data.known``). Experts that look answers up (``cached``) read them, others see for
             themselves.
         snap_iou: passed on with batches of stage 2.
-        drop_text, drop_queries_text: shares of the pictures of stage 2 whose spatial text is left out of the prompt, and out of
-            what the query transformer reads; the two are drawn apart.
+        drop_text, drop_queries_text: shares of the pictures of stage 2 whose spatial text is left out of the prompt,
+            and out of what the query transformer reads; the two are drawn apart.
 
     Raises ``DatasetError`` for a picture that ``refined`` lacks, and for text alone in stage 1.
     """

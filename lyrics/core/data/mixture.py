@@ -6,8 +6,9 @@
 the block; its c-th place of block b is place ``b * places_k + c`` of that data set's own endless order. Shares are exact after every
 block, each data set's own epochs are complete, and its order does not depend on the others.
 
-*With groups* all of this holds for groups of ``group`` neighboring rows in place of rows: positions ``[g * group, (g + 1) * group)``
-have the rows ``[r * group, (r + 1) * group)`` of a data set, in their order. Rows after its last whole group are never drawn.
+*With groups* all of this holds for groups of ``group`` neighboring rows in place of rows: positions
+``[g * group, (g + 1) * group)`` have the rows ``[r * group, (r + 1) * group)`` of a data set, in their order. Rows after
+its last whole group are never drawn.
 """
 
 from __future__ import annotations
@@ -66,8 +67,8 @@ class Mixture:
         seed: of the run.
         group: neighboring rows that stay together: rows 0 and 1, 2 and 3, ... for 2.
 
-    Raises ``SpecError`` for no sources, a name given twice, an empty source, weights on some sources only, a weight that is
-    not positive or so small that it has no place in a block, or a source with fewer rows than a group.
+    Raises ``SpecError`` for no sources, a name given twice, an empty source, weights on some sources only, a weight
+    that is not positive or so small that it has no place in a block, or a source with fewer rows than a group.
     """
 
     def __init__(self, sources: Sequence[Source], seed: int, group: int = 1) -> None:

@@ -21,8 +21,9 @@ WIDTH = 4 * 2 * BANDS
 
 
 def box_waves(boxes_BM4: torch.Tensor) -> torch.Tensor:
-    """Boxes (center x, center y, width, height; shares of the image's sides) -> [B,M,WIDTH]: sines and cosines of x1,
-    y1, x2, y2.
+    """Return sines and cosines of x1, y1, x2, y2: [B,M,WIDTH].
+
+    Boxes are center x, center y, width and height, as shares of the image's sides.
 
     Computed in fp32 at least: the shortest wave's phase does not fit a half-precision number.
     """
@@ -35,8 +36,7 @@ def box_waves(boxes_BM4: torch.Tensor) -> torch.Tensor:
 
 
 def with_box_waves(tokens_BMD: torch.Tensor, width: int) -> torch.Tensor:
-    """Local tokens of ``width`` numbers, the last four of which are the box, followed by its waves: [B,M,width +
-    WIDTH].
+    """Return local tokens of ``width`` numbers, the last four of which are the box, followed by its waves.
 
     Columns after ``width`` (padding) are left out.
     """

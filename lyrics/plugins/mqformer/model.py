@@ -90,7 +90,8 @@ class MQFormer(nn.Module):
 
     def reset_parameters(self) -> None:
         """Normal(0, init_std), zero biases, queries with small noise so that no two are alike, and Xavier for the grounding
-        cross-attention, which no BLIP-2 checkpoint has (paper section 3.1). Numbers in order where the options ask for it."""
+        cross-attention, which no BLIP-2 checkpoint has (paper section 3.1). Numbers in order where the options ask for
+        it."""
         std = self.options.init_std
         nn.init.normal_(self.query_tokens_QD, std=std)
         for module in self.modules():

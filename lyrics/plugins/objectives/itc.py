@@ -5,8 +5,8 @@ queries side by side, H_T the states of [BOS] and [CLS] side by side; both are p
 temperature. Recipe ``released``: every query is projected by itself, and an image's similarity with a text (its first token) is that of
 its best query; labels are smoothed by 0.1.
 
-With ``drop_spatial``, that share of a training step's texts has no objects: boxes alone tell most images apart, and then
-captions teach little.
+With ``drop_spatial``, that share of a training step's texts has no objects: boxes alone tell most images apart, and
+then captions teach little.
 
 Negatives are all other samples of all ranks, with gradient. (The authors' code gathers features without gradient, on one rank too, so that
 each logit has a gradient on one side only; recipe ``released`` does the same where there is spatial text.)

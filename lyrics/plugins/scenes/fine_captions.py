@@ -1,7 +1,7 @@
 """Captions of fine scenes: what things look like, bound to what they are and where they are.
 
-Each caption says something that twins differ in, so none is true of both. What is said of a thing is drawn, so that a model cannot
-wait for the same words at the same place.
+Each caption says something that twins differ in, so none is true of both. What is said of a thing is drawn, so that a
+model cannot wait for the same words at the same place.
 """
 
 from __future__ import annotations

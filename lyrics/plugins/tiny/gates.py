@@ -1,8 +1,8 @@
 """What stage 1 must have taught on fine scenes before stage 2 is worth training: its gates, measured by one command.
 
-Probes are linear and read the pooled queries (the mean visual and the mean grounding query, side by side; the query transformer reads no
-text) of scenes of one thing, where what a query says needs no name. Beside them stand the same probes of what each expert has of
-the thing (``lyrics.plugins.tiny.probe``).
+Probes are linear and read the pooled queries (the mean visual and the mean grounding query, side by side; the query
+transformer reads no text) of scenes of one thing, where what a query says needs no name. Beside them stand the same
+probes of what each expert has of the thing (``lyrics.plugins.tiny.probe``).
 
 Shapes: N scenes, D width of the query transformer.
 """
@@ -70,7 +70,8 @@ def pooled_queries(model: LyricsModel, dataset: Dataset, scenes: int) -> torch.T
 
 
 def probed(model: LyricsModel, split: str, scenes: int) -> dict[str, dict[str, float]]:
-    """Share right by attribute: of each describer of ``lyrics.plugins.tiny.probe`` and of the pooled ``queries``; ``chance`` beside.
+    """Share right by attribute: of each describer of ``lyrics.plugins.tiny.probe`` and of the pooled ``queries``;
+    ``chance`` beside.
 
     Two thirds of the scenes, which have one thing each, are what probes are fitted to.
     """

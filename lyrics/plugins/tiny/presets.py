@@ -90,8 +90,8 @@ def lyrics_tiny_fine() -> ModelSpec:
     """``lyrics-tiny`` with experts for fine scenes, whose tags and boxes do not say what things look like."""
     plain = lyrics_tiny()
     refiner = tiny_refiner()
-    # A box is to be read off the local tokens, and written: neither is learned in a few thousand steps from four raw numbers
-    # and a thousand words without an order (docs/tiny.md).
+    # A box is to be read off the local tokens, and written: neither is learned in a few thousand steps from four raw
+    # numbers and a thousand words without an order (docs/tiny.md).
     reads_boxes = {"box_features": "fourier", "numbers_in_order": True}
     queries = plain.query_transformer
     return plain.model_copy(
