@@ -28,7 +28,7 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class Look:
+class ThingLook:
     """What one thing looks like."""
 
     color: str
@@ -41,7 +41,7 @@ class Look:
 class SceneLook:
     """What a scene looks like: its things in the order of the layout, its words, its ground, and which thing is laid when."""
 
-    things: tuple[Look, ...]
+    things: tuple[ThingLook, ...]
     words: tuple[str, ...]
     ground: Ground
     texture: Texture
@@ -76,7 +76,7 @@ def twin_looks(
     return first, second
 
 
-def _thing_looks(draws: Draws, shape: str, rare: int | None) -> tuple[Look, Look]:
+def _thing_looks(draws: Draws, shape: str, rare: int | None) -> tuple[ThingLook, ThingLook]:
     """Two looks of a thing; ``rare`` is the one that has the held-out color of the shape, the other has a held-out fill."""
     usual = [
         (color, fill)
@@ -93,7 +93,7 @@ def _thing_looks(draws: Draws, shape: str, rare: int | None) -> tuple[Look, Look
     color, fill = draws.pick(choices[0])
     other_color, other_fill = draws.pick([pair for pair in choices[1] if pair[0] != color and pair[1] != fill])
     leans, outlines = _two(draws, LEANS), _two(draws, OUTLINES)
-    return Look(color, fill, leans[0], outlines[0]), Look(other_color, other_fill, leans[1], outlines[1])
+    return ThingLook(color, fill, leans[0], outlines[0]), ThingLook(other_color, other_fill, leans[1], outlines[1])
 
 
 def _two(draws: Draws, items: Sequence[Item]) -> tuple[Item, Item]:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from lyrics.core.data.draws import generator
 from lyrics.core.geometry import Box
-from lyrics.plugins.scenes.attributes import Look, SceneLook, twin_looks
+from lyrics.plugins.scenes.attributes import ThingLook, SceneLook, twin_looks
 from lyrics.plugins.scenes.draws import Draws
 from lyrics.plugins.scenes.fitting import fitted_mask
 from lyrics.plugins.scenes.layout import INK, RATIOS, WORD_SHARE, Scene, Thing, Word
@@ -182,7 +182,7 @@ def _box(corners: Corners, width: int, height: int) -> Box:
     return box
 
 
-def _thing(place: _Place, look: Look, box: Box, *, hidden: bool) -> Thing:
+def _thing(place: _Place, look: ThingLook, box: Box, *, hidden: bool) -> Thing:
     x, y, *_ = place.corners
     return Thing(
         colour=look.color,
