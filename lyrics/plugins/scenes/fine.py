@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from lyrics.core.data.draws import generator
 from lyrics.core.geometry import Box
-from lyrics.plugins.scenes.attributes import ThingLook, SceneLook, twin_looks
+from lyrics.plugins.scenes.attributes import SceneLook, ThingLook, twin_looks
 from lyrics.plugins.scenes.draws import Draws
 from lyrics.plugins.scenes.fitting import fitted_mask
 from lyrics.plugins.scenes.layout import INK, RATIOS, WORD_SHARE, Scene, Thing, Word
