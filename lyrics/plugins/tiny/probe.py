@@ -59,6 +59,8 @@ class Probes:
         """What is not as ``MEANT``, one line each."""
         lines = []
         for (attribute, describer), (low, high) in MEANT.items():
+            if attribute not in self.shares:
+                continue
             share = self.shares[attribute][describer]
             if not low <= share <= high:
                 meant = f"at least {low}" if high == 1.0 else f"at most {high}"
@@ -142,12 +144,17 @@ def _fitting(queries_QD: torch.Tensor, boxes_K4: torch.Tensor) -> torch.Tensor:
 
 
 def probe(described: Mapping[str, torch.Tensor], things: Sequence[SeenObject]) -> Probes:
-    """Fit and score one linear probe for each attribute and describer (see ``describe``); of ``hidden`` on things that overlap."""
+    """Fit and score one linear probe for each attribute and describer (see ``describe``).
+
+    ``hidden`` is fitted and scored on the things that overlap; an attribute that fewer than three things have is left out.
+    """
     chance: dict[str, float] = {}
     shares: dict[str, dict[str, float]] = {}
     for attribute, values in ATTRIBUTES.items():
         name = "tag" if attribute == "shape" else attribute
         rows = [row for row, one in enumerate(things) if getattr(one, name)]
+        if len(rows) < 3:
+            continue
         fitted = round(FIT_SHARE * len(rows))
         labels_N = torch.tensor([values.index(getattr(things[row], name)) for row in rows])
         chance[attribute] = labels_N[fitted:].bincount().max().item() / (len(rows) - fitted)

@@ -88,3 +88,13 @@ def test_what_is_not_as_meant_is_said():
     lines = probe.table(found).splitlines()
     assert len(lines) == 2 + len(probe.ATTRIBUTES)
     assert lines[2] == "| shape | 0.50 | 0.70 | 0.70 | 0.70 | 0.70 |"
+
+
+def test_what_hardly_any_thing_has_is_left_out(described):
+    found, things = described
+    apart = [replace(one, hidden="") for one in things]
+    probes = probe.probe(found, apart)
+    assert set(probes.shares) == set(probes.chance) == set(probe.ATTRIBUTES) - {"hidden"}
+    assert "hidden" not in probe.table(probes)
+    few = probe.probe({name: values_ND[:2] for name, values_ND in found.items()}, things[:2])
+    assert (few.shares, few.otherwise()) == ({}, [])
