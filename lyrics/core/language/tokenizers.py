@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from lyrics.core.vocabulary import MARKUP, NUMBERS, WORDS
+from lyrics.core.vocabulary import LATER_WORDS, MARKUP, NUMBERS, WORDS
 
 if TYPE_CHECKING:
     import torch
@@ -71,12 +71,15 @@ def word_tokenizer(special_tokens: Sequence[str]) -> PreTrainedTokenizerFast:
     pieces = pre_tokenizers.Split(Regex(_PIECE), "isolated")
     to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     # Single letters are among the bytes.
-    known = [
-        *(word for word in WORDS if len(word) > 1),
-        *(f"\u0120{word}" for word in WORDS),
-    ]  # a space, as ByteLevel writes it
+    known, later = (
+        [
+            *(word for word in words if len(word) > 1),
+            *(f"\u0120{word}" for word in words),  # a space, as ByteLevel writes it
+        ]
+        for words in (WORDS, LATER_WORDS)
+    )
     numbers = [number for number in NUMBERS if len(number) > 1]
-    return _tokenizer(special_tokens, [*known, *numbers, *MARKUP], pre_tokenizers.Sequence([pieces, to_bytes]))
+    return _tokenizer(special_tokens, [*known, *numbers, *MARKUP, *later], pre_tokenizers.Sequence([pieces, to_bytes]))
 
 
 def numbers_in_order(rows: torch.Tensor, tokenizer: PreTrainedTokenizerFast) -> bool:

@@ -157,3 +157,13 @@ def test_numbers_begin_near_their_neighbors() -> None:
     unchanged = plain.clone()
     numbers_in_order(plain, letters)
     assert torch.equal(plain, unchanged)
+
+
+def test_words_that_came_later_move_no_token() -> None:
+    """What was trained with the words of before has their ids; weights that ship do."""
+    from lyrics.core.vocabulary import LATER_WORDS, MARKUP, WORDS
+
+    vocabulary = word_tokenizer(("<s>",)).get_vocab()
+    first = min(vocabulary[f"\u0120{word}"] for word in LATER_WORDS)
+    assert first > max(vocabulary[token] for token in (*(f"\u0120{word}" for word in WORDS), *MARKUP))
+    assert not set(WORDS) & set(LATER_WORDS)
