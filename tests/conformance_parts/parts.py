@@ -332,6 +332,28 @@ class LanguageModel(nn.Module):
             attention_mask_BL = torch.cat([attention_mask_BL, torch.ones_like(new[-1])], dim=1)
         return torch.cat(new, dim=1)
 
+    def generate_scored(
+        self,
+        embeddings_BLD: torch.Tensor,
+        attention_mask_BL: torch.Tensor,
+        *,
+        keys: Sequence[Hashable] = (),
+        past: Past | None = None,
+        **options: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Reads everything again to say how probable it was."""
+        if past is None:
+            ids_BL = self.generate(embeddings_BLD, attention_mask_BL, **options)
+        else:
+            ids_BL = self.resume(embeddings_BLD, keys, past, **options)
+        if self.fault in ("overconfident", "width", "vocabulary"):
+            return ids_BL, torch.zeros(ids_BL.shape)
+        whole_BLD = torch.cat([embeddings_BLD, self.embed(ids_BL)], dim=1)
+        mask_BL = torch.cat([attention_mask_BL, torch.ones_like(ids_BL)], dim=1)
+        with torch.no_grad():
+            logits_BLV = self(whole_BLD, mask_BL)[:, embeddings_BLD.shape[1] - 1 : -1]
+        return ids_BL, logits_BLV.log_softmax(-1).gather(2, ids_BL[..., None])[..., 0]
+
     def resume(
         self,
         embeddings_1LD: torch.Tensor,

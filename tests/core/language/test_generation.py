@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, get_type_hints
 
 import pytest
 import torch
 from transformers import GenerationConfig
 
+from lyrics.core.answers import Confidence
 from lyrics.core.errors import ContractError, PromptError, SpecError
-from lyrics.core.language.generation import _RULES, GenerationOptions, decoding
+from lyrics.core.language.answering import answer_ids
+from lyrics.core.language.generation import _RULES, Decoding, GenerationOptions, decoding
 from lyrics.core.model import LyricsModel
 from tests.core.small import drawn
 from tests.core.test_model_steps import made
@@ -270,15 +273,14 @@ def test_log_probabilities_are_those_of_the_models_own_logits(model: LyricsModel
         assert torch.allclose(said[:length], expected, atol=1e-4)
 
 
-def test_a_language_model_that_does_not_say_gives_no_confidence(
-    model: LyricsModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    said = model.generate(drawn(), "what?", max_new_tokens=4)
-    monkeypatch.delattr(type(model.language_model), "generate_scored")
-    silent = model.generate(drawn(), "what?", max_new_tokens=4)
-    assert said == silent
-    assert said.confidence is not None
-    assert silent.confidence is None
-    chat = model.chat(drawn(), max_new_tokens=4)
-    assert chat.ask("what?").confidence is None
-    assert chat.ask("and now?").confidence is None
+def test_a_language_model_that_does_not_say_gives_no_confidence(model: LyricsModel) -> None:
+    lm = model.language_model
+    soft = SimpleNamespace(embeddings_BLD=lm.embed(torch.tensor([[1, 5], [1, 7]])), mask_BL=torch.ones(2, 2).long())
+    prompts: Any = [SimpleNamespace(keys=(1, 5)), SimpleNamespace(keys=(1, 7))]
+    silent: Any = SimpleNamespace(generate=lm.generate)
+    ids, log_probs = answer_ids(prompts, soft, Decoding(3), "silent", silent)  # type: ignore[arg-type]
+    whole, said = answer_ids(prompts, soft, Decoding(3), "said", lm)  # type: ignore[arg-type]
+    assert torch.equal(ids, whole)
+    assert log_probs == [[], []]
+    assert all(said)
+    assert Confidence.of(log_probs[0]) is None
