@@ -19,8 +19,8 @@ AbstainBelowOption = Annotated[
     typer.Option(
         "--abstain-below",
         metavar="THRESHOLD",
-        help="The same, and where the answer's mean log-probability is below this number, 0 at most, or the threshold in the "
-        "abstaining.json that evaluate --choose-threshold writes.",
+        help="The same, and where the answer's mean log-probability is below this number (0 at most), or the threshold "
+        "in the abstaining.json that evaluate --choose-threshold writes.",
     ),
 ]
 

@@ -42,7 +42,10 @@ DrawOption = Annotated[
 def asked_conditions(
     soft: str | None, blur: str | None, blur_parts: str | None, drop_tokens: str | None, seed: int | None
 ) -> list[Condition]:
-    """One condition for each value that was given, without those that change nothing. Raises ``SpecError`` for a value that is none."""
+    """One condition for each value that was given, without those that change nothing.
+
+    Raises ``SpecError`` for a value that is none.
+    """
     from lyrics.core.conditions import Condition
     from lyrics.core.errors import SpecError
 

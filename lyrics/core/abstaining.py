@@ -1,4 +1,7 @@
-"""When not to answer: where nobody saw what an answer points at, or the language model was not sure enough. Imports no torch."""
+"""When not to answer: where nobody saw what an answer points at, or the language model was not sure enough.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,8 @@ class Abstaining:
     """Which answers are withheld.
 
     Args:
-        threshold: withhold answers whose mean log-probability (``Confidence.mean_log_prob``) is below this number, 0 at most; None
-            withholds only those that point at things of which the refiner saw none.
+        threshold: withhold answers whose mean log-probability (``Confidence.mean_log_prob``) is below this number,
+            0 at most; None withholds only those that point at things of which the refiner saw none.
 
     Raises ``SpecError`` for a threshold above 0 or one that is no number.
     """
@@ -28,17 +31,21 @@ class Abstaining:
     def __post_init__(self) -> None:
         if self.threshold is not None and not (math.isfinite(self.threshold) and self.threshold <= 0):
             raise SpecError(
-                f"threshold={self.threshold}: is the logarithm of a probability, 0 at most; -0.1 asks for tokens of 90 % in the mean."
+                f"threshold={self.threshold}: is the logarithm of a probability, 0 at most; -0.1 asks for tokens of 90 "
+                "% in the mean."
             )
 
     def withholds(self, seen: bool | None, confidence: Confidence | None) -> bool:
-        """Whether an answer with these is withheld. Raises ``SpecError`` where a threshold meets an answer without a confidence."""
+        """Whether an answer with these is withheld.
+
+        Raises ``SpecError`` where a threshold meets an answer without a confidence.
+        """
         if self.threshold is None:
             return seen is False
         if confidence is None:
             raise SpecError(
-                "a threshold for abstaining needs a language model that says how probable its tokens were (generate_scored, see "
-                "lyrics.core.contracts); abstain without one."
+                "a threshold for abstaining needs a language model that says how probable its tokens were "
+                "(generate_scored, see lyrics.core.contracts); abstain without one."
             )
         return seen is False or confidence.mean_log_prob < self.threshold
 

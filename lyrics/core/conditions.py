@@ -1,8 +1,9 @@
-"""What an image is made of on its way to the language model, so that one can measure whether the answers depend on it. Imports no torch.
+"""What an image is made of on its way to the language model, so that one can measure whether the answers depend on it.
+Imports no torch.
 
-A condition changes what a trained model gets to see and nothing else: ``blur_px`` what the image encoder and the experts of the refiner
-look at, ``soft`` and ``drop_tokens`` the soft tokens that the language model reads. ``lyrics.core.evaluation.looking`` evaluates a model
-under several, and docs/evaluation.md says what the results mean.
+A condition changes what a trained model gets to see and nothing else: ``blur_px`` what the image encoder and the
+experts of the refiner look at, ``soft`` and ``drop_tokens`` the soft tokens that the language model reads.
+``lyrics.core.evaluation.looking`` evaluates a model under several, and docs/evaluation.md says what the results mean.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ class Condition:
     """How an image reaches the language model.
 
     Args:
-        soft: ``own`` soft tokens; ``shuffled``: those of another sample; ``zero``; ``noise``: Gaussian numbers of the same mean and
-            standard deviation, both over all numbers of an image's soft tokens.
+        soft: ``own`` soft tokens; ``shuffled``: those of another sample; ``zero``; ``noise``: Gaussian numbers of
+            the same mean and standard deviation, both over all numbers of an image's soft tokens.
         blur_px: standard deviation of a Gaussian blur, in pixels of the original image.
         blur_parts: who sees the blurred image: the image ``encoder``, the ``experts`` of the refiner, or ``both``.
-        drop_tokens: share of each image's soft tokens, rounded to whole ones, that the prompt goes without: the tokens behind them move
-            up. Which ones is drawn for each image.
+        drop_tokens: share of each image's soft tokens, rounded to whole ones, that the prompt goes without: the
+            tokens behind them move up. Which ones is drawn for each image.
         seed: of what is drawn. Draws are functions of it and of the sample's row.
 
     Raises ``SpecError`` for a value out of range.
@@ -72,7 +73,9 @@ class Condition:
 
     @property
     def name(self) -> str:
-        """A short one, which can be that of a folder: ``own``, ``soft-shuffled``, ``blur-4-encoder``, ``drop-0.5+seed-3``."""
+        """A short one, which can be that of a folder: ``own``, ``soft-shuffled``, ``blur-4-encoder``,
+        ``drop-0.5+seed-3``.
+        """
         parts = []
         if self.soft != "own":
             parts.append(f"soft-{self.soft}")

@@ -1,7 +1,6 @@
 """``LyricsModel``: the way of an image through a composed model: seen, trained on, and asked about.
 
 Its parts, and which of their parameters a stage trains, are in ``composed.py``.
-
 Shapes: P pictures, N image tokens, Q queries (visual, then grounding), S spatial tokens, L tokens of the language model, D width.
 """
 

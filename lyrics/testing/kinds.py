@@ -439,8 +439,8 @@ class LanguageModelContract(ModuleContract):
         assert told == new[0].tolist(), f"reported {told}, returned {new[0].tolist()}"
 
     def test_tokens_are_as_probable_as_it_says(self) -> None:
-        """Troubleshooting: `generate_scored` gives the ids of `generate`, each with the log-softmax of the logits before it, and NaN behind
-        the token that ends an answer. Checked where the part has it.
+        """Troubleshooting: `generate_scored` gives the ids of `generate`, each with the log-softmax of the logits
+        before it, and NaN behind the token that ends an answer. Checked where the part has it.
         """
         import torch
 

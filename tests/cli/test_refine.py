@@ -77,7 +77,7 @@ def test_nothing_but_bad_files_is_no_failure_but_no_file_at_all_is_a_wrong_call(
     assert done.code == 0
     assert done.out.splitlines()[-1].startswith("3 skipped")
     (tmp_path / "nothing").mkdir()
-    for path, message in (("nothing", "no pictures in"), ("missing", "no such file or folder")):
+    for path, message in (("nothing", "no images in"), ("missing", "no such file or folder")):
         done = run("refine", str(tmp_path / path), "--spec", spec, "--out", str(tmp_path / "out2"))
         assert done.code == 2
         assert message in done.err

@@ -199,6 +199,7 @@ def test_commands_print_through_one_place() -> None:
         # Numbers and the package's own names alone.
         "bench.py: text",
         "bench.py: text",
+        "bench.py: text",
         "data.py: f'{failed} of {len(tars)} tars were not indexed'",
         "parity.py: f'parity: {stage}'",
         "quickstart.py: text",

@@ -29,7 +29,10 @@ Shard = tuple[int, int]
 
 @dataclass(frozen=True)
 class BenchmarkRun:
-    """One benchmark with its samples and the answers that are there. ``samples[i]`` has ``ids[i]``, and ``prompts`` are by id."""
+    """One benchmark with its samples and the answers that are there.
+
+    ``samples[i]`` has ``ids[i]``, and ``prompts`` are by id.
+    """
 
     name: str
     benchmark: Benchmark
@@ -57,7 +60,8 @@ def open_run(
         limit: only so many samples, the first.
         about: what the answers are of (``model``, ``split``); it must be that of the answers that are there.
 
-    Raises ``DatasetError`` and ``SampleError`` for files that are not there or broken, ``LyricsError`` for predictions that do not fit.
+    Raises ``DatasetError`` and ``SampleError`` for files that are not there or broken, ``LyricsError`` for predictions
+    that do not fit.
     """
     folder = out / name
     about = _agreed(folder, about or {})
@@ -74,7 +78,10 @@ def open_run(
 
 
 def under(run: BenchmarkRun, condition: Condition, folder: Path) -> BenchmarkRun:
-    """The same samples under a condition, their answers in a folder of its own. Writes nothing; raises as ``open_run``."""
+    """The same samples under a condition, their answers in a folder of its own.
+
+    Writes nothing; raises as ``open_run``.
+    """
     named = condition.name
     if condition.soft == "shuffled":
         # Who gets whose soft tokens depends on who is there.
@@ -85,7 +92,10 @@ def under(run: BenchmarkRun, condition: Condition, folder: Path) -> BenchmarkRun
 
 
 def withholding(run: BenchmarkRun, abstaining: Abstaining) -> BenchmarkRun:
-    """The same answers with an abstention for each that is withheld. Raises ``SpecError`` as ``Abstaining.withholds``."""
+    """The same answers with an abstention for each that is withheld.
+
+    Raises ``SpecError`` as ``Abstaining.withholds``.
+    """
     lines = {}
     for id, line in run.lines.items():
         said = line.prediction
@@ -118,8 +128,9 @@ def answer(
 ) -> None:
     """Have the model answer what is missing of a process's share; lines are on the disk batch by batch.
 
-    ``progress`` is called with (samples answered, samples of the share). Raises ``ImageError``, ``SampleError`` or ``StorageError``
-    naming a picture that cannot be used: a score over the other samples would be of another benchmark. What was answered before it is kept.
+    ``progress`` is called with (samples answered, samples of the share). Raises ``ImageError``, ``SampleError`` or
+    ``StorageError`` naming a picture that cannot be used: a score over the other samples would be of another benchmark.
+    What was answered before it is kept.
     """
     missing = run.missing(shard)
     total = len(range(shard[0], len(run.samples), shard[1]))
@@ -137,7 +148,10 @@ def answer(
 
 
 def put_down(run: BenchmarkRun, rows: Sequence[int], answers: Sequence[Answer], shard: Shard) -> None:
-    """Answers to some rows, on the disk and in the run. Raises ``LyricsError`` where there are more or fewer answers than rows."""
+    """Answers to some rows, on the disk and in the run.
+
+    Raises ``LyricsError`` where there are more or fewer answers than rows.
+    """
     if len(answers) != len(rows):
         raise LyricsError(f"{run.name}: the model gave {len(answers)} answers to {len(rows)} questions.")
     if not (run.folder / RUN).is_file():

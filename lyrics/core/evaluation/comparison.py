@@ -1,4 +1,5 @@
-"""Does the model look? What is left of a benchmark's scores under each condition, group by group, and how many answers stay the same.
+"""Does the model look? What is left of a benchmark's scores under each condition, group by group, and how many answers
+stay the same.
 
 An answer *stays the same* where its text, boxes included, is letter for letter that of the model that sees everything.
 """
@@ -23,7 +24,8 @@ ALL = "all"
 #: Lines of a panel, and examples of a group on the page.
 _LINES, _EXAMPLES = 4, 3
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
-_STYLE = """body{font:15px/1.4 sans-serif;margin:2em}table{border-collapse:collapse;margin:1em 0}svg{max-width:100%;height:auto}
+_STYLE = """body{font:15px/1.4 sans-serif;margin:2em}
+table{border-collapse:collapse;margin:1em 0}svg{max-width:100%;height:auto}
 td,th{padding:.2em .7em;border-bottom:1px solid #ddd;text-align:left;vertical-align:top}
 td.changed{background:#fff3d6}"""
 
@@ -32,8 +34,8 @@ td.changed{background:#fff3d6}"""
 class Cell:
     """Of one group of samples under one condition.
 
-    ``score`` is the mean worth of an answer times 100, None where the benchmark gives single answers no mark; ``same`` the share of
-    answers, times 100, that are as without the condition.
+    ``score`` is the mean worth of an answer times 100, None where the benchmark gives single answers no mark; ``same``
+    the share of answers, times 100, that are as without the condition.
     """
 
     samples: int
@@ -43,7 +45,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class ConditionReport:
-    """One benchmark under several conditions, the clear one first. ``cells[condition][group]``; the first group is all samples."""
+    """One benchmark under several conditions, the clear one first.
+
+    ``cells[condition][group]``; the first group is all samples.
+    """
 
     name: str
     conditions: tuple[Condition, ...]
@@ -94,7 +99,8 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-# --- what is written ---------------------------------------------------------------------------------------------------
+# --- what is written
+# ---------------------------------------------------------------------------------------------------
 
 
 def as_json(found: ConditionReport) -> dict[str, Any]:
@@ -158,22 +164,24 @@ def markdown(found: ConditionReport) -> str:
 def notes(found: ConditionReport) -> list[str]:
     """What a reader of the table must know."""
     said = [
-        "A score is the mean worth of an answer, from 0 to 100; in brackets the share of answers whose text stays the same, letter for "
-        "letter."
+        "A score is the mean worth of an answer, from 0 to 100; in brackets the share of answers whose text stays the "
+        "same, letter for letter."
     ]
     if found.cells[CLEAR][ALL].score is None:
         said.append(
             "This benchmark gives single answers no mark, so groups have no scores; its own are in conditions.json."
         )
     words = {
-        "shuffled": "soft-shuffled: the soft tokens of another sample with another image; the spatial text in the prompt stays its own.",
+        "shuffled": "soft-shuffled: the soft tokens of another sample with another image; "
+        "the spatial text in the prompt stays its own.",
         "zero": "soft-zero: soft tokens of zeros.",
         "noise": "soft-noise: Gaussian numbers with the mean and the standard deviation of the image's soft tokens.",
     }
     said += [text for soft, text in words.items() if any(one.soft == soft for one in found.conditions)]
     if any(one.blur_px for one in found.conditions):
         said.append(
-            "blur-N: a Gaussian blur of N pixels of the original image (standard deviation), for all parts unless one is named."
+            "blur-N: a Gaussian blur of N pixels of the original image (standard deviation), for all parts unless one "
+            "is named."
         )
     if any(one.drop_tokens for one in found.conditions):
         said.append("drop-N: that share of each image's soft tokens, drawn at random, is missing from the prompt.")
@@ -181,7 +189,9 @@ def notes(found: ConditionReport) -> list[str]:
 
 
 def panels(found: ConditionReport) -> list[Panel]:
-    """Curves over blur, for each of the parts that were blurred; and a panel of bars for each group under the other conditions."""
+    """Curves over blur, for each of the parts that were blurred; and a panel of bars for each group under the other
+    conditions.
+    """
     drawn: list[Panel] = []
     plain = [one for one in found.conditions if one.soft == "own" and not one.drop_tokens]
     for parts in dict.fromkeys(one.blur_parts for one in plain if one.blur_px):
@@ -231,8 +241,9 @@ def page(found: ConditionReport) -> str:
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         f"<title>{html.escape(found.name)}: does the model look?</title><style>{_STYLE}</style></head>\n<body>"
-        f"<h1>{html.escape(found.name)}: does the model look?</h1>\n{_html(columns, rows)}<ul>{said}</ul>\n{chart(panels(found))}"
-        f"<h2>Answers</h2>\n{_html(*_examples(found))}</body></html>\n"
+        f"<h1>{html.escape(found.name)}: does the model "
+        f"look?</h1>\n{_html(columns, rows)}<ul>{said}</ul>\n{chart(panels(found))}<h2>Answers</h2>\n"
+        f"{_html(*_examples(found))}</body></html>\n"
     )
 
 
@@ -271,7 +282,10 @@ def _examples(found: ConditionReport) -> tuple[list[str], list[list[str]], list[
 
 
 def write(found: ConditionReport) -> None:
-    """``conditions.md``, ``.json``, ``.html`` and ``.svg`` in the benchmark's folder. Raises ``LyricsError`` as ``write_whole``."""
+    """``conditions.md``, ``.json``, ``.html`` and ``.svg`` in the benchmark's folder.
+
+    Raises ``LyricsError`` as ``write_whole``.
+    """
     folder: Path = found.runs[CLEAR].folder
     write_whole(folder / f"{NAME}.json", json.dumps(as_json(found), indent=2, ensure_ascii=False) + "\n")
     write_whole(folder / f"{NAME}.md", markdown(found))

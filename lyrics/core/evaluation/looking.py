@@ -1,4 +1,6 @@
-"""Samples answered under conditions: each image is looked at once for all conditions that change its soft tokens alone."""
+"""Samples answered under conditions: each image is looked at once for all conditions that change its soft
+tokens alone.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Conversation:
-    """What is asked of one sample: images, the instruction that each is looked at with, and the dialogue, which counts them from 0.
+    """What is asked of one sample: images, the instruction that each is looked at with, and the dialogue, which counts
+    them from 0.
 
     ``entry`` is what the benchmark shows.
     """
@@ -57,7 +60,10 @@ def joined(conversations: Sequence[Conversation]) -> list[Dialogue]:
 
 @runtime_checkable
 class LooksAndAnswers(Protocol):
-    """What conditions need: a model that looks at images and answers apart from it. ``lyrics.LyricsModel`` is made one by ``Asking``."""
+    """What conditions need: a model that looks at images and answers apart from it.
+
+    ``lyrics.LyricsModel`` is made one by ``Asking``.
+    """
 
     def conversation(self, entry: Any, instruction: str) -> Conversation:
         """What is asked of a sample that shows ``entry`` (what ``generate`` takes for one instruction)."""
@@ -92,7 +98,8 @@ class Asking:
         stored = sorted(_reading_stored_objects(self.model) & {f"refiner.{one}" for one in blurred})
         if stored:
             warnings.warn(
-                f"{', '.join(stored)}: reads stored objects and does not look at the image, so blur changes nothing for it.",
+                f"{', '.join(stored)}: reads stored objects and does not look at the image, so blur changes nothing "
+                "for it.",
                 stacklevel=2,
             )
 
@@ -100,7 +107,8 @@ class Asking:
         found = [expert for expert in self.model.experts if condition.blurs(expert)]
         if not found:
             raise SpecError(
-                f"blur_parts={condition.blur_parts}: this model has no refiner, so no expert would see the blurred image; blur the encoder."
+                f"blur_parts={condition.blur_parts}: this model has no refiner, so no expert would see the blurred "
+                "image; blur the encoder."
             )
         return found
 
@@ -126,7 +134,8 @@ def asking(model: Any) -> LooksAndAnswers:
         return model
     if not all(callable(getattr(model, name, None)) for name in ("look", "answer")):
         raise LyricsError(
-            f"{type(model).__name__}: conditions need a model that looks and answers apart, as lyrics.LyricsModel does; leave them out."
+            f"{type(model).__name__}: conditions need a model that looks and answers apart, as lyrics.LyricsModel "
+            "does; leave them out."
         )
     return Asking(model)
 

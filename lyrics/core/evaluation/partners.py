@@ -25,7 +25,8 @@ class Partners:
 def exchange(name: str, samples: Sequence[Sample], images: Sequence[int], seed: int) -> Partners:
     """Who gets whose soft tokens: a function of the samples and of the seed.
 
-    A partner has as many images and shows another one; where that can be had for all, it is also asked the same kind of question.
+    A partner has as many images and shows another one; where that can be had for all, it is also asked the same kind of
+    question.
 
     Args:
         name: of the benchmark, for messages.
@@ -51,15 +52,15 @@ def _rotation(name: str, samples: Sequence[Sample], rows: list[int], count: int,
     shown = f"{count} image{'s' * (count != 1)}"
     if len(rows) == 1:
         raise LyricsError(
-            f"{name}: {samples[rows[0]].source or 'a sample'} is the only sample with {shown}, so there are no soft tokens of another one "
-            "for --soft shuffled; evaluate more samples."
+            f"{name}: {samples[rows[0]].source or 'a sample'} is the only sample with {shown}, so there are no soft "
+            "tokens of another one for --soft shuffled; evaluate more samples."
         )
     images = {row: samples[row].image for row in rows}
     image, most = Counter(images.values()).most_common(1)[0]
     if 2 * most > len(rows):
         raise LyricsError(
-            f"{name}: {most} of {len(rows)} samples with {shown} show {image}, so not every sample can get the soft tokens of another "
-            "image for --soft shuffled; evaluate more samples."
+            f"{name}: {most} of {len(rows)} samples with {shown} show {image}, so not every sample can get the soft "
+            "tokens of another image for --soft shuffled; evaluate more samples."
         )
     distinct = list(dict.fromkeys(images.values()))
     drawn = generator(seed, "exchange of soft tokens", count).permutation(len(distinct)).tolist()

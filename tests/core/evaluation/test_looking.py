@@ -1,4 +1,6 @@
-"""Samples answered under conditions: one look where it will do, every condition resumable, few-shot prompts, models without text."""
+"""Samples answered under conditions: one look where it will do, every condition resumable, few-shot prompts, models
+without text.
+"""
 
 from __future__ import annotations
 
@@ -36,22 +38,20 @@ class Toy:
     """Drawn circles; a sample of text alone if asked for, and two images each if asked for."""
 
     max_new_tokens = 4
-    colours = ("red", "green", "blue", "black", "orange")
+    colors = ("red", "green", "blue", "black", "orange")
 
     def __init__(self, text: bool = False, images: int = 1) -> None:
         self.text, self.images = text, images
         self.opened = 0
 
     def samples(self) -> Iterator[Sample]:
-        for number, colour in enumerate(self.colours):
-            yield Sample(
-                colour, turns=(Turn("what?", colour),), extra={"question_id": number, "group": "LG"[number % 2]}
-            )
+        for number, color in enumerate(self.colors):
+            yield Sample(color, turns=(Turn("what?", color),), extra={"question_id": number, "group": "LG"[number % 2]})
         if self.text:
             yield Sample(None, turns=(Turn("what?", "nothing"),), extra={"question_id": 9})
 
     def prompt(self, sample: Sample) -> str:
-        return "what colour is it?"
+        return "what color is it?"
 
     def picture(self, sample: Sample) -> Any:
         self.opened += 1
@@ -107,7 +107,7 @@ def test_an_image_is_looked_at_once_where_only_its_soft_tokens_change(
 ) -> None:
     evaluate(model, {NAME: Toy()}, tmp_path, batch=batch, conditions=[*SOFT, DROP])
     # The first of an exchange is the partner of the last, and may be looked at for it once more.
-    assert len(watched["looks"]) == len(set(watched["looks"])) == len(Toy.colours)
+    assert len(watched["looks"]) == len(set(watched["looks"])) == len(Toy.colors)
     assert {condition for condition, _ in watched["looks"]} == {CLEAR}
     assert {encoded.tokens_per_picture for _, encoded in watched["asked"]} == {
         model.query_transformer.num_queries,
@@ -122,7 +122,7 @@ def test_blurred_images_are_looked_at_once_more_for_each_blur(
     run(model, tmp_path, [*SOFT, *blurred])
     looks = [condition for condition, _ in watched["looks"]]
     assert {one: looks.count(one) for one in dict.fromkeys(looks)} == {
-        one: len(Toy.colours) for one in (CLEAR, Condition(blur_px=2), Condition(blur_px=4))
+        one: len(Toy.colors) for one in (CLEAR, Condition(blur_px=2), Condition(blur_px=4))
     }
 
 
@@ -148,13 +148,13 @@ def test_without_a_condition_answers_are_as_they_were(model: LyricsModel, tmp_pa
 def test_the_soft_tokens_are_anothers_and_the_text_is_its_own(
     model: LyricsModel, watched: dict[str, list[Any]], tmp_path: Path
 ) -> None:
-    own = {colour: model.look([drawn(40, 40, colour)], ["what colour is it?"]) for colour in Toy.colours}
+    own = {color: model.look([drawn(40, 40, color)], ["what color is it?"]) for color in Toy.colors}
     watched["asked"].clear()
     evaluate_under(SOFT[0], model, {NAME: Toy()}, tmp_path, batch=5)
     ((_, encoded),) = watched["asked"]
-    texts = [own[colour].spatial_texts[0] for colour in Toy.colours]
+    texts = [own[color].spatial_texts[0] for color in Toy.colors]
     rows = [texts.index(text) for text in encoded.spatial_texts] if len(set(texts)) == 5 else None
-    soft = torch.cat([own[colour].soft_tokens_PQD for colour in Toy.colours])
+    soft = torch.cat([own[color].soft_tokens_PQD for color in Toy.colors])
     given = [int((soft - one).abs().amax(dim=(1, 2)).argmin()) for one in encoded.soft_tokens_PQD]
     assert sorted(given) == list(range(5)), "every sample's are given once"
     if rows is not None:
@@ -187,7 +187,7 @@ def test_every_condition_goes_on_where_it_was(
     assert not watched["looks"]
     # One condition more answers that one alone.
     run(model, whole, [*SOFT, DROP, Condition(soft="noise", seed=1)])
-    assert len(watched["looks"]) == len(Toy.colours)
+    assert len(watched["looks"]) == len(Toy.colors)
 
 
 def test_processes_share_the_samples(model: LyricsModel, tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_text_alone_and_several_images(model: LyricsModel, watched: dict[str, li
     assert set(texts) == {lines(tmp_path / "text" / NAME)["5:9"]}, "no image, nothing to change"
     watched["asked"].clear()
     run(model, tmp_path / "two", SOFT, Toy(images=2))
-    assert (tmp_path / "two" / NAME / "worst.html").read_text().count("<img ") == 2 * len(Toy.colours)
+    assert (tmp_path / "two" / NAME / "worst.html").read_text().count("<img ") == 2 * len(Toy.colors)
     assert all(
         [exchange.images for (exchange,) in dialogues] == [(2 * n, 2 * n + 1) for n in range(len(dialogues))]
         for dialogues, _ in watched["asked"]

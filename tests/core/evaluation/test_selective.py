@@ -1,4 +1,6 @@
-"""Abstaining in an evaluation: what is scored, risk against coverage, the threshold, and answers of earlier releases."""
+"""Abstaining in an evaluation: what is scored, risk against coverage, the threshold, and answers of
+earlier releases.
+"""
 
 from __future__ import annotations
 

@@ -158,7 +158,9 @@ def test_required_is_what_a_build_without_says(entry: Any) -> None:
     from lyrics.testing.base import no_network
 
     record = entry.component
-    given = {**record.test_options, "checkpoint": None}
+    # The toy experts' weights are in the package, and of the sizes that the options have by themselves.
+    sizes = {} if record.name.startswith("tiny-") else record.test_options
+    given = {**sizes, "checkpoint": None}
     given |= {"tokenizer": None} if "tokenizer" in record.options.model_fields else {}
     part = Part(record.kind, entry, record.options.model_validate(given))
     context = BuildContext("pretrained", image_dim=8, local_dims={}, query_dim=8)

@@ -1,9 +1,10 @@
 """Risk against coverage: how often answers are wrong when only the surest are given (El-Yaniv and Wiener, JMLR 2010).
 
-Answers are ranked by confidence. Giving all from a threshold on, *coverage* is their share and *risk* the mean of what they
-lack to be right. Answers of the same confidence cannot be told apart, so the curve has one point for each value that occurs.
-AURC is the mean of the risk over the coverages 1/n, 2/n, ..., 1 (Geifman, Uziel and El-Yaniv, ICLR 2019), where within answers
-of the same confidence the expected risk of a random order counts. A ranking without any sense has the risk of all answers.
+Answers are ranked by confidence. Giving all from a threshold on, *coverage* is their share and *risk* the mean of what
+they lack to be right. Answers of the same confidence cannot be told apart, so the curve has one point for each value
+that occurs. AURC is the mean of the risk over the coverages 1/n, 2/n, ..., 1 (Geifman, Uziel and El-Yaniv, ICLR 2019),
+where within answers of the same confidence the expected risk of a random order counts. A ranking without any sense has
+the risk of all answers.
 """
 
 from __future__ import annotations
