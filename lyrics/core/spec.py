@@ -346,6 +346,10 @@ def _sentence(fault: Mapping[str, Any], model: type[BaseModel], where: str) -> s
     if kind == "model_type":
         wanted = "a component's name or a mapping with use and options" if "Slot" in fault["msg"] else "a mapping"
         return f"{path}: {_short(value)} is not allowed; should be {wanted}."
+    if kind == "value_error" and isinstance(value, Mapping | BaseModel) and _known_keys(model, keys):
+        # A check of the whole record, which says by itself what does not go together; the record would fill the screen.
+        told = fault["msg"].removeprefix("Value error, ").rstrip(".")
+        return f"{path}: {told}." if where or keys else f"{told}."
     message = fault["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     verb = "should be " if fault["msg"].startswith("Input should be ") else ""
     return f"{path}: {_short(value)} is not allowed; {verb}{message[:1].lower()}{message[1:].rstrip('.')}."

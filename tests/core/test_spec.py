@@ -553,3 +553,16 @@ def test_override_values_on_the_command_line_are_yaml() -> None:
 def test_parse_yaml_names_its_source() -> None:
     with pytest.raises(SpecError, match=r"^here, line 1: not valid YAML or JSON"):
         parse_yaml("{", source="here")
+
+
+def test_what_a_check_of_a_whole_record_says_stands_by_itself() -> None:
+    """Not behind the record, which would fill the screen."""
+    from lyrics.core.loading import build_model
+    from lyrics.core.runs.config import load_config
+
+    with pytest.raises(SpecError) as whole:
+        load_config("tiny-stage1", {"data.drop_text": 0.4})
+    assert str(whole.value).startswith("data.drop_text is of stage 2")
+    odd = {"image_encoder.options.patch_size": 6}
+    with pytest.raises(SpecError, match=r"^image_encoder\.options: patch_size must be a power of two"):
+        build_model("lyrics-tiny", overrides=odd, weights="meta")

@@ -106,7 +106,7 @@ def packaged(name: str) -> Path:
     if path is None or not within:
         raise WeightsError(
             f"{name!r}: there is no {within!r} in the installed package {package!r}; install the package that it "
-            "belongs to again."
+            "belongs to again, or name a folder of your own in its place."
         )
     if not path.resolve().is_relative_to(next(place for place in places if path.is_relative_to(place)).resolve()):
         raise WeightsError(f"{name!r}: leads out of the package {package!r}; a packaged checkpoint lies inside of it.")

@@ -217,7 +217,8 @@ def lyrics_presets() -> Iterable[Preset]:
     yield Preset(
         "lyrics-tiny-fine",
         lyrics_tiny_fine,
-        "lyrics-tiny for fine scenes, whose tags do not say what things look like; to be trained",
+        "lyrics-tiny for fine scenes, whose tags do not say what things look like; to be trained, its experts first "
+        "(docs/fine-experts.md)",
     )
     yield Preset("tiny-refiner", tiny_refiner, "a refiner alone: the experts of lyrics-tiny, for drawn scenes")
 
