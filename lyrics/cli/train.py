@@ -47,10 +47,15 @@ def plan(
         float | None, typer.Option(min=1e-6, help="Samples a second of one device, if known.")
     ] = None,
     measured: Annotated[Path | None, typer.Option(help="A run folder whose log gives the throughput.")] = None,
+    host: Annotated[
+        Path | None, typer.Option(help="What 'lyrics bench host' wrote where it will train. [stage 1: measured here]")
+    ] = None,
+    refiner: Annotated[float | None, typer.Option(min=1e-6, help="Images a second of one device's refiner.")] = None,
+    loader: Annotated[float | None, typer.Option(min=1e-6, help="Samples a second of one loader process.")] = None,
     settings: Settings = None,
     json: JsonFlag = False,
 ) -> None:
-    """What a run will need, before it is launched. Exit code 1 when it does not fit."""
+    """What a run will need, before it is launched, and what bounds it. Exit code 1 when it does not fit."""
     import dataclasses
 
     from lyrics.cli._overrides import parse_overrides
@@ -64,11 +69,19 @@ def plan(
     from lyrics.core.training.planner import measured_throughput, plan_run
 
     speed = measured_throughput(measured) if measured is not None else throughput
-    found = plan_run(loaded, gpus, samples_per_s=speed)
+    beside = {} if refiner is None else {"refiner": refiner}
+    if loader is not None:
+        beside["loader"] = loader * max(1, loaded.data.workers)
+    if host is not None or loaded.stage == "pretrain":
+        from lyrics.workflows.bench.host import host_speed
+
+        beside["host"] = host_speed(loaded, gpus, host)
+    found = plan_run(loaded, gpus, samples_per_s=speed, beside=beside)
     fits = found.memory.total <= memory * 1e9
     if json:
         print_json(
-            dataclasses.asdict(found) | {"total_bytes": found.memory.total, "seconds": found.seconds, "fits": fits}
+            dataclasses.asdict(found)
+            | {"total_bytes": found.memory.total, "seconds": found.seconds, "fits": fits, "bound": found.bound}
         )
     else:
         needed = dataclasses.asdict(found.memory)
@@ -81,6 +94,12 @@ def plan(
             print_text("time: not known; give --throughput, or --measured with the folder of a short run")
         else:
             print_text(f"time: {found.seconds / 3600:,.1f} hours at {found.samples_per_s:,.1f} samples/s")
+        if found.speeds:
+            known = ", ".join(f"{name} {speed:,.0f}" for name, speed in sorted(found.speeds.items()))
+            unknown = [name for name in ("step", "host", "refiner", "loader") if name not in found.speeds]
+            missing = f"; not known: {', '.join(unknown)}" if unknown else ""
+            print_text(f"samples/s of a device from each part: {known}{missing}")
+            print_text(f"of these the {found.bound} bounds the run")
         for name, size in found.stored.items():
             print_text(f"stored for every sample view, {name}: {size / 1e9:,.1f} GB")
     if not fits:

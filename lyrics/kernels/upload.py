@@ -14,6 +14,13 @@ from lyrics.kernels.host_work import host_work
 _ALIGNED = 64
 
 
+def to_device_soon(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor of the host on ``device``; the host does not wait for the copy, which a GPU makes from pinned memory."""
+    if device.type == "cpu":
+        return tensor
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+
 @host_work("transfer")
 def to_device(arrays: Sequence[np.ndarray], device: torch.device) -> list[torch.Tensor]:
     """Whole numbers as int32 tensors of the same shapes on ``device``.

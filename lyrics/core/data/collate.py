@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from PIL import Image
 
@@ -46,6 +47,10 @@ class PretrainExamples:
     def __len__(self) -> int:
         return len(self.positions)
 
+    def pin_memory(self) -> Self:
+        """Called by a loader whose batches go to a GPU."""
+        return replace(self, images=self.images.pin_memory())
+
 
 @dataclass(frozen=True, eq=False)
 class InstructionExamples:
@@ -64,6 +69,10 @@ class InstructionExamples:
 
     def __len__(self) -> int:
         return len(self.positions)
+
+    def pin_memory(self) -> Self:
+        """Called by a loader whose batches go to a GPU."""
+        return replace(self, images=self.images.pin_memory())
 
 
 @dataclass(frozen=True, eq=False)

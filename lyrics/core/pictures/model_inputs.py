@@ -6,7 +6,7 @@ Shapes: B images.
 from __future__ import annotations
 
 from collections import UserDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self, cast
 
@@ -32,12 +32,23 @@ class ModelImages:
 
     @host_work("transfer")
     def to(self, device: torch.device | str | None, dtype: torch.dtype | None = None) -> ModelImages:
-        """The same pictures with their pixels on ``device`` and of ``dtype``."""
-        moved = {
-            expert: replace(batch, pixels_BCHW=batch.pixels_BCHW.to(device=device, dtype=dtype))
-            for expert, batch in self.by_expert.items()
+        """The same pictures with their pixels on ``device`` and of ``dtype``.
+
+        Nobody waits for copies to a GPU; those from pinned memory go on beside what it computes.
+        """
+        soon = device is not None and torch.device(device).type != "cpu"
+        moved = self._with_pixels(lambda pixels: pixels.to(device=device, non_blocking=soon))
+        return moved if dtype is None else moved._with_pixels(lambda pixels: pixels.to(dtype=dtype))
+
+    def pin_memory(self) -> ModelImages:
+        """The same pictures in memory that a GPU reads by itself."""
+        return self._with_pixels(torch.Tensor.pin_memory)
+
+    def _with_pixels(self, change: Callable[[torch.Tensor], torch.Tensor]) -> ModelImages:
+        changed = {
+            expert: replace(batch, pixels_BCHW=change(batch.pixels_BCHW)) for expert, batch in self.by_expert.items()
         }
-        return replace(self, by_expert=moved)
+        return replace(self, by_expert=changed)
 
 
 class ModelInputs(UserDict[str, Any]):

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from lyrics.core.stage1.streams import Text
+from lyrics.kernels.upload import to_device_soon
 
 
 class SharedOut(Protocol):
@@ -75,6 +76,40 @@ def gather_padded(rows: torch.Tensor) -> torch.Tensor:
     if missing:
         rows = torch.cat([rows, rows.new_zeros(rows.shape[0], missing, *rows.shape[2:])], dim=1)
     return gather(rows)
+
+
+def fetch_rows(tensors: Sequence[torch.Tensor], wanted: torch.Tensor) -> list[torch.Tensor]:
+    """Get some rows of other ranks, and send those of this rank's that others want; nothing else travels.
+
+    Args:
+        tensors: [B, L, ...] each, with B the same on all ranks and L perhaps not. No gradient flows back.
+        wanted: rows of other ranks by their number over all ranks, rising; int64 on the host. May be none.
+
+    Returns:
+        Of each tensor the wanted rows, with zeros up to the longest L of all ranks.
+    """
+    size, own, device = tensors[0].shape[0], rank(), tensors[0].device
+    asked = torch.zeros(world_size() * size + len(tensors), dtype=torch.int64)
+    asked[wanted] = 1
+    asked[world_size() * size :] = torch.tensor([one.shape[1] for one in tensors])
+    # Who wants what, and how long rows are: the host must know both before it can send anything.
+    everyone = gather(to_device_soon(asked, device)).cpu().view(world_size(), -1)
+    longest = everyone[:, world_size() * size :].amax(0).tolist()
+    wants = everyone[:, : world_size() * size].view(world_size(), world_size(), size) > 0  # [by, of, row]
+    if not wants.any():
+        return [one.new_zeros(0, length, *one.shape[2:]) for one, length in zip(tensors, longest, strict=True)]
+    sent_rows = to_device_soon(wants[:, own].nonzero()[:, 1], device)
+    sent, received = wants[:, own].sum(1).tolist(), wants[own].sum(1).tolist()
+    found = []
+    for one, length in zip(tensors, longest, strict=True):
+        rows = one.detach()[sent_rows]
+        rows = rows.to(torch.uint8) if one.dtype == torch.bool else rows
+        if length > rows.shape[1]:
+            rows = torch.cat([rows, rows.new_zeros(len(rows), length - rows.shape[1], *rows.shape[2:])], dim=1)
+        got = rows.new_empty(sum(received), *rows.shape[1:])
+        dist.all_to_all_single(got, rows.contiguous(), received, sent)
+        found.append(got.to(one.dtype))
+    return found
 
 
 def gather_text(text: Text, device: torch.device) -> Text:

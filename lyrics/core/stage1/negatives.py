@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import torch
 
 from lyrics.core.stage1.batch import PretrainBatch
-from lyrics.core.stage1.distributed import gather, gather_text, rank
+from lyrics.core.stage1.distributed import gather, gather_text, rank, world_size
 from lyrics.core.stage1.streams import Text
 from lyrics.kernels.hashing import keyed_uniform, mix
 from lyrics.kernels.host_work import host_work
+from lyrics.kernels.upload import to_device_soon
 
 #: Added to every softmax weight, as BLIP-2 does, so that no admissible candidate is impossible.
 _FLOOR = 1e-4
@@ -43,13 +44,16 @@ def draw_negatives(batch: PretrainBatch, similarity: Similarity | None, device: 
     Without similarities (no contrastive objective) the draw is uniform.
     """
     allowed = _allowed(batch, device)
+    logits_2BN = None
+    if similarity is not None:  # the one place where the host waits for the device in the middle of a step
+        both = (similarity.text_to_image_BN, similarity.image_to_text_BN)
+        logits_2BN = torch.stack([logits.detach() for logits in both]).double().cpu()
     draws = []
     for direction in range(2):
-        if similarity is None:
+        if logits_2BN is None:
             weights = torch.ones(allowed.shape, dtype=torch.float64)
         else:
-            logits = similarity.text_to_image_BN if direction == 0 else similarity.image_to_text_BN
-            weights = torch.softmax(logits.detach().double().cpu(), dim=1) + _FLOOR
+            weights = torch.softmax(logits_2BN[direction], dim=1) + _FLOOR
         cumulative = torch.cumsum(weights * allowed, dim=1)
         total = cumulative[:, -1]
         point = keyed_uniform(batch.seed, batch.step, batch.sample_B, direction) * total
@@ -62,13 +66,18 @@ def _allowed(batch: PretrainBatch, device: torch.device) -> torch.Tensor:
     """bool [B, N]: who may be whose negative."""
     size = len(batch)
     words = mix(_words(batch.caption), _words(batch.spatial.text))
-    all_words = gather(words.to(device)).cpu()
+    all_words = _of_all_ranks(words, device)
     own = torch.arange(size) + rank() * size
     allowed = words[:, None] != all_words[None, :]
     if batch.image_B is not None:
-        allowed &= batch.image_B[:, None] != gather(batch.image_B.to(device)).cpu()[None, :]
+        allowed &= batch.image_B[:, None] != _of_all_ranks(batch.image_B, device)[None, :]
     allowed[torch.arange(size), own] = False
     return allowed
+
+
+def _of_all_ranks(values_B: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Numbers on the host, of all ranks; collectives run on ``device``."""
+    return values_B if world_size() == 1 else gather(to_device_soon(values_B, device)).cpu()
 
 
 def _words(text: Text) -> torch.Tensor:

@@ -17,6 +17,7 @@ from lyrics.core.errors import TrainingError
 from lyrics.core.stage1.distributed import rank, summed, world_size
 from lyrics.core.stage1.state import Loss
 from lyrics.kernels.host_work import host_work
+from lyrics.kernels.upload import to_device_soon
 
 
 @dataclass(frozen=True)
@@ -47,14 +48,18 @@ class Reduced:
         return world_size() / self.counts_K[self.names.index(name)].clamp(min=1)
 
     @host_work("read losses")
-    def read(self) -> tuple[tuple[bool, bool, bool], dict[str, float]]:
-        """(some loss is not finite, stop, saves failed), and each loss's mean."""
-        values = torch.cat([self.head_3, self.sums_K, self.counts_K]).tolist()
+    def read(self, norm: torch.Tensor) -> tuple[tuple[bool, bool, bool], dict[str, float], float]:
+        """(some loss is not finite, stop, saves failed), each loss's mean, and the gradient's norm beside them.
+
+        The host waits once, for all of it.
+        """
+        last = norm.detach().to(self.head_3)[None]
+        *values, norm_read = torch.cat([self.head_3, self.sums_K, self.counts_K, last]).tolist()
         size = len(self.names)
         sums, counts = values[3 : 3 + size], values[3 + size :]
         means = {name: total / max(count, 1) for name, total, count in zip(self.names, sums, counts, strict=True)}
         not_finite, stop, failed = (value > 0 for value in values[:3])
-        return (not_finite, stop, failed), means
+        return (not_finite, stop, failed), means, norm_read
 
 
 def is_finite(losses: Mapping[str, Loss]) -> torch.Tensor:
@@ -70,7 +75,7 @@ def reduce_losses(micro_batches: Sequence[Mapping[str, Loss]], flags: Flags) -> 
     finite = torch.stack([is_finite(losses) for losses in micro_batches]).all()
     sums = [torch.stack([losses[name].sum.detach().double() for losses in micro_batches]).sum() for name in names]
     counts = [float(sum(losses[name].count for losses in micro_batches)) for name in names]
-    said = torch.tensor([flags.stop, flags.saves_failed, *counts], dtype=torch.float64, device=device)
+    said = to_device_soon(torch.tensor([flags.stop, flags.saves_failed, *counts], dtype=torch.float64), device)
     total = summed(torch.cat([(~finite).double()[None], said, *(one[None] for one in sums)]))
     size = len(names)
     return Reduced(names, total[:3], total[3 + size :], total[3 : 3 + size])

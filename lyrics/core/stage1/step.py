@@ -24,7 +24,7 @@ from lyrics.core.contracts import (
 )
 from lyrics.core.errors import ContractError
 from lyrics.core.stage1.batch import PretrainBatch, Spatial
-from lyrics.core.stage1.distributed import gather_padded, rank, world_size
+from lyrics.core.stage1.distributed import fetch_rows, rank, world_size
 from lyrics.core.stage1.negatives import NegativePairs, Negatives, draw_negatives, negative_pairs
 from lyrics.core.stage1.state import Loss, StepState
 from lyrics.core.stage1.streams import Features, Stream, merge
@@ -109,20 +109,14 @@ def with_remote_images(
     number_N[rank() * size : (rank() + 1) * size] = torch.arange(size)
     if world_size() == 1:
         return memory, number_N
-    everyone = Features(
-        gather_padded(features.image_tokens_BND),
-        {name: (gather_padded(tokens), gather_padded(mask)) for name, (tokens, mask) in features.local.items()},
-        None if features.image_mask_BN is None else gather_padded(features.image_mask_BN),
-    )
     wanted = torch.unique(chosen_B[chosen_B >= 0])
     remote = wanted[number_N[wanted] < 0]
     number_N[remote] = torch.arange(len(remote)) + size
-    rows = remote.to(features.image_tokens_BND.device)
-    fetched = Features(
-        everyone.image_tokens_BND[rows],
-        {name: (tokens[rows], mask[rows]) for name, (tokens, mask) in everyone.local.items()},
-        None if everyone.image_mask_BN is None else everyone.image_mask_BN[rows],
-    )
+    masks = [] if features.image_mask_BN is None else [features.image_mask_BN]
+    tensors = [features.image_tokens_BND, *(one for pair in features.local.values() for one in pair), *masks]
+    image_tokens, *rest = fetch_rows(tensors, remote)
+    pairs = zip(rest[::2], rest[1::2], strict=False)  # a mask of the image tokens is left over
+    fetched = Features(image_tokens, dict(zip(features.local, pairs, strict=False)), rest[-1] if masks else None)
     return memory.followed_by(query_transformer.project(fetched)), number_N
 
 

@@ -99,10 +99,17 @@ class StepLoader:
         batches: which positions, in which order.
         collate: examples -> a micro-batch; runs in the workers.
         workers: processes; 0 reads in this one.
+        pinned: batches lie in memory that a GPU reads by itself.
     """
 
     def __init__(
-        self, stream: SampleStream, batches: MicroBatches, collate: Callable[[list[Any]], Any], workers: int
+        self,
+        stream: SampleStream,
+        batches: MicroBatches,
+        collate: Callable[[list[Any]], Any],
+        workers: int,
+        *,
+        pinned: bool = False,
     ) -> None:
         self.per_step = batches.per_step
         self.loader: DataLoader[Any] = DataLoader(
@@ -110,6 +117,7 @@ class StepLoader:
             batch_sampler=batches,
             collate_fn=collate,
             num_workers=workers,
+            pin_memory=pinned,
             worker_init_fn=leave_signals_to_the_main_process,
             # Draws no number from the global generator; what it gives the workers is not used.
             generator=torch.Generator().manual_seed(0),

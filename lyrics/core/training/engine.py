@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -129,8 +129,13 @@ class StepEngine:
         slots = config.model.spec.objectives if config.stage == "pretrain" else {}
         self.weights = {name: slot.weight for name, slot in slots.items()}
 
-    def __call__(self, step: int, batches: Sequence[Any], flags: Flags) -> StepResult:
-        """Update the parameters once, or not at all. ``step`` counts from 0; ``batches`` are this rank's micro-batches."""
+    def __call__(
+        self, step: int, batches: Sequence[Any], flags: Flags, meanwhile: Callable[[], None] | None = None
+    ) -> StepResult:
+        """Update the parameters once, or not at all. ``step`` counts from 0; ``batches`` are this rank's micro-batches.
+
+        ``meanwhile`` is called when all of the step but the update is launched and nothing of it has been waited for.
+        """
         settings = self.config.optimization
         rate = learning_rate(
             step, steps=settings.steps, peak=settings.learning_rate, warmup_share=settings.warmup_share
@@ -140,8 +145,9 @@ class StepEngine:
         self.optimizer.zero_grad()
         measured, reduced = self._gradients(step, batches, flags)
         norm = self._clip()
-        (not_finite, stop, saves_failed), means = reduced.read()
-        gradient_norm = float(norm)
+        if meanwhile is not None:
+            meanwhile()
+        (not_finite, stop, saves_failed), means, gradient_norm = reduced.read(norm)
         skipped: Literal["loss", "gradient"] | None = None
         if not_finite:
             skipped = "loss"

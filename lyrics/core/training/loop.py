@@ -28,6 +28,7 @@ from lyrics.core.runs.disk import Disk
 from lyrics.core.stage1.reduction import Flags, any_rank, peers_alive, together
 from lyrics.core.trained import load_parameters
 from lyrics.core.training import launch, resume
+from lyrics.core.training.ahead import Ahead, ImagesToDevice
 from lyrics.core.training.batches import MicroBatches, StepLoader, build_mixture, data_facts
 from lyrics.core.training.engine import StageModule, StepEngine, compile_blocks
 from lyrics.core.training.held_out import Evaluation
@@ -226,11 +227,20 @@ class _Run:
     def _steps(self, engine: StepEngine, start: int, request: StopRequest) -> Outcome:
         last = self.config.optimization.steps
         step = start
-        loader = StepLoader(self.stream, self._batches(start), self.collate, self.config.data.workers)
+        device = self.accelerator.device
+        gpu = device.type == "cuda"
+        batches_of = self._batches(start)
+        loader = StepLoader(self.stream, batches_of, self.collate, self.config.data.workers, pinned=gpu)
+        sender = ImagesToDevice(iter(loader), device) if gpu else None
+        ahead = Ahead(iter(loader if sender is None else sender))
         with Recorder(self.folder, self.accelerator, self.config, start) as recorder:
             began = time.perf_counter()
-            for batches, waited_s in loader:
-                result = engine(step, batches, Flags(request.asked, self._saves_fail()))
+            for batches, waited_s in ahead:
+                if sender is not None:
+                    sender.arrived(batches)
+                flags = Flags(request.asked, self._saves_fail())
+                # A GPU goes on with this step while the next one's batches are fetched and sent.
+                result = engine(step, batches, flags, ahead.fetch if gpu else None)
                 step += 1
                 recorder.step(step, result, batches, time.perf_counter() - began, waited_s)
                 self.skipped_in_a_row = self.skipped_in_a_row + 1 if result.skipped else 0

@@ -8,6 +8,7 @@ measured or is given, never guessed.
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,7 +31,12 @@ STORED_BYTES = {"tags, boxes, scores": 200, "a token for each box": 33_000, "den
 
 @dataclass(frozen=True)
 class RunPlan:
-    """``samples_per_s`` is of all devices together, None where nothing was measured; ``seconds`` follows from it."""
+    """What a run needs.
+
+    ``speeds`` are the samples a second that one device would get from each part alone (``step``, ``host``, ``refiner``,
+    ``loader``), where that is known; they work side by side, so the slowest is ``bound``. ``samples_per_s`` is of all
+    devices together, None where the step's own speed is unknown; ``seconds`` follows from it.
+    """
 
     memory: Memory
     samples_per_device: int
@@ -39,18 +45,25 @@ class RunPlan:
     samples: int
     samples_per_s: float | None
     stored: dict[str, int]
+    speeds: dict[str, float]
+
+    @property
+    def bound(self) -> str | None:
+        return min(self.speeds, key=self.speeds.__getitem__, default=None)
 
     @property
     def seconds(self) -> float | None:
         return None if self.samples_per_s is None else self.samples / self.samples_per_s
 
 
-def plan_run(config: TrainConfig, gpus: int, *, samples_per_s: float | None = None) -> RunPlan:
+def plan_run(
+    config: TrainConfig, gpus: int, *, samples_per_s: float | None = None, beside: Mapping[str, float] | None = None
+) -> RunPlan:
     """Count what ``config`` needs on ``gpus`` devices.
 
-    ``samples_per_s`` is what one device does. Under ``precision: bf16`` weights are fp32 and activations bf16, as
-    autocast has them; the language model's frozen weights are of ``frozen_precision``, and under ``strategy: fsdp2``
-    shared out.
+    ``samples_per_s`` is what one device does, ``beside`` what it gets from other parts (``RunPlan.speeds``). Under
+    ``precision: bf16`` weights are fp32 and activations bf16, as autocast has them; the language model's frozen weights
+    are of ``frozen_precision``, and under ``strategy: fsdp2`` shared out.
 
     Raises ``SpecError`` when the batch cannot be shared equally, or the language model cannot be shared out.
     """
@@ -76,14 +89,16 @@ def plan_run(config: TrainConfig, gpus: int, *, samples_per_s: float | None = No
     elsewhere = memory.weights - sum(one.numel() * one.element_size() for one in _frozen(whole.language_model))
     memory = replace(memory, weights=elsewhere + held, working=memory.working + gathered)
     samples = settings.steps * settings.global_batch
+    speeds = {**({} if samples_per_s is None else {"step": samples_per_s}), **(beside or {})}
     return RunPlan(
         memory,
         share,
         -(-share // micro_batch),
         settings.steps,
         samples,
-        None if samples_per_s is None else samples_per_s * gpus,
+        None if samples_per_s is None else min(speeds.values()) * gpus,
         {name: size * samples for name, size in STORED_BYTES.items()},
+        speeds,
     )
 
 

@@ -22,6 +22,7 @@ from lyrics.core.contracts import BuildContext, QueryTransformer, reader_of
 from lyrics.core.stage1.batch import PretrainBatch
 from lyrics.core.stage1.state import Loss, StepState
 from lyrics.core.stage1.streams import Features, Stream, Table, Text, merge
+from lyrics.kernels.upload import to_device_soon
 from lyrics.plugins.objectives import ICGOptions
 from lyrics.plugins.objectives.texts import QUERIES, begin, end, query_stream, special_id
 
@@ -72,7 +73,7 @@ class ICG(nn.Module):
             hidden_nD = torch.cat([state.outputs(CAPTION, "S"), hidden_nD])
             targets = torch.cat([first, later])
         logits = state.token_logits(hidden_nD)
-        return logits, targets.to(logits.device)
+        return logits, to_device_soon(targets, logits.device)
 
     def loss(self, state: StepState) -> Loss:
         logits, targets = self._predicted(state)

@@ -23,6 +23,7 @@ from lyrics.core.stage1.batch import PretrainBatch
 from lyrics.core.stage1.state import Loss, StepState
 from lyrics.core.stage1.streams import Stream, Text, full
 from lyrics.kernels.hashing import keyed_uniform
+from lyrics.kernels.upload import to_device_soon
 from lyrics.plugins.objectives import MSPOptions
 from lyrics.plugins.objectives.icg import right_tokens, token_cross_entropy
 from lyrics.plugins.objectives.texts import QUERIES, begin, query_stream, special_id
@@ -71,7 +72,8 @@ class MSP(nn.Module):
     def _predicted(self, state: StepState) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits [n, vocabulary] and targets [n]."""
         logits = state.token_logits(state.outputs(SPATIAL, "S"))
-        return logits, state.batch.spatial.text.ids_RL[self.masked(state.batch)].to(logits.device)
+        targets = state.batch.spatial.text.ids_RL[self.masked(state.batch)]
+        return logits, to_device_soon(targets, logits.device)
 
     def loss(self, state: StepState) -> Loss:
         logits, targets = self._predicted(state)

@@ -31,8 +31,9 @@ from rich.console import Console
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lyrics.core.data.collate import PretrainExamples
-from lyrics.core.errors import SpecError
+from lyrics.core.errors import LyricsError, SpecError
 from lyrics.core.geometry import Box
+from lyrics.core.json_reading import read_json_object
 from lyrics.core.loading import build_model
 from lyrics.core.model import LyricsModel
 from lyrics.core.pictures.processor import ModelImages
@@ -301,6 +302,28 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         )
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+
+
+def host_speed(config: TrainConfig, gpus: int, written: Path | None = None) -> float:
+    """Samples a second that one processor can prepare for a device, by the kinds in ``OWN`` at random lengths.
+
+    Measured here, or read from what ``run_bench_host`` has written: the row with the batch nearest to a device's.
+
+    Raises:
+        SpecError: ``written`` is no such file.
+    """
+    settings = config.optimization
+    size = min(settings.micro_batch or settings.global_batch, max(1, settings.global_batch // gpus))
+    if written is None:
+        rows: Sequence[Mapping[str, Any]] = measure(config, (size,), ("random",), rounds=2)
+    else:
+        try:
+            rows = [row for row in read_json_object(written)["rows"] if row["lengths"] == "random"]
+            rows = [min(rows, key=lambda row: abs(int(row["batch"]) - size))]
+        except (LyricsError, KeyError, TypeError, ValueError) as error:
+            why = str(error).rstrip(".")
+            raise SpecError(f"--host {written}: is not what 'lyrics bench host --out FILE' writes: {why}.") from error
+    return float(1e3 * rows[0]["batch"] / rows[0]["own_ms"])
 
 
 def run_bench_host(

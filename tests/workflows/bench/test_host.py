@@ -46,3 +46,30 @@ def test_the_command_writes_rows_and_a_chart(run: Run, tmp_path: Path) -> None:
     assert {"machine", "versions"} <= written["rows"][0].keys()
     text = "".join(ElementTree.parse(out.with_suffix(".svg")).getroot().itertext())
     assert "batch 2, random lengths" in text
+
+
+def test_a_step_waits_for_the_draw_and_for_its_losses_and_for_nothing_else() -> None:
+    (row,) = bench_host.measure(load_config("tiny-stage1"), (4,), ("random",), rounds=1)
+    assert {place.partition(":")[0] + place.rpartition(" ")[2]: count for place, count in row["waits"].items()} == {
+        "core/stage1/negatives.pydraw_negatives": 1,
+        "core/stage1/reduction.pyread": 1,
+    }
+    assert row["waiting_copies"] == {}
+
+
+def test_the_plan_of_a_run_knows_what_bounds_it(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "host.json"
+    rows = [
+        {"batch": batch, "lengths": lengths, "own_ms": ms}
+        for batch, lengths, ms in ((32, "true", 1), (32, "random", 16), (256, "random", 32))
+    ]
+    out.write_text(json.dumps({"benchmark": "host", "rows": rows}))
+    common = ("plan", "tiny-stage1", "--host", out, "--set", "optimization.global_batch=64", "--gpus", "2", "--json")
+    alone = run(*common).data
+    assert (alone["speeds"], alone["bound"], alone["samples_per_s"]) == ({"host": 2000.0}, "host", None)
+    both = run(*common, "--throughput", "500", "--refiner", "300", "--loader", "100", "--set", "data.workers=4").data
+    assert both["speeds"] == {"step": 500.0, "host": 2000.0, "refiner": 300.0, "loader": 400.0}
+    assert (both["bound"], both["samples_per_s"]) == ("refiner", 600.0)
+    done = run("plan", "tiny-stage1", "--host", tmp_path / "nothing.json")
+    assert done.code == 2
+    assert "is not what 'lyrics bench host --out FILE' writes" in done.err
