@@ -45,7 +45,7 @@ def experts(given: argparse.Namespace) -> None:
 
 def model(given: argparse.Namespace) -> None:
     settings = parse_overrides(given.set)
-    for stage in model_recipe.STAGES:
+    for stage in model_recipe.FINE_STAGES if given.fine else model_recipe.STAGES:
         if given.only in (None, stage.name):
             model_recipe.train_stage(stage, given.out, settings)
             if stage.name in model_recipe.MODELS and not several_processes():
@@ -155,9 +155,14 @@ def card(given: argparse.Namespace) -> None:
 
 
 def read(given: argparse.Namespace) -> None:
-    model = build_model("lyrics-tiny", overrides={"refiner": None})
     options = {"split": given.split, "plain": True, "repeat": False, "box_error": 0.06, "max_objects": given.objects}
-    found = reading_accuracy(model.eval().language_model, build_dataset("lyrics-vl/scene-texts", options), given.scenes)
+    if given.stage is None:
+        model = build_model("lyrics-tiny", overrides={"refiner": None}).eval()
+    else:
+        stage = next(stage for stage in model_recipe.FINE_TEXTS if stage.name == given.stage)
+        model = model_recipe.trained_model(model_recipe.stage_config(stage, given.out))
+        options["attributes"] = "fine"
+    found = reading_accuracy(model.language_model, build_dataset("lyrics-vl/scene-texts", options), given.scenes)
     say(json.dumps({kind: {"share": round(share, 4), "of": count} for kind, (share, count) in found.items()}, indent=1))
 
 
@@ -199,9 +204,11 @@ def main() -> None:
     stage.add_argument("--fine", action="store_true", help="those for fine scenes")
     stage.set_defaults(run=experts)
 
+    every_stage = (*model_recipe.STAGES, *model_recipe.FINE_STAGES)
     stage = stages.add_parser("model", help="train the language model on text, then stage 1 and stage 2")
     stage.add_argument("--out", type=Path, required=True, help="folder for the runs and weights")
-    stage.add_argument("--only", choices=[stage.name for stage in model_recipe.STAGES], help="this stage alone")
+    stage.add_argument("--only", choices=[stage.name for stage in every_stage], help="this stage alone")
+    stage.add_argument("--fine", action="store_true", help="the model for fine scenes")
     stage.add_argument("--set", action="append", metavar="PATH=VALUE", help="change the stages' configurations")
     stage.set_defaults(run=model)
 
@@ -253,6 +260,10 @@ def main() -> None:
     stage.add_argument("--split", choices=["validation", "test", "held-out"], default="test")
     stage.add_argument("--scenes", type=positive, default=100)
     stage.add_argument("--objects", type=int, default=8, help="objects of a scene at most")
+    stage.add_argument(
+        "--stage", choices=[one.name for one in model_recipe.FINE_TEXTS], help="of fine scenes, by a run"
+    )
+    stage.add_argument("--out", type=Path, default=Path("runs/fine"), help="with --stage: the folder with its run")
     stage.set_defaults(run=read)
 
     stage = stages.add_parser(

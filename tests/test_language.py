@@ -49,7 +49,9 @@ WORDS = {
     "lyrics/plugins/mqformer/__init__.py": {"normalise_image_tokens"},
     # A key of the data set `scenes`, by which stored samples say what is drawn.
     "lyrics/plugins/benchmarks/scenes.py": {"colour"},
+    "lyrics/plugins/benchmarks/fine_scenes.py": {"colour"},
     "tests/plugins/benchmarks/test_scenes.py": {"colour"},
+    "tests/plugins/benchmarks/test_fine_scenes.py": {"colour"},
     "tests/plugins/benchmarks/test_pope.py": {"colour"},
     "tests/core/evaluation/test_metrics.py": {"colour"},  # a name that is none of MME's
     "tests/core/evaluation/metrics/test_evidence.py": {"theatre"},  # tests that a final -re is no plural

@@ -29,10 +29,18 @@ class ScenesBenchmarkOptions(Options):
     """Of ``scenes``."""
 
     split: Literal["test", "validation", "held-out"] = Field("test", description="scenes that training never shows")
-    scenes: int = Field(200, ge=1, le=1_000_000, description="scenes of each task; there are five tasks")
+    scenes: int = Field(
+        200,
+        ge=1,
+        le=1_000_000,
+        description="scenes; each is asked five times, for each task, or 12 times if it is fine",
+    )
     side: int = Field(128, ge=128, le=512, description="longer side of the pictures in pixels")
     max_objects: int = Field(8, ge=1, le=20, description="most objects of a scene")
     seed: int = Field(0, ge=0, lt=2**64, description="another seed is another world")
+    attributes: Literal["plain", "fine"] = Field(
+        "plain", description="fine: twins that tags and boxes do not tell apart, asked in groups (docs/scenes.md)"
+    )
 
 
 class PopeOptions(Options):

@@ -27,6 +27,8 @@ from lyrics.core.geometry import Box
 from lyrics.core.types import Sample
 from lyrics.plugins.benchmarks import ScenesBenchmarkOptions
 from lyrics.plugins.benchmarks._data import DISTRIBUTION
+from lyrics.plugins.benchmarks.denial import denies
+from lyrics.plugins.benchmarks.fine_scenes import FineScenesBenchmark, fine_scenes
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -34,17 +36,11 @@ if TYPE_CHECKING:
 TASKS: tuple[Task, ...] = ("caption", "vqa", "text-vqa", "rec", "multi-choice")
 #: An expression that may match nothing is asked for as one that may.
 _PROMPTS = {task: IF_FOUND if task == "rec" else PROMPTS[task] for task in TASKS}
-_DENIAL = re.compile(r"\b(no|not|none|nothing|cannot|absent)\b|n't\b", re.IGNORECASE)
 _ABSENT = "absent"
 _TAG = re.compile(
     r"\b(red|orange|yellow|green|cyan|blue|purple|gray) (circle|square|triangle|star|cross|ring|diamond|heart)(?:s|es)?\b",
     re.IGNORECASE,
 )
-
-
-def denies(answer: str) -> bool:
-    """Does an answer say that something is not there?"""
-    return _DENIAL.search(answer) is not None
 
 
 @dataclass(frozen=True)
@@ -180,8 +176,10 @@ _JUDGES = {
 }
 
 
-def scenes(options: ScenesBenchmarkOptions, context: BuildContext) -> ScenesBenchmark:
+def scenes(options: ScenesBenchmarkOptions, context: BuildContext) -> ScenesBenchmark | FineScenesBenchmark:
     """See ``ScenesBenchmarkOptions``."""
+    if options.attributes == "fine":
+        return fine_scenes(options, context)
     shared = options.model_dump()
     data = {task: build_dataset(f"{DISTRIBUTION}/scenes", {**shared, "task": task}) for task in TASKS}
     return ScenesBenchmark(data, options.scenes)

@@ -11,7 +11,12 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from lyrics.core.registry.component import Component, Options, hookimpl
-from lyrics.plugins.scenes.names import NUMBERS, SPLIT_ROOM, Attributes, QuestionType, SceneTask, Split
+from lyrics.plugins.scenes.names import NUMBERS, SPLIT_ROOM, Attributes, FineQuestion, QuestionType, SceneTask, Split
+
+_QUESTIONS = (
+    "of fine scenes: what is asked, by groups (T: tags and boxes tell; L: one thing's look; G: the whole's; LT: text and looks) "
+    "or their types ('L color'); named twice, one comes twice as often. None: all groups alike"
+)
 
 
 class ScenesOptions(Options):
@@ -34,6 +39,13 @@ class ScenesOptions(Options):
         description="fine: tags are shapes alone; color, fill, lean, outline, ground and spelling are in the pixels only, "
         "and rows 2k and 2k + 1 differ in nothing else",
     )
+    questions: tuple[FineQuestion, ...] = Field((), description=_QUESTIONS)
+
+    @model_validator(mode="after")
+    def _fine_questions_are_of_fine_scenes(self) -> Self:
+        if self.questions and self.attributes != "fine":
+            raise ValueError("questions are of fine scenes: set attributes=fine, or leave questions out")
+        return self
 
 
 class SceneTextsOptions(Options):
@@ -61,6 +73,27 @@ class SceneTextsOptions(Options):
     )
     seed: int = Field(0, ge=0, lt=2**64, description="another seed is another world")
     attributes: Attributes = Field("plain", description="as for scenes")
+    questions: tuple[FineQuestion, ...] = Field((), description=_QUESTIONS)
+    told: float = Field(
+        0.7,
+        ge=0,
+        le=1,
+        description="of fine scenes: share of texts that say in sentences what things look like; L, G and LT are asked there only",
+    )
+    listed: float = Field(
+        0.85,
+        ge=0,
+        le=1,
+        description="of fine scenes: share of the texts with such sentences that also list the objects",
+    )
+
+    @model_validator(mode="after")
+    def _fine_texts_have_options_of_their_own(self) -> Self:
+        if self.attributes == "fine" and (self.types or self.worded):
+            raise ValueError("types and worded are of plain scenes; name questions instead")
+        if self.attributes != "fine" and self.questions:
+            raise ValueError("questions are of fine scenes: set attributes=fine, or leave questions out")
+        return self
 
     @model_validator(mode="after")
     def _plain_questions_have_types(self) -> Self:

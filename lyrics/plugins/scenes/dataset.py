@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from PIL import Image
 
 from lyrics.core.contracts import BuildContext
 from lyrics.core.data.conversation import converse
 from lyrics.core.data.draws import generator
-from lyrics.core.types import DetectedObject, Sample, Turn
+from lyrics.core.types import Sample, Turn
 from lyrics.plugins.scenes import ScenesOptions
 from lyrics.plugins.scenes.drawing import draw_scene
 from lyrics.plugins.scenes.draws import Draws
 from lyrics.plugins.scenes.fine import make_fine_scene
 from lyrics.plugins.scenes.fine_captions import fine_captions
 from lyrics.plugins.scenes.fine_drawing import draw_fine_scene
+from lyrics.plugins.scenes.fine_questions import Twins
+from lyrics.plugins.scenes.fine_samples import Told, fine_sample, fine_turns
 from lyrics.plugins.scenes.language import (
     Kind,
-    by_area,
     captions_of,
     expression_for,
     names_of,
@@ -29,7 +29,7 @@ from lyrics.plugins.scenes.language import (
     with_article,
 )
 from lyrics.plugins.scenes.layout import Scene, Thing, make_scene, scene_number
-from lyrics.plugins.scenes.names import SINGLE_TASKS, TASKS_OF_CONVERSATION, SingleTask
+from lyrics.plugins.scenes.names import SINGLE_TASKS, TASKS_OF_CONVERSATION, SceneTask, SingleTask
 from lyrics.plugins.scenes.questions import (
     CHOICE,
     OPTIONS,
@@ -43,6 +43,7 @@ from lyrics.plugins.scenes.questions import (
     ask_word,
     with_options,
 )
+from lyrics.plugins.scenes.telling import Telling
 
 _TURNS_OF_DIALOGUE = 3
 _TURNS_OF_CONVERSATION = 6
@@ -56,7 +57,7 @@ class Scenes:
     ``Sample.extra`` has ``task``, ``question_types`` and ``answers`` (of the turns, in order), what the task needs (``options``,
     ``absent``), and the ground truth as plain data: ``things`` (colour, shape, size and box, in the order of laying) and ``words`` (text
     and box). Of fine scenes ``things`` also have fill, lean and outline, and there are ``ground``, ``texture`` and ``overlaps`` (upper and
-    lower thing).
+    lower thing), and ``groups`` are the groups of the questions.
     """
 
     def __init__(self, options: ScenesOptions) -> None:
@@ -67,21 +68,53 @@ class Scenes:
 
     def scene(self, index: int) -> Scene:
         """The layout of a row. Raises ``IndexError`` unless ``0 <= index < len``."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"scenes {self.options.split} has rows 0 to {len(self) - 1}, not {index}")
-        number = scene_number(self.options.split, index)
+        number = self._number(index)
         make = make_fine_scene if self.options.attributes == "fine" else make_scene
         return make(self.options.seed, number, side=self.options.side, max_objects=self.options.max_objects)
 
+    def _number(self, index: int) -> int:
+        if not 0 <= index < len(self):
+            raise IndexError(f"scenes {self.options.split} has rows 0 to {len(self) - 1}, not {index}")
+        return scene_number(self.options.split, index)
+
     def __getitem__(self, index: int) -> Sample:
-        scene = self.scene(index)
-        draws = Draws(generator(self.options.seed, "scenes: language", scene.number))
         task = self.options.task
         key = f"{self.options.split}/{index}"
+        if self.options.attributes == "fine":
+            return self._fine(index, task, key)
+        scene = self.scene(index)
+        draws = Draws(generator(self.options.seed, "scenes: language", scene.number))
         if task == "conversation":
             turns = turns_about(scene, draws, index, self.options.seed, _TURNS_OF_CONVERSATION)
-            return replace(_Telling(scene, draws, key).sample("text"), turns=turns)
+            return replace(Telling(scene, draws, key).sample("text"), turns=turns)
         return sample_of(scene, draws.pick(SINGLE_TASKS) if task == "mixed" else task, draws, key)
+
+    def _fine(self, index: int, task: SceneTask, key: str) -> Sample:
+        if task == "mixed":
+            return self._fine(index, self.told(index).draws.pick(SINGLE_TASKS), key)
+        if task == "caption":  # of one twin, so its draws are its own
+            scene = self.scene(index)
+            draws = Draws(generator(self.options.seed, "scenes: language", scene.number))
+            return Telling(scene, draws, key).sample("caption", captions=fine_captions(scene, draws))
+        told = self.told(index, key)
+        if task == "conversation":
+            turns = fine_turns(told, index, self.options.seed, _TURNS_OF_CONVERSATION)
+            return replace(told.sample("text"), turns=turns)
+        return fine_sample(told, task)
+
+    def told(self, index: int, key: str = "", purpose: str = "scenes: fine language", *, laid: bool = True) -> Told:
+        """A fine scene with its twin, and draws for ``purpose`` that both share. Raises ``IndexError`` as ``scene`` does.
+
+        Unless ``laid``, of pixels nothing is known (``make_fine_scene``).
+        """
+        options, number = self.options, self._number(index)
+        side, most = options.side, options.max_objects
+        scenes = [
+            make_fine_scene(options.seed, one, side=side, max_objects=most, laid=laid and one == number)
+            for one in (number // 2 * 2, number // 2 * 2 + 1)
+        ]
+        draws = Draws(generator(options.seed, purpose, number // 2))
+        return Told(Twins(*scenes), number % 2, draws, key, options.questions)
 
     def picture(self, sample: Sample) -> Image.Image:
         """Raises ``ValueError`` for a sample of another split."""
@@ -98,7 +131,7 @@ def build(options: ScenesOptions, context: BuildContext) -> Scenes:
 
 def sample_of(scene: Scene, task: SingleTask, draws: Draws, key: str) -> Sample:
     """What is said of a scene for a task; ``key`` names its picture."""
-    return _SAMPLES[task](_Telling(scene, draws, key))
+    return _SAMPLES[task](Telling(scene, draws, key))
 
 
 def turns_about(scene: Scene, draws: Draws, index: int, seed: int, most: int) -> tuple[Turn, ...]:
@@ -112,69 +145,19 @@ def turns_about(scene: Scene, draws: Draws, index: int, seed: int, most: int) ->
     return tuple(turns[:most])
 
 
-class _Telling:
-    """A scene, the draws about what is said of it, and its key."""
-
-    def __init__(self, scene: Scene, draws: Draws, key: str) -> None:
-        self.scene, self.draws, self.key = scene, draws, key
-
-    def sample(
-        self,
-        task: str,
-        *,
-        captions: tuple[str, ...] = (),
-        first: Thing | None = None,
-        tag: str | None = None,
-        questions: tuple[Question, ...] = (),
-        **extra: Any,
-    ) -> Sample:
-        """The sample: all objects, the conspicuous ones first, but ``first`` before them (under the name ``tag``)."""
-        things = by_area(self.scene)
-        if first is not None:
-            things.sort(key=lambda thing: thing is not first)
-        objects = [self._object(thing, tag if thing is first and tag else thing.tag) for thing in things]
-        truth: dict[str, Any] = {
-            "things": tuple(_told(one) for one in self.scene.things),
-            "words": tuple({"text": word.text, "box_norm": word.box.as_tuple()} for word in self.scene.words),
-        }
-        if self.scene.ground is not None:
-            truth |= {"ground": self.scene.ground, "texture": self.scene.texture, "overlaps": self.scene.overlaps}
-        types, answers = tuple(one.type for one in questions), tuple(one.answer for one in questions)
-        return Sample(
-            image=self.key,
-            captions=captions,
-            objects=tuple(objects),
-            turns=tuple(Turn(one.text, one.answer) for one in questions),
-            source=f"scenes {self.key}",
-            extra={"task": task, "question_types": types, "answers": answers, **truth, **extra},
-        )
-
-    def _object(self, thing: Thing, tag: str) -> DetectedObject:
-        index = next(index for index, other in enumerate(self.scene.things) if other is thing)
-        return DetectedObject(tag, thing.box, 1.0, self.scene.mask(index))
+def _caption(telling: Telling) -> Sample:
+    return telling.sample("caption", captions=captions_of(telling.scene, telling.draws))
 
 
-def _told(thing: Thing) -> dict[str, Any]:
-    """A thing as plain data."""
-    told = {"colour": thing.colour, "shape": thing.shape, "size": thing.size, "box_norm": thing.box.as_tuple()}
-    fine = {"fill": thing.fill, "lean": thing.lean, "outline": thing.outline}
-    return told if thing.canvas is None else {**told, **fine}
-
-
-def _caption(telling: _Telling) -> Sample:
-    of = captions_of if telling.scene.ground is None else fine_captions
-    return telling.sample("caption", captions=of(telling.scene, telling.draws))
-
-
-def _vqa(telling: _Telling) -> Sample:
+def _vqa(telling: Telling) -> Sample:
     return telling.sample("vqa", questions=(ask(telling.scene, telling.draws, VISUAL),))
 
 
-def _text_vqa(telling: _Telling) -> Sample:
+def _text_vqa(telling: Telling) -> Sample:
     return telling.sample("text-vqa", questions=(ask_word(telling.scene, telling.draws),))
 
 
-def _grounded_caption(telling: _Telling) -> Sample:
+def _grounded_caption(telling: Telling) -> Sample:
     target = telling.draws.pick(telling.scene.things)
     return telling.sample("grounded-caption", captions=_descriptions(telling.scene, target), first=target)
 
@@ -186,7 +169,7 @@ def _descriptions(scene: Scene, target: Thing) -> tuple[str, ...]:
     return (full,) if place is None else (full, f"{full} {place_phrase(place)}")
 
 
-def _rec(telling: _Telling) -> Sample:
+def _rec(telling: Telling) -> Sample:
     scene, draws = telling.scene, telling.draws
     if draws.unit() < _ABSENT_SHARE and (pair := absent_pair(scene, draws)):
         return telling.sample("rec", absent=Kind(*pair).noun())
@@ -201,7 +184,7 @@ def _rec(telling: _Telling) -> Sample:
     return telling.sample("rec", absent=Kind(*pair).noun())
 
 
-def _referential(telling: _Telling) -> Sample:
+def _referential(telling: Telling) -> Sample:
     scene, draws = telling.scene, telling.draws
     target = draws.pick(scene.things)
     if draws.below(4) == 0:
@@ -209,7 +192,7 @@ def _referential(telling: _Telling) -> Sample:
     return telling.sample("referential", first=target, questions=(ask_about(scene, target, draws),))
 
 
-def _multiple_choice(telling: _Telling) -> Sample:
+def _multiple_choice(telling: Telling) -> Sample:
     question = ask(telling.scene, telling.draws, CHOICE)
     while len(question.choices) < OPTIONS:
         question = ask(telling.scene, telling.draws, CHOICE)
@@ -217,7 +200,7 @@ def _multiple_choice(telling: _Telling) -> Sample:
     return telling.sample("multi-choice", questions=(question,), options=tuple(options))
 
 
-def _dialogue(telling: _Telling) -> Sample:
+def _dialogue(telling: Telling) -> Sample:
     questions: list[Question] = []
     while len(questions) < _TURNS_OF_DIALOGUE:
         question = ask(telling.scene, telling.draws, (*VISUAL, ask_word, ask_where, ask_what))
@@ -226,7 +209,7 @@ def _dialogue(telling: _Telling) -> Sample:
     return telling.sample("text", questions=tuple(questions))
 
 
-_SAMPLES: dict[SingleTask, Callable[[_Telling], Sample]] = {
+_SAMPLES: dict[SingleTask, Callable[[Telling], Sample]] = {
     "caption": _caption,
     "vqa": _vqa,
     "text-vqa": _text_vqa,

@@ -49,10 +49,11 @@ class _Place:
         return x2 - x1, y2 - y1
 
 
-def make_fine_scene(seed: int, number: int, *, side: int, max_objects: int) -> Scene:
+def make_fine_scene(seed: int, number: int, *, side: int, max_objects: int, laid: bool = True) -> Scene:
     """Return scene ``number`` of the fine world ``seed``; ``side`` is the longer side in pixels.
 
-    A scene has one thing at least; fewer than drawn where there is no room.
+    A scene has one thing at least; fewer than drawn where there is no room. Unless ``laid``, which takes most of the time,
+    nothing is known of pixels: ``owner_HW`` has no thing, and nothing overlaps or is hidden.
     """
     draws = Draws(generator(seed, "scenes: fine layout", number // 2))
     across, down = draws.pick(RATIOS)
@@ -70,7 +71,7 @@ def make_fine_scene(seed: int, number: int, *, side: int, max_objects: int) -> S
         _window(owner_HW, corners)[:] = INK
         x, y = (edge + _PLATE_MARGIN * scale for edge in corners[:2])
         words.append(Word(text, scale, x, y, _box(corners, width, height), fine=True))
-    whole, overlaps = _laid(owner_HW, places, look)
+    whole, overlaps = _laid(owner_HW, places, look) if laid else ([0] * len(places), ())
     things = [
         _thing(place, one, _box(place.corners, width, height), hidden=bool(total > (owner_HW == index + 1).sum()))
         for index, (place, one, total) in enumerate(zip(places, look.things, whole, strict=True))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lyrics.plugins.scenes.draws import Draws
+from lyrics.plugins.scenes.fine_language import Attribute, FineKind
 from lyrics.plugins.scenes.language import RELATIONS, by_area, joined, place_of, place_phrase, stands, with_article
 from lyrics.plugins.scenes.layout import Scene, Thing
 
@@ -19,26 +20,19 @@ _COLOR_SHARE, _OTHER_SHARE = 0.9, 0.6
 _FRAMES = ("{}", "a picture of {}", "a drawing with {}", "this picture shows {}")
 
 
-def described(thing: Thing, attributes: Sequence[str]) -> str:
-    """A thing with some of color, fill, lean and outline: ``a red star striped across, leaning left, with a dark outline``."""
-    before, after = [], []
-    if "lean" in attributes:
-        if thing.lean == "upright":
-            before.append("upright")
-        else:
-            after.append(f"leaning {thing.lean}")
-    if "fill" in attributes:
-        (after if " " in thing.fill else before).append(thing.fill)
-    if "color" in attributes:
-        before.append(thing.colour)
-    if "outline" in attributes:
-        after.append("with a dark outline" if thing.outline == "dark" else "with no outline")
-    return with_article(" ".join([*before, thing.shape, *after]))
+def described(thing: Thing, attributes: Sequence[Attribute]) -> str:
+    """A thing with some of color, fill, lean and outline: ``a red star leaning left striped across with a dark outline``."""
+    return with_article(FineKind.of_thing(thing, tuple(attributes)).noun())
 
 
-def some_attributes(draws: Draws) -> tuple[str, ...]:
+def some_attributes(draws: Draws) -> tuple[Attribute, ...]:
     """What is said of a thing: one attribute at least."""
-    shares = {"color": _COLOR_SHARE, "fill": _OTHER_SHARE, "lean": _OTHER_SHARE, "outline": _OTHER_SHARE}
+    shares: dict[Attribute, float] = {
+        "color": _COLOR_SHARE,
+        "fill": _OTHER_SHARE,
+        "lean": _OTHER_SHARE,
+        "outline": _OTHER_SHARE,
+    }
     chosen = tuple(name for name, share in shares.items() if draws.unit() < share)
     return chosen or ("color",)
 

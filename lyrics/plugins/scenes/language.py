@@ -7,7 +7,7 @@ the left than another, a place on the border of two) is not said.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from lyrics.core.geometry import Box
@@ -94,22 +94,29 @@ def stands(relation: str, one: Box, other: Box) -> bool:
     return bool(getattr(one, ours) >= getattr(other, theirs))
 
 
+#: What gives the kinds by which a thing may be named.
+Kinds = Callable[[Thing], Sequence[Kind]]
+
+
 def kinds_of(thing: Thing) -> tuple[Kind, ...]:
     """The ways to name a thing by itself, the shortest first."""
     colour, shape, size = thing.colour, thing.shape, thing.size
     return Kind(shape=shape), Kind(colour=colour), Kind(colour, shape), Kind(colour, shape, size)
 
 
-def names_of(scene: Scene, thing: Thing) -> list[Kind]:
-    """The kinds that only this thing of the scene is of."""
-    return [kind for kind in kinds_of(thing) if kind.of(scene) == [thing]]
+def names_of(scene: Scene, thing: Thing, kinds: Kinds = kinds_of) -> list[Kind]:
+    """Those of the thing's kinds that only this thing of the scene is of."""
+    return [kind for kind in kinds(thing) if kind.of(scene) == [thing]]
 
 
-def expressions_for(scene: Scene, thing: Thing) -> Iterator[str]:
-    """Referring expressions that mean this thing and no other: its own names, superlatives, and relations to things with names."""
-    for kind in names_of(scene, thing):
+def expressions_for(scene: Scene, thing: Thing, kinds: Kinds = kinds_of) -> Iterator[str]:
+    """Referring expressions that mean this thing and no other: its own names, superlatives, and relations to things with names.
+
+    ``kinds`` gives the kinds by which things are named.
+    """
+    for kind in names_of(scene, thing, kinds):
         yield kind.noun()
-    for kind in kinds_of(thing):
+    for kind in kinds(thing):
         rivals = [other for other in kind.of(scene) if other is not thing]
         if not rivals:
             continue
@@ -124,7 +131,9 @@ def expressions_for(scene: Scene, thing: Thing) -> Iterator[str]:
                     continue
                 # A rival must clearly not be there: a doubtful one would make the expression ambiguous.
                 if all(stands(OPPOSITE[relation], rival.box, other.box) for rival in rivals if rival is not other):
-                    yield from (f"{kind.noun()} {relation} the {name.noun()}" for name in names_of(scene, other)[:1])
+                    yield from (
+                        f"{kind.noun()} {relation} the {name.noun()}" for name in names_of(scene, other, kinds)[:1]
+                    )
 
 
 def _ahead(one: Box, other: Box, axis: str, *, smallest: bool) -> bool:

@@ -87,3 +87,39 @@ QuestionType = Literal[
     "word-choice",
     "sized",
 ]
+
+#: What it takes to answer a question about a fine scene: the text of tags and boxes, a local look, the look of the whole, text and looks.
+Group = Literal["T", "L", "G", "LT"]
+GROUPS: tuple[Group, ...] = get_args(Group)
+#: What may be asked of fine scenes: any type of a group, or one type.
+FineQuestion = Literal[
+    "T",
+    "L",
+    "G",
+    "LT",
+    "T count",
+    "T existence",
+    "T written",
+    "T relation",
+    "T side",
+    "T position",
+    "T location",
+    "T naming",
+    "T absent",
+    "L color",
+    "L fill",
+    "L lean",
+    "L outline",
+    "L check",
+    "L presence",
+    "L which",
+    "L word",
+    "G ground",
+    "G texture",
+    "LT color",
+    "LT fill",
+    "LT lean",
+    "LT outline",
+    "LT tally",
+]
+FINE_QUESTIONS: tuple[FineQuestion, ...] = get_args(FineQuestion)

@@ -9,14 +9,15 @@ from PIL import Image
 from lyrics.core.contracts import BuildContext
 from lyrics.core.data.draws import generator
 from lyrics.core.data.templates import TEMPLATES, fill
-from lyrics.core.geometry import Box
-from lyrics.core.language.codecs import SpatialObject, format_objects
+from lyrics.core.language.codecs import format_objects
 from lyrics.core.language.mentions import snapped
 from lyrics.core.types import Sample, Turn
 from lyrics.plugins.scenes import ScenesOptions, SceneTextsOptions
 from lyrics.plugins.scenes.dataset import Scenes, turns_about
 from lyrics.plugins.scenes.draws import Draws
+from lyrics.plugins.scenes.fine_texts import fine_text
 from lyrics.plugins.scenes.layout import Scene
+from lyrics.plugins.scenes.listing import SAME_IOU, listed
 from lyrics.plugins.scenes.questions import (
     BY_TYPE,
     VISUAL,
@@ -33,8 +34,6 @@ from lyrics.plugins.scenes.questions import (
 #: Those that need more than a look at one object are learnt last, so they come more often.
 _PLAIN = (*VISUAL, *VISUAL, ask_word, ask_where, ask_where, ask_where, ask_what, ask_what)
 _LIST = "Provide the coordinates of all objects."
-#: The largest error that the options allow leaves more.
-_SAME_IOU = 0.5
 
 
 class SceneTexts:
@@ -52,6 +51,7 @@ class SceneTexts:
                 seed=options.seed,
                 max_objects=options.max_objects,
                 attributes=options.attributes,
+                questions=options.questions,
             )
         )
 
@@ -60,9 +60,11 @@ class SceneTexts:
 
     def __getitem__(self, index: int) -> Sample:
         """Raises ``IndexError`` unless ``0 <= index < len``."""
+        if self.options.attributes == "fine":
+            return self._fine(index)
         scene = self._scenes.scene(index)
         draws = Draws(generator(self.options.seed, "scene-texts", scene.number))
-        objects = _seen(scene, draws, self.options.box_error)
+        objects = [found for _, found in listed(scene, draws, self.options.box_error)]
         # To say everything again, in another order, comes first: nothing teaches sooner to look up what was written before.
         repeated = [Turn(_LIST, format_objects(draws.shuffled(objects)))] if self.options.repeat else []
         most = self.options.turns - len(repeated)
@@ -78,32 +80,31 @@ class SceneTexts:
             turns = turns_about(scene, draws, index, self.options.seed, most)
         if self.options.box_error:
             boxes = [one.box for one in objects]
-            turns = tuple(Turn(turn.instruction, snapped(turn.answer, boxes, _SAME_IOU)) for turn in turns)
+            turns = tuple(Turn(turn.instruction, snapped(turn.answer, boxes, SAME_IOU)) for turn in turns)
         first, *others = (*repeated, *turns)
         first = Turn(f"{format_objects(objects)}\n{first.instruction}", first.answer)
         source = f"scene-texts {self.options.split}/{index}"
         return Sample(image=None, turns=(first, *others), source=source, extra=extra)
 
+    def _fine(self, index: int) -> Sample:
+        options = self.options
+        # Twins say different things, so that they are two texts and not one.
+        told = self._scenes.told(index, purpose=f"scene-texts: fine {index % 2}", laid=False)
+        text = fine_text(
+            told,
+            most=options.turns - options.repeat,
+            box_error=options.box_error,
+            share_told=options.told,
+            share_listed=options.listed,
+            plain=options.plain,
+        )
+        turns = tuple(Turn(turn.instruction, snapped(turn.answer, text.boxes, SAME_IOU)) for turn in text.turns)
+        first = Turn(f"{text.context}\n{turns[0].instruction}", turns[0].answer)
+        source = f"scene-texts {options.split}/{index}"
+        return Sample(image=None, turns=(first, *turns[1:]), source=source, extra={"question_types": text.types})
+
     def picture(self, sample: Sample) -> Image.Image | None:
         return None
-
-
-def _seen(scene: Scene, draws: Draws, box_error: float) -> list[SpatialObject]:
-    """Things and words as a refiner names them, in any order."""
-    named = [(thing.tag, thing.box) for thing in scene.things]
-    named += [(word.tag, word.box) for word in scene.words]
-    return [SpatialObject(tag, _about(box, draws, box_error)) for tag, box in draws.shuffled(named)]
-
-
-def _about(box: Box, draws: Draws, error: float) -> Box:
-    """The box with each coordinate off by up to ``error`` of its side, inside of the picture."""
-    if not error:
-        return box
-    width, height = error * (box.x2 - box.x1), error * (box.y2 - box.y1)
-    off = [draws.between(-most, most) for most in (width, height, width, height)]
-    moved = Box.clip(*(value + by for value, by in zip(box.as_tuple(), off, strict=True)))
-    assert moved is not None
-    return moved
 
 
 def _plain_questions(scene: Scene, draws: Draws, asks: tuple[Ask, ...], most: int) -> list[Question]:

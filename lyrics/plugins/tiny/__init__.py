@@ -233,4 +233,7 @@ def lyrics_recipes() -> Iterable[Recipe]:
     yield Recipe(
         "tiny-fine-stage1", f"{recipes}:tiny_fine_stage1", "stage 1 of lyrics-tiny-fine on fine scenes, on a CPU"
     )
+    yield Recipe(
+        "tiny-fine-stage2", f"{recipes}:tiny_fine_stage2", "stage 2 of lyrics-tiny-fine on fine scenes, on a CPU"
+    )
     yield Recipe("tiny-stage2", f"{recipes}:tiny_stage2", "stage 2 of lyrics-tiny on drawn scenes, on a CPU")

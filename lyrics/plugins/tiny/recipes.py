@@ -87,3 +87,28 @@ def tiny_stage2() -> TrainConfig:
         checkpoint=CheckpointSection(every_steps=200),
         evaluation=_on_scenes("mixed"),
     )
+
+
+def tiny_fine_stage2() -> TrainConfig:
+    """Stage 2 on fine scenes, without text for some images, so that soft tokens must answer. Give ``model.start_from``."""
+    fine = {"task": "conversation", "attributes": "fine"}
+    # Looks, which soft tokens alone tell, take the largest part.
+    questions = (*("L",) * 12, *("G",) * 3, *("T",) * 3, *("LT",) * 2)
+    return TrainConfig(
+        stage="instruct",
+        out="runs/tiny-fine-stage2",
+        model=ModelSection(spec=lyrics_tiny_fine()),
+        data=DataSection(
+            sets={"scenes": DataSlot(use="scenes", options={**fine, "questions": questions})},
+            augmentation=None,  # as in stage 1
+            snap_iou=0.5,
+            drop_text=0.3,
+            drop_queries_text=0.5,
+            group=2,
+        ),
+        optimization=OptimizationSection(steps=1200, global_batch=16, learning_rate=2e-3),
+        checkpoint=CheckpointSection(every_steps=100),
+        evaluation=EvaluationSection(
+            every_steps=400, sets={"scenes": Slot(use="scenes", options={**fine, "task": "vqa", "split": "validation"})}
+        ),
+    )

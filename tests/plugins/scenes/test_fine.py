@@ -150,7 +150,7 @@ def test_the_truth_has_the_attributes() -> None:
 
 
 def test_the_written_scene_says_word_and_not_which() -> None:
-    data = SceneTexts(SceneTextsOptions(attributes="fine", scenes=200))
+    data = SceneTexts(SceneTextsOptions(attributes="fine", scenes=200, told=0.0))
     for index in range(100):
         listed = data[index].turns[0].instruction.split("\n")[0]
         scene = data._scenes.scene(index)

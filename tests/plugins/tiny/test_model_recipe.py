@@ -7,14 +7,21 @@ import warnings
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from lyrics.core.loading import build_model
 from lyrics.core.runs import checkpoint as checkpoints
 from lyrics.core.weights.model_folder import load_trained_parts
-from lyrics.plugins.tiny import model_recipe
-from lyrics.plugins.tiny.model_recipe import STAGES
-from lyrics.plugins.tiny.presets import TINY_LANGUAGE_MODEL, TINY_STAGE1_WEIGHTS, TINY_WEIGHTS, lyrics_tiny
+from lyrics.plugins.tiny import model_recipe, recipe
+from lyrics.plugins.tiny.model_recipe import FINE_STAGES, FINE_TEXTS, STAGES
+from lyrics.plugins.tiny.presets import (
+    TINY_LANGUAGE_MODEL,
+    TINY_STAGE1_WEIGHTS,
+    TINY_WEIGHTS,
+    lyrics_tiny,
+    lyrics_tiny_fine,
+)
+from lyrics.plugins.tiny.shipped import OPTIONS_KEY, weights_file
 
 SHORT = {
     "optimization.steps": 1,
@@ -72,7 +79,7 @@ def test_scenes_grow_until_they_are_whole(tmp_path):
 def trained(tmp_path_factory):
     """A run of the last text stage, of stage 1 and of stage 2, one step each, and the weights that they leave."""
     out = tmp_path_factory.mktemp("tiny")
-    model_recipe.train_stage(model_recipe.LAST_TEXT, out, {**SHORT, "model.start_from": None})
+    model_recipe.train_stage(model_recipe.LAST_TEXTS[0], out, {**SHORT, "model.start_from": None})
     for name in ("stage1", "stage2"):
         model_recipe.train_stage(BY_NAME[name], out, SHORT)
         model_recipe.export_model(out, out / "weights", BY_NAME[name])
@@ -85,7 +92,7 @@ def run_tensors(out, stage):
 
 def test_the_language_model_is_what_its_text_made_of_it(trained):
     folder = trained / "weights" / model_recipe.LANGUAGE_MODEL
-    stored, run = load_file(folder / "model.safetensors"), run_tensors(trained, model_recipe.LAST_TEXT.name)
+    stored, run = load_file(folder / "model.safetensors"), run_tensors(trained, model_recipe.LAST_TEXTS[0].name)
     assert stored
     for name, tensor in stored.items():
         assert torch.equal(tensor, run[f"language_model.model.{name}"].half()), name
@@ -139,3 +146,67 @@ def test_the_names_of_the_package_are_those_of_the_folders():
     assert TINY_LANGUAGE_MODEL.endswith(f"/weights/{model_recipe.LANGUAGE_MODEL}")
     assert TINY_STAGE1_WEIGHTS.endswith(f"/weights/{model_recipe.MODELS['stage1']}")
     assert TINY_WEIGHTS.endswith(f"/weights/{model_recipe.MODELS['stage2']}")
+
+
+def test_the_fine_stages_follow_each_other_and_begin_with_what_the_plain_texts_left(tmp_path):
+    by_name = {stage.name: stage for stage in FINE_STAGES}
+    assert len(by_name) == len(FINE_STAGES)
+    assert not by_name.keys() & BY_NAME.keys()
+    weights = str(tmp_path / "weights")
+    for place, stage in enumerate(FINE_STAGES):
+        assert stage.after in (None, *[one.name for one in FINE_STAGES[:place]])
+        config = model_recipe.stage_config(stage, tmp_path)
+        assert {one.options.get("attributes") for one in config.data.sets.values()} == {"fine"}
+        if stage.recipe != "tiny-text":
+            assert config.model.spec.image_encoder.options["checkpoint"] == weights
+            assert config.model.spec.refiner.segmenter.options["checkpoint"] == weights
+            assert config.data.group == 2
+    first = model_recipe.stage_config(FINE_STAGES[0], tmp_path)
+    assert first.model.spec.language_model.options["checkpoint"] == f"{weights}/{model_recipe.BEGINNING}"
+    # No scene is read twice by the texts, nor seen twice by stage 2.
+    texts = [model_recipe.stage_config(stage, tmp_path) for stage in FINE_STAGES if stage.recipe == "tiny-text"]
+    seeds = [one.options["seed"] for config in texts for one in config.data.sets.values()]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_soft_tokens_come_before_text_and_looks_before_all(tmp_path):
+    by_name = {stage.name: model_recipe.stage_config(stage, tmp_path) for stage in FINE_STAGES}
+    alone, both = by_name["fine-2a"], by_name["fine-2b"]
+    assert not alone.model.spec.spatial_in_prompt
+    assert alone.model.spec.language_model.options["adaptation"] == "frozen"
+    assert {one[:1] for part in alone.data.sets.values() for one in part.options["questions"]} == {"L", "G"}
+    assert both.model.spec.spatial_in_prompt
+    assert both.model.spec.language_model.options["adaptation"] == "lora"
+    assert (both.data.drop_text, both.data.drop_queries_text) == (0.3, 0.5)
+    (asked,) = (one.options["questions"] for one in both.data.sets.values())
+    shares = {group: asked.count(group) / len(asked) for group in asked}
+    assert shares == {"L": 0.6, "G": 0.15, "T": 0.15, "LT": 0.1}
+
+
+def test_the_last_fine_text_leaves_the_language_model_of_stage_2(tmp_path):
+    """One step each of the first text and of both parts of stage 2; what ships names the preset's own files."""
+    by_name = {stage.name: stage for stage in FINE_STAGES}
+    short = {**SHORT, "optimization.precision": "fp32"}
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    for name in ("tiny-vit", "tiny-tagger", "tiny-detector", "tiny-segmenter"):
+        told = {OPTIONS_KEY: recipe.options_of(name, fine=True).model_dump_json()}
+        save_file(recipe.build_expert(name, fine=True).state_dict(), weights / weights_file(name), told)
+    last = FINE_TEXTS[-1]
+    model_recipe.train_stage(last, tmp_path, {**short, "model.start_from": None})
+    assert (weights / model_recipe.BEGINNING / "model.safetensors").is_file()
+    folder = weights / model_recipe.LANGUAGE_MODEL
+    run = run_tensors(tmp_path, last.name)
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        assert torch.equal(tensor, run[f"language_model.model.{name}"].half()), name
+    model_recipe.train_stage(by_name["fine-2a"], tmp_path, {**short, "model.start_from": None})
+    model_recipe.train_stage(by_name["fine-2b"], tmp_path, short)
+    first, then = run_tensors(tmp_path, "fine-2a"), run_tensors(tmp_path, "fine-2b")
+    assert {name.split(".")[0] for name in first} == {"query_transformer", "projection"}
+    assert {name.split(".")[0] for name in then} == {"query_transformer", "projection", "language_model"}
+    assert all("lora" in name for name in then if name.startswith("language_model"))
+    model_recipe.export_model(tmp_path, weights, by_name["fine-2b"])
+    spec = json.loads((weights / model_recipe.MODELS["fine-2b"] / "spec.json").read_text())
+    preset = lyrics_tiny_fine()
+    assert spec["language_model"]["options"]["checkpoint"] == preset.language_model.options["checkpoint"]
+    assert spec["image_encoder"]["options"]["checkpoint"] == preset.image_encoder.options["checkpoint"]
