@@ -337,7 +337,7 @@ _BOXES_ALONE = {"itc": None, "itm": None, "icg": None}
 FINE_STAGE1 = (
     _fine_stage1("fine-stage1-one", 400, None, 1, 1, **_BOXES_ALONE, msp__options__mask_probability=1.0),
     _fine_stage1("fine-stage1-two", 500, "fine-stage1-one", 2, 2, **_BOXES_ALONE, msp__options__mask_probability=0.5),
-    _fine_stage1("fine-stage1", 1400, "fine-stage1-two", 8, 0, itm__weight=3.0, msp__weight=2.0),
+    _fine_stage1("fine-stage1", 1000, "fine-stage1-two", 8, 0, itm__weight=3.0, msp__weight=2.0),
 )
 _EXPERTS = ("image_encoder", "refiner.tagger", "refiner.detector", "refiner.segmenter")
 
