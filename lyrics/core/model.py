@@ -107,11 +107,10 @@ class LyricsModel(SavedModel):
         phrases: Phrases = None,
         dropped: DroppedText = NOTHING_DROPPED,
     ) -> Encoded:
-        """Prepared pictures -> soft tokens.
+        """Encode prepared images into soft tokens; training may leave spatial text out of what is read and told.
 
-        One stream {V, G, S, C} in which everything sees everything (section 3.3: "semantic-aware visual feature extraction"); S is the
-        spatial representation and C the instruction, each where the spec's ``sees`` names it. Training may leave
-        spatial text out.
+        One stream {V, G, S, C} in which everything sees everything (section 3.3: "semantic-aware visual feature
+        extraction"); S is the spatial text and C the instruction, each where the spec's ``sees`` names it.
         """
         if not len(images):
             width = self.projection.out_features

@@ -20,13 +20,13 @@ def _fine_stage1(name: str, steps: int, after: str | None, max_objects: int, see
 
 
 _BOXES_ALONE = {"itc": None, "itm": None, "icg": None}
-#: Stage 1 on fine scenes. That a masked object's box stands in a local token is learned within 300 steps from scenes
-#: of one object, and not in 600 among many, nor in 230 beside the other losses; so it comes first, from one thing and
-#: from two. Then all four losses, on all scenes. The experts are those of the same folder.
+#: Stage 1 on fine scenes. That a masked object's box stands in a local token is learned in 400 steps from scenes of one
+#: object (docs/fine-stage1.md), and neither among many nor beside the other losses; so it comes first, from one and two
+#: things. Then all four losses, on all scenes. The experts are those of the same folder.
 FINE_STAGE1 = (
     _fine_stage1("fine-stage1-one", 400, None, 1, 1, **_BOXES_ALONE, msp__options__mask_probability=1.0),
     _fine_stage1("fine-stage1-two", 500, "fine-stage1-one", 2, 2, **_BOXES_ALONE, msp__options__mask_probability=0.5),
-    _fine_stage1("fine-stage1", 1400, "fine-stage1-two", 8, 0, itm__weight=3.0, msp__weight=2.0),
+    _fine_stage1("fine-stage1", 1000, "fine-stage1-two", 8, 0, itm__weight=3.0, msp__weight=2.0),
 )
 
 
