@@ -1,4 +1,7 @@
-"""Whole tasks from Python in one call: what is installed, training a stage, evaluating a model. Imports no torch by itself."""
+"""Whole tasks from Python in one call: what is installed, training a stage, evaluating a model.
+
+Imports no torch by itself.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,8 @@ if TYPE_CHECKING:
 
 
 def list_components(kind: str | None = None) -> list[str]:
-    """Return the names of installed components, of one kind (such as ``"detector"``) or of all, sorted by kind and name.
+    """Return the names of installed components, of one kind (such as ``"detector"``) or of all, sorted by kind and
+    name.
 
     Raises ``UnknownNameError`` for a kind that does not exist.
     """
@@ -50,8 +54,8 @@ def list_recipes() -> list[str]:
 class TrainResult:
     """What a call of ``train`` did.
 
-    ``folder`` is the run's, which ``load_model`` reads; ``step`` steps are finished; ``stopped`` says that a signal ended
-    the run before its last one.
+    ``folder`` is the run's, which ``load_model`` reads; ``step`` steps are finished; ``stopped`` says that a signal
+    ended the run before its last one.
     """
 
     folder: Path
@@ -70,8 +74,8 @@ def train(
     Args:
         config: the name of a recipe, the path of a YAML or JSON file, or a configuration.
         overrides: dotted paths, e.g. ``{"optimization.steps": 100, "out": "runs/one"}``.
-        resume: ``"auto"`` goes on from the newest whole checkpoint of the run's folder; ``"never"`` refuses a folder that
-            has one; anything else is the path of a checkpoint.
+        resume: ``"auto"`` goes on from the newest whole checkpoint of the run's folder; ``"never"`` refuses a
+            folder that has one; anything else is the path of a checkpoint.
 
     Raises:
         SpecError: the configuration or an override is not valid.
@@ -89,7 +93,8 @@ def train(
 def training_data(
     sets: str | Dataset | Mapping[str, Dataset | Mapping[str, Any]], stage: Stage, *, seed: int = 0
 ) -> SampleStream:
-    """Return samples for a training loop of your own: a map-style data set for ``torch.utils.data.DataLoader`` or ``Trainer``.
+    """Return samples for a training loop of your own: a map-style data set for ``torch.utils.data.DataLoader`` or
+    ``Trainer``.
 
     Its length is one epoch, in an order that the seed fixes; positions go on after it, in another order. A sample that
     cannot be read, or that the stage has no use for, is replaced by another one of its data set.
@@ -112,7 +117,8 @@ def training_data(
 def data_collator(
     model: LyricsModel, stage: Stage, *, seed: int = 0, augmentation: Augmentation | None = None
 ) -> BatchCollator:
-    """Return what makes a batch of samples of ``training_data``: ``collate_fn`` of a loader, ``data_collator`` of ``Trainer``.
+    """Return what makes a batch of samples of ``training_data``: ``collate_fn`` of a loader, ``data_collator`` of
+    ``Trainer``.
 
     It gives keyword arguments of the forward pass: ``model(**collator(samples)).loss``.
 
@@ -142,7 +148,8 @@ def evaluate(
     conditions: Sequence[Condition] = (),
     abstaining: Abstaining | None = None,
 ) -> list[Result]:
-    """Evaluate a model, as ``lyrics evaluate`` does: predictions, scores and a page of the worst cases in the folder ``out``.
+    """Evaluate a model, as ``lyrics evaluate`` does: predictions, scores and a page of the worst cases in the folder
+    ``out``.
 
     Args:
         model: a model, or a name as for ``load_model``, which is loaded only if answers are missing.
@@ -150,11 +157,13 @@ def evaluate(
         out: a folder; a second call goes on where the first one stopped.
         limit: only so many samples of each benchmark, the first.
         batch: samples that are answered together.
-        conditions: under which the samples are answered as well, such as ``[lyrics.Condition(soft="shuffled")]``; what each
-            of them costs is in ``details["conditions"]`` of a result and in ``conditions.html`` of its folder.
+        conditions: under which the samples are answered as well, such as ``[lyrics.Condition(soft="shuffled")]``;
+            what each of them costs is in ``details["conditions"]`` of a result and in ``conditions.html`` of its
+            folder.
         abstaining: which answers are scored as "I cannot see that.", such as ``lyrics.Abstaining(-0.1)``.
 
-    Raises ``LyricsError`` and its kinds: unknown names, options that are not valid, answers of another model in ``out``.
+    Raises ``LyricsError`` and its kinds: unknown names, options that are not valid, answers of another model in
+    ``out``.
     """
     from lyrics.core.evaluation.build import build_benchmark, split_of
     from lyrics.core.evaluation.runner import evaluate as answer_and_score

@@ -1,19 +1,20 @@
-"""Rebuild the trained parts of ``lyrics-tiny``. A stage that was stopped goes on where it was; one that is finished is not done again.
+"""Rebuild the trained parts of ``lyrics-tiny``. A stage that was stopped goes on where it was; one that is finished is
+not done again.
 
-python scripts/train_tiny.py experts --out runs/tiny      # train the four experts, then write their weights to runs/tiny/weights
-python scripts/train_tiny.py model --out runs/tiny        # then the language model, stage 1 and stage 2, and write those
-torchrun --nproc-per-node 2 scripts/train_tiny.py model --out runs/tiny --only text-8   # two processes; then without
-python scripts/train_tiny.py all --out runs/tiny          # both
-python scripts/train_tiny.py export --out runs/tiny       # write the weights of the newest checkpoints, finished or not
+python scripts/train_tiny.py experts --out runs/tiny  # train the four experts, write runs/tiny/weights
+python scripts/train_tiny.py model --out runs/tiny  # then the language model, stages 1 and 2
+torchrun --nproc-per-node 2 scripts/train_tiny.py model --out runs/tiny --only text-8  # two processes; then without
+python scripts/train_tiny.py all --out runs/tiny  # both
+python scripts/train_tiny.py export --out runs/tiny  # write the weights of the newest checkpoints, finished or not
 python scripts/train_tiny.py measure --weights runs/tiny/weights --split test --scenes 1000
-python scripts/train_tiny.py experts --fine --out runs/fine   # those for fine scenes, in a folder of their own
-python scripts/train_tiny.py probe --weights runs/fine/weights                      # what each of them carries
-python scripts/train_tiny.py align --split test --scenes 1000                      # what stage 1 taught
-python scripts/train_tiny.py align --fine --out runs/fine                          # the same on fine scenes, with its gates
-python scripts/train_tiny.py card --split test --out card                          # these and what the whole model answers: docs/tiny.md
-python scripts/train_tiny.py read --split test --scenes 100                        # what the language model reads
-python scripts/train_tiny.py annotate --split test --scenes 100 --to objects.jsonl # what the experts should find
-lyrics evaluate --model lyrics-tiny --benchmark scenes --split test --out scores   # what the whole model answers
+python scripts/train_tiny.py experts --fine --out runs/fine  # those for fine scenes, in a folder of their own
+python scripts/train_tiny.py probe --weights runs/fine/weights  # what each of them carries
+python scripts/train_tiny.py align --split test --scenes 1000  # what stage 1 taught
+python scripts/train_tiny.py align --fine --out runs/fine  # the same on fine scenes, with its gates
+python scripts/train_tiny.py card --split test --out card  # these, and what the whole model answers
+python scripts/train_tiny.py read --split test --scenes 100  # what the language model reads
+python scripts/train_tiny.py annotate --split test --scenes 100 --to objects.jsonl  # what the experts should find
+lyrics evaluate --model lyrics-tiny --benchmark scenes --split test --out scores  # what the whole model answers
 """
 
 from __future__ import annotations
@@ -136,7 +137,10 @@ def alignment_figures(model: LyricsModel, split: str, scenes: int) -> dict[str, 
 
 
 def card(given: argparse.Namespace) -> None:
-    """All figures of the card: of the experts, of stage 1, of the whole model. Answers that are in ``given.out`` are not made again."""
+    """All figures of the card: of the experts, of stage 1, of the whole model.
+
+    Answers that are in ``given.out`` are not made again.
+    """
     of_experts, of_stage1, of_whole = (min(most, given.scenes or most) for most in CARD_SCENES)
     built, about = asked_benchmarks("scenes", None, given.split, [f"scenes.scenes={of_whole}"])
     (whole,) = evaluate(

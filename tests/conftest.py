@@ -22,7 +22,9 @@ PARITY = Path(__file__).parents[1].parent / "shared" / "parity"
 
 @pytest.fixture
 def parity() -> Callable[[str], Path]:
-    """``parity(name)`` is the file of that name among the parity fixtures; the test is skipped where they are absent."""
+    """``parity(name)`` is the file of that name among the parity fixtures; the test is skipped where they
+    are absent.
+    """
 
     def find(name: str) -> Path:
         path = PARITY / name

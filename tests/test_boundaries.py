@@ -38,8 +38,8 @@ NO_TORCH = (
     "types",
 )
 
-#: The floors of the package, the uppermost first; on one floor stand a module or a folder that do not import each other.
-#: Imports run down, wherever they stand: at the top, for type checking, or within a function.
+#: The floors of the package, the uppermost first; on one floor stand a module or a folder that do not import each
+#: other. Imports run down, wherever they stand: at the top, for type checking, or within a function.
 FLOORS = (
     ("lyrics.cli",),
     ("lyrics.plugins",),
@@ -324,8 +324,8 @@ def written(module: ast.Module) -> Iterator[str]:
 def named_in(module: ast.Module) -> set[str]:
     """Components, presets and plugins that a file's strings name.
 
-    A string is a name; or a name stands in it as something to write (``use: x``, ``a=x``, ``'x'``, ``distribution/x``); or it has a hyphen
-    or a digit, and is no word of English; or the string has a plugin's path, with dots or slashes.
+    A string is a name; or a name stands in it as something to write (``use: x``, ``a=x``, ``'x'``, ``distribution/x``);
+    or it has a hyphen or a digit, and is no word of English; or the string has a plugin's path, with dots or slashes.
     """
     names = "|".join(sorted(map(re.escape, COMPONENTS), key=len, reverse=True))
     as_written = re.compile(rf"(?:use: |[=/'\"`])({names})(?![\w-])")
@@ -379,7 +379,9 @@ UNTYPED: tuple[Path, ...] = ()
 
 
 def untyped_parts(module: ast.Module) -> Iterator[str]:
-    """Parameters and attributes that are called like a part of a model, or the model, and declared as nothing in particular."""
+    """Parameters and attributes that are called like a part of a model, or the model, and declared as nothing in
+    particular.
+    """
     for node in ast.walk(module):
         if isinstance(node, ast.arg):
             name, annotation = node.arg, node.annotation
@@ -531,7 +533,8 @@ def test_light_files_are_typed_strictly() -> None:
 @pytest.mark.parametrize(
     "code",
     [
-        "import lyrics; lyrics.Component, lyrics.Options, lyrics.ModelSpec, lyrics.Box, lyrics.Registry, lyrics.LyricsError",
+        "import lyrics; lyrics.Component, lyrics.Options, lyrics.ModelSpec, lyrics.Box, lyrics.Registry, "
+        "lyrics.LyricsError",
         "import lyrics.cli",
         "import lyrics.testing",
         "import lyrics.core.build",
@@ -562,8 +565,9 @@ ACROSS = {
 def mirrored(test: Path, tests: Path = ROOT / "tests") -> Path | None:
     """Return the module or package that a test names: ``core/test_spec.py`` is about ``lyrics/core/spec.py``.
 
-    ``test_X.py`` and ``test_X_aspect.py`` name ``X.py``, ``_X.py`` or the package ``X``, in the folder of the package that
-    mirrors theirs, or that folder itself: ``plugins/tiny/test_tiny_batching.py``. The longest name that fits is taken.
+    ``test_X.py`` and ``test_X_aspect.py`` name ``X.py``, ``_X.py`` or the package ``X``, in the folder of the package
+    that mirrors theirs, or that folder itself: ``plugins/tiny/test_tiny_batching.py``. The longest name that fits is
+    taken.
     """
     folder = PACKAGE / test.parent.relative_to(tests)
     words = test.stem.removeprefix("test_").split("_")
@@ -662,8 +666,9 @@ def offenses(module: ast.Module) -> Iterator[str]:
                     yield f"line {node.lineno}: MAX_IMAGE_PIXELS = None lets a picture of any size be decoded"
 
 
-#: The converters that open a pickle, each of one kind of file and in a process of its own: a data set's refs, by an unpickler that refuses
-#: every class, and weights, by ``torch.load(weights_only=True)``. What of the rules they break, without line numbers.
+#: The converters that open a pickle, each of one kind of file and in a process of its own: a data set's refs, by an
+#: unpickler that refuses every class, and weights, by ``torch.load(weights_only=True)``. What of the rules they break,
+#: without line numbers.
 CONVERTERS = {
     PACKAGE / "core" / "data" / "convert_refs.py": ["import of pickle"],
     PACKAGE / "core" / "conversion" / "unpickle.py": ["import of pickle", "torch.load unpickles"],

@@ -1,4 +1,6 @@
-"""``lyrics ablate``: the paper's ablations, Table 5, Table 6, Figure 4a and Figure 4b, on a benchmark of one's own choice."""
+"""``lyrics ablate``: the paper's ablations, Table 5, Table 6, Figure 4a and Figure 4b, on a benchmark of one's own
+choice.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,8 @@ def ablate(
     reading: Annotated[
         str | None,
         typer.Option(
-            help="Of table 5: blank (the part sees a blank picture), features (only its tokens are of a blank picture), removed (trained "
+            help="Of table 5: blank (the part sees a blank picture), features (only its tokens are of a blank "
+            "picture), removed (trained "
             "without it), both (blank and removed), all."
         ),
     ] = None,
@@ -51,7 +54,8 @@ def ablate(
     model: Annotated[
         str | None,
         typer.Option(
-            help="A model folder, a run folder, a preset, a spec file, or a hub id: for table 5, readings blank and features, and table 6."
+            help="A model folder, a run folder, a preset, a spec file, or a hub id: for table 5, readings blank and "
+            "features, and table 6."
         ),
     ] = None,
     pretrain: Annotated[str | None, typer.Option(help="Stage 1 of what is trained: a YAML file or a recipe.")] = None,
@@ -74,7 +78,8 @@ def ablate(
         typer.Option(
             "--set",
             metavar="WHERE.PATH=VALUE",
-            help="Override a value of the configuration of stage 1 (pretrain.PATH), stage 2 (finetune.PATH), both (both.PATH), or of "
+            help="Override a value of the configuration of stage 1 (pretrain.PATH), stage 2 (finetune.PATH), both "
+            "(both.PATH), or of "
             "the specification of --model (model.PATH).",
         ),
     ] = None,
@@ -196,7 +201,10 @@ def _refuse_what_is_not_used(what: str, readings: Sequence[str], given: Mapping[
 
 
 def _overrides(settings: list[str] | None, trains: bool, answers: bool) -> dict[str, dict[str, Any]]:
-    """Overrides by where they belong. Raises ``SpecError`` for a path that does not say, or says what this ablation does not have."""
+    """Overrides by where they belong.
+
+    Raises ``SpecError`` for a path that does not say, or says what this ablation does not have.
+    """
     from lyrics.cli._overrides import parse_overrides
     from lyrics.core.errors import SpecError
 
@@ -206,8 +214,8 @@ def _overrides(settings: list[str] | None, trains: bool, answers: bool) -> dict[
         targets = {"both": ("pretrain", "finetune")}.get(where, (where,))
         if not rest or not set(targets) <= set(found):
             raise SpecError(
-                f"--set {path}: say what it belongs to: pretrain.{path} (stage 1), finetune.{path} (stage 2), both.{path}, or "
-                f"model.{path} (the specification of --model)."
+                f"--set {path}: say what it belongs to: pretrain.{path} (stage 1), finetune.{path} (stage 2), "
+                f"both.{path}, or model.{path} (the specification of --model)."
             )
         if (where == "model" and not answers) or (where != "model" and not trains):
             raise SpecError(f"--set {path}: this ablation has no {where} to set.")
@@ -240,7 +248,7 @@ def _bars() -> Iterator[Progress]:
         yield bars.update
 
 
-# --- what is made ------------------------------------------------------------------------------------------------------
+# --- what is made --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -46,8 +46,9 @@ def step(
 
     N1 and N3 are padded to the maximum length, also where the packed step runs at true lengths.
 
-    Losses are compared before anything is timed; the variants take turns in one process. The paper's size needs about 12 GiB of memory and
-    several minutes on a CPU. On a GPU a case that fails is a row that says why, and the exit code is 1.
+    Losses are compared before anything is timed; the variants take turns in one process. The paper's size needs about
+    12 GiB of memory and several minutes on a CPU. On a GPU a case that fails is a row that says why, and the exit code
+    is 1.
     """
     from lyrics.core.dtypes import SHORT, dtype_name
     from lyrics.core.errors import SpecError, UnknownNameError
@@ -101,7 +102,8 @@ def host(
 ) -> None:
     """Milliseconds of processor time of a stage-1 step by kind of work, with the arithmetic taken out.
 
-    Needs no GPU, weights or data. Also counts how often the host waits for the device, what it copies there, and how much it launches.
+    Needs no GPU, weights or data. Also counts how often the host waits for the device, what it copies there, and how
+    much it launches.
     """
     from lyrics.cli._overrides import parse_overrides
     from lyrics.core.runs.config import load_config
@@ -137,7 +139,8 @@ def attention(
 ) -> None:
     """Compare each implementation with the definition in float64, then time it against dense masked attention.
 
-    Exit code 1 if an implementation that runs here was wrong. On a GPU everything takes under 10 minutes and asks nothing.
+    Exit code 1 if an implementation that runs here was wrong. On a GPU everything takes under 10 minutes and asks
+    nothing.
     """
     from lyrics.core.dtypes import SHORT, dtype_name
     from lyrics.core.errors import SpecError

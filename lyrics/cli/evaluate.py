@@ -30,7 +30,8 @@ def evaluate(
     benchmark: Annotated[
         str,
         typer.Option(
-            help="Names separated by commas, such as gqa,refcoco:testA (a split of its own). 'lyrics list benchmark' names them."
+            help="Names separated by commas, such as gqa,refcoco:testA (a split of its own). 'lyrics list benchmark' "
+            "names them."
         ),
     ],
     out: Annotated[
@@ -75,7 +76,8 @@ def evaluate(
             metavar="RISK",
             min=0.0,
             max=1.0,
-            help="Write the threshold for --abstain-below by which the answers that are left are wrong at most so often, from 0 to 1.",
+            help="Write the threshold for --abstain-below by which the answers that are left are wrong at most so "
+            "often, from 0 to 1.",
         ),
     ] = None,
     settings: SetOption = None,
@@ -87,8 +89,8 @@ def evaluate(
 ) -> None:
     """Greedy answers to a benchmark's prompts, and their scores. A second run answers only what is missing.
 
-    With --soft, --blur or --drop-tokens the same samples are answered under these conditions as well, and the report says
-    what each of them costs: how much the answers depend on the images.
+    With --soft, --blur or --drop-tokens the same samples are answered under these conditions as well, and the report
+    says what each of them costs: how much the answers depend on the images.
     """
     from lyrics.core.errors import SpecError
     from lyrics.core.evaluation.report import read_scores, rows_of
@@ -145,18 +147,22 @@ def _check_choosing(about: Mapping[str, Mapping[str, str]], abstaining: bool, sh
     if abstaining or shared:
         other = "--abstain" if abstaining else "--shard"
         raise SpecError(
-            f"--choose-threshold and {other}: a threshold is chosen on all answers as they were given; leave {other} out."
+            f"--choose-threshold and {other}: a threshold is chosen on all answers as they were given; leave {other} "
+            "out."
         )
     for name, known in about.items():
         if known["split"].startswith("test"):
             raise SpecError(
-                f"--choose-threshold: {name} is what the threshold will be judged on; choose it on another split, as with "
-                "--split validation."
+                f"--choose-threshold: {name} is what the threshold will be judged on; choose it on another split, as "
+                "with --split validation."
             )
 
 
 def _choose_thresholds(out: Path, results: Sequence[Result], risk: float) -> None:
-    """A file beside each benchmark's scores. Raises ``LyricsError`` where answers have no confidence, or none is so seldom wrong."""
+    """A file beside each benchmark's scores.
+
+    Raises ``LyricsError`` where answers have no confidence, or none is so seldom wrong.
+    """
     from lyrics.core.errors import LyricsError
     from lyrics.core.evaluation import selective
 
@@ -165,14 +171,15 @@ def _choose_thresholds(out: Path, results: Sequence[Result], risk: float) -> Non
         found = result.details.get("confidence")
         if found is None:
             raise LyricsError(
-                f"{result.name}: --choose-threshold needs answers with a confidence and a mark from 0 to 1, and these have none."
+                f"{result.name}: --choose-threshold needs answers with a confidence and a mark from 0 to 1, and these "
+                "have none."
             )
         chosen[result.name] = selective.choose_threshold(found, risk, result.name)
     for name, data in chosen.items():
         selective.write_threshold(out / name, data)
         print_text(
-            f"{name}: threshold {data['threshold']:g}: risk {100 * data['risk']:.2f} % at coverage {100 * data['coverage']:.1f} %, "
-            f"in {out / name / selective.FILE}",
+            f"{name}: threshold {data['threshold']:g}: risk {100 * data['risk']:.2f} % at coverage "
+            f"{100 * data['coverage']:.1f} %, in {out / name / selective.FILE}",
             error=True,
         )
 

@@ -1,7 +1,7 @@
 """Answers with evidence: what a model said, and for each object it pointed at, what the refiner saw there.
 
-A language model may name a box where nothing is. The refiner looked at the same picture: an object of an answer is *supported* where one
-of the refiner's boxes overlaps it enough, whatever the two call it.
+A language model may name a box where nothing is. The refiner looked at the same picture: an object of an answer is
+*supported* where one of the refiner's boxes overlaps it enough, whatever the two call it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from lyrics.core.language.codecs import parse
 from lyrics.core.refining.refinement import Refinement
 from lyrics.core.types import DetectedObject
 
-#: Overlap from which a box of the refiner counts as the same thing; the threshold of referring expression comprehension (section 5.1).
+#: Overlap from which a box of the refiner counts as the same thing; the threshold of referring expression comprehension
+#: (section 5.1).
 SUPPORT_IOU = 0.5
 
 
@@ -79,7 +80,8 @@ class Answer:
         objects: what it points at, in order of mention.
         problems: box text that could not be read, in words; the rest of the answer is not affected.
         plain_text: the answer without its box markup: each object's tag stands in its place.
-        confidence: how sure the language model was; None where it does not say (``lyrics.core.contracts.ScoresItsTokens``).
+        confidence: how sure the language model was; None where it does not say
+            (``lyrics.core.contracts.ScoresItsTokens``).
         withheld: what the model would have said in place of an abstention (``lyrics.core.abstaining``); else empty.
     """
 
@@ -124,8 +126,8 @@ class Answer:
 def read_answer(text: str, codec: str, refinement: Refinement | None, confidence: Confidence | None = None) -> Answer:
     """An answer's objects, matched with what the refiner saw in the picture that the answer is about.
 
-    ``refinement`` is that picture's; without a picture there is nothing to point at, and the text stays text. Raises nothing, whatever
-    the text.
+    ``refinement`` is that picture's; without a picture there is nothing to point at, and the text stays text. Raises
+    nothing, whatever the text.
     """
     text = text.strip()
     if refinement is None:

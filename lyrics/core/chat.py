@@ -1,4 +1,6 @@
-"""A conversation with a model: pictures are looked at once, when they come in; every answer is part of what is asked next."""
+"""A conversation with a model: pictures are looked at once, when they come in; every answer is part of what is asked
+next.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,8 @@ _FOUR = re.compile(rf"\s*({_NUMBER})[\s,]+({_NUMBER})[\s,]+({_NUMBER})[\s,]+({_N
 
 
 def with_boxes(text: str, size_px: Size | None, codec: str) -> str:
-    """A question with every ``<box x1 y1 x2 y2>`` (pixels of a picture of ``size_px``) written as the model reads boxes.
+    """A question with every ``<box x1 y1 x2 y2>`` (pixels of a picture of ``size_px``) written as the model reads
+    boxes.
 
     Raises ``PromptError`` for a box that is no box, lies outside of the picture, or belongs to no picture.
     """
@@ -49,8 +52,8 @@ def with_boxes(text: str, size_px: Size | None, codec: str) -> str:
         width, height = size_px
         if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
             raise PromptError(
-                f"{found[0]}: does not lie in the picture, which is {width} x {height} pixels; give left, top, right, bottom with "
-                "left < right and top < bottom."
+                f"{found[0]}: does not lie in the picture, which is {width} x {height} pixels; give left, top, right, "
+                "bottom with left < right and top < bottom."
             )
         box = Box.from_px((x1, y1, x2, y2), size_px)
         assert box is not None, "a box with an area inside the picture"
@@ -80,9 +83,10 @@ class Answering(Protocol):
 class Chat:
     """A conversation. Made by ``LyricsModel.chat``.
 
-    ``history`` is what was said, ``encoded`` the pictures that were shown, in order. The query transformer reads the question with which a
-    picture comes in; it and the refiner run once for each picture. A language model that can (``ResumesPrompts``) reads only what is
-    new since the last answer; what it keeps of the conversation is memory of the size that ``lyrics check`` counts as its cache.
+    ``history`` is what was said, ``encoded`` the pictures that were shown, in order. The query transformer reads the
+    question with which a picture comes in; it and the refiner run once for each picture. A language model that can
+    (``ResumesPrompts``) reads only what is new since the last answer; what it keeps of the conversation is memory of
+    the size that ``lyrics check`` counts as its cache.
     """
 
     def __init__(self, model: Answering, pictures: Sequence[ImageLike] = (), *, max_new_tokens: int = 256) -> None:
@@ -122,7 +126,8 @@ class Chat:
             abstaining: when to answer "I cannot see that." instead, which then is what the conversation goes on with.
                 Whether an answer is withheld is known at its end, so ``on_text`` goes without it.
 
-        If anything is raised (``ImageError``, ``PromptError``, ``KeyboardInterrupt``), the conversation is as it was before.
+        If anything is raised (``ImageError``, ``PromptError``, ``KeyboardInterrupt``), the conversation is as it was
+        before.
         """
         if not instruction_text(question).strip():
             raise PromptError("the prompt is empty; ask something.")

@@ -1,4 +1,5 @@
-"""The parts of a model in one module: what they are, which of them a stage trains, and what the query transformer reads.
+"""The parts of a model in one module: what they are, which of them a stage trains, and what the query transformer
+reads.
 
 Shapes: Q queries (visual, then grounding), S spatial tokens, D width.
 """
@@ -103,8 +104,9 @@ class ComposedModel(nn.Module):
     def trainable_parameters(self, stage: str) -> dict[str, nn.Parameter]:
         """The parameters that a stage trains, by their names in the state dict; all others are frozen by this call.
 
-        Stage ``pretrain`` trains the query transformer and the objectives (section 3.2); stage ``instruct`` the query transformer without
-        its vocabulary head, the projection, and what the language model's adaptation leaves trainable (section 3.3).
+        Stage ``pretrain`` trains the query transformer and the objectives (section 3.2); stage ``instruct`` the query
+        transformer without its vocabulary head, the projection, and what the language model's adaptation leaves
+        trainable (section 3.3).
         """
         stage1 = self.abilities.stage1
         head = {id(parameter) for parameter in (() if stage1 is None else stage1.stage1_parameters())}
@@ -140,7 +142,9 @@ class ComposedModel(nn.Module):
 
     @host_work("tokenize objects")
     def _objects(self, refinements: Sequence[Refinement]) -> ObjectTokens:
-        """Each picture's objects as token ids, nothing for a query transformer without text; two places are left for special tokens."""
+        """Each picture's objects as token ids, nothing for a query transformer without text; two places are left for
+        special tokens.
+        """
         reader = self.abilities.text
         if reader is None:
             return ObjectTokens.none(len(refinements))
@@ -181,8 +185,8 @@ class ComposedModel(nn.Module):
         if "spatial" in self.spec.sees and "S" in segments:
             if special.bos < 0:
                 raise SpecError(
-                    "sees: names spatial, whose text begins with [BOS], and the query transformer's tokenizer has no such token; "
-                    "set sees=[instruction], or give it a tokenizer with [BOS]."
+                    "sees: names spatial, whose text begins with [BOS], and the query transformer's tokenizer has no "
+                    "such token; set sees=[instruction], or give it a tokenizer with [BOS]."
                 )
             text["S"] = Text.from_lists([[special.bos, *ids] for ids in spatial_ids])
         if "instruction" in self.spec.sees and "C" in segments:

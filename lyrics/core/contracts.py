@@ -1,14 +1,14 @@
 """What each kind of component promises: all that core uses of a part, as protocols.
 
-A plugin's ``build(options, context)`` returns an object of the shape below. Nothing has to be inherited: built parts are compared with
-these protocols (``lyrics.core.build``), and ``lyrics.testing`` runs everything that core does with them. All parts but data sets and
-benchmarks are ``torch.nn.Module``s. Importing this file imports no torch.
+A plugin's ``build(options, context)`` returns an object of the shape below. Nothing has to be inherited: built parts
+are compared with these protocols (``lyrics.core.build``), and ``lyrics.testing`` runs everything that core does with
+them. All parts but data sets and benchmarks are ``torch.nn.Module``s. Importing this file imports no torch.
 
-A kind has one protocol of what it must have. What a part may have beside that is a protocol of its own, marked *optional*; which of them
-the parts of a model keep is found out once, when the model is made (``Abilities``).
+A kind has one protocol of what it must have. What a part may have beside that is a protocol of its own, marked
+*optional*; which of them the parts of a model keep is found out once, when the model is made (``Abilities``).
 
-Shapes: B images, N image tokens, M detector tokens, K objects, Q queries, R rows of a stream, n selected tokens, L text tokens,
-D feature width.
+Shapes: B images, N image tokens, M detector tokens, K objects, Q queries, R rows of a stream, n selected tokens, L text
+tokens, D feature width.
 """
 
 from __future__ import annotations
@@ -43,14 +43,18 @@ class BuildContext:
     """What a component may know about the model it is built for.
 
     Args:
-        weights: ``pretrained`` loads what the options name; ``random`` initializes and downloads nothing; ``meta`` is ``random`` inside
-            ``torch.device("meta")``, so that shapes and counts exist without memory.
+        weights: ``pretrained`` loads what the options name; ``random`` initializes and downloads nothing; ``meta``
+            is ``random`` inside ``torch.device("meta")``, so that shapes and counts exist without memory.
         image_dim: ``feature_dim`` of the image encoder; 0 while the experts themselves are built.
-        local_dims: ``feature_dim`` per local source (``detector``, ``segmenter``), in the order in which their tokens are concatenated.
+        local_dims: ``feature_dim`` per local source (``detector``, ``segmenter``), in the order in which their
+            tokens are concatenated.
         query_dim: ``hidden_size`` of the query transformer; 0 until it is built. Objectives size their heads by it.
-        query_segments: ``segments`` of the query transformer: which of V, G (queries), S, C (texts) its streams may have.
-        files: the part's own folder of the model folder that it is rebuilt from, where there is one: what ``save_files`` wrote.
-        downloads: whether ``pretrained`` may use the network; pass it to ``lyrics.core.weights.pretrained.locate_checkpoint``.
+        query_segments: ``segments`` of the query transformer: which of V, G (queries), S, C (texts) its streams may
+            have.
+        files: the part's own folder of the model folder that it is rebuilt from, where there is one: what
+            ``save_files`` wrote.
+        downloads: whether ``pretrained`` may use the network; pass it to
+            ``lyrics.core.weights.pretrained.locate_checkpoint``.
     """
 
     weights: Weights
@@ -80,14 +84,18 @@ class Module(Protocol):
 
 @runtime_checkable
 class WithFiles(Protocol):
-    """Optional, for an image encoder, an expert or a language model that needs more than tensors: its configuration, names of its tags.
+    """Optional, for an image encoder, an expert or a language model that needs more than tensors: its configuration,
+    names of its tags.
 
-    A model folder holds a folder of its own for each part that has these two. ``build`` finds it again as ``context.files``, and
-    ``load_files`` is called once the tensors are there.
+    A model folder holds a folder of its own for each part that has these two. ``build`` finds it again as
+    ``context.files``, and ``load_files`` is called once the tensors are there.
     """
 
     def save_files(self, folder: Path) -> None:
-        """Write what the part needs beside its tensors to ``folder``, which exists. JSON and tokenizer files, no pickles."""
+        """Write what the part needs beside its tensors to ``folder``, which exists.
+
+        JSON and tokenizer files, no pickles.
+        """
         ...
 
     def load_files(self, folder: Path) -> None:
@@ -99,7 +107,8 @@ class WithFiles(Protocol):
 class KnowsOneWorld(Protocol):
     """Optional, for an image encoder or an expert of the refiner whose weights know one kind of image alone.
 
-    ``world`` names that kind, and ``otherwise`` says what to use for other images; commands print both, once, when they meet one.
+    ``world`` names that kind, and ``otherwise`` says what to use for other images; commands print both, once, when they
+    meet one.
     """
 
     @property
@@ -115,7 +124,10 @@ class KnowsOneWorld(Protocol):
 
 @runtime_checkable
 class WithNumTokens(Protocol):
-    """Optional, for a detector that gives the same number of local tokens for every image. Memory is counted with it."""
+    """Optional, for a detector that gives the same number of local tokens for every image.
+
+    Memory is counted with it.
+    """
 
     @property
     def num_tokens(self) -> int: ...
@@ -123,7 +135,10 @@ class WithNumTokens(Protocol):
 
 @runtime_checkable
 class WithVocabulary(Protocol):
-    """Optional, for a detector that knows a closed set of phrases. It is asked for all of them where there is no tagger."""
+    """Optional, for a detector that knows a closed set of phrases.
+
+    It is asked for all of them where there is no tagger.
+    """
 
     @property
     def vocabulary(self) -> Sequence[str]: ...
@@ -184,13 +199,15 @@ class Projected(Protocol):
 
 
 class QueryTransformer(Module, Protocol):
-    """streams of queries and text + frozen features -> hidden states, ``hidden_size`` wide. See ``lyrics.core.stage1.streams``.
+    """streams of queries and text + frozen features -> hidden states, ``hidden_size`` wide. See
+    ``lyrics.core.stage1.streams``.
 
-    ``segments`` says which of V, G (queries), S, C (texts) its streams may have: streams hold no others. V is always there.
-    ``num_queries`` counts V and G; that many soft tokens reach the language model for each image. With S or C it is a ``ReadsText``, too.
+    ``segments`` says which of V, G (queries), S, C (texts) its streams may have: streams hold no others. V is always
+    there. ``num_queries`` counts V and G; that many soft tokens reach the language model for each image. With S or C it
+    is a ``ReadsText``, too.
 
-    Options may declare ``segments``, ``image_dim`` and ``local_dims`` (as fields or properties); what does not fit is then found before
-    anything is built.
+    Options may declare ``segments``, ``image_dim`` and ``local_dims`` (as fields or properties); what does not fit is
+    then found before anything is built.
     """
 
     @property
@@ -205,8 +222,8 @@ class QueryTransformer(Module, Protocol):
     def project(self, features: Features) -> Projected:
         """What all forward passes of a step read of the features; called once for the images of this rank.
 
-        With several ranks, also once for the images of others that this rank has as hard negatives; the two are then joined by
-        ``followed_by``. Differentiable where it has parameters.
+        With several ranks, also once for the images of others that this rank has as hard negatives; the two are then
+        joined by ``followed_by``. Differentiable where it has parameters.
         """
         ...
 
@@ -220,7 +237,8 @@ class QueryTransformer(Module, Protocol):
 
 @runtime_checkable
 class ReadsText(Protocol):
-    """Required of a query transformer with S or C among its segments; one without reads no text, and none of this is asked of it.
+    """Required of a query transformer with S or C among its segments; one without reads no text, and none of this is
+    asked of it.
 
     No text segment is longer than ``max_positions``.
     """
@@ -231,7 +249,10 @@ class ReadsText(Protocol):
     def max_positions(self) -> int: ...
 
     def token_logits(self, hidden_nD: torch.Tensor) -> torch.Tensor:
-        """Hidden states of text [n,hidden_size] -> logits over the vocabulary [n,V]. Called in stage 1, on target rows only."""
+        """Hidden states of text [n,hidden_size] -> logits over the vocabulary [n,V].
+
+        Called in stage 1, on target rows only.
+        """
         ...
 
 
@@ -247,8 +268,9 @@ class WithStage1Parameters(Protocol):
 class LanguageModel(Module, Protocol):
     """Embeds token ids, reads embeddings, and generates from embeddings.
 
-    ``adaptation`` is ``lora``, ``frozen`` or ``full``; parameters that it does not train have ``requires_grad=False``. No sequence is
-    longer than ``max_positions``. ``chat_template`` is a name of ``lyrics.core.language.prompts.TEMPLATES``.
+    ``adaptation`` is ``lora``, ``frozen`` or ``full``; parameters that it does not train have ``requires_grad=False``.
+    No sequence is longer than ``max_positions``. ``chat_template`` is a name of
+    ``lyrics.core.language.prompts.TEMPLATES``.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -285,16 +307,20 @@ class LanguageModel(Module, Protocol):
         """Left-padded embeddings -> ids of the new tokens only [B, at most max_new_tokens], without dropout.
 
         ``on_token`` is called with each id as it is chosen; it is only given with a batch of one and a single beam.
-        Decoding is greedy unless ``generation_config`` is given, whose options are those of ``lyrics.core.language.generation``
-        with transformers' meaning; samples come from torch's global generators, which the caller has seeded. A language
-        model that decodes greedily and in no other way may leave it out: options of generation are then refused.
+        Decoding is greedy unless ``generation_config`` is given, whose options are those of
+        ``lyrics.core.language.generation`` with transformers' meaning; samples come from torch's global generators,
+        which the caller has seeded. A language model that decodes greedily and in no other way may leave it out:
+        options of generation are then refused.
         """
         ...
 
 
 @runtime_checkable
 class ScoresItsTokens(Protocol):
-    """Optional, for a language model that says how probable the tokens of its answers were. Without it no answer has a confidence."""
+    """Optional, for a language model that says how probable the tokens of its answers were.
+
+    Without it no answer has a confidence.
+    """
 
     def generate_scored(
         self,
@@ -309,9 +335,9 @@ class ScoresItsTokens(Protocol):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """As ``generate``, and the natural logarithm of each new token's probability, float [B, as many tokens].
 
-        The token that ends an answer has one, too; what stands behind it is NaN. The distribution is the model's own, before
-        what sampling makes of it (temperature, ``top_p``). ``keys`` and ``past`` are given to a ``ResumesPrompts`` alone, for
-        one prompt, and mean what they mean there.
+        The token that ends an answer has one, too; what stands behind it is NaN. The distribution is the model's own,
+        before what sampling makes of it (temperature, ``top_p``). ``keys`` and ``past`` are given to a
+        ``ResumesPrompts`` alone, for one prompt, and mean what they mean there.
         """
         ...
 
@@ -379,7 +405,10 @@ class ResumesPrompts(Protocol):
 
 @runtime_checkable
 class WithCache(Protocol):
-    """Optional, for a language model that keeps something for every token while it generates. Memory is counted with it."""
+    """Optional, for a language model that keeps something for every token while it generates.
+
+    Memory is counted with it.
+    """
 
     @property
     def cache_numbers_per_token(self) -> int:
@@ -389,7 +418,10 @@ class WithCache(Protocol):
 
 @runtime_checkable
 class HoldsIn4Bit(Protocol):
-    """Optional, for a language model that can be loaded with its weights in 4 bits. Memory is then also counted that way."""
+    """Optional, for a language model that can be loaded with its weights in 4 bits.
+
+    Memory is then also counted that way.
+    """
 
     def weights_in_4bit(self) -> int:
         """How many of its weights would be held in 4 bits: linear layers, without the head and LoRA."""
@@ -397,15 +429,19 @@ class HoldsIn4Bit(Protocol):
 
 
 class Objective(Module, Protocol):
-    """Says which streams it needs, and turns their outputs into a (sum, count) of its loss. A module that owns its heads.
+    """Says which streams it needs, and turns their outputs into a (sum, count) of its loss. A module that owns its
+    heads.
 
-    Options may declare ``needs_segments`` (a field or property): the segments that its streams cannot be without. A query transformer that
-    lacks one is then refused before anything is built. A loss that compares samples of a batch with each other declares the capability
-    ``compares_across_batch`` (``Component.capabilities``): it is no sum over micro-batches.
+    Options may declare ``needs_segments`` (a field or property): the segments that its streams cannot be without. A
+    query transformer that lacks one is then refused before anything is built. A loss that compares samples of a batch
+    with each other declares the capability ``compares_across_batch`` (``Component.capabilities``): it is no sum over
+    micro-batches.
     """
 
     def streams(self, batch: PretrainBatch) -> Sequence[Stream]:
-        """What the first pass must run, with segments that the query transformer has (``BuildContext.query_segments``) and no others."""
+        """What the first pass must run, with segments that the query transformer has (``BuildContext.query_segments``)
+        and no others.
+        """
         ...
 
     def loss(self, state: StepState) -> Loss:
@@ -415,7 +451,10 @@ class Objective(Module, Protocol):
 
 @runtime_checkable
 class ChoosesNegatives(Objective, Protocol):
-    """Optional, for an objective whose similarities choose the hard negatives. It declares ``compares_across_batch``."""
+    """Optional, for an objective whose similarities choose the hard negatives.
+
+    It declares ``compares_across_batch``.
+    """
 
     def similarity(self, outputs: StreamOutputs, batch: PretrainBatch) -> Similarity:
         """Logits of this rank's samples against those of all ranks. The result is passed on in ``StepState``."""
@@ -442,7 +481,9 @@ class CountsCorrect(Objective, Protocol):
 
 @runtime_checkable
 class RestoresText(Objective, Protocol):
-    """Optional, for an objective that hides tokens of the spatial text and teaches the query transformer to restore them."""
+    """Optional, for an objective that hides tokens of the spatial text and teaches the query transformer to restore
+    them.
+    """
 
     def masked(self, batch: PretrainBatch) -> torch.Tensor:
         """Which spatial tokens are hidden: bool [B, L] over ``batch.spatial``."""
@@ -465,7 +506,9 @@ class WritesCaptions(Objective, Protocol):
     def captions(
         self, query_transformer: QueryTransformer, features: Features, batch: PretrainBatch, longest: int
     ) -> list[list[int]]:
-        """Captions of the batch's images as token ids, ``longest`` tokens at most; the batch's own captions are not read."""
+        """Captions of the batch's images as token ids, ``longest`` tokens at most; the batch's own captions are not
+        read.
+        """
         ...
 
 
@@ -477,7 +520,9 @@ def reader_of(query_transformer: QueryTransformer) -> ReadsText | None:
 
 @dataclass(frozen=True, eq=False)
 class Abilities:
-    """What the query transformer and the language model of a model have beside what they must have; None where they lack it."""
+    """What the query transformer and the language model of a model have beside what they must have; None where they
+    lack it.
+    """
 
     text: ReadsText | None
     stage1: WithStage1Parameters | None
@@ -497,12 +542,14 @@ class Abilities:
 
 
 class Dataset(Protocol):
-    """A reader of one public format: ``len`` and random access to ``Sample``s, the same every time, and to their pictures.
+    """A reader of one public format: ``len`` and random access to ``Sample``s, the same every time, and to their
+    pictures.
 
     Objects of this kind are pickled into loader workers: files are opened on first use, not before.
 
-    What is raised decides what happens to a run (``lyrics.core.data.stream``): ``SampleError`` and ``ImageError`` replace the sample and
-    are written to the ledger; ``OSError`` is the storage's and is retried or stops the run; anything else is a mistake in the code.
+    What is raised decides what happens to a run (``lyrics.core.data.stream``): ``SampleError`` and ``ImageError``
+    replace the sample and are written to the ledger; ``OSError`` is the storage's and is retried or stops the run;
+    anything else is a mistake in the code.
     """
 
     def __len__(self) -> int: ...
@@ -543,7 +590,9 @@ class Benchmark(Protocol):
 
 @runtime_checkable
 class ShowsImages(Protocol):
-    """Optional, for a benchmark that opens its images itself; without it, ``sample.image`` is a path that the model opens."""
+    """Optional, for a benchmark that opens its images itself; without it, ``sample.image`` is a path that the model
+    opens.
+    """
 
     def picture(self, sample: Sample) -> Any:
         """The image that ``sample.image`` names, which is not None, as the model's ``generate`` takes it."""
@@ -573,7 +622,9 @@ PROTOCOLS: Mapping[str, type] = {
 
 
 def members(protocol: type) -> tuple[str, ...]:
-    """Names that a protocol declares, inherited ones included, without those of ``torch.nn.Module`` and of Python itself."""
+    """Names that a protocol declares, inherited ones included, without those of ``torch.nn.Module`` and of Python
+    itself.
+    """
     found: dict[str, None] = {}
     for base in reversed(protocol.__mro__):
         if getattr(base, "_is_protocol", False) and base is not Module:

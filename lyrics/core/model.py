@@ -1,7 +1,7 @@
 """``LyricsModel``: the way of an image through a composed model: seen, trained on, and asked about.
 
 Its parts, and which of their parameters a stage trains, are in ``composed.py``.
-Shapes: P pictures, N image tokens, Q queries (visual, then grounding), S spatial tokens, L tokens of the language model, D width.
+Shapes: P images, N image tokens, Q queries (visual, then grounding), S spatial tokens, L prompt tokens, D width.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class LyricsModel(SavedModel):
 
     @torch.no_grad()
     def features(self, images: ModelImages, phrases: Phrases = None) -> tuple[Features, tuple[Refinement, ...]]:
-        """Frozen features of prepared pictures, and what the refiner saw. ``phrases`` take the place of the tagger's tags."""
+        """Frozen features of prepared images, and what the refiner saw. ``phrases`` replace the tagger's tags."""
         image_tokens_PND = self.encoder(images.by_expert["image_encoder"].pixels_BCHW)
         if self.refiner is None:
             if phrases is not None:
@@ -138,7 +138,7 @@ class LyricsModel(SavedModel):
         longest: int | None = None,
         return_loss: Literal[True] = True,
     ) -> TrainingOutput:
-        """Return the losses of a batch, by what kind of batch it is; one call, so that data parallelism sees one forward pass.
+        """Return the losses of a batch of either stage; one call, so that data parallelism sees one forward pass.
 
         Args:
             batch: what ``lyrics.data_collator`` makes of samples; or instead of it
@@ -206,8 +206,8 @@ class LyricsModel(SavedModel):
     def instruction_step(self, batch: InstructionExamples, *, longest: int | None = None) -> dict[str, Loss]:
         """Stage 2 (section 3.3): next-token loss on answers and what ends them, as one sum and count called ``answer``.
 
-        The query transformer reads, for each picture, the instruction that brings it in. ``longest`` cuts prompts to so many tokens;
-        they are cut to the language model's positions in any case.
+        The query transformer reads, for each picture, the instruction that brings it in. ``longest`` cuts prompts to so
+        many tokens; they are cut to the language model's positions in any case.
         """
         instructions = instructions_of(batch.dialogues, len(batch.images))
         encoded = self.encode_images(batch.images.to(self.device, self.dtype), instructions, dropped=batch.dropped)
@@ -336,8 +336,8 @@ class LyricsModel(SavedModel):
 
         Args:
             images: of one instruction an image, a list of images, or None; of a list of instructions one of these for
-                each; or what ``model.processor`` prepared. An image is whatever
-                ``lyrics.core.pictures.images.open_image`` opens: a path, a PIL image, a numpy array [H,W,C], a tensor [C,H,W].
+                each; or what ``model.processor`` prepared. An image is whatever ``open_image`` of
+                ``lyrics.core.pictures.images`` opens: a path, a PIL image, a numpy array [H,W,C], a tensor [C,H,W].
             text: what is asked.
             images_per_text: of prepared images.
             phrases: for each image, what the detector looks for in place of the tagger's tags; for one image a list of
@@ -347,8 +347,8 @@ class LyricsModel(SavedModel):
             seed: of samples; the same seed gives the same samples of the same batch. None draws new ones each time. The
                 global generators are left as they were.
             options: transformers' generation options by name (``num_beams``, ``do_sample``, ``temperature``, ``top_p``,
-                ``repetition_penalty``, ...; all are in ``lyrics.core.language.generation.GenerationOptions``). ``temperature``,
-                ``top_k``, ``top_p`` or ``min_p`` mean ``do_sample=True`` unless that is given.
+                ``repetition_penalty``, ...; all are in ``lyrics.core.language.generation.GenerationOptions``).
+                ``temperature``, ``top_k``, ``top_p`` or ``min_p`` mean ``do_sample=True`` unless that is given.
 
         Returns:
             The answer of one instruction, or a list of answers of a list.

@@ -1,11 +1,11 @@
 """Both attentions on torch's scaled_dot_product_attention.
 
-Runs of query rows that see the same keys form a block; blocks of like size are gathered into a bucket, padded to its longest, and one call
-serves the bucket. The backward pass gathers again and recomputes the bucket's attention instead of keeping padded copies, and sums the
-gradients of a key seen by several blocks in a fixed order, without atomics.
+Runs of query rows that see the same keys form a block; blocks of like size are gathered into a bucket, padded to its
+longest, and one call serves the bucket. The backward pass gathers again and recomputes the bucket's attention instead
+of keeping padded copies, and sums the gradients of a key seen by several blocks in a fixed order, without atomics.
 
-With dropout, SDPA cannot be told which entries to drop, so the bucket is computed plainly with the keyed mask of ``hashing``: the same
-entries fall as in the reference.
+With dropout, SDPA cannot be told which entries to drop, so the bucket is computed plainly with the keyed mask of
+``hashing``: the same entries fall as in the reference.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ def segment_attention(
 def cross_attention(
     q_SQHd: torch.Tensor, k_IMHd: torch.Tensor, v_IMHd: torch.Tensor, plan: CrossPlan, *, dropout_p: float, seed: int
 ) -> torch.Tensor:
-    """Sets of one image are put side by side, so that its keys are read once. Images with as many readers share a call; on a CPU
-    unequal ones are called one by one, which needs no copy of their keys."""
+    """Sets of one image are put side by side, so that its keys are read once. Images with as many readers share a call;
+    on a CPU unequal ones are called one by one, which needs no copy of their keys.
+    """
     _, num_queries, num_heads, width = q_SQHd.shape
     sets = _sets_by_image(plan, q_SQHd.device)
     order = sets.order
@@ -133,7 +134,9 @@ def _attend(
 
 @dataclass(frozen=True)
 class _Bucket:
-    """R blocks of at most L query rows and M keys each, as indices into the packed sequence (padding points at row 0)."""
+    """R blocks of at most L query rows and M keys each, as indices into the packed sequence (padding
+    points at row 0).
+    """
 
     q_index: torch.Tensor
     k_index: torch.Tensor
@@ -146,7 +149,7 @@ class _Bucket:
 class _Buckets:
     buckets: tuple[_Bucket, ...]
     q_inverse: torch.Tensor
-    """For each query row, its row in the concatenation of all buckets' outputs; one past the end for a row without keys."""
+    """For each query row, its row in the buckets' outputs, concatenated; one past the end for a row without keys."""
     k_inverse: torch.Tensor
     """The same for the first block that sees each key."""
     k_repeats: tuple[tuple[torch.Tensor, torch.Tensor], ...]
@@ -238,7 +241,9 @@ def _buckets(plan: Plan, device: torch.device) -> _Buckets:
 
 @dataclass(frozen=True)
 class _Block:
-    """Query rows that see the same keys; ``causal`` is (keys seen by all, cm) for the one run of rows of a causal block."""
+    """Query rows that see the same keys; ``causal`` is (keys seen by all, cm) for the one run of rows of a causal
+    block.
+    """
 
     rows: np.ndarray
     keys: np.ndarray

@@ -1,7 +1,8 @@
 """The public operations: validate, choose an implementation, call it.
 
-``impl`` names how: ``auto``, ``triton``, ``flash``, ``flex``, ``sdpa``, ``reference``. An explicit name never falls back to another:
-where it cannot serve, it says why. ``auto`` takes the first in that order that can serve these tensors and logs once what and why.
+``impl`` names how: ``auto``, ``triton``, ``flash``, ``flex``, ``sdpa``, ``reference``. An explicit name never falls
+back to another: where it cannot serve, it says why. ``auto`` takes the first in that order that can serve these tensors
+and logs once what and why.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 class ImplementationError(ValueError):
-    """The implementation asked for does not exist or cannot serve these tensors here; the message says why and what can."""
+    """The implementation asked for does not exist or cannot serve these tensors here; the message says why and what
+    can.
+    """
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,8 @@ class Availability:
 
 
 def available_implementations() -> list[Availability]:
-    """Every implementation by name, in the order ``auto`` tries them, with the reason why it can or cannot run on this machine.
+    """Every implementation by name, in the order ``auto`` tries them, with the reason why it can or cannot run on this
+    machine.
 
     One that can run here may still refuse some tensors (their device, type, head dimension, dropout): ``explain`` says.
     """
@@ -165,7 +169,9 @@ class Prepared:
     _sent: list[torch.Tensor]
 
     def keep(self, plans: Sequence[Plan | CrossPlan]) -> None:
-        """Give the plans their tables: those that ``prepare`` got, in the same order, with their per-token tables on the device."""
+        """Give the plans their tables: those that ``prepare`` got, in the same order, with their per-token tables on
+        the device.
+        """
         first = 0
         for plan, made in zip(plans, self._made, strict=False):  # there are none where the implementation has no tables
             last = first + len(made.arrays)
@@ -185,8 +191,8 @@ def prepare(
 ) -> Prepared:
     """Bring what ``impl`` reads of plans to the device, and ``arrays`` of whole numbers beside it, in one copy.
 
-    Other arguments say what the attentions will be called with. It is no mistake if they turn out otherwise: what a plan lacks is then made
-    when it is needed.
+    Other arguments say what the attentions will be called with. It is no mistake if they turn out otherwise: what a
+    plan lacks is then made when it is needed.
     """
     host_tables = getattr(_LOADED[_served_by(impl, device, dtype, head_dim, dropout_p > 0)], "host_tables", None)
     made: list[HostTiles] = []
@@ -211,8 +217,8 @@ def segment_attention(
     Args:
         q: [Tq, H, d]; k and v: [Tk, H, d], same dtype and device. Only the last dimension must be contiguous.
         plan: from ``build_plan`` (or ``Plan.select`` of it), with Tq query rows and Tk keys.
-        dropout_p: probability that an attention weight is dropped. Which ones depends on ``seed`` and on logical positions alone, so
-            that packing and implementation make no difference.
+        dropout_p: probability that an attention weight is dropped. Which ones depends on ``seed`` and on logical
+            positions alone, so that packing and implementation make no difference.
         seed: 64-bit; give every layer its own.
         impl: see the module's text.
 
@@ -229,7 +235,8 @@ def segment_attention(
         )
     if (q.shape[0], k.shape[0]) != (plan.num_queries, plan.num_keys):
         raise ValueError(
-            f"the plan is for {plan.num_queries} query rows and {plan.num_keys} keys; got {q.shape[0]} and {k.shape[0]}."
+            f"the plan is for {plan.num_queries} query rows and {plan.num_keys} keys; got {q.shape[0]} and "
+            f"{k.shape[0]}."
         )
     _check_common(q, k, v, dropout_p)
     module = _LOADED[_served_by(impl, q.device, q.dtype, q.shape[-1], dropout_p > 0)]
@@ -258,12 +265,13 @@ def cross_attention(
     """
     if q.dim() != 4 or k.shape != v.shape or k.dim() != 4 or q.shape[2:] != k.shape[2:]:
         raise ValueError(
-            f"q, k, v must be [S,Q,H,d], [I,M,H,d], [I,M,H,d]; got {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}."
+            f"q, k, v must be [S,Q,H,d], [I,M,H,d], [I,M,H,d]; got {tuple(q.shape)}, {tuple(k.shape)}, "
+            f"{tuple(v.shape)}."
         )
     if (q.shape[0], k.shape[0], k.shape[1]) != (len(plan.image_index_S), plan.num_images, len(plan.col_id_M)):
         raise ValueError(
-            f"the plan is for {len(plan.image_index_S)} query sets and {plan.num_images} images of {len(plan.col_id_M)} keys; "
-            f"got {q.shape[0]}, {k.shape[0]} and {k.shape[1]}."
+            f"the plan is for {len(plan.image_index_S)} query sets and {plan.num_images} images of "
+            f"{len(plan.col_id_M)} keys; got {q.shape[0]}, {k.shape[0]} and {k.shape[1]}."
         )
     _check_common(q, k, v, dropout_p)
     if k.shape[1] == 0:
@@ -284,11 +292,14 @@ _LOADED: dict[str, ModuleType] = {}
 
 
 def _served_by(impl: str, device: torch.device, dtype: torch.dtype, head_dim: int, dropout: bool) -> str:
-    """``_implementation``, which torch.compile asks once while it traces: a choice, a log line and an import are no part of a graph."""
+    """``_implementation``, which torch.compile asks once while it traces: a choice, a log line and an import are no
+    part of a graph.
+    """
     return _REPLACED[-1] if _REPLACED else _implementation(impl, device, dtype, head_dim, dropout)
 
 
-# What torch.compiler.assume_constant_result does, which would first import torch's compiler: a second for those who compile nothing.
+# What torch.compiler.assume_constant_result does, which would first import torch's compiler: a second for those who
+# compile nothing.
 _served_by._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
@@ -298,7 +309,9 @@ _REPLACED: list[str] = []
 
 @contextlib.contextmanager
 def replaced_by(module: ModuleType) -> Iterator[None]:
-    """In this context both attentions are those of ``module``, whatever was asked for: for measurements without the arithmetic."""
+    """In this context both attentions are those of ``module``, whatever was asked for: for measurements without the
+    arithmetic.
+    """
     _LOADED[module.__name__] = module
     _REPLACED.append(module.__name__)
     try:

@@ -1,7 +1,8 @@
 """Which image each query set reads, and which of the image's keys exist: the plan of cross-attention.
 
-A *query set* is the queries of one kind (visual or grounding) of one stream. Many query sets read one image: the streams of several
-objectives, and hard negatives, whose queries read another sample's image through the index, without a copy of its keys and values.
+A *query set* is the queries of one kind (visual or grounding) of one stream. Many query sets read one image: the
+streams of several objectives, and hard negatives, whose queries read another sample's image through the index, without
+a copy of its keys and values.
 
 Letters: S query sets, Q queries in a set, I images, M keys of an image.
 """
@@ -40,7 +41,9 @@ class CrossPlan:
 
     @property
     def keyless_I(self) -> torch.Tensor | None:
-        """True for images none of whose keys exist (their readers get zeros); None where there is surely no such image."""
+        """True for images none of whose keys exist (their readers get zeros); None where there is surely
+        no such image.
+        """
         if self.key_mask_IM is None:
             return None
         found: torch.Tensor | None = self.derived.get("keyless", self.key_mask_IM)

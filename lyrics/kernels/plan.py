@@ -1,12 +1,12 @@
 """Streams, segments and visibility tables -> an attention plan.
 
-The plan is the only description of who sees whom. The reference, the SDPA path, the dense mask and the pictures in the documentation
-all come from it.
+The plan is the only description of who sees whom. The reference, the SDPA path, the dense mask and the pictures in the
+documentation all come from it.
 
-A *stream group* is R streams with the same segments and the same visibility table: one row per sample, each with its own segment
-lengths. All tokens of all groups are packed into one sequence without padding. Segments live in one of two *banks*, and the packed
-order is: bank 0 of every group, then bank 1 of every group. Inside a bank a row's segments are adjacent. (MQ-Former puts its queries in
-bank 0 and text in bank 1, so that either is one slice of the packed sequence.)
+A *stream group* is R streams with the same segments and the same visibility table: one row per sample, each with its
+own segment lengths. All tokens of all groups are packed into one sequence without padding. Segments live in one of two
+*banks*, and the packed order is: bank 0 of every group, then bank 1 of every group. Inside a bank a row's segments are
+adjacent. (MQ-Former puts its queries in bank 0 and text in bank 1, so that either is one slice of the packed sequence.)
 
 With that order every query row sees at most two intervals of keys. The plan's table has one row per run of query rows::
 
@@ -42,7 +42,9 @@ NUM_BANKS = 2
 
 
 class PlanError(ValueError):
-    """Streams that cannot be laid out: an unknown name, a wrong length, or a visibility of more than two key intervals."""
+    """Streams that cannot be laid out: an unknown name, a wrong length, or a visibility of more than two
+    key intervals.
+    """
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,10 @@ class StreamGroup:
     Args:
         name: unique among the groups of one plan.
         segments: in the order preferred inside their bank; all with the same R.
-        visibility: ``{(row segment, column segment): "full" | "causal" | "none"}``; pairs left out are ``none``. ``causal`` is only
-            meaningful from a segment to itself: token i sees tokens 0 .. i.
-        sample_R: what identifies each row's sample, for dropout: the same sample in the same group drops the same entries however it
-            is packed.
+        visibility: ``{(row segment, column segment): "full" | "causal" | "none"}``; pairs left out are ``none``.
+            ``causal`` is only meaningful from a segment to itself: token i sees tokens 0 .. i.
+        sample_R: what identifies each row's sample, for dropout: the same sample in the same group drops the same
+            entries however it is packed.
         prefix: name of another group all of whose segments every token of this group sees as well.
         prefix_row_R: which row of the prefix group; None means the same row.
     """
@@ -103,8 +105,8 @@ class Plan:
 
     Args:
         table: int32 [P, 7], host. Every query row is in exactly one run.
-        row_id_T, col_id_T: int32 hash of the logical position (sample, group, segment, offset) of each query and key row; dropout is
-            keyed on them.
+        row_id_T, col_id_T: int32 hash of the logical position (sample, group, segment, offset) of each query and
+            key row; dropout is keyed on them.
     """
 
     table: torch.Tensor
@@ -154,7 +156,9 @@ class Plan:
         return chosen.astype(np.int32)
 
     def to(self, device: torch.device | str) -> Plan:
-        """The same plan with its per-token tables on ``device``; the table of runs stays on the host, where launches are decided."""
+        """The same plan with its per-token tables on ``device``; the table of runs stays on the host, where launches
+        are decided.
+        """
         return self.placed(self.row_id_T.to(device), self.col_id_T.to(device))
 
     def placed(self, row_id_T: torch.Tensor, col_id_T: torch.Tensor) -> Plan:
@@ -195,8 +199,8 @@ def build_plan(groups: Sequence[StreamGroup]) -> tuple[Layout, Plan]:
     """Lay the groups out and describe who sees whom.
 
     Raises:
-        PlanError: a name is used twice or is unknown, numbers of rows differ, or some segment's visible keys cannot be had in two
-            intervals under any order of the segments.
+        PlanError: a name is used twice or is unknown, numbers of rows differ, or some segment's visible keys cannot
+            be had in two intervals under any order of the segments.
     """
     _check(groups)
     by_name = {group.name: group for group in groups}
@@ -244,7 +248,8 @@ def _check(groups: Sequence[StreamGroup]) -> None:
             rows = next(other for other in groups if other.name == group.prefix).num_rows
             if group.prefix_row_R is None and rows != group.num_rows:
                 raise PlanError(
-                    f"stream {group.name!r} has {group.num_rows} rows and its prefix {group.prefix!r} has {rows}: give prefix_row_R."
+                    f"stream {group.name!r} has {group.num_rows} rows and its prefix {group.prefix!r} has {rows}: give "
+                    "prefix_row_R."
                 )
 
 
@@ -281,7 +286,9 @@ def _shape(group: StreamGroup, by_name: Mapping[str, StreamGroup]) -> _Shape:
 
 @lru_cache(maxsize=256)
 def _order(shape: _Shape) -> tuple[tuple[str, ...], ...]:
-    """Segment names per bank, in the first order (the declared one first) in which two intervals do for every segment."""
+    """Segment names per bank, in the first order (the declared one first) in which two intervals do for
+    every segment.
+    """
     banks = [[name for name, own in shape.segments if own == bank] for bank in range(NUM_BANKS)]
     worst = ""
     for candidate in itertools.product(*(itertools.permutations(bank) for bank in banks)):
@@ -296,8 +303,8 @@ def _order(shape: _Shape) -> tuple[tuple[str, ...], ...]:
             return candidate
         worst = worst or failure
     raise PlanError(
-        f"stream {shape.name!r}: {worst}: that is more than two intervals of keys (or two causal ones) in any order of its segments. "
-        "Make it see fewer separate runs of segments, or put part of it in a stream of its own."
+        f"stream {shape.name!r}: {worst}: that is more than two intervals of keys (or two causal ones) in any order of "
+        "its segments. Make it see fewer separate runs of segments, or put part of it in a stream of its own."
     )
 
 

@@ -1,11 +1,13 @@
 """A plan as tables of tiles: what each program of a kernel reads, in int32, without a mask.
 
-Query rows that see the same keys are put side by side, wherever they lie in the packed sequence, so that few tiles are half empty; so are
-keys seen by the same rows. The two orders are index lists (``rows`` and ``cols``), and a tile is a run of one of them.
+Query rows that see the same keys are put side by side, wherever they lie in the packed sequence, so that few tiles are
+half empty; so are keys seen by the same rows. The two orders are index lists (``rows`` and ``cols``), and a tile is a
+run of one of them.
 
-A *row tile* (forward pass, dQ) is ``r0, rn, k0, kn, k1, k1n, cm``: rows ``rows[r0 : r0+rn]`` see the keys of the plan's two intervals,
-the second one causally if ``cm < k1n``. A *key tile* (dK, dV) is ``c0, cn, e0, en``: keys ``cols[c0 : c0+cn]`` are seen by the entries
-``e0 .. e0+en-1``, and an entry is ``r0, rn, diagonal``: key c of the tile is seen by row i of the entry iff ``c < i + diagonal``.
+A *row tile* (forward pass, dQ) is ``r0, rn, k0, kn, k1, k1n, cm``: rows ``rows[r0 : r0+rn]`` see the keys of the plan's
+two intervals, the second one causally if ``cm < k1n``. A *key tile* (dK, dV) is ``c0, cn, e0, en``: keys
+``cols[c0 : c0+cn]`` are seen by the entries ``e0 .. e0+en-1``, and an entry is ``r0, rn, diagonal``: key c of the tile
+is seen by row i of the entry iff ``c < i + diagonal``.
 
 Letters: T query rows, K keys.
 """
@@ -32,7 +34,8 @@ NOT_CAUSAL = 2**30
 
 @dataclass(frozen=True)
 class Block:
-    """Query rows (``length`` of them from ``first`` on, in the order of ``Blocks.rows``) that see the same keys, or one causal run.
+    """Query rows (``length`` of them from ``first`` on, in the order of ``Blocks.rows``) that see the same keys, or one
+    causal run.
 
     Row r sees keys ``k0 .. k0+kn-1``, and key ``k1+j`` iff ``j < k1n`` and ``j < r + cm``.
     """
@@ -67,7 +70,10 @@ class Blocks:
 
 @dataclass(frozen=True, eq=False)
 class Tiles:
-    """Tables on a device, int32; see the file's text. ``rows`` and ``cols`` leave out rows without keys and keys without readers."""
+    """Tables on a device, int32; see the file's text.
+
+    ``rows`` and ``cols`` leave out rows without keys and keys without readers.
+    """
 
     rows: torch.Tensor
     row_tiles: torch.Tensor
@@ -82,8 +88,9 @@ class Tiles:
 
 
 def runs_of(plan: Plan | CrossPlan) -> np.ndarray:
-    """Runs of query rows and the keys they see, as in ``Plan.table``: int64 [P, 7]. For cross-attention the query sets stand one after
-    another, and so do the keys of all images."""
+    """Runs of query rows and the keys they see, as in ``Plan.table``: int64 [P, 7]. For cross-attention the query sets
+    stand one after another, and so do the keys of all images.
+    """
     if isinstance(plan, Plan):
         return plan.table.numpy().astype(np.int64)
     queries, keys = plan.row_id_SQ.shape[1], len(plan.col_id_M)
@@ -120,7 +127,9 @@ class HostTiles:
     """``rows``, ``row_tiles``, ``cols``, ``key_tiles`` and ``entries`` of ``Tiles``."""
 
     def keep(self, plan: Plan | CrossPlan, tables: Sequence[torch.Tensor], device: torch.device) -> Tiles:
-        """The plan has them from now on: ``tables`` are the arrays on ``device``, the plan's per-token tables are there, too."""
+        """The plan has them from now on: ``tables`` are the arrays on ``device``, the plan's per-token tables are
+        there, too.
+        """
         exists = key_exists_of(plan)
         rows, row_tiles, cols, key_tiles, entries = tables
         row_id, col_id = _identities(plan, device)
@@ -136,7 +145,9 @@ def _key(sizes: tuple[int, int, int], device: torch.device) -> tuple[object, ...
 
 @host_work("tiles")
 def host_tiles(plan: Plan | CrossPlan, row_block: int, key_block: int, row_step: int) -> HostTiles:
-    """Tables with at most ``row_block`` rows in a row tile, ``key_block`` keys in a key tile and ``row_step`` rows in an entry."""
+    """Tables with at most ``row_block`` rows in a row tile, ``key_block`` keys in a key tile and ``row_step`` rows in
+    an entry.
+    """
     grouped = blocks_of(plan)
     cols, key_tiles, entries = _key_tiles(grouped.table, key_block, row_step)
     arrays = (grouped.rows, _row_tiles(grouped.table, row_block), cols, key_tiles, entries)
@@ -220,7 +231,10 @@ def _table(*columns: np.ndarray) -> np.ndarray:
 
 
 def _key_tiles(blocks: np.ndarray, key_block: int, row_step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Key order, key tiles and entries. Keys are cut into the pieces that all blocks see whole or not at all (but for causality)."""
+    """Key order, key tiles and entries.
+
+    Keys are cut into the pieces that all blocks see whole or not at all (but for causality).
+    """
     # Intervals of keys, the two of a block after one another: start, length, block, the diagonal at its start.
     start, length = blocks[:, [2, 4]].reshape(-1), blocks[:, [3, 5]].reshape(-1)
     block = np.repeat(np.arange(len(blocks)), 2)
@@ -292,8 +306,8 @@ def _entries(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Entries of lists of readers, and how many each list has.
 
-    A list is the readers ``first .. first+counts-1``, for keys that begin ``offset`` keys into their piece. Each reader's rows are cut into
-    steps; those before the diagonal are left out.
+    A list is the readers ``first .. first+counts-1``, for keys that begin ``offset`` keys into their piece. Each
+    reader's rows are cut into steps; those before the diagonal are left out.
     """
     number, of_list = ragged(first, counts), np.repeat(np.arange(len(first)), counts)
     start, length = blocks[reader[number], 0], blocks[reader[number], 1]

@@ -15,7 +15,9 @@ _ALIGNED = 64
 
 
 def to_device_soon(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return a tensor of the host on ``device``; the host does not wait for the copy, which a GPU makes from pinned memory."""
+    """Return a tensor of the host on ``device``; the host does not wait for the copy, which a GPU makes from pinned
+    memory.
+    """
     if device.type == "cpu":
         return tensor
     return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)

@@ -1,14 +1,17 @@
-"""``parity``: does a model say the same in batches, in another number type, and with another implementation of attention?
+"""``parity``: does a model say the same in batches, in another number type, and with another implementation of
+attention?
 
-A reference is asked first: float32, one question at a time. Each comparison asks the same questions otherwise and says how many answers
-differ, how far the logits of the language model are from the reference's, and whether the boxes of the answers are where they were.
+A reference is asked first: float32, one question at a time. Each comparison asks the same questions otherwise and says
+how many answers differ, how far the logits of the language model are from the reference's, and whether the boxes of the
+answers are where they were.
 
 - Answers are greedy, as ``generate`` gives them.
-- Logits are read along the *reference's* answer (teacher forcing) and its end, so that one changed word does not count again in every
-  word after it. Their differences are shares of the reference's largest logit.
-- A box of the reference is held against the box of the same name, and of the same place among those of that name, in the other answer;
-  one without such a box has an IoU of 0.
-- Implementations of attention are held against ``reference`` on the query transformer's outputs for the same pictures and texts.
+- Logits are read along the *reference's* answer (teacher forcing) and its end, so that one changed word does not
+  count again in every word after it. Their differences are shares of the reference's largest logit.
+- A box of the reference is held against the box of the same name, and of the same place among those of that name, in
+  the other answer; one without such a box has an IoU of 0.
+- Implementations of attention are held against ``reference`` on the query transformer's outputs for the same pictures
+  and texts.
 
 Letters: T tokens of an answer, V vocabulary, P pictures, Q queries, D width.
 """
@@ -55,7 +58,8 @@ class Tolerance:
         answers: share of the answers that may differ.
         logit: worst difference of a logit, as a share of the reference's largest.
         iou: mean IoU that the boxes of answers must keep.
-        output: worst difference of an output of the query transformer, as a share of the largest; of ``attention`` alone.
+        output: worst difference of an output of the query transformer, as a share of the largest; of ``attention``
+            alone.
     """
 
     answers: float = 0.0
@@ -64,8 +68,9 @@ class Tolerance:
     output: float = 0.0
 
 
-#: By comparison. float32 differs in the order of sums alone; bfloat16 keeps 8 bits of a number, so a rounding is 0.4 % and some dozens of
-#: layers add up to a few per cent; nf4 keeps 4 bits of each weight. Words follow where the two best are nearly equal.
+#: By comparison. float32 differs in the order of sums alone; bfloat16 keeps 8 bits of a number, so a rounding is 0.4 %
+#: and some dozens of layers add up to a few per cent; nf4 keeps 4 bits of each weight. Words follow where the two best
+#: are nearly equal.
 TOLERANCES: Mapping[str, Tolerance] = {
     "batch": Tolerance(answers=0.0, logit=1e-3, iou=0.99),
     "attention": Tolerance(output=1e-4),
@@ -183,16 +188,17 @@ def loader(
 ) -> Load:
     """The model of that name (``lyrics.core.loading``), read anew each time, but for what may be random.
 
-    With a preset or a specification that is what training changes, whose weights no checkpoint need name, and with ``weights="random"``
-    everything: drawn once and kept.
+    With a preset or a specification that is what training changes, whose weights no checkpoint need name, and with
+    ``weights="random"`` everything: drawn once and kept.
     """
     drawn: dict[str, torch.Tensor] = {}
 
     def load(dtype: torch.dtype, more: Mapping[str, Any]) -> LyricsModel:
         if more and (Path(name) / WEIGHTS_FILE).is_file() and holds_all_tensors(name):
             raise WeightsError(
-                f"{name}: holds the weights of its language model, and 4 bits can only be loaded from the checkpoint that a spec "
-                "names. Compare a folder that was saved with trainable_only=True, the run that it was exported from, or a preset."
+                f"{name}: holds the weights of its language model, and 4 bits can only be loaded from the checkpoint "
+                "that a spec names. Compare a folder that was saved with trainable_only=True, the run that it was "
+                "exported from, or a preset."
             )
         changes = {**overrides, **more}
         model = load_model(name, overrides=changes, weights=weights, downloads=downloads, device=device, dtype=dtype)
@@ -221,14 +227,15 @@ def parity(
     Args:
         load: see ``Load``.
         questions: at least one.
-        compare: some of ``COMPARISONS``; without it, all that can be made here. One that is named and cannot be made is an error.
+        compare: some of ``COMPARISONS``; without it, all that can be made here. One that is named and cannot be
+            made is an error.
         tolerances: by comparison.
         batch: questions that are answered together in the comparison ``batch``.
         max_new_tokens: of an answer.
         progress: called with the name of what begins.
 
-    Raises ``SpecError`` for a comparison that does not exist, ``LyricsError`` for one that was named and cannot be made, and what the model
-    raises for a picture or a question that it cannot answer.
+    Raises ``SpecError`` for a comparison that does not exist, ``LyricsError`` for one that was named and cannot be
+    made, and what the model raises for a picture or a question that it cannot answer.
     """
     if not questions:
         raise SpecError("parity: there is no question to ask.")
@@ -383,7 +390,9 @@ def compare_answers(
 
 
 def box_overlaps(reference: Answer, other: Answer) -> Iterator[float]:
-    """For each box of the reference's answer, its IoU with the box of the same name and turn in the other; 0 where there is none."""
+    """For each box of the reference's answer, its IoU with the box of the same name and turn in the other; 0 where
+    there is none.
+    """
     found = dict(zip(_by_name(other), (one.box_norm for one in other.objects), strict=True))
     for key, one in zip(_by_name(reference), reference.objects, strict=True):
         yield one.box_norm.iou(found[key]) if key in found else 0.0
@@ -397,7 +406,7 @@ def _by_name(answer: Answer) -> Iterator[tuple[str, int]]:
         seen[one.tag] += 1
 
 
-# --- implementations of attention --------------------------------------------------------------------------------------
+# --- implementations of attention ----------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -406,7 +415,8 @@ def compare_attention(
 ) -> tuple[list[Comparison], dict[str, str]]:
     """The query transformer's outputs under every implementation that can run here, against ``reference``.
 
-    Returns the comparisons, and why others could not be made. The query transformer's component must have an option ``attention``.
+    Returns the comparisons, and why others could not be made. The query transformer's component must have an option
+    ``attention``.
     """
     calls = _calls(model, questions)
     if not calls:

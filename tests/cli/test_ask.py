@@ -1,4 +1,6 @@
-"""``lyrics ask`` and ``lyrics chat``: good and bad input, boxes in every form, drawings, conversations from standard input."""
+"""``lyrics ask`` and ``lyrics chat``: good and bad input, boxes in every form, drawings, conversations from standard
+input.
+"""
 
 from __future__ import annotations
 

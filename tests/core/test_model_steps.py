@@ -183,7 +183,9 @@ def test_a_sample_that_augmentation_empties_is_taken_as_it_was(model: LyricsMode
 
 
 def test_stage_2_is_the_mean_over_answer_tokens(model: LyricsModel) -> None:
-    """Against the language model called by hand, one conversation at a time and without padding, where it reads two groups of them."""
+    """Against the language model called by hand, one conversation at a time and without padding, where it reads two
+    groups of them.
+    """
     examples = [
         talk(0, ("What is red?", "a circle"), ("And blue?", "a box"), task="text"),
         talk(1, ("How many?", "2"), task="vqa"),

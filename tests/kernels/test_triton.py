@@ -1,5 +1,7 @@
-"""The Triton kernels under Triton's interpreter, against the definition in float64. ``test_triton_child.py`` runs this file in a process of
-its own, because the interpreter is chosen before triton is imported and would be chosen for every other test."""
+"""The Triton kernels under Triton's interpreter, against the definition in float64. ``test_triton_child.py`` runs this
+file in a process of its own, because the interpreter is chosen before triton is imported and would be chosen for
+every other test.
+"""
 
 from __future__ import annotations
 
@@ -188,7 +190,9 @@ def test_auto_does_not_take_the_interpreter() -> None:
 
 
 def test_under_compile() -> None:
-    """In one graph once the plan has its tables; forward and backward are bit-equal to eager, and new seeds and plans reuse the graph."""
+    """In one graph once the plan has its tables; forward and backward are bit-equal to eager, and new seeds and plans
+    reuse the graph.
+    """
     counter = CompileCounterWithBackend("aot_eager")
 
     def function(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan, seed: int) -> torch.Tensor:

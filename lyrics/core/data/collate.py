@@ -1,4 +1,5 @@
-"""A loader worker's last step: examples -> one batch of host tensors and texts, augmented and prepared for every expert.
+"""A loader worker's last step: examples -> one batch of host tensors and texts, augmented and prepared for every
+expert.
 
 Everything here is a function of (seed, position); nothing depends on the worker, the rank or the batch.
 """
@@ -56,9 +57,9 @@ class PretrainExamples:
 class InstructionExamples:
     """A batch of stage 2: conversations, and the pictures of all of them.
 
-    ``dialogues[i]`` names its pictures by their number in ``images``; a conversation may have none. With ``snap_iou``, boxes in the
-    answers are to be exchanged for those that the refiner finds, where they overlap by so much. ``dropped`` says whose
-    spatial text is left out.
+    ``dialogues[i]`` names its pictures by their number in ``images``; a conversation may have none. With ``snap_iou``,
+    boxes in the answers are to be exchanged for those that the refiner finds, where they overlap by so much.
+    ``dropped`` says whose spatial text is left out.
     """
 
     images: ModelImages
@@ -93,10 +94,10 @@ class Collator:
         seed: of the run.
         codec: how boxes are written in instructions and answers; the model's.
         augmentation: None leaves pictures as they are.
-        refined: stored refinements by the picture's name in its data set. Their objects travel with the picture as ``known_objects``,
-            moved by the augmentation; without any, those of the sample's own objects do that a question may know
-            (``lyrics.core.data.known``). Experts that look answers up (``cached``) read them, others see for
-            themselves.
+        refined: stored refinements by the picture's name in its data set. Their objects travel with the picture as
+            ``known_objects``, moved by the augmentation; without any, those of the sample's own objects do that a
+            question may know (``lyrics.core.data.known``). Experts that look answers up (``cached``) read them, others
+            see for themselves.
         snap_iou: passed on with batches of stage 2.
         drop_text, drop_queries_text: shares of the pictures of stage 2 whose spatial text is left out of the prompt,
             and out of what the query transformer reads; the two are drawn apart.
@@ -145,8 +146,8 @@ class Collator:
         stored = self.refined.get(example.sample.image or "")
         if stored is None:
             raise DatasetError(
-                f"{example.sample.image} (data set {example.data_set!r}, row {example.row}) is not among the stored refinements; "
-                "refine the whole data set first, or leave them out."
+                f"{example.sample.image} (data set {example.data_set!r}, row {example.row}) is not among the stored "
+                "refinements; refine the whole data set first, or leave them out."
             )
         if example.picture is not None and not same_shape(stored.size_px, example.picture.size):
             raise DatasetError(
@@ -162,7 +163,8 @@ class Collator:
             varied = self._varied(example)
             if varied.picture is None:
                 raise DatasetError(
-                    f"data set {example.data_set!r}, row {example.row}: stage 1 aligns pictures with text, and this sample has no picture."
+                    f"data set {example.data_set!r}, row {example.row}: stage 1 aligns pictures with text, and this "
+                    "sample has no picture."
                 )
             pictures.append(varied.picture)
             choices = varied.sample.captions

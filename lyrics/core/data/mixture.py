@@ -1,14 +1,16 @@
-"""Which row of which data set stands at a position of the run: a function of (seed, position), so the only state is a step number.
+"""Which row of which data set stands at a position of the run: a function of (seed, position), so the only state is a
+step number.
 
 *Without weights* the data sets are one after the other and shuffled as one: each row comes once per epoch.
 
-*With weights* positions come in blocks of ``BLOCK``. In each block data set k has ``weight_k * BLOCK`` places, shuffled by a permutation of
-the block; its c-th place of block b is place ``b * places_k + c`` of that data set's own endless order. Shares are exact after every
-block, each data set's own epochs are complete, and its order does not depend on the others.
+*With weights* positions come in blocks of ``BLOCK``. In each block data set k has ``weight_k * BLOCK`` places, shuffled
+by a permutation of the block; its c-th place of block b is place ``b * places_k + c`` of that data set's own endless
+order. Shares are exact after every block, each data set's own epochs are complete, and its order does not depend on the
+others.
 
 *With groups* all of this holds for groups of ``group`` neighboring rows in place of rows: positions
-``[g * group, (g + 1) * group)`` have the rows ``[r * group, (r + 1) * group)`` of a data set, in their order. Rows after
-its last whole group are never drawn.
+``[g * group, (g + 1) * group)`` have the rows ``[r * group, (r + 1) * group)`` of a data set, in their order. Rows
+after its last whole group are never drawn.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ class Source:
     Args:
         name: unique in the mixture; it keys the data set's order.
         rows: number of rows.
-        weight: share of positions, relative to the other weights; None (for all sources) takes every row once per epoch.
+        weight: share of positions, relative to the other weights; None (for all sources) takes every row once per
+            epoch.
         shard_sizes: rows per shard, where the data set has shards.
     """
 
@@ -146,7 +149,9 @@ class Mixture:
         return Place(source, int(random.integers(self.sources[source].rows)))
 
     def fingerprint(self) -> str:
-        """Hash of all that decides the order: a run that goes on with another one would repeat some samples and miss others."""
+        """Hash of all that decides the order: a run that goes on with another one would repeat some samples and miss
+        others.
+        """
         shards = [
             None
             if source.shard_sizes is None
@@ -200,7 +205,9 @@ def _one_order(sources: Sequence[Source], seed: int) -> Order:
 
 
 def _places(sources: Sequence[Source]) -> list[int]:
-    """Places of each source in a block: in proportion to the weights, rounded by largest remainder, so that they add up."""
+    """Places of each source in a block: in proportion to the weights, rounded by largest remainder, so that they add
+    up.
+    """
     weights = [source.weight or 0.0 for source in sources]
     for source, weight in zip(sources, weights, strict=True):
         if not (math.isfinite(weight) and weight > 0):

@@ -10,8 +10,9 @@ from lyrics.core.errors import SpecError
 class StepSampler:
     """The ``batch_sampler`` of a ``torch.utils.data.DataLoader``: for each step, this rank's positions.
 
-    Step t takes positions ``[t * global_batch, (t + 1) * global_batch)`` however many ranks there are; rank r of R reads the r-th of
-    R equal parts. Workers do not matter: the loader hands out whole batches and returns them in order.
+    Step t takes positions ``[t * global_batch, (t + 1) * global_batch)`` however many ranks there are; rank r of R
+    reads the r-th of R equal parts. Workers do not matter: the loader hands out whole batches and returns them in
+    order.
 
     Args:
         global_batch: samples per step over all ranks.
@@ -36,8 +37,8 @@ class StepSampler:
         if global_batch // ranks % group:
             whole = max(1, global_batch // (ranks * group)) * ranks * group
             raise SpecError(
-                f"a global batch of {global_batch} gives each of {ranks} ranks {global_batch // ranks} samples, which are "
-                f"not whole groups of {group}; take {whole}, or another data.group"
+                f"a global batch of {global_batch} gives each of {ranks} ranks {global_batch // ranks} samples, which "
+                f"are not whole groups of {group}; take {whole}, or another data.group"
             )
         if not 0 <= start <= stop:
             raise SpecError(f"steps must run from 0 or more upwards, not from {start} to {stop}")

@@ -1,4 +1,5 @@
-"""What stage 1 taught: retrieval among many, matching, masked objects and captions of the query transformer, on samples with captions.
+"""What stage 1 taught: retrieval among many, matching, masked objects and captions of the query transformer, on samples
+with captions.
 
 Shapes: B samples of a batch, N of all.
 """
@@ -40,7 +41,8 @@ NEAR = 0.02
 
 @dataclass(frozen=True)
 class Alignment:
-    """Shares by name, each with how many it is of; ``captions`` are those that the query transformer wrote, in the order of the rows.
+    """Shares by name, each with how many it is of; ``captions`` are those that the query transformer wrote, in the
+    order of the rows.
 
     ``notes`` say what could not be had, and why.
     """
@@ -75,17 +77,18 @@ def alignment(
 ) -> Alignment:
     """Measure a model after stage 1 on the first ``samples`` rows.
 
-    - Retrieval: each picture among the texts of all samples, and the other way round (R@1). A text is the sample's caption with the
-      refiner's spatial text, as the contrastive objective has it; ``captions alone`` leaves the spatial text empty.
-    - What else the objectives count (``accuracy``), batch by batch: pairs judged, hard negatives among ``batch`` samples; tokens
-      foretold, the masks drawn as for a step that never comes. Of masked coordinates also those that are restored to
-      within ``NEAR`` of the image's side: of all, and of objects that are the only ones masked of their image (of
-      several, only their order tells which is which).
+    - Retrieval: each picture among the texts of all samples, and the other way round (R@1). A text is the sample's
+      caption with the refiner's spatial text, as the contrastive objective has it; ``captions alone`` leaves the
+      spatial text empty.
+    - What else the objectives count (``accuracy``), batch by batch: pairs judged, hard negatives among ``batch``
+      samples; tokens foretold, the masks drawn as for a step that never comes. Of masked coordinates also those that
+      are restored to within ``NEAR`` of the image's side: of all, and of objects that are the only ones masked of their
+      image (of several, only their order tells which is which).
     - With ``twins``, rows 2k and 2k + 1 being images of one layout: how often a caption is judged to match its own
       image, and not to match the twin's. The spatial text is the image's own in both. Captions that both twins have
       are left out.
-    - Captions: greedy, by the objective that can write and end them (``captions``, ``ends_captions``), held against all of the sample's;
-      without pycocoevalcap a note says that they have no scores.
+    - Captions: greedy, by the objective that can write and end them (``captions``, ``ends_captions``), held against
+      all of the sample's; without pycocoevalcap a note says that they have no scores.
 
     Raises ``SpecError`` for a model without objectives, and for batches that part twins.
     """

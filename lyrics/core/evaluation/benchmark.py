@@ -1,11 +1,13 @@
 """What the built-in benchmarks are made of, and what the runner uses of any benchmark.
 
-A benchmark keeps ``lyrics.core.contracts.Benchmark``: ``samples``, ``prompt``, ``score``. The runner uses more where it is there:
+A benchmark keeps ``lyrics.core.contracts.Benchmark``: ``samples``, ``prompt``, ``score``. The runner uses more where it
+is there:
 
 - ``picture(sample)``: the sample's picture; without it ``sample.image`` is taken as the path of a file.
-- ``judge(predictions, samples)``: scores with a mark for each answer, so that the worst can be shown, and answers come with their boxes;
-  without it ``score`` gets the answers' texts.
-- ``group(sample)``: the group that the sample is scored in, beside all of them; without it ``group_of`` takes the type of the question.
+- ``judge(predictions, samples)``: scores with a mark for each answer, so that the worst can be shown, and answers
+  come with their boxes; without it ``score`` gets the answers' texts.
+- ``group(sample)``: the group that the sample is scored in, beside all of them; without it ``group_of`` takes the
+  type of the question.
 - ``max_new_tokens``: of an answer; 64 without it.
 """
 
@@ -31,8 +33,9 @@ MAX_NEW_TOKENS = 64
 class PredictedObject:
     """An object that an answer points at.
 
-    Whether the refiner saw it is ``supported``; ``score`` is the refiner's of what it saw there, ``iou`` how much the two boxes overlap
-    (``lyrics.core.answers``). ``evidence`` is that overlap times the score of the refiner's object, supported or not.
+    Whether the refiner saw it is ``supported``; ``score`` is the refiner's of what it saw there, ``iou`` how much the
+    two boxes overlap (``lyrics.core.answers``). ``evidence`` is that overlap times the score of the refiner's object,
+    supported or not.
     """
 
     tag: str
@@ -50,7 +53,9 @@ class PredictedObject:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One answer of a model: as it was written, without its box markup, what it points at, and how sure the model was."""
+    """One answer of a model: as it was written, without its box markup, what it points at, and how sure
+    the model was.
+    """
 
     text: str
     answer: str
@@ -85,11 +90,12 @@ class Verdict:
 
     Args:
         scores: by name. Shares are times 100; counts (``unparsed``) are counts.
-        marks: one for each sample, in order, from 0 (worst) on; the gallery shows the lowest. Empty where single answers have none.
+        marks: one for each sample, in order, from 0 (worst) on; the gallery shows the lowest. Empty where single
+            answers have none.
         notes: what a reader of the scores must know.
         details: plain data for ``scores.json``, such as the points of a curve.
-        points: what each answer is worth, from 0 (wrong) to 1 (right), where that is not its mark: a box has its overlap as a mark and
-            is right or wrong. Scores of groups of samples and risks are means of these.
+        points: what each answer is worth, from 0 (wrong) to 1 (right), where that is not its mark: a box has its
+            overlap as a mark and is right or wrong. Scores of groups of samples and risks are means of these.
     """
 
     scores: Mapping[str, float]
@@ -126,7 +132,9 @@ class Groups(Protocol):
 
 
 def group_of(benchmark: object, sample: Sample) -> str:
-    """A sample's group: ``extra["group"]`` of the sample, else what the benchmark says, else its type of question or its task."""
+    """A sample's group: ``extra["group"]`` of the sample, else what the benchmark says, else its type of question or
+    its task.
+    """
     if stated := sample.extra.get("group"):
         return str(stated)
     if isinstance(benchmark, Groups):
@@ -177,7 +185,8 @@ class DatasetBenchmark:
         expected: int | None = getattr(self.data, "expected", None)
         if expected is None or expected == len(self.data):
             return verdict
-        note = f"The files have {len(self.data):,} samples, {expected:,} were published: not comparable with published scores."
+        counts = f"The files have {len(self.data):,} samples, {expected:,} were published"
+        note = f"{counts}: not comparable with published scores."
         return replace(verdict, notes=(*verdict.notes, note))
 
     def score(self, predictions: Sequence[str], samples: Sequence[Sample]) -> Mapping[str, float]:

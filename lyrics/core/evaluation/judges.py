@@ -34,7 +34,10 @@ def mean(values: Sequence[float]) -> float:
 
 
 def by_group(name: str, values: Sequence[float], groups: Sequence[Any]) -> dict[str, float]:
-    """The mean times 100 of each group's values, as ``NAME, GROUP``; samples of the group None are in none. One group alone is left out."""
+    """The mean times 100 of each group's values, as ``NAME, GROUP``; samples of the group None are in none.
+
+    One group alone is left out.
+    """
     found: dict[str, list[float]] = defaultdict(list)
     for value, group in zip(values, groups, strict=True):
         if group is not None:
@@ -43,7 +46,9 @@ def by_group(name: str, values: Sequence[float], groups: Sequence[Any]) -> dict[
 
 
 def captions(predictions: Predictions, samples: Samples) -> Verdict:
-    """CIDEr, BLEU, ROUGE-L and METEOR; by domain too, where the set has domains (NoCaps), in CIDEr within the whole set."""
+    """CIDEr, BLEU, ROUGE-L and METEOR; by domain too, where the set has domains (NoCaps), in CIDEr within the whole
+    set.
+    """
     if not all(sample.captions for sample in samples):
         return _ON_A_SERVER
     found = caption_scores(
@@ -101,7 +106,10 @@ def options(predictions: Predictions, samples: Samples) -> Verdict:
 
 
 def rec(predictions: Predictions, samples: Samples) -> Verdict:
-    """Accuracy at IoU 0.5 of the first box of an answer; ``unparsed`` counts answers without a box. Marks are the IoU."""
+    """Accuracy at IoU 0.5 of the first box of an answer; ``unparsed`` counts answers without a box.
+
+    Marks are the IoU.
+    """
     right, overlaps, unparsed = [], [], 0
     for one, sample in zip(predictions, samples, strict=True):
         box, target = (one.objects[0].box_norm if one.objects else None), sample.objects[0].box_norm

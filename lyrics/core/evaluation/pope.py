@@ -1,14 +1,16 @@
 """POPE: does a model say that things are there which are not? (Li et al., 2023, arXiv 2305.10355, section 5.)
 
-Of each picture as many things that are there are asked about as things that are not. What is not there is drawn in one of three ways:
+Of each picture as many things that are there are asked about as things that are not. What is not there is drawn in one
+of three ways:
 
 - ``random``: any tag of the data set;
 - ``popular``: the tags that most of the data set's pictures have;
-- ``adversarial``: the tags that most often are in a picture together with those that this picture has (the sum over its tags of the number
-  of pictures with both).
+- ``adversarial``: the tags that most often are in a picture together with those that this picture has (the sum over
+  its tags of the number of pictures with both).
 
-The positives of a picture are the same in all three. Draws depend on the seed and the picture's row alone; of equally frequent tags the
-first in alphabetical order is taken. "Not there" means "not annotated": where annotations leave things out, a true yes counts as wrong.
+The positives of a picture are the same in all three. Draws depend on the seed and the picture's row alone; of equally
+frequent tags the first in alphabetical order is taken. "Not there" means "not annotated": where annotations leave
+things out, a true yes counts as wrong.
 """
 
 from __future__ import annotations
@@ -112,7 +114,10 @@ class Probe:
         return Frequencies.of([tags_of(self.data[row]) for row in range(rows)])
 
     def questions(self) -> Iterator[tuple[Sample, str, bool]]:
-        """(sample, tag, is it there?), a thing that is there and one that is not in turn. Raises ``DatasetError`` if there are none."""
+        """(sample, tag, is it there?), a thing that is there and one that is not in turn.
+
+        Raises ``DatasetError`` if there are none.
+        """
         asked = 0
         for row in range(len(self.data)):
             if asked == self.pictures:
@@ -129,8 +134,9 @@ class Probe:
                 yield sample, no, False
         if not asked:
             raise DatasetError(
-                f"POPE: no picture of the data set has {self.per_picture} differently named objects, with {self.per_picture} more names "
-                "to ask about in the others; take a split with annotated objects, or a smaller per_picture."
+                f"POPE: no picture of the data set has {self.per_picture} differently named objects, with "
+                f"{self.per_picture} more names to ask about in the others; take a split with annotated objects, or a "
+                "smaller per_picture."
             )
 
 
@@ -141,7 +147,10 @@ def with_article(tag: str) -> str:
 
 @dataclass(frozen=True)
 class PopeBenchmark:
-    """POPE's questions, answered with yes or no. Keeps the ``benchmark`` contract (``lyrics.core.evaluation.benchmark``)."""
+    """POPE's questions, answered with yes or no.
+
+    Keeps the ``benchmark`` contract (``lyrics.core.evaluation.benchmark``).
+    """
 
     probe: Probe
     max_new_tokens: int = 16
@@ -175,7 +184,9 @@ class PopeBenchmark:
 
 @dataclass(frozen=True)
 class PopeBoxesBenchmark:
-    """The same things, asked for with their boxes: a box for what is not there is invented, and the refiner's evidence may tell."""
+    """The same things, asked for with their boxes: a box for what is not there is invented, and the refiner's evidence
+    may tell.
+    """
 
     probe: Probe
     max_new_tokens: int = 64
@@ -198,8 +209,9 @@ class PopeBoxesBenchmark:
         return "there" if sample.extra["there"] else "not there"
 
     def judge(self, predictions: Sequence[Prediction], samples: Sequence[Sample]) -> Verdict:
-        """``boxes for what is not there``: answers with a box, of those about what is not there. ``found``: of the others, those whose
-        first box is right for one of the things of that name."""
+        """``boxes for what is not there``: answers with a box, of those about what is not there. ``found``: of the
+        others, those whose first box is right for one of the things of that name.
+        """
         found: list[float] = []
         invented: list[float] = []
         marks = []

@@ -1,10 +1,11 @@
 """``predictions.jsonl``: one line per sample, written as soon as it is answered, so that a run that was killed goes on.
 
-A line is ``{"id", "prompt", "text", "answer", "objects"}``: ``text`` as the model wrote it, ``answer`` without box markup, ``objects``
-each with ``tag``, ``box_norm`` (left, top, right, bottom as shares), ``box_px`` (pixels), ``supported``, ``score``, ``iou``,
-``evidence``. Where the language model says how sure it was, there is ``confidence``, too, with ``mean_log_prob`` and
-``min_log_prob`` (``lyrics.core.answers``). Ids are ``ROW:KEY``: the number of the sample in its benchmark and the data set's own
-key. Processes that share a benchmark write a file each, ``predictions.I-of-N.jsonl``.
+A line is ``{"id", "prompt", "text", "answer", "objects"}``: ``text`` as the model wrote it, ``answer`` without box
+markup, ``objects`` each with ``tag``, ``box_norm`` (left, top, right, bottom as shares), ``box_px`` (pixels),
+``supported``, ``score``, ``iou``, ``evidence``. Where the language model says how sure it was, there is ``confidence``,
+too, with ``mean_log_prob`` and ``min_log_prob`` (``lyrics.core.answers``). Ids are ``ROW:KEY``: the number of the
+sample in its benchmark and the data set's own key. Processes that share a benchmark write a file each,
+``predictions.I-of-N.jsonl``.
 """
 
 from __future__ import annotations
@@ -81,10 +82,11 @@ def read_predictions(folder: Path, prompts: Mapping[str, str], *, all_samples: b
     Args:
         folder: may not exist; then there are none.
         prompts: id -> prompt of the samples that are asked for.
-        all_samples: whether ``prompts`` are those of the whole benchmark; of a part, answers to later samples are left out of account.
+        all_samples: whether ``prompts`` are those of the whole benchmark; of a part, answers to later samples are
+            left out of account.
 
-    A last line that was cut off (a killed run) is left out. Raises ``LyricsError`` naming file and line for one that is no prediction,
-    whose id is there twice or is not the benchmark's, or that answers another prompt.
+    A last line that was cut off (a killed run) is left out. Raises ``LyricsError`` naming file and line for one that is
+    no prediction, whose id is there twice or is not the benchmark's, or that answers another prompt.
     """
     found: dict[str, Line] = {}
     whole: set[str] = set()
@@ -108,14 +110,18 @@ def read_predictions(folder: Path, prompts: Mapping[str, str], *, all_samples: b
                 )
             if line.prompt != prompts[line.id]:
                 raise LyricsError(
-                    f"{line.where}: answers {line.prompt!r}, but the benchmark asks {prompts[line.id]!r} now. Write to another folder."
+                    f"{line.where}: answers {line.prompt!r}, but the benchmark asks {prompts[line.id]!r} now. Write to "
+                    "another folder."
                 )
             found[line.id] = line
     return found
 
 
 def append(path: Path, lines: Sequence[str]) -> None:
-    """Add lines and wait until they are on the disk. What a killed run left of a line is cut off first. Raises ``LyricsError``."""
+    """Add lines and wait until they are on the disk.
+
+    What a killed run left of a line is cut off first. Raises ``LyricsError``.
+    """
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+b") as file:
@@ -130,7 +136,10 @@ def append(path: Path, lines: Sequence[str]) -> None:
 
 
 def merge(folder: Path) -> None:
-    """Make one ``predictions.jsonl``, in the benchmark's order, of the files of several processes. A kill leaves the files readable."""
+    """Make one ``predictions.jsonl``, in the benchmark's order, of the files of several processes.
+
+    A kill leaves the files readable.
+    """
     shards = [path for path in _files(folder) if path.name != FILE]
     if not shards:
         return

@@ -1,4 +1,5 @@
-"""``evaluate``: a model over benchmarks, into a folder: predictions, scores, the worst cases. A second run does only what is missing.
+"""``evaluate``: a model over benchmarks, into a folder: predictions, scores, the worst cases. A second run does only
+what is missing.
 
     OUT/scores.json, OUT/table.md            of every benchmark that OUT holds
     OUT/NAME/run.json                        what the answers are of: model, benchmark, split
@@ -6,11 +7,11 @@
     OUT/NAME/scores.json, OUT/NAME/worst.html
     OUT/NAME/evidence.svg                    where answers have boxes and it is known what is there
     OUT/NAME/risk.svg                        where it is known how sure the language model was: risk against coverage
-    OUT/NAME/conditions.md, .json, .html, .svg        of several conditions (``lyrics.core.conditions``) what each of them costs
+    OUT/NAME/conditions.md, .json, .html, .svg   of several conditions (``lyrics.core.conditions``) what each costs
     OUT/NAME/conditions/CONDITION/           the answers under one of them: predictions, scores, worst cases
 
-Everything that can be wrong is looked at before the model answers anything and before a file is written: the data set's files, the
-predictions that are there, whether a split exists.
+Everything that can be wrong is looked at before the model answers anything and before a file is written: the data set's
+files, the predictions that are there, whether a split exists.
 """
 
 from __future__ import annotations
@@ -49,7 +50,10 @@ RISK = "risk.svg"
 
 @dataclass(frozen=True)
 class Result:
-    """Scores of one benchmark over ``samples`` samples. ``limit`` is the number that was asked for, None for the whole benchmark."""
+    """Scores of one benchmark over ``samples`` samples.
+
+    ``limit`` is the number that was asked for, None for the whole benchmark.
+    """
 
     name: str
     samples: int
@@ -92,7 +96,9 @@ def score(run: BenchmarkRun, abstaining: Abstaining | None = None) -> tuple[Resu
 
 
 def write(run: BenchmarkRun, result: Result, verdict: Verdict) -> None:
-    """The folder's ``scores.json``, ``worst.html`` and ``evidence.svg``, and one ``predictions.jsonl`` of those of several processes."""
+    """The folder's ``scores.json``, ``worst.html`` and ``evidence.svg``, and one ``predictions.jsonl`` of those of
+    several processes.
+    """
     predictions.merge(run.folder)
     write_json(run.folder / SCORES, {**run.about, **result.to_json()})
     if verdict.marks:
@@ -134,20 +140,24 @@ def evaluate(
     """Evaluate a model, and write everything to the folder ``out`` (see above).
 
     Args:
-        model: what answers; or a function that gives it, called only if something is missing; or None to score the answers that are there.
+        model: what answers; or a function that gives it, called only if something is missing; or None to score the
+            answers that are there.
         benchmarks: by the name of their folder in ``out``.
         batch: samples that are answered together.
         limit: only so many samples of each benchmark, the first.
-        shard: (i, n): this process answers rows i, i + n, ... and scores nothing. Once all n have finished, a run without it merges and
-            scores.
-        about: for each benchmark, what its answers are of, such as ``{"model": ..., "split": ...}``; answers of anything else are refused.
-        conditions: under which the same samples are answered as well; each image is looked at once for all that change its soft tokens
-            alone. The results are without any; what the conditions cost is their ``details["conditions"]``.
+        shard: (i, n): this process answers rows i, i + n, ... and scores nothing. Once all n have finished, a run
+            without it merges and scores.
+        about: for each benchmark, what its answers are of, such as ``{"model": ..., "split": ...}``; answers of
+            anything else are refused.
+        conditions: under which the same samples are answered as well; each image is looked at once for all that
+            change its soft tokens alone. The results are without any; what the conditions cost is their
+            ``details["conditions"]``.
         abstaining: which answers are scored as "I cannot see that."; predictions keep what was said.
         progress: called with (name, samples answered, samples in all).
 
-    Returns a result for each benchmark; none from a process of several. Raises ``LyricsError`` and its kinds, as ``open_run``, ``answer``
-    and ``score`` do; with more than one benchmark, all are looked at before the first is answered.
+    Returns a result for each benchmark; none from a process of several. Raises ``LyricsError`` and its kinds, as
+    ``open_run``, ``answer`` and ``score`` do; with more than one benchmark, all are looked at before the first is
+    answered.
     """
     _check_shard(shard)
     known = about or {}
@@ -191,7 +201,9 @@ def evaluate_under(
     about: Mapping[str, Mapping[str, str]] | None = None,
     progress: Callable[[str, int, int], None] = lambda name, done, total: None,
 ) -> list[Result]:
-    """``evaluate`` under one condition alone, as if it were a model of its own: answers are in the folders of ``out``."""
+    """``evaluate`` under one condition alone, as if it were a model of its own: answers are in the folders
+    of ``out``.
+    """
     known = about or {}
     opened = [open_run(name, one, out, limit=limit, about=known.get(name)) for name, one in benchmarks.items()]
     runs = [under(run, condition, run.folder) for run in opened]
@@ -249,8 +261,9 @@ def _check_complete(runs: Sequence[BenchmarkRun]) -> None:
     for run in runs:
         if missing := run.missing():
             raise LyricsError(
-                f"{run.folder}: {len(missing)} of {len(run.samples)} predictions are missing, the first is {run.ids[missing[0]]!r}. "
-                "BenchmarkRun the same command without --rescore; processes with --shard must all have finished."
+                f"{run.folder}: {len(missing)} of {len(run.samples)} predictions are missing, the first is "
+                f"{run.ids[missing[0]]!r}. BenchmarkRun the same command without --rescore; processes with --shard "
+                "must all have finished."
             )
 
 

@@ -1,31 +1,32 @@
-"""Spatial representation: tags and boxes as text, and back (paper, section 3: the text form of the visual refiner's output).
+"""Spatial representation: tags and boxes as text, and back (paper, section 3: the text form of the visual refiner's
+output).
 
-Five conventions, by name in ``CODECS``. All coordinates are those of the original picture; conventions that other projects
-use for a resized or padded one are used here for the original one.
+Five conventions, by name in ``CODECS``. All coordinates are those of the original picture; conventions that other
+projects use for a resized or padded one are used here for the original one.
 
-========  ======================================================  =======================================  ==============
-codec     written                                                 a coordinate is                          resolution
-========  ======================================================  =======================================  ==============
-lyrics    ``<br><T>dog</T><Bbox>(5,20),(310,999)</Bbox></br>``    k / 999, k from 0 to 999                 1/999
-released  ``dog [ 0.005 0.02 0.31 1.0 ] [SEP]``                   a share, three decimals at most          0.001
-shikra    ``dog[0.005,0.020,0.310,1.000]``                        a share, three decimals                  0.001
-qwen      ``<ref>dog</ref><box>(5,20),(310,999)</box>``           k / 1000, k from 0 to 999                0.002
-pixel     ``<br><T>dog</T><Bbox>(3,10),(198,480)</Bbox></br>``    pixels; needs the picture's size         1 pixel
-========  ======================================================  =======================================  ==============
+========  ====================================================  ================================  ==========
+codec     written                                               a coordinate is                   resolution
+========  ====================================================  ================================  ==========
+lyrics    ``<br><T>dog</T><Bbox>(5,20),(310,999)</Bbox></br>``  k / 999, k from 0 to 999          1/999
+released  ``dog [ 0.005 0.02 0.31 1.0 ] [SEP]``                 a share, three decimals at most   0.001
+shikra    ``dog[0.005,0.020,0.310,1.000]``                      a share, three decimals           0.001
+qwen      ``<ref>dog</ref><box>(5,20),(310,999)</box>``         k / 1000, k from 0 to 999         0.002
+pixel     ``<br><T>dog</T><Bbox>(3,10),(198,480)</Bbox></br>``  pixels; needs the picture's size  1 pixel
+========  ====================================================  ================================  ==========
 
 ``parse(format_objects(x)).objects == x`` for every tag whatever is in it, and for every box to within the resolution:
 
-- *Tags.* ``\\ < [ ]``, control characters, line separators, and a space (or ``,;.:`` before a tag in ``shikra``) at either
-  end are written as ``\\uXXXX``, four hexadecimal digits as in JSON. Everything else stands as it is, so ordinary tags are
-  untouched, and no tag can imitate the markup around it.
-- *Thin boxes.* Coordinates are rounded to the nearest step. Where both edges of a box would fall on one step, the edge that
-  lies beyond it (the far one at the picture's border) moves one step out: no box vanishes. Such a coordinate is off by up to
-  the resolution, any other by half of it.
+- *Tags.* ``\\ < [ ]``, control characters, line separators, and a space (or ``,;.:`` before a tag in ``shikra``) at
+  either end are written as ``\\uXXXX``, four hexadecimal digits as in JSON. Everything else stands as it is, so
+  ordinary tags are untouched, and no tag can imitate the markup around it.
+- *Thin boxes.* Coordinates are rounded to the nearest step. Where both edges of a box would fall on one step, the
+  edge that lies beyond it (the far one at the picture's border) moves one step out: no box vanishes. Such a coordinate
+  is off by up to the resolution, any other by half of it.
 - *Scores* are not written. They set the order: best first.
 
-``parse`` raises nothing, whatever the text: it returns what could be read and a list of problems. A wrong order of corners
-and a coordinate a little outside of the picture are repaired and reported; a box that could mean several things is dropped and
-noted. The time taken is linear in the length of the text.
+``parse`` raises nothing, whatever the text: it returns what could be read and a list of problems. A wrong order of
+corners and a coordinate a little outside of the picture are repaired and reported; a box that could mean several things
+is dropped and noted. The time taken is linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ from typing import NamedTuple
 from lyrics.core.errors import GeometryError, UnknownNameError, did_you_mean
 from lyrics.core.geometry import Box, Size, checked_size
 
-# A text with so many problems is not a spatial representation: what follows is left unread, and the last problem says so.
+# A text with so many problems is not a spatial representation: what follows is left unread, and the last problem says
+# so.
 MAX_PROBLEMS = 1_000
 # A coordinate this far outside of the picture (as a share of its side) is cut at the border; farther out, it must be of
 # another frame, and nothing is known about the box. The released detector goes 0.03 beyond the border.
@@ -80,8 +82,8 @@ class Problem:
 class Parsed:
     """What ``parse`` found, in the order of the text.
 
-    ``spans[i]`` is (start, end) of object i's whole markup, so that cutting all spans out leaves the prose around them. Spans do not
-    overlap. The objects have no score.
+    ``spans[i]`` is (start, end) of object i's whole markup, so that cutting all spans out leaves the prose around them.
+    Spans do not overlap. The objects have no score.
     """
 
     objects: tuple[SpatialObject, ...]
@@ -95,12 +97,13 @@ class Codec:
 
     Attributes:
         name: what specifications call it.
-        resolution: the largest error of a coordinate after writing and reading, as a share of the picture's side; for ``pixel``, whose
-            ``steps`` is None, in pixels. Half of it unless a box is thinner than a step.
+        resolution: the largest error of a coordinate after writing and reading, as a share of the picture's side;
+            for ``pixel``, whose ``steps`` is None, in pixels. Half of it unless a box is thinner than a step.
         steps: the number that stands for the right and the lower border, or None for the picture's width and height.
         largest: the largest number that is written, where that is not ``steps``.
         decimals: whether numbers are written divided by ``steps``, as a share.
-        box_format, object_format, separator: templates for a box's four numbers, for ``tag`` and ``box``, and between objects.
+        box_format, object_format, separator: templates for a box's four numbers, for ``tag`` and ``box``, and
+            between objects.
         box_shape: a box's text inside its delimiters, each number replaced by 0.
         leading: characters that are no part of a tag at its beginning.
         box: matches that, with a group for each number and one for the blanks at the end.
@@ -131,8 +134,8 @@ class Codec:
 def format_objects(objects: Iterable[SpatialObject], codec: str = "lyrics", size: Size | None = None) -> str:
     """Objects as text, in descending score; equal scores keep their order, objects without a score come last in theirs.
 
-    ``size`` is the original picture's (width, height); only ``pixel`` needs it, and raises ``GeometryError`` without it.
-    Raises ``UnknownNameError`` for an unknown codec.
+    ``size`` is the original picture's (width, height); only ``pixel`` needs it, and raises ``GeometryError`` without
+    it. Raises ``UnknownNameError`` for an unknown codec.
     """
     form = _codec(codec)
     ordered = sorted(objects, key=lambda one: math.inf if one.score is None or math.isnan(one.score) else -one.score)
@@ -142,7 +145,10 @@ def format_objects(objects: Iterable[SpatialObject], codec: str = "lyrics", size
 
 
 def format_box(box: Box, codec: str = "lyrics", size: Size | None = None) -> str:
-    """A box alone, as an instruction quotes it; ``parse`` reads it as an object with an empty tag. Raises as ``format_objects``."""
+    """A box alone, as an instruction quotes it; ``parse`` reads it as an object with an empty tag.
+
+    Raises as ``format_objects``.
+    """
     form = _codec(codec)
     steps_x, steps_y = _steps(form, size)
     x1, x2 = _on_grid(box.x1, box.x2, steps_x, form)
@@ -168,8 +174,9 @@ def coordinate_share(text: str, codec: str = "lyrics") -> float | None:
 def parse(text: str, codec: str = "lyrics", size: Size | None = None) -> Parsed:
     """Every object that can be read from a text, with its place, and every problem met. No text raises an exception.
 
-    Boxes without a tag have the empty tag; several boxes behind one tag are several objects. ``size`` is the original picture's
-    (width, height); only ``pixel`` needs it, and raises ``GeometryError`` without it. Raises ``UnknownNameError`` for an unknown codec.
+    Boxes without a tag have the empty tag; several boxes behind one tag are several objects. ``size`` is the original
+    picture's (width, height); only ``pixel`` needs it, and raises ``GeometryError`` without it. Raises
+    ``UnknownNameError`` for an unknown codec.
     """
     form = _codec(codec)
     reading = _Reading(text, form, _steps(form, size))
@@ -310,7 +317,9 @@ _KINDS = {f"<{slash}{word}>": slash + part for word, part in _PARTS.items() for 
 
 
 class _Token(NamedTuple):
-    """A piece of markup: "group", "tag" or "box" opens one, "/group", "/tag" or "/box" closes it; "end" is the end of the text."""
+    """A piece of markup: "group", "tag" or "box" opens one, "/group", "/tag" or "/box" closes it; "end" is the end of
+    the text.
+    """
 
     kind: str
     start: int
@@ -318,7 +327,9 @@ class _Token(NamedTuple):
 
 
 class _MarkupScan:
-    """``<br><T>tag</T><Bbox>(x1,y1),(x2,y2)</Bbox></br>``, the paper's own ``</Box>``, and Qwen's ``<ref>`` and ``<box>``."""
+    """``<br><T>tag</T><Bbox>(x1,y1),(x2,y2)</Bbox></br>``, the paper's own ``</Box>``, and Qwen's ``<ref>`` and
+    ``<box>``.
+    """
 
     def __init__(self, reading: _Reading) -> None:
         self.reading = reading
@@ -479,8 +490,8 @@ _FLAGS = re.IGNORECASE | re.ASCII
 CODECS: dict[str, Codec] = {
     codec.name: codec
     for codec in (
-        # The paper's markup, section 3, with its closing tag corrected. It says nothing of numbers; 999 for the border makes the
-        # whole picture (0,0),(999,999) exactly.
+        # The paper's markup, section 3, with its closing tag corrected. It says nothing of numbers; 999 for the border
+        # makes the whole picture (0,0),(999,999) exactly.
         Codec(
             "lyrics",
             resolution=1 / 999,
@@ -492,7 +503,8 @@ CODECS: dict[str, Codec] = {
             token=re.compile(r"</?(?:br|t|bbox|box)>", _FLAGS),
             scan=_scan_markup,
         ),
-        # The authors' code (Fengshenbang-LM, pull request 449): str(round(x, 3)) of each coordinate, one object after the other.
+        # The authors' code (Fengshenbang-LM, pull request 449): str(round(x, 3)) of each coordinate, one object after
+        # the other.
         Codec(
             "released",
             resolution=0.001,
@@ -505,8 +517,8 @@ CODECS: dict[str, Codec] = {
             token=re.compile(r"\[SEP\]|" + _BRACKET, _FLAGS),
             scan=_scan_list,
         ),
-        # shikras/shikra, mllm/dataset/process_function/box_process_function.py, PlainBoxFormatter: f"{x:.3f}", boxes of one
-        # phrase joined by ";". (Shikra measures in the picture padded to a square, we in the original.)
+        # shikras/shikra, mllm/dataset/process_function/box_process_function.py, PlainBoxFormatter: f"{x:.3f}", boxes of
+        # one phrase joined by ";". (Shikra measures in the picture padded to a square, we in the original.)
         Codec(
             "shikra",
             resolution=0.001,
@@ -520,8 +532,9 @@ CODECS: dict[str, Codec] = {
             token=re.compile(_BRACKET, _FLAGS),
             scan=_scan_prose,
         ),
-        # Qwen-VL (arXiv 2308.12966): "normalized within [0, 1000)". Its tokenizer draws x / 1000 * width (tokenization_qwen.py);
-        # eval_mm/evaluate_grounding.py of the same project divides by 999. Written numbers end at 999: a border reads back as 0.999.
+        # Qwen-VL (arXiv 2308.12966): "normalized within [0, 1000)". Its tokenizer draws x / 1000 * width
+        # (tokenization_qwen.py); eval_mm/evaluate_grounding.py of the same project divides by 999. Written numbers end
+        # at 999: a border reads back as 0.999.
         Codec(
             "qwen",
             resolution=0.002,

@@ -215,7 +215,9 @@ def _of_config(config: GenerationConfig) -> dict[str, Any]:
 
 
 def check_takes_options(generate: Callable[..., object], name: str) -> None:
-    """Raise ``ContractError`` where the ``generate`` of the language model called ``name`` takes no ``generation_config``."""
+    """Raise ``ContractError`` where the ``generate`` of the language model called ``name`` takes no
+    ``generation_config``.
+    """
     parameters = inspect.signature(generate).parameters
     if "generation_config" in parameters or any(
         one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()

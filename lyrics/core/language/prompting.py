@@ -34,8 +34,8 @@ from lyrics.core.spec import ModelSpec
 class Encoded:
     """Pictures as the language model receives them.
 
-    ``soft_tokens_PQD`` are the projected query outputs, D wide as the language model's embeddings. ``refinements`` say what the refiner
-    saw, and ``spatial_texts`` how it was written down.
+    ``soft_tokens_PQD`` are the projected query outputs, D wide as the language model's embeddings. ``refinements`` say
+    what the refiner saw, and ``spatial_texts`` how it was written down.
     """
 
     soft_tokens_PQD: torch.Tensor
@@ -91,7 +91,9 @@ def spatial_text(refinement: Refinement, codec: str) -> str:
 
 
 def snapped_dialogue(dialogue: Dialogue, encoded: Encoded, min_iou: float, codec: str) -> Dialogue:
-    """The dialogue with boxes in its answers exchanged for those that the refiner found in its pictures, where they overlap enough."""
+    """The dialogue with boxes in its answers exchanged for those that the refiner found in its pictures, where they
+    overlap enough.
+    """
     pictures = [encoded.refinements[picture] for exchange in dialogue for picture in exchange.images]
     if not pictures:
         return dialogue
@@ -110,7 +112,8 @@ def fitted_prompt(
     spec: ModelSpec,
     language_model: LanguageModel,
 ) -> TokenPrompt:
-    """A conversation as tokens. Where it is longer than ``room``, the refiner's least certain objects are left out of its text.
+    """A conversation as tokens. Where it is longer than ``room``, the refiner's least certain objects are left out of
+    its text.
 
     It may be longer still: soft tokens, instructions and answers stay whole.
     """
@@ -127,7 +130,8 @@ def fitted_prompt(
     if len(prompt) <= room or not shown:
         return prompt
     warnings.warn(
-        "a prompt has no room for all objects that the refiner found; those with the lowest scores are left out of the text.",
+        "a prompt has no room for all objects that the refiner found; those with the lowest scores are left out of the "
+        "text.",
         stacklevel=2,
     )
     share = max(0, room - len(tokens({}))) // len(shown)
@@ -170,8 +174,9 @@ def too_long(prompt: TokenPrompt, num_queries: int, max_positions: int, max_new_
     shown = len(prompt.slots)
     pictures = f", {shown} picture{'s' * (shown != 1)} of {num_queries} tokens included"
     return PromptError(
-        f"the prompt has {len(prompt):,} tokens{pictures if shown else ''}; the language model reads {max_positions:,}, "
-        f"{max_new_tokens:,} of which are kept for the answer. Shorten it, or give fewer pictures or max_new_tokens."
+        f"the prompt has {len(prompt):,} tokens{pictures if shown else ''}; the language model reads "
+        f"{max_positions:,}, {max_new_tokens:,} of which are kept for the answer. Shorten it, or give fewer pictures "
+        "or max_new_tokens."
     )
 
 

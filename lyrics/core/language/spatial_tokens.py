@@ -1,10 +1,12 @@
 """A picture's objects as token ids of a query transformer: its text segment S (paper, section 3.2).
 
-An object is a list of *units*: its tag with the markup around it, each coordinate, and what stands between and after them, each encoded by
-itself. Masked spatial prediction hides whole objects, or units; both stages encode objects in the same way.
+An object is a list of *units*: its tag with the markup around it, each coordinate, and what stands between and after
+them, each encoded by itself. Masked spatial prediction hides whole objects, or units; both stages encode objects in the
+same way.
 
-As every piece is encoded by itself, its ids can be kept: those of numbers and markup in tables made once for a tokenizer and a codec, those
-of tags in a cache that is emptied when it is full. What is left for each batch is arithmetic on arrays (``object_tokens``).
+As every piece is encoded by itself, its ids can be kept: those of numbers and markup in tables made once for a
+tokenizer and a codec, those of tags in a cache that is emptied when it is full. What is left for each batch is
+arithmetic on arrays (``object_tokens``).
 
 Letters: N objects, T tokens, B images.
 """
@@ -37,10 +39,11 @@ MAX_CACHED_TAGS, MAX_CACHED_TOKENS = 100_000, 1_000_000
 def object_tokens(
     images: Sequence[tuple[Sequence[DetectedObject], Size]], tokenizer: Any, codec: str, longest: int
 ) -> ObjectTokens:
-    """The objects of each image (with its size in pixels), as many as fit into ``longest`` tokens; no object is cut through.
+    """The objects of each image (with its size in pixels), as many as fit into ``longest`` tokens; no object is cut
+    through.
 
-    A unit is encoded as ``encode_words`` does it. The codec ``released`` ends an object with BERT's own [SEP]; that one is written by us
-    and becomes the token.
+    A unit is encoded as ``encode_words`` does it. The codec ``released`` ends an object with BERT's own [SEP]; that one
+    is written by us and becomes the token.
     """
     table = _table(tokenizer, codec)
     sizes = [checked_size(size) if CODECS[codec].steps is None else (0, 0) for _, size in images]
@@ -111,7 +114,9 @@ def spatial_units(
 
 
 class _Table:
-    """The ids of all pieces met with one tokenizer and codec: piece p is ``ids[starts[p] : starts[p] + lengths[p]]``."""
+    """The ids of all pieces met with one tokenizer and codec: piece p is ``ids[starts[p] : starts[p] +
+    lengths[p]]``.
+    """
 
     def __init__(self, tokenizer: Any, codec: str) -> None:
         self.tokenizer, self.codec = tokenizer, codec
@@ -122,7 +127,8 @@ class _Table:
         ended = "[SEP]" in ending and tokenizer.sep_token_id is not None
         markup.append([int(tokenizer.sep_token_id)] if ended else encode_words(tokenizer, ending))
         first = self._add(markup)
-        #: Pieces of an object: its tag, each number after the markup before it, the markup after the last, and the ending.
+        #: Pieces of an object: its tag, each number after the markup before it, the markup after the last, and the
+        #: ending.
         self.between, self.last = range(first, first + 4), (first + 4, first + 5)
         steps = CODECS[codec].steps
         self.numbers = np.full(0 if steps is None else steps + 1, -1, np.int64)

@@ -21,7 +21,9 @@ from lyrics.kernels.host_work import host_work
 
 @dataclass(frozen=True)
 class ModelImages:
-    """The same pictures as each expert of a model reads them, by the expert's name (``image_encoder``, ``tagger``, ...)."""
+    """The same pictures as each expert of a model reads them, by the expert's name (``image_encoder``, ``tagger``,
+    ...).
+    """
 
     names: tuple[str, ...]
     sizes_px: tuple[tuple[int, int], ...]

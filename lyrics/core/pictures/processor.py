@@ -1,4 +1,5 @@
-"""Pictures in, one tensor per expert out. Every change of coordinates of a picture happens here, and its frame records it.
+"""Pictures in, one tensor per expert out. Every change of coordinates of a picture happens here, and its frame records
+it.
 
 Shapes: B images, C color channels, H and W pixels.
 """
@@ -124,7 +125,8 @@ class Processor:
             raise ValueError(f"return_tensors={return_tensors!r}: there are torch tensors only; give 'pt'.")
         if padding not in (True, "longest"):
             raise ValueError(
-                f"padding={padding!r}: a batch is padded to its largest image and its longest prompt; give True or leave it out."
+                f"padding={padding!r}: a batch is padded to its largest image and its longest prompt; give True or "
+                "leave it out."
             )
         if text is None:
             if answers is not None:
@@ -172,8 +174,8 @@ class Processor:
         """Open, check and prepare pictures (whatever ``open_image`` takes) for every expert, as tensors of ``dtype``
         (float32 unless given).
 
-        ``names`` say which pictures they are; a path is its own name unless they are given. ``known_objects``: see ``ImageBatch``.
-        ``condition`` says who sees them blurred. Raises ``ImageError`` naming the file.
+        ``names`` say which pictures they are; a path is its own name unless they are given. ``known_objects``: see
+        ``ImageBatch``. ``condition`` says who sees them blurred. Raises ``ImageError`` naming the file.
         """
         pictures = picture_list(pictures)
         opened = [open_image(picture) for picture in pictures]

@@ -1,6 +1,7 @@
 """One training run as plain data: ``TrainConfig``, its overrides, and its YAML file. Imports no torch.
 
-A file may name the model by a preset or a path, with overrides; what is kept and saved is always the whole specification::
+A file may name the model by a preset or a path, with overrides; what is kept and saved is always the whole
+specification::
 
     stage: pretrain
     out: runs/first
@@ -48,7 +49,8 @@ class ModelSection(_Section):
     weights: str = Field("pretrained", description="pretrained, random, or a model folder, as build_model has it")
     start_from: str | None = Field(
         None,
-        description="a run folder or checkpoint whose trained tensors are loaded over the weights: stage 2 starts from stage 1",
+        description="a run folder or checkpoint whose trained tensors are loaded over the weights: stage 2 starts "
+        "from stage 1",
     )
 
 
@@ -84,7 +86,8 @@ class DataSection(_Section):
     sets: dict[str, DataSlot] = Field(min_length=1, description="data sets, by a name of your choice")
     refined: str | None = Field(
         None,
-        description="objects.jsonl of 'lyrics refine', read by those experts of the refiner that take stored objects instead of looking",
+        description="objects.jsonl of 'lyrics refine', read by those experts of the refiner that take stored objects "
+        "instead of looking",
     )
     augmentation: AugmentationSection | None = Field(
         AugmentationSection(), description="null leaves pictures as they are"
@@ -93,13 +96,15 @@ class DataSection(_Section):
         None,
         gt=0,
         le=1,
-        description="stage 2: a box in an answer becomes the refiner's where they overlap so much, so that it can be copied; null: stays",
+        description="stage 2: a box in an answer becomes the refiner's where they overlap so much, so that it can be "
+        "copied; null: stays",
     )
     drop_text: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="stage 2: share of images whose spatial text is left out of the prompt, so that soft tokens must answer",
+        description="stage 2: share of images whose spatial text is left out of the prompt, so that soft tokens must "
+        "answer",
     )
     drop_queries_text: float = Field(
         0.0,
@@ -143,7 +148,8 @@ class OptimizationSection(_Section):
     )
     itc_negatives: Literal["global", "micro-batch"] = Field(
         "global",
-        description="micro-batch allows several micro-batches in stage 1, each with the negatives of its own samples alone",
+        description="micro-batch allows several micro-batches in stage 1, each with the negatives of its own samples "
+        "alone",
     )
 
 
@@ -206,8 +212,8 @@ class TrainConfig(_Section):
         settings = self.optimization
         if self.strategy == "fsdp2" and settings.precision == "bf16" and settings.frozen_precision == "fp32":
             raise ValueError(
-                "strategy fsdp2 with optimization.precision bf16 needs optimization.frozen_precision bf16: autocast would keep a copy "
-                "of the whole language model through every step"
+                "strategy fsdp2 with optimization.precision bf16 needs optimization.frozen_precision bf16: autocast "
+                "would keep a copy of the whole language model through every step"
             )
         if self.strategy == "fsdp2" and settings.compile:
             raise ValueError("strategy fsdp2 has not been tried with optimization.compile; set one of them back")
@@ -255,8 +261,8 @@ def load_config(
 ) -> TrainConfig:
     """A configuration from a recipe's name (``lyrics list recipe``), a YAML or JSON file, or a mapping.
 
-    Component options are filled in and checked, so that what is saved says everything. Raises ``SpecError`` naming the file and the path
-    in it.
+    Component options are filled in and checked, so that what is saved says everything. Raises ``SpecError`` naming the
+    file and the path in it.
     """
     check_overrides(overrides or {})
     overrides = dict(overrides or {})

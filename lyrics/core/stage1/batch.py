@@ -22,8 +22,8 @@ Units = Sequence[Sequence[int]]
 class ObjectTokens:
     """Objects of B images as token ids, image after image, best first.
 
-    ``object_T`` is the number of the object that a token belongs to and ``unit_T`` that of its unit, both 0, 1, ... within the image;
-    ``lengths_B`` and ``objects_B`` count the tokens and the objects of each image. All int64.
+    ``object_T`` is the number of the object that a token belongs to and ``unit_T`` that of its unit, both 0, 1, ...
+    within the image; ``lengths_B`` and ``objects_B`` count the tokens and the objects of each image. All int64.
     """
 
     ids_T: np.ndarray
@@ -49,8 +49,8 @@ class ObjectTokens:
 class Spatial:
     """The objects of each sample as text, without any special token around them.
 
-    ``object_BL`` is the number of the object that a token belongs to (0, 1, ... within the sample), ``unit_BL`` the number of its unit
-    (0, 1, ... within the sample), and ``kind_BL``, which measurements set, its number in
+    ``object_BL`` is the number of the object that a token belongs to (0, 1, ... within the sample), ``unit_BL`` the
+    number of its unit (0, 1, ... within the sample), and ``kind_BL``, which measurements set, its number in
     ``lyrics.core.language.spatial_tokens.KINDS``; all -1 on padding.
     """
 
@@ -110,8 +110,8 @@ class PretrainBatch:
         sample_B: int64, each sample's number in the data order: random draws are functions of (seed, step, sample).
         special: ids of the tokens put around texts.
         seed, step: see ``sample_B``.
-        image_B: int64 identity of each picture, so that two samples of one picture are not each other's negatives; None means that
-            every sample has its own picture.
+        image_B: int64 identity of each picture, so that two samples of one picture are not each other's negatives;
+            None means that every sample has its own picture.
     """
 
     spatial: Spatial

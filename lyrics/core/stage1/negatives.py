@@ -22,7 +22,9 @@ _FLOOR = 1e-4
 
 @dataclass(frozen=True, eq=False)
 class Similarity:
-    """Logits of this rank's images against all texts, and of its texts against all images: [B, N], any device, no gradient needed."""
+    """Logits of this rank's images against all texts, and of its texts against all images: [B, N], any device, no
+    gradient needed.
+    """
 
     image_to_text_BN: torch.Tensor
     text_to_image_BN: torch.Tensor
@@ -30,7 +32,10 @@ class Similarity:
 
 @dataclass(frozen=True, eq=False)
 class Negatives:
-    """Global sample numbers 0 .. N-1 (host): for each text an image, for each image a text; -1 where no candidate is left."""
+    """Global sample numbers 0 ..
+
+    N-1 (host): for each text an image, for each image a text; -1 where no candidate is left.
+    """
 
     image_B: torch.Tensor
     text_B: torch.Tensor
@@ -40,8 +45,8 @@ class Negatives:
 def draw_negatives(batch: PretrainBatch, similarity: Similarity | None, device: torch.device) -> Negatives:
     """One image per text and one text per image, drawn with probability softmax(similarity) + 1e-4.
 
-    A sample's own pair is excluded, and so are samples with the same picture or with the same words, which would be no negatives.
-    Without similarities (no contrastive objective) the draw is uniform.
+    A sample's own pair is excluded, and so are samples with the same picture or with the same words, which would be no
+    negatives. Without similarities (no contrastive objective) the draw is uniform.
     """
     allowed = _allowed(batch, device)
     logits_2BN = None
@@ -88,7 +93,10 @@ def _words(text: Text) -> torch.Tensor:
 
 @dataclass(frozen=True, eq=False)
 class NegativePairs:
-    """What the second pass runs: rows that have a negative, by kind. Images are numbered as in the features given to that pass."""
+    """What the second pass runs: rows that have a negative, by kind.
+
+    Images are numbered as in the features given to that pass.
+    """
 
     row_image: torch.Tensor
     """Samples of this rank whose text is paired with ``image``."""

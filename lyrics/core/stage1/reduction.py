@@ -1,7 +1,7 @@
 """What ranks tell each other once per step: one short vector, summed.
 
-It carries whether a rank met a loss that is not finite, whether one was asked to stop, whether saves keep failing, and the sum and the
-count of every loss. All ranks so decide alike.
+It carries whether a rank met a loss that is not finite, whether one was asked to stop, whether saves keep failing, and
+the sum and the count of every loss. All ranks so decide alike.
 """
 
 from __future__ import annotations
@@ -82,9 +82,11 @@ def reduce_losses(micro_batches: Sequence[Mapping[str, Loss]], flags: Flags) -> 
 
 
 def scaled_sum(losses: Mapping[str, Loss], reduced: Reduced, weights: Mapping[str, float]) -> torch.Tensor:
-    """The loss to call backward on: each sum over the number of its terms in the whole step, times its weight (1 where none is given).
+    """The loss to call backward on: each sum over the number of its terms in the whole step, times its weight (1 where
+    none is given).
 
-    Averaging its gradients over ranks (what data parallelism does) gives the gradient of the weighted sum of the global means.
+    Averaging its gradients over ranks (what data parallelism does) gives the gradient of the weighted sum of the global
+    means.
     """
     terms = [
         loss.sum * (weights.get(name, 1.0) * reduced.scale(name)).to(loss.sum.dtype) for name, loss in losses.items()
@@ -111,7 +113,9 @@ def any_rank(value: bool, device: torch.device) -> bool:
 
 @contextlib.contextmanager
 def together(device: torch.device) -> Iterator[None]:
-    """What one rank cannot do, none goes on from: an error here ends the others too, which would wait for it otherwise."""
+    """What one rank cannot do, none goes on from: an error here ends the others too, which would wait for
+    it otherwise.
+    """
     error: Exception | None = None
     try:
         yield
@@ -126,7 +130,10 @@ def together(device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def peers_alive(last_save: str) -> Iterator[None]:
-    """A collective that fails because another rank is gone becomes a sentence. ``last_save`` says where to go on from."""
+    """A collective that fails because another rank is gone becomes a sentence.
+
+    ``last_save`` says where to go on from.
+    """
     try:
         yield
     except RuntimeError as error:
@@ -134,8 +141,9 @@ def peers_alive(last_save: str) -> Iterator[None]:
             raise
         first_line = str(error).strip().splitlines()[0]
         raise TrainingError(
-            f"rank {rank()} of {world_size()} lost the others: one of them has ended, or did not answer within the timeout. Its own output "
-            f"says why. Start all ranks again to go on from {last_save}. ({type(error).__name__}: {first_line})"
+            f"rank {rank()} of {world_size()} lost the others: one of them has ended, or did not answer within the "
+            f"timeout. Its own output says why. Start all ranks again to go on from {last_save}. "
+            f"({type(error).__name__}: {first_line})"
         ) from error
 
 

@@ -1,7 +1,8 @@
-"""One stage-1 step: objectives declare streams, two packed passes run them, and each loss comes out as a sum and a count.
+"""One stage-1 step: objectives declare streams, two packed passes run them, and each loss comes out as a sum and a
+count.
 
-Pass 1 runs the streams of all objectives, shared ones once. Its similarities choose the hard negatives, and pass 2 runs those. Keys and
-values of the frozen features are projected once for both.
+Pass 1 runs the streams of all objectives, shared ones once. Its similarities choose the hard negatives, and pass 2 runs
+those. Keys and values of the frozen features are projected once for both.
 
 Letters: B samples of this rank, N samples of all ranks.
 """
@@ -90,8 +91,8 @@ def _negative_streams(objectives: Sequence[WithNegatives], batch: PretrainBatch,
 
 def _no_logits(hidden_nD: torch.Tensor) -> torch.Tensor:
     raise ContractError(
-        "an objective asks for logits over a vocabulary, and this query transformer reads no text; such an objective declares in its "
-        "options which segments it needs (needs_segments)."
+        "an objective asks for logits over a vocabulary, and this query transformer reads no text; such an objective "
+        "declares in its options which segments it needs (needs_segments)."
     )
 
 
@@ -102,7 +103,8 @@ def with_remote_images(
     """Keys and values of this rank's images and of those that its negatives need from other ranks.
 
     Returns:
-        The projected features, and for each of the N global samples its image's number in them (-1 where it is not among them).
+        The projected features, and for each of the N global samples its image's number in them (-1 where it is not
+        among them).
     """
     size = features.num_images
     number_N = torch.full((size * world_size(),), -1, dtype=torch.int64)

@@ -1,9 +1,9 @@
 """Streams: what an objective (or stage 2) asks of a query transformer, and what it gets back.
 
-A stream is some of the tokens {V visual queries, G grounding queries, S spatial text, C caption or instruction} of one sample, with a
-table of which segment sees which, the image whose features its queries read, and optionally a *prefix*: another stream whose keys and
-values it may also see. A ``Stream`` here is R of them with the same table, one row per sample. The query transformer packs all streams
-it is given without padding and runs them at once.
+A stream is some of the tokens {V visual queries, G grounding queries, S spatial text, C caption or instruction} of one
+sample, with a table of which segment sees which, the image whose features its queries read, and optionally a *prefix*:
+another stream whose keys and values it may also see. A ``Stream`` here is R of them with the same table, one row per
+sample. The query transformer packs all streams it is given without padding and runs them at once.
 
 Letters: R rows of a stream, L text tokens (padded), B images, N image tokens, M local tokens, Q queries, D width.
 """
@@ -43,7 +43,8 @@ def rows_of(values_T: np.ndarray, lengths_R: np.ndarray, padding: int) -> np.nda
 
 @dataclass(frozen=True, eq=False)
 class Text:
-    """Token ids of one text segment, on the host: ``ids_RL`` int64 padded on the right, ``lengths_R`` int64 true lengths (0 is fine).
+    """Token ids of one text segment, on the host: ``ids_RL`` int64 padded on the right, ``lengths_R`` int64 true
+    lengths (0 is fine).
 
     ``first_position`` is the position of each row's first token; every segment counts its own positions.
     """
@@ -75,14 +76,16 @@ class Stream:
 
     Args:
         name: unique in one forward call.
-        visibility: table over the segments present; ``("C", "C"): "causal"`` for left to right. Pairs left out see nothing.
+        visibility: table over the segments present; ``("C", "C"): "causal"`` for left to right. Pairs left out see
+            nothing.
         sample_R: int64, host: what identifies each row's sample (dropout is keyed on it).
-        image_index_R: int64, host: which image each row's queries read; None for a stream without queries. A stream with queries has
-            all the queries of the transformer.
+        image_index_R: int64, host: which image each row's queries read; None for a stream without queries. A stream
+            with queries has all the queries of the transformer.
         text: the text segments present, by name.
         prefix: name of another stream of the same call that every token sees as well.
         prefix_row_R: which row of the prefix; None for the same row.
-        wanted: which outputs are read, by segment; segments left out have none, and the last layer does not compute them.
+        wanted: which outputs are read, by segment; segments left out have none, and the last layer does not compute
+            them.
     """
 
     name: str
@@ -101,7 +104,8 @@ class Stream:
                 raise ContractError(f"stream {self.name!r}: text segment {name!r} is not one of {TEXT_SEGMENTS}.")
             if self.text[name].lengths_R.shape != (self.num_rows,):
                 raise ContractError(
-                    f"stream {self.name!r}: segment {name!r} has {len(self.text[name].lengths_R)} rows, the stream {self.num_rows}."
+                    f"stream {self.name!r}: segment {name!r} has {len(self.text[name].lengths_R)} rows, the stream "
+                    f"{self.num_rows}."
                 )
         for name in self.wanted:
             if name not in present:
@@ -124,7 +128,8 @@ class Stream:
 
 
 def merge(streams: Sequence[Stream]) -> list[Stream]:
-    """One stream per name, for objectives that ask for the same one (ITC and ICG share the query stream); wanted outputs are united.
+    """One stream per name, for objectives that ask for the same one (ITC and ICG share the query stream); wanted
+    outputs are united.
 
     Raises:
         ContractError: two streams of one name differ in table, image index or text.
@@ -203,7 +208,8 @@ class Features:
 
 @dataclass(frozen=True, eq=False)
 class ProjectedFeatures:
-    """Keys and values of B images, projected once per layer; a query transformer's ``project`` makes it and its forward reads it.
+    """Keys and values of B images, projected once per layer; a query transformer's ``project`` makes it and its forward
+    reads it.
 
     ``image`` and ``local`` map a layer's number to (keys, values), each [B, tokens, heads, head width].
     """
@@ -274,7 +280,8 @@ class StreamOutputs:
         """The wanted hidden states of a segment.
 
         Returns:
-            queries: [R, V or G, D]; ``first`` of a text segment: [R, D]; ``all`` or a mask of a text segment: [n, D], row after row.
+            queries: [R, V or G, D]; ``first`` of a text segment: [R, D]; ``all`` or a mask of a text segment: [n,
+                D], row after row.
         """
         try:
             hidden_TD, rows, shape = self._found[stream, segment]
@@ -282,7 +289,8 @@ class StreamOutputs:
             names = [f"{a}/{b}" for a, b in self._found]
             hint = did_you_mean(f"{stream}/{segment}", names)
             raise ContractError(
-                f"no outputs of segment {segment!r} of stream {stream!r} were wanted; there are {', '.join(names) or 'none'}.{hint}"
+                f"no outputs of segment {segment!r} of stream {stream!r} were wanted; there are "
+                f"{', '.join(names) or 'none'}.{hint}"
             ) from None
         return hidden_TD.index_select(0, rows).view(*shape, hidden_TD.shape[-1])
 

@@ -1,4 +1,6 @@
-"""The next step's batches while the device computes this one's: fetched early, and their images on the way to the device."""
+"""The next step's batches while the device computes this one's: fetched early, and their images on the way to the
+device.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ class ImagesToDevice:
             yield sent, waited_s
 
     def arrived(self, batches: Sequence[Any]) -> None:
-        """To be called before the step that reads them: the GPU's other work waits for the copies, the host does not."""
+        """To be called before the step that reads them: the GPU's other work waits for the copies, the
+        host does not.
+        """
         current = torch.cuda.current_stream(self.device)
         current.wait_stream(self.stream)
         for batch in batches:

@@ -39,8 +39,8 @@ def run(
 ) -> Outcome:
     """Build everything that ``config`` names, and train it.
 
-    ``adapt`` may change the model that was built, before its weights are loaded. Other arguments and errors are those of
-    ``lyrics.core.training.loop.train``.
+    ``adapt`` may change the model that was built, before its weights are loaded. Other arguments and errors are those
+    of ``lyrics.core.training.loop.train``.
     """
     if config.stage == "pretrain" and not config.model.spec.objectives:
         raise SpecError(
@@ -95,7 +95,10 @@ def build_datasets(slots: Mapping[str, Slot], where: str) -> dict[str, Dataset]:
 
 
 def read_refined(config: TrainConfig) -> Mapping[str, Refinement] | None:
-    """The stored refinements that the configuration names, by picture. Raises ``SpecError`` where no expert would look at them."""
+    """The stored refinements that the configuration names, by picture.
+
+    Raises ``SpecError`` where no expert would look at them.
+    """
     if config.data.refined is None:
         return None
     if not declaring(config.model.spec, "reads_known_objects"):

@@ -1,8 +1,9 @@
-"""One optimizer step over any number of micro-batches and ranks: forward, one reduction, backward, clip, update, or a skip by all ranks.
+"""One optimizer step over any number of micro-batches and ranks: forward, one reduction, backward, clip, update, or a
+skip by all ranks.
 
-Every loss is scaled by the number of its terms in the whole step, over all micro-batches and ranks. In stage 1 these numbers differ from
-loss to loss, so several micro-batches are first run without gradients to count them; stage 2 has one loss, whose gradient is
-scaled when it is complete.
+Every loss is scaled by the number of its terms in the whole step, over all micro-batches and ranks. In stage 1 these
+numbers differ from loss to loss, so several micro-batches are first run without gradients to count them; stage 2 has
+one loss, whose gradient is scaled when it is complete.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ if TYPE_CHECKING:
 
 
 class StageModule(nn.Module):
-    """What data parallelism wraps: all losses of a stage in one forward call. ``shards`` is set where the language model is shared out."""
+    """What data parallelism wraps: all losses of a stage in one forward call.
+
+    ``shards`` is set where the language model is shared out.
+    """
 
     def __init__(
         self, model: LyricsModel, stage: Literal["pretrain", "instruct"], shards: Shards | None = None
@@ -54,7 +58,8 @@ class StageModule(nn.Module):
 def compile_blocks(module: nn.Module) -> int:
     """Compile the blocks that say ``compiled_alone = True``: dense arithmetic, row by row. Returns how many there are.
 
-    Between them stands what changes from batch to batch (packing, plans, texts), which a compiler would trace anew each time.
+    Between them stands what changes from batch to batch (packing, plans, texts), which a compiler would trace anew each
+    time.
     """
     blocks = [part for part in module.modules() if getattr(part, "compiled_alone", False)]
     for block in blocks:
@@ -63,7 +68,9 @@ def compile_blocks(module: nn.Module) -> int:
 
 
 class _Touched(torch.autograd.Function):
-    """A loss, and a gradient of zero for every parameter: one that the losses did not use must still take part in the reduction."""
+    """A loss, and a gradient of zero for every parameter: one that the losses did not use must still take part in the
+    reduction.
+    """
 
     @staticmethod
     def forward(ctx: Any, loss: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
@@ -211,7 +218,10 @@ class StepEngine:
 
     @host_work("launch forward")
     def _forward(self, module: Any, step: int, micro: int, batch: Any) -> dict[str, Loss]:
-        """Losses of a micro-batch. Dropout is a function of (seed, step, micro-batch, rank): no generator's state is ever needed."""
+        """Losses of a micro-batch.
+
+        Dropout is a function of (seed, step, micro-batch, rank): no generator's state is ever needed.
+        """
         part = micro * self.accelerator.num_processes + self.accelerator.process_index
         torch.manual_seed(int(generator(self.config.seed, "dropout", step, part).integers(2**63)))
         losses: dict[str, Loss] = module(batch, self.config.seed, step)
@@ -223,7 +233,8 @@ class StepEngine:
             loss = _Touched.apply(loss, *self._trained)  # type: ignore[no-untyped-call]
         loss.backward()  # type: ignore[no-untyped-call]
         if last and self.bare.shards is not None:
-            # Nothing is wrapped then. After the backward pass, so that it does not come between the collectives of the shards.
+            # Nothing is wrapped then. After the backward pass, so that it does not come between the collectives of the
+            # shards.
             average([parameter.grad for parameter in self._trained if parameter.grad is not None])
 
     def _synchronized(self, last: bool) -> AbstractContextManager[Any]:

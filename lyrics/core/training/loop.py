@@ -1,4 +1,6 @@
-"""A run: from the newest checkpoint to the last step, recording as it goes, and stopping where a signal or the losses say so."""
+"""A run: from the newest checkpoint to the last step, recording as it goes, and stopping where a signal or the losses
+say so.
+"""
 
 from __future__ import annotations
 
@@ -69,16 +71,19 @@ def train(
 ) -> Outcome:
     """Train a model through one stage, or go on doing so.
 
-    On a CPU with a fixed number of threads and ranks the result does not depend on where the run was interrupted, to the bit.
+    On a CPU with a fixed number of threads and ranks the result does not depend on where the run was interrupted, to
+    the bit.
 
     Args:
         config: of the run.
-        model: is trained in place; under ``strategy: fsdp2`` the frozen weights of its language model are shared out in place.
+        model: is trained in place; under ``strategy: fsdp2`` the frozen weights of its language model are shared
+            out in place.
         datasets: by the names of ``config.data.sets``.
         collate: examples -> one micro-batch; runs in loader workers.
         resume_from: ``auto``, ``never``, or the path of a checkpoint or a run folder.
-        evaluate: called on all ranks as ``evaluate(model, step)``, in evaluation mode; what the first rank gets is recorded. Where
-            ``model.shards`` is set, it calls ``model.shards.catch_up()`` before ranks exchange anything.
+        evaluate: called on all ranks as ``evaluate(model, step)``, in evaluation mode; what the first rank gets is
+            recorded. Where ``model.shards`` is set, it calls ``model.shards.catch_up()`` before ranks exchange
+            anything.
         disk: how checkpoints are written.
 
     Raises:
@@ -190,7 +195,8 @@ class _Run:
                 "optimization.compile: no part of this model can be compiled; it has no effect.", stacklevel=2
             )
         with warnings.catch_warnings():
-            # accelerate passes DDP an argument under the name that torch 2.13 has renamed; earlier releases know no other.
+            # accelerate passes DDP an argument under the name that torch 2.13 has renamed; earlier releases know no
+            # other.
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             # What is shared out is not wrapped: the engine averages gradients.
             wrapped = self.accelerator.prepare_model(bare, evaluation_mode=shards is not None)
@@ -247,12 +253,14 @@ class _Run:
                 if result.saves_failed:
                     cause = f": {self.writer.last_error}" if self.writer is not None else "; the first rank says why"
                     raise TrainingError(
-                        f"{MAX_FAILURES} saves in a row failed{cause}. Earlier checkpoints are whole: make room, and resume."
+                        f"{MAX_FAILURES} saves in a row failed{cause}. Earlier checkpoints are whole: make room, and "
+                        "resume."
                     )
                 if self.skipped_in_a_row >= MAX_SKIPPED:
                     raise TrainingError(
-                        f"{MAX_SKIPPED} steps in a row, up to step {step}, had a loss or a gradient that was not finite; "
-                        f"{self.folder.anomalies_file} names their samples. Look at these, or lower optimization.learning_rate, and resume."
+                        f"{MAX_SKIPPED} steps in a row, up to step {step}, had a loss or a gradient that was not "
+                        f"finite; {self.folder.anomalies_file} names their samples. Look at these, or lower "
+                        "optimization.learning_rate, and resume."
                     )
                 self._evaluate_when_due(step, recorder)
                 if result.stop and step < last:
@@ -307,13 +315,16 @@ class _Run:
 
 
 def check_negatives(config: TrainConfig, micro_batches: int) -> None:
-    """Raises ``SpecError`` for several micro-batches with a contrastive loss, unless their smaller number of negatives is asked for."""
+    """Raises ``SpecError`` for several micro-batches with a contrastive loss, unless their smaller number of negatives
+    is asked for.
+    """
     contrastive = [path.partition(".")[2] for path in declaring(config.model.spec, "compares_across_batch")]
     accepted = config.optimization.itc_negatives == "micro-batch"
     if config.stage == "pretrain" and micro_batches > 1 and contrastive and not accepted:
         raise SpecError(
-            f"optimization.micro_batch={config.optimization.micro_batch} makes {micro_batches} micro-batches of a step, but the loss "
-            f"{contrastive[0]!r} compares every sample with every other of the step, and is no sum over micro-batches. Use more ranks, a "
-            "smaller optimization.global_batch, or model.spec.query_transformer.options.gradient_checkpointing=true; or accept the "
-            "negatives of each micro-batch alone with optimization.itc_negatives=micro-batch."
+            f"optimization.micro_batch={config.optimization.micro_batch} makes {micro_batches} micro-batches of a "
+            f"step, but the loss {contrastive[0]!r} compares every sample with every other of the step, and is no sum "
+            "over micro-batches. Use more ranks, a smaller optimization.global_batch, or "
+            "model.spec.query_transformer.options.gradient_checkpointing=true; or accept the negatives of each "
+            "micro-batch alone with optimization.itc_negatives=micro-batch."
         )

@@ -1,7 +1,7 @@
 """``scenes``: what the embedded model and any other makes of drawn scenes of which everything is known.
 
-Five of the data set's tasks take turns, so that the first samples are of all of them. What is not there counts by itself: questions with
-a false premise and expressions that nothing matches, which a model answers rightly by saying so.
+Five of the data set's tasks take turns, so that the first samples are of all of them. What is not there counts by
+itself: questions with a false premise and expressions that nothing matches, which a model answers rightly by saying so.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ TASKS: tuple[Task, ...] = ("caption", "vqa", "text-vqa", "rec", "multi-choice")
 _PROMPTS = {task: IF_FOUND if task == "rec" else PROMPTS[task] for task in TASKS}
 _ABSENT = "absent"
 _TAG = re.compile(
-    r"\b(red|orange|yellow|green|cyan|blue|purple|gray) (circle|square|triangle|star|cross|ring|diamond|heart)(?:s|es)?\b",
+    r"\b(red|orange|yellow|green|cyan|blue|purple|gray) "
+    r"(circle|square|triangle|star|cross|ring|diamond|heart)(?:s|es)?\b",
     re.IGNORECASE,
 )
 
@@ -101,7 +102,9 @@ def _part(sample: Sample) -> str:
 
 
 def _captions(predictions: Sequence[Prediction], samples: Sequence[Sample]) -> Verdict:
-    """Of the colors and shapes that a caption names together, which are there (precision), and which of those there it names (recall)."""
+    """Of the colors and shapes that a caption names together, which are there (precision), and which of those there it
+    names (recall).
+    """
     right = said_in_all = true_in_all = 0
     marks = []
     for one, sample in zip(predictions, samples, strict=True):
@@ -139,7 +142,9 @@ def _not_there(predictions: Sequence[Prediction], samples: Sequence[Sample]) -> 
 
 
 def _pointing(predictions: Sequence[Prediction], samples: Sequence[Sample]) -> tuple[dict[str, float], dict[str, Any]]:
-    """Of all boxes in answers, whatever was asked: how many are of nothing that is there, and whether missing support tells."""
+    """Of all boxes in answers, whatever was asked: how many are of nothing that is there, and whether missing support
+    tells.
+    """
     overlaps, real = [], []
     for one, sample in zip(predictions, samples, strict=True):
         there = [Box(*row["box_norm"]) for row in (*sample.extra["things"], *sample.extra["words"])]
@@ -160,7 +165,9 @@ def _pointing(predictions: Sequence[Prediction], samples: Sequence[Sample]) -> t
 
 
 def _named(sample: Sample) -> list[Real]:
-    """What is there, under each name that it may have: an expression that means it, its color and shape, a word as it is written."""
+    """What is there, under each name that it may have: an expression that means it, its color and shape, a word as it
+    is written.
+    """
     objects = [Real(one.tag, one.box_norm) for one in sample.objects]
     things = [Real(f"{one['colour']} {one['shape']}", Box(*one["box_norm"])) for one in sample.extra["things"]]
     return [*objects, *things, *(Real(word["text"], Box(*word["box_norm"])) for word in sample.extra["words"])]

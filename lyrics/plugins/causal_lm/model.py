@@ -68,9 +68,11 @@ _NAMES: Mapping[str, Mapping[str, str]] = {
     "opt": _OPT_NAMES,
     "lfm2": {**_LLAMA_NAMES, "conv_kernel": "conv_L_cache"},
 }
-# A checkpoint may have more rows than its tokenizer has words, read further than is wanted of it, and says by itself what is tied.
+# A checkpoint may have more rows than its tokenizer has words, read further than is wanted of it, and says by itself
+# what is tied.
 _MAY_DIFFER = frozenset({"vocab_size", "max_positions", "tie_word_embeddings"})
-# Says at the first token that lfm2's convolutions would be faster with a package for CUDA, to those who never chose lfm2 as well.
+# Says at the first token that lfm2's convolutions would be faster with a package for CUDA, to those who never chose
+# lfm2 as well.
 _LOG_OF_KERNELS = logging.getLogger("transformers.integrations.hub_kernels")
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>")
 
@@ -132,13 +134,15 @@ class CausalLM(nn.Module):
         return output.logits  # type: ignore[no-any-return]
 
     def _packed(self, embeddings_BLD: torch.Tensor, positions_BL: torch.Tensor) -> torch.Tensor:
-        # transformers sees from the positions where a prompt begins: as a mask for SDPA, as lengths for flash attention.
+        # transformers sees from the positions where a prompt begins: as a mask for SDPA, as lengths for flash
+        # attention.
         output = self.model(inputs_embeds=embeddings_BLD, position_ids=positions_BL, use_cache=False)
         return output.logits  # type: ignore[no-any-return]
 
     @property
     def packs(self) -> bool:
-        """Whether prompts in one row are read as if each stood alone: asked of the model itself, once, with seven tokens.
+        """Whether prompts in one row are read as if each stood alone: asked of the model itself, once, with seven
+        tokens.
 
         Not where layers mix neighboring places by other means than attention (convolutions, recurrent states), and not
         when compiled, as transformers then does not look at the positions.
@@ -201,8 +205,9 @@ class CausalLM(nn.Module):
     ) -> torch.Tensor:
         """``generate`` for one prompt, of which only what ``past`` has not read is read.
 
-        Everything is read where the weights have changed since, where the families' caches cannot be cut to what two prompts share
-        (convolutions and sliding windows keep only the latest tokens), and where there is no cache (Mamba) or there are several beams.
+        Everything is read where the weights have changed since, where the families' caches cannot be cut to what two
+        prompts share (convolutions and sliding windows keep only the latest tokens), and where there is no cache
+        (Mamba) or there are several beams.
         """
         settings = self._settings(max_new_tokens, generation_config)
         return self._resume(embeddings_1LD, keys, past, settings, on_token)[0]
@@ -282,7 +287,9 @@ class CausalLM(nn.Module):
         return written, self.lora_merged  # which PEFT does behind the versions' back
 
     def _ends(self) -> list[int]:
-        """Tokens that end an answer: the tokenizer's, the checkpoint's, and the one that ends a turn of the chat template."""
+        """Tokens that end an answer: the tokenizer's, the checkpoint's, and the one that ends a turn of the chat
+        template.
+        """
         stated = getattr(self._network().generation_config, "eos_token_id", None)
         ends = {self.tokenizer.eos_token_id, *(stated if isinstance(stated, list) else [stated])}
         if self.chat_template == "chatml":
@@ -374,7 +381,10 @@ class _Scores(LogitsProcessor):
 
 
 class _TokenStreamer(BaseStreamer):
-    """Passes on the ids that ``generate`` chooses. With embeddings as the prompt there are no ids of the prompt to leave out."""
+    """Passes on the ids that ``generate`` chooses.
+
+    With embeddings as the prompt there are no ids of the prompt to leave out.
+    """
 
     def __init__(self, on_token: Callable[[int], None]) -> None:
         self.on_token = on_token
@@ -402,8 +412,8 @@ def build(options: CausalLMOptions, context: BuildContext) -> CausalLM:
     else:
         if context.weights == "pretrained":
             warnings.warn(
-                "language_model.options.checkpoint is null: the language model has random weights, and until it is trained its answers "
-                "mean nothing.",
+                "language_model.options.checkpoint is null: the language model has random weights, and until it is "
+                "trained its answers mean nothing.",
                 stacklevel=2,
             )
         model, tokenizer = _from_numbers(options)
@@ -415,7 +425,10 @@ def build(options: CausalLMOptions, context: BuildContext) -> CausalLM:
 
 
 def _adapted(model: nn.Module, lora: LoraOptions) -> nn.Module:
-    """The model with low-rank updates beside the linear layers of those names. Raises ``SpecError`` where it has none of a name."""
+    """The model with low-rank updates beside the linear layers of those names.
+
+    Raises ``SpecError`` where it has none of a name.
+    """
     from peft import LoraConfig, get_peft_model
 
     linear = {
@@ -425,8 +438,8 @@ def _adapted(model: nn.Module, lora: LoraOptions) -> nn.Module:
     }
     if absent := [name for name in lora.target_modules if name.rpartition(".")[2] not in linear]:
         raise SpecError(
-            f"language_model.options.lora.target_modules: {type(model).__name__} has no linear layer {', '.join(absent)}; "
-            f"it has {', '.join(sorted(linear))}."
+            f"language_model.options.lora.target_modules: {type(model).__name__} has no linear layer "
+            f"{', '.join(absent)}; it has {', '.join(sorted(linear))}."
         )
     config = LoraConfig(
         r=lora.rank,
@@ -472,9 +485,11 @@ def _from_numbers(options: CausalLMOptions) -> tuple[nn.Module, Any]:
 
 
 def _config_of_numbers(options: CausalLMOptions, tokenizer: Any) -> PreTrainedConfig:
-    """The configuration of random weights: what the options state, the rest from a local checkpoint, or else Llama-7B's numbers.
+    """The configuration of random weights: what the options state, the rest from a local checkpoint, or else Llama-7B's
+    numbers.
 
-    Raises ``WeightsError`` where the numbers of a checkpoint on the hub would be needed, since random weights download nothing.
+    Raises ``WeightsError`` where the numbers of a checkpoint on the hub would be needed, since random weights download
+    nothing.
     """
     from transformers import AutoConfig
 
@@ -487,8 +502,9 @@ def _config_of_numbers(options: CausalLMOptions, tokenizer: Any) -> PreTrainedCo
             return local
         if options.checkpoint not in (None, DEFAULT_CHECKPOINT):
             raise WeightsError(
-                f"language_model.options.checkpoint: {options.checkpoint!r} is not on this machine, and random weights download nothing, "
-                f"so the sizes of the model are not known. State {', '.join(missing)}, or give a local folder."
+                f"language_model.options.checkpoint: {options.checkpoint!r} is not on this machine, and random weights "
+                f"download nothing, so the sizes of the model are not known. State {', '.join(missing)}, or give a "
+                "local folder."
             )
     architecture = options.architecture or "llama"
     numbers = LLAMA_7B | stated
@@ -615,7 +631,8 @@ def _quantization(name: str) -> Any:
         return None
     if importlib.util.find_spec("bitsandbytes") is None:
         raise MissingRequirementError(
-            f"language_model.options.quantization={name} needs bitsandbytes (not installed). Run: pip install 'lyrics-vl[quant]'"
+            f"language_model.options.quantization={name} needs bitsandbytes (not installed). Run: pip install "
+            "'lyrics-vl[quant]'"
         )
     from transformers import BitsAndBytesConfig
 

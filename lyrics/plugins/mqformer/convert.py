@@ -1,8 +1,11 @@
 """Checkpoints of other projects -> this query transformer's weights, and back.
 
-Four namings are read: LAVIS (BLIP-2 stage 1), transformers (``Blip2ForImageTextRetrieval``), and the released Lyrics code's stages 1 and
-2. Ours keeps query, key and value of self-attention in one matrix, key and value of cross-attention in another, pads the vocabulary to a
-multiple of 64 and source widths to a multiple of 8; all of that is exact. Key names are facts of the public checkpoints.
+Four namings are read: LAVIS (BLIP-2 stage 1), transformers (``Blip2ForImageTextRetrieval``), and the released Lyrics
+code's stages 1 and
+2. Ours keeps query, key and value of self-attention in one matrix, key and value of cross-attention in another, pads
+   the vocabulary to a
+multiple of 64 and source widths to a multiple of 8; all of that is exact. Key names are facts of the public
+checkpoints.
 """
 
 from __future__ import annotations
@@ -162,8 +165,9 @@ def sources(model: MQFormer, naming: Naming) -> dict[str, UpstreamKeys]:
 class Converted:
     """A checkpoint in our naming.
 
-    ``trunk`` are parameters of the query transformer, ``heads[objective]`` of that objective; ``copies`` are upstream keys that repeat
-    another one (tied weights, the position buffer) and ``rest`` those that belong to other parts of the model (vision tower, LLM, experts).
+    ``trunk`` are parameters of the query transformer, ``heads[objective]`` of that objective; ``copies`` are upstream
+    keys that repeat another one (tied weights, the position buffer) and ``rest`` those that belong to other parts of
+    the model (vision tower, LLM, experts).
     """
 
     naming: str
@@ -235,7 +239,8 @@ def to_upstream(model: MQFormer, naming: Naming = RELEASED_STAGE1) -> dict[str, 
     """The model's weights in another project's naming: split, without padding, tied copies and buffers included.
 
     Raises:
-        WeightsError: the model has parameters the naming has no place for (a segmenter's projections; grounding in BLIP-2's).
+        WeightsError: the model has parameters the naming has no place for (a segmenter's projections; grounding in
+            BLIP-2's).
     """
     own = dict(model.state_dict())
     wanted = sources(model, naming)
@@ -262,7 +267,9 @@ def to_upstream(model: MQFormer, naming: Naming = RELEASED_STAGE1) -> dict[str, 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What loading did: parameters left as initialized, and rows of a matrix left so because the checkpoint has fewer."""
+    """What loading did: parameters left as initialized, and rows of a matrix left so because the
+    checkpoint has fewer.
+    """
 
     naming: str
     initialized: tuple[str, ...]
@@ -277,8 +284,8 @@ _MAY_BE_NEW = re.compile(r"local_attention\.|token_head\.|image_norm\.")
 def load_converted(model: MQFormer, converted: Converted) -> LoadReport:
     """Copy converted weights into the model.
 
-    New vocabulary rows and the grounding queries keep their initial values where the checkpoint has fewer; so do the grounding
-    cross-attention and the token head where it has none.
+    New vocabulary rows and the grounding queries keep their initial values where the checkpoint has fewer; so do the
+    grounding cross-attention and the token head where it has none.
 
     Raises:
         WeightsError: another parameter is missing, or a shape does not fit.
@@ -299,14 +306,16 @@ def load_converted(model: MQFormer, converted: Converted) -> LoadReport:
                 fits = True
             if not fits:
                 raise WeightsError(
-                    f"{name} is {tuple(target.shape)} in the model and {tuple(tensor.shape)} in the checkpoint ({converted.naming})."
+                    f"{name} is {tuple(target.shape)} in the model and {tuple(tensor.shape)} in the checkpoint "
+                    f"({converted.naming})."
                 )
             target[: len(tensor)].copy_(tensor)
     return LoadReport(converted.naming, tuple(missing), partly, converted.rest)
 
 
 def load_checkpoint(model: MQFormer, path: str | Path) -> LoadReport:
-    """Read a .safetensors file, or the folder that ``lyrics convert`` wrote, in any known naming (ours included) into the model.
+    """Read a .safetensors file, or the folder that ``lyrics convert`` wrote, in any known naming (ours included) into
+    the model.
 
     Raises:
         WeightsError: no such file, another format, or weights that do not fit.
@@ -316,7 +325,8 @@ def load_checkpoint(model: MQFormer, path: str | Path) -> LoadReport:
         file = file / WEIGHTS_FILE
     if not file.is_file() or file.suffix != ".safetensors":
         raise WeightsError(
-            f"query_transformer.options.checkpoint: {path} is neither a .safetensors file nor a folder that holds {WEIGHTS_FILE}."
+            f"query_transformer.options.checkpoint: {path} is neither a .safetensors file nor a folder that holds "
+            f"{WEIGHTS_FILE}."
         )
     state = read_tensors(file)
     check_finite(state.items(), file)

@@ -1,8 +1,8 @@
 """MQ-Former by its plain definition: one padded batch, one dense mask, nothing shared, nothing skipped.
 
-It is what tests and ``lyrics bench step`` compare the packed forward pass with, so it uses the weights of the model and none of its
-packing: every segment is padded to its longest row, every layer computes every row, and keys and values of the features are projected
-for every row of the stream.
+It is what tests and ``lyrics bench step`` compare the packed forward pass with, so it uses the weights of the model and
+none of its packing: every segment is padded to its longest row, every layer computes every row, and keys and values of
+the features are projected for every row of the stream.
 
 Letters: R rows, L padded tokens in the order V, G, S, C, K cached tokens, D width, H heads, d head width.
 """
@@ -42,7 +42,9 @@ class Trunk(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class DenseOutputs:
-    """All hidden states [R,L,D], where each segment lies, the self-attention keys and values of every layer ([R,L,H,d]), and the mask."""
+    """All hidden states [R,L,D], where each segment lies, the self-attention keys and values of every layer
+    ([R,L,H,d]), and the mask.
+    """
 
     hidden_RLD: torch.Tensor
     segments: dict[str, slice]

@@ -1,12 +1,14 @@
-"""MQ-Former: BLIP-2's BERT trunk with visual queries that read the image and grounding queries that read the visual refiner.
+"""MQ-Former: BLIP-2's BERT trunk with visual queries that read the image and grounding queries that read the visual
+refiner.
 
-Twelve post-LayerNorm layers. Self-attention weights are shared by queries and text; every second layer has two cross-attentions (paper
-section 3.1 and figure 2, placement as in BLIP-2); queries and text have a feed-forward each. All streams of a call run packed, without
-padding: the packed sequence is all query rows, then all text rows (``lyrics.kernels.plan``). Keys and values of the frozen features are
-projected once per layer and image, however many streams read them, and the last layer computes only the rows that are wanted.
+Twelve post-LayerNorm layers. Self-attention weights are shared by queries and text; every second layer has two
+cross-attentions (paper section 3.1 and figure 2, placement as in BLIP-2); queries and text have a feed-forward each.
+All streams of a call run packed, without padding: the packed sequence is all query rows, then all text rows
+(``lyrics.kernels.plan``). Keys and values of the frozen features are projected once per layer and image, however many
+streams read them, and the last layer computes only the rows that are wanted.
 
-Letters: T packed tokens, P query sets (one per stream row with queries), Q queries of a set (V visual + G grounding), I images, N image
-tokens, M local tokens, D width, H heads, d head width, n selected rows.
+Letters: T packed tokens, P query sets (one per stream row with queries), Q queries of a set (V visual + G grounding), I
+images, N image tokens, M local tokens, D width, H heads, d head width, n selected rows.
 """
 
 from __future__ import annotations
@@ -48,8 +50,8 @@ class MQFormer(nn.Module):
     Args:
         options: sizes and dropout.
         image_dim: width of image tokens.
-        local_dims: width of the local tokens of each source, in the order in which they are concatenated; may be empty, and then the
-            grounding queries have nothing to read and skip their cross-attention.
+        local_dims: width of the local tokens of each source, in the order in which they are concatenated; may be
+            empty, and then the grounding queries have nothing to read and skip their cross-attention.
         tokenizer: has the tokens of ``SPECIAL_TOKENS``.
     """
 
@@ -67,8 +69,8 @@ class MQFormer(nn.Module):
         for name, width in self.local_dims.items() if self.box_waves else ():
             if width < 4:
                 raise SpecError(
-                    f"query_transformer.options.box_features: fourier reads the last four numbers of a local token as its box, and {name} "
-                    f"tokens have {width}; set it to raw."
+                    "query_transformer.options.box_features: fourier reads the last four numbers of a local token as "
+                    f"its box, and {name} tokens have {width}; set it to raw."
                 )
         self.tokenizer = tokenizer
         self.vocab_size = options.vocab_size
@@ -89,9 +91,10 @@ class MQFormer(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Normal(0, init_std), zero biases, queries with small noise so that no two are alike, and Xavier for the grounding
-        cross-attention, which no BLIP-2 checkpoint has (paper section 3.1). Numbers in order where the options ask for
-        it."""
+        """Normal(0, init_std), zero biases, queries with small noise so that no two are alike, and Xavier for the
+        grounding cross-attention, which no BLIP-2 checkpoint has (paper section 3.1). Numbers in order where the
+        options ask for it.
+        """
         std = self.options.init_std
         nn.init.normal_(self.query_tokens_QD, std=std)
         for module in self.modules():
@@ -106,7 +109,8 @@ class MQFormer(nn.Module):
         weight = self.word_embeddings.weight
         if self.options.numbers_in_order and not weight.is_meta and not numbers_in_order(weight, self.tokenizer):
             warnings.warn(
-                "query_transformer.options.numbers_in_order: has no effect, as not every number is one token of this tokenizer.",
+                "query_transformer.options.numbers_in_order: has no effect, as not every number is one token of this "
+                "tokenizer.",
                 stacklevel=2,
             )
 
@@ -130,7 +134,8 @@ class MQFormer(nn.Module):
             )
         if self.num_grounding and set(features.local) != set(self.local_dims):
             raise ContractError(
-                f"local tokens come from {sorted(features.local)}; this query transformer reads {sorted(self.local_dims)}."
+                f"local tokens come from {sorted(features.local)}; this query transformer reads "
+                f"{sorted(self.local_dims)}."
             )
         local = {name: self.read_local(name, *features.local[name]) for name in self.local_dims}
         norm = self.image_norm if isinstance(self.image_norm, nn.LayerNorm) else None
@@ -168,7 +173,8 @@ class MQFormer(nn.Module):
     def forward(self, streams: Sequence[Stream], features: Features | ProjectedFeatures) -> StreamOutputs:
         """Run all streams at once and return the hidden states that they want.
 
-        ``features`` that several calls read (the two passes of a stage-1 step) are better projected once, with ``project``.
+        ``features`` that several calls read (the two passes of a stage-1 step) are better projected once, with
+        ``project``.
         """
         memory = features if isinstance(features, ProjectedFeatures) else self.project(features)
         tables = lower(self.sizes, streams, memory, self._prepare)
@@ -222,7 +228,10 @@ class MQFormer(nn.Module):
         return [int(seed) for seed in torch.randint(2**62, (len(self.layers),))]
 
     def token_logits(self, hidden_nD: torch.Tensor) -> torch.Tensor:
-        """Hidden states -> logits over the vocabulary [n, vocab_size]. Give it target rows only: it is the widest product here."""
+        """Hidden states -> logits over the vocabulary [n, vocab_size].
+
+        Give it target rows only: it is the widest product here.
+        """
         transformed = self.token_head(hidden_nD)
         logits = F.linear(transformed, self.word_embeddings.weight, self.token_head.bias)
         return logits[:, : self.vocab_size]

@@ -1,7 +1,7 @@
 """Streams -> the tables that MQ-Former's layers read: one packed sequence, all query rows before all text rows.
 
-Letters: T packed tokens, P query sets (one per stream row with queries), Q queries of a set (V visual + G grounding), I images, N image
-tokens, M local tokens, D width, H heads, d head width, n selected rows.
+Letters: T packed tokens, P query sets (one per stream row with queries), Q queries of a set (V visual + G grounding), I
+images, N image tokens, M local tokens, D width, H heads, d head width, n selected rows.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ def lower(
     memory: ProjectedFeatures,
     prepare: Callable[[Sequence[Plan | CrossPlan], Sequence[np.ndarray]], Prepared],
 ) -> Tables:
-    """Pack the streams: layout, plan, token ids, and which rows the last layer computes; all tables go to the device together.
+    """Pack the streams: layout, plan, token ids, and which rows the last layer computes; all tables go to the device
+    together.
 
     ``prepare`` is ``lyrics.kernels.prepare`` for the layers' attention.
     """
@@ -124,8 +125,8 @@ def pack(sizes: Sizes, streams: Sequence[Stream]) -> Packed:
             furthest = text.first_position + int(lengths_R.max(initial=0))
             if stream.num_rows and furthest > sizes.max_positions:
                 raise ContractError(
-                    f"stream {stream.name!r}: segment {name!r} reaches position {furthest}, and the query transformer has "
-                    f"{sizes.max_positions}. Limit the objects or the caption's length before they get here."
+                    f"stream {stream.name!r}: segment {name!r} reaches position {furthest}, and the query transformer "
+                    f"has {sizes.max_positions}. Limit the objects or the caption's length before they get here."
                 )
             packed = layout.at[stream.name, name] - num_query_rows
             ids[packed] = ids_RL[_mask(ids_RL, lengths_R)]

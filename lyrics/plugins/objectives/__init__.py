@@ -1,7 +1,7 @@
 """The four objectives of stage 1. This manifest imports no torch.
 
-Each has the recipe ``paper`` (the default) and the recipe ``released``, which reproduces the authors' published code; with a query
-transformer without grounding queries the latter is BLIP-2's stage 1.
+Each has the recipe ``paper`` (the default) and the recipe ``released``, which reproduces the authors' published code;
+with a query transformer without grounding queries the latter is BLIP-2's stage 1.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class ITCOptions(ObjectiveOptions):
         0.0,
         ge=0.0,
         le=1.0,
-        description="in training, share of texts that are compared without their spatial text: captions must tell images apart, too",
+        description="in training, share of texts that are compared without their spatial text: captions must tell "
+        "images apart, too",
     )
 
 

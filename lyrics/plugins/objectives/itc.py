@@ -1,15 +1,16 @@
 """Image-text contrastive learning (paper equation 1).
 
-Queries and text run in separate streams, so neither sees the other. Recipe ``paper``: H_I is mean-pooled visual and mean-pooled grounding
-queries side by side, H_T the states of [BOS] and [CLS] side by side; both are projected and L2-normalized, and compared at a learnable
-temperature. Recipe ``released``: every query is projected by itself, and an image's similarity with a text (its first token) is that of
-its best query; labels are smoothed by 0.1.
+Queries and text run in separate streams, so neither sees the other. Recipe ``paper``: H_I is mean-pooled visual and
+mean-pooled grounding queries side by side, H_T the states of [BOS] and [CLS] side by side; both are projected and
+L2-normalized, and compared at a learnable temperature. Recipe ``released``: every query is projected by itself, and an
+image's similarity with a text (its first token) is that of its best query; labels are smoothed by 0.1.
 
 With ``drop_spatial``, that share of a training step's texts has no objects: boxes alone tell most images apart, and
 then captions teach little.
 
-Negatives are all other samples of all ranks, with gradient. (The authors' code gathers features without gradient, on one rank too, so that
-each logit has a gradient on one side only; recipe ``released`` does the same where there is spatial text.)
+Negatives are all other samples of all ranks, with gradient. (The authors' code gathers features without gradient, on
+one rank too, so that each logit has a gradient on one side only; recipe ``released`` does the same where there is
+spatial text.)
 
 Letters: B samples of this rank, N of all ranks, Q queries, D width, E projection width.
 """
@@ -66,7 +67,9 @@ class ITC(nn.Module):
         return [images, Stream(TEXT, full("".join(text)), batch.sample_B, None, text, wanted=wanted)]
 
     def spatial(self, batch: PretrainBatch) -> Text:
-        """The spatial texts that are compared; which are dropped is a function of (seed, step, sample), and none is in evaluation mode."""
+        """The spatial texts that are compared; which are dropped is a function of (seed, step, sample), and none is in
+        evaluation mode.
+        """
         text = batch.spatial.text
         if not (self.training and self.options.drop_spatial):
             return text

@@ -1,9 +1,9 @@
 """Masked spatial prediction (paper equation 4).
 
-Some of a picture's objects are masked whole, tag and box, and restored. Recipe ``paper``: {V, G, S} see each other, the caption is absent,
-[MLM] stands in front; with ``queries_see_text`` off, S reads the query stream of ITC instead and the queries see no text. Recipe
-``released``: each unit of an object (tag, coordinate, bracket) is masked by itself, the caption is visible, [CLS] stays in front, the
-query stream is the prefix, and labels are smoothed by 0.1.
+Some of a picture's objects are masked whole, tag and box, and restored. Recipe ``paper``: {V, G, S} see each other, the
+caption is absent, [MLM] stands in front; with ``queries_see_text`` off, S reads the query stream of ITC instead and the
+queries see no text. Recipe ``released``: each unit of an object (tag, coordinate, bracket) is masked by itself, the
+caption is visible, [CLS] stays in front, the query stream is the prefix, and labels are smoothed by 0.1.
 
 A batch in which nothing is masked has loss 0 with count 0.
 
@@ -43,7 +43,10 @@ class MSP(nn.Module):
         self.smoothing = 0.1 if self.released else 0.0
 
     def masked(self, batch: PretrainBatch) -> torch.Tensor:
-        """Which spatial tokens are masked: bool [B, L] over ``batch.spatial``. A function of (seed, step, sample, object)."""
+        """Which spatial tokens are masked: bool [B, L] over ``batch.spatial``.
+
+        A function of (seed, step, sample, object).
+        """
         part_BL = batch.spatial.unit_BL if self.released else batch.spatial.object_BL
         chance = keyed_uniform(batch.seed, batch.step, batch.sample_B[:, None], part_BL, _DRAW)
         return (chance < self.options.mask_probability) & batch.spatial.text.mask_RL

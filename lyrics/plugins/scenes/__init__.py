@@ -1,4 +1,5 @@
-"""``scenes``: the embedded data set, coloured shapes and words drawn as they are asked for, with everything about them known.
+"""``scenes``: the embedded data set, coloured shapes and words drawn as they are asked for, with everything about them
+known.
 
 This file is the manifest: it imports no torch.
 """
@@ -14,8 +15,8 @@ from lyrics.core.registry.component import Component, Options, hookimpl
 from lyrics.plugins.scenes.names import NUMBERS, SPLIT_ROOM, Attributes, FineQuestion, QuestionType, SceneTask, Split
 
 _QUESTIONS = (
-    "of fine scenes: what is asked, by groups (T: tags and boxes tell; L: one thing's look; G: the whole's; LT: text and looks) "
-    "or their types ('L color'); named twice, one comes twice as often. None: all groups alike"
+    "of fine scenes: what is asked, by groups (T: tags and boxes tell; L: one thing's look; G: the whole's; LT: text "
+    "and looks) or their types ('L color'); named twice, one comes twice as often. None: all groups alike"
 )
 
 
@@ -24,19 +25,22 @@ class ScenesOptions(Options):
 
     split: Split = Field(
         "train",
-        description="train, validation, test: disjoint and alike; held-out: every scene has a colour and shape that never meet in them",
+        description="train, validation, test: disjoint and alike; held-out: every scene has a colour and shape that "
+        "never meet in them",
     )
     scenes: int = Field(100_000, ge=1, le=SPLIT_ROOM, description="number of scenes; more of them begin with the same")
     task: SceneTask = Field(
         "caption",
-        description="what is said of a scene; mixed draws a single task for each, conversation takes several. The pictures stay the same",
+        description="what is said of a scene; mixed draws a single task for each, conversation takes several. The "
+        "pictures stay the same",
     )
     side: int = Field(128, ge=128, le=512, description="longer side of the pictures in pixels; some are not square")
     max_objects: int = Field(8, ge=1, le=len(NUMBERS) - 1, description="most objects of a scene; the fewest is 1")
     seed: int = Field(0, ge=0, lt=2**64, description="another seed is another world")
     attributes: Attributes = Field(
         "plain",
-        description="fine: tags are shapes alone; color, fill, lean, outline, ground and spelling are in the pixels only, "
+        description="fine: tags are shapes alone; color, fill, lean, outline, ground and spelling are in the pixels "
+        "only, "
         "and rows 2k and 2k + 1 differ in nothing else",
     )
     questions: tuple[FineQuestion, ...] = Field((), description=_QUESTIONS)
@@ -69,7 +73,8 @@ class SceneTextsOptions(Options):
         0.0,
         ge=0,
         le=0.1,
-        description="most that a listed coordinate is off, as a detector's, as a share of the box's side. Answers have listed boxes",
+        description="most that a listed coordinate is off, as a detector's, as a share of the box's side. Answers "
+        "have listed boxes",
     )
     seed: int = Field(0, ge=0, lt=2**64, description="another seed is another world")
     attributes: Attributes = Field("plain", description="as for scenes")
@@ -78,7 +83,8 @@ class SceneTextsOptions(Options):
         0.7,
         ge=0,
         le=1,
-        description="of fine scenes: share of texts that say in sentences what things look like; L, G and LT are asked there only",
+        description="of fine scenes: share of texts that say in sentences what things look like; L, G and LT are "
+        "asked there only",
     )
     listed: float = Field(
         0.85,

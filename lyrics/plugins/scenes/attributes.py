@@ -39,7 +39,9 @@ class ThingLook:
 
 @dataclass(frozen=True)
 class SceneLook:
-    """What a scene looks like: its things in the order of the layout, its words, its ground, and which thing is laid when."""
+    """What a scene looks like: its things in the order of the layout, its words, its ground, and which thing is laid
+    when.
+    """
 
     things: tuple[ThingLook, ...]
     words: tuple[str, ...]
@@ -77,7 +79,9 @@ def twin_looks(
 
 
 def _thing_looks(draws: Draws, shape: str, rare: int | None) -> tuple[ThingLook, ThingLook]:
-    """Two looks of a thing; ``rare`` is the one that has the held-out color of the shape, the other has a held-out fill."""
+    """Two looks of a thing; ``rare`` is the one that has the held-out color of the shape, the other has a held-out
+    fill.
+    """
     usual = [
         (color, fill)
         for color in COLOURS

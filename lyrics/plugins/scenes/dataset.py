@@ -54,10 +54,10 @@ _ABSENT_SHARE = 0.15
 class Scenes:
     """See ``ScenesOptions``. ``Sample.image`` is ``"SPLIT/INDEX"``; ``picture`` draws it.
 
-    ``Sample.extra`` has ``task``, ``question_types`` and ``answers`` (of the turns, in order), what the task needs (``options``,
-    ``absent``), and the ground truth as plain data: ``things`` (colour, shape, size and box, in the order of laying) and ``words`` (text
-    and box). Of fine scenes ``things`` also have fill, lean and outline, and there are ``ground``, ``texture`` and ``overlaps`` (upper and
-    lower thing), and ``groups`` are the groups of the questions.
+    ``Sample.extra`` has ``task``, ``question_types`` and ``answers`` (of the turns, in order), what the task needs
+    (``options``, ``absent``), and the ground truth as plain data: ``things`` (colour, shape, size and box, in the order
+    of laying) and ``words`` (text and box). Of fine scenes ``things`` also have fill, lean and outline, and there are
+    ``ground``, ``texture`` and ``overlaps`` (upper and lower thing), and ``groups`` are the groups of the questions.
     """
 
     def __init__(self, options: ScenesOptions) -> None:
@@ -103,7 +103,8 @@ class Scenes:
         return fine_sample(told, task)
 
     def told(self, index: int, key: str = "", purpose: str = "scenes: fine language", *, laid: bool = True) -> Told:
-        """A fine scene with its twin, and draws for ``purpose`` that both share. Raises ``IndexError`` as ``scene`` does.
+        """A fine scene with its twin, and draws for ``purpose`` that both share. Raises ``IndexError`` as ``scene``
+        does.
 
         Unless ``laid``, of pixels nothing is known (``make_fine_scene``).
         """
@@ -135,7 +136,9 @@ def sample_of(scene: Scene, task: SingleTask, draws: Draws, key: str) -> Sample:
 
 
 def turns_about(scene: Scene, draws: Draws, index: int, seed: int, most: int) -> tuple[Turn, ...]:
-    """A conversation of ``most`` turns (or all there are) about scene ``index`` of its split, in which several tasks take turns."""
+    """A conversation of ``most`` turns (or all there are) about scene ``index`` of its split, in which several tasks
+    take turns.
+    """
     turns: list[Turn] = []
     for number, task in enumerate(draws.shuffled(TASKS_OF_CONVERSATION)):
         if len(turns) >= most:

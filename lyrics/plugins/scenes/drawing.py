@@ -27,7 +27,11 @@ _EDGE = 0.6
 
 
 def draw_scene(scene: Scene, seed: int) -> Image.Image:
-    """RGB. Grounds are pale or dark, never of an object's brightness; they slope and are noisy, and no two colours are quite the same."""
+    """RGB.
+
+    Grounds are pale or dark, never of an object's brightness; they slope and are noisy, and no two colours are quite
+    the same.
+    """
     random = generator(seed, "scenes: look", scene.number)
     draws = Draws(random)
     dark = draws.below(3) == 0

@@ -37,7 +37,9 @@ Corners = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class _Place:
-    """A box for a thing or a word, in pixels; ``name`` is the shape, or the number of letters with ``size`` their scale."""
+    """A box for a thing or a word, in pixels; ``name`` is the shape, or the number of letters with ``size`` their
+    scale.
+    """
 
     name: str
     size: str
@@ -52,8 +54,8 @@ class _Place:
 def make_fine_scene(seed: int, number: int, *, side: int, max_objects: int, laid: bool = True) -> Scene:
     """Return scene ``number`` of the fine world ``seed``; ``side`` is the longer side in pixels.
 
-    A scene has one thing at least; fewer than drawn where there is no room. Unless ``laid``, which takes most of the time,
-    nothing is known of pixels: ``owner_HW`` has no thing, and nothing overlaps or is hidden.
+    A scene has one thing at least; fewer than drawn where there is no room. Unless ``laid``, which takes most of the
+    time, nothing is known of pixels: ``owner_HW`` has no thing, and nothing overlaps or is hidden.
     """
     draws = Draws(generator(seed, "scenes: fine layout", number // 2))
     across, down = draws.pick(RATIOS)
@@ -88,7 +90,10 @@ def _word_place(draws: Draws, length: int, scale: int, width: int, height: int) 
 
 
 def _thing_places(draws: Draws, count: int, written: Sequence[Corners], width: int, height: int) -> list[_Place]:
-    """Shapes and where they lie, the largest first. Half of them have the shape of another: which is meant, only looks tell."""
+    """Shapes and where they lie, the largest first.
+
+    Half of them have the shape of another: which is meant, only looks tell.
+    """
     shapes = [draws.pick(SHAPES)]
     while len(shapes) < count:
         shapes.append(draws.pick(shapes) if draws.below(2) else draws.pick(SHAPES))
@@ -148,7 +153,10 @@ def _shared(one: Corners, other: Corners) -> int:
 def _laid(
     owner_HW: npt.NDArray[np.uint8], places: Sequence[_Place], look: SceneLook
 ) -> tuple[list[int], tuple[tuple[int, int], ...]]:
-    """Lays the things in the look's order. Returns the number of pixels of each, and (upper, lower) of those that overlap clearly."""
+    """Lays the things in the look's order.
+
+    Returns the number of pixels of each, and (upper, lower) of those that overlap clearly.
+    """
     masks = [fitted_mask(place.name, *place.canvas, one.lean) for place, one in zip(places, look.things, strict=True)]
     whole = [int(np.count_nonzero(mask)) for mask in masks]
     overlaps = []

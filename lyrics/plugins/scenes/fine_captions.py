@@ -21,7 +21,9 @@ _FRAMES = ("{}", "a picture of {}", "a drawing with {}", "this picture shows {}"
 
 
 def described(thing: Thing, attributes: Sequence[Attribute]) -> str:
-    """A thing with some of color, fill, lean and outline: ``a red star leaning left striped across with a dark outline``."""
+    """A thing with some of color, fill, lean and outline:
+    ``a red star leaning left striped across with a dark outline``.
+    """
     return with_article(FineKind.of_thing(thing, tuple(attributes)).noun())
 
 
@@ -44,7 +46,9 @@ def ground_phrase(scene: Scene) -> str:
 
 
 def fine_captions(scene: Scene, draws: Draws) -> tuple[str, ...]:
-    """Several true descriptions: some things with the ground, one in every detail, one beside and one upon another, the word."""
+    """Several true descriptions: some things with the ground, one in every detail, one beside and one upon another, the
+    word.
+    """
     captions = [_listed(scene, draws), _detailed(scene, draws)]
     for found in (_related(scene, draws), _overlapping(scene, draws)):
         if found is not None:

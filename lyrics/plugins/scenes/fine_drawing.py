@@ -32,7 +32,8 @@ _DOT_SHARE = 0.25
 _TINT = 10
 _OUTLINE, _INK_DARK, _INK_LIGHT = 10, 12, 250
 _NOISE = 4
-#: At its edges a sloping ground differs from its middle by about so much; the fields of a checked one from each other by twice the other.
+#: At its edges a sloping ground differs from its middle by about so much; the fields of a checked one from each other
+#: by twice the other.
 _SLOPE, _CHECK = (14, 22), (9, 13)
 #: Pixels of an image of 128: the period of a pattern, the thickness of an outline, the side of a field.
 _PERIOD, _THICKNESS, _FIELD = 4, 2, 12

@@ -1,4 +1,6 @@
-"""How a fine scene is spoken of: kinds of things by shape and look, and ways to mean one thing without saying what it looks like."""
+"""How a fine scene is spoken of: kinds of things by shape and look, and ways to mean one thing without saying what it
+looks like.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ def value_of(thing: Thing, attribute: Attribute) -> str:
 
 
 def said(attribute: Attribute, value: str) -> str:
-    """A value as it is said of a thing: ``red``, ``striped down``, ``leaning left``, ``upright``, ``with no outline``."""
+    """A value as it is said of a thing: ``red``, ``striped down``, ``leaning left``, ``upright``, ``with
+    no outline``.
+    """
     if attribute == "lean":
         return value if value == "upright" else f"leaning {value}"
     if attribute == "outline":
@@ -74,7 +78,8 @@ def nouns_of(thing: Thing) -> tuple[Kind, ...]:
 class Reference(NamedTuple):
     """A way to mean one thing (its place in the layout) by what text tells.
 
-    ``how`` is ``noun`` (it is alone of its shape), ``box``, or ``words`` (a superlative, or a relation to another thing).
+    ``how`` is ``noun`` (it is alone of its shape), ``box``, or ``words`` (a superlative, or a relation to another
+    thing).
     """
 
     thing: int

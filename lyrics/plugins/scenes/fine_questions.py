@@ -1,9 +1,9 @@
 """Questions about fine scenes, put to both twins: the same text, and the answer of each.
 
-By what it takes to answer them they are of four groups: ``T``, the text of tags and boxes suffices; ``L``, the look of one thing
-(local); ``G``, the look of the whole (global); ``LT``, both: the look of things that only the text tells where they are. In L, G and LT
-the twins' answers differ always, so whoever knows the text alone is never right about both; in T they are the same. A question is asked
-only where its answer is clear to the eye in both.
+By what it takes to answer them they are of four groups: ``T``, the text of tags and boxes suffices; ``L``, the look of
+one thing (local); ``G``, the look of the whole (global); ``LT``, both: the look of things that only the text tells
+where they are. In L, G and LT the twins' answers differ always, so whoever knows the text alone is never right about
+both; in T they are the same. A question is asked only where its answer is clear to the eye in both.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ class TwinQuestion:
     Attributes:
         choices: as of ``Question``.
         expression: of what is answered by a box: the name of what is looked for.
-        targets: the thing that each twin's answer points at; None where nothing is there, or where it points at nothing.
+        targets: the thing that each twin's answer points at; None where nothing is there, or where it points at
+            nothing.
     """
 
     group: Group
@@ -458,7 +459,10 @@ def names_in(questions: Sequence[FineQuestion], draws: Draws) -> Iterator[FineQu
 def ask_fine(
     twins: Twins, draws: Draws, names: Iterable[FineQuestion], attributes: Sequence[Attribute] = ATTRIBUTES
 ) -> TwinQuestion | None:
-    """The first question of ``names`` (see ``names_in``) that can be asked of both twins, or None. Of looks only ``attributes``."""
+    """The first question of ``names`` (see ``names_in``) that can be asked of both twins, or None.
+
+    Of looks only ``attributes``.
+    """
     for name in names:
         if asked := BY_NAME[name](twins, draws, attributes):
             return asked

@@ -1,4 +1,6 @@
-"""What is said of fine scenes, by task: twins are asked the same and answer otherwise (``lyrics.plugins.scenes.fine_questions``)."""
+"""What is said of fine scenes, by task: twins are asked the same and answer otherwise
+(``lyrics.plugins.scenes.fine_questions``).
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,8 @@ _SEARCHES = tuple(one for one in TEMPLATES["rec"] if "Bbox" not in placeholders(
 _FEWEST_OPTIONS = 3
 #: Always to be asked: an attribute of a thing whose box is named, and a count.
 _LAST_RESORT: tuple[FineQuestion, ...] = ("L color", "T count")
-#: How often a conversation describes the whole at its end, or one thing; and how often a question is put in the words of which task.
+#: How often a conversation describes the whole at its end, or one thing; and how often a question is put in the words
+#: of which task.
 _CAPTION_SHARE, _DESCRIPTION_SHARE, _CHOICE_SHARE, _TEMPLATE_SHARE, _SEARCH_SHARE = 0.3, 0.5, 0.15, 0.6, 0.6
 
 
@@ -175,7 +178,9 @@ def fine_sample(told: Told, task: SingleTask | Literal["whole-caption"]) -> Samp
 
 
 def fine_turns(told: Told, index: int, seed: int, most: int) -> tuple[Turn, ...]:
-    """A conversation of ``most`` turns about row ``index``: questions, at the end often a description, which tells what was asked."""
+    """A conversation of ``most`` turns about row ``index``: questions, at the end often a description, which tells what
+    was asked.
+    """
     draws, most_asked = told.draws, most
     end = draws.unit()
     last: Literal["whole-caption", "grounded-caption"] | None = None
@@ -195,7 +200,10 @@ def fine_turns(told: Told, index: int, seed: int, most: int) -> tuple[Turn, ...]
 
 
 def worded(told: Told, asked: TwinQuestion, seed: int, position: int) -> tuple[Turn, ...]:
-    """A question as it is, or in the words of a task that it fits. What is looked for may not be there: no words tell that it is."""
+    """A question as it is, or in the words of a task that it fits.
+
+    What is looked for may not be there: no words tell that it is.
+    """
     draws, question = told.draws, asked.of(told.twin)
     if asked.expression is not None and draws.unit() < _SEARCH_SHARE:
         text = fill(draws.pick(_SEARCHES), {"Tag": asked.expression})

@@ -1,6 +1,8 @@
-"""Fine scenes as text alone. The list of objects has nouns and boxes, as a refiner's; what things look like is said in sentences before it.
+"""Fine scenes as text alone. The list of objects has nouns and boxes, as a refiner's; what things look like is said in
+sentences before it.
 
-So every word for a look is read, bound to its thing, and answered with, before any image is seen; and never is it read off the list.
+So every word for a look is read, bound to its thing, and answered with, before any image is seen; and never is it read
+off the list.
 """
 
 from __future__ import annotations

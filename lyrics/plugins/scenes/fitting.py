@@ -1,6 +1,7 @@
 """Shapes that fill a box whatever their lean: sheared, then stretched to touch the box on all four sides.
 
-So the box of a thing says nothing of its lean. Every shape shows its lean, the circle and the ring as slanting ellipses.
+So the box of a thing says nothing of its lean. Every shape shows its lean, the circle and the ring as slanting
+ellipses.
 """
 
 from __future__ import annotations

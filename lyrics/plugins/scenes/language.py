@@ -1,7 +1,7 @@
 """How a scene is spoken of: kinds of things, relations, places, captions, and expressions that mean one thing only.
 
-All of it goes by what is to be seen: the boxes are those of visible pixels, and whatever is not clear at a glance (a thing hardly more to
-the left than another, a place on the border of two) is not said.
+All of it goes by what is to be seen: the boxes are those of visible pixels, and whatever is not clear at a glance (a
+thing hardly more to the left than another, a place on the border of two) is not said.
 """
 
 from __future__ import annotations
@@ -110,7 +110,8 @@ def names_of(scene: Scene, thing: Thing, kinds: Kinds = kinds_of) -> list[Kind]:
 
 
 def expressions_for(scene: Scene, thing: Thing, kinds: Kinds = kinds_of) -> Iterator[str]:
-    """Referring expressions that mean this thing and no other: its own names, superlatives, and relations to things with names.
+    """Referring expressions that mean this thing and no other: its own names, superlatives, and relations to things
+    with names.
 
     ``kinds`` gives the kinds by which things are named.
     """
@@ -154,7 +155,9 @@ def by_area(scene: Scene) -> list[Thing]:
 
 
 def captions_of(scene: Scene, draws: Draws) -> tuple[str, ...]:
-    """Several true descriptions: everything by kind, the number of things, one relation, the largest thing, the word."""
+    """Several true descriptions: everything by kind, the number of things, one relation, the largest
+    thing, the word.
+    """
     things = by_area(scene)
     captions = [draws.pick(_FRAMES).format(_listed(things)), _counted(things, draws)]
     if related := _related(scene, draws):

@@ -1,7 +1,7 @@
 """A scene before it is drawn: which things lie where, what of each is to be seen, and which words are written.
 
-After the first thing, the others are laid from the largest to the smallest, so the smaller lie on top. Letters: H and W pixels of the
-picture.
+After the first thing, the others are laid from the largest to the smallest, so the smaller lie on top. Letters: H and W
+pixels of the picture.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ class Word:
     """Written in capitals; ``scale`` pixels per pixel of the letters, corner at (x, y).
 
     Attributes:
-        box: around its ink; in a fine scene that of the plate that it is written on, which tells the number of letters alone.
+        box: around its ink; in a fine scene that of the plate that it is written on, which tells the number of
+            letters alone.
         tag: what the experts call it: in a fine scene ``word``.
     """
 
@@ -126,9 +127,11 @@ class Scene:
     """What is where in an image.
 
     Attributes:
-        owner_HW: uint8, whose pixel it is: k + 1 for thing k, 255 for ink (in a fine scene for the word's plate), 0 for the ground.
+        owner_HW: uint8, whose pixel it is: k + 1 for thing k, 255 for ink (in a fine scene for the word's plate), 0
+            for the ground.
         ground, texture: of a fine scene; None in a plain one.
-        overlaps: of a fine scene: (upper, lower) for each pair of things of which one clearly hides a part of the other.
+        overlaps: of a fine scene: (upper, lower) for each pair of things of which one clearly hides a part of the
+            other.
     """
 
     number: int
@@ -142,7 +145,10 @@ class Scene:
     overlaps: tuple[tuple[int, int], ...] = ()
 
     def mask(self, index: int) -> Mask:
-        """The pixels of a thing that are to be seen. As ``Mask.from_array``, but looking at the thing's own part of the picture only."""
+        """The pixels of a thing that are to be seen.
+
+        As ``Mask.from_array``, but looking at the thing's own part of the picture only.
+        """
         thing = self.things[index]
         if thing.partly_hidden or thing.canvas is not None:
             column, row = run_edges(self.owner_HW[thing.window] == index + 1)
@@ -203,7 +209,8 @@ class _Placed:
 
 
 def _wanted(draws: Draws, count: int, *, held_out: bool) -> list[tuple[str, str, str]]:
-    """Colour, shape and size of each thing, in the order of laying. Half of them share colour or shape with another: distractors.
+    """Colour, shape and size of each thing, in the order of laying. Half of them share colour or shape with another:
+    distractors.
 
     The first is one of the held-out combinations in the split that is about them.
     """
@@ -263,7 +270,9 @@ def _lay(
     wanted: tuple[str, str, str],
     draws: Draws,
 ) -> bool:
-    """Lays a thing at random where it hides no word, touches none of its own tag, and leaves enough of all others to be seen."""
+    """Lays a thing at random where it hides no word, touches none of its own tag, and leaves enough of all others to be
+    seen.
+    """
     height, width = owner_HW.shape
     colour, shape, size = wanted
     side = round(draws.between(*SIZES[size]) * min(width, height))

@@ -9,14 +9,15 @@ COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "gray")
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "diamond", "heart")
 PLURALS = {shape: {"cross": "crosses"}.get(shape, f"{shape}s") for shape in (*SHAPES, "object")}
 
-#: Combinations that only the split ``held-out`` has, neither drawn nor named elsewhere: each colour and each shape once.
+#: Combinations that only the split ``held-out`` has, neither drawn nor named elsewhere: each colour and each shape
+#: once.
 HELD_OUT = frozenset((colour, SHAPES[(3 * index + 2) % 8]) for index, colour in enumerate(COLOURS))
 
 #: Side of an object as a share of the picture's shorter side. The gaps keep the words apart.
 SIZES = {"small": (0.125, 0.165), "medium": (0.22, 0.28), "large": (0.36, 0.46)}
 
-#: What a scene's things have beside color, shape and size: ``plain`` is nothing, ``fine`` is all of the following, none of which the tags
-#: tell.
+#: What a scene's things have beside color, shape and size: ``plain`` is nothing, ``fine`` is all of the following, none
+#: of which the tags tell.
 Attributes = Literal["plain", "fine"]
 Fill = Literal["solid", "striped across", "striped down", "dotted"]
 FILLS: tuple[Fill, ...] = get_args(Fill)
@@ -88,7 +89,8 @@ QuestionType = Literal[
     "sized",
 ]
 
-#: What it takes to answer a question about a fine scene: the text of tags and boxes, a local look, the look of the whole, text and looks.
+#: What it takes to answer a question about a fine scene: the text of tags and boxes, a local look, the look of the
+#: whole, text and looks.
 Group = Literal["T", "L", "G", "LT"]
 GROUPS: tuple[Group, ...] = get_args(Group)
 #: What may be asked of fine scenes: any type of a group, or one type.

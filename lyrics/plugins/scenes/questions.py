@@ -1,4 +1,7 @@
-"""Questions about a scene, each with its one right answer. A question is asked only where the answer is clear to the eye."""
+"""Questions about a scene, each with its one right answer.
+
+A question is asked only where the answer is clear to the eye.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,10 @@ from lyrics.plugins.scenes.names import COLOURS, SHAPES, SIZES, SPLIT_ROOM, SPLI
 
 @dataclass(frozen=True)
 class Question:
-    """``type`` is what it takes to answer it. ``choices`` are all answers that a question of its form may have; empty where open."""
+    """``type`` is what it takes to answer it.
+
+    ``choices`` are all answers that a question of its form may have; empty where open.
+    """
 
     type: str
     text: str
@@ -53,7 +59,10 @@ def _nameable(scene: Scene, draws: Draws) -> tuple[Thing, Kind] | None:
 
 
 def absent_pair(scene: Scene, draws: Draws) -> tuple[str, str] | None:
-    """A colour and a shape that are not there together; three times in four either one is there. No held-out pair, but in their split."""
+    """A colour and a shape that are not there together; three times in four either one is there.
+
+    No held-out pair, but in their split.
+    """
     pairs = list(combinations(held_out=False))
     if scene.number // SPLIT_ROOM == SPLITS.index("held-out"):
         pairs += combinations(held_out=True)
@@ -291,7 +300,9 @@ def ask_where(scene: Scene, draws: Draws) -> Question | None:
 
 
 def ask_search(scene: Scene, draws: Draws) -> Question | None:
-    """A referring expression in the words of the task ``rec``: a colour and a shape, which are there or not, or one that takes more."""
+    """A referring expression in the words of the task ``rec``: a colour and a shape, which are there or not, or one
+    that takes more.
+    """
     thing = draws.pick(scene.things)
     tag = Kind(thing.colour, thing.shape)
     expression: str | None = tag.noun() if tag.of(scene) == [thing] else None

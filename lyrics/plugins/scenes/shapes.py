@@ -17,7 +17,9 @@ _STAR_INNER = 0.45
 
 
 def _star(x: Plane, y: Plane) -> Mask:
-    """Five points, one of them up: inside if nearer to the centre than the edge between an outer and an inner corner."""
+    """Five points, one of them up: inside if nearer to the centre than the edge between an outer and an
+    inner corner.
+    """
     turn = math.tau / 5
     from_tip = np.abs((np.arctan2(x, -y) + turn / 2) % turn - turn / 2)
     inner_x, inner_y = _STAR_INNER * math.cos(turn / 2), _STAR_INNER * math.sin(turn / 2)
@@ -69,7 +71,9 @@ def shape_edge(shape: str, side: int, angle: int) -> Mask:
 
 
 def run_edges(mask_HW: Mask) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Where the mask's runs begin and end, column by column downwards: columns [R] and rows [R]; an end may be one row beyond the mask."""
+    """Where the mask's runs begin and end, column by column downwards: columns [R] and rows [R]; an end may be one row
+    beyond the mask.
+    """
     rows, columns = mask_HW.shape
     framed_WH = np.zeros((columns, rows + 2), dtype=np.bool_)
     framed_WH[:, 1:-1] = mask_HW.T

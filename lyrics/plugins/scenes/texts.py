@@ -1,4 +1,6 @@
-"""The data set ``scene-texts``: scenes as the refiner writes them, and a conversation about each: for language models that see nothing."""
+"""The data set ``scene-texts``: scenes as the refiner writes them, and a conversation about each: for language models
+that see nothing.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,8 @@ class SceneTexts:
         scene = self._scenes.scene(index)
         draws = Draws(generator(self.options.seed, "scene-texts", scene.number))
         objects = [found for _, found in listed(scene, draws, self.options.box_error)]
-        # To say everything again, in another order, comes first: nothing teaches sooner to look up what was written before.
+        # To say everything again, in another order, comes first: nothing teaches sooner to look up what was written
+        # before.
         repeated = [Turn(_LIST, format_objects(draws.shuffled(objects)))] if self.options.repeat else []
         most = self.options.turns - len(repeated)
         extra = {}
@@ -108,7 +111,10 @@ class SceneTexts:
 
 
 def _plain_questions(scene: Scene, draws: Draws, asks: tuple[Ask, ...], most: int) -> list[Question]:
-    """Different questions about the scene, ``most`` of them or fewer where it has no more to ask. How many objects can always be asked."""
+    """Different questions about the scene, ``most`` of them or fewer where it has no more to ask.
+
+    How many objects can always be asked.
+    """
     questions = [draws.pick(asks)(scene, draws) for _ in range(2 * most)]
     different = {question.text: question for question in questions if question}
     return [*different.values()][:most] or [ask_count(scene, draws)]

@@ -35,7 +35,8 @@ def _checked_vocabulary(vocabulary: tuple[str, ...]) -> tuple[str, ...]:
 class _TrainedOptions(Options):
     checkpoint: Annotated[str | None, NamesWeights()] = Field(
         None,
-        description="folder of trained experts (scripts/train_tiny.py experts), or package:NAME/PATH; null: those that ship",
+        description="folder of trained experts (scripts/train_tiny.py experts), or package:NAME/PATH; null: those "
+        "that ship",
     )
 
 
@@ -105,7 +106,8 @@ class TinyDetectorOptions(_VocabularyOptions):
         0.7,
         ge=0,
         le=1,
-        description="of two boxes for different phrases that overlap more, the better stays: a thing has one name; 1: both stay",
+        description="of two boxes for different phrases that overlap more, the better stays: a thing has one name; "
+        "1: both stay",
     )
     max_detections: int = Field(100, ge=1, description="most detections per picture; the best are kept")
     queries: int | None = Field(
@@ -140,7 +142,8 @@ class TinySegmenterOptions(_TrainedOptions):
         None,
         ge=4,
         multiple_of=4,
-        description="tokens tell in so many channels what the masked part looks like; null: features averaged over the mask",
+        description="tokens tell in so many channels what the masked part looks like; null: features averaged over "
+        "the mask",
     )
 
     @property
@@ -178,7 +181,8 @@ def lyrics_components() -> Iterator[Component]:
         name="tiny-detector",
         build="lyrics.plugins.tiny.detector:build",
         options=TinyDetectorOptions,
-        summary="small anchor-free detector for drawn scenes, with a fixed vocabulary; one token per cell of 8 x 8 pixels",
+        summary="small anchor-free detector for drawn scenes, with a fixed vocabulary; one token per cell of 8 x 8 "
+        "pixels",
         license=LICENCE,
         test_options={
             "image_size": 32,

@@ -1,8 +1,8 @@
 """A convolutional trunk in which a picture's features depend on that picture alone.
 
-Pictures of different sizes share a batch padded on the right and at the bottom. Everything outside a picture is set to zero after every
-operation that could have written there, which is what a convolution pads with by itself, and normalisation is over channels only, so
-neither the padding nor the other pictures of the batch reach a feature.
+Pictures of different sizes share a batch padded on the right and at the bottom. Everything outside a picture is set to
+zero after every operation that could have written there, which is what a convolution pads with by itself, and
+normalisation is over channels only, so neither the padding nor the other pictures of the batch reach a feature.
 
 Shapes: B images, C channels, H and W pixels or cells.
 """
@@ -34,7 +34,9 @@ class Downsample(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Depth-wise 5 x 5 convolution, then a two-layer perceptron at each position (the block of ConvNeXt, Liu et al. 2022, figure 4)."""
+    """Depth-wise 5 x 5 convolution, then a two-layer perceptron at each position (the block of ConvNeXt, Liu et al.
+    2022, figure 4).
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -71,9 +73,12 @@ class ConvTrunk(nn.Module):
         self.norm = ChannelNorm(widths[-1])
 
     def forward(self, pixels_BCHW: torch.Tensor, pixel_mask_BHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pixels [B,3,H,W] and their bool mask [B,H,W] -> features [B,C,h,w], zero outside the picture, and the bool mask [B,h,w]."""
+        """Pixels [B,3,H,W] and their bool mask [B,H,W] -> features [B,C,h,w], zero outside the picture, and the bool
+        mask [B,h,w].
+        """
         mask_BHW = pixel_mask_BHW
-        # Channels last: normalisation and perceptrons then read memory in order, and CPU training is several times faster.
+        # Channels last: normalisation and perceptrons then read memory in order, and CPU training is several times
+        # faster.
         features_BCHW = (pixels_BCHW * mask_BHW[:, None]).contiguous(memory_format=torch.channels_last)
         for downsample, stage in zip(self.downsamples, self.stages, strict=True):
             mask_BHW = mask_BHW[:, ::2, ::2]

@@ -20,7 +20,9 @@ def areas(boxes: torch.Tensor) -> torch.Tensor:
 
 
 def paired_iou(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Intersection over union, and the union's area, of boxes that broadcast to [..., 4]; 0 for two boxes of no area."""
+    """Intersection over union, and the union's area, of boxes that broadcast to [..., 4]; 0 for two boxes
+    of no area.
+    """
     corner = torch.maximum(first[..., :2], second[..., :2])
     opposite = torch.minimum(first[..., 2:], second[..., 2:])
     intersection = (opposite - corner).clamp(min=0).prod(dim=-1)
@@ -43,8 +45,11 @@ def generalised_iou(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 
 
 def non_maximum_suppression(boxes_N4: torch.Tensor, scores_N: torch.Tensor, threshold: float) -> list[int]:
-    """Rows that stay, best first: a row is dropped if a better one that stays overlaps it by an IoU of more than ``threshold``."""
-    # Scores that differ by rounding noise count as equal and keep the order of the rows: noise depends on the size of the batch.
+    """Rows that stay, best first: a row is dropped if a better one that stays overlaps it by an IoU of more than
+    ``threshold``.
+    """
+    # Scores that differ by rounding noise count as equal and keep the order of the rows: noise depends on the size of
+    # the batch.
     order = torch.sort(scores_N.round(decimals=5), descending=True, stable=True).indices
     overlapping_NN = pairwise_iou(boxes_N4[order], boxes_N4[order]) > threshold
     dropped_N = torch.zeros(len(order), dtype=torch.bool)

@@ -1,4 +1,6 @@
-"""A trained language model with the words that the built-in tokenizer has learned since: rows of known tokens are carried over."""
+"""A trained language model with the words that the built-in tokenizer has learned since: rows of known tokens are
+carried over.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,9 @@ from lyrics.plugins.tiny.presets import lyrics_tiny
 def carry_over(checkpoint: str, folder: Path) -> list[str]:
     """Write a language model with today's built-in word tokenizer to ``folder``, in single precision.
 
-    Its tensors are those of ``checkpoint``, but for the word embeddings: each known token keeps its row, wherever that is now,
-    and a new one begins with random numbers of the mean and spread of the known ones, the same every time. Tokens that the
-    tokenizer has no more are dropped.
+    Its tensors are those of ``checkpoint``, but for the word embeddings: each known token keeps its row, wherever that
+    is now, and a new one begins with random numbers of the mean and spread of the known ones, the same every time.
+    Tokens that the tokenizer has no more are dropped.
 
     Args:
         checkpoint: a folder, or ``package:NAME/PATH``, of a language model of ``lyrics-tiny``, of whatever tokenizer.

@@ -1,7 +1,7 @@
 """``tiny-detector``: boxes for those names of a fixed vocabulary that it is asked for.
 
-One stage and no anchors: every cell of 8 x 8 pixels says whether an object is there, how far its sides are from the cell's centre, and
-what it is called (after FCOS, Tian et al. 2019, with objectness in place of centre-ness).
+One stage and no anchors: every cell of 8 x 8 pixels says whether an object is there, how far its sides are from the
+cell's centre, and what it is called (after FCOS, Tian et al. 2019, with objectness in place of centre-ness).
 
 Shapes: B images, M cells in row-major order, D width, P names of the vocabulary, h and w cells.
 """
@@ -52,11 +52,11 @@ class CellPredictions:
 class TinyDetector(KnowsScenes, nn.Module):
     """Images and phrases -> detections, and local tokens.
 
-    Local tokens [B,M,width + 4]: a cell's state and its box (center x, center y, width, height; normalized in the original
-    image and clipped to it). M is the number of cells of the canvas in row-major order, (image_size / 8) squared for images
-    prepared as ``preprocessing`` says; the mask leaves out padding. With ``queries`` M is that number, and tokens are the
-    cells that are surest of an object, best first, each of another box; the mask leaves out those that are hardly sure of
-    one. Tokens do not depend on the phrases.
+    Local tokens [B,M,width + 4]: a cell's state and its box (center x, center y, width, height; normalized in the
+    original image and clipped to it). M is the number of cells of the canvas in row-major order, (image_size / 8)
+    squared for images prepared as ``preprocessing`` says; the mask leaves out padding. With ``queries`` M is that
+    number, and tokens are the cells that are surest of an object, best first, each of another box; the mask leaves out
+    those that are hardly sure of one. Tokens do not depend on the phrases.
 
     A phrase counts as the name that it equals but for case and white space; one that equals no name is never detected.
     """
@@ -160,7 +160,9 @@ class TinyDetector(KnowsScenes, nn.Module):
     def _detections(
         self, boxes_norm_M4: torch.Tensor, scores_MP: torch.Tensor, wanted: Sequence[str]
     ) -> tuple[Detection, ...]:
-        """The detections of one picture, best first: suppressed among the boxes of each phrase, then among those of all."""
+        """The detections of one picture, best first: suppressed among the boxes of each phrase, then among those of
+        all.
+        """
         found: list[Detection] = []
         for phrase in dict.fromkeys(wanted):
             column = self.phrases.column(phrase)

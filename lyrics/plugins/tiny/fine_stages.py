@@ -1,4 +1,6 @@
-"""The stages that train the model of ``lyrics-tiny-fine``, in their order: the language model goes on from that of plain scenes."""
+"""The stages that train the model of ``lyrics-tiny-fine``, in their order: the language model goes on from that of
+plain scenes.
+"""
 
 from __future__ import annotations
 
@@ -99,8 +101,8 @@ def _fine_stage2(name: str, steps: int, after: str, sets: Mapping[str, Any], **s
     return Stage(name, "tiny-fine-stage2", after, given)
 
 
-#: Stage 2: soft tokens alone first, to a language model that stays as it is, about looks only, so that nothing else can answer; then with
-#: the text beside them and LoRA, about all.
+#: Stage 2: soft tokens alone first, to a language model that stays as it is, about looks only, so that nothing else can
+#: answer; then with the text beside them and LoRA, about all.
 FINE_STAGE2 = (
     _fine_stage2(
         "fine-2a",

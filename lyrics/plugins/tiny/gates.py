@@ -25,8 +25,8 @@ from lyrics.plugins.tiny.looks import OF_SCENES, OF_THINGS
 from lyrics.plugins.tiny.segmenter import TinySegmenter
 from lyrics.plugins.tiny.vit import TinyVit
 
-#: Attributes that the queries must carry, and the least share of what the best expert's probe has. For one thing to be hidden
-#: by another it takes two, and scenes have one here.
+#: Attributes that the queries must carry, and the least share of what the best expert's probe has. For one thing to be
+#: hidden by another it takes two, and scenes have one here.
 ATTRIBUTES = tuple(name for name in (*OF_THINGS, *OF_SCENES) if name != "hidden")
 PROBE_SHARE = 0.9
 #: Measurement -> the least share.

@@ -1,8 +1,8 @@
 """What things and scenes look like, as the experts for fine scenes are trained to tell it.
 
-The image encoder learns the ground, its texture, and roughly which colors and nouns are where; the segmenter learns, of each
-box, the mask and what is inside of it: color, fill, lean and outline of a thing, whether another lies on it, the letters of a
-word. Linear heads read all
+The image encoder learns the ground, its texture, and roughly which colors and nouns are where; the segmenter learns, of
+each box, the mask and what is inside of it: color, fill, lean and outline of a thing, whether another lies on it, the
+letters of a word. Linear heads read all
 this off the tokens, and are dropped afterwards.
 
 Shapes: B images, N objects of one image, K objects of a batch, M image tokens, D width.
@@ -50,10 +50,11 @@ OF_SCENES: Mapping[str, tuple[str, ...]] = {"ground": GROUNDS, "texture": TEXTUR
 
 @dataclass(frozen=True)
 class SeenObject(DetectedObject):
-    """An object of a fine scene and what it looks like: the attributes of a thing, or the text of a word; and of the scene.
+    """An object of a fine scene and what it looks like: the attributes of a thing, or the text of a word; and of the
+    scene.
 
-    ``hidden`` is ``yes`` where another thing clearly lies on it, ``no`` where it only lies on others itself, and otherwise
-    empty: then nothing is to be told.
+    ``hidden`` is ``yes`` where another thing clearly lies on it, ``no`` where it only lies on others itself, and
+    otherwise empty: then nothing is to be told.
     """
 
     color: str = ""
@@ -93,7 +94,9 @@ Scenes = Sequence[Sequence[SeenObject]]
 
 
 class EncoderWithLooks(nn.Module):
-    """An image encoder and, for its training only, heads: of the whole the looks, of each token which colors and nouns it lies on."""
+    """An image encoder and, for its training only, heads: of the whole the looks, of each token which colors and nouns
+    it lies on.
+    """
 
     def __init__(self, encoder: TinyVit) -> None:
         super().__init__()
@@ -114,7 +117,9 @@ def encoder_looks_loss(module: EncoderWithLooks, images: ImageBatch, objects: Sc
 
 
 def lying_targets(encoder: TinyVit, images: ImageBatch, objects: Scenes) -> torch.Tensor:
-    """Which colors and nouns have a box that holds the center of a token's patch, 0 or 1, [B,M,len(COLOURS) + len(NOUNS)]."""
+    """Which colors and nouns have a box that holds the center of a token's patch, 0 or 1, [B,M,len(COLOURS) +
+    len(NOUNS)].
+    """
     device = images.pixels_BCHW.device
     side = math.isqrt(len(encoder.positions_ND))
     places = (torch.arange(side, device=device) + 0.5) * (images.pixels_BCHW.shape[-1] / side)
@@ -135,7 +140,9 @@ def lying_targets(encoder: TinyVit, images: ImageBatch, objects: Scenes) -> torc
 
 
 class SegmenterWithLooks(nn.Module):
-    """A segmenter and, for its training only, heads that tell from a token what a thing looks like and which word is written."""
+    """A segmenter and, for its training only, heads that tell from a token what a thing looks like and which word is
+    written.
+    """
 
     def __init__(self, segmenter: TinySegmenter) -> None:
         super().__init__()
@@ -146,7 +153,9 @@ class SegmenterWithLooks(nn.Module):
 
 
 def segmenter_looks_loss(module: SegmenterWithLooks, images: ImageBatch, objects: Scenes) -> torch.Tensor:
-    """The masks' loss, and the cross-entropy of each attribute of the things and of the words, each averaged over its objects."""
+    """The masks' loss, and the cross-entropy of each attribute of the things and of the words, each averaged over its
+    objects.
+    """
     loss, looks_KD = segmenter_loss_and_looks(module.segmenter, images, objects)
     seen = [one for found in objects for one in found]
     for name, values in OF_THINGS.items():

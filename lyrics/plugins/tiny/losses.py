@@ -13,15 +13,16 @@ import torch.nn.functional as F
 from lyrics.plugins.tiny.boxes import areas, generalised_iou
 from lyrics.plugins.tiny.detector import CellPredictions
 
-#: A cell belongs to an object if its centre is this close to the object's, in cells, along both axes (FCOS's centre sampling).
+#: A cell belongs to an object if its centre is this close to the object's, in cells, along both axes (FCOS's centre
+#: sampling).
 CENTRE_RADIUS = 1.5
 
 
 def multilabel_loss(logits: torch.Tensor, targets: torch.Tensor, *, gamma_negative: float = 2.0) -> torch.Tensor:
     """Loss for independent labels, summed over labels and averaged over the leading dimensions.
 
-    The asymmetric loss of Ridnik et al. 2021 (equation 4) with its gamma for positives 0: negatives, of which a picture has many, are
-    weighted by their probability to the power of ``gamma_negative``. With 0 it is binary cross-entropy.
+    The asymmetric loss of Ridnik et al. 2021 (equation 4) with its gamma for positives 0: negatives, of which a picture
+    has many, are weighted by their probability to the power of ``gamma_negative``. With 0 it is binary cross-entropy.
 
     Args:
         logits: [..., P].
@@ -32,7 +33,9 @@ def multilabel_loss(logits: torch.Tensor, targets: torch.Tensor, *, gamma_negati
 
 
 def focal_loss(logits: torch.Tensor, targets: torch.Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> torch.Tensor:
-    """Sigmoid focal loss of every element, unreduced (Lin et al. 2017, equation 5); ``targets`` are 0 or 1, of the logits' shape."""
+    """Sigmoid focal loss of every element, unreduced (Lin et al. 2017, equation 5); ``targets`` are 0 or 1, of the
+    logits' shape.
+    """
     probabilities = logits.sigmoid()
     right = torch.where(targets > 0.5, probabilities, 1 - probabilities)
     weight = torch.where(targets > 0.5, alpha, 1 - alpha)
@@ -42,9 +45,10 @@ def focal_loss(logits: torch.Tensor, targets: torch.Tensor, *, alpha: float = 0.
 def assign_cells(centres_px_M2: torch.Tensor, boxes_px_N4: torch.Tensor, stride: int) -> torch.Tensor:
     """Which object each cell answers for: its row in ``boxes_px_N4``, or -1 for none; int64 [M].
 
-    A cell answers for the smallest box that holds the cell's centre within ``CENTRE_RADIUS`` cells of the box's own centre (FCOS, Tian
-    et al. 2019, section 3.1, with its later centre sampling). The cell nearest to a box's centre answers for it in any case, so that no
-    object is left out, however small; of two objects with the same nearest cell the smaller has it.
+    A cell answers for the smallest box that holds the cell's centre within ``CENTRE_RADIUS`` cells of the box's own
+    centre (FCOS, Tian et al. 2019, section 3.1, with its later centre sampling). The cell nearest to a box's centre
+    answers for it in any case, so that no object is left out, however small; of two objects with the same nearest cell
+    the smaller has it.
     """
     count = len(boxes_px_N4)
     assigned_M = torch.full((len(centres_px_M2),), -1, device=centres_px_M2.device)
@@ -70,7 +74,8 @@ def detection_loss(
     names: Sequence[torch.Tensor],
     stride: int,
 ) -> torch.Tensor:
-    """Objectness (focal) + boxes (generalised IoU) + names (asymmetric), each divided by the batch's number of answering cells.
+    """Objectness (focal) + boxes (generalised IoU) + names (asymmetric), each divided by the batch's number of
+    answering cells.
 
     Args:
         cells: ``TinyDetector.predict`` of B pictures.
@@ -95,7 +100,9 @@ def detection_loss(
 
 
 def dice_loss(logits_KRR: torch.Tensor, targets_KRR: torch.Tensor) -> torch.Tensor:
-    """1 - Dice coefficient per box [K] of soft masks (Milletari et al. 2016, equation 3); 1 is added to both sides of the fraction."""
+    """1 - Dice coefficient per box [K] of soft masks (Milletari et al. 2016, equation 3); 1 is added to both sides of
+    the fraction.
+    """
     probabilities = logits_KRR.sigmoid().flatten(1)
     targets = targets_KRR.flatten(1)
     overlap = (probabilities * targets).sum(1)

@@ -56,11 +56,12 @@ def measure(tagger: TinyTagger, detector: TinyDetector, segmenter: TinySegmenter
 
     - ``scenes``, ``things`` (shapes) and ``words``: how many.
     - ``tags mAP``: mean over names; ``tags precision`` and ``tags recall``: of the tags that are reported.
-    - ``AP50, ...``: mean over names of the average precision of boxes at IoU 0.5, asked for all names, for the tagger's tags, and for the
-      true tags; the last also for things and for words alone.
+    - ``AP50, ...``: mean over names of the average precision of boxes at IoU 0.5, asked for all names, for the
+      tagger's tags, and for the true tags; the last also for things and for words alone.
     - ``boxes precision``, ``boxes recall``: of what is detected for the tagger's tags.
-    - ``mIoU, ...``: mean over things of the overlap of masks, in the original picture: asked for by true boxes; by detected boxes (for the
-      tagger's tags) over the things that were detected, and over all things, one that was not counting 0.
+    - ``mIoU, ...``: mean over things of the overlap of masks, in the original picture: asked for by true boxes; by
+      detected boxes (for the tagger's tags) over the things that were detected, and over all things, one that was not
+      counting 0.
     """
     seen = _Scenes(*drawn(dataset, range(len(dataset))))
     things = [[obj for obj in found if not _is_word(obj.tag)] for found in seen.objects]
@@ -111,7 +112,9 @@ def measure(tagger: TinyTagger, detector: TinyDetector, segmenter: TinySegmenter
 
 @torch.no_grad()
 def measure_encoder(module: EncoderWithNames, dataset: Dataset) -> dict[str, float]:
-    """What linear heads read off the tokens that lie on something: the share whose best name is right, and the mean IoU of their boxes."""
+    """What linear heads read off the tokens that lie on something: the share whose best name is right, and the mean IoU
+    of their boxes.
+    """
     seen = _Scenes(*drawn(dataset, range(len(dataset))))
     right = lying = overlap = 0.0
     for images, start in seen.batches(module.encoder.preprocessing):
@@ -126,9 +129,11 @@ def measure_encoder(module: EncoderWithNames, dataset: Dataset) -> dict[str, flo
 
 @torch.no_grad()
 def measure_looks(encoder: EncoderWithLooks, segmenter: SegmenterWithLooks, dataset: Dataset) -> dict[str, float]:
-    """What the heads that experts for fine scenes are trained with tell: shares right of scenes, of things, and of words.
+    """What the heads that experts for fine scenes are trained with tell: shares right of scenes, of things, and of
+    words.
 
-    The encoder's ``ground`` and ``texture``; the segmenter's attributes of things and ``word``, asked for by true boxes.
+    The encoder's ``ground`` and ``texture``; the segmenter's attributes of things and ``word``, asked for by true
+    boxes.
     """
     seen = _Scenes(*drawn(dataset, range(len(dataset))))
     right: Counter[str] = Counter()

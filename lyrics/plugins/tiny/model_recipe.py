@@ -70,8 +70,9 @@ def stage_config(stage: Stage, out: Path, settings: Mapping[str, Any] | None = N
 
 
 def train_stage(stage: Stage, out: Path, settings: Mapping[str, Any] | None = None) -> None:
-    """Train a stage, or go on with it; what is finished is not done again. After the last text, the language model is written to
-    ``out/weights``, where the next stages find it; where several processes train, the same call by one process afterwards writes it.
+    """Train a stage, or go on with it; what is finished is not done again. After the last text, the language model is
+    written to ``out/weights``, where the next stages find it; where several processes train, the same call by one
+    process afterwards writes it.
 
     Raises what training raises (``lyrics.core.training.assemble.run``).
     """
@@ -84,7 +85,9 @@ def train_stage(stage: Stage, out: Path, settings: Mapping[str, Any] | None = No
 
 
 def export_language_model(config: TrainConfig, weights: Path) -> None:
-    """Write the language model that a run of ``tiny-text`` has trained so far to a folder in ``weights``, in half precision."""
+    """Write the language model that a run of ``tiny-text`` has trained so far to a folder in ``weights``, in half
+    precision.
+    """
     # The recipe's own: one that holds a model of transformers.
     language_model: Any = trained_model(config).language_model
     folder = weights / LANGUAGE_MODEL
@@ -96,8 +99,8 @@ def export_language_model(config: TrainConfig, weights: Path) -> None:
 def export_model(out: Path, weights: Path, stage: Stage) -> None:
     """Write what stage 1 or stage 2 has trained so far to its model folder in ``weights``, in half precision.
 
-    Its specification is the preset's: the language model that it names is the one in the package. What stage 1 does not train is random,
-    the same every time.
+    Its specification is the preset's: the language model that it names is the one in the package. What stage 1 does not
+    train is random, the same every time.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -14,7 +14,8 @@ from lyrics.plugins.tiny.vocabulary import normalised
 
 
 def parts(phrase: str) -> list[str]:
-    """What a phrase's logit is the sum of: its words; in place of a word in quotes, its letters with their places and their number.
+    """What a phrase's logit is the sum of: its words; in place of a word in quotes, its letters with their places and
+    their number.
 
     ``word "tea"`` has the parts ``word``, ``"t1``, ``"e2``, ``"a3`` and ``"3``.
     """
@@ -30,10 +31,11 @@ def parts(phrase: str) -> list[str]:
 
 
 class PhraseHead(nn.Module):
-    """States [..., D] -> logits [..., P]: a phrase's logit is the sum of the logits of its ``parts`` plus one common bias.
+    """States [..., D] -> logits [..., P]: a phrase's logit is the sum of the logits of its ``parts`` plus one common
+    bias.
 
-    Because parts are shared, a pair never seen in training ("cyan star") follows from its words, and what a written word looks like is
-    learned from all that have its letters.
+    Because parts are shared, a pair never seen in training ("cyan star") follows from its words, and what a written
+    word looks like is learned from all that have its letters.
 
     Args:
         width: D.

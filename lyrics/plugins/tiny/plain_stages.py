@@ -54,12 +54,13 @@ _VISUAL = (
 #: Those answered by a box that takes a comparison.
 _POINTING = (*("height",) * 3, *("beside",) * 2, "extreme", "search")
 
-#: In the order of training. What a box says of size and place is learnt from scenes of one object within minutes, and so is to copy it;
-#: then whose box it is, from two; then all that is said of a scene, also in the wordy instructions of the tasks. Relations follow at
-#: a lower rate: while a loss is at chance, Muon's steps, all of one size, forget what was known. Which way one thing lies from another
-#: ("side") is learnt before whether it lies that way ("relation"), as that is "yes" for one half of the words and "no" for the other.
-#: What follows asks more often for what was still wrong, later also in the words of the tasks: plain skill does not carry over. What is
-#: topmost or lowest was at chance among four and eight objects, and is learnt from two.
+#: In the order of training. What a box says of size and place is learnt from scenes of one object within minutes, and
+#: so is to copy it; then whose box it is, from two; then all that is said of a scene, also in the wordy instructions of
+#: the tasks. Relations follow at a lower rate: while a loss is at chance, Muon's steps, all of one size, forget what
+#: was known. Which way one thing lies from another ("side") is learnt before whether it lies that way ("relation"), as
+#: that is "yes" for one half of the words and "no" for the other. What follows asks more often for what was still
+#: wrong, later also in the words of the tasks: plain skill does not carry over. What is topmost or lowest was at chance
+#: among four and eight objects, and is learnt from two.
 STAGES = (
     _text(
         "text-1",

@@ -8,15 +8,17 @@ from typing import Any
 from lyrics.core.spec import ModelSpec, ObjectiveSlot, RefinerSpec, Slot
 from lyrics.plugins.tiny.vocabulary import NOUNS
 
-#: What ships of ``lyrics-tiny`` beside its experts: the language model that can read, what stage 1 trained, and what both stages did.
+#: What ships of ``lyrics-tiny`` beside its experts: the language model that can read, what stage 1 trained, and what
+#: both stages did.
 TINY_LANGUAGE_MODEL = "package:lyrics/plugins/tiny/weights/language-model"
 TINY_STAGE1_WEIGHTS = "package:lyrics/plugins/tiny/weights/stage1"
 TINY_WEIGHTS = "package:lyrics/plugins/tiny/weights/model"
 
 #: Where the experts for fine scenes are until they ship.
 FINE_EXPERTS = "package:lyrics/plugins/tiny/fine_experts"
-#: What the experts for fine scenes are, by component. They are unlike each other, as those of the paper are: the encoder sees
-#: a small image as a whole, the detector tells nouns and boxes in few tokens, the segmenter what a masked part looks like.
+#: What the experts for fine scenes are, by component. They are unlike each other, as those of the paper are: the
+#: encoder sees a small image as a whole, the detector tells nouns and boxes in few tokens, the segmenter what a masked
+#: part looks like.
 FINE_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "tiny-vit": {"image_size": 56},
     "tiny-tagger": {"vocabulary": NOUNS},
@@ -61,7 +63,8 @@ def lyrics_tiny() -> ModelSpec:
             options={
                 "vocab_size": 1856,
                 "builtin_tokenizer": "words",
-                # Convolutions over an object's 12 tokens bind its box to the name before it, and its sides to each other.
+                # Convolutions over an object's 12 tokens bind its box to the name before it, and its sides to each
+                # other.
                 "architecture": "lfm2",
                 "layer_types": ["conv", "conv", "full_attention", "full_attention", "full_attention"],
                 "conv_kernel": 12,

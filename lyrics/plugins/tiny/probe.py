@@ -1,8 +1,9 @@
 """What each expert for fine scenes carries: linear probes of its tokens for every attribute of 3,000 things.
 
-A thing is described to a probe by two vectors of an expert, side by side: what the expert has of the thing (the encoder's mean
-token over its box, the detector's query whose box fits best, the segmenter's token), and the expert's mean token over the whole
-image. So a probe may use all that a query transformer could, and what it cannot find is not there for a linear reader.
+A thing is described to a probe by two vectors of an expert, side by side: what the expert has of the thing (the
+encoder's mean token over its box, the detector's query whose box fits best, the segmenter's token), and the expert's
+mean token over the whole image. So a probe may use all that a query transformer could, and what it cannot find is not
+there for a linear reader.
 
 Shapes: N things, D width of what describes one, C values of an attribute.
 """
@@ -48,7 +49,9 @@ _BATCH = 32
 
 @dataclass(frozen=True)
 class Probes:
-    """Shares right by attribute and describer, on things that no probe was fitted to; ``chance`` is the most frequent value's share."""
+    """Shares right by attribute and describer, on things that no probe was fitted to; ``chance`` is the most frequent
+    value's share.
+    """
 
     fitted: int
     scored: int
@@ -81,7 +84,8 @@ class Probes:
 def describe(
     encoder: TinyVit, detector: TinyDetector, segmenter: TinySegmenter, dataset: Dataset, things: int
 ) -> tuple[dict[str, torch.Tensor], list[SeenObject]]:
-    """What each of ``DESCRIBERS`` has of the first ``things`` things of a data set of fine scenes, [N,D], and the things.
+    """What each of ``DESCRIBERS`` has of the first ``things`` things of a data set of fine scenes, [N,D], and the
+    things.
 
     Raises ``ValueError`` where the data set has fewer.
     """
@@ -146,7 +150,8 @@ def _fitting(queries_QD: torch.Tensor, boxes_K4: torch.Tensor) -> torch.Tensor:
 def probe(described: Mapping[str, torch.Tensor], things: Sequence[SeenObject]) -> Probes:
     """Fit and score one linear probe for each attribute and describer (see ``describe``).
 
-    ``hidden`` is fitted and scored on the things that overlap; an attribute that fewer than three things have is left out.
+    ``hidden`` is fitted and scored on the things that overlap; an attribute that fewer than three things have is left
+    out.
     """
     chance: dict[str, float] = {}
     shares: dict[str, dict[str, float]] = {}

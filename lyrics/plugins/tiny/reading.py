@@ -1,4 +1,6 @@
-"""How well the language model of ``lyrics-tiny`` answers questions about scenes that are written down: what it can do without eyes."""
+"""How well the language model of ``lyrics-tiny`` answers questions about scenes that are written down: what it can do
+without eyes.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,11 @@ from lyrics.core.language.prompts import Exchange, segments_of, template_named, 
 
 @torch.no_grad()
 def reading_accuracy(language_model: Any, texts: Dataset, scenes: int) -> dict[str, tuple[float, int]]:
-    """Type of question -> (share whose answer is right to the last token, how many). ``texts`` is ``scene-texts`` with ``plain``.
+    """Type of question -> (share whose answer is right to the last token, how many). ``texts`` is ``scene-texts`` with
+    ``plain``.
 
-    Greedy: an answer counts if each of its tokens is the likeliest after those before it. The turns before hold the right answers.
+    Greedy: an answer counts if each of its tokens is the likeliest after those before it. The turns before hold the
+    right answers.
     """
     template = template_named(language_model.chat_template)
     right, asked = Counter[str](), Counter[str]()

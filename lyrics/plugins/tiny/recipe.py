@@ -1,7 +1,8 @@
-"""How the shipped experts were made: trained one after the other on scenes that are drawn as they are needed, resumable at any step.
+"""How the shipped experts were made: trained one after the other on scenes that are drawn as they are needed, resumable
+at any step.
 
-Batch ``k`` of an expert is rows ``k * batch`` to ``(k + 1) * batch`` of the data set, so no data state is kept: a stopped training goes on
-from its newest checkpoint as if it had not been stopped.
+Batch ``k`` of an expert is rows ``k * batch`` to ``(k + 1) * batch`` of the data set, so no data state is kept: a
+stopped training goes on from its newest checkpoint as if it had not been stopped.
 """
 
 from __future__ import annotations
@@ -60,13 +61,17 @@ Say = Callable[[str], None]
 
 #: Steps between two checkpoints, and between two lines of the log.
 SAVE_EVERY, LOG_EVERY = 100, 20
-#: Boxes that the segmenter is trained with are off by up to this share of their sides at each edge, as a detector's are.
+#: Boxes that the segmenter is trained with are off by up to this share of their sides at each edge, as a detector's
+#: are.
 BOX_JITTER = 0.06
 
 
 @dataclass(frozen=True)
 class ExpertTraining:
-    """How one expert is trained. ``after`` names the training that lends it its first weights: the layers that they share, or all."""
+    """How one expert is trained.
+
+    ``after`` names the training that lends it its first weights: the layers that they share, or all.
+    """
 
     component: str
     steps: int
@@ -201,8 +206,8 @@ def train_expert(plan: ExpertTraining, out: Path, dataset: Dataset, say: Say = p
 
     Returns the expert, within what it is trained with if there is more of it.
 
-    Raises ``WeightsError`` when ``out`` holds a training of another plan, or not the one that this goes on from; ``CheckpointError`` for
-    checkpoints of another model.
+    Raises ``WeightsError`` when ``out`` holds a training of another plan, or not the one that this goes on from;
+    ``CheckpointError`` for checkpoints of another model.
     """
     module = _trainable(plan.component, fine=plan.fine)
     parameters = dict(module.named_parameters())
@@ -215,7 +220,8 @@ def train_expert(plan: ExpertTraining, out: Path, dataset: Dataset, say: Say = p
         checkpoint = load(newest)
         if checkpoint.state["plan"] != asdict(plan):
             raise WeightsError(
-                f"{folder} holds a training by another plan, {checkpoint.state['plan']}; give another folder, or delete it."
+                f"{folder} holds a training by another plan, {checkpoint.state['plan']}; give another folder, or "
+                "delete it."
             )
         load_parameters(parameters, checkpoint.trained, str(newest))
         load_optimizer(optimizer, parameters, checkpoint.optimizer, str(newest))
@@ -299,7 +305,8 @@ def scenes_for(plan: ExpertTraining) -> Dataset:
 
 
 def annotated(sample: Sample, size_px: tuple[int, int]) -> tuple[DetectedObject, ...]:
-    """All that can be named in a scene of ``size_px`` (width, height): its objects, and its words with their whole box as mask.
+    """All that can be named in a scene of ``size_px`` (width, height): its objects, and its words with their whole box
+    as mask.
 
     In a fine scene also what they look like.
     """
@@ -349,7 +356,10 @@ def _jittered(objects: Sequence[DetectedObject], row: int) -> tuple[DetectedObje
 
 
 def trained(component: str, out: Path) -> tuple[nn.Module, int]:
-    """What ``train_expert`` has made so far, in evaluation mode, and its step. Raises ``WeightsError`` where there is nothing."""
+    """What ``train_expert`` has made so far, in evaluation mode, and its step.
+
+    Raises ``WeightsError`` where there is nothing.
+    """
     module, checkpoint = _trained(component, out)
     return module, checkpoint.step
 
@@ -364,7 +374,10 @@ def _trained(component: str, out: Path) -> tuple[nn.Module, Checkpoint]:
 
 
 def export(component: str, out: Path, folder: Path) -> int:
-    """Write the expert to ``folder`` in half precision as far as it is trained, and its sha256 to the list there. Returns its step."""
+    """Write the expert to ``folder`` in half precision as far as it is trained, and its sha256 to the list there.
+
+    Returns its step.
+    """
     module, checkpoint = _trained(component, out)
     options = options_of(component, fine=checkpoint.state["plan"]["fine"])
     state = {name: tensor.half().contiguous() for name, tensor in expert_of(module).state_dict().items()}

@@ -22,7 +22,10 @@ def _on_scenes(task: str) -> EvaluationSection:
 
 
 def tiny_text() -> TrainConfig:
-    """What ``lyrics-tiny``'s language model learns before it sees anything: to read scenes that are written down. Trains all of it."""
+    """What ``lyrics-tiny``'s language model learns before it sees anything: to read scenes that are written down.
+
+    Trains all of it.
+    """
     alone = {
         "refiner": None,  # no part but the language model has anything to do
         "language_model.options.adaptation": "full",
@@ -56,7 +59,9 @@ def tiny_stage1() -> TrainConfig:
 
 
 def tiny_fine_stage1() -> TrainConfig:
-    """Stage 1 on fine scenes, both twins of a pair in every batch: what tells them apart is in their pixels and captions alone."""
+    """Stage 1 on fine scenes, both twins of a pair in every batch: what tells them apart is in their pixels and
+    captions alone.
+    """
     fine = {"task": "caption", "attributes": "fine"}
     return TrainConfig(
         stage="pretrain",
@@ -90,7 +95,10 @@ def tiny_stage2() -> TrainConfig:
 
 
 def tiny_fine_stage2() -> TrainConfig:
-    """Stage 2 on fine scenes, without text for some images, so that soft tokens must answer. Give ``model.start_from``."""
+    """Stage 2 on fine scenes, without text for some images, so that soft tokens must answer.
+
+    Give ``model.start_from``.
+    """
     fine = {"task": "conversation", "attributes": "fine"}
     # Looks, which soft tokens alone tell, take the largest part.
     questions = (*("L",) * 12, *("G",) * 3, *("T",) * 3, *("LT",) * 2)

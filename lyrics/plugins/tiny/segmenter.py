@@ -1,7 +1,7 @@
 """``tiny-segmenter``: the mask and a token of whatever a box holds.
 
-The picture's features are computed once. A grid of samples over each box, and a margin around it, takes both those features and the
-pixels themselves, so that edges stay sharp; a small network turns the samples into a mask.
+The picture's features are computed once. A grid of samples over each box, and a margin around it, takes both those
+features and the pixels themselves, so that edges stay sharp; a small network turns the samples into a mask.
 
 Shapes: B images, K boxes, R samples along each side of a box, C channels, D = C + 4 width of a token, h and w cells.
 """
@@ -42,7 +42,9 @@ def regions(frame: Frame, boxes: Sequence[Box]) -> npt.NDArray[np.float64]:
 
 
 def sample_points(regions_px_K4: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.float64]:
-    """The (x, y) in pixels of the canvas of ``size`` x ``size`` samples per region, [K,R,R,2]: centres of equal parts, row by row."""
+    """The (x, y) in pixels of the canvas of ``size`` x ``size`` samples per region, [K,R,R,2]: centres of equal parts,
+    row by row.
+    """
     places_R = (np.arange(size) + 0.5) / size
     corner_K2, side_K2 = regions_px_K4[:, :2], regions_px_K4[:, 2:] - regions_px_K4[:, :2]
     x_KR, y_KR = (corner_K2[:, axis, None] + side_K2[:, axis, None] * places_R for axis in (0, 1))
@@ -60,7 +62,9 @@ def sample(
 
 
 def pasted(logits_RR: torch.Tensor, region_px_4: npt.NDArray[np.float64], frame: Frame) -> Mask:
-    """A region's mask logits as a mask of the original picture: bilinear, inside where above 0, nothing outside the region."""
+    """A region's mask logits as a mask of the original picture: bilinear, inside where above 0, nothing outside the
+    region.
+    """
     width, height = frame.original_size
     # Zero-area boxes carry single points through the frame.
     columns_W = frame.boxes_to_canvas(_points((np.arange(width) + 0.5) / width, 0))[:, 0]
@@ -91,7 +95,9 @@ class LookEncoder(nn.Module):
         self.out = nn.Sequential(nn.LayerNorm(64), nn.Linear(64, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
 
     def forward(self, pixels_K3RR: torch.Tensor, logits_Krr: torch.Tensor) -> torch.Tensor:
-        """Pixels of each region, and mask logits of it on a grid half as fine, whose gradient stops here -> [K,width]."""
+        """Pixels of each region, and mask logits of it on a grid half as fine, whose gradient stops here
+        -> [K,width].
+        """
         # A little inside of the mask: on its edge pixels are mixed with what is around.
         inside_K1rr = (2 * (logits_Krr.detach()[:, None] - 1)).sigmoid()
         inside_K1RR = F.interpolate(inside_K1rr, scale_factor=2, mode="bilinear")
@@ -109,9 +115,9 @@ class LookEncoder(nn.Module):
 class TinySegmenter(KnowsScenes, nn.Module):
     """Images and boxes -> masks of the original pictures, and a token per box.
 
-    Local tokens [B,K,width + 4]: the image's features averaged over the mask, and the box (center x, center y, width, height;
-    normalized in the original image). With ``look_width`` it is so many channels in place of ``width``, which a network of its
-    own makes of the pixels inside the mask and of nothing else.
+    Local tokens [B,K,width + 4]: the image's features averaged over the mask, and the box (center x, center y, width,
+    height; normalized in the original image). With ``look_width`` it is so many channels in place of ``width``, which a
+    network of its own makes of the pixels inside the mask and of nothing else.
     """
 
     def __init__(self, options: TinySegmenterOptions) -> None:

@@ -1,7 +1,8 @@
-"""Trained weights, those that ship with the package above all: where they are, and loading them into an expert whose options fit.
+"""Trained weights, those that ship with the package above all: where they are, and loading them into an expert whose
+options fit.
 
-A file says in its metadata which options it is of; one that does not is of the default ones. ``weights/sha256.json`` lists
-the files that ship; a test compares, running does not.
+A file says in its metadata which options it is of; one that does not is of the default ones. ``weights/sha256.json``
+lists the files that ship; a test compares, running does not.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ def load_weights(module: nn.Module, component: str, options: Options, folder: Pa
     """Fill an expert with the weights of ``folder``.
 
     Raises:
-        WeightsError: there is no file; an option is not the one that the weights were trained with, which is named with both
-            values; or tensors do not fit.
+        WeightsError: there is no file; an option is not the one that the weights were trained with, which is named
+            with both values; or tensors do not fit.
     """
     file = folder / weights_file(component)
     if not file.is_file():
@@ -59,8 +60,9 @@ def load_weights(module: nn.Module, component: str, options: Options, folder: Pa
         given = getattr(options, name)
         if name not in _FREE and given != value:
             raise WeightsError(
-                f"{component}: {_shown(name, given)} does not fit the trained weights, which are of {_shown(name, value)}. "
-                f"Set {name} to that, or build with weights='random' and train your own (docs/tiny.md)."
+                f"{component}: {_shown(name, given)} does not fit the trained weights, which are of "
+                f"{_shown(name, value)}. Set {name} to that, or build with weights='random' and train your own "
+                "(docs/tiny.md)."
             )
     load_module(module, read_tensors(file), file)
 
@@ -81,7 +83,10 @@ def _trained_options(file: Path, kind: type[Options]) -> Options:
 
 
 def materialize(module: nn.Module, component: str, options: Options, context: BuildContext) -> None:
-    """What ``BuildContext.weights`` asks for: trained weights, or those that the module was made with. Raises as ``load_weights``."""
+    """What ``BuildContext.weights`` asks for: trained weights, or those that the module was made with.
+
+    Raises as ``load_weights``.
+    """
     if context.weights == "pretrained":
         checkpoint = getattr(options, "checkpoint", None)
         folder = WEIGHTS if checkpoint is None else locate_checkpoint(checkpoint, downloads=context.downloads)

@@ -1,7 +1,7 @@
 """Training the tiny experts on pictures whose objects are known.
 
-Each ``*_loss`` here takes a module, prepared pictures and their objects (tag, box and mask in the original picture), and gives the scalar
-that ``fit`` descends::
+Each ``*_loss`` here takes a module, prepared pictures and their objects (tag, box and mask in the original picture),
+and gives the scalar that ``fit`` descends::
 
     fit(detector, batches, detector_loss, steps=2000)
 
@@ -57,7 +57,8 @@ def fit(
     done: int = 0,
     after_step: Callable[[int, float], None] | None = None,
 ) -> list[float]:
-    """Train ``module`` in place until ``steps`` batches were seen; returns the loss of every step and leaves the module in evaluation mode.
+    """Train ``module`` in place until ``steps`` batches were seen; returns the loss of every step and leaves the module
+    in evaluation mode.
 
     A short linear warm-up and then a cosine to zero, gradients clipped to norm 1. Batches are on the module's device.
 
@@ -102,7 +103,9 @@ def tagger_loss(tagger: TinyTagger, images: ImageBatch, objects: Objects) -> tor
 
 
 def detector_loss(detector: TinyDetector, images: ImageBatch, objects: Objects) -> torch.Tensor:
-    """Objects are found where the canvas shows them; one whose tag is outside the vocabulary is an object without a name."""
+    """Objects are found where the canvas shows them; one whose tag is outside the vocabulary is an object without a
+    name.
+    """
     device = images.pixels_BCHW.device
     boxes_px: list[torch.Tensor] = []
     names: list[torch.Tensor] = []
@@ -114,7 +117,9 @@ def detector_loss(detector: TinyDetector, images: ImageBatch, objects: Objects) 
 
 
 def segmenter_loss(segmenter: TinySegmenter, images: ImageBatch, objects: Objects) -> torch.Tensor:
-    """Every object that has a mask is asked for by its box, which may be off its mask by as much as a detector's would be."""
+    """Every object that has a mask is asked for by its box, which may be off its mask by as much as a detector's would
+    be.
+    """
     return segmenter_loss_and_looks(segmenter, images, objects)[0]
 
 
@@ -131,7 +136,9 @@ def segmenter_loss_and_looks(
 
 
 class EncoderWithNames(nn.Module):
-    """An image encoder and, for its training only, heads that say what each image token lies on, and where that begins and ends."""
+    """An image encoder and, for its training only, heads that say what each image token lies on, and where that begins
+    and ends.
+    """
 
     def __init__(self, encoder: TinyVit, vocabulary: Sequence[str]) -> None:
         super().__init__()
@@ -140,7 +147,9 @@ class EncoderWithNames(nn.Module):
         self.boxes = nn.Linear(encoder.feature_dim, 4)
 
     def predict(self, images: ImageBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits of the names [B,M,P], and boxes [B,M,4]: (centre x, centre y, width, height) as shares of the canvas."""
+        """Logits of the names [B,M,P], and boxes [B,M,4]: (centre x, centre y, width, height) as shares of
+        the canvas.
+        """
         tokens_BMD = self.encoder(images.pixels_BCHW)
         return self.phrases(tokens_BMD), self.boxes(tokens_BMD)
 
@@ -148,8 +157,9 @@ class EncoderWithNames(nn.Module):
 def token_targets(
     module: EncoderWithNames, images: ImageBatch, objects: Objects
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What each image token lies on: the names of all objects whose box holds the centre of its patch, 0 or 1, [B,M,P]; the smallest of
-    these boxes [B,M,4], as ``EncoderWithNames.predict`` gives it; and whether there is any, bool [B,M].
+    """What each image token lies on: the names of all objects whose box holds the centre of its patch, 0 or 1, [B,M,P];
+    the smallest of these boxes [B,M,4], as ``EncoderWithNames.predict`` gives it; and whether there is any, bool
+    [B,M].
     """
     device = images.pixels_BCHW.device
     side = math.isqrt(len(module.encoder.positions_ND))
@@ -173,7 +183,9 @@ def token_targets(
 
 
 def encoder_loss(module: EncoderWithNames, images: ImageBatch, objects: Objects) -> torch.Tensor:
-    """Names of every token, and the L1 distance of the box of those tokens that lie on something, in quarters of the canvas."""
+    """Names of every token, and the L1 distance of the box of those tokens that lie on something, in quarters of the
+    canvas.
+    """
     logits_BMP, boxes_BM4 = module.predict(images)
     names_BMP, wanted_BM4, lying_BM = token_targets(module, images, objects)
     naming = multilabel_loss(logits_BMP, names_BMP)

@@ -1,4 +1,5 @@
-"""``tiny-vit``: a small vision transformer on a convolutional trunk, which learns shapes from far fewer pictures than attention does.
+"""``tiny-vit``: a small vision transformer on a convolutional trunk, which learns shapes from far fewer pictures than
+attention does.
 
 Shapes: B images, H and W pixels, N image tokens, D width.
 """
@@ -19,7 +20,9 @@ from lyrics.plugins.tiny.world import KnowsScenes
 
 
 class VitLayer(nn.Module):
-    """Self-attention and feed-forward, each with its normalisation in front (Dosovitskiy et al. 2021, equations 2 and 3)."""
+    """Self-attention and feed-forward, each with its normalisation in front (Dosovitskiy et al. 2021, equations 2 and
+    3).
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -39,7 +42,9 @@ class VitLayer(nn.Module):
 
 
 class TinyVit(KnowsScenes, nn.Module):
-    """Pixels [B,3,image_size,image_size] -> tokens [B,N,width], row by row, with N = (image_size / patch_size) squared."""
+    """Pixels [B,3,image_size,image_size] -> tokens [B,N,width], row by row, with N = (image_size /
+    patch_size) squared.
+    """
 
     def __init__(self, options: TinyVitOptions) -> None:
         super().__init__()

@@ -10,8 +10,8 @@ _LARGEST_SIDE_PX = 512
 _SIDE_PX = 96
 #: Colours that a scene has, after rounding: objects, outlines, and the shades of the ground.
 _COLORS = 14
-#: Share of the pixels that have one of them. None of 1,800 scenes has less (PNG, JPEG, enlarged); three of four photographs do, once
-#: they are as small.
+#: Share of the pixels that have one of them. None of 1,800 scenes has less (PNG, JPEG, enlarged); three of four
+#: photographs do, once they are as small.
 _LEAST = 0.6
 
 
@@ -20,7 +20,8 @@ class KnowsScenes:
 
     world = "drawn scenes of plain shapes and words"
     otherwise = (
-        'For tags, boxes and masks of photographs: lyrics refine IMAGE --spec grounded-sam --phrases "dog, person" --out refined/; '
+        'For tags, boxes and masks of photographs: lyrics refine IMAGE --spec grounded-sam --phrases "dog, person" '
+        "--out refined/; "
         "for answers, give --model a model that was trained on photographs (README.md)."
     )
 

@@ -1,12 +1,14 @@
-"""Table 5: what is lost without the image encoder (ViT), the detector (ODM), the segmenter (SSM), or the refiner (VR), in three readings.
+"""Table 5: what is lost without the image encoder (ViT), the detector (ODM), the segmenter (SSM), or the refiner (VR),
+in three readings.
 
-*Blank* is the paper's: a trained model whose part sees a blank picture. *Features* takes less away: what the part found stays, and with it
-the spatial text; only its tokens are those of a blank picture. *Removed* takes the part out of the specification and trains both stages
-again. An image encoder cannot be absent, so without it a model is trained and evaluated on blank pictures. A segmenter has no boxes
-without a detector, so it goes with it; of the refiner the tagger is left then, whose tags reach nothing.
+*Blank* is the paper's: a trained model whose part sees a blank picture. *Features* takes less away: what the part found
+stays, and with it the spatial text; only its tokens are those of a blank picture. *Removed* takes the part out of the
+specification and trains both stages again. An image encoder cannot be absent, so without it a model is trained and
+evaluated on blank pictures. A segmenter has no boxes without a detector, so it goes with it; of the refiner the tagger
+is left then, whose tags reach nothing.
 
-Two rows ask what reaches the language model by which way, of the whole model: *text only* has the soft tokens of another sample,
-*soft only* has no spatial text in the prompt.
+Two rows ask what reaches the language model by which way, of the whole model: *text only* has the soft tokens of
+another sample, *soft only* has no spatial text in the prompt.
 """
 
 from __future__ import annotations
@@ -107,12 +109,16 @@ PUBLISHED: Published = MappingProxyType(
 
 
 def chosen(only: Sequence[str], reading: str) -> list[str]:
-    """The variants of a reading, all or those named. Raises ``UnknownNameError``; ``SpecError`` for one that the reading does not have."""
+    """The variants of a reading, all or those named.
+
+    Raises ``UnknownNameError``; ``SpecError`` for one that the reading does not have.
+    """
     there = [name for name in VARIANTS if name != BASELINE or reading == "removed"]
     for name in only:
         if name not in VARIANTS:
             raise UnknownNameError(
-                f"--only {name}: there is no such variant.{did_you_mean(name, VARIANTS)} There are {', '.join(VARIANTS)}."
+                f"--only {name}: there is no such variant.{did_you_mean(name, VARIANTS)} There are "
+                f"{', '.join(VARIANTS)}."
             )
         if name not in there:
             raise SpecError(f"--only {name}: is trained without a refiner; it needs --reading removed.")
@@ -120,7 +126,9 @@ def chosen(only: Sequence[str], reading: str) -> list[str]:
 
 
 def check_exchange(evaluating: Evaluating, names: Sequence[str]) -> None:
-    """Raises ``LyricsError`` where soft tokens are to be exchanged and some sample has none to get them from, before anything is done."""
+    """Raises ``LyricsError`` where soft tokens are to be exchanged and some sample has none to get them from, before
+    anything is done.
+    """
     seeds = {one.condition.seed for one in map(VARIANTS.__getitem__, names) if one.condition.soft == "shuffled"}
     for name, benchmark in evaluating.benchmarks.items() if seeds else ():
         samples = tuple(islice(benchmark.samples(), evaluating.limit))
@@ -131,7 +139,7 @@ def check_exchange(evaluating: Evaluating, names: Sequence[str]) -> None:
                 raise LyricsError(f"{str(error).rstrip('.')}, or leave text-only out with --only.") from None
 
 
-# --- blank and features ------------------------------------------------------------------------------------------------
+# --- blank and features --------------------------------------------------------------------------------------------
 
 
 def answered(
@@ -193,11 +201,14 @@ def _otherwise(variant: Variant) -> str:
     return "" if variant.spatial_text else ", no spatial text"
 
 
-# --- removed -----------------------------------------------------------------------------------------------------------
+# --- removed -------------------------------------------------------------------------------------------------------
 
 
 def without(spec: ModelSpec, name: str) -> dict[str, Any]:
-    """The overrides of a specification that make it the variant's. Raises ``SpecError`` for a model without the part."""
+    """The overrides of a specification that make it the variant's.
+
+    Raises ``SpecError`` for a model without the part.
+    """
     variant = VARIANTS[name]
     check_part(spec, variant.name, variant.part)
     if name in (FULL, "no-vit") or variant.of_full:
@@ -216,7 +227,9 @@ def without(spec: ModelSpec, name: str) -> dict[str, Any]:
 
 
 def _blip2(spec: ModelSpec) -> dict[str, Any]:
-    """As the preset ``blip2-13b`` is to ``lyrics-13b``: no refiner, BLIP-2's Q-Former with the visual queries alone, nothing to mask."""
+    """As the preset ``blip2-13b`` is to ``lyrics-13b``: no refiner, BLIP-2's Q-Former with the visual queries alone,
+    nothing to mask.
+    """
     registry = default_registry()
     known = registry.component("query-transformer", _QFORMER).component.options.model_fields
     options = {key: value for key, value in spec.query_transformer.options.items() if key in known}
@@ -246,15 +259,16 @@ def variant_config(config: TrainConfig, name: str, seed: int, out: Path, **more:
 
 
 def removed(stages: Stages, evaluating: Evaluating, out: Path, seeds: int, only: Sequence[str] = ()) -> list[ScoreRow]:
-    """Rows of models that are trained without the part, both stages; arguments as for ``answered``. None under torchrun, which trains only.
+    """Rows of models that are trained without the part, both stages; arguments as for ``answered``. None under
+    torchrun, which trains only.
 
     Raises ``SpecError`` for a model without the part that a variant is about, before anything is trained.
     """
     for config in (stages.pretrain, stages.finetune):
         if config.model.weights not in ("pretrained", "random"):
             raise SpecError(
-                f"{config.stage}: model.weights={config.model.weights} is a model with all its parts, and variants lack some; set it to "
-                "pretrained or random."
+                f"{config.stage}: model.weights={config.model.weights} is a model with all its parts, and variants "
+                "lack some; set it to pretrained or random."
             )
     names = chosen(only, "removed")
     check_exchange(evaluating, names)
@@ -293,22 +307,28 @@ def removed(stages: Stages, evaluating: Evaluating, out: Path, seeds: int, only:
     return rows
 
 
-# --- all ---------------------------------------------------------------------------------------------------------------
+# --- all -----------------------------------------------------------------------------------------------------------
 
 _NOTES = {
-    "blank": "blank: the part sees a white picture, the others the original; greedy answers, so nothing is drawn and there are no seeds.",
-    "features": "features: what the part finds stays, and with it the spatial text; its tokens are those of a white picture, for the same "
-    "phrases and boxes. The image encoder gives tokens alone, so w/o ViT is the same as in blank; the tagger gives none.",
-    "removed": "removed: the part is not in the specification, and both stages were trained without it. Without the detector the segmenter "
-    "has no boxes and is removed with it; w/o ODM and w/o VR then differ in the tagger alone, whose tags reach nothing. Without ViT the "
-    "image encoder is there and sees a white picture, in training and in evaluation.",
+    "blank": "blank: the part sees a white picture, the others the original; greedy answers, so nothing is drawn and "
+    "there are no seeds.",
+    "features": "features: what the part finds stays, and with it the spatial text; its tokens are those of a white "
+    "picture, for the same "
+    "phrases and boxes. The image encoder gives tokens alone, so w/o ViT is the same as in blank; the tagger gives "
+    "none.",
+    "removed": "removed: the part is not in the specification, and both stages were trained without it. Without the "
+    "detector the segmenter "
+    "has no boxes and is removed with it; w/o ODM and w/o VR then differ in the tagger alone, whose tags reach "
+    "nothing. Without ViT the image encoder is there and sees a white picture, in training and in evaluation.",
 }
 
 
 def _of_full(rows: Sequence[ScoreRow]) -> list[str]:
     said = {
-        "text only": "text only: the whole model, with the soft tokens of another sample of the same task and another image.",
-        "soft only": "soft only: the whole model, with no spatial text in the language model's prompt; the query transformer reads "
+        "text only": "text only: the whole model, with the soft tokens of another sample of the same task and "
+        "another image.",
+        "soft only": "soft only: the whole model, with no spatial text in the language model's prompt; the query "
+        "transformer reads "
         "what it was trained to read.",
     }
     there = {row.variant for row in rows}

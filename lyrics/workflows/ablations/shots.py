@@ -1,12 +1,13 @@
-"""Table 6: in-context learning from 0, 1 and 4 exemplars, which stand before the question as a conversation with their pictures.
+"""Table 6: in-context learning from 0, 1 and 4 exemplars, which stand before the question as a conversation with their
+pictures.
 
-The paper says "naive random sample to construct the few-shot exemplars" and "averaged scores for five different seeds" (section 5.6).
-Here they are drawn from the benchmark's other samples of the same task that have another picture, as a function of the seed and the
-sample's row; the first exemplar of four is the one of one. An exemplar is asked as the benchmark asks, and answered as training answers
-(``lyrics.core.data.conversation``).
+The paper says "naive random sample to construct the few-shot exemplars" and "averaged scores for five different seeds"
+(section 5.6). Here they are drawn from the benchmark's other samples of the same task that have another picture, as a
+function of the seed and the sample's row; the first exemplar of four is the one of one. An exemplar is asked as the
+benchmark asks, and answered as training answers (``lyrics.core.data.conversation``).
 
-Where they do not fit into the language model's context, the first are left out until the rest fits with all that the refiner saw.
-``exemplars.jsonl`` says for every row which exemplars were drawn and which of them were left out.
+Where they do not fit into the language model's context, the first are left out until the rest fits with all that the
+refiner saw. ``exemplars.jsonl`` says for every row which exemplars were drawn and which of them were left out.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ PUBLISHED: Published = MappingProxyType(
 )
 
 
-# --- drawing -----------------------------------------------------------------------------------------------------------
+# --- drawing -------------------------------------------------------------------------------------------------------
 
 
 class Pool:
@@ -79,13 +80,17 @@ class Pool:
         self._shared = Counter((_task(sample), sample.image) for sample in samples)
 
     def draw(self, row: int, shots: int, seed: int) -> list[int]:
-        """Rows of ``shots`` different exemplars for the sample of a row. Raises ``LyricsError`` where there are not so many."""
+        """Rows of ``shots`` different exemplars for the sample of a row.
+
+        Raises ``LyricsError`` where there are not so many.
+        """
         own = self.samples[row]
         rows = self._rows[_task(own)]
         others = len(rows) - (1 if own.image is None else self._shared[_task(own), own.image])
         if others < shots:
             raise LyricsError(
-                f"{own.source}: only {others} other samples of the task {_task(own)!r} have another picture, too few for {shots} exemplars."
+                f"{own.source}: only {others} other samples of the task {_task(own)!r} have another picture, too few "
+                f"for {shots} exemplars."
             )
         random = generator(seed, "few-shot exemplars", row)
         found: list[int] = []
@@ -102,7 +107,10 @@ def _task(sample: Sample) -> str:
 
 
 def reference(sample: Sample, row: int, seed: int, codec: str, size: Size | None) -> str:
-    """The right answer as it is trained; of several captions one, as the seed has it. Raises ``LyricsError`` for a sample without one."""
+    """The right answer as it is trained; of several captions one, as the seed has it.
+
+    Raises ``LyricsError`` for a sample without one.
+    """
     # Without the other objects no template asks whether the expression is in a box, which is answered by yes or no.
     turns = converse(replace(sample, objects=sample.objects[:1]), seed=seed, position=row, codec=codec, size=size)
     if not turns or not turns[0].answer:
@@ -110,7 +118,7 @@ def reference(sample: Sample, row: int, seed: int, codec: str, size: Size | None
     return turns[0].answer
 
 
-# --- asking ------------------------------------------------------------------------------------------------------------
+# --- asking --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -133,7 +141,10 @@ class ShownWithExemplars:
 
 
 class FewShotBenchmark:
-    """A benchmark whose ``picture`` is a ``ShownWithExemplars``, for ``FewShot`` to answer; samples carry their row. It scores nothing."""
+    """A benchmark whose ``picture`` is a ``ShownWithExemplars``, for ``FewShot`` to answer; samples carry their row.
+
+    It scores nothing.
+    """
 
     def __init__(self, benchmark: Benchmark, pool: Pool, shots: int, seed: int) -> None:
         self.benchmark, self.pool, self.shots, self.seed = benchmark, pool, shots, seed
@@ -222,7 +233,9 @@ class FewShot(Asking):
         return reference(one.sample, one.row, self.seed, self.model.spec.codec, size)
 
     def fitting(self, dialogue: Sequence[Exchange], encoded: Encoded, room: int) -> list[Exchange]:
-        """The conversation without the first exemplars, as few as must be, so that it has ``room`` with all that the refiner saw."""
+        """The conversation without the first exemplars, as few as must be, so that it has ``room`` with all that the
+        refiner saw.
+        """
         model = self.model
         kept = list(dialogue)
         while len(kept) > 1:
@@ -232,7 +245,7 @@ class FewShot(Asking):
         return kept
 
 
-# --- the table ---------------------------------------------------------------------------------------------------------
+# --- the table -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -326,7 +339,8 @@ def _dropped(folder: Path, samples: int, shots: int) -> tuple[int, int]:
     missing = [row for row in range(samples) if row not in by_row]
     if missing:
         raise LyricsError(
-            f"{path}: does not say which exemplars {len(missing)} answers had, the first of row {missing[0]}. Remove {folder} to go on."
+            f"{path}: does not say which exemplars {len(missing)} answers had, the first of row {missing[0]}. Remove "
+            f"{folder} to go on."
         )
     return sum(by_row[row] for row in range(samples)), shots * samples
 
@@ -339,7 +353,8 @@ def table_6(
 ) -> Ablation:
     """What is written."""
     notes = [
-        f"{one.benchmark}, {one.shots}-shot: {one.dropped:,} of {one.drawn:,} exemplars did not fit into the context and were left out."
+        f"{one.benchmark}, {one.shots}-shot: {one.dropped:,} of {one.drawn:,} exemplars did not fit into the context "
+        "and were left out."
         for one in left_out
     ]
     notes.append("Exemplars are other samples of the benchmark, of the same task and with another picture.")

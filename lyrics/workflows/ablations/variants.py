@@ -1,11 +1,13 @@
 """Models with one part that sees a blank picture, or whose tokens are those of one.
 
-The paper removes a module by giving it "blank images to replace the original images as input" (section 5.4) and does not say which color
-is blank. Here it is white: a picture of the same size that goes through the part's own preprocessing. All other parts see the original;
-what follows from the blank picture (the boxes of a detector, and so the segmenter's tokens and the spatial text) follows from it.
+The paper removes a module by giving it "blank images to replace the original images as input" (section 5.4) and does
+not say which color is blank. Here it is white: a picture of the same size that goes through the part's own
+preprocessing. All other parts see the original; what follows from the blank picture (the boxes of a detector, and so
+the segmenter's tokens and the spatial text) follows from it.
 
-With ``blank_tokens`` nothing follows: an expert of the refiner finds what it finds in the picture, and only its local tokens are
-those of a blank one, for the same phrases and the same boxes. So the spatial text, the boxes and all other tokens stay.
+With ``blank_tokens`` nothing follows: an expert of the refiner finds what it finds in the picture, and only its local
+tokens are those of a blank one, for the same phrases and the same boxes. So the spatial text, the boxes and all other
+tokens stay.
 """
 
 from __future__ import annotations
@@ -59,7 +61,9 @@ class BlankingProcessor(Processor):
         dtype: torch.dtype | None = None,
         condition: Condition = CLEAR,
     ) -> ModelImages:
-        """As ``Processor.images``; names, sizes and frames are those of the pictures, also for the experts that do not see them."""
+        """As ``Processor.images``; names, sizes and frames are those of the pictures, also for the experts that do not
+        see them.
+        """
         pictures = picture_list(pictures)
         opened = [open_image(picture) for picture in pictures]
         if names is None:
@@ -74,7 +78,9 @@ class BlankingProcessor(Processor):
 
 
 def show_blank(model: LyricsModel, experts: Collection[str]) -> LyricsModel:
-    """The same model, which from now on shows these experts (``image_encoder``, ``tagger``, ...) a blank picture, and no others."""
+    """The same model, which from now on shows these experts (``image_encoder``, ``tagger``, ...) a blank picture, and
+    no others.
+    """
     model.processor = BlankingProcessor(model.processor.preprocessing, experts)
     return model
 
@@ -116,7 +122,8 @@ class BlankSegmenter(BlankTokens):
 def blank_tokens(model: LyricsModel, experts: Collection[str]) -> LyricsModel:
     """The same model, in which from now on these experts' tokens are those of a blank picture, and no others'.
 
-    ``image_encoder`` gives tokens alone and sees the blank picture itself; ``detector`` and ``segmenter`` keep what they find.
+    ``image_encoder`` gives tokens alone and sees the blank picture itself; ``detector`` and ``segmenter`` keep what
+    they find.
     """
     show_blank(model, [name for name in experts if name == "image_encoder"])
     if model.refiner is None:
@@ -154,8 +161,8 @@ def check_looks(spec: ModelSpec, variant: str, experts: Collection[str]) -> None
         slot = part(spec, path)
         if slot is not None and path in reading:
             raise SpecError(
-                f"{variant}: {path} is {slot.use!r}, which reads stored objects and does not look at the picture, so a blank one changes "
-                "nothing; take the reading 'removed'."
+                f"{variant}: {path} is {slot.use!r}, which reads stored objects and does not look at the picture, so a "
+                "blank one changes nothing; take the reading 'removed'."
             )
 
 
@@ -163,8 +170,8 @@ def check_text(spec: ModelSpec, variant: str) -> None:
     """Raises ``SpecError`` for a model whose language model reads no spatial text, so that none can be left out."""
     if not spec.spatial_in_prompt:
         raise SpecError(
-            f"{variant}: this model's prompts have no spatial text (spatial_in_prompt is false), so there is nothing to leave out; leave "
-            "the variant out with --only."
+            f"{variant}: this model's prompts have no spatial text (spatial_in_prompt is false), so there is nothing "
+            "to leave out; leave the variant out with --only."
         )
 
 

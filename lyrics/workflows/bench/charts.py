@@ -9,7 +9,9 @@ from lyrics.core.reports.plots import Bars, Panel, Point, chart
 
 
 def attention_chart(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Microseconds forward and backward of every implementation that was timed, a panel for each case; whiskers from 20 to 80 %."""
+    """Microseconds forward and backward of every implementation that was timed, a panel for each case; whiskers from 20
+    to 80 %.
+    """
     panels: dict[tuple[Any, ...], dict[str, Point]] = {}
     for row in rows:
         if row["status"] == "ok":
@@ -37,7 +39,9 @@ def host_chart(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def step_chart(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Seconds forward and backward, and activations kept, of every variant; two panels for each batch size, type and attention."""
+    """Seconds forward and backward, and activations kept, of every variant; two panels for each batch size, type and
+    attention.
+    """
     panels: list[Panel] = []
     timed = [row for row in rows if "status" not in row]
     for case in dict.fromkeys(_step_case(row) for row in timed):

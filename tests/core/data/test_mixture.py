@@ -224,7 +224,10 @@ def test_a_mixture_that_cannot_be_is_refused(sources: list[Source], complaint: s
 
 
 def test_a_billion_rows_open_at_once_in_little_memory() -> None:
-    """In a process of its own, for its memory. The bounds are generous: only growth with the number of rows would break them."""
+    """In a process of its own, for its memory.
+
+    The bounds are generous: only growth with the number of rows would break them.
+    """
     code = (
         "import time; start = time.perf_counter()\n"
         "import numpy as np\n"

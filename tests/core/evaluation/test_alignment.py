@@ -1,4 +1,6 @@
-"""What stage 1 taught: the same numbers however samples are batched, and captions that are the model's own first choices."""
+"""What stage 1 taught: the same numbers however samples are batched, and captions that are the model's own first
+choices.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ from lyrics.plugins.tiny.presets import lyrics_tiny
 
 @pytest.fixture(scope="module")
 def model() -> LyricsModel:
-    """Trained experts, everything else random, with logits far enough from each other to be ordered alike in any batch."""
+    """Trained experts, everything else random, with logits far enough from each other to be ordered alike
+    in any batch.
+    """
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

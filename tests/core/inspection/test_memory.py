@@ -1,7 +1,8 @@
-"""The estimate of memory against an account that it has no part in: what PyTorch's CPU allocator gave out, as the profiler recorded it.
+"""The estimate of memory against an account that it has no part in: what PyTorch's CPU allocator gave out, as the
+profiler recorded it.
 
-Real tensors, real kernels, from pixels to the gradients and from pixels to the last word of an answer; what kernels use for themselves is
-in the profiler's account and not in the estimate's.
+Real tensors, real kernels, from pixels to the gradients and from pixels to the last word of an answer; what kernels use
+for themselves is in the profiler's account and not in the estimate's.
 """
 
 from __future__ import annotations
@@ -73,7 +74,9 @@ def experts(shapes: LyricsModel) -> dict[int, int]:
 
 @pytest.fixture
 def lengths(model: LyricsModel, images: ModelImages, monkeypatch: pytest.MonkeyPatch) -> int:
-    """The estimate assumes texts as long as those of these pictures and of ``QUESTION``; the value is the length of an answered prompt."""
+    """The estimate assumes texts as long as those of these pictures and of ``QUESTION``; the value is the length of an
+    answered prompt.
+    """
     encoded = model.encode_images(images, [QUESTION] * 2)
     units = model._objects(encoded.refinements).rows()
     prompts = {len(model._prompt((Exchange(QUESTION, ANSWER, (n,)),), encoded, 2048)) for n in range(2)}

@@ -103,7 +103,7 @@ def assert_same(wanted: list[SpatialObject], parsed: Parsed, codec: str, text: s
         assert max(abs(a.y1 - b.y1), abs(a.y2 - b.y2)) <= by_y + 1e-12, text
 
 
-# --- the forms ---------------------------------------------------------------------------------------------------------
+# --- the forms -----------------------------------------------------------------------------------------------------
 
 
 def test_the_codecs_are_these_five():
@@ -245,7 +245,7 @@ def test_unknown_codec_names_the_nearest():
             call()
 
 
-# --- there and back ----------------------------------------------------------------------------------------------------
+# --- there and back ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("codec", NAMES)
@@ -312,7 +312,9 @@ def test_tags_cannot_imitate_markup(codec):
 
 @pytest.mark.parametrize("codec", NAMES)
 def test_thin_boxes_keep_an_area(codec):
-    """Thinner than a step, at every place of the step and at both borders; a thick box is off by half the resolution only."""
+    """Thinner than a step, at every place of the step and at both borders; a thick box is off by half the resolution
+    only.
+    """
     rng = Random(5)
     by_x, by_y = resolution(codec)
     for _ in range(3_000):
@@ -330,7 +332,7 @@ def test_thin_boxes_keep_an_area(codec):
         assert max(abs(thick.x1 - back.x1), abs(thick.x2 - back.x2)) <= by_x / 2 + 1e-12
 
 
-# --- what others write -------------------------------------------------------------------------------------------------
+# --- what others write ---------------------------------------------------------------------------------------------
 
 GRID = {"lyrics": (999, 999), "qwen": (1000, 1000), "released": (1000, 1000), "shikra": (1000, 1000), "pixel": SIZE}
 
@@ -462,7 +464,7 @@ def test_spans_leave_the_prose(codec, text, left):
     assert text == left
 
 
-# --- hostile text ------------------------------------------------------------------------------------------------------
+# --- hostile text --------------------------------------------------------------------------------------------------
 
 
 def check(text: str, parsed: Parsed) -> None:
@@ -535,7 +537,10 @@ def test_reading_ends_after_too_many_problems():
 
 
 def assert_linear(make: Callable[[int], str], few: int, codec: str) -> None:
-    """Four times the text takes four times as long; quadratic work would take sixteen times. Processor time, best of five."""
+    """Four times the text takes four times as long; quadratic work would take sixteen times.
+
+    Processor time, best of five.
+    """
     best_short = best_long = float("inf")
     for _ in range(5):
         times = []

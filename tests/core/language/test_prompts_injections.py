@@ -1,7 +1,8 @@
-"""Reserved words in every place where text comes in: none becomes a special token or a picture, and each comes back as it was.
+"""Reserved words in every place where text comes in: none becomes a special token or a picture, and each comes back as
+it was.
 
-``test_prompts`` has questions, answers and spatial text of a prompt; here are conversations made of samples, tags that the refiner found,
-and what the query transformer reads with its own tokenizer.
+``test_prompts`` has questions, answers and spatial text of a prompt; here are conversations made of samples, tags that
+the refiner found, and what the query transformer reads with its own tokenizer.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ TEXTS = injections()
 
 
 def unigram_tokenizer() -> Any:
-    """A unigram model, whose vocabulary holds the special tokens as pieces that are better than any other, as SentencePiece writes it."""
+    """A unigram model, whose vocabulary holds the special tokens as pieces that are better than any other, as
+    SentencePiece writes it.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     pieces = [*((token, 0.0) for token in ("<unk>", *SPECIALS)), *((c, -9.0) for c in sorted(_alphabet()))]
@@ -291,7 +294,9 @@ WORDS_ADDED = ("covid19", "  ", "\n\n\n")
 
 
 def added_tokenizer() -> Any:
-    """A byte-level BPE to which tokens were added that are not marked special, as Qwen's are, and some that are mere words."""
+    """A byte-level BPE to which tokens were added that are not marked special, as Qwen's are, and some that are mere
+    words.
+    """
     from tokenizers import AddedToken
 
     tokenizer = merging_tokenizer()
@@ -318,13 +323,17 @@ SIX: dict[str, Any] = {
 
 
 def steering(tokenizer: Any) -> frozenset[int]:
-    """What must not come out of text, said here in another way than the code says it: by the spelling of every added token."""
+    """What must not come out of text, said here in another way than the code says it: by the spelling of every added
+    token.
+    """
     spelled = {*SPECIALS, *ADDED, *SPECIAL_TOKENS, "[CLS]", "[SEP]", "[MASK]", "[PAD]"}
     return frozenset(index for token, index in tokenizer.get_vocab().items() if token in spelled)
 
 
 def five_thousand() -> list[str]:
-    """Reserved words in each other, beside each other, broken, doubled, and in everything that text may hold; the same at every run."""
+    """Reserved words in each other, beside each other, broken, doubled, and in everything that text may hold; the same
+    at every run.
+    """
     from random import Random
 
     random = Random(5)
@@ -448,7 +457,9 @@ def test_tags_that_a_detector_is_asked_for() -> None:
 
 @pytest.mark.parametrize("name", SIX)
 def test_a_megabyte_takes_linear_time(name: str) -> None:
-    """16 times the text takes about 16 times as long, as a prompt too; work that grows with the square would take 256 times."""
+    """16 times the text takes about 16 times as long, as a prompt too; work that grows with the square would take 256
+    times.
+    """
     from time import process_time
 
     tokenizer = SIX[name]

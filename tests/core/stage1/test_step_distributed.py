@@ -1,4 +1,6 @@
-"""Processes on shares of a batch are one process on the whole: losses, negatives and gradients; images travel only where drawn."""
+"""Processes on shares of a batch are one process on the whole: losses, negatives and gradients; images travel only
+where drawn.
+"""
 
 from __future__ import annotations
 
@@ -31,12 +33,12 @@ def worker(folder: Path, recipe: str) -> None:
     dist.init_process_group("gloo")
     rank, count = dist.get_rank(), dist.get_world_size()
     share = SIZE // count
-    exchange, gathered, travelled = dist.all_to_all_single, dist.all_gather, []
+    exchange, gathered, moved = dist.all_to_all_single, dist.all_gather, []
     seen = features(SIZE)
     images = [seen.image_tokens_BND.shape[1:], *(tokens.shape[1:] for tokens, _ in seen.local.values())]
 
     def noted(output: torch.Tensor, *arguments: object) -> None:
-        travelled.append(len(output))
+        moved.append(len(output))
         exchange(output, *arguments)  # type: ignore[arg-type]
 
     def small(found: list[torch.Tensor], rows: torch.Tensor) -> None:
@@ -48,7 +50,7 @@ def worker(folder: Path, recipe: str) -> None:
     for grad in grads.values():  # what data parallelism does
         dist.all_reduce(grad)
         grad /= count
-    rows = torch.tensor(travelled)
+    rows = torch.tensor(moved)
     save_file(
         {f"mean {name}": value for name, value in means.items()} | grads | {"rows": rows},
         folder / f"{rank}.safetensors",

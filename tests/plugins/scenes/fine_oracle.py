@@ -1,4 +1,6 @@
-"""Answers about fine scenes by the ground truth and the words of the question alone: no line is shared with the data set."""
+"""Answers about fine scenes by the ground truth and the words of the question alone: no line is shared with the data
+set.
+"""
 
 from __future__ import annotations
 

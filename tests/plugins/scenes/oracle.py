@@ -1,4 +1,6 @@
-"""Answers worked out from a sample's ground truth and the words of the question alone: no line of it is shared with the data set."""
+"""Answers worked out from a sample's ground truth and the words of the question alone: no line of it is shared with the
+data set.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Questions about fine scenes: an oracle that knows the truth is right about all of them, one that knows the text is at chance on looks."""
+"""Questions about fine scenes: an oracle that knows the truth is right about all of them, one that knows the text is at
+chance on looks.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,9 @@ def test_twins_are_asked_the_same_and_only_text_has_one_answer(group: str) -> No
 
 @pytest.mark.parametrize("group", ["L", "G", "LT"])
 def test_the_text_does_not_tell_which_twin_it_is(group: str) -> None:
-    """Of a text (question and shapes) seen often, no answer belongs to the first twin: an oracle that has learned them is at chance."""
+    """Of a text (question and shapes) seen often, no answer belongs to the first twin: an oracle that has learned them
+    is at chance.
+    """
     firsts: dict[str, Counter[str]] = defaultdict(Counter)
     for row, sample in enumerate(asked(group, scenes=3_000)):
         firsts[sample.turns[0].answer.split("<")[0]][str(row % 2)] += 1

@@ -1,4 +1,6 @@
-"""Fine scenes as text: looks are told in sentences, never in the list, and nothing is asked that the text does not tell."""
+"""Fine scenes as text: looks are told in sentences, never in the list, and nothing is asked that the text does not
+tell.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,10 @@ from lyrics.plugins.scenes.texts import SceneTexts
 from tests.plugins.scenes import fine_oracle
 from tests.plugins.scenes.test_fine_questions import check
 
-LOOKS = "red|orange|yellow|green|cyan|blue|purple|gray|solid|striped|dotted|upright|leaning|outline|pale|dark|tinted|sloping|checked"
+LOOKS = (
+    "red|orange|yellow|green|cyan|blue|purple|gray|solid|striped|dotted|upright|leaning|"
+    "outline|pale|dark|tinted|sloping|checked"
+)
 
 
 def texts(**options: object) -> SceneTexts:

@@ -67,7 +67,9 @@ def test_a_thousand_scenes_are_annotated_as_they_are_laid() -> None:
 
 
 def test_pixels_have_the_colour_of_their_owner() -> None:
-    """Each pixel inside of a thing is nearer to its own colour than to any other; grounds are pale or dark; ink stands out."""
+    """Each pixel inside of a thing is nearer to its own colour than to any other; grounds are pale or dark; ink stands
+    out.
+    """
     data = scenes(max_objects=10)
     names = list(_RGB)
     colours = np.array([_RGB[name] for name in names], dtype=float)

@@ -107,7 +107,9 @@ def test_a_referring_expression_means_one_thing(split: str, rows: int) -> None:
 
 
 def test_answers_cannot_be_guessed() -> None:
-    """Yes and no are as frequent; every kind of question comes; numbers and colours vary; choices hide the answer anywhere."""
+    """Yes and no are as frequent; every kind of question comes; numbers and colours vary; choices hide the answer
+    anywhere.
+    """
     asked = [(sample, sample.turns[0]) for sample in samples("vqa", "train", 2_500)]
     types = Counter(sample.extra["question_types"][0] for sample, _ in asked)
     assert set(types) == {"count", "color", "shape", "size", "existence", "absent", "relation", "position"}

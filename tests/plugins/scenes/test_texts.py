@@ -148,7 +148,9 @@ def test_sides_are_true_and_each_as_frequent_as_its_opposite() -> None:
 
 
 def found_by(row: int, kind: str) -> Iterator[tuple[str, SpatialObject]]:
-    """Expressions of a scene of ``test`` that the plain questions of a type ask for, and what is answered: always the thing meant."""
+    """Expressions of a scene of ``test`` that the plain questions of a type ask for, and what is answered: always the
+    thing meant.
+    """
     options = {"split": "test", "plain": True, "types": (kind,), "repeat": False}
     sample = build_dataset("scene-texts", options)[row]
     things = list(Scenes(ScenesOptions(split="test"))[row].extra["things"])

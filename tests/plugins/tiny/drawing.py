@@ -51,7 +51,9 @@ def drawn_mask(shape: str, x: int, y: int, side: int, size: tuple[int, int]) -> 
 
 
 def picture(seed: int, size: tuple[int, int], objects: int = 3) -> tuple[Image.Image, tuple[DetectedObject, ...]]:
-    """A picture of ``size`` (width, height) with ``objects`` shapes that do not overlap, and those shapes as annotated objects."""
+    """A picture of ``size`` (width, height) with ``objects`` shapes that do not overlap, and those shapes as annotated
+    objects.
+    """
     random = np.random.default_rng(seed)
     background = random.integers(170, 250, 3)
     pixels = np.broadcast_to(background, (size[1], size[0], 3)).astype(np.uint8).copy()

@@ -1,4 +1,6 @@
-"""A language model whose tokenizer has new words: everything that it knew is where it was, and new rows are like the known ones."""
+"""A language model whose tokenizer has new words: everything that it knew is where it was, and new rows are like the
+known ones.
+"""
 
 from __future__ import annotations
 

@@ -35,7 +35,9 @@ def test_a_mask_sampled_over_its_box_and_pasted_comes_back(frame):
 
 
 def test_pasting_is_exact_to_the_pixel_and_follows_a_flip():
-    """The left half of the samples is inside: the left half of the region, which a flip makes the right half of the original."""
+    """The left half of the samples is inside: the left half of the region, which a flip makes the right half of the
+    original.
+    """
     logits_RR = torch.ones(20, 20)
     logits_RR[:, 10:] = -1
     box = Box(0.25, 0.25, 0.75, 0.75)

@@ -107,7 +107,9 @@ def test_encoder_learns_what_lies_under_its_tokens():
 
 
 def test_targets_of_tokens():
-    """A canvas of 16 x 16 pixels with four tokens: the left ones lie on a large box, the lower left one on a small one, too."""
+    """A canvas of 16 x 16 pixels with four tokens: the left ones lie on a large box, the lower left one on a small one,
+    too.
+    """
     module = EncoderWithNames(builders.vit(image_size=16, width=16, layers=1, heads=2), builders.NAMES)
     large, small = Box(0, 0, 0.5, 1), Box(0.125, 0.625, 0.5, 1)
     objects = [[DetectedObject("red circle", large, 1.0), DetectedObject("blue square", small, 1.0)], []]

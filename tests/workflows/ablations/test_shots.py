@@ -1,4 +1,6 @@
-"""Table 6: which exemplars are drawn, how they are asked and answered, what does not fit, and the way from a model to rows."""
+"""Table 6: which exemplars are drawn, how they are asked and answered, what does not fit, and the way from a model to
+rows.
+"""
 
 from __future__ import annotations
 
