@@ -10,11 +10,15 @@ from typing import Any
 from lyrics.plugins.tiny.stages import Stage
 
 
-def _fine_stage1(name: str, steps: int, after: str | None, max_objects: int, seed: int, **settings: Any) -> Stage:
-    """Stage 1 on fine scenes of so many things. ``settings`` are of the objectives: ``msp__weight=2``."""
-    scenes = {"task": "caption", "attributes": "fine", "max_objects": max_objects, "seed": seed}
+def _captions(max_objects: int, seed: int) -> dict[str, Any]:
+    options = {"task": "caption", "attributes": "fine", "max_objects": max_objects, "seed": seed}
+    return {"use": "scenes", "options": options}
+
+
+def _fine_stage1(name: str, steps: int, after: str | None, sets: Mapping[str, Any], **settings: Any) -> Stage:
+    """Stage 1 on fine scenes. ``settings`` are of the objectives: ``msp__weight=2``."""
     given: dict[str, Any] = {
-        "data.sets": {"scenes": {"use": "scenes", "options": scenes}},
+        "data.sets": sets,
         "optimization.steps": steps,
         **{f"model.spec.objectives.{path.replace('__', '.')}": value for path, value in settings.items()},
     }
@@ -24,11 +28,29 @@ def _fine_stage1(name: str, steps: int, after: str | None, max_objects: int, see
 _BOXES_ALONE = {"itc": None, "itm": None, "icg": None}
 #: Stage 1 on fine scenes. That a masked object's box stands in a local token is learned in 400 steps from scenes of one
 #: object (docs/fine-stage1.md), and neither among many nor beside the other losses; so it comes first, from one and two
-#: things. Then all four losses, on all scenes. The experts are those of the same folder.
+#: things. What things look like is learned in the same way: from one and two things first, and then among all.
 FINE_STAGE1 = (
-    _fine_stage1("fine-stage1-one", 400, None, 1, 1, **_BOXES_ALONE, msp__options__mask_probability=1.0),
-    _fine_stage1("fine-stage1-two", 500, "fine-stage1-one", 2, 2, **_BOXES_ALONE, msp__options__mask_probability=0.5),
-    _fine_stage1("fine-stage1", 1000, "fine-stage1-two", 8, 0, itm__weight=3.0, msp__weight=2.0),
+    _fine_stage1(
+        "fine-stage1-one", 400, None, {"scenes": _captions(1, 1)}, **_BOXES_ALONE, msp__options__mask_probability=1.0
+    ),
+    _fine_stage1(
+        "fine-stage1-two",
+        500,
+        "fine-stage1-one",
+        {"scenes": _captions(2, 2)},
+        **_BOXES_ALONE,
+        msp__options__mask_probability=0.5,
+    ),
+    _fine_stage1(
+        "fine-stage1-looks", 500, "fine-stage1-two", {"one": _captions(1, 3), "two": _captions(2, 4)}, icg__weight=2.0
+    ),
+    _fine_stage1(
+        "fine-stage1",
+        800,
+        "fine-stage1-looks",
+        {"two": _captions(2, 5), "four": _captions(4, 6), "all": _captions(8, 0)},
+        icg__weight=2.0,
+    ),
 )
 
 

@@ -105,6 +105,8 @@ def lyrics_tiny_fine() -> ModelSpec:
                 **plain.objectives,
                 # Boxes alone tell most images apart; captions are to do it, too.
                 "itc": ObjectiveSlot(use="itc", options={"recipe": "paper", "drop_spatial": 0.5}),
+                # Grounding queries alone read what tells twins apart, and in the paper's way they see no caption.
+                "itm": ObjectiveSlot(use="itm", options={"recipe": "released"}),
             },
             "refiner": refiner.model_copy(
                 update={
