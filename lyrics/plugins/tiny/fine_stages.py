@@ -25,30 +25,33 @@ def _fine_stage1(name: str, steps: int, after: str | None, sets: Mapping[str, An
     return Stage(name, "tiny-fine-stage1", after, given)
 
 
-_BOXES_ALONE = {"itc": None, "itm": None, "icg": None}
-#: Stage 1 on fine scenes. That a masked object's box stands in a local token is learned in 400 steps from scenes of one
-#: object (docs/fine-stage1.md), and neither among many nor beside the other losses; so it comes first, from one and two
-#: things. What things look like is learned in the same way: from one and two things first, and then among all.
+#: Stage 1 on fine scenes. Both what a box says and what a thing looks like is learned from scenes of one thing, and
+#: neither among many (docs/fine-stage1.md). They are learned together: masked spatial prediction alone teaches the
+#: grounding queries to read boxes only, and what the segmenter's tokens tell is not found again later. ITM comes second,
+#: as of one thing its color is enough.
 FINE_STAGE1 = (
     _fine_stage1(
-        "fine-stage1-one", 400, None, {"scenes": _captions(1, 1)}, **_BOXES_ALONE, msp__options__mask_probability=1.0
+        "fine-stage1-one",
+        500,
+        None,
+        {"one": _captions(1, 1)},
+        itm=None,
+        icg__weight=2.0,
+        msp__options__mask_probability=1.0,
     ),
     _fine_stage1(
         "fine-stage1-two",
-        500,
+        400,
         "fine-stage1-one",
-        {"scenes": _captions(2, 2)},
-        **_BOXES_ALONE,
+        {"one": _captions(1, 2), "two": _captions(2, 3)},
+        icg__weight=2.0,
         msp__options__mask_probability=0.5,
     ),
     _fine_stage1(
-        "fine-stage1-looks", 500, "fine-stage1-two", {"one": _captions(1, 3), "two": _captions(2, 4)}, icg__weight=2.0
-    ),
-    _fine_stage1(
         "fine-stage1",
-        800,
-        "fine-stage1-looks",
-        {"two": _captions(2, 5), "four": _captions(4, 6), "all": _captions(8, 0)},
+        600,
+        "fine-stage1-two",
+        {"two": _captions(2, 4), "four": _captions(4, 5), "all": _captions(8, 0)},
         icg__weight=2.0,
     ),
 )
