@@ -91,7 +91,6 @@ FLOORS = (
         "lyrics.core.files",
         "lyrics.core.grid_sample",
         "lyrics.core.json_reading",
-        "lyrics.core.vocabulary",
     ),
     ("lyrics.core.renamed_fields",),
     ("lyrics.core.errors", "lyrics.core.renaming"),

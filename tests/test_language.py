@@ -34,7 +34,6 @@ BRITISH = re.compile(
 )
 #: Where a spelling stands for a reason: file -> why.
 EXCEPTIONS = {
-    "lyrics/core/vocabulary.py": "words that a language model was trained with; its order is a file format",
     "tests/core/test_renaming.py": "former names",
     "tests/core/test_trained.py": "former names",
     "tests/cli/test_cli.py": "former names",
@@ -59,7 +58,6 @@ WORDS = {
 }
 #: Files with long lines: lists of words, tables of numbers, programs and prompts in strings.
 LONG = {
-    "lyrics/core/vocabulary.py",
     "tests/test_imports.py",
     "tests/plugins/datasets/files.py",
     "tests/experts/test_grounding_dino_upstream.py",
@@ -167,7 +165,8 @@ def test_options_and_records_as_users_see_them() -> None:
     for entry in registry.entries:
         component = entry.component
         texts += [component.name, component.summary, component.license, *option_names(component.options, seen)]
-    texts += [f"{one.name}: {one.summary}" for one, _ in (*registry.presets, *registry.recipes)]
+    named = (*registry.presets, *registry.recipes, *registry.vocabularies)
+    texts += [f"{one.name}: {one.summary}" for one, _ in named]
     assert len(texts) > 200
     world = {"colour", "coloured", "colours"}
     assert not [word for text in texts for word in british(text) if word not in world]

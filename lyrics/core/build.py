@@ -409,6 +409,8 @@ def build_part(part: Part, context: BuildContext) -> Any:
     """
     source = part.entry.source
     build = _import_build(part)
+    if part.registry is not None:
+        context = replace(context, registry=part.registry)
     try:
         built = build(part.options, context)
     except (LyricsError, KeyboardInterrupt):

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
 
 from lyrics.core.geometry import Box
+from lyrics.core.registry.registry import Registry
 from lyrics.core.types import DetectorOutput, ImageBatch, Preprocessing, Sample, SegmenterOutput, Tag
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ class BuildContext:
             ``save_files`` wrote.
         downloads: whether ``pretrained`` may use the network; pass it to
             ``lyrics.core.weights.pretrained.locate_checkpoint``.
+        registry: where the model's parts were looked up, for ``lyrics.types.builtin_tokenizer``; None: everything
+            installed.
     """
 
     weights: Weights
@@ -64,6 +67,7 @@ class BuildContext:
     query_segments: tuple[str, ...] = ()
     files: Path | None = None
     downloads: bool = True
+    registry: Registry | None = None
 
 
 class Module(Protocol):

@@ -10,7 +10,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from lyrics.core.registry.component import Component, NamesWeights, Options, Preset, Recipe, hookimpl
+from lyrics.core.registry.component import Component, NamesWeights, Options, Preset, Recipe, Vocabulary, hookimpl
 from lyrics.plugins.tiny.presets import TINY_STAGE1_WEIGHTS, TINY_WEIGHTS, lyrics_tiny, lyrics_tiny_fine, tiny_refiner
 from lyrics.plugins.tiny.vocabulary import VOCABULARY, normalised
 
@@ -241,3 +241,12 @@ def lyrics_recipes() -> Iterable[Recipe]:
         "tiny-fine-stage2", f"{recipes}:tiny_fine_stage2", "stage 2 of lyrics-tiny-fine on fine scenes, on a CPU"
     )
     yield Recipe("tiny-stage2", f"{recipes}:tiny_stage2", "stage 2 of lyrics-tiny on drawn scenes, on a CPU")
+
+
+@hookimpl
+def lyrics_vocabularies() -> Iterable[Vocabulary]:
+    yield Vocabulary(
+        "words",
+        "lyrics.plugins.tiny.tokenizer_words:lists",
+        "the words of the drawn scenes and of the paper's templates",
+    )
