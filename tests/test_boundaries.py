@@ -596,7 +596,7 @@ def test_every_test_names_what_it_is_about() -> None:
         ("core/test_model_steps.py", "core/model.py"),
         ("core/evaluation/test_metrics.py", "core/evaluation/metrics/__init__.py"),
         ("kernels/test_triton_compile.py", "kernels/_triton.py"),
-        ("plugins/tiny/test_model_recipe.py", "plugins/tiny/model_recipe.py"),
+        ("plugins/tiny/test_train_model.py", "plugins/tiny/train_model.py"),
         ("plugins/tiny/test_tiny_batching.py", "plugins/tiny/__init__.py"),
         ("core/test_speck.py", None),
         ("core/test_steps_model.py", None),

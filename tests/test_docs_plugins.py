@@ -1,4 +1,4 @@
-"""The pages on plugins, one per kind and one on vocabularies: their examples are packages that pass the conformance suite of their kind."""
+"""The pages on plugins: the examples are packages that pass the conformance suite of their kind, or of vocabularies."""
 
 from __future__ import annotations
 

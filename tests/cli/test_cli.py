@@ -335,7 +335,10 @@ WRONG: Mapping[str, tuple[tuple[str, ...], str]] = {
         ("check", "lyrics-tiny", "--set", "refiner.detector=grounding-dni"),
         "refiner.detector: no detector named 'grounding-dni'. Did you mean 'grounding-dino'?",
     ),
-    "path": (("check", "lyrics-tiny", "--set", "refiner.detectr=x"), "there is no refiner.detectr. Did you mean 'detector'?"),
+    "path": (
+        ("check", "lyrics-tiny", "--set", "refiner.detectr=x"),
+        "there is no refiner.detectr. Did you mean 'detector'?",
+    ),
     "option": (
         ("check", "lyrics-tiny", "--set", "refiner.detector.options.score_treshold=0.1"),
         "refiner.detector.options.score_treshold: unknown key. Did you mean 'score_threshold'?",
@@ -353,11 +356,20 @@ WRONG: Mapping[str, tuple[tuple[str, ...], str]] = {
         "set query_transformer.options.image_dim=128",
     ),
     "no value": (("check", "lyrics-tiny", "--set", "refiner.detector"), "write path=value"),
-    "bad yaml": (("check", "lyrics-tiny", "--set", "sees=[spatial"), "--set sees=[spatial, line 1: not valid YAML or JSON"),
+    "bad yaml": (
+        ("check", "lyrics-tiny", "--set", "sees=[spatial"),
+        "--set sees=[spatial, line 1: not valid YAML or JSON",
+    ),
     "control character": (("check", "lyrics-tiny", "--set", "codec=\x01"), "unacceptable character"),
-    "name of a loss": (("check", "lyrics-tiny", "--set", "objectives.train=itc"), "objectives.train: torch keeps the name"),
+    "name of a loss": (
+        ("check", "lyrics-tiny", "--set", "objectives.train=itc"),
+        "objectives.train: torch keeps the name",
+    ),
     "dtype": (("check", "lyrics-tiny", "--dtype", "float8"), "--dtype float8: is one of float32 (or fp32),"),
-    "distribution": (("test-plugin", "lyrics-vll"), "comes from a distribution 'lyrics-vll'. Did you mean 'lyrics-vl'?"),
+    "distribution": (
+        ("test-plugin", "lyrics-vll"),
+        "comes from a distribution 'lyrics-vll'. Did you mean 'lyrics-vl'?",
+    ),
     "picture": (("quickstart", "nowhere.png"), "nowhere.png: no such file or folder."),
     "no argument": (("show",), "Missing argument"),
 }  # fmt: skip

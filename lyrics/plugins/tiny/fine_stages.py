@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lyrics.plugins.tiny.stages import Stage
+from lyrics.plugins.tiny.stage import Stage
 
 
 def _fine_stage1(name: str, steps: int, after: str | None, max_objects: int, seed: int, **settings: Any) -> Stage:

@@ -43,7 +43,7 @@ from lyrics.core.runs.config import TrainConfig
 from lyrics.core.stage1.reduction import Flags
 from lyrics.core.stage1.streams import Features
 from lyrics.core.training.engine import StageModule, StepEngine
-from lyrics.core.training.frozen import hold_frozen
+from lyrics.core.training.frozen_precision import hold_frozen
 from lyrics.core.training.optimizer import build_optimizer
 from lyrics.core.training.progress import StepProgress
 from lyrics.core.training.recorder import Recorder

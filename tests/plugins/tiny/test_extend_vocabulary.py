@@ -12,7 +12,7 @@ from lyrics.core.errors import WeightsError
 from lyrics.core.language.tokenizers import builtin_tokenizer
 from lyrics.core.loading import build_model
 from lyrics.core.weights.pretrained import locate_checkpoint
-from lyrics.plugins.tiny.carried_over import carry_over
+from lyrics.plugins.tiny.extend_vocabulary import carry_over
 from lyrics.plugins.tiny.presets import TINY_LANGUAGE_MODEL, lyrics_tiny
 
 
