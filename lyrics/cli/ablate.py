@@ -42,8 +42,8 @@ def ablate(
     reading: Annotated[
         str | None,
         typer.Option(
-            help="Of table 5: blank (the part sees a blank picture), features (only its tokens are of a blank "
-            "picture), removed (trained "
+            help="Of table 5: blank (the part sees a blank image), features (only its tokens are of a blank "
+            "image), removed (trained "
             "without it), both (blank and removed), all."
         ),
     ] = None,

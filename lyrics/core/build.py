@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound="ComposedModel")
 
 _WORDS = ("pretrained", "random", "meta")
-#: The parts of a refiner, in the order in which a picture goes through them.
+#: The parts of a refiner, in the order in which an image goes through them.
 EXPERTS = ("tagger", "detector", "segmenter")
 # Types of what a built part declares; an int is positive.
 _TYPES: Mapping[str, type] = {

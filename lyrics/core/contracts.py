@@ -547,7 +547,7 @@ class Abilities:
 
 class Dataset(Protocol):
     """A reader of one public format: ``len`` and random access to ``Sample``s, the same every time, and to their
-    pictures.
+    images.
 
     Objects of this kind are pickled into loader workers: files are opened on first use, not before.
 
@@ -559,11 +559,11 @@ class Dataset(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample:
-        """The sample of that row; its picture stays closed. Raises ``IndexError`` unless ``0 <= index < len``."""
+        """The sample of that row; its image stays closed. Raises ``IndexError`` unless ``0 <= index < len``."""
         ...
 
     def picture(self, sample: Sample) -> PILImage:
-        """The picture that ``sample.image`` names, which is not None: upright, RGB."""
+        """The image that ``sample.image`` names, which is not None: upright, RGB."""
         ...
 
 

@@ -69,10 +69,10 @@ class ObjectiveSlot(Slot):
 class RefinerSpec(_Frozen):
     """The visual refiner: tagger -> detector -> segmenter. Any part may be absent."""
 
-    tagger: Slot | None = Field(None, description="names what is in the picture; null: the caller gives the tags")
+    tagger: Slot | None = Field(None, description="names what is in the image; null: the caller gives the tags")
     detector: Slot | None = Field(None, description="boxes for the tags, and local tokens")
     segmenter: Slot | None = Field(None, description="a mask and a local token for each box")
-    max_objects: int = Field(100, ge=1, description="objects kept per picture, best first")
+    max_objects: int = Field(100, ge=1, description="objects kept per image, best first")
 
 
 class Specification(_Frozen):
@@ -121,9 +121,9 @@ class ModelSpec(Specification):
     Every field can be set by an override, such as ``refiner.detector.options.box_threshold=0.3``.
     """
 
-    image_encoder: Slot = Field(description="global features of the picture")
+    image_encoder: Slot = Field(description="global features of the image")
     refiner: RefinerSpec | None = Field(
-        None, description="objects of the picture; null: the model sees the picture as a whole"
+        None, description="objects of the image; null: the model sees the image as a whole"
     )
     query_transformer: Slot = Field(description="compresses features into query outputs")
     language_model: Slot = Field(description="reads soft tokens and text, and answers")
@@ -137,7 +137,7 @@ class ModelSpec(Specification):
         ("spatial", "instruction"), description="texts that the query transformer reads in stage 2"
     )
     spatial_in_prompt: bool = Field(
-        True, description="whether the language model reads the spatial representation as text, after each picture"
+        True, description="whether the language model reads the spatial representation as text, after each image"
     )
 
     distributions: dict[str, str] = Field(default_factory=dict, description=_DISTRIBUTIONS)

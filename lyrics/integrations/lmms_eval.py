@@ -22,7 +22,7 @@ _ARGUMENTS = ("pretrained", "weights", "device", "dtype", "batch_size", "max_new
 
 
 class Lyrics(lmms):  # type: ignore[misc]
-    """``generate_until`` for tasks with one picture, several, or none.
+    """``generate_until`` for tasks with one image, several, or none.
 
     Args:
         pretrained: a model folder, a preset, a spec file, or a hub id.

@@ -1,4 +1,4 @@
-"""One contract class per kind of component. Shapes: B pictures, N image tokens, M and K local tokens, D width."""
+"""One contract class per kind of component. Shapes: B images, N image tokens, M and K local tokens, D width."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ImageEncoderContract(ModuleContract):
     def test_batch_composition_does_not_matter(self) -> None:
         encoder = self.build()
         both = self._tokens(encoder, 2)
-        close(both[:1], self._tokens(encoder, 1), "tokens of a picture alone and in a batch")
+        close(both[:1], self._tokens(encoder, 1), "tokens of an image alone and in a batch")
 
     def test_is_deterministic_in_evaluation_mode(self) -> None:
         encoder = self.build()
@@ -66,7 +66,7 @@ class TaggerContract(ModuleContract):
     def test_tags_are_records_best_first(self) -> None:
         tagger = self.build()
         found = self._tags(tagger, batch(tagger.preprocessing, 2))
-        assert len(found) == 2, f"tags for {len(found)} of 2 pictures"
+        assert len(found) == 2, f"tags for {len(found)} of 2 images"
         for tags in found:
             assert all(isinstance(tag, Tag) and tag.name and 0 <= tag.score <= 1 for tag in tags), tags
             scores = [tag.score for tag in tags]
@@ -723,10 +723,10 @@ class DatasetContract(ComponentContract):
             except ImageError:  # a bad sample: replaced in training
                 continue
             opened += 1
-            assert isinstance(picture, Image.Image), f"a picture is a {type(picture).__name__}"
-            assert picture.mode == "RGB", f"a picture's mode is {picture.mode}"
-            assert picture.tobytes() == again.picture(sample).tobytes(), f"the picture of {sample.source} changes"
-        assert opened or not samples, "no picture of the first samples can be opened"
+            assert isinstance(picture, Image.Image), f"an image is a {type(picture).__name__}"
+            assert picture.mode == "RGB", f"an image's mode is {picture.mode}"
+            assert picture.tobytes() == again.picture(sample).tobytes(), f"the image of {sample.source} changes"
+        assert opened or not samples, "no image of the first samples can be opened"
 
     def test_survives_the_way_to_a_loader_worker(self) -> None:
         """Troubleshooting: data sets are pickled into workers; open files on first use and leave them out of the

@@ -1,4 +1,4 @@
-"""Pictures and comparisons that the checks share."""
+"""Images and comparisons that the checks share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIZES_PX = ((96, 64), (48, 80))
 
 
 def batch(preprocessing: Any, count: int, first: int = 0) -> ImageBatch:
-    """Return ``count`` pictures of different sizes and content, from number ``first`` on, as the expert reads them."""
+    """Return ``count`` images of different sizes and content, from number ``first`` on, as the expert reads them."""
     from lyrics.core.pictures.processor import prepare
 
     return prepare([noise(index) for index in range(first, first + count)], preprocessing)

@@ -77,7 +77,7 @@ def alignment(
 ) -> Alignment:
     """Measure a model after stage 1 on the first ``samples`` rows.
 
-    - Retrieval: each picture among the texts of all samples, and the other way round (R@1). A text is the sample's
+    - Retrieval: each image among the texts of all samples, and the other way round (R@1). A text is the sample's
       caption with the refiner's spatial text, as the contrastive objective has it; ``captions alone`` leaves the
       spatial text empty.
     - What else the objectives count (``accuracy``), batch by batch: pairs judged, hard negatives among ``batch``

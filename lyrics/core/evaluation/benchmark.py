@@ -3,7 +3,7 @@
 A benchmark keeps ``lyrics.core.contracts.Benchmark``: ``samples``, ``prompt``, ``score``. The runner uses more where it
 is there:
 
-- ``picture(sample)``: the sample's picture; without it ``sample.image`` is taken as the path of a file.
+- ``picture(sample)``: the sample's image; without it ``sample.image`` is taken as the path of a file.
 - ``judge(predictions, samples)``: scores with a mark for each answer, so that the worst can be shown, and answers
   come with their boxes; without it ``score`` gets the answers' texts.
 - ``group(sample)``: the group that the sample is scored in, beside all of them; without it ``group_of`` takes the

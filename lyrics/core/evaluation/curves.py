@@ -1,4 +1,4 @@
-"""A precision-recall curve as an SVG picture that any browser shows; it loads nothing."""
+"""A precision-recall curve as an SVG image that any browser shows; it loads nothing."""
 
 from __future__ import annotations
 

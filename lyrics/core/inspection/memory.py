@@ -36,7 +36,7 @@ from lyrics.core.stage1.step import pretrain_losses
 from lyrics.core.stage1.streams import Features, SpecialTokens, Text
 from lyrics.core.types import ImageBatch
 
-#: Objects of a picture and lengths of texts that a step is counted with.
+#: Objects of an image and lengths of texts that a step is counted with.
 OBJECTS, SPATIAL_TOKENS, CAPTION_TOKENS, PROMPT_TOKENS = 10, 128, 32, 400
 _ADAM_BYTES = 8
 
@@ -141,7 +141,7 @@ def training_memory(model: LyricsModel, stage: str, batch_size: int, experts: in
     """Return one step of a stage (``pretrain`` or ``instruct``) of a model on the meta device, forward and backward,
     and AdamW.
 
-    The batch has ``batch_size`` pictures with texts of ``SPATIAL_TOKENS`` and ``CAPTION_TOKENS``, or prompts of
+    The batch has ``batch_size`` images with texts of ``SPATIAL_TOKENS`` and ``CAPTION_TOKENS``, or prompts of
     ``PROMPT_TOKENS``. ``experts`` is ``experts_peak``, where it is known already.
     """
     trained = model.trainable_parameters(stage)
@@ -154,7 +154,7 @@ def training_memory(model: LyricsModel, stage: str, batch_size: int, experts: in
 
 
 def inference_memory(model: LyricsModel, new_tokens: int = 128, experts: int | None = None) -> Memory:
-    """Return one picture, one prompt of ``PROMPT_TOKENS`` and an answer of ``new_tokens``, of a model on the meta
+    """Return one image, one prompt of ``PROMPT_TOKENS`` and an answer of ``new_tokens``, of a model on the meta
     device.
     """
     model.eval()
@@ -213,7 +213,7 @@ def _no_ids(*shape: int) -> torch.Tensor:
 
 
 def _prompts(model: LyricsModel, batch_size: int) -> torch.Tensor:
-    """Prompts as the model assembles them, from pictures whose features are not there: embeddings [B,L,D]."""
+    """Prompts as the model assembles them, from images whose features are not there: embeddings [B,L,D]."""
     longest = _longest(model)
     spatial, instruction = [7] * min(SPATIAL_TOKENS, longest), [7] * min(CAPTION_TOKENS, longest)
     stream = model.stage2_stream([spatial] * batch_size, [instruction] * batch_size)

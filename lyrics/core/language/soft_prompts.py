@@ -1,6 +1,6 @@
-"""Prompts as the embeddings that a language model reads: words through its table, pictures as their soft tokens.
+"""Prompts as the embeddings that a language model reads: words through its table, images as their soft tokens.
 
-Shapes: B prompts, L tokens (padded), P pictures, Q soft tokens of a picture, D width of the embeddings.
+Shapes: B prompts, L tokens (padded), P images, Q soft tokens of an image, D width of the embeddings.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ def embed(
     language_model: LanguageModel,
     side: Literal["left", "right"],
 ) -> SoftPrompts:
-    """Pad on ``side`` and put each picture's soft tokens into its place.
+    """Pad on ``side`` and put each image's soft tokens into its place.
 
-    Every picture that a prompt names must be a row of ``soft_tokens_PQD``.
+    Every image that a prompt names must be a row of ``soft_tokens_PQD``.
     """
     longest = max((len(prompt) for prompt in prompts), default=0)
     starts = [longest - len(prompt) if side == "left" else 0 for prompt in prompts]

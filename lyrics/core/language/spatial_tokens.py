@@ -1,4 +1,4 @@
-"""A picture's objects as token ids of a query transformer: its text segment S (paper, section 3.2).
+"""An image's objects as token ids of a query transformer: its text segment S (paper, section 3.2).
 
 An object is a list of *units*: its tag with the markup around it, each coordinate, and what stands between and after
 them, each encoded by itself. Masked spatial prediction hides whole objects, or units; both stages encode objects in the
@@ -98,7 +98,7 @@ def _ragged(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 def spatial_units(
     objects: Sequence[DetectedObject], tokenizer: Any, codec: str, size_px: Size, longest: int
 ) -> list[list[list[int]]]:
-    """``object_tokens`` of one picture as lists: objects of units of ids."""
+    """``object_tokens`` of one image as lists: objects of units of ids."""
     found = object_tokens([(objects, size_px)], tokenizer, codec, longest)
     units: list[list[list[int]]] = [[] for _ in range(int(found.objects_B[0]))]
     last = -1

@@ -1,4 +1,4 @@
-"""Two pictures side by side on a CPU: half of the threads for each does more than all of them for one
+"""Two images side by side on a CPU: half of the threads for each does more than all of them for one
 after the other.
 """
 

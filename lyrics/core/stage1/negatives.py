@@ -45,7 +45,7 @@ class Negatives:
 def draw_negatives(batch: PretrainBatch, similarity: Similarity | None, device: torch.device) -> Negatives:
     """One image per text and one text per image, drawn with probability softmax(similarity) + 1e-4.
 
-    A sample's own pair is excluded, and so are samples with the same picture or with the same words, which would be no
+    A sample's own pair is excluded, and so are samples with the same image or with the same words, which would be no
     negatives. Without similarities (no contrastive objective) the draw is uniform.
     """
     allowed = _allowed(batch, device)

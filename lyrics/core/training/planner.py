@@ -24,7 +24,7 @@ from lyrics.core.loading import build_model
 from lyrics.core.runs.config import TrainConfig
 from lyrics.core.training.sharding import check_model, largest_share, layers
 
-#: Bytes for each picture of what may be stored of the refiner: tags, boxes and scores; a token for each box; dense
+#: Bytes for each image of what may be stored of the refiner: tags, boxes and scores; a token for each box; dense
 #: feature maps (257 x 1024, 900 x 256 and 256 x 64 x 64 numbers in half precision).
 STORED_BYTES = {"tags, boxes, scores": 200, "a token for each box": 33_000, "dense feature maps": 3_080_000}
 

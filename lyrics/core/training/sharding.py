@@ -149,7 +149,7 @@ class Shards:
         self._ran = True
         embeddings_BLD = arguments[0]
         if torch.is_grad_enabled() and not embeddings_BLD.requires_grad:
-            # A batch without pictures: the backward pass goes through all layers nevertheless, as on the other ranks.
+            # A batch without images: the backward pass goes through all layers nevertheless, as on the other ranks.
             embeddings_BLD.requires_grad_()
 
     def _before_layers(self, *_: object) -> None:

@@ -10,7 +10,7 @@
 ``parts/``                 one folder for each part that needs more than tensors (its configuration in transformers'
                            format, a tagger's names, a detector's tokenizer); see ``save_files`` and ``load_files`` in
                            ``lyrics.core.contracts``
-``preprocessing.json``     how each expert prepares pictures; compared when the folder is read
+``preprocessing.json``     how each expert prepares images; compared when the folder is read
 =========================  =============================================================================================
 """
 
@@ -286,7 +286,7 @@ def _compare_preprocessing(model: ComposedModel, file: Path, changed: Collection
             continue
         if name in stored and stored[name] != json.loads(json.dumps(dataclasses.asdict(now))):
             warnings.warn(
-                f"{file}: {name} prepares pictures in another way than when this model was saved; its answers may "
+                f"{file}: {name} prepares images in another way than when this model was saved; its answers may "
                 "differ.",
                 stacklevel=2,
             )

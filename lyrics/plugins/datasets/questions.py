@@ -35,7 +35,7 @@ from lyrics.core.errors import DatasetError, SampleError
 from lyrics.core.geometry import Box, Size
 from lyrics.core.types import Sample
 
-# What the split is called in the names of question files, and whose pictures it asks about.
+# What the split is called in the names of question files, and whose images it asks about.
 _COCO_SPLITS = {
     "train": ("train2014", "train2014"),
     "val": ("val2014", "val2014"),
@@ -145,11 +145,11 @@ def _docvqa_sample(record: Any) -> Sample:
 
 
 def textvqa(options: Any, context: BuildContext) -> RecordDataset:
-    """Read ``{"data": [{question_id, question, image_id, answers[10 texts]}]}``; pictures of ``val`` lie with those of
+    """Read ``{"data": [{question_id, question, image_id, answers[10 texts]}]}``; images of ``val`` lie with those of
     ``train``.
 
     Words that an OCR found (``TextVQA_Rosetta_OCR_v0.2_SPLIT.json``) become objects where that file is there. Their
-    boxes are a corner and two sides, as shares of the picture; their rotation is ignored.
+    boxes are a corner and two sides, as shares of the image; their rotation is ignored.
     """
     home = Home.of("textvqa", options.root)
     records = JsonRecords([home.file(f"TextVQA_0.5.1_{options.split}.json")], partial(listed, key="data"))
@@ -185,7 +185,7 @@ _OCR_SPLITS = {"train": 1, "val": 2, "test": 3}
 
 
 def ocr_vqa(options: Any, context: BuildContext) -> RecordDataset:
-    """Read ``dataset.json``: {id: {imageURL, questions[], answers[], split 1, 2 or 3, ...}}; pictures are
+    """Read ``dataset.json``: {id: {imageURL, questions[], answers[], split 1, 2 or 3, ...}}; images are
     ``images/ID.jpg``.
 
     About 900 covers were published as GIF. Their files are ``ID.gif``, or ``ID.jpg`` where all were saved under that
@@ -280,7 +280,7 @@ def _ai2d_sample(record: Mapping[str, Any], pictures: PictureFolder, annotations
         row.whole("correctAnswer"),
         row.identity("questionId"),
     )
-    # The name is a stranger's: as a picture's it is checked, and so it is for the annotations.
+    # The name is a stranger's: as an image's it is checked, and so it is for the annotations.
     if annotations is None or not is_there(PictureFolder(annotations).path(f"{name}.json")):
         return sample
     objects, dropped = annotated(_words(annotations / f"{name}.json", lettered, pictures.size(image)))
@@ -315,7 +315,7 @@ def scienceqa(options: Any, context: BuildContext) -> RecordDataset:
     """Read ``problems.json``: {id: {question, choices, answer (a number), image or null, hint, split, ...}},
     ``pid_splits.json``: {split: [id]}.
 
-    The picture is ``SPLIT/ID/image.png`` after the problem's own split, which for minival and the like is another than
+    The image is ``SPLIT/ID/image.png`` after the problem's own split, which for minival and the like is another than
     the one asked for.
     """
     home = Home.of("scienceqa", options.root)
@@ -367,7 +367,7 @@ def _choice(
 
 
 def chartqa(options: Any, context: BuildContext) -> RecordDataset:
-    """Read ``SPLIT/SPLIT_human.json`` and ``SPLIT/SPLIT_augmented.json``: [{imgname, query, label}]; the pictures are
+    """Read ``SPLIT/SPLIT_human.json`` and ``SPLIT/SPLIT_augmented.json``: [{imgname, query, label}]; the images are
     ``SPLIT/png/``.
     """
     home = Home.of("chartqa", options.root)
@@ -383,7 +383,7 @@ def dvqa(options: Any, context: BuildContext) -> RecordDataset:
     """Read ``SPLIT_qa.json``: [{image, question_id, question, answer, template_id, answer_bbox}].
 
     ``answer_bbox`` is (left, top, width, height) in pixels, and empty where the answer is not written in the chart. The
-    picture's size is read from its file.
+    image's size is read from its file.
     """
     home = Home.of("dvqa", options.root)
     pictures = home.pictures(options.images, "images")

@@ -19,7 +19,7 @@ class Sampling(MultiScaleDeformableAttention):
     - *Precision*: float32, whatever that of the rest. ``lyrics.core.grid_sample`` says why; transformers' module calls
       torch's ``grid_sample`` itself, so it is given float32 (on a GPU; the CPU's way is below).
     - *Speed*: on the CPU the d features of a cell are read as they lie in memory, and summed at once by
-      ``embedding_bag``. ``grid_sample`` reads them one plane of the picture after the other and writes every sample
+      ``embedding_bag``. ``grid_sample`` reads them one plane of the image after the other and writes every sample
       before they are summed.
     """
 

@@ -1,4 +1,4 @@
-"""The text encoder, run once for each different prompt of a call: pictures of a folder are often asked for the same
+"""The text encoder, run once for each different prompt of a call: images of a folder are often asked for the same
 names.
 
 Shapes: B prompts, T tokens, D width.

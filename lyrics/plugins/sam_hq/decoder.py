@@ -20,7 +20,7 @@ from transformers.models.sam_hq.modeling_sam_hq import SamHQPositionalEmbedding
 
 @dataclass(frozen=True)
 class Embedding:
-    """What the decoder reads of one picture: ``image_Dhw``, and ``fine_CHW``, the features that sharpen the
+    """What the decoder reads of one image: ``image_Dhw``, and ``fine_CHW``, the features that sharpen the
     high-quality mask.
     """
 
@@ -29,7 +29,7 @@ class Embedding:
 
 
 def embed(network: SamHQModel, pixels_CHW: torch.Tensor) -> Embedding:
-    """Return one picture's embedding. One, because attention over its 4,096 tokens needs gigabytes by itself."""
+    """Return one image's embedding. One, because attention over its 4,096 tokens needs gigabytes by itself."""
     image_1Dhw, layers = network.get_image_embeddings(pixels_CHW[None])  # type: ignore[no-untyped-call]
     decoder = network.mask_decoder
     early_1Dhw = layers[0].permute(0, 3, 1, 2)  # of the first layer that attends everywhere
@@ -83,7 +83,7 @@ def _through(first: nn.Module, norm: nn.Module, second: nn.Module, features: tor
 
 
 class _Float32Positions(SamHQPositionalEmbedding):
-    """Sines of places in the picture, computed in float32 whatever the precision of the rest: bfloat16 has 8 bits for
+    """Sines of places in the image, computed in float32 whatever the precision of the rest: bfloat16 has 8 bits for
     the phase.
     """
 

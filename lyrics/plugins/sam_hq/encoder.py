@@ -87,7 +87,7 @@ def _at_distances(embeddings: torch.Tensor, side: int) -> torch.Tensor:
 def _partitioned(qkv: torch.Tensor, bias: torch.Tensor, window: int) -> tuple[torch.Tensor, tuple[int, int, int]]:
     """[B, h, w, 3D] -> windows [B * n * m, window, window, 3D], and (B, n, m).
 
-    What lies beyond the picture has ``bias``.
+    What lies beyond the image has ``bias``.
     """
     batch, height, width, _ = qkv.shape
     down, across = -(-height // window), -(-width // window)

@@ -32,7 +32,7 @@ class SamHqUpstream(SamHq):
     reentrant = False
 
     def embed(self, pixels_CHW: torch.Tensor) -> Embedding:
-        """Return one picture's embedding; the fine features are those of the first layer that attends everywhere, as
+        """Return one image's embedding; the fine features are those of the first layer that attends everywhere, as
         the encoder gives them.
 
         Raises:

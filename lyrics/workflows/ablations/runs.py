@@ -166,7 +166,7 @@ def train_once(config: TrainConfig, what: str, blank: Collection[str] = ()) -> N
     Args:
         config: of the run.
         what: for the line that is printed.
-        blank: experts that see a blank picture.
+        blank: experts that see a blank image.
 
     Raises ``LyricsError`` where the run folder has a run of another configuration, ``StoppedError`` after a signal.
     """

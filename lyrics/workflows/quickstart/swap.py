@@ -12,13 +12,13 @@ from PIL import Image
 from lyrics.core.refining.refinement import Refinement
 from lyrics.core.types import DetectedObject
 
-#: What ``--set`` would say; the tagger's tags would come from the pictures still, and nothing would ask for them.
+#: What ``--set`` would say; the tagger's tags would come from the images still, and nothing would ask for them.
 OVERRIDES = {f"refiner.{part}": {"use": "cached", "options": {"missing": "empty"}} for part in ("tagger", "detector")}
 _SAME_IOU = 0.5
 
 
 def annotated(pictures: Sequence[Image.Image], annotations: Sequence[Sequence[DetectedObject]]) -> list[Refinement]:
-    """Return what ``lyrics-tiny``'s refiner says of pictures when tags and boxes are the annotations'; masks are still
+    """Return what ``lyrics-tiny``'s refiner says of images when tags and boxes are the annotations'; masks are still
     the segmenter's.
     """
     from lyrics.core.build import build_refiner

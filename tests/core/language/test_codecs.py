@@ -380,8 +380,8 @@ GRID = {"lyrics": (999, 999), "qwen": (1000, 1000), "released": (1000, 1000), "s
         # corners, ranges, numbers
         ("lyrics", "<Bbox>(30,20),(10,40)</Bbox>", [("", 10, 20, 30, 40)], ["wrong order"]),
         ("lyrics", "<Bbox>(30,40),(10,20)</Bbox>", [("", 10, 20, 30, 40)], ["wrong order"]),
-        ("lyrics", "<Bbox>(10,20),(30,1050)</Bbox>", [("", 10, 20, 30, 999)], ["cut at the picture's border"]),
-        ("lyrics", "<Bbox>(-9,20),(30,50)</Bbox>", [("", 0, 20, 30, 50)], ["cut at the picture's border"]),
+        ("lyrics", "<Bbox>(10,20),(30,1050)</Bbox>", [("", 10, 20, 30, 999)], ["cut at the image's border"]),
+        ("lyrics", "<Bbox>(-9,20),(30,50)</Bbox>", [("", 0, 20, 30, 50)], ["cut at the image's border"]),
         ("lyrics", "<Bbox>(10,20),(1200,1050)</Bbox>", [], ["another frame"]),
         ("lyrics", "<Bbox>(-150,20),(30,50)</Bbox>", [], ["another frame"]),
         ("lyrics", "<Bbox>(10,20),(10,40)</Bbox>", [], ["without area"]),
@@ -411,7 +411,7 @@ GRID = {"lyrics": (999, 999), "qwen": (1000, 1000), "released": (1000, 1000), "s
         ("pixel", "<Bbox>(10,20),(650,480)</Bbox>",
          [("", 10, 20, 640, 480)], ["x goes from 0 to 640 and y from 0 to 480"]),
         # released: coordinates slightly outside, as its detector gives them; the logged form; a cut end
-        ("released", "dog [ -0.03 0.2 0.3 1.02 ] [SEP]", [("dog", 0, 200, 300, 1000)], ["cut at the picture's border"]),
+        ("released", "dog [ -0.03 0.2 0.3 1.02 ] [SEP]", [("dog", 0, 200, 300, 1000)], ["cut at the image's border"]),
         ("released", "dog: [0.1, 0.2, 0.3, 0.4]", [("dog:", 100, 200, 300, 400)], ["a box has the form"]),
         ("released", "dog [ 0.1 0.2 0.3 0.4 ] [SEP] cat [ 0.1 0.2",
          [("dog", 100, 200, 300, 400)], ["ends in the middle"]),

@@ -5,7 +5,7 @@ Captions are split into words by Stanford's PTB tokenizer, which needs Java; so 
 simple tokenizer stands in: its scores differ a little, are not comparable with published ones, and say so in their name
 (``CIDEr (simple tokens)``); METEOR is then left out.
 
-CIDEr weighs words by how many pictures *of the evaluated set* have them: the score of a part of a set is not comparable
+CIDEr weighs words by how many images *of the evaluated set* have them: the score of a part of a set is not comparable
 with that of the whole.
 """
 
@@ -39,7 +39,7 @@ def has_java() -> bool:
 
 
 def caption_scores(captions: Sequence[str], references: Sequence[Sequence[str]], *, java: bool) -> CaptionScores:
-    """Scores of one caption per picture; ``references[i]`` are those of picture i. ``java``: whether it may be used
+    """Scores of one caption per image; ``references[i]`` are those of image i. ``java``: whether it may be used
     (``has_java``).
 
     Raises ``MissingRequirementError`` without pycocoevalcap, ``LyricsError`` where the tokenizer fails, ``ValueError``
