@@ -1,5 +1,6 @@
-"""The command line: parse, call core, print. Exit code 0; 1 when the work failed; 2 when the command was called
-wrongly.
+"""The command line: parse, call core, print.
+
+Exit code 0; 1 when the work failed; 2 when the command was called wrongly.
 
 Importing this package imports no torch; each command imports what it needs when it runs.
 """
@@ -88,8 +89,9 @@ _shown: set[str] = set()
 
 
 def _print_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
-    """One line on standard error, once; where in our source a warning was raised is of no use to the person who can act
-    on it.
+    """One line on standard error, once.
+
+    Where in our source a warning was raised is of no use to the person who can act on it.
     """
     meant = issubclass(category, UserWarning | FormerSettingWarning) and not issubclass(category, FutureWarning)
     if meant and str(message) not in _shown:

@@ -61,8 +61,9 @@ def ask(
     draw: Annotated[Path | None, typer.Option(help="Write the last image with the answer's boxes here.")] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Ask about one image, several, or none. Boxes of the question and of the answer are in pixels of the last
-    image.
+    """Ask about one image, several, or none.
+
+    Boxes of the question and of the answer are in pixels of the last image.
 
     Decoding is greedy. --temperature or --top-p sample instead, --num-beams searches; names and meaning are those of
     transformers.

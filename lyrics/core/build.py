@@ -428,8 +428,9 @@ def build_part(part: Part, context: BuildContext) -> Any:
 
 
 def _broken_promise(part: Part, built: Any) -> str | None:
-    """What is wrong with a built part, judged by what its kind must have and what its own record and options say; None
-    if nothing is.
+    """What is wrong with a built part, judged by what its kind must have and what its own record and options say.
+
+    None if nothing is.
     """
     from torch import nn
 

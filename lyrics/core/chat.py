@@ -1,5 +1,6 @@
-"""A conversation with a model: images are looked at once, when they come in; every answer is part of what is asked
-next.
+"""A conversation with a model: images are looked at once, when they come in.
+
+Every answer is part of what is asked next.
 """
 
 from __future__ import annotations

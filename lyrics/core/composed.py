@@ -142,8 +142,9 @@ class ComposedModel(nn.Module):
 
     @host_work("tokenize objects")
     def _objects(self, refinements: Sequence[Refinement]) -> ObjectTokens:
-        """Each image's objects as token ids, nothing for a query transformer without text; two places are left for
-        special tokens.
+        """Each image's objects as token ids, nothing for a query transformer without text.
+
+        Two places are left for special tokens.
         """
         reader = self.abilities.text
         if reader is None:

@@ -1,4 +1,5 @@
 """What an image is made of on its way to the language model, so that one can measure whether the answers depend on it.
+
 Imports no torch.
 
 A condition changes what a trained model gets to see and nothing else: ``blur_px`` what the image encoder and the

@@ -203,8 +203,9 @@ class Projected(Protocol):
 
 
 class QueryTransformer(Module, Protocol):
-    """streams of queries and text + frozen features -> hidden states, ``hidden_size`` wide. See
-    ``lyrics.core.stage1.streams``.
+    """streams of queries and text + frozen features -> hidden states, ``hidden_size`` wide.
+
+    See ``lyrics.core.stage1.streams``.
 
     ``segments`` says which of V, G (queries), S, C (texts) its streams may have: streams hold no others. V is always
     there. ``num_queries`` counts V and G; that many soft tokens reach the language model for each image. With S or C it
@@ -241,8 +242,9 @@ class QueryTransformer(Module, Protocol):
 
 @runtime_checkable
 class ReadsText(Protocol):
-    """Required of a query transformer with S or C among its segments; one without reads no text, and none of this is
-    asked of it.
+    """Required of a query transformer with S or C among its segments.
+
+    One without reads no text, and none of this is asked of it.
 
     No text segment is longer than ``max_positions``.
     """
@@ -433,8 +435,9 @@ class HoldsIn4Bit(Protocol):
 
 
 class Objective(Module, Protocol):
-    """Says which streams it needs, and turns their outputs into a (sum, count) of its loss. A module that owns its
-    heads.
+    """Says which streams it needs, and turns their outputs into a (sum, count) of its loss.
+
+    A module that owns its heads.
 
     Options may declare ``needs_segments`` (a field or property): the segments that its streams cannot be without. A
     query transformer that lacks one is then refused before anything is built. A loss that compares samples of a batch
@@ -510,8 +513,9 @@ class WritesCaptions(Objective, Protocol):
     def captions(
         self, query_transformer: QueryTransformer, features: Features, batch: PretrainBatch, longest: int
     ) -> list[list[int]]:
-        """Captions of the batch's images as token ids, ``longest`` tokens at most; the batch's own captions are not
-        read.
+        """Captions of the batch's images as token ids, ``longest`` tokens at most.
+
+        The batch's own captions are not read.
         """
         ...
 
@@ -524,8 +528,9 @@ def reader_of(query_transformer: QueryTransformer) -> ReadsText | None:
 
 @dataclass(frozen=True, eq=False)
 class Abilities:
-    """What the query transformer and the language model of a model have beside what they must have; None where they
-    lack it.
+    """What the query transformer and the language model of a model have beside what they must have.
+
+    None where they lack it.
     """
 
     text: ReadsText | None
@@ -594,8 +599,9 @@ class Benchmark(Protocol):
 
 @runtime_checkable
 class ShowsImages(Protocol):
-    """Optional, for a benchmark that opens its images itself; without it, ``sample.image`` is a path that the model
-    opens.
+    """Optional, for a benchmark that opens its images itself.
+
+    Without it, ``sample.image`` is a path that the model opens.
     """
 
     def picture(self, sample: Sample) -> Any:

@@ -327,8 +327,9 @@ class Frame:
         return self._x.length, self._y.length
 
     def box_to_canvas(self, box: Box) -> Corners:
-        """Return (x1, y1, x2, y2) of a box on the canvas, in pixels, ordered; not clipped: what was cropped off is
-        outside.
+        """Return (x1, y1, x2, y2) of a box on the canvas, in pixels, ordered.
+
+        Not clipped: what was cropped off is outside.
         """
         x1, x2 = sorted((self._x.scale * box.x1 + self._x.offset, self._x.scale * box.x2 + self._x.offset))
         y1, y2 = self._y.scale * box.y1 + self._y.offset, self._y.scale * box.y2 + self._y.offset

@@ -233,8 +233,9 @@ def _child(schema: Schema, key: str) -> Schema | None:
 
 
 def set_path(data: dict[str, Any], path: str, value: Any, root: type[BaseModel]) -> None:
-    """Set a dotted path in the plain data of a ``root``, in place; ``None`` removes a named entry, such as
-    ``objectives.msp``.
+    """Set a dotted path in the plain data of a ``root``, in place.
+
+    ``None`` removes a named entry, such as ``objectives.msp``.
 
     Raises ``SpecError`` for a path that does not exist.
     """

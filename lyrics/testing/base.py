@@ -91,9 +91,10 @@ class ComponentContract(Contract):
     # --- checks ---
 
     def test_manifest_imports_nothing_heavy(self) -> None:
-        """Troubleshooting: the module that the entry point names may hold records and options only; move `import torch`
-        and everything that
-        needs it into the module that `build` names."""
+        """Troubleshooting: the module that the entry point names may hold records and options only.
+
+        Move `import torch` and everything that needs it into the module that `build` names.
+        """
         manifest_is_light(self.entry.source.module or self.entry.component.options.__module__)
 
     def test_options_round_trip_through_json(self) -> None:

@@ -215,8 +215,9 @@ def trains_in_stage_2(small: SmallModel) -> None:
 
 
 def saves_loads_and_answers(small: SmallModel) -> None:
-    """What a model computes after it was saved and loaded is what it computed before, to the bit; it
-    answers in both.
+    """What a model computes after it was saved and loaded is what it computed before, to the bit.
+
+    It answers in both.
     """
     import torch
 

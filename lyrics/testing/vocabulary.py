@@ -51,8 +51,9 @@ class VocabularyContract(Contract):
     # --- checks ---
 
     def test_manifest_imports_nothing_heavy(self) -> None:
-        """Troubleshooting: the module that the entry point names holds records only; words stand in the module that
-        `words` names.
+        """Troubleshooting: the module that the entry point names holds records only.
+
+        Words stand in the module that `words` names.
         """
         record, source = self.record
         manifest_is_light(source.module or record.words.partition(":")[0])

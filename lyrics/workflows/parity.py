@@ -390,8 +390,9 @@ def compare_answers(
 
 
 def box_overlaps(reference: Answer, other: Answer) -> Iterator[float]:
-    """For each box of the reference's answer, its IoU with the box of the same name and turn in the other; 0 where
-    there is none.
+    """For each box of the reference's answer, its IoU with the box of the same name and turn in the other.
+
+    0 where there is none.
     """
     found = dict(zip(_by_name(other), (one.box_norm for one in other.objects), strict=True))
     for key, one in zip(_by_name(reference), reference.objects, strict=True):

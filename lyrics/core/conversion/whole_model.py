@@ -97,8 +97,9 @@ def plan_model(
     shapes: Mapping[str, torch.Tensor],
     wanted: Format,
 ) -> tuple[ConversionPlan, dict[str, Beside]]:
-    """Return how every stored tensor of ``model`` (on the meta device) is made of the checkpoint's; ``shapes`` are
-    those on that device.
+    """Return how every stored tensor of ``model`` (on the meta device) is made of the checkpoint's.
+
+    ``shapes`` are those on that device.
 
     Also, for each part that needs it, by its path in the spec, what it needs beside its tensors.
     """

@@ -112,8 +112,9 @@ def moved_picture(picture: Image.Image, frame: Frame) -> Image.Image:
 
 
 def moved_box(box: Box, frame: Frame, min_visible: float) -> Box | None:
-    """Return a box of the original image as a share of the canvas, cut at its border; None where less than
-    ``min_visible`` of it is left.
+    """Return a box of the original image as a share of the canvas, cut at its border.
+
+    None where less than ``min_visible`` of it is left.
     """
     if frame.visible_fraction(box) < min_visible:
         return None
@@ -137,8 +138,9 @@ def moved_objects(objects: tuple[DetectedObject, ...], frame: Frame, min_visible
 
 
 def moved_sample(sample: Sample, frame: Frame, min_visible: float) -> Sample:
-    """Return a sample about the canvas: its objects, and the boxes in its texts. A turn or a caption that names a
-    dropped box is left out.
+    """Return a sample about the canvas: its objects, and the boxes in its texts.
+
+    A turn or a caption that names a dropped box is left out.
 
     A sample that is about its first object (a referring expression, a caption of a region) keeps no object when that
     one is dropped.

@@ -41,8 +41,9 @@ NEAR = 0.02
 
 @dataclass(frozen=True)
 class Alignment:
-    """Shares by name, each with how many it is of; ``captions`` are those that the query transformer wrote, in the
-    order of the rows.
+    """Shares by name, each with how many it is of.
+
+    ``captions`` are those that the query transformer wrote, in the order of the rows.
 
     ``notes`` say what could not be had, and why.
     """

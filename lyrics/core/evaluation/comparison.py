@@ -1,5 +1,6 @@
-"""Does the model look? What is left of a benchmark's scores under each condition, group by group, and how many answers
-stay the same.
+"""Does the model look?
+
+What is left of a benchmark's scores under each condition, group by group, and how many answers stay the same.
 
 An answer *stays the same* where its text, boxes included, is letter for letter that of the model that sees everything.
 """

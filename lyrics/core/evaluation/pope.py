@@ -209,8 +209,9 @@ class PopeBoxesBenchmark:
         return "there" if sample.extra["there"] else "not there"
 
     def judge(self, predictions: Sequence[Prediction], samples: Sequence[Sample]) -> Verdict:
-        """``boxes for what is not there``: answers with a box, of those about what is not there. ``found``: of the
-        others, those whose first box is right for one of the things of that name.
+        """``boxes for what is not there``: answers with a box, of those about what is not there.
+
+        ``found``: of the others, those whose first box is right for one of the things of that name.
         """
         found: list[float] = []
         invented: list[float] = []

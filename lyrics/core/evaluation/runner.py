@@ -1,5 +1,6 @@
-"""``evaluate``: a model over benchmarks, into a folder: predictions, scores, the worst cases. A second run does only
-what is missing.
+"""``evaluate``: a model over benchmarks, into a folder: predictions, scores, the worst cases.
+
+A second run does only what is missing.
 
     OUT/scores.json, OUT/table.md            of every benchmark that OUT holds
     OUT/NAME/run.json                        what the answers are of: model, benchmark, split

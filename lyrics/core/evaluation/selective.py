@@ -78,8 +78,9 @@ def as_abstention(one: Prediction) -> Prediction:
 
 
 def abstaining_scores(hidden: Sequence[bool], values: Sequence[float]) -> dict[str, float]:
-    """Coverage and risk, times 100, of the answers that are given; no risk where none is, or where answers have no
-    worth.
+    """Coverage and risk, times 100, of the answers that are given.
+
+    No risk where none is, or where answers have no worth.
     """
     given = [value for value, gone in zip(values, hidden, strict=True) if not gone] if values else []
     scores = {"abstaining: coverage": 100 * (len(hidden) - sum(hidden)) / len(hidden)}

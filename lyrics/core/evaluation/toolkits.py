@@ -92,8 +92,9 @@ class Generation:
 
     @classmethod
     def of(cls, asked: Mapping[str, Any], *, most: int) -> Generation:
-        """Answers are greedy and at most ``most`` tokens long; what asks for something else is warned of (once for each
-        wording).
+        """Answers are greedy and at most ``most`` tokens long.
+
+        What asks for something else is warned of (once for each wording).
 
         Raises ``LyricsError`` for stops that are no texts, or a number of tokens that is none.
         """

@@ -317,8 +317,9 @@ _KINDS = {f"<{slash}{word}>": slash + part for word, part in _PARTS.items() for 
 
 
 class _Token(NamedTuple):
-    """A piece of markup: "group", "tag" or "box" opens one, "/group", "/tag" or "/box" closes it; "end" is the end of
-    the text.
+    """A piece of markup: "group", "tag" or "box" opens one, "/group", "/tag" or "/box" closes it.
+
+    "end" is the end of the text.
     """
 
     kind: str

@@ -23,8 +23,9 @@ MAX_NEW_TOKENS = 64
 
 
 class GenerationOptions(TypedDict, total=False):
-    """Options of ``generate``, ``answer`` and ``ask``; see transformers' ``GenerationConfig`` for what each of them
-    does.
+    """Options of ``generate``, ``answer`` and ``ask``.
+
+    See transformers' ``GenerationConfig`` for what each of them does.
 
     Penalties and n-grams count the tokens of the answer alone: the prompt reaches the language model as embeddings.
     """

@@ -112,8 +112,9 @@ def fitted_prompt(
     spec: ModelSpec,
     language_model: LanguageModel,
 ) -> TokenPrompt:
-    """A conversation as tokens. Where it is longer than ``room``, the refiner's least certain objects are left out of
-    its text.
+    """A conversation as tokens.
+
+    Where it is longer than ``room``, the refiner's least certain objects are left out of its text.
 
     It may be longer still: soft tokens, instructions and answers stay whole.
     """

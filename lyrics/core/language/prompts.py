@@ -47,8 +47,9 @@ Segment = Words | Special | Picture
 @renamed(pictures="images")
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One instruction with the images it brings into the conversation, and its answer; ``None`` where it is to be
-    generated.
+    """One instruction with the images it brings into the conversation, and its answer.
+
+    ``None`` where it is to be generated.
     """
 
     instruction: str
@@ -155,8 +156,9 @@ class TokenPrompt:
 def segments_of(
     dialogue: Dialogue, template: ChatTemplate, picture_text: Callable[[int], str] = lambda picture: ""
 ) -> list[tuple[Segment, bool]]:
-    """Return a conversation as segments, each with whether it is learned. It ends where the first missing answer would
-    begin.
+    """Return a conversation as segments, each with whether it is learned.
+
+    It ends where the first missing answer would begin.
 
     ``picture_text`` gives the words that follow an image, such as its spatial representation.
     """

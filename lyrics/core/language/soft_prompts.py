@@ -87,8 +87,9 @@ def embed(
 def embed_packed(
     rows: Sequence[Sequence[TokenPrompt]], soft_tokens_PQD: torch.Tensor, language_model: LanguageModel
 ) -> SoftPrompts:
-    """As ``embed``, with several prompts in a row; ``positions_BL`` count each from 0, and the rest of a row as one
-    more.
+    """As ``embed``, with several prompts in a row.
+
+    ``positions_BL`` count each from 0, and the rest of a row as one more.
     """
     placed = []
     for row in rows:

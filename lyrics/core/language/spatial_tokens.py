@@ -39,8 +39,9 @@ MAX_CACHED_TAGS, MAX_CACHED_TOKENS = 100_000, 1_000_000
 def object_tokens(
     images: Sequence[tuple[Sequence[DetectedObject], Size]], tokenizer: Any, codec: str, longest: int
 ) -> ObjectTokens:
-    """The objects of each image (with its size in pixels), as many as fit into ``longest`` tokens; no object is cut
-    through.
+    """The objects of each image (with its size in pixels), as many as fit into ``longest`` tokens.
+
+    No object is cut through.
 
     A unit is encoded as ``encode_words`` does it. The codec ``released`` ends an object with BERT's own [SEP]; that one
     is written by us and becomes the token.

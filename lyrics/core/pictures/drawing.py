@@ -63,8 +63,9 @@ def _tint(
 
 
 def _rim(inside_HW: npt.NDArray[np.bool_], width_px: int) -> npt.NDArray[np.bool_]:
-    """The pixels of a mask that are at most ``width_px`` steps from what is outside of it; the image's border is no
-    edge.
+    """The pixels of a mask that are at most ``width_px`` steps from what is outside of it.
+
+    The image's border is no edge.
     """
     core = inside_HW
     for _ in range(width_px):

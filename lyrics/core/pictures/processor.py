@@ -1,5 +1,6 @@
-"""Images in, one tensor per expert out. Every change of coordinates of an image happens here, and its frame records
-it.
+"""Images in, one tensor per expert out.
+
+Every change of coordinates of an image happens here, and its frame records it.
 
 Shapes: B images, C color channels, H and W pixels.
 """

@@ -55,8 +55,9 @@ class Refinement:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Refinement:
-        """Return the inverse of ``to_json``, to three decimals of a pixel. Raises ``LyricsError`` saying which field is
-        wrong.
+        """Return the inverse of ``to_json``, to three decimals of a pixel.
+
+        Raises ``LyricsError`` saying which field is wrong.
 
         An object whose box has no area inside the image is left out.
         """

@@ -199,8 +199,9 @@ class VisualRefiner(nn.Module):
 
 
 def _local_files(made_of: Any) -> list[Path]:
-    """The files that a specification's values name, themselves or by their folder; tensors are looked at
-    in the model.
+    """The files that a specification's values name, themselves or by their folder.
+
+    Tensors are looked at in the model.
     """
     if isinstance(made_of, Mapping):
         return [path for _, value in sorted(made_of.items()) for path in _local_files(value)]

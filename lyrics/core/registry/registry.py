@@ -377,8 +377,9 @@ def describe(error: BaseException) -> str:
 
 
 def _installed() -> list[tuple[PluginSource, Callable[[], Any]]]:
-    """(origin, loader) of every entry point in the group. A distribution whose entry points cannot be read counts as
-    one broken plugin.
+    """(origin, loader) of every entry point in the group.
+
+    A distribution whose entry points cannot be read counts as one broken plugin.
 
     ``importlib.metadata.entry_points`` is not used: it fails as a whole when the metadata of one distribution is
     damaged.

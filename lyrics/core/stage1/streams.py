@@ -128,8 +128,9 @@ class Stream:
 
 
 def merge(streams: Sequence[Stream]) -> list[Stream]:
-    """One stream per name, for objectives that ask for the same one (ITC and ICG share the query stream); wanted
-    outputs are united.
+    """One stream per name, for objectives that ask for the same one (ITC and ICG share the query stream).
+
+    Wanted outputs are united.
 
     Raises:
         ContractError: two streams of one name differ in table, image index or text.
@@ -208,8 +209,9 @@ class Features:
 
 @dataclass(frozen=True, eq=False)
 class ProjectedFeatures:
-    """Keys and values of B images, projected once per layer; a query transformer's ``project`` makes it and its forward
-    reads it.
+    """Keys and values of B images, projected once per layer.
+
+    A query transformer's ``project`` makes it and its forward reads it.
 
     ``image`` and ``local`` map a layer's number to (keys, values), each [B, tokens, heads, head width].
     """

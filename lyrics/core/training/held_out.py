@@ -36,8 +36,9 @@ REC_IOU = 0.5
 
 @dataclass(frozen=True)
 class Shown:
-    """A held-out sample and what the model made of it; ``picture`` has boxes drawn: the refiner's in stage 1, the
-    answer's in stage 2.
+    """A held-out sample and what the model made of it.
+
+    ``picture`` has boxes drawn: the refiner's in stage 1, the answer's in stage 2.
     """
 
     picture: Image.Image | None

@@ -35,8 +35,9 @@ def orthogonalized(name: str, parameter: torch.Tensor) -> bool:
 
 
 def build_optimizer(parameters: Mapping[str, nn.Parameter], settings: OptimizationSection) -> torch.optim.Optimizer:
-    """Return one group with weight decay and one without; with ``optimizer: muon`` the matrices that it takes before
-    them.
+    """Return one group with weight decay and one without.
+
+    With ``optimizer: muon`` the matrices that it takes before them.
     """
     matrices = [
         parameter

@@ -110,8 +110,9 @@ class Shards:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Within, every rank runs the language model as often as it likes; the others join in, after they have done
-        with their own.
+        """Within, every rank runs the language model as often as it likes.
+
+        The others join in, after they have done with their own.
         """
         # transformers sees by this attribute that ranks depend on each other, and would have them generate in step by
         # itself; but all would have to generate equally often for that.

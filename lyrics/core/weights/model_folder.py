@@ -124,8 +124,9 @@ def is_frozen_part(path: str) -> bool:
 
 
 def part_prefix(path: str) -> str:
-    """Return how the names of a part's tensors begin in a model folder; ``path`` is the part's place in the
-    specification.
+    """Return how the names of a part's tensors begin in a model folder.
+
+    ``path`` is the part's place in the specification.
     """
     return _FROZEN_PARTS.get(path, f"{path}.")
 

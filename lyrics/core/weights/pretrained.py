@@ -202,8 +202,9 @@ def load_transformers(model_class: Any, config: Any, state: Mapping[str, torch.T
 
 
 def load_module(module: nn.Module, state: Mapping[str, torch.Tensor], source: object, unread: str = "") -> None:
-    """Fill a module with exactly the tensors of ``state``. A tensor that the module has under several names may come
-    under any of them.
+    """Fill a module with exactly the tensors of ``state``.
+
+    A tensor that the module has under several names may come under any of them.
 
     Args:
         module: of any class.

@@ -1,5 +1,6 @@
-"""The tensors of a model folder: safetensors, in one file or in shards with an index. No pickle is ever written or
-read.
+"""The tensors of a model folder: safetensors, in one file or in shards with an index.
+
+No pickle is ever written or read.
 
 Tensors that share storage (tied weights) are stored once, under the first of their names.
 """

@@ -289,8 +289,9 @@ def compare_config(config: PreTrainedConfig, folder: Path) -> None:
 
 
 def disagreements(stated: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """Options that state another number than a checkpoint's configuration: ``NAME is 3, the checkpoint has 4``. None
-    states nothing.
+    """Options that state another number than a checkpoint's configuration: ``NAME is 3, the checkpoint has 4``.
+
+    None states nothing.
     """
     return [
         f"{name} is {_plain(value)!r}, the checkpoint has {_plain(found[name])!r}"

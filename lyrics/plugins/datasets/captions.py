@@ -36,8 +36,9 @@ _KARPATHY = {"train": ("train", "restval"), "val": ("val",), "test": ("test",), 
 
 
 def coco(options: Any, context: BuildContext) -> RecordDataset:
-    """Read ``captions_SPLIT.json`` and ``instances_SPLIT.json``, or one of them; boxes are (left, top, width, height)
-    in pixels.
+    """Read ``captions_SPLIT.json`` and ``instances_SPLIT.json``, or one of them.
+
+    Boxes are (left, top, width, height) in pixels.
 
     Karpathy's splits have captions only: ``dataset_coco.json``, or LAVIS's ``coco_karpathy_SPLIT.json``.
     """

@@ -47,8 +47,9 @@ _ASKS, _ANSWERS, _SYSTEM = ("human", "user"), ("gpt", "assistant"), "system"
 
 
 def llava(options: Any, context: BuildContext) -> RecordDataset:
-    """Read ``[{id, image?, conversations[{from: human or gpt, value}]}]``; ``<image>`` stands in the first turn, where
-    there is an image.
+    """Read ``[{id, image?, conversations[{from: human or gpt, value}]}]``.
+
+    ``<image>`` stands in the first turn, where there is an image.
 
     ``caps_boxes_*.jsonl`` ({image, captions, instances[{category, bbox: xyxy as shares of the image}]}) is read as
     well.
@@ -134,8 +135,9 @@ def _check_roles(roles: Sequence[str]) -> None:
 
 
 def svit(options: Any, context: BuildContext) -> RecordDataset:
-    """Read ``[{image_id, conversations[{content[{from: user or gpt, value}]}]}]``, one sample per conversation;
-    images are Visual Genome's.
+    """Read ``[{image_id, conversations[{content[{from: user or gpt, value}]}]}]``, one sample per conversation.
+
+    Images are Visual Genome's.
 
     ``referring_qa.json`` points at objects as ``<st>man<ed> [x1, y1, x2, y2]``, shares of the image (the prompt its
     authors gave says so, and their own converter multiplies them by its sides).

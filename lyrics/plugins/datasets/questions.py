@@ -112,8 +112,9 @@ def gqa(options: Any, context: BuildContext) -> RecordDataset:
 
 
 def vizwiz(options: Any, context: BuildContext) -> RecordDataset:
-    """Read ``[{image, question, answers[10]{answer, answer_confidence}, answer_type, answerable}]``; the test split has
-    no answers.
+    """Read ``[{image, question, answers[10]{answer, answer_confidence}, answer_type, answerable}]``.
+
+    The test split has no answers.
     """
     home = Home.of("vizwiz", options.root)
     file = home.file(f"{options.split}.json", f"Annotations/{options.split}.json")
@@ -122,8 +123,9 @@ def vizwiz(options: Any, context: BuildContext) -> RecordDataset:
 
 
 def docvqa(options: Any, context: BuildContext) -> RecordDataset:
-    """Read ``{"data": [{questionId, question, image: "documents/x.png", docId, answers}]}``; the test split has no
-    answers.
+    """Read ``{"data": [{questionId, question, image: "documents/x.png", docId, answers}]}``.
+
+    The test split has no answers.
     """
     home = Home.of("docvqa", options.root)
     file = home.file(f"{options.split}_v1.0*.json", f"*/{options.split}_v1.0*.json")
@@ -145,8 +147,9 @@ def _docvqa_sample(record: Any) -> Sample:
 
 
 def textvqa(options: Any, context: BuildContext) -> RecordDataset:
-    """Read ``{"data": [{question_id, question, image_id, answers[10 texts]}]}``; images of ``val`` lie with those of
-    ``train``.
+    """Read ``{"data": [{question_id, question, image_id, answers[10 texts]}]}``.
+
+    Images of ``val`` lie with those of ``train``.
 
     Words that an OCR found (``TextVQA_Rosetta_OCR_v0.2_SPLIT.json``) become objects where that file is there. Their
     boxes are a corner and two sides, as shares of the image; their rotation is ignored.
@@ -185,8 +188,9 @@ _OCR_SPLITS = {"train": 1, "val": 2, "test": 3}
 
 
 def ocr_vqa(options: Any, context: BuildContext) -> RecordDataset:
-    """Read ``dataset.json``: {id: {imageURL, questions[], answers[], split 1, 2 or 3, ...}}; images are
-    ``images/ID.jpg``.
+    """Read ``dataset.json``: {id: {imageURL, questions[], answers[], split 1, 2 or 3, ...}}.
+
+    Images are ``images/ID.jpg``.
 
     About 900 covers were published as GIF. Their files are ``ID.gif``, or ``ID.jpg`` where all were saved under that
     name.
@@ -367,8 +371,9 @@ def _choice(
 
 
 def chartqa(options: Any, context: BuildContext) -> RecordDataset:
-    """Read ``SPLIT/SPLIT_human.json`` and ``SPLIT/SPLIT_augmented.json``: [{imgname, query, label}]; the images are
-    ``SPLIT/png/``.
+    """Read ``SPLIT/SPLIT_human.json`` and ``SPLIT/SPLIT_augmented.json``: [{imgname, query, label}].
+
+    The images are ``SPLIT/png/``.
     """
     home = Home.of("chartqa", options.root)
     parts = ("human", "augmented") if options.part == "all" else (options.part,)

@@ -201,9 +201,10 @@ class GroundingDino(nn.Module):
         )
 
     def _side_by_side(self) -> bool:
-        """On a CPU with threads a batch is no faster than one image, and two images side by side are. The authors'
-        network keeps what
-        it computes in itself, so it cannot be called twice at a time."""
+        """On a CPU with threads a batch is no faster than one image, and two images side by side are.
+
+        The authors' network keeps what it computes in itself, so it cannot be called twice at a time.
+        """
         ours = isinstance(self.network, GroundingDinoForObjectDetection)
         return ours and self._parameter().device.type == "cpu" and torch.get_num_threads() > 1
 
@@ -312,8 +313,9 @@ def _same_size(frames: Sequence[Frame], pictures: Sequence[int]) -> list[list[in
 
 
 def _missing_rows(width: int, height: int, queries: int) -> int:
-    """Pixels to add to a canvas's shorter side so that there are as many image tokens as queries are chosen from;
-    mostly 0.
+    """Pixels to add to a canvas's shorter side so that there are as many image tokens as queries are chosen from.
+
+    Mostly 0.
 
     Four levels of 1/8 to 1/64 of the side: a canvas of 1333 x 27 pixels has fewer than 900 tokens.
     """
@@ -333,8 +335,9 @@ def _image_tokens(width: int, height: int) -> int:
 
 
 def network_config(numbers: Mapping[str, Any]) -> GroundingDinoConfig:
-    """Return the options' numbers as transformers' configuration; what is not an option is the same in every public
-    checkpoint.
+    """Return the options' numbers as transformers' configuration.
+
+    What is not an option is the same in every public checkpoint.
     """
     own = SimpleNamespace(**numbers)
     return GroundingDinoConfig(
@@ -402,8 +405,9 @@ def _words(config: GroundingDinoConfig) -> int:
 def settled_config(
     options: GroundingDinoOptions, context: BuildContext, checkpoint: Path | None
 ) -> GroundingDinoConfig:
-    """Return the configuration of the network that is to be built; ``checkpoint`` is where its weights lie, if any are
-    read.
+    """Return the configuration of the network that is to be built.
+
+    ``checkpoint`` is where its weights lie, if any are read.
     """
     config: GroundingDinoConfig = part_config(
         options,

@@ -104,8 +104,9 @@ class _Part:
 
 
 def _hub_names(original: Mapping[str, torch.Tensor], options: GroundingDinoOptions) -> dict[str, str | None]:
-    """Each tensor of transformers' network -> the hub's name of it, which transformers translates as it loads; None
-    where there is none.
+    """Each tensor of transformers' network -> the hub's name of it, which transformers translates as it loads.
+
+    None where there is none.
 
     It has no function that says how, so every tensor is marked with a number that no fresh one holds, loaded, and read.
     """

@@ -97,8 +97,9 @@ def sample(
 
 
 def _neighbors(places_BQHP: torch.Tensor, cells_P: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Along one axis the two cells whose centers a place lies between (int32), each with its share; 0 for a cell that
-    does not exist.
+    """Along one axis the two cells whose centers a place lies between (int32), each with its share.
+
+    0 for a cell that does not exist.
     """
     # Counted from the center of the first cell. Farther than one cell beyond the border nothing is left of a feature.
     position = torch.addcmul(torch.tensor(-0.5), places_BQHP, cells_P.to(places_BQHP.dtype)).clamp_(min=-1)

@@ -16,8 +16,10 @@ from transformers.modeling_outputs import BaseModelOutput
 
 
 class DistinctTexts:
-    """Stands in for the forward call of a frozen text encoder. Outside of ``remembered``, with gradients and on
-    the meta device it is that call."""
+    """Stands in for the forward call of a frozen text encoder.
+
+    Outside of ``remembered``, with gradients and on the meta device it is that call.
+    """
 
     def __init__(self, encoder: nn.Module) -> None:
         self._encode = encoder.forward

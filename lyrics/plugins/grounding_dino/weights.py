@@ -150,8 +150,9 @@ def is_original(state: Mapping[str, torch.Tensor]) -> bool:
 
 
 def from_original(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the original code's state dict in the hub's naming; keys may start with ``module.``, as in the published
-    file.
+    """Return the original code's state dict in the hub's naming.
+
+    Keys may start with ``module.``, as in the published file.
 
     The box head is one tensor under a name per decoder layer and stack; it comes out once, under ``bbox_embed.0``.
 
@@ -174,8 +175,9 @@ def from_original(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def to_original(state: Mapping[str, torch.Tensor], original: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return a state dict in the hub's naming in the original code's: the inverse of ``from_original``. Unknown keys
-    keep their name.
+    """Return a state dict in the hub's naming in the original code's: the inverse of ``from_original``.
+
+    Unknown keys keep their name.
 
     Args:
         state: in the hub's naming.

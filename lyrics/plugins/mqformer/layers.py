@@ -107,9 +107,11 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Queries of one kind reading frozen features. Each source has its own key and value projection; sources are
-    concatenated along
-    the sequence. Source widths are padded to a multiple of 8 with weight columns that only ever meet zeros."""
+    """Queries of one kind reading frozen features.
+
+    Each source has its own key and value projection; sources are concatenated along the sequence. Source widths are
+    padded to a multiple of 8 with weight columns that only ever meet zeros.
+    """
 
     def __init__(self, options: QFormerOptions, source_dims: Mapping[str, int]):
         super().__init__()

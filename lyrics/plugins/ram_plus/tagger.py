@@ -107,8 +107,9 @@ class RamTagger(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: ImageBatch) -> list[list[Tag]]:
-        """Per image the tags whose probability is strictly above their threshold, best first; equal ones in class
-        order.
+        """Per image the tags whose probability is strictly above their threshold, best first.
+
+        Equal ones in class order.
 
         Raises:
             ContractError: the images are not [B,3,image_size,image_size].

@@ -47,8 +47,9 @@ def box_prompts(network: SamHQModel, boxes_px_K4: torch.Tensor) -> torch.Tensor:
 
 
 def decode(network: SamHQModel, embedding: Embedding, prompts_KTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mask logits [K, 4h, 4w] of the first mask of SAM and of the high-quality mask; the authors' default output is
-    their sum.
+    """Mask logits [K, 4h, 4w] of the first mask of SAM and of the high-quality mask.
+
+    The authors' default output is their sum.
     """
     decoder = network.mask_decoder
     own_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight, decoder.hq_token.weight])

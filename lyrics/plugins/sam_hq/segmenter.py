@@ -214,8 +214,9 @@ def _neighbors(
 
 
 def network_config(numbers: Mapping[str, Any]) -> SamHQConfig:
-    """Return the options' numbers as transformers' configuration; what is not an option is the same in every public
-    checkpoint.
+    """Return the options' numbers as transformers' configuration.
+
+    What is not an option is the same in every public checkpoint.
     """
     own = SimpleNamespace(**numbers)
     return SamHQConfig(
@@ -272,8 +273,9 @@ def numbers_of(config: SamHQConfig) -> dict[str, Any]:
 
 
 def settled_config(options: SamHqOptions, context: BuildContext, checkpoint: Path | None) -> SamHQConfig:
-    """Return the configuration of the network that is to be built; ``checkpoint`` is where its weights lie, if any are
-    read.
+    """Return the configuration of the network that is to be built.
+
+    ``checkpoint`` is where its weights lie, if any are read.
     """
     config: SamHQConfig = part_config(
         options,

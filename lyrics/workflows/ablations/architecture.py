@@ -259,8 +259,9 @@ def variant_config(config: TrainConfig, name: str, seed: int, out: Path, **more:
 
 
 def removed(stages: Stages, evaluating: Evaluating, out: Path, seeds: int, only: Sequence[str] = ()) -> list[ScoreRow]:
-    """Rows of models that are trained without the part, both stages; arguments as for ``answered``. None under
-    torchrun, which trains only.
+    """Rows of models that are trained without the part, both stages; arguments as for ``answered``.
+
+    None under torchrun, which trains only.
 
     Raises ``SpecError`` for a model without the part that a variant is about, before anything is trained.
     """

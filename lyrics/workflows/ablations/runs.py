@@ -53,8 +53,9 @@ class Stages:
     finetune: TrainConfig
 
     def seeds(self, count: int) -> range:
-        """Return the seeds of ``count`` repetitions; both stages of one have the same, for random weights are drawn
-        from it.
+        """Return the seeds of ``count`` repetitions.
+
+        Both stages of one have the same, for random weights are drawn from it.
         """
         return range(self.pretrain.seed, self.pretrain.seed + count)
 

@@ -1,5 +1,6 @@
-"""What an ablation found, as ``NAME.md``, ``NAME.json`` and ``NAME.svg``: a row per variant, seed and score; means with
-their spread.
+"""What an ablation found, as ``NAME.md``, ``NAME.json`` and ``NAME.svg``: a row per variant, seed and score.
+
+Means with their spread.
 """
 
 from __future__ import annotations

@@ -61,8 +61,9 @@ class BlankingProcessor(Processor):
         dtype: torch.dtype | None = None,
         condition: Condition = CLEAR,
     ) -> ModelImages:
-        """As ``Processor.images``; names, sizes and frames are those of the images, also for the experts that do not
-        see them.
+        """As ``Processor.images``.
+
+        Names, sizes and frames are those of the images, also for the experts that do not see them.
         """
         pictures = picture_list(pictures)
         opened = [open_image(picture) for picture in pictures]

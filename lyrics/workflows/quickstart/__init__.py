@@ -31,8 +31,9 @@ _BATCH = 8
 
 
 def run(pictures: Sequence[Path], out: Path, *, progress: Callable[[str], None]) -> dict[str, Any]:
-    """Show ``lyrics-tiny`` some images (scenes of the split ``test`` when there are none); write ``result.json`` and
-    ``report.html``.
+    """Show ``lyrics-tiny`` some images (scenes of the split ``test`` when there are none).
+
+    Write ``result.json`` and ``report.html``.
 
     Raises ``ImageError`` for an image that cannot be used, ``OSError`` when ``out`` cannot be written.
     """
@@ -84,8 +85,9 @@ def run(pictures: Sequence[Path], out: Path, *, progress: Callable[[str], None])
 def _scenes(
     out: Path,
 ) -> tuple[list[tuple[str, Image.Image]], list[tuple[DetectedObject, ...]], list[tuple[Turn, ...]]]:
-    """Images with their paths; what is drawn in each, words under the name that the detector has for them; questions
-    with answers.
+    """Images with their paths.
+
+    What is drawn in each, words under the name that the detector has for them; questions with answers.
     """
     from lyrics.core.data.build import build_dataset
     from lyrics.core.geometry import Box

@@ -18,8 +18,9 @@ _SAME_IOU = 0.5
 
 
 def annotated(pictures: Sequence[Image.Image], annotations: Sequence[Sequence[DetectedObject]]) -> list[Refinement]:
-    """Return what ``lyrics-tiny``'s refiner says of images when tags and boxes are the annotations'; masks are still
-    the segmenter's.
+    """Return what ``lyrics-tiny``'s refiner says of images when tags and boxes are the annotations'.
+
+    Masks are still the segmenter's.
     """
     from lyrics.core.build import build_refiner
     from lyrics.core.pictures.processor import Processor

@@ -46,8 +46,9 @@ class Pictures(Protocol):
 
 @dataclass(frozen=True)
 class RecordDataset:
-    """Keeps the contract of the kind ``dataset`` (``lyrics.core.contracts.Dataset``). Cheap to make and to send to a
-    worker.
+    """Keeps the contract of the kind ``dataset`` (``lyrics.core.contracts.Dataset``).
+
+    Cheap to make and to send to a worker.
 
     Args:
         name: of the component.

@@ -25,8 +25,9 @@ _WORD = re.compile(r"\w+(?:['\u2019]\w+)?")
 
 @dataclass(frozen=True)
 class CaptionScores:
-    """Scores by name, from 0 to 100 and beyond (CIDEr); CIDEr of each caption, in order; what could not be had, and
-    why.
+    """Scores by name, from 0 to 100 and beyond (CIDEr).
+
+    CIDEr of each caption, in order; what could not be had, and why.
     """
 
     scores: dict[str, float]
@@ -39,8 +40,9 @@ def has_java() -> bool:
 
 
 def caption_scores(captions: Sequence[str], references: Sequence[Sequence[str]], *, java: bool) -> CaptionScores:
-    """Scores of one caption per image; ``references[i]`` are those of image i. ``java``: whether it may be used
-    (``has_java``).
+    """Scores of one caption per image; ``references[i]`` are those of image i.
+
+    ``java``: whether it may be used (``has_java``).
 
     Raises ``MissingRequirementError`` without pycocoevalcap, ``LyricsError`` where the tokenizer fails, ``ValueError``
     for no captions and for one without references.
