@@ -1,6 +1,4 @@
-"""``lyrics parity``: does a model say the same in batches, in another number type, and with another implementation of
-attention?
-"""
+"""``lyrics parity``: compare a model's answers across batches, number types and implementations of attention."""
 
 from __future__ import annotations
 

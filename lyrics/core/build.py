@@ -109,8 +109,7 @@ def build_resolved(
 
 @dataclass(frozen=True)
 class _PartSource:
-    """Where a part comes from: the context it is built in, and the tensors that will fill it, if a model folder holds
-    them.
+    """Where a part comes from: the context it is built in, and the tensors that will fill it.
 
     ``folder`` is that model folder, for messages; ``tensors`` are the headers of those that belong to the part.
     ``there`` is the part itself, where another model has it.
@@ -374,9 +373,7 @@ def _assemble(resolved: Resolved | ResolvedRefiner, experts: Mapping[str, Any]) 
 
 @contextlib.contextmanager
 def _placed(device: str | torch.device | None, dtype: str | torch.dtype | None) -> Iterator[None]:
-    """Parameters made inside are of this type and on this device from the start, so that a large model is never held
-    twice.
-    """
+    """Make parameters of this type and on this device from the start, so that a large model is never held twice."""
     import torch
 
     before = torch.get_default_dtype()

@@ -35,8 +35,9 @@ _FOUR = re.compile(rf"\s*({_NUMBER})[\s,]+({_NUMBER})[\s,]+({_NUMBER})[\s,]+({_N
 
 
 def with_boxes(text: str, size_px: Size | None, codec: str) -> str:
-    """A question with every ``<box x1 y1 x2 y2>`` (pixels of an image of ``size_px``) written as the model reads
-    boxes.
+    """Return a question with every ``<box x1 y1 x2 y2>`` written as the model reads boxes.
+
+    The numbers are pixels of an image of ``size_px`` (width, height).
 
     Raises ``PromptError`` for a box that is no box, lies outside of the image, or belongs to no image.
     """

@@ -1,5 +1,4 @@
-"""The parts of a model in one module: what they are, which of them a stage trains, and what the query transformer
-reads.
+"""The parts of a model in one module: what they are, and which of them a stage trains.
 
 Shapes: Q queries (visual, then grounding), S spatial tokens, D width.
 """

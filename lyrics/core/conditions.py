@@ -74,8 +74,9 @@ class Condition:
 
     @property
     def name(self) -> str:
-        """A short one, which can be that of a folder: ``own``, ``soft-shuffled``, ``blur-4-encoder``,
-        ``drop-0.5+seed-3``.
+        """A short name, which can be that of a folder.
+
+        For example ``own``, ``soft-shuffled``, ``blur-4-encoder``, ``drop-0.5+seed-3``.
         """
         parts = []
         if self.soft != "own":

@@ -88,8 +88,9 @@ class Module(Protocol):
 
 @runtime_checkable
 class WithFiles(Protocol):
-    """Optional, for an image encoder, an expert or a language model that needs more than tensors: its configuration,
-    names of its tags.
+    """Optional, for an image encoder, an expert or a language model that needs more than tensors.
+
+    Such as its configuration, or the names of its tags.
 
     A model folder holds a folder of its own for each part that has these two. ``build`` finds it again as
     ``context.files``, and ``load_files`` is called once the tensors are there.
@@ -446,8 +447,9 @@ class Objective(Module, Protocol):
     """
 
     def streams(self, batch: PretrainBatch) -> Sequence[Stream]:
-        """What the first pass must run, with segments that the query transformer has (``BuildContext.query_segments``)
-        and no others.
+        """Return what the first pass must run.
+
+        Segments are those that the query transformer has (``BuildContext.query_segments``), and no others.
         """
         ...
 
@@ -488,9 +490,7 @@ class CountsCorrect(Objective, Protocol):
 
 @runtime_checkable
 class RestoresText(Objective, Protocol):
-    """Optional, for an objective that hides tokens of the spatial text and teaches the query transformer to restore
-    them.
-    """
+    """Optional, for an objective that hides tokens of the spatial text and has them restored."""
 
     def masked(self, batch: PretrainBatch) -> torch.Tensor:
         """Which spatial tokens are hidden: bool [B, L] over ``batch.spatial``."""
@@ -551,8 +551,9 @@ class Abilities:
 
 
 class Dataset(Protocol):
-    """A reader of one public format: ``len`` and random access to ``Sample``s, the same every time, and to their
-    images.
+    """A reader of one public format.
+
+    It gives ``len``, random access to ``Sample``s, the same every time, and their images.
 
     Objects of this kind are pickled into loader workers: files are opened on first use, not before.
 
@@ -632,8 +633,9 @@ PROTOCOLS: Mapping[str, type] = {
 
 
 def members(protocol: type) -> tuple[str, ...]:
-    """Names that a protocol declares, inherited ones included, without those of ``torch.nn.Module`` and of Python
-    itself.
+    """Return the names that a protocol declares, inherited ones included.
+
+    Those of ``torch.nn.Module`` and of Python itself are left out.
     """
     found: dict[str, None] = {}
     for base in reversed(protocol.__mro__):

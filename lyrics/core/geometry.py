@@ -336,8 +336,9 @@ class Frame:
         return x1, y1, x2, y2
 
     def box_from_canvas(self, xyxy_px: Sequence[SupportsFloat]) -> Box | None:
-        """Return a box in canvas pixels back in the original image, as ``Box.clip`` does: None if it is all on
-        padding.
+        """Return a box in canvas pixels back in the original image, as ``Box.clip`` does.
+
+        None if all of it is on padding.
         """
         x1, y1, x2, y2 = _four(xyxy_px)
         if self._x.scale < 0:
@@ -373,8 +374,9 @@ class Frame:
         return self._x.visible_share(box.x1, box.x2) * self._y.visible_share(box.y1, box.y2)
 
     def mask_to_canvas(self, mask_HW: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        """Return a mask of the original image, bool [H, W], on the canvas: nearest neighbor by centers, False on
-        padding.
+        """Return a mask of the original image, bool [H, W], on the canvas.
+
+        Each pixel has its nearest neighbor by centers; padding is False.
 
         Raises ``GeometryError`` unless the mask has the original image's size.
         """
@@ -385,8 +387,9 @@ class Frame:
         return _sample(mask_HW, rows, columns, row_shown, column_shown)
 
     def mask_from_canvas(self, mask_HW: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        """Return a mask of the canvas, bool [H, W], in the original image: nearest neighbor, False where crops had
-        cut.
+        """Return a mask of the canvas, bool [H, W], in the original image.
+
+        Each pixel has its nearest neighbor; it is False where crops had cut.
 
         Raises ``GeometryError`` unless the mask has the canvas's size.
         """

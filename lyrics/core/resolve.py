@@ -236,8 +236,9 @@ def _version_of(part: Part) -> str:
 
 
 def _warn_of_other_versions(spec: ModelSpec | RefinerOnlySpec, parts: Mapping[str, Part]) -> None:
-    """One line for all parts that come from another distribution, or from one of another major or minor version, than
-    was written down.
+    """Warn once of all parts that come from another distribution or version than was written down.
+
+    Versions differ where the major or minor number does.
     """
     changed: dict[tuple[str, str], list[str]] = {}
     for path, written in spec.distributions.items():

@@ -91,8 +91,7 @@ class Specification(_Frozen):
                     yield f"refiner.{part}", part, slot
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> Self:
-        """Return a copy with dotted paths set, e.g.
-        ``{"refiner.detector": "cached", "language_model.options.lora.rank": 8}``.
+        """Return a copy with dotted paths set, e.g. ``{"refiner.detector": "cached"}``.
 
         Giving a slot another ``use`` drops the options of the part it replaces. ``None`` removes an entry that has a
         name of the user's choice, such as ``{"objectives.msp": None}``. Raises ``SpecError`` for a path that does not
@@ -315,8 +314,9 @@ def _plain(value: Any, depth: int = 0) -> Any:
 
 
 def validate(data: Any, model: type[M], *, where: str = "") -> M:
-    """Return ``data`` as ``model``, or a ``SpecError`` naming the path, the value and what was expected, for every
-    fault found.
+    """Return ``data`` as ``model``; every fault of it is in one ``SpecError``.
+
+    The error names the path, the value and what was expected.
 
     ``where`` is put before each path; it is how options are reported at their place in the spec.
     """
@@ -357,8 +357,9 @@ def _sentence(fault: Mapping[str, Any], model: type[BaseModel], where: str) -> s
 
 
 def _keys_of(loc: tuple[str | int, ...], model: type[BaseModel]) -> tuple[str, ...]:
-    """The path of a fault without pydantic's own words: the name of a validator, and between the keys of free data
-    their JSON types.
+    """Return the path of a fault without pydantic's own words.
+
+    Those are the name of a validator and, between the keys of free data, their JSON types.
     """
     keys = [str(key) for key in loc if not (isinstance(key, str) and key.startswith("function-"))]
     schema: Schema | None = model

@@ -124,8 +124,9 @@ class SegmenterOutput:
 
 @dataclass(frozen=True)
 class DetectedObject:
-    """An object of an image as the refiner reports it: tag, box in the original image, score, and its mask where one
-    was made.
+    """An object of an image as the refiner reports it.
+
+    Tag, box in the original image, score, and its mask where one was made.
     """
 
     tag: str

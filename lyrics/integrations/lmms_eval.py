@@ -1,5 +1,6 @@
-"""The model ``lyrics`` of lmms-eval (https://github.com/EvolvingLMMs-Lab/lmms-eval): needs
-``pip install 'lyrics-vl[lmms-eval]'``.
+"""The model ``lyrics`` of lmms-eval (https://github.com/EvolvingLMMs-Lab/lmms-eval).
+
+It needs ``pip install 'lyrics-vl[lmms-eval]'``.
 
     python -m lmms_eval --model lyrics --model_args pretrained=FOLDER --tasks mme --batch_size 8
 

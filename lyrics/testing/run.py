@@ -77,8 +77,9 @@ def _failures(case: Contract, checks: Sequence[str]) -> dict[str, str]:
 
 
 def checks_without_files(entry: Entry) -> tuple[list[str], str]:
-    """Return names of the checks that a component can be held to as it is installed, and why not to the others,
-    if not to all.
+    """Return the names of the checks that a component can be held to as it is installed.
+
+    Beside them stands why not to the others, if not to all.
     """
     checks = checks_of(CONTRACTS[entry.component.kind])
     skipped = _needs(entry)

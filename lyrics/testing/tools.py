@@ -51,8 +51,9 @@ def objective_loss(
     segments: tuple[str, ...] = ("V", "G", "S", "C"),
     first: int = 0,
 ) -> Any:
-    """Return one objective's loss over query and text outputs that are noise: a function of the sample, the stream and
-    the segment.
+    """Return one objective's loss over query and text outputs that are noise.
+
+    The noise is a function of the sample, the stream and the segment.
 
     Args:
         objective: keeps the ``objective`` contract.

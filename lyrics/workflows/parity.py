@@ -1,5 +1,4 @@
-"""``parity``: does a model say the same in batches, in another number type, and with another implementation of
-attention?
+"""Compare a model's answers across batches, number types and implementations of attention.
 
 A reference is asked first: float32, one question at a time. Each comparison asks the same questions otherwise and says
 how many answers differ, how far the logits of the language model are from the reference's, and whether the boxes of the
@@ -296,8 +295,9 @@ def speak(
     max_new_tokens: int,
     reference: Sequence[Said] | None = None,
 ) -> list[Said]:
-    """Answers to the questions, ``batch`` together, and the logits along the reference's answers (without it, along
-    these).
+    """Return answers to the questions, ``batch`` together, and logits.
+
+    The logits are along the reference's answers (without it, along these).
 
     Logits are comparable along the same prompt alone: a box that is off by a thousandth is another token, and a model
     that copies it another certainty. So for the logits the prompt states the objects that the reference's refiner saw;

@@ -1,5 +1,6 @@
-"""A whole model of another project to a model folder of ours: ``spec.json``, sharded safetensors, and what parts need
-beside them.
+"""Convert a whole model of another project to a model folder of ours.
+
+The folder has ``spec.json``, sharded safetensors, and what parts need beside them.
 
 Parts that declare a converter for the format translate their own tensors. The image encoder, the projection and the
 language model are where transformers' BLIP-2 has them, and inside of them names are transformers' own, so they need no

@@ -76,16 +76,19 @@ class Augmentation:
     def __call__(
         self, sample: Sample, picture: Image.Image, *, seed: int, position: int
     ) -> tuple[Sample, Image.Image, Frame]:
-        """The sample and its image after a random crop and flip, and what was done, as a function of (seed,
-        position).
+        """Return the sample and its image after a random crop and flip, and what was done.
+
+        All of it is a function of (seed, position).
         """
         frame = self.frame(sample, picture.size, seed=seed, position=position)
         return moved_sample(sample, frame, self.min_visible), moved_picture(picture, frame), frame
 
 
 def may_flip(sample: Sample) -> bool:
-    """False where a text (caption, turn, tag or option) names left or right, and where there is something to read in
-    the image.
+    """Return whether mirroring keeps the sample true.
+
+    It does not where a text (caption, turn, tag or option) names left or right, or where the image has something to
+    read.
 
     That is so for the task ``text-vqa``, and where ``sample.extra["words"]`` lists what is written.
     """

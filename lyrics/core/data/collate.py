@@ -1,5 +1,4 @@
-"""A loader worker's last step: examples -> one batch of host tensors and texts, augmented and prepared for every
-expert.
+"""A loader worker's last step: from examples to one batch, augmented and prepared for every expert.
 
 Everything here is a function of (seed, position); nothing depends on the worker, the rank or the batch.
 """

@@ -1,5 +1,6 @@
-"""A sample as the conversation that instruction tuning trains on: instructions from the paper's templates, boxes in any
-codec.
+"""A sample as the conversation that instruction tuning trains on.
+
+Instructions come from the paper's templates, and boxes are in any codec.
 
 What a sample holds for each task (``sample.extra["task"]``), and what is made of it; appendix A of the paper gives the
 instructions, the answers' forms are ours where it is silent:

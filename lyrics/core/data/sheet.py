@@ -1,6 +1,4 @@
-"""Many small images on one, with their boxes and a line of text each: to see at a glance whether annotations are
-where they should be.
-"""
+"""A sheet of small images, each with its boxes and a line of text, to check annotations at a glance."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""What stage 1 taught: retrieval among many, matching, masked objects and captions of the query transformer, on samples
-with captions.
+"""Measure what stage 1 taught, on samples with captions.
+
+That is retrieval among many, matching, masked objects, and captions of the query transformer.
 
 Shapes: B samples of a batch, N of all.
 """

@@ -190,8 +190,9 @@ def notes(found: ConditionReport) -> list[str]:
 
 
 def panels(found: ConditionReport) -> list[Panel]:
-    """Curves over blur, for each of the parts that were blurred; and a panel of bars for each group under the other
-    conditions.
+    """Return curves over blur and a panel of bars for each group.
+
+    There is a curve for each of the parts that were blurred; the bars are of the other conditions.
     """
     drawn: list[Panel] = []
     plain = [one for one in found.conditions if one.soft == "own" and not one.drop_tokens]

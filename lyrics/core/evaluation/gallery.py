@@ -1,5 +1,6 @@
-"""The worst cases of a benchmark as one HTML page that needs no other file: images with the boxes of the answer and
-of the reference.
+"""The worst cases of a benchmark as one HTML page that needs no other file.
+
+Each image is shown with the boxes of the answer and of the reference.
 """
 
 from __future__ import annotations

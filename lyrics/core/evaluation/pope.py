@@ -184,8 +184,9 @@ class PopeBenchmark:
 
 @dataclass(frozen=True)
 class PopeBoxesBenchmark:
-    """The same things, asked for with their boxes: a box for what is not there is invented, and the refiner's evidence
-    may tell.
+    """The same questions, asked for boxes.
+
+    A box for what is not there is invented, and the refiner's evidence may tell.
     """
 
     probe: Probe

@@ -1,5 +1,4 @@
-"""Answering only what one is sure of: risk against coverage of a benchmark's answers, and the threshold for a stated
-risk.
+"""Risk against coverage of a benchmark's answers, and the threshold for a stated risk.
 
 The confidence of an answer is its mean log-probability (``lyrics.core.answers.Confidence``). One that points at things
 of which the refiner saw none is withheld whatever its confidence, so it is ranked below all others.

@@ -1,5 +1,6 @@
-"""A model under other people's evaluation toolkits: their requests as questions, and answers in the form that their
-metrics read.
+"""A model under other people's evaluation toolkits.
+
+Their requests become questions, and answers take the form that their metrics read.
 
 Nothing here imports a toolkit; ``lyrics.integrations`` and ``examples/vlmevalkit`` do. The metrics of toolkits read
 answers in three ways:
@@ -57,8 +58,9 @@ def rewritten(answer: Answer, prompt: str) -> str:
 
 
 def options_in(prompt: str) -> list[str]:
-    """Options that stand in a prompt on lines of their own, "A. blue", "(A) blue" or "A) blue", from A on without a
-    gap.
+    """Return the options that stand in a prompt on lines of their own.
+
+    They are "A. blue", "(A) blue" or "A) blue", from A on without a gap.
 
     Where the letters begin anew, the last list counts: examples come before the question. Empty where there are fewer
     than two.

@@ -216,8 +216,9 @@ def _of_config(config: GenerationConfig) -> dict[str, Any]:
 
 
 def check_takes_options(generate: Callable[..., object], name: str) -> None:
-    """Raise ``ContractError`` where the ``generate`` of the language model called ``name`` takes no
-    ``generation_config``.
+    """Raise ``ContractError`` where a language model's ``generate`` takes no ``generation_config``.
+
+    ``name`` is what the message calls the language model.
     """
     parameters = inspect.signature(generate).parameters
     if "generation_config" in parameters or any(

@@ -91,9 +91,7 @@ def spatial_text(refinement: Refinement, codec: str) -> str:
 
 
 def snapped_dialogue(dialogue: Dialogue, encoded: Encoded, min_iou: float, codec: str) -> Dialogue:
-    """The dialogue with boxes in its answers exchanged for those that the refiner found in its images, where they
-    overlap enough.
-    """
+    """Return the dialogue with the refiner's boxes in place of those in its answers, where they overlap enough."""
     pictures = [encoded.refinements[picture] for exchange in dialogue for picture in exchange.images]
     if not pictures:
         return dialogue

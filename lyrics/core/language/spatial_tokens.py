@@ -115,8 +115,9 @@ def spatial_units(
 
 
 class _Table:
-    """The ids of all pieces met with one tokenizer and codec: piece p is ``ids[starts[p] : starts[p] +
-    lengths[p]]``.
+    """The ids of all pieces met with one tokenizer and codec.
+
+    Piece p is ``ids[starts[p] : starts[p] + lengths[p]]``.
     """
 
     def __init__(self, tokenizer: Any, codec: str) -> None:

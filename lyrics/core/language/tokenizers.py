@@ -66,8 +66,9 @@ def builtin_tokenizer(
 
 
 def byte_tokenizer(special_tokens: Sequence[str]) -> PreTrainedTokenizerFast:
-    """Return a tokenizer whose vocabulary is ``special_tokens`` (ids 0, 1, ... in the order given) followed by the 256
-    bytes.
+    """Return a tokenizer of special tokens and the 256 bytes.
+
+    ``special_tokens`` have the ids 0, 1, ... in the order given.
 
     Tokens with a well-known name ([PAD], [CLS], [SEP], [MASK], [BOS], <pad>, <s>, </s>) also take that role.
 
@@ -101,8 +102,7 @@ def word_tokenizer(special_tokens: Sequence[str], lists: Sequence[Sequence[str]]
 
 
 def numbers_in_order(rows: torch.Tensor, tokenizer: PreTrainedTokenizerFast) -> bool:
-    """Begin with what a number is worth: the rows [V, D] of the numbers that are one token each become smooth functions
-    of their value.
+    """Make the rows [V, D] of numbers that are one token each smooth functions of their value.
 
     Rows of near numbers are near each other, the more so as slow waves are the strongest: what is learned of one
     coordinate holds for its neighbors, and differences and thresholds are found soonest. The spread of the values

@@ -185,8 +185,9 @@ def _upright_rgb(image: Image.Image, name: str, *, may_close: bool = False) -> I
 
 
 def exif_orientation(image: Image.Image, name: str) -> int:
-    """Return the orientation, 1 to 8 as EXIF counts: 1, upright, where nothing else is said, or nothing that can be
-    read.
+    """Return the orientation, 1 to 8 as EXIF counts.
+
+    It is 1, upright, where nothing else is said, or nothing that can be read.
 
     ``name`` is what the image is called in the log.
     """

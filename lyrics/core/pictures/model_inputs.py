@@ -21,8 +21,9 @@ from lyrics.kernels.host_work import host_work
 
 @dataclass(frozen=True)
 class ModelImages:
-    """The same images as each expert of a model reads them, by the expert's name (``image_encoder``, ``tagger``,
-    ...).
+    """The same images as each expert of a model reads them.
+
+    Fields are called like the experts (``image_encoder``, ``tagger``, ...).
     """
 
     names: tuple[str, ...]

@@ -172,8 +172,9 @@ class Processor:
         dtype: torch.dtype | None = None,
         condition: Condition = CLEAR,
     ) -> ModelImages:
-        """Open, check and prepare images (whatever ``open_image`` takes) for every expert, as tensors of ``dtype``
-        (float32 unless given).
+        """Open, check and prepare images for every expert, as tensors of ``dtype``.
+
+        An image is whatever ``open_image`` takes; ``dtype`` is float32 unless given.
 
         ``names`` say which images they are; a path is its own name unless they are given. ``known_objects``: see
         ``ImageBatch``. ``condition`` says who sees them blurred. Raises ``ImageError`` naming the file.

@@ -1,5 +1,6 @@
-"""What the refiner saw in one image, and its forms: a JSON line, COCO annotations, supervision's detections, a
-drawing.
+"""What the refiner saw in one image.
+
+It can be a JSON line, COCO annotations, supervision's detections, or a drawing.
 """
 
 from __future__ import annotations

@@ -410,8 +410,7 @@ def plugin_packages() -> frozenset[str]:
 
 
 def _tried(found: list[tuple[PluginSource, Callable[[], Any]]]) -> list[tuple[PluginSource, Callable[[], Any]]]:
-    """The same, where third parties that do not survive the trial fail with what came of it instead of being loaded
-    here.
+    """Return the loaders, where one that does not survive the trial fails with what came of it.
 
     Nothing is remembered from one process to the next: a trial costs about as much as a manifest, 0.15 s, and what was
     true of a plugin yesterday need not be true under another driver or beside another package.
@@ -443,9 +442,7 @@ class _TrialError(Exception):
 
 
 def load_in_child() -> None:
-    """Load the plugins that ``sys.argv`` names, one after another, and report each to the process that started this
-    one. Never returns.
-    """
+    """Load the plugins that ``sys.argv`` names, and report each to the parent process. Never returns."""
     global _discovering
     _discovering = True
     messages = plugin_process.Messages()

@@ -22,8 +22,9 @@ _FLOOR = 1e-4
 
 @dataclass(frozen=True, eq=False)
 class Similarity:
-    """Logits of this rank's images against all texts, and of its texts against all images: [B, N], any device, no
-    gradient needed.
+    """Logits of this rank's images against all texts, and of its texts against all images.
+
+    Each is [B, N], on any device; no gradient is needed.
     """
 
     image_to_text_BN: torch.Tensor

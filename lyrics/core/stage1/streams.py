@@ -43,8 +43,9 @@ def rows_of(values_T: np.ndarray, lengths_R: np.ndarray, padding: int) -> np.nda
 
 @dataclass(frozen=True, eq=False)
 class Text:
-    """Token ids of one text segment, on the host: ``ids_RL`` int64 padded on the right, ``lengths_R`` int64 true
-    lengths (0 is fine).
+    """Token ids of one text segment, on the host.
+
+    ``ids_RL`` are int64 padded on the right, ``lengths_R`` int64 true lengths (0 is fine).
 
     ``first_position`` is the position of each row's first token; every segment counts its own positions.
     """

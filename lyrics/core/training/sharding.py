@@ -1,5 +1,6 @@
-"""The frozen language model shared out over the ranks (FSDP2): each keeps a part of every weight, and a layer is whole
-only while it runs.
+"""The frozen language model shared out over the ranks (FSDP2).
+
+Each rank keeps a part of every weight, and a layer is whole only while it runs.
 
 What is trained is small and stays whole on every rank, so checkpoints do not depend on the strategy. accelerate's FSDP2
 plugin wraps the whole model and shards LoRA with the layers that it sits in; ``fully_shard`` is therefore called here,
@@ -35,8 +36,9 @@ _MARK = "_is_fsdp_managed_module"
 
 
 def layers(language_model: Module) -> list[nn.Module]:
-    """Return what is put together at once: the members of the outermost module lists, which are a
-    transformer's layers.
+    """Return what is put together at once: the members of the outermost module lists.
+
+    They are a transformer's layers.
     """
     found: list[nn.Module] = []
     for child in language_model.children():
@@ -98,8 +100,9 @@ class Shards:
         model.shards = self
 
     def instruction_step(self, model: LyricsModel, batch: Any) -> dict[str, Loss]:
-        """Return the model's, with the language model run once, forward and backward, also where this rank's batch has
-        nothing to learn from.
+        """Run a stage-2 step with one forward and backward pass of the language model.
+
+        It is run also where this rank's batch has nothing to learn from.
         """
         self._ran = False
         losses: dict[str, Loss] = model.instruction_step(batch)

@@ -88,8 +88,9 @@ def save_folder(model: ComposedModel, folder: str | os.PathLike[str], *, trainab
 
 
 def save_beside(model: ComposedModel, folder: str | os.PathLike[str]) -> None:
-    """Write what a model folder holds beside specification and tensors: preprocessing, the experts' own files,
-    tokenizers.
+    """Write what a model folder holds beside specification and tensors.
+
+    That is preprocessing, the experts' own files, and tokenizers.
     """
     path = Path(folder)
     prepared = {name: dataclasses.asdict(one) for name, one in model.processor.preprocessing.items()}
@@ -138,8 +139,9 @@ def readers(model: ComposedModel) -> dict[str, ReadsText | LanguageModel]:
 
 
 def is_frozen(model: ComposedModel, name: str) -> bool:
-    """Return whether no stage trains the tensor of that name: an expert's, or the language model's beside its
-    adaptation.
+    """Return whether no stage trains the tensor of that name.
+
+    That is an expert's, or the language model's beside its adaptation.
     """
     if name.startswith("language_model."):
         return name.removeprefix("language_model.") not in model.adapted
@@ -228,8 +230,9 @@ def _fill(
 
 
 def load_trained_parts(model: ComposedModel, folder: Path) -> None:
-    """Fill what training changes, as far as it fits, from the folder of a model that may have other parts than this
-    one.
+    """Fill what training changes, as far as it fits, from the folder of a model.
+
+    The model may have other parts than this one.
 
     Warns of parts that keep random weights because the folder has none that fit.
     """

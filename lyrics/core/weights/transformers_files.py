@@ -197,8 +197,9 @@ def load_tokenizer(folder: Path, tokenizer_class: Any = None) -> Any:
 
 
 def load_causal_lm(folder: Path, config: PreTrainedConfig, **options: Any) -> Any:
-    """Return the causal language model of a checkpoint's folder, every tensor of it there, finite, and of the sizes of
-    ``config``.
+    """Return the causal language model of a checkpoint's folder.
+
+    Every tensor of it is there, finite, and of the sizes of ``config``.
 
     ``options`` are keyword arguments of transformers' ``from_pretrained``.
 

@@ -1,5 +1,6 @@
-"""Tags, boxes and masks read back from an ``objects.jsonl`` that ``lyrics refine`` wrote, or that was made from
-annotations.
+"""Tags, boxes and masks read back from an ``objects.jsonl``.
+
+``lyrics refine`` writes one, or it is made from annotations.
 
 Experts may then run once, in another environment, and everything after them reads the file. This manifest imports no
 torch.

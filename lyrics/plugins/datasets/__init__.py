@@ -1,5 +1,6 @@
-"""Every public data set of the paper's Table 1, and those it evaluates on: one row here, one function in the module of
-its family.
+"""Every public data set of the paper's Table 1, and those it evaluates on.
+
+A set is one row here, and one function in the module of its family.
 
 ``web`` (image and alt text), ``captions``, ``grounding`` (expressions and boxes), ``questions``, ``instructions``.
 docs/datasets.md says where each set is to be had and how its files must lie. This manifest imports no torch.

@@ -74,8 +74,9 @@ def coco_sample(record: Mapping[str, Any]) -> Sample:
 
 
 def _karpathy(data: Any, part: str) -> list[Found]:
-    """The images of one of Karpathy's splits, from ``{"images": [{"split", "filename", "sentences":
-    [{"raw"}]}]}``.
+    """Return the images of one of Karpathy's splits.
+
+    The file is ``{"images": [{"split", "filename", "sentences": [{"raw"}]}]}``.
     """
     found = list(
         taken_apart(listed(data, "images"), lambda row: [row.fields] if row.text("split") in _KARPATHY[part] else [])

@@ -115,8 +115,9 @@ def _expression(image: str, words: str, box: Box | None, size: Size, **extra: An
 
 
 def grit(options: Any, context: BuildContext) -> RecordDataset:
-    """Tar shards of img2dataset whose ``json`` has the columns of the index, or the parquet index alone (then without
-    images).
+    """Read tar shards of img2dataset whose ``json`` has the columns of the index.
+
+    The parquet index alone will do, then without images.
 
     ``noun_chunks`` and ``ref_exps`` are rows (start, end, x1, y1, x2, y2, score): characters of the caption, and a box
     as shares of the image. One words' several boxes are several rows.

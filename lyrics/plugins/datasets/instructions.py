@@ -193,8 +193,9 @@ def _markup(tag: str, box: Box) -> str:
 
 
 def m3it(options: Any, context: BuildContext) -> RecordDataset:
-    """Read ``data/TASK/SET/SPLIT.jsonl``: {instruction, inputs, outputs, image_base64_str[]}: the images stand in the
-    records.
+    """Read ``data/TASK/SET/SPLIT.jsonl``, whose records hold the images.
+
+    A record is {instruction, inputs, outputs, image_base64_str[]}.
 
     The first image is the sample's. The hub copy is made for a loading script, which is not run; its files are read
     as they are.

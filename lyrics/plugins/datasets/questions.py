@@ -236,8 +236,9 @@ def _book_sample(record: Mapping[str, Any], pictures: PictureFolder) -> Sample:
 
 
 def ai2d(options: Any, context: BuildContext) -> RecordDataset:
-    """Read one file per diagram, ``questions/X.png.json``: {imageName, questions: {text: {abcLabel, answerTexts,
-    correctAnswer, questionId}}}.
+    """Read one file per diagram, ``questions/X.png.json``.
+
+    {imageName, questions: {text: {abcLabel, answerTexts, correctAnswer, questionId}}}.
 
     A question with ``abcLabel`` asks about letters that are drawn in ``abc_images`` only. ``ai2d_test_ids.csv`` names
     the diagrams of the test split. The words in a diagram (``annotations/X.png.json``, corners in pixels) become
@@ -316,8 +317,9 @@ def _bad_sample_json(path: Path) -> Any:
 
 
 def scienceqa(options: Any, context: BuildContext) -> RecordDataset:
-    """Read ``problems.json``: {id: {question, choices, answer (a number), image or null, hint, split, ...}},
-    ``pid_splits.json``: {split: [id]}.
+    """Read ``problems.json`` and ``pid_splits.json``.
+
+    {id: {question, choices, answer (a number), image or null, hint, split, ...}} and {split: [id]}.
 
     The image is ``SPLIT/ID/image.png`` after the problem's own split, which for minival and the like is another than
     the one asked for.

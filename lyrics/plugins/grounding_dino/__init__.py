@@ -117,8 +117,9 @@ class GroundingDinoOptions(CheckpointOptions):
 
 
 class GroundingDinoUpstreamOptions(GroundingDinoOptions):
-    """Options of ``grounding-dino-upstream``: those of ``grounding-dino``, within what the original code takes for
-    granted.
+    """Options of ``grounding-dino-upstream``.
+
+    They are those of ``grounding-dino``, within what the original code takes for granted.
     """
 
     max_text_tokens: int | None = Field(

@@ -209,8 +209,9 @@ class GroundingDino(nn.Module):
         return ours and self._parameter().device.type == "cpu" and torch.get_num_threads() > 1
 
     def query(self, images: ImageBatch, pictures: Sequence[int], prompts: Sequence[Prompt]) -> _Queries:
-        """Return the network's answer for ``pictures`` (indices into the batch, canvases of one size) with one prompt
-        each.
+        """Return the network's answer for ``pictures`` with one prompt each.
+
+        ``pictures`` are indices into the batch, of canvases of one size.
         """
         width, height = images.frames[pictures[0]].size
         parameter = self._parameter()

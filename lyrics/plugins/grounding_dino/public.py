@@ -1,5 +1,6 @@
-"""Converters of Grounding DINO: the authors' ``.pth`` files (IDEA-Research/GroundingDINO), and the detector inside the
-released Lyrics.
+"""Converters of Grounding DINO.
+
+They read the authors' ``.pth`` files (IDEA-Research/GroundingDINO) and the detector inside the released Lyrics.
 
 The detector reads the authors' names, so they stay, but for the ``module.`` of a data-parallel wrapper. Its tokenizer
 is BERT's and in no checkpoint.

@@ -1,5 +1,6 @@
-"""Sampling of the image features, the heart of deformable attention (Zhu et al. 2021, equation 3), in float32 and fast
-on a CPU.
+"""Sampling of image features in float32, fast on a CPU.
+
+It is the heart of deformable attention (Zhu et al. 2021, equation 3).
 
 Shapes: B images, S cells of all levels, Q queries, H heads, L levels, K points per level, P = L * K points, d head
 width.
@@ -33,8 +34,9 @@ class Sampling(MultiScaleDeformableAttention):
         attention_weights: torch.Tensor,
         im2col_step: int,
     ) -> torch.Tensor:
-        """Map features [B,S,H,d], places [B,Q,H,L,K,2] (x and y, shares of the canvas), weights [B,Q,H,L,K] -> [B,Q,H *
-        d].
+        """Map features [B,S,H,d] to [B,Q,H * d].
+
+        Places are [B,Q,H,L,K,2] (x and y, shares of the canvas), weights [B,Q,H,L,K].
         """
         features, places, weights = value.float(), sampling_locations.float(), attention_weights.float()
         if value.device.type == "cpu":

@@ -1,5 +1,6 @@
-"""The text encoder, run once for each different prompt of a call: images of a folder are often asked for the same
-names.
+"""The text encoder, run once for each different prompt of a call.
+
+Images of a folder are often asked for the same names.
 
 Shapes: B prompts, T tokens, D width.
 """

@@ -68,8 +68,9 @@ class BertWithMasks(BertModel):
     def get_extended_attention_mask(
         self, attention_mask: torch.Tensor, input_shape: Sequence[int], device: torch.device | None = None
     ) -> torch.Tensor:
-        """Return what attention adds to its scores [B, 1, T or 1, T]: 0 where the mask ([B, T, T] or [B, T]) is set,
-        else the least number.
+        """Return what attention adds to its scores [B, 1, T or 1, T].
+
+        It is 0 where the mask ([B, T, T] or [B, T]) is set, else the least number.
         """
         mask = attention_mask[:, None] if attention_mask.ndim == 3 else attention_mask[:, None, None]
         hidden = torch.zeros(mask.shape, dtype=self.dtype, device=mask.device)

@@ -1,5 +1,6 @@
-"""The original code's state-dict names (IDEA-Research/GroundingDINO, ``groundingdino_swint_ogc``) as the hub's, and
-back.
+"""State-dict names of the original code as the hub's, and back.
+
+The original is IDEA-Research/GroundingDINO, ``groundingdino_swint_ogc``.
 
 Every key is translated, listed as unused, or an error.
 """

@@ -166,8 +166,9 @@ class RamTagger(nn.Module):
         return logits_BC
 
     def _pictures_at_once(self, pixels_BCHW: torch.Tensor) -> int:
-        """All of them, but on a CPU: there more than two large images only leave the caches (eight at once took 1.1
-        times as long).
+        """Return how many images go through the network together: all of them, except on a CPU.
+
+        There more than two large images only leave the caches (eight at once took 1.1 times as long).
         """
         if pixels_BCHW.device.type != "cpu":
             return len(pixels_BCHW)

@@ -20,8 +20,9 @@ from transformers.models.sam_hq.modeling_sam_hq import SamHQPositionalEmbedding
 
 @dataclass(frozen=True)
 class Embedding:
-    """What the decoder reads of one image: ``image_Dhw``, and ``fine_CHW``, the features that sharpen the
-    high-quality mask.
+    """What the decoder reads of one image.
+
+    ``image_Dhw``, and ``fine_CHW``, the features that sharpen the high-quality mask.
     """
 
     image_Dhw: torch.Tensor
@@ -84,8 +85,9 @@ def _through(first: nn.Module, norm: nn.Module, second: nn.Module, features: tor
 
 
 class _Float32Positions(SamHQPositionalEmbedding):
-    """Sines of places in the image, computed in float32 whatever the precision of the rest: bfloat16 has 8 bits for
-    the phase.
+    """Sines of places in the image, computed in float32 whatever the precision of the rest.
+
+    bfloat16 has 8 bits for the phase.
     """
 
     def forward(self, input_coords: torch.Tensor, input_shape: tuple[int, int] | None = None) -> torch.Tensor:

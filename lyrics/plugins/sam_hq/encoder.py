@@ -76,8 +76,9 @@ def attention(
 
 
 def _at_distances(embeddings: torch.Tensor, side: int) -> torch.Tensor:
-    """Embeddings [2 * side - 1, d] of the distances -(side - 1) ... side - 1 -> [side, side, d], from each place to
-    each.
+    """Return embeddings [side, side, d] of the distances from each place to each.
+
+    They are read from [2 * side - 1, d], of the distances -(side - 1) ... side - 1.
     """
     assert len(embeddings) == 2 * side - 1
     places = torch.arange(side, device=embeddings.device)

@@ -203,8 +203,9 @@ def _centers_px(frame: Frame, pixels: int, axis: int) -> np.ndarray:
 def _neighbors(
     centers_px: np.ndarray, length: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """For each position: the two canvas pixels whose centers it lies between (clamped to the canvas), and the second's
-    weight.
+    """Return for each position the two canvas pixels whose centers it lies between, and the second's weight.
+
+    Pixels are clamped to the canvas.
     """
     position = (centers_px - 0.5).clip(0, length - 1)
     first = np.floor(position).astype(np.int64)

@@ -28,8 +28,9 @@ _WEIGHTS = "model.safetensors"
 
 
 class TimmVit(nn.Module):
-    """Pixels [B,3,H,W] -> every token that timm's ``forward_features`` returns [B,N,feature_dim], the classifier left
-    out.
+    """Pixels [B,3,H,W] to every token of timm's ``forward_features``, [B,N,feature_dim].
+
+    The classifier is left out.
     """
 
     def __init__(self, model: Any, preprocessing: Preprocessing) -> None:

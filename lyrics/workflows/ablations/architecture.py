@@ -1,5 +1,6 @@
-"""Table 5: what is lost without the image encoder (ViT), the detector (ODM), the segmenter (SSM), or the refiner (VR),
-in three readings.
+"""Table 5: what is lost without a part of the model, in three readings.
+
+The parts are the image encoder (ViT), the detector (ODM), the segmenter (SSM), and the refiner (VR).
 
 *Blank* is the paper's: a trained model whose part sees a blank image. *Features* takes less away: what the part found
 stays, and with it the spatial text; only its tokens are those of a blank image. *Removed* takes the part out of the
@@ -126,8 +127,9 @@ def chosen(only: Sequence[str], reading: str) -> list[str]:
 
 
 def check_exchange(evaluating: Evaluating, names: Sequence[str]) -> None:
-    """Raises ``LyricsError`` where soft tokens are to be exchanged and some sample has none to get them from, before
-    anything is done.
+    """Raise ``LyricsError`` where soft tokens are to be exchanged and some sample has none to get them from.
+
+    That is before anything is done.
     """
     seeds = {one.condition.seed for one in map(VARIANTS.__getitem__, names) if one.condition.soft == "shuffled"}
     for name, benchmark in evaluating.benchmarks.items() if seeds else ():

@@ -153,8 +153,9 @@ def open_stages(
 
 
 def changed(config: TrainConfig, overrides: Mapping[str, Any]) -> TrainConfig:
-    """Return a configuration with changes, resolved and wired, so that what does not fit shows before anything is
-    trained.
+    """Return a configuration with changes, resolved and wired.
+
+    So what does not fit shows before anything is trained.
     """
     found = load_config(config.model_dump(mode="json"), overrides)
     wire(resolve(found.model.spec))

@@ -1,5 +1,6 @@
-"""Table 6: in-context learning from 0, 1 and 4 exemplars, which stand before the question as a conversation with their
-images.
+"""Table 6: in-context learning from 0, 1 and 4 exemplars.
+
+They stand before the question as a conversation with their images.
 
 The paper says "naive random sample to construct the few-shot exemplars" and "averaged scores for five different seeds"
 (section 5.6). Here they are drawn from the benchmark's other samples of the same task that have another image, as a
@@ -233,8 +234,9 @@ class FewShot(Asking):
         return reference(one.sample, one.row, self.seed, self.model.spec.codec, size)
 
     def fitting(self, dialogue: Sequence[Exchange], encoded: Encoded, room: int) -> list[Exchange]:
-        """The conversation without the first exemplars, as few as must be, so that it has ``room`` with all that the
-        refiner saw.
+        """Return the conversation without the first exemplars, as few as must be.
+
+        Then it has ``room`` with all that the refiner saw.
         """
         model = self.model
         kept = list(dialogue)

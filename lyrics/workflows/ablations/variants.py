@@ -79,8 +79,9 @@ class BlankingProcessor(Processor):
 
 
 def show_blank(model: LyricsModel, experts: Collection[str]) -> LyricsModel:
-    """The same model, which from now on shows these experts (``image_encoder``, ``tagger``, ...) a blank image, and
-    no others.
+    """Return the same model, which from now on shows these experts a blank image, and no others.
+
+    Experts are ``image_encoder``, ``tagger``, ...
     """
     model.processor = BlankingProcessor(model.processor.preprocessing, experts)
     return model

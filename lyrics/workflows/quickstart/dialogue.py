@@ -1,5 +1,6 @@
-"""A conversation about each image: what was asked, what ``lyrics-tiny`` answered and pointed at, and for drawn scenes
-what is true.
+"""A conversation about each image.
+
+What was asked, what ``lyrics-tiny`` answered and pointed at, and for drawn scenes what is true.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Another detector by its name: the annotations, read by ``cached``, in the place of the trained one, and what is then
-different.
+"""Swap the detector by its name, and show what is then different.
+
+The annotations, read by ``cached``, stand in the place of the trained one.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""A few optimizer steps of both stages, to show that training works here: the recipes of ``lyrics-tiny`` at a small
-batch.
+"""Run a few optimizer steps of both stages, to show that training works here.
+
+The recipes are those of ``lyrics-tiny`` at a small batch.
 """
 
 from __future__ import annotations

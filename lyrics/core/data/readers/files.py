@@ -24,8 +24,9 @@ _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, O
 
 
 class ReadOnDemand:
-    """Base of objects whose ``cached_property``s are read from disk: each process reads its own, and none travels to a
-    loader worker.
+    """Base of objects whose ``cached_property``s are read from disk.
+
+    Each process reads its own, and none travels to a loader worker.
     """
 
     def __getstate__(self) -> dict[str, Any]:
@@ -88,8 +89,9 @@ class Home:
         return self.files(*patterns)[0]
 
     def pictures(self, images: str | None, *folders: str) -> PictureFolder:
-        """Images in ``folders`` of this folder, or of the folder ``images`` where the images lie apart, or directly
-        in it.
+        """Return the images in ``folders`` of this folder.
+
+        They may also be in the folder ``images`` where the images lie apart, or directly in this one.
 
         ``images`` may also say how they are called there: see ``PictureFolder.called``.
         """

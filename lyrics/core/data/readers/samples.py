@@ -79,8 +79,9 @@ def answers_of(row: Row, key: str) -> Answers:
 
 
 def annotated(boxes: Iterable[tuple[str, Box | None]]) -> tuple[tuple[DetectedObject, ...], dict[str, int]]:
-    """Annotated objects from names and boxes, and ``{"boxes_dropped": n}`` where n of the boxes are None or have no
-    name.
+    """Return annotated objects from names and boxes, and how many were dropped.
+
+    ``{"boxes_dropped": n}``, where n of the boxes are None or have no name.
     """
     found = [(clean(name), box) for name, box in boxes]
     kept = tuple(DetectedObject(name, box, 1.0) for name, box in found if name and box is not None)

@@ -1,5 +1,6 @@
-"""ANLS, average normalized Levenshtein similarity, for DocVQA (Biten et al., "Scene Text Visual Question Answering",
-2019, equation 1).
+"""ANLS, average normalized Levenshtein similarity, for DocVQA.
+
+Biten et al., "Scene Text Visual Question Answering", 2019, equation 1.
 """
 
 from __future__ import annotations

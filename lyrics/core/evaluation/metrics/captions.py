@@ -1,5 +1,6 @@
-"""Scores of captions against several references: CIDEr, BLEU-1 to 4, ROUGE-L, METEOR, by pycocoevalcap (extra
-``eval``).
+"""Score captions against several references.
+
+CIDEr, BLEU-1 to 4, ROUGE-L and METEOR are those of pycocoevalcap (extra ``eval``).
 
 Captions are split into words by Stanford's PTB tokenizer, which needs Java; so does METEOR. Where there is no Java, a
 simple tokenizer stands in: its scores differ a little, are not comparable with published ones, and say so in their name

@@ -29,8 +29,9 @@ class SupportPoint:
 
 
 def support_at(threshold: float, overlaps: Sequence[float], real: Sequence[bool]) -> SupportPoint:
-    """Return the warning "overlaps the refiner's box by less than ``threshold``", over boxes with that overlap and
-    whether they are real.
+    """Return the warning "overlaps the refiner's box by less than ``threshold``".
+
+    It is over boxes with that overlap and whether they are real.
     """
     warned = [overlap < threshold for overlap in overlaps]
     invented = sum(not true for true in real)

@@ -36,8 +36,9 @@ def yes_or_no(answer: str) -> bool | None:
 def mme_scores(
     said: Sequence[bool | None], right: Sequence[bool], categories: Sequence[str], pictures: Sequence[str]
 ) -> dict[str, float]:
-    """Return ``MME perception`` and ``MME cognition`` (of what there are questions), and each subtask's score, from 0
-    to 200.
+    """Return ``MME perception``, ``MME cognition`` and each subtask's score, from 0 to 200.
+
+    Only what there are questions of is scored.
 
     Args:
         said: answers in order; None, neither yes nor no, is wrong.
@@ -70,8 +71,9 @@ def mme_scores(
 
 
 def yes_no_scores(said: Sequence[bool | None], right: Sequence[bool]) -> Mapping[str, float]:
-    """Return ``accuracy``, ``precision``, ``recall``, ``F1``, ``yes ratio`` (from 0 to 1) and ``unparsed`` (a count),
-    as POPE reports them.
+    """Return the scores as POPE reports them.
+
+    ``accuracy``, ``precision``, ``recall``, ``F1`` and ``yes ratio`` are from 0 to 1, ``unparsed`` is a count.
 
     An answer that is neither is wrong, and is not a yes: where yes is true it is a miss. Where nothing was answered
     with yes precision is 0, and where yes is never true recall is. Raises ``ValueError`` without questions.
