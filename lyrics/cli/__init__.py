@@ -1,6 +1,5 @@
-"""The command line: parse, call core, print.
-
-Exit code 0; 1 when the work failed; 2 when the command was called wrongly.
+"""The command line: parse, call core, print. Exit code 0; 1 when the work failed; 2 when the command was called
+wrongly.
 
 Importing this package imports no torch; each command imports what it needs when it runs.
 """
@@ -67,9 +66,9 @@ app.command("show", short_help="The options of a component; a preset as YAML.")(
 app.command("check", short_help="Parts, shapes and parameters of a model, before building it.")(check.check)
 app.command("doctor", short_help="What is broken or missing here, and why.")(doctor.doctor)
 app.command("test-plugin", short_help="The conformance suite over a distribution.")(conformance.test_plugin)
-app.command("refine", short_help="Tags, boxes and masks of images, as JSON, COCO and drawings.")(refine.refine)
-app.command("ask", short_help="One answer about images, boxes in and out.")(ask.ask)
-app.command("chat", short_help="A conversation about images.")(chat.chat)
+app.command("refine", short_help="Tags, boxes and masks of pictures, as JSON, COCO and drawings.")(refine.refine)
+app.command("ask", short_help="One answer about pictures, boxes in and out.")(ask.ask)
+app.command("chat", short_help="A conversation about pictures.")(chat.chat)
 app.command("convert", cls=convert.ConvertCommand, short_help="Public checkpoints to safetensors that parts read.")(
     convert.convert
 )
@@ -82,16 +81,15 @@ app.command("parity", short_help="The same answers in batches, bfloat16, 4 bits 
 app.command("ablate", short_help="The paper's ablations: Tables 5 and 6, Figures 4a and 4b.")(ablate.ablate)
 app.add_typer(bench.app, name="bench", short_help="Benchmarks: correctness first, then time.")
 app.add_typer(data.app, name="data", short_help="Prepare, look at and check data sets.")
-app.command("quickstart", short_help="Compose lyrics-tiny and run an image through it.")(quickstart.quickstart)
+app.command("quickstart", short_help="Compose lyrics-tiny and run a picture through it.")(quickstart.quickstart)
 
 
 _shown: set[str] = set()
 
 
 def _print_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
-    """One line on standard error, once.
-
-    Where in our source a warning was raised is of no use to the person who can act on it.
+    """One line on standard error, once; where in our source a warning was raised is of no use to the person who can act
+    on it.
     """
     meant = issubclass(category, UserWarning | FormerSettingWarning) and not issubclass(category, FutureWarning)
     if meant and str(message) not in _shown:

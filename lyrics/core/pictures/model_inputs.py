@@ -21,9 +21,8 @@ from lyrics.kernels.host_work import host_work
 
 @dataclass(frozen=True)
 class ModelImages:
-    """The same images as each expert of a model reads them.
-
-    Fields are called like the experts (``image_encoder``, ``tagger``, ...).
+    """The same pictures as each expert of a model reads them, by the expert's name (``image_encoder``, ``tagger``,
+    ...).
     """
 
     names: tuple[str, ...]
@@ -35,7 +34,7 @@ class ModelImages:
 
     @host_work("transfer")
     def to(self, device: torch.device | str | None, dtype: torch.dtype | None = None) -> ModelImages:
-        """The same images with their pixels on ``device`` and of ``dtype``.
+        """The same pictures with their pixels on ``device`` and of ``dtype``.
 
         Nobody waits for copies to a GPU; those from pinned memory go on beside what it computes.
         """
@@ -44,7 +43,7 @@ class ModelImages:
         return moved if dtype is None else moved._with_pixels(lambda pixels: pixels.to(dtype=dtype))
 
     def pin_memory(self) -> ModelImages:
-        """The same images in memory that a GPU reads by itself."""
+        """The same pictures in memory that a GPU reads by itself."""
         return self._with_pixels(torch.Tensor.pin_memory)
 
     def _with_pixels(self, change: Callable[[torch.Tensor], torch.Tensor]) -> ModelImages:

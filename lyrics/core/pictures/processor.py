@@ -1,6 +1,5 @@
-"""Images in, one tensor per expert out.
-
-Every change of coordinates of an image happens here, and its frame records it.
+"""Pictures in, one tensor per expert out. Every change of coordinates of a picture happens here, and its frame records
+it.
 
 Shapes: B images, C color channels, H and W pixels.
 """
@@ -44,7 +43,7 @@ def resized(size_px: tuple[int, int], preprocessing: Preprocessing) -> tuple[int
 
 
 def prepare_one(picture: Image.Image, preprocessing: Preprocessing) -> tuple[torch.Tensor, Frame]:
-    """One RGB image -> normalized pixels [3,H,W] (not padded) and the frame that leads back to the image."""
+    """One RGB picture -> normalized pixels [3,H,W] (not padded) and the frame that leads back to the picture."""
     frame = Frame.of(*picture.size)
     size_px = resized(picture.size, preprocessing)
     if size_px != picture.size:
@@ -66,7 +65,7 @@ def prepare(
     names: Sequence[str] = (),
     known_objects: Sequence[Sequence[DetectedObject] | None] = (),
 ) -> ImageBatch:
-    """RGB images -> one expert's batch. No images give an empty batch."""
+    """RGB pictures -> one expert's batch. No pictures give an empty batch."""
     prepared = [prepare_one(picture, preprocessing) for picture in pictures]
     side = preprocessing.pad_to or 0
     height = max([side, *(pixels.shape[1] for pixels, _ in prepared)])
@@ -81,7 +80,7 @@ def prepare(
 
 
 class Processor:
-    """Turns images into what the experts of one model read.
+    """Turns pictures into what the experts of one model read.
 
     Args:
         preprocessing: per expert, what it declared.
@@ -172,11 +171,10 @@ class Processor:
         dtype: torch.dtype | None = None,
         condition: Condition = CLEAR,
     ) -> ModelImages:
-        """Open, check and prepare images for every expert, as tensors of ``dtype``.
+        """Open, check and prepare pictures (whatever ``open_image`` takes) for every expert, as tensors of ``dtype``
+        (float32 unless given).
 
-        An image is whatever ``open_image`` takes; ``dtype`` is float32 unless given.
-
-        ``names`` say which images they are; a path is its own name unless they are given. ``known_objects``: see
+        ``names`` say which pictures they are; a path is its own name unless they are given. ``known_objects``: see
         ``ImageBatch``. ``condition`` says who sees them blurred. Raises ``ImageError`` naming the file.
         """
         pictures = picture_list(pictures)
@@ -184,7 +182,7 @@ class Processor:
         if names is None:
             names = [picture_name(picture) for picture in pictures]
         if len(names) != len(opened) or isinstance(names, str):
-            raise ValueError(f"names: a list with one for each of {len(opened)} images, not {names!r}")
+            raise ValueError(f"names: a list with one for each of {len(opened)} pictures, not {names!r}")
         unclear = opened
         if any(condition.blurs(expert) for expert in self.preprocessing):
             unclear = [picture.filter(ImageFilter.GaussianBlur(condition.blur_px)) for picture in opened]

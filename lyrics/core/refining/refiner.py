@@ -31,19 +31,19 @@ LocalTokens = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
 
 @dataclass(frozen=True)
 class RefinerOutput:
-    """One ``Refinement`` per image, and the batch's local tokens per source: tokens [B,M,D] with their mask [B,M]."""
+    """One ``Refinement`` per picture, and the batch's local tokens per source: tokens [B,M,D] with their mask [B,M]."""
 
     refinements: tuple[Refinement, ...]
     local: LocalTokens
 
 
 class VisualRefiner(nn.Module):
-    """Tags, boxes, masks and local tokens of images.
+    """Tags, boxes, masks and local tokens of pictures.
 
     Args:
         tagger, detector, segmenter: modules that keep the contract of their kind, or None. A segmenter needs a
             detector.
-        max_objects: objects kept per image, best first.
+        max_objects: objects kept per picture, best first.
         names: per expert, what to call it when it breaks its contract; ``the detector`` and so on unless given.
         made_of: the resolved specification and the versions behind it, as plain data, for ``digest``.
     """
@@ -144,13 +144,13 @@ class VisualRefiner(nn.Module):
 
     @torch.no_grad()
     def refine(self, images: ModelImages, phrases: Phrases = None) -> RefinerOutput:
-        """Refine images that a processor has prepared, and keep the local tokens; ``phrases`` as above."""
+        """Refine pictures that a processor has prepared, and keep the local tokens; ``phrases`` as above."""
         phrases = phrase_lists(phrases, len(images))
         tags: list[list[Tag]] = [[] for _ in range(len(images))]
         if self.tagger is not None and phrases is None:
             tags = self.tagger(images.by_expert["tagger"])
             _expect(
-                self.names["tagger"], len(tags) == len(images), f"gave tags for {len(tags)} of {len(images)} images"
+                self.names["tagger"], len(tags) == len(images), f"gave tags for {len(tags)} of {len(images)} pictures"
             )
         if phrases is None:
             phrases = [[tag.name for tag in found] for found in tags]
@@ -199,9 +199,8 @@ class VisualRefiner(nn.Module):
 
 
 def _local_files(made_of: Any) -> list[Path]:
-    """The files that a specification's values name, themselves or by their folder.
-
-    Tensors are looked at in the model.
+    """The files that a specification's values name, themselves or by their folder; tensors are looked at
+    in the model.
     """
     if isinstance(made_of, Mapping):
         return [path for _, value in sorted(made_of.items()) for path in _local_files(value)]
@@ -227,7 +226,7 @@ def check_detector(
     _expect(
         who,
         len(found.detections) == len(phrases),
-        f"answered {len(found.detections)} of {len(phrases)} images",
+        f"answered {len(found.detections)} of {len(phrases)} pictures",
     )
     _expect(
         who,

@@ -197,9 +197,8 @@ def load_tokenizer(folder: Path, tokenizer_class: Any = None) -> Any:
 
 
 def load_causal_lm(folder: Path, config: PreTrainedConfig, **options: Any) -> Any:
-    """Return the causal language model of a checkpoint's folder.
-
-    Every tensor of it is there, finite, and of the sizes of ``config``.
+    """Return the causal language model of a checkpoint's folder, every tensor of it there, finite, and of the sizes of
+    ``config``.
 
     ``options`` are keyword arguments of transformers' ``from_pretrained``.
 
@@ -290,9 +289,8 @@ def compare_config(config: PreTrainedConfig, folder: Path) -> None:
 
 
 def disagreements(stated: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """Options that state another number than a checkpoint's configuration: ``NAME is 3, the checkpoint has 4``.
-
-    None states nothing.
+    """Options that state another number than a checkpoint's configuration: ``NAME is 3, the checkpoint has 4``. None
+    states nothing.
     """
     return [
         f"{name} is {_plain(value)!r}, the checkpoint has {_plain(found[name])!r}"

@@ -2,7 +2,7 @@
 
 ``upstream.py`` puts the original code in the place of transformers' network; all the rest is the same.
 
-Shapes: B images, C color channels, K boxes, H and W pixels of a canvas or image, h and w cells of the image
+Shapes: B images, C color channels, K boxes, H and W pixels of a canvas or picture, h and w cells of the image
 embedding, D width.
 """
 
@@ -36,17 +36,17 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class SamHq(nn.Module):
-    """Images and boxes -> per box its mask in the original image, and a local token.
+    """Images and boxes -> per box its mask in the original picture, and a local token.
 
     A mask is the first mask of SAM plus the high-quality mask (the authors' default for a box), above a logit of 0,
-    enlarged as the authors do: bilinear to the canvas, cut to the image, bilinear to the original image. A box that
+    enlarged as the authors do: bilinear to the canvas, cut to the picture, bilinear to the original picture. A box that
     the canvas does not show (its place was cropped away) has an empty mask.
 
     Local tokens [B, K, prompt_width + 4]: the image embedding averaged over the mask (each cell weighted by the part of
     it that the mask covers; over the box where the mask is empty), and the box as (center x, center y, width, height),
-    normalized in the original image.
+    normalized in the original picture.
 
-    An image is encoded once however many boxes it has, and not at all without boxes; boxes are decoded
+    A picture is encoded once however many boxes it has, and not at all without boxes; boxes are decoded
     ``boxes_per_pass`` at a time.
     """
 
@@ -83,11 +83,11 @@ class SamHq(nn.Module):
     def forward(self, images: ImageBatch, boxes: Sequence[Sequence[Box]]) -> SegmenterOutput:
         """Return masks and tokens, in the order of the boxes.
 
-        Raises ``ValueError`` unless there is one list of boxes per image.
+        Raises ``ValueError`` unless there is one list of boxes per picture.
         """
         if len(boxes) != len(images) or any(isinstance(own, Box) for own in boxes):
             raise ValueError(
-                f"a segmenter needs one list of boxes for each of the {len(images)} images, not {boxes!r:.200}"
+                f"a segmenter needs one list of boxes for each of the {len(images)} pictures, not {boxes!r:.200}"
             )
         most = max(map(len, boxes), default=0)
         parameter = self.network.mask_decoder.iou_token.weight
@@ -108,7 +108,7 @@ class SamHq(nn.Module):
         return SegmenterOutput(masks=tuple(masks), tokens_BKD=tokens_BKD, mask_BK=mask_BK)
 
     def embed(self, pixels_CHW: torch.Tensor) -> Embedding:
-        """Return what the decoder reads of one image, prepared and padded."""
+        """Return what the decoder reads of one picture, prepared and padded."""
         return embed(self.network, pixels_CHW)
 
     def mask_logits(self, embedding: Embedding, boxes_px_K4: torch.Tensor) -> torch.Tensor:
@@ -119,7 +119,7 @@ class SamHq(nn.Module):
     def _segment(
         self, embedding: Embedding, boxes: Sequence[Box], frame: Frame
     ) -> tuple[tuple[Mask, ...], torch.Tensor]:
-        """Masks and tokens [K, D] of one image's boxes."""
+        """Masks and tokens [K, D] of one picture's boxes."""
         width, height = frame.size
         device = embedding.image_Dhw.device
         boxes_px_K4 = torch.tensor([frame.box_to_canvas(box) for box in boxes], dtype=torch.float32, device=device)
@@ -130,7 +130,7 @@ class SamHq(nn.Module):
         for chunk in range(0, len(boxes), self.boxes_per_pass):
             chunk_px_K4 = boxes_px_K4[chunk : chunk + self.boxes_per_pass]
             small_KHW = self.mask_logits(embedding, chunk_px_K4).float()
-            # Box by box from here on: logits of the size of canvas and image for all of them would be gigabytes.
+            # Box by box from here on: logits of the size of canvas and picture for all of them would be gigabytes.
             for box, box_px_4, small_HW in zip(
                 boxes[chunk : chunk + len(small_KHW)], chunk_px_K4, small_KHW, strict=True
             ):
@@ -147,7 +147,7 @@ class SamHq(nn.Module):
         return F.interpolate(logits_HW[None, None], (side, side), mode="bilinear", align_corners=False)[0, 0]
 
     def _token(self, image_Dhw: torch.Tensor, mask_HW: torch.Tensor, box_px_4: torch.Tensor, box: Box) -> torch.Tensor:
-        """The image embedding averaged over the mask, and the box in the original image."""
+        """The image embedding averaged over the mask, and the box in the original picture."""
         side = self.preprocessing.size
         padded_HW = F.pad(mask_HW.float(), (0, side - mask_HW.shape[1], 0, side - mask_HW.shape[0]))
         weight_hw = F.avg_pool2d(padded_HW[None], self.patch_size)[0]
@@ -170,7 +170,7 @@ class SamHq(nn.Module):
 
 
 class _ToOriginal:
-    """Bilinear sampling of a canvas [H, W] at the centers of the original image's pixels, for a frame of any steps.
+    """Bilinear sampling of a canvas [H, W] at the centers of the original picture's pixels, for a frame of any steps.
 
     For a canvas that was only resized this is ``F.interpolate(..., mode="bilinear", align_corners=False)``.
     """
@@ -183,7 +183,7 @@ class _ToOriginal:
         self._shown_HW = frame.mask_from_canvas(np.ones((canvas_height, canvas_width), dtype=np.bool_))
 
     def __call__(self, logits_HW: torch.Tensor) -> np.ndarray:
-        """Where the logits are above 0 in the original image, bool; False where the canvas does not show it."""
+        """Where the logits are above 0 in the original picture, bool; False where the canvas does not show it."""
         above, below, down = self._rows
         rows_HW = torch.lerp(logits_HW[above], logits_HW[below], down[:, None])
         left, right, across = self._columns
@@ -192,7 +192,7 @@ class _ToOriginal:
 
 
 def _centers_px(frame: Frame, pixels: int, axis: int) -> np.ndarray:
-    """Where on the canvas the centers of the original image's columns (axis 0) or rows (axis 1) lie, in pixels."""
+    """Where on the canvas the centers of the original picture's columns (axis 0) or rows (axis 1) lie, in pixels."""
     edges = np.arange(pixels + 1) / pixels
     boxes_N4 = np.tile([0.0, 0.0, 1.0, 1.0], (pixels, 1))
     boxes_N4[:, axis], boxes_N4[:, axis + 2] = edges[:-1], edges[1:]
@@ -203,9 +203,8 @@ def _centers_px(frame: Frame, pixels: int, axis: int) -> np.ndarray:
 def _neighbors(
     centers_px: np.ndarray, length: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return for each position the two canvas pixels whose centers it lies between, and the second's weight.
-
-    Pixels are clamped to the canvas.
+    """For each position: the two canvas pixels whose centers it lies between (clamped to the canvas), and the second's
+    weight.
     """
     position = (centers_px - 0.5).clip(0, length - 1)
     first = np.floor(position).astype(np.int64)
@@ -215,9 +214,8 @@ def _neighbors(
 
 
 def network_config(numbers: Mapping[str, Any]) -> SamHQConfig:
-    """Return the options' numbers as transformers' configuration.
-
-    What is not an option is the same in every public checkpoint.
+    """Return the options' numbers as transformers' configuration; what is not an option is the same in every public
+    checkpoint.
     """
     own = SimpleNamespace(**numbers)
     return SamHQConfig(
@@ -274,9 +272,8 @@ def numbers_of(config: SamHQConfig) -> dict[str, Any]:
 
 
 def settled_config(options: SamHqOptions, context: BuildContext, checkpoint: Path | None) -> SamHQConfig:
-    """Return the configuration of the network that is to be built.
-
-    ``checkpoint`` is where its weights lie, if any are read.
+    """Return the configuration of the network that is to be built; ``checkpoint`` is where its weights lie, if any are
+    read.
     """
     config: SamHQConfig = part_config(
         options,
