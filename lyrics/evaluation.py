@@ -1,5 +1,6 @@
-"""The pieces of an evaluation: benchmarks, the runner, and what other toolkits need. ``lyrics.evaluate`` runs all of
-it.
+"""The pieces of an evaluation: benchmarks, the runner, and what other toolkits need.
+
+``lyrics.evaluate`` runs all of it.
 
 Names are loaded when they are first used; importing this module imports no torch.
 """

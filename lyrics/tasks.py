@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
 
 def list_components(kind: str | None = None) -> list[str]:
-    """Return the names of installed components, of one kind (such as ``"detector"``) or of all, sorted by kind and
-    name.
+    """Return the names of installed components, of one kind (such as ``"detector"``) or of all.
+
+    They are sorted by kind and name.
 
     Raises ``UnknownNameError`` for a kind that does not exist.
     """
@@ -93,8 +94,9 @@ def train(
 def training_data(
     sets: str | Dataset | Mapping[str, Dataset | Mapping[str, Any]], stage: Stage, *, seed: int = 0
 ) -> SampleStream:
-    """Return samples for a training loop of your own: a map-style data set for ``torch.utils.data.DataLoader`` or
-    ``Trainer``.
+    """Return samples for a training loop of your own.
+
+    They are a map-style data set for ``torch.utils.data.DataLoader`` or ``Trainer``.
 
     Its length is one epoch, in an order that the seed fixes; positions go on after it, in another order. A sample that
     cannot be read, or that the stage has no use for, is replaced by another one of its data set.
@@ -117,8 +119,9 @@ def training_data(
 def data_collator(
     model: LyricsModel, stage: Stage, *, seed: int = 0, augmentation: Augmentation | None = None
 ) -> BatchCollator:
-    """Return what makes a batch of samples of ``training_data``: ``collate_fn`` of a loader, ``data_collator`` of
-    ``Trainer``.
+    """Return what makes a batch of samples of ``training_data``.
+
+    It is the ``collate_fn`` of a loader, and the ``data_collator`` of ``Trainer``.
 
     It gives keyword arguments of the forward pass: ``model(**collator(samples)).loss``.
 
@@ -148,8 +151,9 @@ def evaluate(
     conditions: Sequence[Condition] = (),
     abstaining: Abstaining | None = None,
 ) -> list[Result]:
-    """Evaluate a model, as ``lyrics evaluate`` does: predictions, scores and a page of the worst cases in the folder
-    ``out``.
+    """Evaluate a model, as ``lyrics evaluate`` does.
+
+    Predictions, scores and a page of the worst cases are in the folder ``out``.
 
     Args:
         model: a model, or a name as for ``load_model``, which is loaded only if answers are missing.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lyrics.core.geometry import Box as Box
     from lyrics.core.geometry import Frame as Frame
     from lyrics.core.language.prompts import Exchange as Exchange
+    from lyrics.core.language.tokenizers import builtin_tokenizer as builtin_tokenizer
     from lyrics.core.masks import Mask as Mask
     from lyrics.core.refining.refinement import Refinement as Refinement
     from lyrics.core.spec import RefinerSpec as RefinerSpec
@@ -78,6 +79,7 @@ _HOMES = {
     "Tag": "lyrics.core.types",
     "Text": "lyrics.core.stage1.streams",
     "Turn": "lyrics.core.types",
+    "builtin_tokenizer": "lyrics.core.language.tokenizers",
     "full": "lyrics.core.stage1.streams",
     "merge": "lyrics.core.stage1.streams",
 }
@@ -115,6 +117,7 @@ __all__ = [
     "Tag",
     "Text",
     "Turn",
+    "builtin_tokenizer",
     "full",
     "merge",
 ]

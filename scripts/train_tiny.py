@@ -29,8 +29,15 @@ from lyrics import LyricsError, LyricsModel, Refinement, build_dataset, build_mo
 from lyrics.cli._overrides import parse_overrides
 from lyrics.cli.evaluate import asked_benchmarks
 from lyrics.evaluation import alignment, evaluate
-from lyrics.plugins.tiny import gates, measure, model_recipe, probe, recipe, shipped
-from lyrics.plugins.tiny.reading import reading_accuracy
+from lyrics.plugins.tiny import (
+    measure_experts,
+    probe_experts,
+    stage1_gates,
+    train_experts,
+    train_model,
+    trained_weights,
+)
+from lyrics.plugins.tiny.measure_reading import reading_accuracy
 from lyrics.training import several_processes
 
 #: Scenes that the card's figures are of: of the experts, of stage 1, of the whole model.
@@ -38,19 +45,19 @@ CARD_SCENES = (500, 1000, 200)
 
 
 def experts(given: argparse.Namespace) -> None:
-    for plan in recipe.FINE_PLANS if given.fine else recipe.PLANS:
+    for plan in train_experts.FINE_PLANS if given.fine else train_experts.PLANS:
         if given.only in (None, plan.name):
-            recipe.train_expert(plan, given.out, recipe.scenes_for(plan), say)
-            recipe.export(plan.component, given.out, given.out / "weights")
+            train_experts.train_expert(plan, given.out, train_experts.scenes_for(plan), say)
+            train_experts.export(plan.component, given.out, given.out / "weights")
 
 
 def model(given: argparse.Namespace) -> None:
     settings = parse_overrides(given.set)
-    for stage in model_recipe.FINE_STAGES if given.fine else model_recipe.STAGES:
+    for stage in train_model.FINE_STAGES if given.fine else train_model.STAGES:
         if given.only in (None, stage.name):
-            model_recipe.train_stage(stage, given.out, settings)
-            if stage.name in model_recipe.MODELS and not several_processes():
-                model_recipe.export_model(given.out, given.out / "weights", stage)
+            train_model.train_stage(stage, given.out, settings)
+            if stage.name in train_model.MODELS and not several_processes():
+                train_model.export_model(given.out, given.out / "weights", stage)
 
 
 def everything(given: argparse.Namespace) -> None:
@@ -61,44 +68,45 @@ def everything(given: argparse.Namespace) -> None:
 def export(given: argparse.Namespace) -> None:
     to = given.to or given.out / "weights"
     if given.what in ("experts", "all"):
-        for component in dict.fromkeys(plan.component for plan in recipe.PLANS):
-            step = recipe.export(component, given.out, to)
+        for component in dict.fromkeys(plan.component for plan in train_experts.PLANS):
+            step = train_experts.export(component, given.out, to)
             say(f"{component}: weights of step {step}")
-    for stage in model_recipe.STAGES:
-        if stage.name in model_recipe.MODELS and given.what in (stage.name, "all"):
-            model_recipe.export_model(given.out, to, stage)
+    for stage in train_model.STAGES:
+        if stage.name in train_model.MODELS and given.what in (stage.name, "all"):
+            train_model.export_model(given.out, to, stage)
 
 
 def measured(given: argparse.Namespace) -> None:
     figures: dict[str, Any] = expert_figures(given.weights, given.split, given.scenes, fine=given.fine)
     if given.out is not None:
-        encoder: Any = recipe.trained("tiny-vit", given.out)[0]
-        dataset = recipe.scenes(given.split, given.scenes, fine=given.fine)
+        encoder: Any = train_experts.trained("tiny-vit", given.out)[0]
+        dataset = train_experts.scenes(given.split, given.scenes, fine=given.fine)
         if given.fine:
-            segmenter: Any = recipe.trained("tiny-segmenter", given.out)[0]
-            figures["looks"] = measure.measure_looks(encoder, segmenter, dataset)
+            segmenter: Any = train_experts.trained("tiny-segmenter", given.out)[0]
+            figures["looks"] = measure_experts.measure_looks(encoder, segmenter, dataset)
         else:
-            figures["encoder"] = measure.measure_encoder(encoder, dataset)
+            figures["encoder"] = measure_experts.measure_encoder(encoder, dataset)
     say(json.dumps(figures, indent=1))
 
 
 def probed(given: argparse.Namespace) -> None:
     """What each expert for fine scenes carries; fails where that is not as it is meant."""
     names = ("tiny-vit", "tiny-detector", "tiny-segmenter")
-    encoder, detector, segmenter = (recipe.build_expert(name, given.weights, fine=True) for name in names)
-    dataset = recipe.scenes(given.split, given.things, fine=True)  # each has one at least
-    found = probe.probe(*probe.describe(encoder, detector, segmenter, dataset, given.things))
-    say(json.dumps({"split": given.split, **found.to_json()}, indent=1) if given.json else probe.table(found))
+    encoder, detector, segmenter = (train_experts.build_expert(name, given.weights, fine=True) for name in names)
+    dataset = train_experts.scenes(given.split, given.things, fine=True)  # each has one at least
+    found = probe_experts.probe(*probe_experts.describe(encoder, detector, segmenter, dataset, given.things))
+    say(json.dumps({"split": given.split, **found.to_json()}, indent=1) if given.json else probe_experts.table(found))
     if found.otherwise():
         raise LyricsError("not as meant: " + "; ".join(found.otherwise()))
 
 
 def expert_figures(weights: Path, split: str, scenes: int, *, fine: bool = False) -> dict[str, Any]:
     tagger, detector, segmenter = (
-        recipe.build_expert(name, weights, fine=fine) for name in ("tiny-tagger", "tiny-detector", "tiny-segmenter")
+        train_experts.build_expert(name, weights, fine=fine)
+        for name in ("tiny-tagger", "tiny-detector", "tiny-segmenter")
     )
-    dataset = recipe.scenes(split, scenes, fine=fine)
-    return {"split": split, **measure.measure(tagger, detector, segmenter, dataset)}
+    dataset = train_experts.scenes(split, scenes, fine=fine)
+    return {"split": split, **measure_experts.measure(tagger, detector, segmenter, dataset)}
 
 
 def aligned(given: argparse.Namespace) -> None:
@@ -106,22 +114,24 @@ def aligned(given: argparse.Namespace) -> None:
     if given.fine:
         gated(given)
         return
-    stage = next(stage for stage in model_recipe.STAGES if stage.recipe == "tiny-stage1")
+    stage = next(stage for stage in train_model.STAGES if stage.recipe == "tiny-stage1")
     if given.out is None:
         model = build_model(given.model)
     else:
-        model = model_recipe.trained_model(model_recipe.stage_config(stage, given.out))
+        model = train_model.trained_model(train_model.stage_config(stage, given.out))
     say(json.dumps(alignment_figures(model, given.split, given.scenes), indent=1))
 
 
 def gated(given: argparse.Namespace) -> None:
     if given.out is None:
         raise LyricsError("--fine: nothing of it ships yet; give the folder of its runs with --out.")
-    named = {stage.name: stage for stage in model_recipe.FINE_STAGE1}
-    if (name := given.stage or model_recipe.FINE_STAGE1[-1].name) not in named:
+    named = {stage.name: stage for stage in train_model.FINE_STAGE1}
+    if (name := given.stage or train_model.FINE_STAGE1[-1].name) not in named:
         raise LyricsError(f"--stage {name}: there are {', '.join(named)}.")
-    model = model_recipe.trained_model(model_recipe.stage_config(named[name], given.out))
-    figures, found = gates.measure_gates(model, given.split, scenes=given.scenes, probes=given.probes, say=progress)
+    model = train_model.trained_model(train_model.stage_config(named[name], given.out))
+    figures, found = stage1_gates.measure_gates(
+        model, given.split, scenes=given.scenes, probes=given.probes, say=progress
+    )
     say(json.dumps(figures, indent=1))
     if missed := [f"{gate.name} {gate.share:.3f}, wanted {gate.least:.3f}" for gate in found if not gate.passed]:
         raise LyricsError("gates that are not passed: " + "; ".join(missed))
@@ -151,7 +161,7 @@ def card(given: argparse.Namespace) -> None:
         progress=lambda name, done, total: progress(f"{done} of {total} answers"),
     )
     figures = {
-        "experts": expert_figures(shipped.WEIGHTS, given.split, of_experts),
+        "experts": expert_figures(trained_weights.WEIGHTS, given.split, of_experts),
         "lyrics-tiny-stage1": alignment_figures(build_model("lyrics-tiny-stage1"), given.split, of_stage1),
         "lyrics-tiny": {name: value for name, value in whole.to_json().items() if name != "details"},
     }
@@ -163,8 +173,8 @@ def read(given: argparse.Namespace) -> None:
     if given.stage is None:
         model = build_model("lyrics-tiny", overrides={"refiner": None}).eval()
     else:
-        stage = next(stage for stage in model_recipe.FINE_TEXTS if stage.name == given.stage)
-        model = model_recipe.trained_model(model_recipe.stage_config(stage, given.out))
+        stage = next(stage for stage in train_model.FINE_TEXTS if stage.name == given.stage)
+        model = train_model.trained_model(train_model.stage_config(stage, given.out))
         options["attributes"] = "fine"
     found = reading_accuracy(model.language_model, build_dataset("lyrics-vl/scene-texts", options), given.scenes)
     say(json.dumps({kind: {"share": round(share, 4), "of": count} for kind, (share, count) in found.items()}, indent=1))
@@ -173,10 +183,10 @@ def read(given: argparse.Namespace) -> None:
 def annotate(given: argparse.Namespace) -> None:
     if not given.to.parent.is_dir():
         raise LyricsError(f"--to {given.to}: there is no folder {given.to.parent}; make it first.")
-    dataset = recipe.scenes(given.split, given.scenes)
+    dataset = train_experts.scenes(given.split, given.scenes)
     with given.to.open("w", encoding="utf-8") as file:
         for row in range(given.scenes):
-            (picture,), (objects,) = recipe.drawn(dataset, [row])
+            (picture,), (objects,) = train_experts.drawn(dataset, [row])
             truth = Refinement(picture.size, objects=objects, name=f"{given.split}/{row}")
             file.write(json.dumps(truth.to_json()) + "\n")
     say(f"{given.to}: what {given.scenes} scenes hold, for the experts named cached")
@@ -203,12 +213,12 @@ def main() -> None:
 
     stage = stages.add_parser("experts", help="train the image encoder, tagger, detector and segmenter")
     stage.add_argument("--out", type=Path, required=True, help="folder for checkpoints and weights")
-    names = dict.fromkeys(plan.name for plan in (*recipe.PLANS, *recipe.FINE_PLANS))
+    names = dict.fromkeys(plan.name for plan in (*train_experts.PLANS, *train_experts.FINE_PLANS))
     stage.add_argument("--only", choices=list(names), help="this one alone")
     stage.add_argument("--fine", action="store_true", help="those for fine scenes")
     stage.set_defaults(run=experts)
 
-    every_stage = (*model_recipe.STAGES, *model_recipe.FINE_STAGES)
+    every_stage = (*train_model.STAGES, *train_model.FINE_STAGES)
     stage = stages.add_parser("model", help="train the language model on text, then stage 1 and stage 2")
     stage.add_argument("--out", type=Path, required=True, help="folder for the runs and weights")
     stage.add_argument("--only", choices=[stage.name for stage in every_stage], help="this stage alone")
@@ -221,13 +231,13 @@ def main() -> None:
     stage.set_defaults(run=everything, only=None, set=None, fine=False)
 
     stage = stages.add_parser("export", help="write weights of the newest checkpoints")
-    stage.add_argument("--what", choices=["experts", *model_recipe.MODELS, "all"], default="all")
+    stage.add_argument("--what", choices=["experts", *train_model.MODELS, "all"], default="all")
     stage.add_argument("--out", type=Path, required=True, help="folder with the checkpoints")
     stage.add_argument("--to", type=Path, help="folder for the weights; OUT/weights unless given")
     stage.set_defaults(run=export)
 
     stage = stages.add_parser("measure", help="tags, boxes and masks on scenes that were not trained on")
-    stage.add_argument("--weights", type=Path, default=shipped.WEIGHTS, help="the shipped ones unless given")
+    stage.add_argument("--weights", type=Path, default=trained_weights.WEIGHTS, help="the shipped ones unless given")
     stage.add_argument("--split", choices=["validation", "test", "held-out"], default="test")
     stage.add_argument("--scenes", type=positive, default=1000)
     stage.add_argument("--out", type=Path, help="folder with the checkpoints: measures also what their heads tell")
@@ -264,9 +274,7 @@ def main() -> None:
     stage.add_argument("--split", choices=["validation", "test", "held-out"], default="test")
     stage.add_argument("--scenes", type=positive, default=100)
     stage.add_argument("--objects", type=int, default=8, help="objects of a scene at most")
-    stage.add_argument(
-        "--stage", choices=[one.name for one in model_recipe.FINE_TEXTS], help="of fine scenes, by a run"
-    )
+    stage.add_argument("--stage", choices=[one.name for one in train_model.FINE_TEXTS], help="of fine scenes, by a run")
     stage.add_argument("--out", type=Path, default=Path("runs/fine"), help="with --stage: the folder with its run")
     stage.set_defaults(run=read)
 

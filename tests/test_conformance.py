@@ -12,7 +12,16 @@ import pytest
 from lyrics.core.errors import MissingRequirementError
 from lyrics.core.registry.component import KINDS
 from lyrics.core.registry.registry import PluginSource, Registry, default_registry
-from lyrics.testing import CONTRACTS, ComponentContract, ConformanceReport, DetectorContract, check_component, checks_of
+from lyrics.testing import (
+    CONTRACTS,
+    ComponentContract,
+    ConformanceReport,
+    DetectorContract,
+    VocabularyContract,
+    check_component,
+    check_vocabulary,
+    checks_of,
+)
 from lyrics.testing.run import checks_without_files
 from lyrics.testing.small import PARTS, Provides
 from tests.conformance_parts import registry as parts
@@ -240,6 +249,35 @@ def test_every_kind_has_faults_and_every_check_of_a_kind_catches_one() -> None:
     caught = {check for faults in FAULTS.values() for check in faults.values()}
     # The manifest and the guard have tests of their own below.
     assert shared - caught == {"test_manifest_imports_nothing_heavy", "test_no_check_is_missing"}
+
+
+def words(fault: str, module: str = "tests.conformance_parts") -> ConformanceReport:
+    registry = parts(fault, module)
+    ((record, source),) = registry.vocabularies
+    return check_vocabulary(record, source, registry)
+
+
+@pytest.mark.parametrize(
+    ("fault", "check", "cause"),
+    [
+        ("any order", "test_words_are_the_same_in_every_process", "another process got other words"),
+        ("two words", "test_tokenizer_knows_the_words", "'fire truck' is no word"),
+    ],
+)
+def test_wrong_vocabulary_fails_the_check_that_is_about_it(fault: str, check: str, cause: str) -> None:
+    found = words(fault)
+    assert cause in found.failures[check]
+    assert (found.kind, found.name, found.checks) == ("vocabulary", "part-words", len(checks_of(VocabularyContract)))
+
+
+def test_right_vocabulary_passes_every_check() -> None:
+    assert words("").failures == {}
+
+
+def test_vocabulary_of_a_heavy_manifest_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "manifest_of_words.py").write_text("import torch.nn\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert list(words("", "manifest_of_words").failures) == ["test_manifest_imports_nothing_heavy"]
 
 
 @pytest.mark.parametrize("heavy", ["torch", "transformers", "triton"])

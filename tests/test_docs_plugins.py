@@ -1,4 +1,4 @@
-"""The pages on plugins, one per kind: their examples are packages that pass the conformance suite of their kind."""
+"""The pages on plugins: the examples are packages that pass the conformance suite of their kind, or of vocabularies."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ import pytest
 from PIL import Image
 
 from lyrics import Registry
-from lyrics.testing import CONTRACTS, checks_of
+from lyrics.testing import CONTRACTS as OF_KINDS
+from lyrics.testing import Contract, VocabularyContract, checks_of
 
+#: What has a page: every kind of component, and vocabularies.
+CONTRACTS: Mapping[str, type[Contract]] = {**OF_KINDS, "vocabulary": VocabularyContract}
 PAGES = Path(__file__).parents[1] / "docs" / "plugins"
 TEST = "tests/test_contract.py"
 

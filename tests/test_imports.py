@@ -28,8 +28,9 @@ import builtins, importlib, importlib.util, json, os, signal, sys
 
 import torch, torch.utils.data, torch.distributed, transformers, peft, accelerate, huggingface_hub, safetensors.torch  # noqa
 from transformers import AutoModelForCausalLM, BertModel, PreTrainedTokenizerFast  # noqa
-for name in ("triton", "matplotlib", "pycocotools", "timm", "lmms_eval", "torch.utils.tensorboard", "transformers.models.lfm2",
-             "transformers.models.grounding_dino", "transformers.models.sam_hq", "transformers.models.swin", "transformers.models.clip"):
+for name in ("triton", "matplotlib", "pycocotools", "timm", "lmms_eval", "torch.utils.tensorboard",
+             "transformers.models.lfm2", "transformers.models.grounding_dino", "transformers.models.sam_hq",
+             "transformers.models.swin", "transformers.models.clip"):
     try:
         importlib.import_module(name)
     except Exception:
@@ -47,8 +48,9 @@ events = []
 
 def watch(event, arguments):
     if event.startswith("socket.") and event != "socket.gethostname" or event in (
-        "os.mkdir", "os.remove", "os.rename", "os.symlink", "os.link", "os.truncate", "os.chmod", "subprocess.Popen", "os.system",
-        "os.fork", "os.posix_spawn", "os.exec", "urllib.Request", "tempfile.mkdtemp", "tempfile.mkstemp", "shutil.copyfile",
+        "os.mkdir", "os.remove", "os.rename", "os.symlink", "os.link", "os.truncate", "os.chmod", "subprocess.Popen",
+        "os.system", "os.fork", "os.posix_spawn", "os.exec", "urllib.Request", "tempfile.mkdtemp", "tempfile.mkstemp",
+        "shutil.copyfile",
     ):
         events.append(f"{event} {arguments!r}"[:200])
     if event == "open":
@@ -58,9 +60,11 @@ def watch(event, arguments):
 
 missing = {}
 for owner, names in (
-    (os, ("fork", "mkfifo", "O_DIRECTORY", "O_NOFOLLOW", "O_NONBLOCK", "geteuid", "getuid", "getgid", "setsid", "killpg", "statvfs",
+    (os, ("fork", "mkfifo", "O_DIRECTORY", "O_NOFOLLOW", "O_NONBLOCK", "geteuid", "getuid", "getgid", "setsid",
+          "killpg", "statvfs",
           "sysconf", "sched_getaffinity", "uname", "getloadavg", "posix_spawn", "WNOHANG")),
-    (signal, ("SIGKILL", "SIGUSR1", "SIGUSR2", "SIGHUP", "SIGALRM", "SIGCHLD", "SIGPIPE", "SIGQUIT", "alarm", "setitimer", "pthread_kill")),
+    (signal, ("SIGKILL", "SIGUSR1", "SIGUSR2", "SIGHUP", "SIGALRM", "SIGCHLD", "SIGPIPE", "SIGQUIT", "alarm",
+              "setitimer", "pthread_kill")),
 ):
     for name in names:
         if hasattr(owner, name):

@@ -34,7 +34,6 @@ BRITISH = re.compile(
 )
 #: Where a spelling stands for a reason: file -> why.
 EXCEPTIONS = {
-    "lyrics/core/vocabulary.py": "words that a language model was trained with; its order is a file format",
     "tests/core/test_renaming.py": "former names",
     "tests/core/test_trained.py": "former names",
     "tests/cli/test_cli.py": "former names",
@@ -57,25 +56,8 @@ WORDS = {
     "tests/core/evaluation/metrics/test_evidence.py": {"theatre"},  # tests that a final -re is no plural
     "CHANGELOG.md": {"optimisation"},
 }
-#: Files with long lines: lists of words, tables of numbers, programs and prompts in strings.
-LONG = {
-    "lyrics/core/vocabulary.py",
-    "tests/test_imports.py",
-    "tests/plugins/datasets/files.py",
-    "tests/experts/test_grounding_dino_upstream.py",
-    "tests/experts/test_sam_hq_upstream.py",
-    "tests/plugins/grounding_dino/test_weights.py",
-    "tests/plugins/sam_hq/test_weights.py",
-    "tests/core/evaluation/test_toolkits.py",
-    "tests/core/registry/test_plugin_process.py",
-    "tests/test_third_party.py",
-    "tests/cli/test_cli.py",
-    "tests/core/conversion/test_whole_model.py",
-    "tests/core/inspection/test_inventory.py",
-    "tests/core/language/test_codecs.py",
-    "lyrics/plugins/scenes/names.py",
-    "lyrics/plugins/tiny/vocabulary.py",
-}
+#: Files with long lines: XML as a data set has it.
+LONG = {"tests/plugins/datasets/files.py"}
 #: The drawn world and its experts: their records say `colour`, in data that is stored.
 WORLD = re.compile(r"(lyrics|tests)/plugins/(scenes|tiny)/|scripts/draw_scenes\.py")
 
@@ -167,7 +149,8 @@ def test_options_and_records_as_users_see_them() -> None:
     for entry in registry.entries:
         component = entry.component
         texts += [component.name, component.summary, component.license, *option_names(component.options, seen)]
-    texts += [f"{one.name}: {one.summary}" for one, _ in (*registry.presets, *registry.recipes)]
+    named = (*registry.presets, *registry.recipes, *registry.vocabularies)
+    texts += [f"{one.name}: {one.summary}" for one, _ in named]
     assert len(texts) > 200
     world = {"colour", "coloured", "colours"}
     assert not [word for text in texts for word in british(text) if word not in world]

@@ -37,7 +37,8 @@ report = check_component(entry)
 answers = model.generate([picture], ["what?"], phrases=phrases[:1], max_new_tokens=2)
 print(json.dumps({
     "objects": [
-        [{"tag": o.tag, "score": o.score, "box": o.box_norm.to_px((400, 200)), "mask": o.mask is not None} for o in r.objects]
+        [{"tag": o.tag, "score": o.score, "box": o.box_norm.to_px((400, 200)), "mask": o.mask is not None}
+         for o in r.objects]
         for r in encoded.refinements
     ],
     "text": encoded.spatial_texts[0],
@@ -201,7 +202,8 @@ print(json.dumps({
     "refused": refused,
     "losses": [json.loads(line)["losses"]["answer"] for line in (out / "log.jsonl").read_text().splitlines()],
     "moved": sorted(name for name, value in trained.items() if not torch.equal(value, began[name])),
-    "own": sorted(name for name, _ in model.named_parameters() if name.startswith(("query_transformer.", "projection."))),
+    "own": sorted(name for name, _ in model.named_parameters()
+                  if name.startswith(("query_transformer.", "projection."))),
     "answers": [one.generate([picture], ["what is it?"], max_new_tokens=4)[0].text for one in (model, again)],
     "tokenizers": sorted(one.name for one in (out / "model" / "tokenizers").iterdir()),
     "checks": report.checks,

@@ -113,7 +113,7 @@ def answer_lines(answer: Answer, form: BoxForm) -> list[str]:
 
 
 def draw_answer(answer: Answer, picture: Path, out: Path) -> None:
-    """The picture with what an answer points at. Raises ``LyricsError`` when the file cannot be written."""
+    """The image with what an answer points at. Raises ``LyricsError`` when the file cannot be written."""
     from lyrics.core.answers import objects_to_draw
     from lyrics.core.errors import LyricsError
     from lyrics.core.pictures.drawing import draw_objects

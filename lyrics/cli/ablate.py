@@ -1,6 +1,4 @@
-"""``lyrics ablate``: the paper's ablations, Table 5, Table 6, Figure 4a and Figure 4b, on a benchmark of one's own
-choice.
-"""
+"""``lyrics ablate``: run the paper's ablations (Tables 5 and 6, Figures 4a and 4b) on any benchmark."""
 
 from __future__ import annotations
 
@@ -42,8 +40,8 @@ def ablate(
     reading: Annotated[
         str | None,
         typer.Option(
-            help="Of table 5: blank (the part sees a blank picture), features (only its tokens are of a blank "
-            "picture), removed (trained "
+            help="Of table 5: blank (the part sees a blank image), features (only its tokens are of a blank "
+            "image), removed (trained "
             "without it), both (blank and removed), all."
         ),
     ] = None,

@@ -39,7 +39,7 @@ def ask(
     words: Annotated[
         list[str],
         typer.Argument(
-            metavar="[IMAGE]... QUESTION", help="Pictures, then the question, which may hold <box 10 20 200 180>."
+            metavar="[IMAGE]... QUESTION", help="Images, then the question, which may hold <box 10 20 200 180>."
         ),
     ],
     model: ModelOption = "lyrics-tiny",
@@ -58,11 +58,12 @@ def ask(
     abstain: AbstainFlag = False,
     abstain_below: AbstainBelowOption = None,
     boxes: BoxesOption = "original",
-    draw: Annotated[Path | None, typer.Option(help="Write the last picture with the answer's boxes here.")] = None,
+    draw: Annotated[Path | None, typer.Option(help="Write the last image with the answer's boxes here.")] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Ask about one picture, several, or none. Boxes of the question and of the answer are in pixels of the last
-    picture.
+    """Ask about one image, several, or none.
+
+    Boxes of the question and of the answer are in pixels of the last image.
 
     Decoding is greedy. --temperature or --top-p sample instead, --num-beams searches; names and meaning are those of
     transformers.
@@ -72,16 +73,16 @@ def ask(
     *pictures, question = words
     form = box_form(boxes)
     if draw is not None and not pictures:
-        raise PromptError(f"--draw {draw}: there is no picture to draw on.")
+        raise PromptError(f"--draw {draw}: there is no image to draw on.")
     if not question.strip():
         raise PromptError("the prompt is empty; ask something.")
     missing = next((picture for picture in pictures if not Path(picture).is_file()), None)
     if missing is not None:
         raise ImageError(
-            f"{missing}: no such picture. The last argument is the question, all before it are pictures.", "missing"
+            f"{missing}: no such image. The last argument is the question, all before it are images.", "missing"
         )
     if not pictures and Path(question).is_file():
-        raise PromptError(f"{question}: is a picture; write the question after it.")
+        raise PromptError(f"{question}: is an image; write the question after it.")
     options = generation_options(num_beams, temperature, top_p, repetition_penalty, seed, max_new_tokens)
     abstaining = asked_abstaining(abstain, abstain_below)
     opened = open_model(model, weights, settings, refined, device, dtype, download=download)

@@ -36,7 +36,7 @@ from lyrics.cli._model import (
 from lyrics.cli._output import JsonFlag, SetOption, print_piece, print_text
 from lyrics.core.clean_text import json_printable
 
-HELP = "/image FILE brings a picture in, /quit or the end of input leaves, Ctrl-C stops an answer."
+HELP = "/image FILE brings an image in, /quit or the end of input leaves, Ctrl-C stops an answer."
 
 
 def chat(
@@ -58,13 +58,13 @@ def chat(
     abstain_below: AbstainBelowOption = None,
     boxes: BoxesOption = "original",
     draw: Annotated[
-        Path | None, typer.Option(help="Write the last picture with each answer's boxes here, over the one before.")
+        Path | None, typer.Option(help="Write the last image with each answer's boxes here, over the one before.")
     ] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Talk about pictures: questions from standard input, one a line, answers as they are written.
+    """Talk about images: questions from standard input, one a line, answers as they are written.
 
-    A question may hold a box in pixels of the last picture: <box 10 20 200 180>. Decoding is greedy; --temperature or
+    A question may hold a box in pixels of the last image: <box 10 20 200 180>. Decoding is greedy; --temperature or
     --top-p sample instead, --num-beams searches.
     """
     import json as json_module
@@ -75,7 +75,7 @@ def chat(
     shown = [str(picture) for picture in images or ()]
     for picture in shown:
         if not Path(picture).is_file():
-            raise ImageError(f"{picture}: no such picture.", "missing")
+            raise ImageError(f"{picture}: no such image.", "missing")
     options = generation_options(num_beams, temperature, top_p, repetition_penalty, seed, max_new_tokens)
     abstaining = asked_abstaining(abstain, abstain_below)
     # Which of several beams is the answer, and whether it is withheld, is known at its end, so it is printed whole.
@@ -102,7 +102,7 @@ def chat(
             if question.startswith("/image "):
                 picture = question.removeprefix("/image ").strip()
                 if not Path(picture).is_file():
-                    raise ImageError(f"{picture}: no such picture.", "missing")
+                    raise ImageError(f"{picture}: no such image.", "missing")
                 warned = warned or warn_of_unknown_images(opened, [picture])
                 talk.show(picture)
                 shown.append(picture)

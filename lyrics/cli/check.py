@@ -18,7 +18,7 @@ def check(
     spec: Annotated[str, typer.Argument(help="A preset's name, or a YAML or JSON file.")],
     settings: SetOption = None,
     dtype: Annotated[str, typer.Option(help="Type of the weights that bytes are counted in.")] = "bfloat16",
-    batch: Annotated[int, typer.Option(min=1, help="Pictures of a training step that memory is counted for.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Images of a training step that memory is counted for.")] = 1,
     json: JsonFlag = False,
 ) -> None:
     """Resolve and wire a specification; print its parts, shapes, parameters, licenses, and the memory that it needs.
@@ -80,7 +80,7 @@ def check(
             f"{reported.reported_note}"
         )
 
-    pictures = "1 picture" if batch == 1 else f"{batch} pictures"
+    pictures = "1 image" if batch == 1 else f"{batch} images"
     print_text(f"\nmemory on one device (a training step of {pictures}; answering one; flash attention; AdamW):")
     print_table(
         ("use", "precision", "weights", "gradients", "optimizer", "working", "total"),

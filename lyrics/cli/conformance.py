@@ -13,7 +13,7 @@ def test_plugin(
     distribution: Annotated[str, typer.Argument(help="Name of an installed distribution, such as acme-boxes.")],
     json: JsonFlag = False,
 ) -> None:
-    """Run the conformance suite over a distribution's components; exit code 1 if one does not keep its contract."""
+    """Run the conformance suite over all that a distribution provides; exit code 1 if a part breaks its contract."""
     from packaging.utils import canonicalize_name
 
     from lyrics.core.errors import UnknownNameError, did_you_mean
@@ -29,13 +29,18 @@ def test_plugin(
             f"Distributions with plugins: {', '.join(names) or 'none'}."
         )
 
-    from lyrics.testing import check_component
+    from lyrics.testing import check_component, check_vocabulary
 
     failures = [failure for plugin in plugins for failure in plugin.failures]
     reports = [
         check_component(entry, registry)
         for entry in registry.entries
         if canonicalize_name(entry.source.distribution) == wanted
+    ]
+    reports += [
+        check_vocabulary(vocabulary, source, registry)
+        for vocabulary, source in registry.vocabularies
+        if canonicalize_name(source.distribution) == wanted
     ]
     failed = bool(failures) or any(report.failures for report in reports)
     if json:

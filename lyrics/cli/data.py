@@ -128,7 +128,7 @@ def check(
         raise typer.Exit(1)
 
 
-@app.command("peek", short_help="The first samples as a sheet of pictures with their boxes.")
+@app.command("peek", short_help="The first samples as a sheet of images with their boxes.")
 def peek(
     name: Annotated[str, typer.Argument(help="A data set, such as coco; or a tar shard with its index.")],
     root: Root = None,
@@ -139,7 +139,7 @@ def peek(
     count: Annotated[int, typer.Option(min=1, max=64, help="How many samples.")] = 12,
     start: Annotated[int, typer.Option(min=0, help="The first of them.")] = 0,
 ) -> None:
-    """Print the first samples, and draw their pictures with boxes on a sheet."""
+    """Print the first samples, and draw their images with boxes on a sheet."""
     from lyrics.core.data.sheet import contact_sheet
     from lyrics.core.errors import ImageError, SampleError
 
@@ -155,11 +155,11 @@ def peek(
             print_text(f"{number}: cannot be read: {error}")
     if out is not None and drawn:
         contact_sheet(drawn).save(out, format="PNG")
-        print_text(f"{len(drawn)} pictures on {out}")
+        print_text(f"{len(drawn)} images on {out}")
 
 
 def _described(number: int, sample: Sample) -> str:
-    lines = [f"{number}: {sample.source}  {sample.image or 'no picture'}"]
+    lines = [f"{number}: {sample.source}  {sample.image or 'no image'}"]
     lines += [f"  caption: {caption}" for caption in sample.captions]
     for found in sample.objects:
         x1, y1, x2, y2 = found.box_norm.as_tuple()

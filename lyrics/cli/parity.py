@@ -1,6 +1,4 @@
-"""``lyrics parity``: does a model say the same in batches, in another number type, and with another implementation of
-attention?
-"""
+"""``lyrics parity``: compare a model's answers across batches, number types and implementations of attention."""
 
 from __future__ import annotations
 
@@ -22,10 +20,10 @@ def parity(
     model: Annotated[str, typer.Argument(help="A model folder, a run folder, a preset, a spec file, or a hub id.")],
     images: Annotated[
         Path | None,
-        typer.Option(help="Folder of pictures; with --questions. Without both, scenes' test split is asked."),
+        typer.Option(help="Folder of images; with --questions. Without both, scenes' test split is asked."),
     ] = None,
     questions: Annotated[
-        Path | None, typer.Option(help="Text file with a question on each line; each is asked of every picture.")
+        Path | None, typer.Option(help="Text file with a question on each line; each is asked of every image.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Questions that are asked, the first.")] = 20,
     compare: Annotated[
@@ -100,7 +98,7 @@ def _questions(images: Path | None, file: Path | None, limit: int) -> list[Parit
 
     pictures = find_pictures([images])
     if not pictures:
-        raise SpecError(f"--images {images}: holds no picture.")
+        raise SpecError(f"--images {images}: holds no image.")
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:

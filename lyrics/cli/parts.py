@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 def list_parts(
     kind: Annotated[
-        str | None, typer.Argument(help="A kind of component, or 'preset'; everything if left out.")
+        str | None, typer.Argument(help="A kind of component, 'preset', or 'vocabulary'; everything if left out.")
     ] = None,
     json: JsonFlag = False,
 ) -> None:
-    """List components and presets: kind, name, distribution, and whether each is ready, incomplete or broken."""
+    """List components, presets and vocabularies: whether each is ready, incomplete or broken, and where from."""
     from lyrics.core.errors import UnknownNameError, did_you_mean
     from lyrics.core.inspection.inventory import rows
     from lyrics.core.registry.component import KINDS
     from lyrics.core.registry.registry import default_registry
 
-    kinds = (*KINDS, "preset", "plugin")
+    kinds = (*KINDS, "preset", "vocabulary", "plugin")
     if kind is not None and kind not in kinds:
         raise UnknownNameError(f"there is no kind {kind!r}.{did_you_mean(kind, kinds)} Kinds: {', '.join(kinds)}.")
     found = rows(default_registry(), kind)

@@ -1,6 +1,6 @@
 """Answers with evidence: what a model said, and for each object it pointed at, what the refiner saw there.
 
-A language model may name a box where nothing is. The refiner looked at the same picture: an object of an answer is
+A language model may name a box where nothing is. The refiner looked at the same image: an object of an answer is
 *supported* where one of the refiner's boxes overlaps it enough, whatever the two call it.
 """
 
@@ -26,7 +26,7 @@ class AnswerObject:
 
     Args:
         tag: what the answer calls it; empty for a box alone.
-        box_norm, box_px: where, as shares and in pixels (xyxy) of the original picture.
+        box_norm, box_px: where, as shares and in pixels (xyxy) of the original image.
         detection: the refiner's object that overlaps it most, if any overlaps at all.
         iou: that overlap, from 0 to 1.
     """
@@ -101,7 +101,7 @@ class Answer:
         return self.text
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data; boxes are xyxy in pixels of the original picture."""
+        """Plain data; boxes are xyxy in pixels of the original image."""
         return {
             "text": self.text,
             "plain_text": self.plain_text,
@@ -124,9 +124,9 @@ class Answer:
 
 
 def read_answer(text: str, codec: str, refinement: Refinement | None, confidence: Confidence | None = None) -> Answer:
-    """An answer's objects, matched with what the refiner saw in the picture that the answer is about.
+    """An answer's objects, matched with what the refiner saw in the image that the answer is about.
 
-    ``refinement`` is that picture's; without a picture there is nothing to point at, and the text stays text. Raises
+    ``refinement`` is that image's; without an image there is nothing to point at, and the text stays text. Raises
     nothing, whatever the text.
     """
     text = text.strip()

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound="ComposedModel")
 
 _WORDS = ("pretrained", "random", "meta")
-#: The parts of a refiner, in the order in which a picture goes through them.
+#: The parts of a refiner, in the order in which an image goes through them.
 EXPERTS = ("tagger", "detector", "segmenter")
 # Types of what a built part declares; an int is positive.
 _TYPES: Mapping[str, type] = {
@@ -109,8 +109,7 @@ def build_resolved(
 
 @dataclass(frozen=True)
 class _PartSource:
-    """Where a part comes from: the context it is built in, and the tensors that will fill it, if a model folder holds
-    them.
+    """Where a part comes from: the context it is built in, and the tensors that will fill it.
 
     ``folder`` is that model folder, for messages; ``tensors`` are the headers of those that belong to the part.
     ``there`` is the part itself, where another model has it.
@@ -374,9 +373,7 @@ def _assemble(resolved: Resolved | ResolvedRefiner, experts: Mapping[str, Any]) 
 
 @contextlib.contextmanager
 def _placed(device: str | torch.device | None, dtype: str | torch.dtype | None) -> Iterator[None]:
-    """Parameters made inside are of this type and on this device from the start, so that a large model is never held
-    twice.
-    """
+    """Make parameters of this type and on this device from the start, so that a large model is never held twice."""
     import torch
 
     before = torch.get_default_dtype()
@@ -409,6 +406,8 @@ def build_part(part: Part, context: BuildContext) -> Any:
     """
     source = part.entry.source
     build = _import_build(part)
+    if part.registry is not None:
+        context = replace(context, registry=part.registry)
     try:
         built = build(part.options, context)
     except (LyricsError, KeyboardInterrupt):
@@ -426,8 +425,9 @@ def build_part(part: Part, context: BuildContext) -> Any:
 
 
 def _broken_promise(part: Part, built: Any) -> str | None:
-    """What is wrong with a built part, judged by what its kind must have and what its own record and options say; None
-    if nothing is.
+    """What is wrong with a built part, judged by what its kind must have and what its own record and options say.
+
+    None if nothing is.
     """
     from torch import nn
 

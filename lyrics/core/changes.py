@@ -122,8 +122,9 @@ def _name(slot: Slot) -> str:
 
 
 def part_of(tensor: str) -> str:
-    """Return the spec path of the part that a tensor of this name belongs to; ``projection`` for those between two
-    parts.
+    """Return the spec path of the part that a tensor of this name belongs to.
+
+    ``projection`` for those between two parts.
     """
     first, _, rest = tensor.partition(".")
     if first in ("refiner", "objectives"):

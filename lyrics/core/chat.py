@@ -1,5 +1,6 @@
-"""A conversation with a model: pictures are looked at once, when they come in; every answer is part of what is asked
-next.
+"""A conversation with a model: images are looked at once, when they come in.
+
+Every answer is part of what is asked next.
 """
 
 from __future__ import annotations
@@ -27,17 +28,18 @@ if TYPE_CHECKING:
     from lyrics.core.language.prompting import Encoded
     from lyrics.core.spec import ModelSpec
 
-# "<box 10 20 200 180>", in pixels of the picture; commas are read too.
+# "<box 10 20 200 180>", in pixels of the image; commas are read too.
 _BOX = re.compile(r"<box\b([^<>]*)>", re.IGNORECASE)
 _NUMBER = r"[-+]?\d+(?:\.\d+)?"
 _FOUR = re.compile(rf"\s*({_NUMBER})[\s,]+({_NUMBER})[\s,]+({_NUMBER})[\s,]+({_NUMBER})\s*")
 
 
 def with_boxes(text: str, size_px: Size | None, codec: str) -> str:
-    """A question with every ``<box x1 y1 x2 y2>`` (pixels of a picture of ``size_px``) written as the model reads
-    boxes.
+    """Return a question with every ``<box x1 y1 x2 y2>`` written as the model reads boxes.
 
-    Raises ``PromptError`` for a box that is no box, lies outside of the picture, or belongs to no picture.
+    The numbers are pixels of an image of ``size_px`` (width, height).
+
+    Raises ``PromptError`` for a box that is no box, lies outside of the image, or belongs to no image.
     """
 
     def written(found: re.Match[str]) -> str:
@@ -47,16 +49,16 @@ def with_boxes(text: str, size_px: Size | None, codec: str) -> str:
                 f"{found[0]}: a box is four numbers in pixels, left, top, right, bottom: <box 10 20 200 180>."
             )
         if size_px is None:
-            raise PromptError(f"{found[0]}: there is no picture that this box could lie in.")
+            raise PromptError(f"{found[0]}: there is no image that this box could lie in.")
         x1, y1, x2, y2 = (float(number) for number in four.groups())
         width, height = size_px
         if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
             raise PromptError(
-                f"{found[0]}: does not lie in the picture, which is {width} x {height} pixels; give left, top, right, "
+                f"{found[0]}: does not lie in the image, which is {width} x {height} pixels; give left, top, right, "
                 "bottom with left < right and top < bottom."
             )
         box = Box.from_px((x1, y1, x2, y2), size_px)
-        assert box is not None, "a box with an area inside the picture"
+        assert box is not None, "a box with an area inside the image"
         return format_box(box, codec, size_px)
 
     return _BOX.sub(written, text)
@@ -83,8 +85,8 @@ class Answering(Protocol):
 class Chat:
     """A conversation. Made by ``LyricsModel.chat``.
 
-    ``history`` is what was said, ``encoded`` the pictures that were shown, in order. The query transformer reads the
-    question with which a picture comes in; it and the refiner run once for each picture. A language model that can
+    ``history`` is what was said, ``encoded`` the images that were shown, in order. The query transformer reads the
+    question with which an image comes in; it and the refiner run once for each image. A language model that can
     (``ResumesPrompts``) reads only what is new since the last answer; what it keeps of the conversation is memory of
     the size that ``lyrics check`` counts as its cache.
     """

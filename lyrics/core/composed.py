@@ -1,5 +1,4 @@
-"""The parts of a model in one module: what they are, which of them a stage trains, and what the query transformer
-reads.
+"""The parts of a model in one module: what they are, and which of them a stage trains.
 
 Shapes: Q queries (visual, then grounding), S spatial tokens, D width.
 """
@@ -142,8 +141,9 @@ class ComposedModel(nn.Module):
 
     @host_work("tokenize objects")
     def _objects(self, refinements: Sequence[Refinement]) -> ObjectTokens:
-        """Each picture's objects as token ids, nothing for a query transformer without text; two places are left for
-        special tokens.
+        """Each image's objects as token ids, nothing for a query transformer without text.
+
+        Two places are left for special tokens.
         """
         reader = self.abilities.text
         if reader is None:
@@ -178,7 +178,7 @@ class ComposedModel(nn.Module):
         return self.stage2_stream(self._objects(refinements).rows(), self._words(instructions))
 
     def stage2_stream(self, spatial_ids: Sequence[Sequence[int]], instruction_ids: Sequence[Sequence[int]]) -> Stream:
-        """What the query transformer reads for each picture in stage 2, from token ids without special tokens."""
+        """What the query transformer reads for each image in stage 2, from token ids without special tokens."""
         segments = self.query_transformer.segments
         special = self._special()
         text = {}

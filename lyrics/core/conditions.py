@@ -1,4 +1,5 @@
 """What an image is made of on its way to the language model, so that one can measure whether the answers depend on it.
+
 Imports no torch.
 
 A condition changes what a trained model gets to see and nothing else: ``blur_px`` what the image encoder and the
@@ -73,8 +74,9 @@ class Condition:
 
     @property
     def name(self) -> str:
-        """A short one, which can be that of a folder: ``own``, ``soft-shuffled``, ``blur-4-encoder``,
-        ``drop-0.5+seed-3``.
+        """A short name, which can be that of a folder.
+
+        For example ``own``, ``soft-shuffled``, ``blur-4-encoder``, ``drop-0.5+seed-3``.
         """
         parts = []
         if self.soft != "own":

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
 
 from lyrics.core.geometry import Box
+from lyrics.core.registry.registry import Registry
 from lyrics.core.types import DetectorOutput, ImageBatch, Preprocessing, Sample, SegmenterOutput, Tag
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ class BuildContext:
             ``save_files`` wrote.
         downloads: whether ``pretrained`` may use the network; pass it to
             ``lyrics.core.weights.pretrained.locate_checkpoint``.
+        registry: where the model's parts were looked up, for ``lyrics.types.builtin_tokenizer``; None: everything
+            installed.
     """
 
     weights: Weights
@@ -64,6 +67,7 @@ class BuildContext:
     query_segments: tuple[str, ...] = ()
     files: Path | None = None
     downloads: bool = True
+    registry: Registry | None = None
 
 
 class Module(Protocol):
@@ -84,8 +88,9 @@ class Module(Protocol):
 
 @runtime_checkable
 class WithFiles(Protocol):
-    """Optional, for an image encoder, an expert or a language model that needs more than tensors: its configuration,
-    names of its tags.
+    """Optional, for an image encoder, an expert or a language model that needs more than tensors.
+
+    Such as its configuration, or the names of its tags.
 
     A model folder holds a folder of its own for each part that has these two. ``build`` finds it again as
     ``context.files``, and ``load_files`` is called once the tensors are there.
@@ -199,8 +204,9 @@ class Projected(Protocol):
 
 
 class QueryTransformer(Module, Protocol):
-    """streams of queries and text + frozen features -> hidden states, ``hidden_size`` wide. See
-    ``lyrics.core.stage1.streams``.
+    """streams of queries and text + frozen features -> hidden states, ``hidden_size`` wide.
+
+    See ``lyrics.core.stage1.streams``.
 
     ``segments`` says which of V, G (queries), S, C (texts) its streams may have: streams hold no others. V is always
     there. ``num_queries`` counts V and G; that many soft tokens reach the language model for each image. With S or C it
@@ -237,8 +243,9 @@ class QueryTransformer(Module, Protocol):
 
 @runtime_checkable
 class ReadsText(Protocol):
-    """Required of a query transformer with S or C among its segments; one without reads no text, and none of this is
-    asked of it.
+    """Required of a query transformer with S or C among its segments.
+
+    One without reads no text, and none of this is asked of it.
 
     No text segment is longer than ``max_positions``.
     """
@@ -429,8 +436,9 @@ class HoldsIn4Bit(Protocol):
 
 
 class Objective(Module, Protocol):
-    """Says which streams it needs, and turns their outputs into a (sum, count) of its loss. A module that owns its
-    heads.
+    """Says which streams it needs, and turns their outputs into a (sum, count) of its loss.
+
+    A module that owns its heads.
 
     Options may declare ``needs_segments`` (a field or property): the segments that its streams cannot be without. A
     query transformer that lacks one is then refused before anything is built. A loss that compares samples of a batch
@@ -439,8 +447,9 @@ class Objective(Module, Protocol):
     """
 
     def streams(self, batch: PretrainBatch) -> Sequence[Stream]:
-        """What the first pass must run, with segments that the query transformer has (``BuildContext.query_segments``)
-        and no others.
+        """Return what the first pass must run.
+
+        Segments are those that the query transformer has (``BuildContext.query_segments``), and no others.
         """
         ...
 
@@ -481,9 +490,7 @@ class CountsCorrect(Objective, Protocol):
 
 @runtime_checkable
 class RestoresText(Objective, Protocol):
-    """Optional, for an objective that hides tokens of the spatial text and teaches the query transformer to restore
-    them.
-    """
+    """Optional, for an objective that hides tokens of the spatial text and has them restored."""
 
     def masked(self, batch: PretrainBatch) -> torch.Tensor:
         """Which spatial tokens are hidden: bool [B, L] over ``batch.spatial``."""
@@ -506,8 +513,9 @@ class WritesCaptions(Objective, Protocol):
     def captions(
         self, query_transformer: QueryTransformer, features: Features, batch: PretrainBatch, longest: int
     ) -> list[list[int]]:
-        """Captions of the batch's images as token ids, ``longest`` tokens at most; the batch's own captions are not
-        read.
+        """Captions of the batch's images as token ids, ``longest`` tokens at most.
+
+        The batch's own captions are not read.
         """
         ...
 
@@ -520,8 +528,9 @@ def reader_of(query_transformer: QueryTransformer) -> ReadsText | None:
 
 @dataclass(frozen=True, eq=False)
 class Abilities:
-    """What the query transformer and the language model of a model have beside what they must have; None where they
-    lack it.
+    """What the query transformer and the language model of a model have beside what they must have.
+
+    None where they lack it.
     """
 
     text: ReadsText | None
@@ -542,8 +551,9 @@ class Abilities:
 
 
 class Dataset(Protocol):
-    """A reader of one public format: ``len`` and random access to ``Sample``s, the same every time, and to their
-    pictures.
+    """A reader of one public format.
+
+    It gives ``len``, random access to ``Sample``s, the same every time, and their images.
 
     Objects of this kind are pickled into loader workers: files are opened on first use, not before.
 
@@ -555,11 +565,11 @@ class Dataset(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample:
-        """The sample of that row; its picture stays closed. Raises ``IndexError`` unless ``0 <= index < len``."""
+        """The sample of that row; its image stays closed. Raises ``IndexError`` unless ``0 <= index < len``."""
         ...
 
     def picture(self, sample: Sample) -> PILImage:
-        """The picture that ``sample.image`` names, which is not None: upright, RGB."""
+        """The image that ``sample.image`` names, which is not None: upright, RGB."""
         ...
 
 
@@ -590,8 +600,9 @@ class Benchmark(Protocol):
 
 @runtime_checkable
 class ShowsImages(Protocol):
-    """Optional, for a benchmark that opens its images itself; without it, ``sample.image`` is a path that the model
-    opens.
+    """Optional, for a benchmark that opens its images itself.
+
+    Without it, ``sample.image`` is a path that the model opens.
     """
 
     def picture(self, sample: Sample) -> Any:
@@ -622,8 +633,9 @@ PROTOCOLS: Mapping[str, type] = {
 
 
 def members(protocol: type) -> tuple[str, ...]:
-    """Names that a protocol declares, inherited ones included, without those of ``torch.nn.Module`` and of Python
-    itself.
+    """Return the names that a protocol declares, inherited ones included.
+
+    Those of ``torch.nn.Module`` and of Python itself are left out.
     """
     found: dict[str, None] = {}
     for base in reversed(protocol.__mro__):

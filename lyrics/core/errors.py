@@ -66,7 +66,7 @@ class GeometryError(LyricsError):
 
 
 class ImageError(LyricsError):
-    """A picture cannot be used. ``kind`` says why in one word, for ledgers.
+    """An image cannot be used. ``kind`` says why in one word, for ledgers.
 
     Kinds: ``missing``, ``folder``, ``special`` (a FIFO, socket or device), ``unreadable`` (the system refuses),
     ``empty``, ``format`` (not one that is read), ``large`` (too many pixels, or too much memory), ``truncated``,
@@ -95,7 +95,7 @@ class SampleError(LyricsError):
     """One record of a data set cannot be used, the others can. ``kind`` says why in one word, for ledgers.
 
     Kinds: ``missing`` (what it names is not there), ``record`` (a key is missing or of another type), ``member`` (of a
-    tar), ``checksum``, ``size`` (its boxes are of another picture than the one that is read).
+    tar), ``checksum``, ``size`` (its boxes are of another image than the one that is read).
     ``sha256`` is that of the bytes, where they were read.
     """
 

@@ -1,8 +1,8 @@
-"""``Box``: a rectangle in a picture. ``Frame``: how that picture became the canvas a model looks at, and the way back.
+"""``Box``: a rectangle in an image. ``Frame``: how that image became the canvas a model looks at, and the way back.
 
-Pixel convention, everywhere: coordinates are continuous, a picture w pixels wide spans [0, w], and pixel column j
+Pixel convention, everywhere: coordinates are continuous, an image w pixels wide spans [0, w], and pixel column j
 covers [j, j + 1] with its center at j + 0.5. A box that covers columns 3 and 4 is x1=3, x2=5. Normalized coordinates
-are these divided by the width or the height of the *original* picture; there is no other normalized frame. ``_norm``
+are these divided by the width or the height of the *original* image; there is no other normalized frame. ``_norm``
 and ``_px`` in names say which one is meant. Sizes are (width, height), as in Pillow; masks are [H, W], as in numpy.
 """
 
@@ -43,12 +43,12 @@ def checked_size(size: Sequence[SupportsIndex]) -> Size:
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A rectangle: left, top, right, bottom, each as a share of the original picture's width or height.
+    """A rectangle: left, top, right, bottom, each as a share of the original image's width or height.
 
     Always finite, inside [0, 1], ordered, and at least ``MIN_SIDE`` wide and high: a line or a point is not a box. So
     whoever holds a ``Box`` may divide by its sides. The constructor raises ``GeometryError`` for anything else;
     coordinates from outside (a detector, an annotation file, a language model) come in through ``clip`` and the
-    ``from_...`` methods, which cut at the picture's border and return None when nothing is left.
+    ``from_...`` methods, which cut at the image's border and return None when nothing is left.
     """
 
     x1: float
@@ -65,7 +65,7 @@ class Box:
                 valid = False
             if not valid:
                 raise GeometryError(
-                    f"{name} of a box is {raw!r}, but it must be a number from 0 to 1, a share of the picture's side. "
+                    f"{name} of a box is {raw!r}, but it must be a number from 0 to 1, a share of the image's side. "
                     "Use Box.clip or Box.from_px for numbers from outside."
                 )
             # A plain float, whatever kind of number came in; + 0.0 turns -0.0 into 0.0.
@@ -80,7 +80,7 @@ class Box:
 
     @classmethod
     def clip(cls, x1: SupportsFloat, y1: SupportsFloat, x2: SupportsFloat, y2: SupportsFloat) -> Box | None:
-        """Return the part of a normalized rectangle that lies in the picture.
+        """Return the part of a normalized rectangle that lies in the image.
 
         None when a number is NaN or infinite, when the corners are reversed, or when less than ``MIN_SIDE`` of a side
         lies inside.
@@ -105,18 +105,18 @@ class Box:
 
     @classmethod
     def from_xywh_px(cls, xywh_px: Sequence[SupportsFloat], size: Sequence[SupportsIndex]) -> Box | None:
-        """From COCO's (left, top, width, height) in pixels of the original picture, as ``clip`` does."""
+        """From COCO's (left, top, width, height) in pixels of the original image, as ``clip`` does."""
         x, y, w, h = _four(xywh_px)
         return cls.from_px((x, y, x + w, y + h), size)
 
     @classmethod
     def from_cxcywh_norm(cls, cxcywh_norm: Sequence[SupportsFloat]) -> Box | None:
-        """From DETR's (center x, center y, width, height), each a share of the picture, as ``clip`` does."""
+        """From DETR's (center x, center y, width, height), each a share of the image, as ``clip`` does."""
         cx, cy, w, h = _four(cxcywh_norm)
         return cls.clip(cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2)
 
     def to_px(self, size: Sequence[SupportsIndex]) -> Corners:
-        """Pixel corners (x1, y1, x2, y2) in the original picture of ``size`` (width, height); floats, not rounded."""
+        """Pixel corners (x1, y1, x2, y2) in the original image of ``size`` (width, height); floats, not rounded."""
         width, height = checked_size(size)
         return self.x1 * width, self.y1 * height, self.x2 * width, self.y2 * height
 
@@ -126,11 +126,11 @@ class Box:
 
     @property
     def area(self) -> float:
-        """Share of the picture that the box covers: in (0, 1]."""
+        """Share of the image that the box covers: in (0, 1]."""
         return (self.x2 - self.x1) * (self.y2 - self.y1)
 
     def iou(self, other: Box) -> float:
-        """Intersection over union of two boxes of the same picture: in [0, 1]."""
+        """Intersection over union of two boxes of the same image: in [0, 1]."""
         width = min(self.x2, other.x2) - max(self.x1, other.x1)
         height = min(self.y2, other.y2) - max(self.y1, other.y1)
         shared = max(width, 0.0) * max(height, 0.0)
@@ -216,7 +216,7 @@ class FlipHorizontal:
 
 Step = Resize | Crop | Pad | FlipHorizontal
 
-# Halving a picture puts every pixel center exactly on the border of two pixels, or on a crop's edge. Centers are moved
+# Halving an image puts every pixel center exactly on the border of two pixels, or on a crop's edge. Centers are moved
 # right by this much, so that such ties do not depend on rounding.
 _TIE = 1e-6
 
@@ -225,7 +225,7 @@ _TIE = 1e-6
 class _Axis:
     """One axis of a frame, all steps composed: ``canvas_px = scale * original_norm + offset``; scale < 0 if mirrored.
 
-    ``[low, high]`` is the part of the canvas, in pixels, that shows the original picture: crops cut it, pads stay
+    ``[low, high]`` is the part of the canvas, in pixels, that shows the original image: crops cut it, pads stay
     outside of it.
     """
 
@@ -273,7 +273,7 @@ class _Axis:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What was done to a picture of ``original_size`` (width, height) to make the canvas that a model sees.
+    """What was done to an image of ``original_size`` (width, height) to make the canvas that a model sees.
 
     Immutable: ``Frame.of(640, 480).resize(448, 336).crop(0, 0, 336, 336).flip()`` gives a new frame at each call. The
     steps are composed once into an affine map per axis, so a long chain costs no more than a short one, and the map is
@@ -296,7 +296,7 @@ class Frame:
 
     @classmethod
     def of(cls, width: int, height: int) -> Frame:
-        """Return the frame of a picture that nothing was done to yet.
+        """Return the frame of an image that nothing was done to yet.
 
         Raises ``GeometryError`` as ``checked_size`` does.
         """
@@ -327,16 +327,18 @@ class Frame:
         return self._x.length, self._y.length
 
     def box_to_canvas(self, box: Box) -> Corners:
-        """Return (x1, y1, x2, y2) of a box on the canvas, in pixels, ordered; not clipped: what was cropped off is
-        outside.
+        """Return (x1, y1, x2, y2) of a box on the canvas, in pixels, ordered.
+
+        Not clipped: what was cropped off is outside.
         """
         x1, x2 = sorted((self._x.scale * box.x1 + self._x.offset, self._x.scale * box.x2 + self._x.offset))
         y1, y2 = self._y.scale * box.y1 + self._y.offset, self._y.scale * box.y2 + self._y.offset
         return x1, y1, x2, y2
 
     def box_from_canvas(self, xyxy_px: Sequence[SupportsFloat]) -> Box | None:
-        """Return a box in canvas pixels back in the original picture, as ``Box.clip`` does: None if it is all on
-        padding.
+        """Return a box in canvas pixels back in the original image, as ``Box.clip`` does.
+
+        None if all of it is on padding.
         """
         x1, y1, x2, y2 = _four(xyxy_px)
         if self._x.scale < 0:
@@ -354,7 +356,7 @@ class Frame:
         return self._mirrored(_rows(boxes_norm_N4) * scale_4 + offset_4)
 
     def boxes_from_canvas(self, boxes_px_N4: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Canvas pixels [N, 4] -> normalized in the original picture, float64 [N, 4], not clipped."""
+        """Canvas pixels [N, 4] -> normalized in the original image, float64 [N, 4], not clipped."""
         scale_4, offset_4 = self._affine_4()
         return self._mirrored((_rows(boxes_px_N4) - offset_4) / scale_4)
 
@@ -372,20 +374,22 @@ class Frame:
         return self._x.visible_share(box.x1, box.x2) * self._y.visible_share(box.y1, box.y2)
 
     def mask_to_canvas(self, mask_HW: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        """Return a mask of the original picture, bool [H, W], on the canvas: nearest neighbor by centers, False on
-        padding.
+        """Return a mask of the original image, bool [H, W], on the canvas.
 
-        Raises ``GeometryError`` unless the mask has the original picture's size.
+        Each pixel has its nearest neighbor by centers; padding is False.
+
+        Raises ``GeometryError`` unless the mask has the original image's size.
         """
         width, height = self.original_size
-        _check_mask(mask_HW, self.original_size, "original picture")
+        _check_mask(mask_HW, self.original_size, "original image")
         columns, column_shown = self._x.canvas_to_original(width)
         rows, row_shown = self._y.canvas_to_original(height)
         return _sample(mask_HW, rows, columns, row_shown, column_shown)
 
     def mask_from_canvas(self, mask_HW: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        """Return a mask of the canvas, bool [H, W], in the original picture: nearest neighbor, False where crops had
-        cut.
+        """Return a mask of the canvas, bool [H, W], in the original image.
+
+        Each pixel has its nearest neighbor; it is False where crops had cut.
 
         Raises ``GeometryError`` unless the mask has the canvas's size.
         """

@@ -1,5 +1,6 @@
-"""Bilinear sampling of feature maps that is right in every floating-point type: the only place that calls torch's
-``grid_sample``.
+"""Bilinear sampling of feature maps that is right in every floating-point type.
+
+This is the only place that calls torch's ``grid_sample``.
 
 On a CPU torch (2.13) was seen to read uninitialized memory in bfloat16: the same input gives other values, and now and
 then NaN, from call to call. bfloat16 also has too few bits for a place in an image. So samples are taken in float32 or

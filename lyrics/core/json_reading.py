@@ -1,5 +1,6 @@
-"""Read JSON and other small text files that somebody else wrote: every way in which one can be wrong is one clear
-error.
+"""Read JSON and other small text files that somebody else wrote.
+
+Every way in which one can be wrong is one clear error.
 
 Nothing else in the package parses JSON; a test walks the source for it. Imports no torch.
 """
@@ -115,8 +116,9 @@ def read_bytes(
     max_bytes: int | None = MAX_BYTES,
     advice: str = "",
 ) -> bytes:
-    """Return the bytes of a regular file: a pipe or a device, which could wait or run on for ever, is refused before it
-    is opened.
+    """Return the bytes of a regular file.
+
+    A pipe or a device, which could wait or run on for ever, is refused before it is opened.
 
     Arguments and errors as ``read_json``.
     """

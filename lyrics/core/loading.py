@@ -1,5 +1,6 @@
-"""A model by whatever name a user has for it: a model folder, the folder of a training run, a preset, a spec file, or a
-hub id.
+"""Load a model by whatever name a user has for it.
+
+That is a model folder, the folder of a training run, a preset, a spec file, or a hub id.
 """
 
 from __future__ import annotations

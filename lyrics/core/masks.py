@@ -1,4 +1,4 @@
-"""Run-length masks: a segmentation of the original picture in a few hundred bytes.
+"""Run-length masks: a segmentation of the original image in a few hundred bytes.
 
 The runs are COCO's: column-major, starting with the zeros. ``Mask.to_coco`` gives the compressed form that pycocotools
 reads.
@@ -55,7 +55,7 @@ class Mask:
 
     @classmethod
     def from_box(cls, box: Box, size_px: tuple[int, int]) -> Mask:
-        """Return the pixels of a picture of ``size_px`` (width, height) whose centers lie in a box; at least one."""
+        """Return the pixels of an image of ``size_px`` (width, height) whose centers lie in a box; at least one."""
         x1, y1, x2, y2 = box.to_px(size_px)
         array = np.zeros((size_px[1], size_px[0]), dtype=np.bool_)
         left, top = min(round(x1), size_px[0] - 1), min(round(y1), size_px[1] - 1)

@@ -206,7 +206,7 @@ class LyricsModel(SavedModel):
     def instruction_step(self, batch: InstructionExamples, *, longest: int | None = None) -> dict[str, Loss]:
         """Stage 2 (section 3.3): next-token loss on answers and what ends them, as one sum and count called ``answer``.
 
-        The query transformer reads, for each picture, the instruction that brings it in. ``longest`` cuts prompts to so
+        The query transformer reads, for each image, the instruction that brings it in. ``longest`` cuts prompts to so
         many tokens; they are cut to the language model's positions in any case.
         """
         instructions = instructions_of(batch.dialogues, len(batch.images))
@@ -242,16 +242,16 @@ class LyricsModel(SavedModel):
         """Return the answer that each conversation ends without: greedy (section 5.1) unless an option says otherwise.
 
         Args:
-            dialogues: conversations whose last exchange has no answer; they name pictures of ``encoded`` by number.
-            encoded: the pictures.
+            dialogues: conversations whose last exchange has no answer; they name images of ``encoded`` by number.
+            encoded: the images.
             max_new_tokens: tokens of an answer at most; 64 unless given here or in ``generation_config``.
             on_text: called with each piece of text as it is written; one conversation and one beam only.
             generation_config, seed, options: as for ``generate``.
 
-        Boxes in an answer are of the last picture that came into its conversation.
+        Boxes in an answer are of the last image that came into its conversation.
 
         Raises:
-            PromptError: a prompt is empty, too long, or names a picture that is not there.
+            PromptError: a prompt is empty, too long, or names an image that is not there.
             SpecError: a generation option is out of range, or options exclude each other.
             TypeError: a generation option does not exist.
         """

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ from packaging.version import InvalidVersion, Version
 from lyrics.core.clean_text import one_line
 from lyrics.core.errors import LyricsError, PluginError, SpecError, WiringError, did_you_mean
 from lyrics.core.registry.component import Capability, Options
-from lyrics.core.registry.registry import Entry, Registry, default_registry, describe
+from lyrics.core.registry.registry import Entry, Registry, default_registry, describe, vocabulary_options
 from lyrics.core.renaming import current_names
 from lyrics.core.spec import (
     ModelSpec,
@@ -44,11 +44,15 @@ RefinerLike = SpecLike | RefinerOnlySpec | RefinerSpec
 
 @dataclass(frozen=True)
 class Part:
-    """A slot whose component was found and whose options are valid."""
+    """A slot whose component was found and whose options are valid.
+
+    ``registry`` is where it was looked up; None: everything installed.
+    """
 
     path: str
     entry: Entry
     options: Options
+    registry: Registry | None = field(default=None, compare=False)
 
     @property
     def label(self) -> str:
@@ -188,7 +192,7 @@ def _find_parts(
     for path, kind, slot in wanted.slots():
         try:
             entry = registry.component(kind, slot.use)
-            parts[path] = Part(path, entry, _options(path, entry, slot))
+            parts[path] = Part(path, entry, _options(path, entry, slot, registry), registry)
         except (SpecError, PluginError) as error:
             faults.append(type(error)(_at(path, str(error))))
     if len(faults) == 1:
@@ -210,16 +214,21 @@ def _at(path: str, message: str) -> str:
     return "\n".join(line if line.startswith(path) else f"{path}: {line}" for line in message.splitlines())
 
 
-def _options(path: str, entry: Entry, slot: Slot) -> Options:
+def _options(path: str, entry: Entry, slot: Slot, registry: Registry) -> Options:
     where = f"{path}.options"
     try:
         options = validate(slot.options, entry.component.options, where=where)
         options.model_dump(mode="json")  # the resolved spec must be plain data
-        return options
     except SpecError:
         raise
     except Exception as error:  # a stranger's validator may raise anything
         raise PluginError(f"{where}: the options of {entry.source} failed: {describe(error)}") from error
+    for name in vocabulary_options(entry.component.options):
+        try:
+            registry.check_vocabulary(getattr(options, name))
+        except (SpecError, PluginError) as error:
+            raise type(error)(f"{where}.{name}: {error}") from error
+    return options
 
 
 def _version_of(part: Part) -> str:
@@ -227,8 +236,9 @@ def _version_of(part: Part) -> str:
 
 
 def _warn_of_other_versions(spec: ModelSpec | RefinerOnlySpec, parts: Mapping[str, Part]) -> None:
-    """One line for all parts that come from another distribution, or from one of another major or minor version, than
-    was written down.
+    """Warn once of all parts that come from another distribution or version than was written down.
+
+    Versions differ where the major or minor number does.
     """
     changed: dict[tuple[str, str], list[str]] = {}
     for path, written in spec.distributions.items():

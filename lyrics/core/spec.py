@@ -69,10 +69,10 @@ class ObjectiveSlot(Slot):
 class RefinerSpec(_Frozen):
     """The visual refiner: tagger -> detector -> segmenter. Any part may be absent."""
 
-    tagger: Slot | None = Field(None, description="names what is in the picture; null: the caller gives the tags")
+    tagger: Slot | None = Field(None, description="names what is in the image; null: the caller gives the tags")
     detector: Slot | None = Field(None, description="boxes for the tags, and local tokens")
     segmenter: Slot | None = Field(None, description="a mask and a local token for each box")
-    max_objects: int = Field(100, ge=1, description="objects kept per picture, best first")
+    max_objects: int = Field(100, ge=1, description="objects kept per image, best first")
 
 
 class Specification(_Frozen):
@@ -91,8 +91,7 @@ class Specification(_Frozen):
                     yield f"refiner.{part}", part, slot
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> Self:
-        """Return a copy with dotted paths set, e.g.
-        ``{"refiner.detector": "cached", "language_model.options.lora.rank": 8}``.
+        """Return a copy with dotted paths set, e.g. ``{"refiner.detector": "cached"}``.
 
         Giving a slot another ``use`` drops the options of the part it replaces. ``None`` removes an entry that has a
         name of the user's choice, such as ``{"objectives.msp": None}``. Raises ``SpecError`` for a path that does not
@@ -121,9 +120,9 @@ class ModelSpec(Specification):
     Every field can be set by an override, such as ``refiner.detector.options.box_threshold=0.3``.
     """
 
-    image_encoder: Slot = Field(description="global features of the picture")
+    image_encoder: Slot = Field(description="global features of the image")
     refiner: RefinerSpec | None = Field(
-        None, description="objects of the picture; null: the model sees the picture as a whole"
+        None, description="objects of the image; null: the model sees the image as a whole"
     )
     query_transformer: Slot = Field(description="compresses features into query outputs")
     language_model: Slot = Field(description="reads soft tokens and text, and answers")
@@ -137,7 +136,7 @@ class ModelSpec(Specification):
         ("spatial", "instruction"), description="texts that the query transformer reads in stage 2"
     )
     spatial_in_prompt: bool = Field(
-        True, description="whether the language model reads the spatial representation as text, after each picture"
+        True, description="whether the language model reads the spatial representation as text, after each image"
     )
 
     distributions: dict[str, str] = Field(default_factory=dict, description=_DISTRIBUTIONS)
@@ -233,8 +232,9 @@ def _child(schema: Schema, key: str) -> Schema | None:
 
 
 def set_path(data: dict[str, Any], path: str, value: Any, root: type[BaseModel]) -> None:
-    """Set a dotted path in the plain data of a ``root``, in place; ``None`` removes a named entry, such as
-    ``objectives.msp``.
+    """Set a dotted path in the plain data of a ``root``, in place.
+
+    ``None`` removes a named entry, such as ``objectives.msp``.
 
     Raises ``SpecError`` for a path that does not exist.
     """
@@ -314,8 +314,9 @@ def _plain(value: Any, depth: int = 0) -> Any:
 
 
 def validate(data: Any, model: type[M], *, where: str = "") -> M:
-    """Return ``data`` as ``model``, or a ``SpecError`` naming the path, the value and what was expected, for every
-    fault found.
+    """Return ``data`` as ``model``; every fault of it is in one ``SpecError``.
+
+    The error names the path, the value and what was expected.
 
     ``where`` is put before each path; it is how options are reported at their place in the spec.
     """
@@ -356,8 +357,9 @@ def _sentence(fault: Mapping[str, Any], model: type[BaseModel], where: str) -> s
 
 
 def _keys_of(loc: tuple[str | int, ...], model: type[BaseModel]) -> tuple[str, ...]:
-    """The path of a fault without pydantic's own words: the name of a validator, and between the keys of free data
-    their JSON types.
+    """Return the path of a fault without pydantic's own words.
+
+    Those are the name of a validator and, between the keys of free data, their JSON types.
     """
     keys = [str(key) for key in loc if not (isinstance(key, str) and key.startswith("function-"))]
     schema: Schema | None = model

@@ -14,8 +14,9 @@ from lyrics.core.stage1.state import Loss
 
 @dataclass
 class TrainingOutput(ModelOutput):
-    """The losses of a batch; a transformers ``ModelOutput``, so that ``output.loss`` and ``output["loss"]`` are the
-    same.
+    """The losses of a batch.
+
+    A transformers ``ModelOutput``, so that ``output.loss`` and ``output["loss"]`` are the same.
 
     Args:
         loss: scalar for ``backward``: the weighted sum of ``losses``. Over several ranks it is this rank's share,

@@ -6,8 +6,9 @@ from typing import Any
 
 
 def lmms_eval_models() -> Any:
-    """Return what the entry point ``lyrics`` of the group ``lmms_eval.models`` gives: the model ``lyrics`` of
-    lmms-eval.
+    """Return what the entry point ``lyrics`` of the group ``lmms_eval.models`` gives.
+
+    It is the model ``lyrics`` of lmms-eval.
 
     lmms-eval (0.7.3, ``lmms_eval/models/registry_v2.py``) calls it and takes a ``ModelManifest``.
     """

@@ -1,5 +1,6 @@
-"""The model ``lyrics`` of lmms-eval (https://github.com/EvolvingLMMs-Lab/lmms-eval): needs
-``pip install 'lyrics-vl[lmms-eval]'``.
+"""The model ``lyrics`` of lmms-eval (https://github.com/EvolvingLMMs-Lab/lmms-eval).
+
+It needs ``pip install 'lyrics-vl[lmms-eval]'``.
 
     python -m lmms_eval --model lyrics --model_args pretrained=FOLDER --tasks mme --batch_size 8
 
@@ -22,7 +23,7 @@ _ARGUMENTS = ("pretrained", "weights", "device", "dtype", "batch_size", "max_new
 
 
 class Lyrics(lmms):  # type: ignore[misc]
-    """``generate_until`` for tasks with one picture, several, or none.
+    """``generate_until`` for tasks with one image, several, or none.
 
     Args:
         pretrained: a model folder, a preset, a spec file, or a hub id.

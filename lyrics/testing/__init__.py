@@ -17,7 +17,7 @@ it.
 from __future__ import annotations
 
 from lyrics.core.renaming import moved_names
-from lyrics.testing.base import ComponentContract, checks_of
+from lyrics.testing.base import ComponentContract, Contract, checks_of
 from lyrics.testing.kinds import (
     CONTRACTS,
     BenchmarkContract,
@@ -30,13 +30,15 @@ from lyrics.testing.kinds import (
     SegmenterContract,
     TaggerContract,
 )
-from lyrics.testing.run import ConformanceReport, check_component
+from lyrics.testing.run import ConformanceReport, check_component, check_vocabulary
+from lyrics.testing.vocabulary import VocabularyContract
 
 __all__ = [
     "CONTRACTS",
     "BenchmarkContract",
     "ComponentContract",
     "ConformanceReport",
+    "Contract",
     "DatasetContract",
     "DetectorContract",
     "ImageEncoderContract",
@@ -45,7 +47,9 @@ __all__ = [
     "QueryTransformerContract",
     "SegmenterContract",
     "TaggerContract",
+    "VocabularyContract",
     "check_component",
+    "check_vocabulary",
     "checks_of",
 ]
 

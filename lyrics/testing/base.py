@@ -1,4 +1,4 @@
-"""What every component keeps, whatever its kind, and the guard that no check is lost."""
+"""What every component keeps, whatever its kind, and the guard that no check of a contract is lost."""
 
 from __future__ import annotations
 
@@ -20,7 +20,35 @@ from lyrics.core.spec import validate
 _SUITE = "lyrics.testing"
 
 
-class ComponentContract:
+class Contract:
+    """Checks that are not lost: one that is set to None or overridden fails, or is no class at all."""
+
+    def test_no_check_is_missing(self) -> None:
+        """Troubleshooting: a check was set to None or overridden.
+
+        Mark an override `@pytest.mark.xfail(reason=...)` instead.
+        """
+        contract = _contract_class(type(self))
+        for name in checks_of(contract):
+            found = getattr(type(self), name, None)
+            kept = found is getattr(contract, name) or _is_xfail(found)
+            assert kept, f"the check {name} of {contract.__name__} was removed or overridden"
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.__module__.startswith(_SUITE):
+            return
+        contract = _contract_class(cls)
+        for name in checks_of(contract):
+            found = getattr(cls, name)
+            if found is not getattr(contract, name) and not _is_xfail(found):
+                raise TypeError(
+                    f"{cls.__name__} overrides the check {name} of {contract.__name__}; a check may only be overridden "
+                    "by a test marked @pytest.mark.xfail(reason=...)"
+                )
+
+
+class ComponentContract(Contract):
     """What every component keeps, whatever its kind.
 
     Attributes to set: ``component`` (its name, or ``distribution/name``); ``options``, where the record's
@@ -44,7 +72,8 @@ class ComponentContract:
     def part(self) -> Part:
         record = self.entry.component
         given = record.test_options if self.options is None else self.options
-        return Part(self.kind, self.entry, validate(dict(given), record.options, where=f"{self.kind} options"))
+        options = validate(dict(given), record.options, where=f"{self.kind} options")
+        return Part(self.kind, self.entry, options, self.registry)
 
     def build(self, weights: str = "random", seed: int = 0) -> Any:
         """Return the component under its test options, in evaluation mode, without a network."""
@@ -62,9 +91,10 @@ class ComponentContract:
     # --- checks ---
 
     def test_manifest_imports_nothing_heavy(self) -> None:
-        """Troubleshooting: the module that the entry point names may hold records and options only; move `import torch`
-        and everything that
-        needs it into the module that `build` names."""
+        """Troubleshooting: the module that the entry point names may hold records and options only.
+
+        Move `import torch` and everything that needs it into the module that `build` names.
+        """
         manifest_is_light(self.entry.source.module or self.entry.component.options.__module__)
 
     def test_options_round_trip_through_json(self) -> None:
@@ -92,37 +122,13 @@ class ComponentContract:
         """Troubleshooting: with weights 'random' nothing may be downloaded; initialize from the options' numbers."""
         self.build()
 
-    def test_no_check_is_missing(self) -> None:
-        """Troubleshooting: a check was set to None or overridden.
 
-        Mark an override `@pytest.mark.xfail(reason=...)` instead.
-        """
-        contract = _contract_class(type(self))
-        for name in checks_of(contract):
-            found = getattr(type(self), name, None)
-            kept = found is getattr(contract, name) or _is_xfail(found)
-            assert kept, f"the check {name} of {contract.__name__} was removed or overridden"
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if cls.__module__.startswith(_SUITE):
-            return
-        contract = _contract_class(cls)
-        for name in checks_of(contract):
-            found = getattr(cls, name)
-            if found is not getattr(contract, name) and not _is_xfail(found):
-                raise TypeError(
-                    f"{cls.__name__} overrides the check {name} of {contract.__name__}; a check may only be overridden "
-                    "by a test marked @pytest.mark.xfail(reason=...)"
-                )
-
-
-def checks_of(contract: type[ComponentContract]) -> list[str]:
+def checks_of(contract: type[Contract]) -> list[str]:
     """Return names of the checks that a class holds, inherited ones included."""
     return sorted(name for name in dir(contract) if name.startswith("test_"))
 
 
-def _contract_class(cls: type) -> type[ComponentContract]:
+def _contract_class(cls: type) -> type[Contract]:
     return next(base for base in cls.__mro__ if base.__module__.startswith(_SUITE))
 
 

@@ -1,4 +1,4 @@
-"""One contract class per kind of component. Shapes: B pictures, N image tokens, M and K local tokens, D width."""
+"""One contract class per kind of component. Shapes: B images, N image tokens, M and K local tokens, D width."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ImageEncoderContract(ModuleContract):
     def test_batch_composition_does_not_matter(self) -> None:
         encoder = self.build()
         both = self._tokens(encoder, 2)
-        close(both[:1], self._tokens(encoder, 1), "tokens of a picture alone and in a batch")
+        close(both[:1], self._tokens(encoder, 1), "tokens of an image alone and in a batch")
 
     def test_is_deterministic_in_evaluation_mode(self) -> None:
         encoder = self.build()
@@ -66,7 +66,7 @@ class TaggerContract(ModuleContract):
     def test_tags_are_records_best_first(self) -> None:
         tagger = self.build()
         found = self._tags(tagger, batch(tagger.preprocessing, 2))
-        assert len(found) == 2, f"tags for {len(found)} of 2 pictures"
+        assert len(found) == 2, f"tags for {len(found)} of 2 images"
         for tags in found:
             assert all(isinstance(tag, Tag) and tag.name and 0 <= tag.score <= 1 for tag in tags), tags
             scores = [tag.score for tag in tags]
@@ -329,8 +329,9 @@ class QueryTransformerContract(ModuleContract):
         assert (one - elsewhere).abs().max() > 1e-6, "captions do not see the queries that are their prefix"
 
     def test_wanted_rows_are_those_asked_for(self) -> None:
-        """Troubleshooting: see `Wanted` in `lyrics.core.stage1.streams`; rows come in the order of the stream, without
-        padding.
+        """Troubleshooting: see `Wanted` in `lyrics.core.stage1.streams`.
+
+        Rows come in the order of the stream, without padding.
         """
         import torch
 
@@ -349,8 +350,9 @@ class QueryTransformerContract(ModuleContract):
         assert logits.shape[1] >= len(transformer.tokenizer), "fewer logits than words"
 
     def test_trains_in_stage_1(self) -> None:
-        """Troubleshooting: a step with all objectives that the segments allow; its gradient must reach every parameter
-        that it trains.
+        """Troubleshooting: a step with all objectives that the segments allow.
+
+        Its gradient must reach every parameter that it trains.
         """
         from lyrics.core.stage1.reduction import total_loss
 
@@ -364,8 +366,9 @@ class QueryTransformerContract(ModuleContract):
         reached(trained)
 
     def test_two_ranks_are_one(self) -> None:
-        """Troubleshooting: half the batch on each of two ranks gives the losses and gradients of all of it on one. Hard
-        negatives of the other rank are images that `followed_by` puts after one's own.
+        """Troubleshooting: half the batch on each of two ranks gives the losses and gradients of all of it on one.
+
+        Hard negatives of the other rank are images that `followed_by` puts after one's own.
         """
         from lyrics.testing.ranks import one_rank, two_ranks
 
@@ -620,8 +623,9 @@ class ObjectiveContract(ModuleContract):
         return objective, objective_loss(objective, self.context["query_dim"], objects, caption_lengths, first=first)
 
     def test_loss_is_a_sum_with_its_count(self) -> None:
-        """Troubleshooting: return `Loss(sum over the terms, number of terms)`, not a mean; means are taken over all
-        ranks at once.
+        """Troubleshooting: return `Loss(sum over the terms, number of terms)`, not a mean.
+
+        Means are taken over all ranks at once.
         """
         import torch
 
@@ -643,8 +647,9 @@ class ObjectiveContract(ModuleContract):
         assert torch.isfinite(self._loss([2], [3])[1].sum)
 
     def test_nothing_to_see_or_to_say_is_normal(self) -> None:
-        """Troubleshooting: a batch without objects, or with an empty caption, gives a finite loss; without terms it is
-        exactly 0.
+        """Troubleshooting: a batch without objects, or with an empty caption, gives a finite loss.
+
+        Without terms it is exactly 0.
         """
         import torch
 
@@ -654,9 +659,10 @@ class ObjectiveContract(ModuleContract):
             assert loss.count or loss.sum == 0, "a loss without terms must be 0"
 
     def test_comparing_samples_is_declared(self) -> None:
-        """Troubleshooting: a loss that is not the sum of those of two halves of a batch compares samples. Say so in the
-        component's record: `capabilities=("compares_across_batch",)`; several micro-batches are then refused, where
-        they would change what is learned.
+        """Troubleshooting: a loss that is not the sum of those of two halves of a batch compares samples.
+
+        Say so in the component's record: `capabilities=("compares_across_batch",)`; several micro-batches are then
+        refused, where they would change what is learned.
         """
         from lyrics.core.contracts import WithNegatives
 
@@ -707,8 +713,10 @@ class DatasetContract(ComponentContract):
             assert data[index] == data[index] == again[index], f"sample {index} changes"
 
     def test_pictures_are_rgb_and_the_same_every_time(self) -> None:
-        """Troubleshooting: `picture(sample)` gives a PIL image, upright and RGB;
-        `lyrics.core.pictures.images.decode_image` makes one of bytes."""
+        """Troubleshooting: `picture(sample)` gives a PIL image, upright and RGB.
+
+        `lyrics.core.pictures.images.decode_image` makes one of bytes.
+        """
         from PIL import Image
 
         from lyrics.core.errors import ImageError
@@ -723,14 +731,15 @@ class DatasetContract(ComponentContract):
             except ImageError:  # a bad sample: replaced in training
                 continue
             opened += 1
-            assert isinstance(picture, Image.Image), f"a picture is a {type(picture).__name__}"
-            assert picture.mode == "RGB", f"a picture's mode is {picture.mode}"
-            assert picture.tobytes() == again.picture(sample).tobytes(), f"the picture of {sample.source} changes"
-        assert opened or not samples, "no picture of the first samples can be opened"
+            assert isinstance(picture, Image.Image), f"an image is a {type(picture).__name__}"
+            assert picture.mode == "RGB", f"an image's mode is {picture.mode}"
+            assert picture.tobytes() == again.picture(sample).tobytes(), f"the image of {sample.source} changes"
+        assert opened or not samples, "no image of the first samples can be opened"
 
     def test_survives_the_way_to_a_loader_worker(self) -> None:
-        """Troubleshooting: data sets are pickled into workers; open files on first use and leave them out of the
-        pickled state.
+        """Troubleshooting: data sets are pickled into workers.
+
+        Open files on first use and leave them out of the pickled state.
         """
         import copy
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lyrics.core.errors import LyricsError
-from lyrics.core.registry.registry import Entry, Registry
-from lyrics.testing.base import checks_of
+from lyrics.core.registry.component import Vocabulary
+from lyrics.core.registry.registry import Entry, PluginSource, Registry
+from lyrics.testing.base import Contract, checks_of
 from lyrics.testing.kinds import CONTRACTS
+from lyrics.testing.vocabulary import VocabularyContract
 
 #: What a component without test options can be held to: these build nothing.
 _WITHOUT_A_BUILD = (
@@ -22,8 +24,10 @@ _WITHOUT_A_BUILD = (
 
 @dataclass(frozen=True)
 class ConformanceReport:
-    """What ``check_component`` found: how many checks ran, the cause of each that failed, and why others did not run,
-    if they did not.
+    """What ``check_component`` or ``check_vocabulary`` found.
+
+    ``checks`` is how many checks ran, ``failures`` the cause of each that failed; ``skipped`` says why others did not
+    run, if they did not.
     """
 
     kind: str
@@ -44,8 +48,23 @@ def check_component(entry: Entry, registry: Registry | None = None) -> Conforman
     """
     record = entry.component
     case = type("Case", (CONTRACTS[record.kind],), {"component": entry.qualified_name, "registry": registry})()
-    failures = {}
     checks, skipped = checks_without_files(entry)
+    return ConformanceReport(record.kind, record.name, len(checks), _failures(case, checks), skipped)
+
+
+def check_vocabulary(
+    vocabulary: Vocabulary, source: PluginSource, registry: Registry | None = None
+) -> ConformanceReport:
+    """Run every check of ``VocabularyContract``, without pytest."""
+    named = {"vocabulary": f"{source.distribution}/{vocabulary.name}", "registry": registry}
+    case = type("Case", (VocabularyContract,), named)()
+    checks = checks_of(VocabularyContract)
+    return ConformanceReport("vocabulary", vocabulary.name, len(checks), _failures(case, checks))
+
+
+def _failures(case: Contract, checks: Sequence[str]) -> dict[str, str]:
+    """The cause of each check that fails."""
+    failures = {}
     for name in checks:
         try:
             getattr(case, name)()
@@ -54,12 +73,13 @@ def check_component(entry: Entry, registry: Registry | None = None) -> Conforman
         except Exception as error:  # a stranger's code may raise anything; all of it is a finding
             frame = traceback.extract_tb(error.__traceback__)[-1]
             failures[name] = f"{type(error).__name__}: {error} ({frame.filename}:{frame.lineno})"
-    return ConformanceReport(record.kind, record.name, len(checks), failures, skipped)
+    return failures
 
 
 def checks_without_files(entry: Entry) -> tuple[list[str], str]:
-    """Return names of the checks that a component can be held to as it is installed, and why not to the others,
-    if not to all.
+    """Return the names of the checks that a component can be held to as it is installed.
+
+    Beside them stands why not to the others, if not to all.
     """
     checks = checks_of(CONTRACTS[entry.component.kind])
     skipped = _needs(entry)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lyrics.core.registry.component import Component, hookimpl
+from lyrics.core.registry.component import Component, Vocabulary, hookimpl
 from lyrics.core.registry.registry import Entry, PluginSource, Registry, default_registry
 from lyrics.core.resolve import Part, declared_segments
 from lyrics.core.spec import ModelSpec, ObjectiveSlot, RefinerSpec, Slot
@@ -37,25 +37,30 @@ SIZE = 4
 
 
 class Provides:
-    """A plugin of given components."""
+    """A plugin of given components and vocabularies."""
 
-    def __init__(self, components: Iterable[Component]) -> None:
-        self.components = tuple(components)
+    def __init__(self, components: Iterable[Component], vocabularies: Iterable[Vocabulary] = ()) -> None:
+        self.components, self.vocabularies = tuple(components), tuple(vocabularies)
 
     @hookimpl
     def lyrics_components(self) -> Iterable[Component]:
         return self.components
 
+    @hookimpl
+    def lyrics_vocabularies(self) -> Iterable[Vocabulary]:
+        return self.vocabularies
+
 
 @dataclass(frozen=True)
 class SmallModel:
-    """The specification of a model around one part, and the components that it names.
+    """The specification of a model around one part, the components that it names, and the vocabularies there are.
 
     It can be sent to another process.
     """
 
     spec: ModelSpec
     entries: tuple[Entry, ...]
+    vocabularies: tuple[tuple[Vocabulary, PluginSource], ...] = ()
 
     @classmethod
     def around(cls, part: Part) -> SmallModel:
@@ -82,16 +87,21 @@ class SmallModel:
                 for entry in objectives
             },
         )
-        return cls(spec, (*entries, *objectives))
+        vocabularies = (part.registry or default_registry()).vocabularies
+        return cls(spec, (*entries, *objectives), tuple(vocabularies))
 
     @property
     def registry(self) -> Registry:
         by_source: dict[PluginSource, list[Component]] = {}
         for entry in self.entries:
             by_source.setdefault(entry.source, []).append(entry.component)
-        return Registry(
-            [(source, lambda found=found: Provides(found)) for source, found in by_source.items()]  # type: ignore[misc]
-        )
+        for _, source in self.vocabularies:
+            by_source.setdefault(source, [])
+        plugins = {
+            source: Provides(found, [one for one, origin in self.vocabularies if origin == source])
+            for source, found in by_source.items()
+        }
+        return Registry([(source, lambda found=found: found) for source, found in plugins.items()])  # type: ignore[misc]
 
     def build(self, weights: str | Path = "random", seed: int = 0) -> LyricsModel:
         """In evaluation mode, without a network."""
@@ -107,7 +117,7 @@ class SmallModel:
         """Return the model as it comes back from its folder."""
         with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder)
-            return SmallModel(model.spec, self.entries).build(folder, seed=1)
+            return SmallModel(model.spec, self.entries, self.vocabularies).build(folder, seed=1)
 
 
 def _objectives(part: Part) -> tuple[Entry, ...]:
@@ -205,8 +215,9 @@ def trains_in_stage_2(small: SmallModel) -> None:
 
 
 def saves_loads_and_answers(small: SmallModel) -> None:
-    """What a model computes after it was saved and loaded is what it computed before, to the bit; it
-    answers in both.
+    """What a model computes after it was saved and loaded is what it computed before, to the bit.
+
+    It answers in both.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Pictures and comparisons that the checks share."""
+"""Images and comparisons that the checks share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIZES_PX = ((96, 64), (48, 80))
 
 
 def batch(preprocessing: Any, count: int, first: int = 0) -> ImageBatch:
-    """Return ``count`` pictures of different sizes and content, from number ``first`` on, as the expert reads them."""
+    """Return ``count`` images of different sizes and content, from number ``first`` on, as the expert reads them."""
     from lyrics.core.pictures.processor import prepare
 
     return prepare([noise(index) for index in range(first, first + count)], preprocessing)
@@ -51,8 +51,9 @@ def objective_loss(
     segments: tuple[str, ...] = ("V", "G", "S", "C"),
     first: int = 0,
 ) -> Any:
-    """Return one objective's loss over query and text outputs that are noise: a function of the sample, the stream and
-    the segment.
+    """Return one objective's loss over query and text outputs that are noise.
+
+    The noise is a function of the sample, the stream and the segment.
 
     Args:
         objective: keeps the ``objective`` contract.

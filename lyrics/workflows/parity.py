@@ -1,5 +1,4 @@
-"""``parity``: does a model say the same in batches, in another number type, and with another implementation of
-attention?
+"""Compare a model's answers across batches, number types and implementations of attention.
 
 A reference is asked first: float32, one question at a time. Each comparison asks the same questions otherwise and says
 how many answers differ, how far the logits of the language model are from the reference's, and whether the boxes of the
@@ -10,10 +9,10 @@ answers are where they were.
   count again in every word after it. Their differences are shares of the reference's largest logit.
 - A box of the reference is held against the box of the same name, and of the same place among those of that name, in
   the other answer; one without such a box has an IoU of 0.
-- Implementations of attention are held against ``reference`` on the query transformer's outputs for the same pictures
+- Implementations of attention are held against ``reference`` on the query transformer's outputs for the same images
   and texts.
 
-Letters: T tokens of an answer, V vocabulary, P pictures, Q queries, D width.
+Letters: T tokens of an answer, V vocabulary, P images, Q queries, D width.
 """
 
 from __future__ import annotations
@@ -98,7 +97,7 @@ def with_tolerance(tolerances: Mapping[str, Tolerance], name: str, key: str, val
 
 @dataclass(frozen=True)
 class ParityQuestion:
-    """What is asked of which picture (or pictures, or none), and how a report calls it."""
+    """What is asked of which image (or images, or none), and how a report calls it."""
 
     name: str
     pictures: Pictures
@@ -107,7 +106,7 @@ class ParityQuestion:
 
 @dataclass(frozen=True)
 class Said:
-    """An answer, what the refiner saw in its pictures, and logits [T,V] (float32, on the CPU).
+    """An answer, what the refiner saw in its images, and logits [T,V] (float32, on the CPU).
 
     The logits are along the answer that was forced, T its tokens and its end.
     """
@@ -235,7 +234,7 @@ def parity(
         progress: called with the name of what begins.
 
     Raises ``SpecError`` for a comparison that does not exist, ``LyricsError`` for one that was named and cannot be
-    made, and what the model raises for a picture or a question that it cannot answer.
+    made, and what the model raises for an image or a question that it cannot answer.
     """
     if not questions:
         raise SpecError("parity: there is no question to ask.")
@@ -296,8 +295,9 @@ def speak(
     max_new_tokens: int,
     reference: Sequence[Said] | None = None,
 ) -> list[Said]:
-    """Answers to the questions, ``batch`` together, and the logits along the reference's answers (without it, along
-    these).
+    """Return answers to the questions, ``batch`` together, and logits.
+
+    The logits are along the reference's answers (without it, along these).
 
     Logits are comparable along the same prompt alone: a box that is off by a thousandth is another token, and a model
     that copies it another certainty. So for the logits the prompt states the objects that the reference's refiner saw;
@@ -390,8 +390,9 @@ def compare_answers(
 
 
 def box_overlaps(reference: Answer, other: Answer) -> Iterator[float]:
-    """For each box of the reference's answer, its IoU with the box of the same name and turn in the other; 0 where
-    there is none.
+    """For each box of the reference's answer, its IoU with the box of the same name and turn in the other.
+
+    0 where there is none.
     """
     found = dict(zip(_by_name(other), (one.box_norm for one in other.objects), strict=True))
     for key, one in zip(_by_name(reference), reference.objects, strict=True):
@@ -420,7 +421,7 @@ def compare_attention(
     """
     calls = _calls(model, questions)
     if not calls:
-        return [], {"attention": "no question has a picture, so the query transformer reads nothing."}
+        return [], {"attention": "no question has an image, so the query transformer reads nothing."}
     try:
         definition = _outputs(_with_attention(model, "reference", registry), calls)
     except SpecError as error:
@@ -464,7 +465,7 @@ _Call = tuple[list[Stream], Features]
 
 
 def _calls(model: LyricsModel, questions: Sequence[ParityQuestion]) -> list[_Call]:
-    """What the query transformer is given for the questions' pictures, all pictures of a question in one call."""
+    """What the query transformer is given for the questions' images, all images of a question in one call."""
     calls: list[_Call] = []
 
     def note(module: torch.nn.Module, arguments: tuple[Any, ...]) -> None:

@@ -171,7 +171,8 @@ BROKEN: tuple[Broken, ...] = (
         "broken-nohook",
         "def lyrics_components():\n    return []",
         "lookup",
-        "it implements none of lyrics_components, lyrics_presets and lyrics_recipes (is @hookimpl missing?).",
+        "it implements none of lyrics_components, lyrics_presets, lyrics_recipes and lyrics_vocabularies "
+        "(is @hookimpl missing?).",
     ),
     Broken(
         "broken-slow",
@@ -226,6 +227,14 @@ BROKEN: tuple[Broken, ...] = (
         "build",
         "ModuleNotFoundError: No module named 'broken_target.model'",
         status="ready",
+    ),
+    Broken(
+        "broken-words",
+        "from lyrics import Vocabulary, hookimpl\n\n@hookimpl\ndef lyrics_vocabularies():\n"
+        "    yield Vocabulary('broken-words', ['dog', 'cat'])",
+        "lookup",
+        "words must be 'package.module:callable', not ['dog', 'cat'].",
+        kind="vocabulary",
     ),
     Broken(
         "broken-summary",

@@ -142,15 +142,15 @@ def test_ask_about_several_pictures_or_none(run: Run, folder: str, picture: str,
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["nowhere.png", "what?"], "nowhere.png: no such picture. The last argument is the question"),
+        (["nowhere.png", "what?"], "nowhere.png: no such image. The last argument is the question"),
         (["PICTURE"], "picture.png: is a picture; write the question after it"),
         (["PICTURE", "  "], "the prompt is empty; ask something"),
         (["PICTURE", "what?", "--boxes", "pixels"], "--boxes pixels: is one of original, norm, 0-999"),
         (["PICTURE", "what?", "--dtype", "float23"], "Did you mean 'float32'?"),
         (["PICTURE", "in <box 1 2 3>?"], "a box is four numbers in pixels"),
-        (["PICTURE", "in <box 0 0 500 50>?"], "does not lie in the picture, which is 200 x 100 pixels"),
+        (["PICTURE", "in <box 0 0 500 50>?"], "does not lie in the image, which is 200 x 100 pixels"),
         (["PICTURE", "x" * 100_000], "the language model reads 512, 128 of which are kept for the answer"),
-        (["what?", "--draw", "a.png"], "--draw a.png: there is no picture to draw on"),
+        (["what?", "--draw", "a.png"], "--draw a.png: there is no image to draw on"),
         (["what?", "--set", "codecs=qwen"], "there is no codecs. Did you mean 'codec'?"),
         (["what?", "--weights", "random"], "is a saved model, which brings its own; leave weights out"),
     ],
@@ -307,9 +307,9 @@ def test_chat_from_a_file_stops_at_what_cannot_be_done(
     monkeypatch.setattr("sys.stdin", io.StringIO("in <box 0 0 900 900>?\nnever\n"))
     done = run("chat", picture, "--model", folder)
     assert done.code == 2
-    assert done.err.count("does not lie in the picture") >= 1
+    assert done.err.count("does not lie in the image") >= 1
     done = run("chat", "nowhere.png", "--model", folder)
-    assert (done.code, done.err) == (2, "lyrics: nowhere.png: no such picture.\n")
+    assert (done.code, done.err) == (2, "lyrics: nowhere.png: no such image.\n")
 
 
 @pytest.mark.parametrize("command", ["ask", "chat"])

@@ -14,7 +14,7 @@ from PIL import Image
 import lyrics
 from lyrics.core.data.build import build_dataset
 from lyrics.core.registry.component import KINDS
-from lyrics.core.registry.registry import default_registry
+from lyrics.core.registry.registry import PluginSource, Registry, default_registry
 from lyrics.core.spec import dump, loads_any
 from tests.commands import Run
 from tests.core.small import small
@@ -210,8 +210,8 @@ def test_test_plugin_runs_the_suite_over_a_distribution(run: Run, monkeypatch: p
     done = run("test-plugin", "Acme_Parts", "--json")
     assert done.code == 0, done.out
     assert done.data["passed"] is True
-    assert [row["kind"] for row in done.data["components"]] == list(KINDS)
-    assert all(row["checks"] > 5 and row["failures"] == {} for row in done.data["components"])
+    assert [row["kind"] for row in done.data["components"]] == [*KINDS, "vocabulary"]
+    assert all(row["checks"] > 3 and row["failures"] == {} for row in done.data["components"])
 
 
 def test_test_plugin_fails_with_the_check_and_its_cause(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,9 +225,21 @@ def test_test_plugin_fails_with_the_check_and_its_cause(run: Run, monkeypatch: p
     assert run("test-plugin", "acme-parts", "--json").data["passed"] is False
 
 
-def test_test_plugin_of_a_broken_plugin_fails_with_its_cause(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lyrics.core.registry.registry import PluginSource, Registry
+def test_test_plugin_fails_with_words_that_are_none(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.conformance_parts import Parts
 
+    class Words:
+        lyrics_vocabularies = Parts("two words").lyrics_vocabularies
+
+    only = Registry([(PluginSource("acme-parts", "1.0", "parts", "tests.conformance_parts"), Words)])
+    monkeypatch.setattr("lyrics.core.registry.registry.default_registry", lambda: only)
+    done = run("test-plugin", "acme-parts")
+    assert done.code == 1
+    assert "vocabulary part-words: test_tokenizer_knows_the_words" in done.out
+    assert "'fire truck' is no word of the letters A to Z and a to z." in done.out
+
+
+def test_test_plugin_of_a_broken_plugin_fails_with_its_cause(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def loader() -> Any:
         raise ImportError("no engine")
 
@@ -323,7 +335,10 @@ WRONG: Mapping[str, tuple[tuple[str, ...], str]] = {
         ("check", "lyrics-tiny", "--set", "refiner.detector=grounding-dni"),
         "refiner.detector: no detector named 'grounding-dni'. Did you mean 'grounding-dino'?",
     ),
-    "path": (("check", "lyrics-tiny", "--set", "refiner.detectr=x"), "there is no refiner.detectr. Did you mean 'detector'?"),
+    "path": (
+        ("check", "lyrics-tiny", "--set", "refiner.detectr=x"),
+        "there is no refiner.detectr. Did you mean 'detector'?",
+    ),
     "option": (
         ("check", "lyrics-tiny", "--set", "refiner.detector.options.score_treshold=0.1"),
         "refiner.detector.options.score_treshold: unknown key. Did you mean 'score_threshold'?",
@@ -341,11 +356,20 @@ WRONG: Mapping[str, tuple[tuple[str, ...], str]] = {
         "set query_transformer.options.image_dim=128",
     ),
     "no value": (("check", "lyrics-tiny", "--set", "refiner.detector"), "write path=value"),
-    "bad yaml": (("check", "lyrics-tiny", "--set", "sees=[spatial"), "--set sees=[spatial, line 1: not valid YAML or JSON"),
+    "bad yaml": (
+        ("check", "lyrics-tiny", "--set", "sees=[spatial"),
+        "--set sees=[spatial, line 1: not valid YAML or JSON",
+    ),
     "control character": (("check", "lyrics-tiny", "--set", "codec=\x01"), "unacceptable character"),
-    "name of a loss": (("check", "lyrics-tiny", "--set", "objectives.train=itc"), "objectives.train: torch keeps the name"),
+    "name of a loss": (
+        ("check", "lyrics-tiny", "--set", "objectives.train=itc"),
+        "objectives.train: torch keeps the name",
+    ),
     "dtype": (("check", "lyrics-tiny", "--dtype", "float8"), "--dtype float8: is one of float32 (or fp32),"),
-    "distribution": (("test-plugin", "lyrics-vll"), "comes from a distribution 'lyrics-vll'. Did you mean 'lyrics-vl'?"),
+    "distribution": (
+        ("test-plugin", "lyrics-vll"),
+        "comes from a distribution 'lyrics-vll'. Did you mean 'lyrics-vl'?",
+    ),
     "picture": (("quickstart", "nowhere.png"), "nowhere.png: no such file or folder."),
     "no argument": (("show",), "Missing argument"),
 }  # fmt: skip

@@ -122,7 +122,7 @@ def test_peek_draws_the_boxes_where_they_are(tmp_path: Path) -> None:
     out, _ = run("peek", "dvqa", "--root", root, "--set", "split=val_easy", "--out", sheet)
     assert "box: camp  (0.100,0.100),(0.300,0.600)" in out
     assert "asked: What label?" in out
-    assert f"2 pictures on {sheet}" in out
+    assert f"2 images on {sheet}" in out
     with Image.open(sheet) as image:
         assert image.width == 2 * TILE_PX
         # Both samples are of one picture, and only the first has a box.

@@ -1,4 +1,4 @@
-"""One small component of every kind, right or wrong in one respect: what the conformance suite is tested on.
+"""One small component of every kind and a vocabulary, right or wrong in one respect: what the suite is tested on.
 
 This file is the manifest, and imports no torch.
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import Field
 
-from lyrics.core.registry.component import KINDS, Component, Options, hookimpl
+from lyrics.core.registry.component import KINDS, Component, Options, Vocabulary, hookimpl
 from lyrics.core.registry.registry import PluginSource, Registry
 
 
@@ -55,8 +55,11 @@ OPTIONS: dict[str, type[PartOptions]] = {
 }
 
 
+WORDS = {"any order": "in_any_order", "two words": "of_two_words"}
+
+
 class Parts:
-    """A plugin whose components all have the same fault."""
+    """A plugin whose components and vocabulary all have the same fault."""
 
     def __init__(self, fault: str) -> None:
         self.fault = fault
@@ -72,6 +75,10 @@ class Parts:
                 test_options={"fault": self.fault},
                 contract=1,
             )
+
+    @hookimpl
+    def lyrics_vocabularies(self) -> Iterable[Vocabulary]:
+        yield Vocabulary("part-words", f"tests.conformance_parts.words:{WORDS.get(self.fault, 'lists')}")
 
 
 def registry(fault: str = "", module: str = __name__) -> Registry:

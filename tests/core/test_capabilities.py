@@ -13,7 +13,9 @@ from torch import nn
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import PluginError, SpecError
 from lyrics.core.loading import build_model
-from lyrics.core.registry.component import Component, NoOptions, hookimpl
+from lyrics.core.model import LyricsModel
+from lyrics.core.registry import registry as loaded
+from lyrics.core.registry.component import Component, NoOptions, Vocabulary, hookimpl
 from lyrics.core.registry.registry import PluginSource, Registry, default_registry
 from lyrics.core.resolve import declaring
 from lyrics.core.runs.config import TrainConfig, load_config
@@ -24,7 +26,7 @@ from lyrics.core.stage1.streams import Stream, StreamOutputs, full
 from lyrics.core.training.assemble import read_refined
 from lyrics.core.training.loop import check_negatives
 from lyrics.workflows.ablations.variants import check_looks
-from tests.core.small import small
+from tests.core.small import drawn, small
 
 
 class Contrast(nn.Module):
@@ -63,21 +65,33 @@ class Plugin:
                 capabilities=("reads_known_objects",),
             )
 
+    @hookimpl
+    def lyrics_vocabularies(self) -> Iterable[Vocabulary]:
+        yield Vocabulary("acme-words", f"{__name__}:words")
+
+
+def words() -> list[tuple[str, ...]]:
+    return [("what", "dog", "tram")]
+
 
 def strangers(plugin: Plugin) -> Registry:
-    ours = [(found.source, lambda found=found: Again(found.components)) for found in default_registry().plugins]
+    ours = [(found.source, lambda found=found: Again(found)) for found in default_registry().plugins]
     return Registry([*ours, (PluginSource("acme-parts", "1.0", "acme"), lambda: plugin)])
 
 
 class Again:
-    """The components of a plugin that was loaded already."""
+    """The components and vocabularies of a plugin that was loaded already."""
 
-    def __init__(self, components: Iterable[Component]) -> None:
-        self.components = list(components)
+    def __init__(self, plugin: loaded.Plugin) -> None:
+        self.components, self.vocabularies = plugin.components, plugin.vocabularies
 
     @hookimpl
     def lyrics_components(self) -> Iterable[Component]:
         return self.components
+
+    @hookimpl
+    def lyrics_vocabularies(self) -> Iterable[Vocabulary]:
+        return self.vocabularies
 
 
 @pytest.fixture
@@ -134,6 +148,29 @@ def test_a_strangers_annotation_reader_does_not_look_at_blank_images(tmp_path: P
     assert declaring(spec, "reads_known_objects") == ("refiner.detector",)
     with pytest.raises(SpecError, match=r"refiner.detector is 'acme-reader', which reads stored objects"):
         check_looks(spec, "w/o ODM", ["detector"])
+
+
+def test_a_strangers_vocabulary_is_read_with_saved_and_loaded(tmp_path: Path, registry: Registry) -> None:
+    """Its own words are one token each, and come first; those of ``words`` are bytes to it."""
+    wanted = {
+        "query_transformer.options.builtin_tokenizer": "acme-words",
+        "query_transformer.options.vocab_size": 1344,
+        "language_model.options.builtin_tokenizer": "acme-parts/acme-words",
+        "language_model.options.vocab_size": 1344,
+    }
+    model = build_model(small(), overrides=wanted, weights="random", registry=registry)
+    readers = (model.query_transformer, model.language_model)
+    for reader in readers:
+        ids = {text: reader.tokenizer(text, add_special_tokens=False).input_ids for text in (" tram", " circle")}
+        assert [len(ids[text]) for text in (" tram", " circle")] == [1, len(" circle")]
+    model.save_pretrained(tmp_path)
+    again = LyricsModel.from_pretrained(tmp_path)
+    answers = [one.generate(drawn(), "what tram", max_new_tokens=4).text for one in (model, again)]
+    assert answers[0] == answers[1]
+    with pytest.raises(
+        SpecError, match=r"builtin_tokenizer: no vocabulary named 'acme-wrods'\. Did you mean 'acme-words'"
+    ):
+        build_model(small(), overrides={"query_transformer.options.builtin_tokenizer": "acme-wrods"}, registry=registry)
 
 
 def test_an_unknown_capability_is_a_failure_of_its_record() -> None:

@@ -178,7 +178,7 @@ def test_boxes_in_a_question() -> None:
     ):
         with pytest.raises(PromptError, match=complaint):
             with_boxes(text, (640, 480), "lyrics")
-    with pytest.raises(PromptError, match="no picture that this box could lie in"):
+    with pytest.raises(PromptError, match="no image that this box could lie in"):
         with_boxes("<box 1 2 3 4>", None, "lyrics")
 
 

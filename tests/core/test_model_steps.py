@@ -341,15 +341,15 @@ def test_prompts_that_cannot_be_met(model: LyricsModel) -> None:
     ):
         with pytest.raises(PromptError, match=complaint):
             model.generate([drawn()], [question])
-    with pytest.raises(PromptError, match=r"\d+ pictures of 8 tokens included"):
+    with pytest.raises(PromptError, match=r"\d+ images of 8 tokens included"):
         model.generate([[drawn(8, 8)] * 80], ["what?"])
     with pytest.raises(PromptError, match="max_new_tokens must be 1 or more, not 0"):
         model.generate([None], ["what?"], max_new_tokens=0)
-    with pytest.raises(PromptError, match="names picture 3, but there are 0"):
+    with pytest.raises(PromptError, match="names image 3, but there are 0"):
         model.answer([[Exchange("a", None, (3,))]], model.look([], []))
     with pytest.raises(PromptError, match="has an answer already"):
         model.answer([[Exchange("a", "b")]], model.look([], []))
-    with pytest.raises(ValueError, match="2 instructions need as many entries of pictures, not 1"):
+    with pytest.raises(ValueError, match="2 instructions need as many entries of images, not 1"):
         model.generate([None], ["a", "b"])
     assert model.generate([], []) == []
 

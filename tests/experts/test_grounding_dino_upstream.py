@@ -143,7 +143,8 @@ def test_numbers_of_transformers_4(parity: Callable[[str], Path], tmp_path: Path
     sizes = {
         "swin_width": 12, "swin_depths": (1, 1, 2, 1), "swin_heads": (1, 2, 3, 4), "swin_window": 4,
         "text_width": 64, "text_layers": 2, "text_heads": 2, "text_ffn": 128, "text_vocabulary": 16,
-        "text_positions": 32, "max_text_tokens": 32, "queries": 20, "encoder_layers": 1, "decoder_layers": 2, "heads": 4, "ffn": 64,
+        "text_positions": 32, "max_text_tokens": 32, "queries": 20, "encoder_layers": 1, "decoder_layers": 2,
+        "heads": 4, "ffn": 64,
     }  # fmt: skip
     model = upstream.build(GroundingDinoUpstreamOptions(checkpoint=str(tmp_path), **sizes), PRETRAINED).network.model
     words = {name: tensors[f"in.{name}"] for name in ("input_ids", "attention_mask", "token_type_ids")}

@@ -103,7 +103,8 @@ def test_the_fixtures_numbers(parity: Callable[[str], Path], tmp_path: Path) -> 
     state = {key.removeprefix("state."): tensor for key, tensor in tensors.items() if key.startswith("state.")}
     save_file(state, tmp_path / "model.safetensors")
     sizes = {
-        "image_size": config["img"], "patch_size": config["patch_size"], "width": config["dim"], "layers": config["depth"],
+        "image_size": config["img"], "patch_size": config["patch_size"], "width": config["dim"],
+        "layers": config["depth"],
         "heads": config["heads"], "mlp_ratio": config["mlp_ratio"], "window": config["window"],
         "global_layers": tuple(config["global"]), "prompt_width": config["prompt_dim"], "decoder_layers": 2,
         "decoder_heads": config["dec_heads"], "decoder_ffn": config["mlp"],

@@ -104,7 +104,7 @@ def test_a_wrong_implementation_of_attention_is_found(load: module.Load, monkeyp
 
 
 def test_attention_without_a_picture_cannot_be_compared(load: module.Load) -> None:
-    with pytest.raises(LyricsError, match="no question has a picture"):
+    with pytest.raises(LyricsError, match="no question has an image"):
         parity(load, QUESTIONS[3:], compare=["attention"], max_new_tokens=1)
 
 

@@ -1,5 +1,4 @@
-"""What a converter reads and returns: a checkpoint whose tensors are read one at a time, and a plan of how the result
-is made of them.
+"""A checkpoint that a converter reads one tensor at a time, and its plan of how the result is made.
 
 A converter is a function ``(source, options, context) -> ConversionPlan`` that a component declares
 (``lyrics.core.registry.component.Converter``). It
@@ -102,8 +101,9 @@ DTYPES = {
 
 
 def source_files(path: Path) -> list[Path]:
-    """Return the files that hold the tensors of a checkpoint: the file itself, those that a folder's index names, or a
-    folder's only one.
+    """Return the files that hold the tensors of a checkpoint.
+
+    They are the file itself, those that a folder's index names, or a folder's only one.
 
     Raises ``WeightsError`` when there is none, more than one that no index joins, or one that the index names is not
     there.
@@ -230,8 +230,9 @@ def num_tokens(tokenizer: Any) -> int:
 
 
 def fewer_tokens(folder: Path, tokenizer: Any, words: int) -> tuple[str, ...]:
-    """Return a note for a tokenizer that does not use all words, which may be another than the checkpoint was trained
-    with.
+    """Return a note for a tokenizer that does not use all words.
+
+    It may be another one than the checkpoint was trained with.
     """
     found = num_tokens(tokenizer)
     if found == words:

@@ -1,5 +1,6 @@
-"""A whole model of another project to a model folder of ours: ``spec.json``, sharded safetensors, and what parts need
-beside them.
+"""Convert a whole model of another project to a model folder of ours.
+
+The folder has ``spec.json``, sharded safetensors, and what parts need beside them.
 
 Parts that declare a converter for the format translate their own tensors. The image encoder, the projection and the
 language model are where transformers' BLIP-2 has them, and inside of them names are transformers' own, so they need no
@@ -97,8 +98,9 @@ def plan_model(
     shapes: Mapping[str, torch.Tensor],
     wanted: Format,
 ) -> tuple[ConversionPlan, dict[str, Beside]]:
-    """Return how every stored tensor of ``model`` (on the meta device) is made of the checkpoint's; ``shapes`` are
-    those on that device.
+    """Return how every stored tensor of ``model`` (on the meta device) is made of the checkpoint's.
+
+    ``shapes`` are those on that device.
 
     Also, for each part that needs it, by its path in the spec, what it needs beside its tensors.
     """

@@ -1,6 +1,6 @@
 """Random resized crop and horizontal flip that take boxes, masks and boxes named in texts along (paper, section 4).
 
-What comes out is a picture like any other: its boxes are shares of the new picture, and each expert prepares it in its
+What comes out is an image like any other: its boxes are shares of the new image, and each expert prepares it in its
 own way.
 """
 
@@ -28,12 +28,12 @@ _TRIES = 10
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How a picture is varied.
+    """How an image is varied.
 
     Args:
         size: side in pixels of the square that the crop is stretched to; None leaves the crop's own pixels, so that
             experts with different input sizes lose none.
-        scale: smallest and largest share of the picture's area that is kept.
+        scale: smallest and largest share of the image's area that is kept.
         ratio: smallest and largest width / height of the crop, in pixels.
         flip: probability of mirroring, where the texts allow it.
         min_visible: objects of which a smaller share of the box is left are dropped, with the turns that name them.
@@ -46,7 +46,7 @@ class Augmentation:
     min_visible: float = 0.2
 
     def frame(self, sample: Sample, picture_size: tuple[int, int], *, seed: int, position: int) -> Frame:
-        """Return what is done to a picture of ``picture_size`` (width, height).
+        """Return what is done to an image of ``picture_size`` (width, height).
 
         Depends on (seed, position), and on whether the texts allow a flip; a flip that they forbid does not change the
         crop.
@@ -68,7 +68,7 @@ class Augmentation:
             if 0 < crop_width <= width and 0 < crop_height <= height:
                 x, y = random.integers(width - crop_width + 1), random.integers(height - crop_height + 1)
                 return int(x), int(y), crop_width, crop_height
-        # A picture too wide or too high for any: the largest crop in the middle whose shape is allowed.
+        # An image too wide or too high for any: the largest crop in the middle whose shape is allowed.
         crop_width = max(1, min(width, round(height * self.ratio[1])))
         crop_height = max(1, min(height, round(width / self.ratio[0])))
         return (width - crop_width) // 2, (height - crop_height) // 2, crop_width, crop_height
@@ -76,16 +76,19 @@ class Augmentation:
     def __call__(
         self, sample: Sample, picture: Image.Image, *, seed: int, position: int
     ) -> tuple[Sample, Image.Image, Frame]:
-        """The sample and its picture after a random crop and flip, and what was done, as a function of (seed,
-        position).
+        """Return the sample and its image after a random crop and flip, and what was done.
+
+        All of it is a function of (seed, position).
         """
         frame = self.frame(sample, picture.size, seed=seed, position=position)
         return moved_sample(sample, frame, self.min_visible), moved_picture(picture, frame), frame
 
 
 def may_flip(sample: Sample) -> bool:
-    """False where a text (caption, turn, tag or option) names left or right, and where there is something to read in
-    the picture.
+    """Return whether mirroring keeps the sample true.
+
+    It does not where a text (caption, turn, tag or option) names left or right, or where the image has something to
+    read.
 
     That is so for the task ``text-vqa``, and where ``sample.extra["words"]`` lists what is written.
     """
@@ -97,7 +100,7 @@ def may_flip(sample: Sample) -> bool:
 
 
 def moved_picture(picture: Image.Image, frame: Frame) -> Image.Image:
-    """Return the picture after a frame's steps. Stretching is bicubic."""
+    """Return the image after a frame's steps. Stretching is bicubic."""
     for step in frame.steps:
         match step:
             case Crop():
@@ -112,8 +115,9 @@ def moved_picture(picture: Image.Image, frame: Frame) -> Image.Image:
 
 
 def moved_box(box: Box, frame: Frame, min_visible: float) -> Box | None:
-    """Return a box of the original picture as a share of the canvas, cut at its border; None where less than
-    ``min_visible`` of it is left.
+    """Return a box of the original image as a share of the canvas, cut at its border.
+
+    None where less than ``min_visible`` of it is left.
     """
     if frame.visible_fraction(box) < min_visible:
         return None
@@ -121,7 +125,7 @@ def moved_box(box: Box, frame: Frame, min_visible: float) -> Box | None:
 
 
 def moved_objects(objects: tuple[DetectedObject, ...], frame: Frame, min_visible: float) -> tuple[DetectedObject, ...]:
-    """Objects of the original picture on the canvas, annotated or found by a refiner.
+    """Objects of the original image on the canvas, annotated or found by a refiner.
 
     One whose mask is cut off entirely is dropped too.
     """
@@ -137,8 +141,9 @@ def moved_objects(objects: tuple[DetectedObject, ...], frame: Frame, min_visible
 
 
 def moved_sample(sample: Sample, frame: Frame, min_visible: float) -> Sample:
-    """Return a sample about the canvas: its objects, and the boxes in its texts. A turn or a caption that names a
-    dropped box is left out.
+    """Return a sample about the canvas: its objects, and the boxes in its texts.
+
+    A turn or a caption that names a dropped box is left out.
 
     A sample that is about its first object (a referring expression, a caption of a region) keeps no object when that
     one is dropped.

@@ -13,8 +13,9 @@ from lyrics.core.spec import validate
 
 
 def build_dataset(name: str, options: Mapping[str, Any] | None = None, *, registry: Registry | None = None) -> Dataset:
-    """Return the data set of that name, which may be ``distribution/name``. Reads no more than it must to know that its
-    files are there.
+    """Return the data set of that name, which may be ``distribution/name``.
+
+    Reads no more than it must to know that its files are there.
 
     Raises:
         SpecError: the name is unknown, or an option is wrong or missing.

@@ -1,5 +1,6 @@
-"""A sample as the conversation that instruction tuning trains on: instructions from the paper's templates, boxes in any
-codec.
+"""A sample as the conversation that instruction tuning trains on.
+
+Instructions come from the paper's templates, and boxes are in any codec.
 
 What a sample holds for each task (``sample.extra["task"]``), and what is made of it; appendix A of the paper gives the
 instructions, the answers' forms are ours where it is silent:
@@ -21,7 +22,7 @@ multi-choice      turns, and extra["options"]: tuple of strings   a template wit
 text, or none     turns                                           as they are
 ================  ==============================================  ======================================================
 
-Boxes in a sample's texts are in the codec ``lyrics``; they are rewritten in the codec that is asked for. The picture is
+Boxes in a sample's texts are in the codec ``lyrics``; they are rewritten in the codec that is asked for. The image is
 no part of the text: a prompt holds it as a segment of its own.
 """
 
@@ -73,7 +74,7 @@ def converse(
 ) -> tuple[Turn, ...]:
     """Return the sample's turns as they are trained; a function of the sample, ``seed`` and ``position``.
 
-    ``size`` is (width, height) of the picture that the boxes are shares of; only the codec ``pixel`` needs it. Empty
+    ``size`` is (width, height) of the image that the boxes are shares of; only the codec ``pixel`` needs it. Empty
     where augmentation has cut off what the sample was about. Raises ``SampleError`` for a task that does not exist, and
     for a sample that does not fit its task.
     """

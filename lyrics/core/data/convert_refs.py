@@ -79,8 +79,10 @@ def _convert(source: Path, target: Path) -> int:
 
 
 def _plain(value: Any, source: Path, budget: Iterator[int], depth: int = 0) -> Any:
-    """The value with tuples as lists. Raises ``DatasetError`` for what JSON cannot hold, and when the budget is used
-    up: a pickle of a few bytes can hold lists that multiply without end.
+    """The value with tuples as lists.
+
+    Raises ``DatasetError`` for what JSON cannot hold, and when the budget is used up: a pickle of a few bytes can hold
+    lists that multiply without end.
     """
     if next(budget, None) is None or depth > _MAX_DEPTH:
         raise DatasetError(f"{source}: holds too many values, or too deeply nested ones, to be refs.")

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 def check_fits(sample: Sample, stage: Stage) -> None:
     """Raise ``SampleError`` of kind ``record`` for a sample that cannot be trained on.
 
-    Stage 1 needs a picture. Stage 2 needs a question, and an answer to each; the test splits of some sets keep theirs.
+    Stage 1 needs an image. Stage 2 needs a question, and an answer to each; the test splits of some sets keep theirs.
     """
     if stage == "pretrain":
         if sample.image is None:
             raise SampleError(
-                f"{sample.source}: stage 1 aligns pictures with text, and this sample has no picture.", "record"
+                f"{sample.source}: stage 1 aligns images with text, and this sample has no image.", "record"
             )
         return
     turns = converse(sample, seed=0, position=0)

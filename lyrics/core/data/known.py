@@ -1,7 +1,7 @@
 """Which of a sample's objects a model may know before it answers, as if a detector had found them.
 
 Experts that look their answers up (``cached``) read a sample's own objects where there are no stored refinements. A
-detector sees the picture alone. So an object is shown only where its annotation belongs to the picture, and not where
+detector sees the image alone. So an object is shown only where its annotation belongs to the image, and not where
 it belongs to what is asked or answered about it. A data set says which of the two in ``sample.extra["objects_of"]``:
 
 ==================  ==================================================================  ==========================
@@ -30,7 +30,7 @@ _SHOWN_IN = {"image": ("pretrain", "instruct"), "caption": ("pretrain",)}
 
 
 def known_objects(sample: Sample, stage: Stage) -> tuple[DetectedObject, ...]:
-    """Return the objects of a sample that a model may be shown as found in its picture."""
+    """Return the objects of a sample that a model may be shown as found in its image."""
     if stage not in _SHOWN_IN.get(sample.extra.get("objects_of", "image"), ()):
         return ()
     asked_for = sample.extra.get("task") in ABOUT_FIRST_OBJECT and not sample.extra.get("absent")

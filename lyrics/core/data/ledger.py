@@ -1,5 +1,6 @@
-"""The ledger of bad samples: one JSON line for each, written by any number of processes, and read back to know them
-beforehand.
+"""The ledger of bad samples: a JSON line for each, written by any number of processes.
+
+It can be read back, so that a later run knows them beforehand.
 """
 
 from __future__ import annotations
@@ -78,8 +79,9 @@ def read_ledger(path: str | os.PathLike[str]) -> list[BadSample]:
 
 
 def known_bad(path: str | os.PathLike[str]) -> Mapping[str, frozenset[int]]:
-    """Return rows per data set that a ledger lists: given to ``SampleStream``, they are replaced without being read
-    again.
+    """Return rows per data set that a ledger lists.
+
+    ``SampleStream`` replaces them without reading them again.
     """
     rows: dict[str, set[int]] = {}
     for bad in read_ledger(path):

@@ -1,5 +1,6 @@
-"""Which row of which data set stands at a position of the run: a function of (seed, position), so the only state is a
-step number.
+"""Which row of which data set stands at a position of the run.
+
+It is a function of (seed, position), so the only state is a step number.
 
 *Without weights* the data sets are one after the other and shuffled as one: each row comes once per epoch.
 
@@ -149,8 +150,9 @@ class Mixture:
         return Place(source, int(random.integers(self.sources[source].rows)))
 
     def fingerprint(self) -> str:
-        """Hash of all that decides the order: a run that goes on with another one would repeat some samples and miss
-        others.
+        """A hash of all that decides the order.
+
+        A run that goes on with another one would repeat some samples and miss others.
         """
         shards = [
             None
@@ -205,8 +207,9 @@ def _one_order(sources: Sequence[Source], seed: int) -> Order:
 
 
 def _places(sources: Sequence[Source]) -> list[int]:
-    """Places of each source in a block: in proportion to the weights, rounded by largest remainder, so that they add
-    up.
+    """Return each source's places in a block, in proportion to the weights.
+
+    They are rounded by largest remainder, so that they add up.
     """
     weights = [source.weight or 0.0 for source in sources]
     for source, weight in zip(sources, weights, strict=True):

@@ -1,5 +1,6 @@
-"""In which order one data set's rows are read: epoch after epoch, each row once per epoch, as a function of the place
-in that order.
+"""The order in which one data set's rows are read: each row once per epoch.
+
+A row is a function of its place in that order.
 
 Without shards an epoch is one permutation of the rows. With shards it is a permutation of the shards, and within each
 window of ``WINDOW_SHARDS`` of them a permutation of the rows, so that a reader has few files open at a time.

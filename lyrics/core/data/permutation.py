@@ -1,5 +1,6 @@
-"""A keyed permutation of 0 .. size - 1 that is computed, not stored: the same time and memory for ten rows and for a
-billion.
+"""A keyed permutation of 0 .. size - 1 that is computed, not stored.
+
+Ten rows and a billion take the same time and memory.
 
 A generalized Feistel network on Z_a x Z_b (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002, the
 construction FE2) with a and b near the square root of the size; the few numbers of a * b beyond the size are walked

@@ -1,6 +1,6 @@
-"""A picture from a file of a data set: what the storage did is kept apart from what is wrong with the file.
+"""An image from a file of a data set: what the storage did is kept apart from what is wrong with the file.
 
-And whether the boxes of a sample are of the picture that is read: ``check_frame``.
+And whether the boxes of a sample are of the image that is read: ``check_frame``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lyrics.core.types import Sample
 _OF_THE_FILE = (errno.ELOOP, errno.ENAMETOOLONG, errno.EACCES)
 MAX_BYTES = 256 * 2**20
 _EXIF_ORIENTATION = 0x0112
-# In ``Image.info``: the EXIF orientation of the file, from 1 (upright) to 8, by which the picture has been turned.
+# In ``Image.info``: the EXIF orientation of the file, from 1 (upright) to 8, by which the image has been turned.
 _TURNED = "lyrics orientation"
 _QUARTER_TURNS = (5, 6, 7, 8)
 # Some of these stand in every file whose orientation Pillow would find. Looking for them is faster than parsing, and
@@ -33,9 +33,9 @@ _EXIF_MARKS = (b"Exif", b"eXIf", b"EXIF", b"exif", b"tiff:Orientation")
 
 
 def read_picture(path: str | os.PathLike[str]) -> Image.Image:
-    """Return the picture in a file, upright, RGB.
+    """Return the image in a file, upright, RGB.
 
-    Raises ``ImageError`` when the file is missing or no usable picture, with the sha256 of its bytes where they were
+    Raises ``ImageError`` when the file is missing or no usable image, with the sha256 of its bytes where they were
     read; ``OSError`` when the storage fails.
     """
     path = Path(path)
@@ -45,7 +45,7 @@ def read_picture(path: str | os.PathLike[str]) -> Image.Image:
     except (FileNotFoundError, NotADirectoryError):
         raise ImageError(f"{path}: no such file.", "missing") from None
     except IsADirectoryError:
-        raise ImageError(f"{path}: is a folder, not a picture.", "folder") from None
+        raise ImageError(f"{path}: is a folder, not an image.", "folder") from None
     except SpecialFileError as error:
         raise ImageError(f"{path}: {error}.", "special") from None
     except ValueError as error:
@@ -58,7 +58,7 @@ def read_picture(path: str | os.PathLike[str]) -> Image.Image:
 
 
 def decode_picture(data: bytes, name: str) -> Image.Image:
-    """Return the picture in a file's bytes, upright, RGB; ``name`` is what messages call it.
+    """Return the image in a file's bytes, upright, RGB; ``name`` is what messages call it.
 
     Raises ``ImageError``, with the bytes' sha256.
     """
@@ -86,16 +86,16 @@ def _orientation(data: bytes) -> int:
 
 
 def check_frame(sample: Sample, picture: Image.Image) -> None:
-    """Raise ``SampleError`` of kind ``size`` where the sample's boxes may lie elsewhere in the picture that was read.
+    """Raise ``SampleError`` of kind ``size`` where the sample's boxes may lie elsewhere in the image that was read.
 
-    Boxes are shares of the annotated picture. They are right where that was this one: upright, and of the same shape at
+    Boxes are shares of the annotated image. They are right where that was this one: upright, and of the same shape at
     any scale. So
 
     - a sample without boxes, in its objects or in its texts, is never refused;
-    - the annotated size must have the shape of the upright picture, to within a pixel of rounding. Another shape is a
-      picture that was turned, cropped or padded after it was annotated;
-    - where EXIF turns the picture, the annotated size must say that upright was meant. It cannot where it is missing or
-      square, nor where EXIF mirrors the picture or turns it upside down, for the size is then the same either way.
+    - the annotated size must have the shape of the upright image, to within a pixel of rounding. Another shape is an
+      image that was turned, cropped or padded after it was annotated;
+    - where EXIF turns the image, the annotated size must say that upright was meant. It cannot where it is missing or
+      square, nor where EXIF mirrors the image or turns it upside down, for the size is then the same either way.
     """
     fault = _fault(sample.annotated_size, picture.size, picture.info.get(_TURNED, 1))
     if fault and (sample.objects or any(mentioned(text) for text in _texts(sample))):
@@ -103,7 +103,7 @@ def check_frame(sample: Sample, picture: Image.Image) -> None:
 
 
 def _fault(stated: Size | None, size: Size, turned: int) -> str:
-    """Why boxes of a picture of the ``stated`` size may lie elsewhere in one of ``size``; empty where they do not."""
+    """Why boxes of an image of the ``stated`` size may lie elsewhere in one of ``size``; empty where they do not."""
     read, annotated = (f"{each[0]} x {each[1]}" if each is not None else "" for each in (size, stated))
     if turned == 1:
         if stated is None or same_shape(stated, size):

@@ -1,6 +1,4 @@
-"""Many small pictures on one, with their boxes and a line of text each: to see at a glance whether annotations are
-where they should be.
-"""
+"""A sheet of small images, each with its boxes and a line of text, to check annotations at a glance."""
 
 from __future__ import annotations
 
@@ -19,9 +17,9 @@ _BACKGROUND, _INK = (255, 255, 255), (20, 20, 20)
 
 
 def contact_sheet(pictures: Sequence[tuple[str, Sample, Image.Image]]) -> Image.Image:
-    """Return a sheet of (label, sample, picture), four in a row, each with its objects drawn and its first words below.
+    """Return a sheet of (label, sample, image), four in a row, each with its objects drawn and its first words below.
 
-    Boxes are drawn on the picture before it is made smaller, so that they are where they are.
+    Boxes are drawn on the image before it is made smaller, so that they are where they are.
     """
     columns = min(_COLUMNS, len(pictures))
     rows = -(-len(pictures) // columns)

@@ -1,4 +1,4 @@
-"""The data order, read: position -> sample and picture, with bad samples replaced and failing storage waited for.
+"""The data order, read: position -> sample and image, with bad samples replaced and failing storage waited for.
 
 - *A bad sample* (``SampleError``, ``ImageError``, ``GeometryError``) is replaced by another row of its data set,
   which (seed, position, attempt) fix, and written to the ledger. Batches never change their size, and a run in which
@@ -50,7 +50,7 @@ class _BadSampleError(Exception):
 
 @dataclass(frozen=True)
 class Example:
-    """What stands at a position: the sample, and its picture if it has one.
+    """What stands at a position: the sample, and its image if it has one.
 
     ``position`` fixes every random draw about it; ``data_set`` and ``row`` say where it was read, after any
     replacement.

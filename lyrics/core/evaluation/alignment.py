@@ -1,5 +1,6 @@
-"""What stage 1 taught: retrieval among many, matching, masked objects and captions of the query transformer, on samples
-with captions.
+"""Measure what stage 1 taught, on samples with captions.
+
+That is retrieval among many, matching, masked objects, and captions of the query transformer.
 
 Shapes: B samples of a batch, N of all.
 """
@@ -41,8 +42,9 @@ NEAR = 0.02
 
 @dataclass(frozen=True)
 class Alignment:
-    """Shares by name, each with how many it is of; ``captions`` are those that the query transformer wrote, in the
-    order of the rows.
+    """Shares by name, each with how many it is of.
+
+    ``captions`` are those that the query transformer wrote, in the order of the rows.
 
     ``notes`` say what could not be had, and why.
     """
@@ -77,7 +79,7 @@ def alignment(
 ) -> Alignment:
     """Measure a model after stage 1 on the first ``samples`` rows.
 
-    - Retrieval: each picture among the texts of all samples, and the other way round (R@1). A text is the sample's
+    - Retrieval: each image among the texts of all samples, and the other way round (R@1). A text is the sample's
       caption with the refiner's spatial text, as the contrastive objective has it; ``captions alone`` leaves the
       spatial text empty.
     - What else the objectives count (``accuracy``), batch by batch: pairs judged, hard negatives among ``batch``

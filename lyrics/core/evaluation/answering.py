@@ -129,7 +129,7 @@ def answer(
     """Have the model answer what is missing of a process's share; lines are on the disk batch by batch.
 
     ``progress`` is called with (samples answered, samples of the share). Raises ``ImageError``, ``SampleError`` or
-    ``StorageError`` naming a picture that cannot be used: a score over the other samples would be of another benchmark.
+    ``StorageError`` naming an image that cannot be used: a score over the other samples would be of another benchmark.
     What was answered before it is kept.
     """
     missing = run.missing(shard)
@@ -165,7 +165,7 @@ def put_down(run: BenchmarkRun, rows: Sequence[int], answers: Sequence[Answer], 
 
 
 def picture_of(benchmark: Benchmark, sample: Sample) -> Any:
-    """What ``generate`` is shown: a picture, or None for a sample of text alone."""
+    """What ``generate`` is shown: an image, or None for a sample of text alone."""
     if sample.image is None:
         return None
     if not isinstance(benchmark, ShowsImages):
@@ -175,8 +175,8 @@ def picture_of(benchmark: Benchmark, sample: Sample) -> Any:
     except (ImageError, SampleError):
         raise
     except OSError as error:
-        raise StorageError(f"{sample.source}: the picture {sample.image} cannot be read: {error}.") from error
-    # Pillow's name for where an open picture came from; stored objects are found by it.
+        raise StorageError(f"{sample.source}: the image {sample.image} cannot be read: {error}.") from error
+    # Pillow's name for where an open image came from; stored objects are found by it.
     if isinstance(found, Image.Image):
         found.filename = sample.image  # type: ignore[attr-defined]
     return found

@@ -3,7 +3,7 @@
 A benchmark keeps ``lyrics.core.contracts.Benchmark``: ``samples``, ``prompt``, ``score``. The runner uses more where it
 is there:
 
-- ``picture(sample)``: the sample's picture; without it ``sample.image`` is taken as the path of a file.
+- ``picture(sample)``: the sample's image; without it ``sample.image`` is taken as the path of a file.
 - ``judge(predictions, samples)``: scores with a mark for each answer, so that the worst can be shown, and answers
   come with their boxes; without it ``score`` gets the answers' texts.
 - ``group(sample)``: the group that the sample is scored in, beside all of them; without it ``group_of`` takes the
@@ -53,9 +53,7 @@ class PredictedObject:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One answer of a model: as it was written, without its box markup, what it points at, and how sure
-    the model was.
-    """
+    """One answer: as written, without box markup, what it points at, and how sure the model was."""
 
     text: str
     answer: str
@@ -132,9 +130,7 @@ class Groups(Protocol):
 
 
 def group_of(benchmark: object, sample: Sample) -> str:
-    """A sample's group: ``extra["group"]`` of the sample, else what the benchmark says, else its type of question or
-    its task.
-    """
+    """Return a sample's group: ``extra["group"]``, what the benchmark says, its type of question, or its task."""
     if stated := sample.extra.get("group"):
         return str(stated)
     if isinstance(benchmark, Groups):

@@ -15,8 +15,9 @@ from lyrics.core.spec import validate
 def build_benchmark(
     name: str, options: Mapping[str, Any] | None = None, *, registry: Registry | None = None
 ) -> Benchmark:
-    """Return the benchmark of that name, which may be ``distribution/name``. Reads no more than it must to know that
-    its files are there.
+    """Return the benchmark of that name, which may be ``distribution/name``.
+
+    Reads no more than it must to know that its files are there.
 
     Raises:
         SpecError: the name is unknown, or an option (such as the split) is wrong or missing.

@@ -1,5 +1,6 @@
-"""Does the model look? What is left of a benchmark's scores under each condition, group by group, and how many answers
-stay the same.
+"""Does the model look?
+
+What is left of a benchmark's scores under each condition, group by group, and how many answers stay the same.
 
 An answer *stays the same* where its text, boxes included, is letter for letter that of the model that sees everything.
 """
@@ -189,8 +190,9 @@ def notes(found: ConditionReport) -> list[str]:
 
 
 def panels(found: ConditionReport) -> list[Panel]:
-    """Curves over blur, for each of the parts that were blurred; and a panel of bars for each group under the other
-    conditions.
+    """Return curves over blur and a panel of bars for each group.
+
+    There is a curve for each of the parts that were blurred; the bars are of the other conditions.
     """
     drawn: list[Panel] = []
     plain = [one for one in found.conditions if one.soft == "own" and not one.drop_tokens]

@@ -1,4 +1,4 @@
-"""A precision-recall curve as an SVG picture that any browser shows; it loads nothing."""
+"""A precision-recall curve as an SVG image that any browser shows; it loads nothing."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ _FONT = 'font-family="sans-serif" font-size="12"'
 
 
 def precision_recall_svg(points: Sequence[Mapping[str, float]], title: str) -> str:
-    """Points with ``recall`` and ``precision`` from 0 to 1, in ascending recall, as steps: a precision holds back to
-    the recall before.
+    """Return a curve of points in ascending recall as steps.
+
+    A point has ``recall`` and ``precision`` from 0 to 1; a precision holds back to the recall before.
     """
     size = _SIDE + 2 * _MARGIN
     path, before = [], 0.0

@@ -1,5 +1,6 @@
-"""The worst cases of a benchmark as one HTML page that needs no other file: pictures with the boxes of the answer and
-of the reference.
+"""The worst cases of a benchmark as one HTML page that needs no other file.
+
+Each image is shown with the boxes of the answer and of the reference.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def gallery(
 ) -> str:
     """Return the page: the ``CASES`` samples of the lowest mark, the first of equal ones first.
 
-    ``picture`` opens a sample's picture; None where the benchmark has none to open.
+    ``picture`` opens a sample's image; None where the benchmark has none to open.
     """
     worst = sorted(range(len(samples)), key=lambda row: (marks[row], row))[:CASES]
     summary = ", ".join(f"{score} {value:.2f}" for score, value in scores.items())
@@ -71,9 +72,9 @@ def _figure(sample: Sample, line: Line, mark: float, picture: Callable[[Sample],
             ImageError,
             SampleError,
             StorageError,
-        ) as error:  # answers can be scored again where the pictures are not
+        ) as error:  # answers can be scored again where the images are not
             rows["picture"] = str(error)
-    # Boxes are of the last picture.
+    # Boxes are of the last image.
     drawn = [*map(_small, shown[:-1]), *(_drawn(one, sample, line) for one in shown[-1:])]
     images = "".join(f'<img alt="" src="{_data_url(one)}">' for one in drawn)
     cells = "".join(f"<dt>{html.escape(key)}</dt><dd>{html.escape(value)}</dd>" for key, value in rows.items())

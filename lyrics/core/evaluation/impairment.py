@@ -1,6 +1,6 @@
 """Soft tokens under a condition: another sample's, none but zeros, noise, or fewer of them.
 
-Shapes: P pictures, Q soft tokens of a picture, K of those that are kept, D width.
+Shapes: P images, Q soft tokens of an image, K of those that are kept, D width.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from lyrics.core.conditions import Condition, kept_tokens
 from lyrics.core.data.draws import generator
 from lyrics.core.language.prompting import Encoded
 
-#: What a draw is a function of, beside the seed: the sample's row, and the number of the picture in it.
+#: What a draw is a function of, beside the seed: the sample's row, and the number of the image in it.
 Key = tuple[int, int]
 
 
 def impaired(
     encoded: Encoded, condition: Condition, keys: Sequence[Key], others_PQD: torch.Tensor | None = None
 ) -> Encoded:
-    """Pictures that were looked at, with the soft tokens that the condition leaves them; what the refiner saw stays.
+    """Images that were looked at, with the soft tokens that the condition leaves them; what the refiner saw stays.
 
     Args:
-        encoded: P pictures, looked at under ``condition.look``.
+        encoded: P images, looked at under ``condition.look``.
         condition: how.
-        keys: of each picture.
+        keys: of each image.
         others_PQD: for ``shuffled``, the soft tokens that take the place of their own.
     """
     soft_PQD = encoded.soft_tokens_PQD
-    assert len(keys) == len(soft_PQD), "one key for each picture"
+    assert len(keys) == len(soft_PQD), "one key for each image"
     if condition.soft == "shuffled":
         assert others_PQD is not None, "shuffled needs the soft tokens of other samples"
         assert others_PQD.shape == soft_PQD.shape, "as many soft tokens as its own"
@@ -55,7 +55,7 @@ def _noise(soft_QD: torch.Tensor, seed: int, key: Key) -> torch.Tensor:
 
 
 def _kept(condition: Condition, queries: int, key: Key) -> torch.Tensor:
-    """Which soft tokens of a picture stay, in order: int64 [K]."""
+    """Which soft tokens of an image stay, in order: int64 [K]."""
     row, part = key
     order = generator(condition.seed, "dropped soft tokens", row, part).permutation(queries)
     return torch.from_numpy(order[: kept_tokens(condition, queries)]).sort().values

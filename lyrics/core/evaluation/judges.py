@@ -46,8 +46,9 @@ def by_group(name: str, values: Sequence[float], groups: Sequence[Any]) -> dict[
 
 
 def captions(predictions: Predictions, samples: Samples) -> Verdict:
-    """CIDEr, BLEU, ROUGE-L and METEOR; by domain too, where the set has domains (NoCaps), in CIDEr within the whole
-    set.
+    """CIDEr, BLEU, ROUGE-L and METEOR.
+
+    By domain too, where the set has domains (NoCaps), in CIDEr within the whole set.
     """
     if not all(sample.captions for sample in samples):
         return _ON_A_SERVER

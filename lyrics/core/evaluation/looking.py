@@ -1,5 +1,6 @@
-"""Samples answered under conditions: each image is looked at once for all conditions that change its soft
-tokens alone.
+"""Answer samples under conditions.
+
+Each image is looked at once for all conditions that change its soft tokens alone.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Conversation:
-    """What is asked of one sample: images, the instruction that each is looked at with, and the dialogue, which counts
-    them from 0.
+    """What is asked of one sample: images, the instruction that each is looked at with, and the dialogue.
+
+    The dialogue counts the images from 0.
 
     ``entry`` is what the benchmark shows.
     """

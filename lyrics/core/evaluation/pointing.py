@@ -44,8 +44,9 @@ def is_real(found: PredictedObject, there: Iterable[Real]) -> bool:
 def evidence_scores(
     predictions: Sequence[Prediction], there: Sequence[Sequence[Real]]
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """Scores and ``details`` over the boxes of all answers; ``there[i]`` is what picture i holds. Both are empty
-    without boxes.
+    """Scores and ``details`` over the boxes of all answers; ``there[i]`` is what image i holds.
+
+    Both are empty without boxes.
 
     Scores: ``evidence: boxes``, ``evidence: real`` (their share), ``evidence: average precision``, and ``supported``
     taken as "real": ``evidence: supported, precision`` and ``..., recall``; those that are undefined are left out.

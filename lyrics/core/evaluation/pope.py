@@ -1,14 +1,14 @@
 """POPE: does a model say that things are there which are not? (Li et al., 2023, arXiv 2305.10355, section 5.)
 
-Of each picture as many things that are there are asked about as things that are not. What is not there is drawn in one
+Of each image as many things that are there are asked about as things that are not. What is not there is drawn in one
 of three ways:
 
 - ``random``: any tag of the data set;
-- ``popular``: the tags that most of the data set's pictures have;
-- ``adversarial``: the tags that most often are in a picture together with those that this picture has (the sum over
-  its tags of the number of pictures with both).
+- ``popular``: the tags that most of the data set's images have;
+- ``adversarial``: the tags that most often are in an image together with those that this image has (the sum over
+  its tags of the number of images with both).
 
-The positives of a picture are the same in all three. Draws depend on the seed and the picture's row alone; of equally
+The positives of an image are the same in all three. Draws depend on the seed and the image's row alone; of equally
 frequent tags the first in alphabetical order is taken. "Not there" means "not annotated": where annotations leave
 things out, a true yes counts as wrong.
 """
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
 Negatives = Literal["random", "popular", "adversarial"]
-#: POPE asks about three things that are there and three that are not, of 500 pictures.
+#: POPE asks about three things that are there and three that are not, of 500 images.
 PER_PICTURE, PICTURES = 3, 500
 
 
 @dataclass(frozen=True)
 class Frequencies:
-    """In how many pictures each tag is, and each two of them; ``by_tag`` names tags in descending frequency."""
+    """In how many images each tag is, and each two of them; ``by_tag`` names tags in descending frequency."""
 
     tags: Counter[str]
     pairs: Mapping[str, Counter[str]]
@@ -97,7 +97,7 @@ class Probe:
         negatives: how what is not there is drawn.
         pictures: how many are asked about, the first that have ``per_picture`` different tags at least.
         per_picture: questions about things that are there, and as many about things that are not.
-        counted: pictures that frequencies are counted over, the first of the data set; None for all.
+        counted: images that frequencies are counted over, the first of the data set; None for all.
         seed: of the draws.
     """
 
@@ -134,7 +134,7 @@ class Probe:
                 yield sample, no, False
         if not asked:
             raise DatasetError(
-                f"POPE: no picture of the data set has {self.per_picture} differently named objects, with "
+                f"POPE: no image of the data set has {self.per_picture} differently named objects, with "
                 f"{self.per_picture} more names to ask about in the others; take a split with annotated objects, or a "
                 "smaller per_picture."
             )
@@ -184,8 +184,9 @@ class PopeBenchmark:
 
 @dataclass(frozen=True)
 class PopeBoxesBenchmark:
-    """The same things, asked for with their boxes: a box for what is not there is invented, and the refiner's evidence
-    may tell.
+    """The same questions, asked for boxes.
+
+    A box for what is not there is invented, and the refiner's evidence may tell.
     """
 
     probe: Probe
@@ -209,8 +210,9 @@ class PopeBoxesBenchmark:
         return "there" if sample.extra["there"] else "not there"
 
     def judge(self, predictions: Sequence[Prediction], samples: Sequence[Sample]) -> Verdict:
-        """``boxes for what is not there``: answers with a box, of those about what is not there. ``found``: of the
-        others, those whose first box is right for one of the things of that name.
+        """``boxes for what is not there``: answers with a box, of those about what is not there.
+
+        ``found``: of the others, those whose first box is right for one of the things of that name.
         """
         found: list[float] = []
         invented: list[float] = []
@@ -235,7 +237,7 @@ class PopeBoxesBenchmark:
 
 
 def _asking(sample: Sample, tag: str, there: bool, *, turns: tuple[Turn, ...]) -> Sample:
-    """The sample as it is asked about one tag; its picture and its objects stay."""
+    """The sample as it is asked about one tag; its image and its objects stay."""
     extra: dict[str, Any] = {
         key: value for key, value in sample.extra.items() if key not in ("absent", "answers", "options")
     }

@@ -1,5 +1,6 @@
-"""``evaluate``: a model over benchmarks, into a folder: predictions, scores, the worst cases. A second run does only
-what is missing.
+"""``evaluate``: a model over benchmarks, into a folder: predictions, scores, the worst cases.
+
+A second run does only what is missing.
 
     OUT/scores.json, OUT/table.md            of every benchmark that OUT holds
     OUT/NAME/run.json                        what the answers are of: model, benchmark, split
@@ -96,8 +97,9 @@ def score(run: BenchmarkRun, abstaining: Abstaining | None = None) -> tuple[Resu
 
 
 def write(run: BenchmarkRun, result: Result, verdict: Verdict) -> None:
-    """The folder's ``scores.json``, ``worst.html`` and ``evidence.svg``, and one ``predictions.jsonl`` of those of
-    several processes.
+    """Write ``scores.json``, ``worst.html`` and ``evidence.svg`` into the folder.
+
+    The ``predictions.jsonl`` of several processes become one.
     """
     predictions.merge(run.folder)
     write_json(run.folder / SCORES, {**run.about, **result.to_json()})
@@ -201,8 +203,9 @@ def evaluate_under(
     about: Mapping[str, Mapping[str, str]] | None = None,
     progress: Callable[[str, int, int], None] = lambda name, done, total: None,
 ) -> list[Result]:
-    """``evaluate`` under one condition alone, as if it were a model of its own: answers are in the folders
-    of ``out``.
+    """Evaluate under one condition alone, as if it were a model of its own.
+
+    Answers are in the folders of ``out``.
     """
     known = about or {}
     opened = [open_run(name, one, out, limit=limit, about=known.get(name)) for name, one in benchmarks.items()]

@@ -1,5 +1,4 @@
-"""Answering only what one is sure of: risk against coverage of a benchmark's answers, and the threshold for a stated
-risk.
+"""Risk against coverage of a benchmark's answers, and the threshold for a stated risk.
 
 The confidence of an answer is its mean log-probability (``lyrics.core.answers.Confidence``). One that points at things
 of which the refiner saw none is withheld whatever its confidence, so it is ranked below all others.
@@ -78,8 +77,9 @@ def as_abstention(one: Prediction) -> Prediction:
 
 
 def abstaining_scores(hidden: Sequence[bool], values: Sequence[float]) -> dict[str, float]:
-    """Coverage and risk, times 100, of the answers that are given; no risk where none is, or where answers have no
-    worth.
+    """Coverage and risk, times 100, of the answers that are given.
+
+    No risk where none is, or where answers have no worth.
     """
     given = [value for value, gone in zip(values, hidden, strict=True) if not gone] if values else []
     scores = {"abstaining: coverage": 100 * (len(hidden) - sum(hidden)) / len(hidden)}

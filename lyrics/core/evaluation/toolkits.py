@@ -1,5 +1,6 @@
-"""A model under other people's evaluation toolkits: their requests as questions, and answers in the form that their
-metrics read.
+"""A model under other people's evaluation toolkits.
+
+Their requests become questions, and answers take the form that their metrics read.
 
 Nothing here imports a toolkit; ``lyrics.integrations`` and ``examples/vlmevalkit`` do. The metrics of toolkits read
 answers in three ways:
@@ -7,7 +8,7 @@ answers in three ways:
 - words: boxes are taken out of the text, and each thing's name stays in its place;
 - the letter of an option, where the prompt asks for one: "(b) yellow" becomes "B". An answer that chooses nothing
   that can be told stays as it is, since a toolkit (or its judge) may read more into it;
-- a box as ``[x1, y1, x2, y2]``, shares of the picture, where the prompt asks for bounding box coordinates between 0
+- a box as ``[x1, y1, x2, y2]``, shares of the image, where the prompt asks for bounding box coordinates between 0
   and 1 (RefCOCO's tasks of lmms-eval): that of the answer's first object.
 """
 
@@ -57,8 +58,9 @@ def rewritten(answer: Answer, prompt: str) -> str:
 
 
 def options_in(prompt: str) -> list[str]:
-    """Options that stand in a prompt on lines of their own, "A. blue", "(A) blue" or "A) blue", from A on without a
-    gap.
+    """Return the options that stand in a prompt on lines of their own.
+
+    They are "A. blue", "(A) blue" or "A) blue", from A on without a gap.
 
     Where the letters begin anew, the last list counts: examples come before the question. Empty where there are fewer
     than two.
@@ -92,8 +94,9 @@ class Generation:
 
     @classmethod
     def of(cls, asked: Mapping[str, Any], *, most: int) -> Generation:
-        """Answers are greedy and at most ``most`` tokens long; what asks for something else is warned of (once for each
-        wording).
+        """Answers are greedy and at most ``most`` tokens long.
+
+        What asks for something else is warned of (once for each wording).
 
         Raises ``LyricsError`` for stops that are no texts, or a number of tokens that is none.
         """
@@ -118,7 +121,7 @@ class Generation:
         return cls(min(tokens, most), stops)
 
 
-#: Keyword arguments that are read, or that mean nothing for greedy answers and pictures of any shape.
+#: Keyword arguments that are read, or that mean nothing for greedy answers and images of any shape.
 _READ = {
     *("until", "max_new_tokens", "max_gen_toks", "do_sample", "temperature", "num_beams"),
     *("top_p", "top_k", "image_aspect_ratio", "image_sizes"),
@@ -128,7 +131,7 @@ _READ = {
 def pictures_of(visuals: Any) -> list[Image.Image | str]:
     """Return what a task shows: PIL images and paths, in lists of any depth, or nothing.
 
-    Raises ``LyricsError`` for what is no picture.
+    Raises ``LyricsError`` for what is no image.
     """
     if visuals is None:
         return []
@@ -141,13 +144,13 @@ def pictures_of(visuals: Any) -> list[Image.Image | str]:
     ):
         return [visuals]
     raise LyricsError(
-        f"the task shows {visuals if isinstance(visuals, str) else type(visuals).__name__}: lyrics sees pictures, no "
+        f"the task shows {visuals if isinstance(visuals, str) else type(visuals).__name__}: lyrics sees images, no "
         "video and no sound."
     )
 
 
 def words_of(context: str) -> str:
-    """Return a prompt without the marks where other models put pictures; pictures come first here.
+    """Return a prompt without the marks where other models put images; images come first here.
 
     Numbered ones ("<image 1>") are words.
     """
@@ -166,7 +169,7 @@ def generate_until(
     """Answers to lmms-eval's requests, in their order.
 
     Args:
-        model: answers; several pictures to a question or none are fine.
+        model: answers; several images to a question or none are fine.
         requests: each has ``args``: (context, generation arguments, document -> visuals, document's id, task, split).
         documents: task -> split -> documents by id.
         batch: questions that are answered together; those of different generation arguments are not.

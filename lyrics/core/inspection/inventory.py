@@ -55,8 +55,9 @@ class InventoryRow:
 
 
 def rows(registry: Registry, kind: str | None = None) -> list[InventoryRow]:
-    """Components, presets and everything that failed; all of them, or those of one kind (``preset`` and ``plugin``
-    count as kinds).
+    """Return components, presets, vocabularies and everything that failed, or those of one kind.
+
+    ``preset``, ``vocabulary`` and ``plugin`` count as kinds.
     """
     found = []
     for entry in registry.entries:
@@ -75,8 +76,14 @@ def rows(registry: Registry, kind: str | None = None) -> list[InventoryRow]:
         found.append(
             InventoryRow("preset", preset.name, source.distribution, source.version, status, preset.summary, needs)
         )
+    for vocabulary, source in registry.vocabularies if kind in (None, "vocabulary") else ():
+        found.append(
+            InventoryRow(
+                "vocabulary", vocabulary.name, source.distribution, source.version, "ready", vocabulary.summary
+            )
+        )
     for failure in registry.failures:
-        row_kind = failure.kind if failure.kind in (*KINDS, "preset") else "plugin"
+        row_kind = failure.kind if failure.kind in (*KINDS, "preset", "vocabulary") else "plugin"
         name = failure.name or failure.source.entry_point
         found.append(
             InventoryRow(

@@ -36,7 +36,7 @@ from lyrics.core.stage1.step import pretrain_losses
 from lyrics.core.stage1.streams import Features, SpecialTokens, Text
 from lyrics.core.types import ImageBatch
 
-#: Objects of a picture and lengths of texts that a step is counted with.
+#: Objects of an image and lengths of texts that a step is counted with.
 OBJECTS, SPATIAL_TOKENS, CAPTION_TOKENS, PROMPT_TOKENS = 10, 128, 32, 400
 _ADAM_BYTES = 8
 
@@ -138,10 +138,11 @@ def weight_bytes(model: torch.nn.Module) -> int:
 
 
 def training_memory(model: LyricsModel, stage: str, batch_size: int, experts: int | None = None) -> Memory:
-    """Return one step of a stage (``pretrain`` or ``instruct``) of a model on the meta device, forward and backward,
-    and AdamW.
+    """Count the memory of one step of a stage (``pretrain`` or ``instruct``), with AdamW.
 
-    The batch has ``batch_size`` pictures with texts of ``SPATIAL_TOKENS`` and ``CAPTION_TOKENS``, or prompts of
+    The model is on the meta device; forward and backward pass are run.
+
+    The batch has ``batch_size`` images with texts of ``SPATIAL_TOKENS`` and ``CAPTION_TOKENS``, or prompts of
     ``PROMPT_TOKENS``. ``experts`` is ``experts_peak``, where it is known already.
     """
     trained = model.trainable_parameters(stage)
@@ -154,8 +155,9 @@ def training_memory(model: LyricsModel, stage: str, batch_size: int, experts: in
 
 
 def inference_memory(model: LyricsModel, new_tokens: int = 128, experts: int | None = None) -> Memory:
-    """Return one picture, one prompt of ``PROMPT_TOKENS`` and an answer of ``new_tokens``, of a model on the meta
-    device.
+    """Count the memory of an answer of ``new_tokens`` about one image.
+
+    The prompt has ``PROMPT_TOKENS``, and the model is on the meta device.
     """
     model.eval()
     with torch.no_grad(), _FuseAttention(), counting(model) as counter:
@@ -213,7 +215,7 @@ def _no_ids(*shape: int) -> torch.Tensor:
 
 
 def _prompts(model: LyricsModel, batch_size: int) -> torch.Tensor:
-    """Prompts as the model assembles them, from pictures whose features are not there: embeddings [B,L,D]."""
+    """Prompts as the model assembles them, from images whose features are not there: embeddings [B,L,D]."""
     longest = _longest(model)
     spatial, instruction = [7] * min(SPATIAL_TOKENS, longest), [7] * min(CAPTION_TOKENS, longest)
     stream = model.stage2_stream([spatial] * batch_size, [instruction] * batch_size)
@@ -294,8 +296,9 @@ _BYTES_4BIT = 0.5 + 4 / 64
 
 
 def memory_table(model: LyricsModel, batch_size: int = 1) -> list[MemoryRow]:
-    """Answering and both stages, in fp32, bf16 and with the language model in 4 bits (bf16 around it; nothing trained
-    but LoRA).
+    """Return what answering and both stages need in fp32, in bf16, and with the language model in 4 bits.
+
+    With 4 bits, what is around the language model is bf16, and of it nothing is trained but LoRA.
 
     ``model`` is on the meta device, in fp32 or a type of two bytes; it is run once, and the other precisions follow
     from their width.

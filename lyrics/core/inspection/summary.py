@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PartRow:
-    """One part. ``output`` is its shape per picture; ``trainable`` counts parameters that ask for a gradient."""
+    """One part. ``output`` is its shape per image; ``trainable`` counts parameters that ask for a gradient."""
 
     path: str
     component: str
@@ -105,7 +105,7 @@ def _row(path: str, module: nn.Module | Expert, part: Part | None) -> PartRow:
 
 
 def _output(path: str, module: Any, part: Part | None) -> str:
-    """Shape of what a part gives for one picture."""
+    """Shape of what a part gives for one image."""
     if path == "image_encoder":
         return f"{_image_tokens(module)} x {module.feature_dim}"
     if path == "refiner.tagger":

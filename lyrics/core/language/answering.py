@@ -24,8 +24,9 @@ def answer_ids(
     on_token: Callable[[int], None] | None = None,
     past: Past | None = None,
 ) -> tuple[torch.Tensor, list[list[float]]]:
-    """Return the ids that the language model answers with [B, at most ``how.max_new_tokens``], and how probable they
-    were.
+    """Return the ids that the language model answers with, and how probable they were.
+
+    [B, at most ``how.max_new_tokens``].
 
     The latter are the log-probabilities of each answer's tokens; the lists are empty where the language model does not
     say them.

@@ -1,7 +1,7 @@
 """Spatial representation: tags and boxes as text, and back (paper, section 3: the text form of the visual refiner's
 output).
 
-Five conventions, by name in ``CODECS``. All coordinates are those of the original picture; conventions that other
+Five conventions, by name in ``CODECS``. All coordinates are those of the original image; conventions that other
 projects use for a resized or padded one are used here for the original one.
 
 ========  ====================================================  ================================  ==========
@@ -11,7 +11,7 @@ lyrics    ``<br><T>dog</T><Bbox>(5,20),(310,999)</Bbox></br>``  k / 999, k from 
 released  ``dog [ 0.005 0.02 0.31 1.0 ] [SEP]``                 a share, three decimals at most   0.001
 shikra    ``dog[0.005,0.020,0.310,1.000]``                      a share, three decimals           0.001
 qwen      ``<ref>dog</ref><box>(5,20),(310,999)</box>``         k / 1000, k from 0 to 999         0.002
-pixel     ``<br><T>dog</T><Bbox>(3,10),(198,480)</Bbox></br>``  pixels; needs the picture's size  1 pixel
+pixel     ``<br><T>dog</T><Bbox>(3,10),(198,480)</Bbox></br>``  pixels; needs the image's size  1 pixel
 ========  ====================================================  ================================  ==========
 
 ``parse(format_objects(x)).objects == x`` for every tag whatever is in it, and for every box to within the resolution:
@@ -20,12 +20,12 @@ pixel     ``<br><T>dog</T><Bbox>(3,10),(198,480)</Bbox></br>``  pixels; needs th
   either end are written as ``\\uXXXX``, four hexadecimal digits as in JSON. Everything else stands as it is, so
   ordinary tags are untouched, and no tag can imitate the markup around it.
 - *Thin boxes.* Coordinates are rounded to the nearest step. Where both edges of a box would fall on one step, the
-  edge that lies beyond it (the far one at the picture's border) moves one step out: no box vanishes. Such a coordinate
+  edge that lies beyond it (the far one at the image's border) moves one step out: no box vanishes. Such a coordinate
   is off by up to the resolution, any other by half of it.
 - *Scores* are not written. They set the order: best first.
 
 ``parse`` raises nothing, whatever the text: it returns what could be read and a list of problems. A wrong order of
-corners and a coordinate a little outside of the picture are repaired and reported; a box that could mean several things
+corners and a coordinate a little outside of the image are repaired and reported; a box that could mean several things
 is dropped and noted. The time taken is linear in the length of the text.
 """
 
@@ -45,7 +45,7 @@ from lyrics.core.geometry import Box, Size, checked_size
 # A text with so many problems is not a spatial representation: what follows is left unread, and the last problem says
 # so.
 MAX_PROBLEMS = 1_000
-# A coordinate this far outside of the picture (as a share of its side) is cut at the border; farther out, it must be of
+# A coordinate this far outside of the image (as a share of its side) is cut at the border; farther out, it must be of
 # another frame, and nothing is known about the box. The released detector goes 0.03 beyond the border.
 OVERSHOOT = 0.1
 # Longer numbers and longer boxes are noise, such as endless nines.
@@ -62,7 +62,7 @@ _ESCAPE = re.compile(r"\\u((?![dD][89a-fA-F])[0-9a-fA-F]{4})")
 
 @dataclass(frozen=True, slots=True)
 class SpatialObject:
-    """A tag and its box in the original picture; the score (larger is better) where something gave one."""
+    """A tag and its box in the original image; the score (larger is better) where something gave one."""
 
     tag: str
     box: Box
@@ -97,9 +97,9 @@ class Codec:
 
     Attributes:
         name: what specifications call it.
-        resolution: the largest error of a coordinate after writing and reading, as a share of the picture's side;
+        resolution: the largest error of a coordinate after writing and reading, as a share of the image's side;
             for ``pixel``, whose ``steps`` is None, in pixels. Half of it unless a box is thinner than a step.
-        steps: the number that stands for the right and the lower border, or None for the picture's width and height.
+        steps: the number that stands for the right and the lower border, or None for the image's width and height.
         largest: the largest number that is written, where that is not ``steps``.
         decimals: whether numbers are written divided by ``steps``, as a share.
         box_format, object_format, separator: templates for a box's four numbers, for ``tag`` and ``box``, and
@@ -134,7 +134,7 @@ class Codec:
 def format_objects(objects: Iterable[SpatialObject], codec: str = "lyrics", size: Size | None = None) -> str:
     """Objects as text, in descending score; equal scores keep their order, objects without a score come last in theirs.
 
-    ``size`` is the original picture's (width, height); only ``pixel`` needs it, and raises ``GeometryError`` without
+    ``size`` is the original image's (width, height); only ``pixel`` needs it, and raises ``GeometryError`` without
     it. Raises ``UnknownNameError`` for an unknown codec.
     """
     form = _codec(codec)
@@ -175,7 +175,7 @@ def parse(text: str, codec: str = "lyrics", size: Size | None = None) -> Parsed:
     """Every object that can be read from a text, with its place, and every problem met. No text raises an exception.
 
     Boxes without a tag have the empty tag; several boxes behind one tag are several objects. ``size`` is the original
-    picture's (width, height); only ``pixel`` needs it, and raises ``GeometryError`` without it. Raises
+    image's (width, height); only ``pixel`` needs it, and raises ``GeometryError`` without it. Raises
     ``UnknownNameError`` for an unknown codec.
     """
     form = _codec(codec)
@@ -194,11 +194,11 @@ def _codec(name: str) -> Codec:
 
 
 def _steps(codec: Codec, size: Size | None) -> tuple[int, int]:
-    """The numbers that stand for the right and the lower border of the picture."""
+    """The numbers that stand for the right and the lower border of the image."""
     if codec.steps is not None:
         return codec.steps, codec.steps
     if size is None:
-        raise GeometryError(f"codec {codec.name!r} counts pixels of the original picture: pass size=(width, height)")
+        raise GeometryError(f"codec {codec.name!r} counts pixels of the original image: pass size=(width, height)")
     return checked_size(size)
 
 
@@ -302,7 +302,7 @@ class _Reading:
         x1, y1, x2, y2 = x1 / right, y1 / bottom, x2 / right, y2 / bottom
         if min(x1, y1) < 0 or max(x2, y2) > 1:
             near = min(x1, y1) >= -OVERSHOOT and max(x2, y2) <= 1 + OVERSHOOT
-            what = "cut at the picture's border" if near else "this is a box of another frame"
+            what = "cut at the image's border" if near else "this is a box of another frame"
             self.problem(f"x goes from 0 to {right} and y from 0 to {bottom}: {what}", start, end)
             if not near:
                 return None
@@ -317,8 +317,9 @@ _KINDS = {f"<{slash}{word}>": slash + part for word, part in _PARTS.items() for 
 
 
 class _Token(NamedTuple):
-    """A piece of markup: "group", "tag" or "box" opens one, "/group", "/tag" or "/box" closes it; "end" is the end of
-    the text.
+    """A piece of markup: "group", "tag" or "box" opens one, "/group", "/tag" or "/box" closes it.
+
+    "end" is the end of the text.
     """
 
     kind: str
@@ -491,7 +492,7 @@ CODECS: dict[str, Codec] = {
     codec.name: codec
     for codec in (
         # The paper's markup, section 3, with its closing tag corrected. It says nothing of numbers; 999 for the border
-        # makes the whole picture (0,0),(999,999) exactly.
+        # makes the whole image (0,0),(999,999) exactly.
         Codec(
             "lyrics",
             resolution=1 / 999,
@@ -518,7 +519,7 @@ CODECS: dict[str, Codec] = {
             scan=_scan_list,
         ),
         # shikras/shikra, mllm/dataset/process_function/box_process_function.py, PlainBoxFormatter: f"{x:.3f}", boxes of
-        # one phrase joined by ";". (Shikra measures in the picture padded to a square, we in the original.)
+        # one phrase joined by ";". (Shikra measures in the image padded to a square, we in the original.)
         Codec(
             "shikra",
             resolution=0.001,

@@ -23,8 +23,9 @@ MAX_NEW_TOKENS = 64
 
 
 class GenerationOptions(TypedDict, total=False):
-    """Options of ``generate``, ``answer`` and ``ask``; see transformers' ``GenerationConfig`` for what each of them
-    does.
+    """Options of ``generate``, ``answer`` and ``ask``.
+
+    See transformers' ``GenerationConfig`` for what each of them does.
 
     Penalties and n-grams count the tokens of the answer alone: the prompt reaches the language model as embeddings.
     """
@@ -215,8 +216,9 @@ def _of_config(config: GenerationConfig) -> dict[str, Any]:
 
 
 def check_takes_options(generate: Callable[..., object], name: str) -> None:
-    """Raise ``ContractError`` where the ``generate`` of the language model called ``name`` takes no
-    ``generation_config``.
+    """Raise ``ContractError`` where a language model's ``generate`` takes no ``generation_config``.
+
+    ``name`` is what the message calls the language model.
     """
     parameters = inspect.signature(generate).parameters
     if "generation_config" in parameters or any(

@@ -1,5 +1,6 @@
-"""Boxes that the texts of a ``Sample`` name: written in one codec, so that augmentation can move them and training
-rewrite them.
+"""Boxes that the texts of a ``Sample`` name.
+
+They are written in one codec, so that augmentation can move them and training rewrite them.
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ def rewritten(
 
 
 def snapped(text: str, boxes: Sequence[Box], min_iou: float, codec: str = CODEC, size: Size | None = None) -> str:
-    """Return a text in which every box is the one of ``boxes`` that it overlaps most, where that is by at least
-    ``min_iou``.
+    """Return a text with each box exchanged for the one of ``boxes`` that it overlaps most.
+
+    A box that overlaps none by at least ``min_iou`` stays.
 
     An answer then names the boxes that were written before it, rather than others a little beside them. ``size`` as for
     ``parse``.

@@ -1,6 +1,6 @@
-"""A conversation about encoded pictures as a prompt that the language model has room for.
+"""A conversation about encoded images as a prompt that the language model has room for.
 
-Shapes: P pictures, Q queries, D width of the language model's embeddings.
+Shapes: P images, Q queries, D width of the language model's embeddings.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from lyrics.core.spec import ModelSpec
 
 @dataclass(frozen=True)
 class Encoded:
-    """Pictures as the language model receives them.
+    """Images as the language model receives them.
 
     ``soft_tokens_PQD`` are the projected query outputs, D wide as the language model's embeddings. ``refinements`` say
     what the refiner saw, and ``spatial_texts`` how it was written down.
@@ -44,15 +44,15 @@ class Encoded:
 
     @property
     def tokens_per_picture(self) -> int:
-        """Soft tokens of each picture."""
+        """Soft tokens of each image."""
         return int(self.soft_tokens_PQD.shape[1])
 
     def rows(self, start: int, end: int) -> Encoded:
-        """Pictures ``start`` to ``end``, without the last."""
+        """Images ``start`` to ``end``, without the last."""
         return Encoded(self.soft_tokens_PQD[start:end], self.refinements[start:end], self.spatial_texts[start:end])
 
     def followed_by(self, other: Encoded) -> Encoded:
-        """The pictures of both, ``other``'s last."""
+        """The images of both, ``other``'s last."""
         return Encoded(
             torch.cat([self.soft_tokens_PQD, other.soft_tokens_PQD]),
             self.refinements + other.refinements,
@@ -85,15 +85,13 @@ NOTHING_DROPPED = DroppedText()
 
 
 def spatial_text(refinement: Refinement, codec: str) -> str:
-    """A picture's spatial representation: its objects, best first."""
+    """An image's spatial representation: its objects, best first."""
     objects = [SpatialObject(found.tag, found.box_norm, found.score) for found in refinement.objects]
     return format_objects(objects, codec, refinement.size_px)
 
 
 def snapped_dialogue(dialogue: Dialogue, encoded: Encoded, min_iou: float, codec: str) -> Dialogue:
-    """The dialogue with boxes in its answers exchanged for those that the refiner found in its pictures, where they
-    overlap enough.
-    """
+    """Return the dialogue with the refiner's boxes in place of those in its answers, where they overlap enough."""
     pictures = [encoded.refinements[picture] for exchange in dialogue for picture in exchange.images]
     if not pictures:
         return dialogue
@@ -112,8 +110,9 @@ def fitted_prompt(
     spec: ModelSpec,
     language_model: LanguageModel,
 ) -> TokenPrompt:
-    """A conversation as tokens. Where it is longer than ``room``, the refiner's least certain objects are left out of
-    its text.
+    """A conversation as tokens.
+
+    Where it is longer than ``room``, the refiner's least certain objects are left out of its text.
 
     It may be longer still: soft tokens, instructions and answers stay whole.
     """
@@ -156,7 +155,7 @@ def _shortened(refinement: Refinement, longest: int, codec: str, tokenizer: Any)
 
 
 def check_dialogue(dialogue: Dialogue, num_pictures: int) -> None:
-    """Raise ``PromptError`` unless a conversation ends with a question that ``num_pictures`` pictures can be asked."""
+    """Raise ``PromptError`` unless a conversation ends with a question that ``num_pictures`` images can be asked."""
     if isinstance(dialogue, str) or not all(isinstance(exchange, Exchange) for exchange in dialogue):
         raise PromptError("a conversation is a list of lyrics.core.language.prompts.Exchange; generate takes texts.")
     if not dialogue or not instruction_text(dialogue[-1].instruction).strip():
@@ -166,22 +165,22 @@ def check_dialogue(dialogue: Dialogue, num_pictures: int) -> None:
     for exchange in dialogue:
         for picture in exchange.images:
             if not 0 <= picture < num_pictures:
-                raise PromptError(f"the prompt names picture {picture}, but there are {num_pictures}.")
+                raise PromptError(f"the prompt names image {picture}, but there are {num_pictures}.")
 
 
 def too_long(prompt: TokenPrompt, num_queries: int, max_positions: int, max_new_tokens: int) -> PromptError:
     """The error for a prompt that leaves no room for its answer."""
     shown = len(prompt.slots)
-    pictures = f", {shown} picture{'s' * (shown != 1)} of {num_queries} tokens included"
+    pictures = f", {shown} image{'s' * (shown != 1)} of {num_queries} tokens included"
     return PromptError(
         f"the prompt has {len(prompt):,} tokens{pictures if shown else ''}; the language model reads "
-        f"{max_positions:,}, {max_new_tokens:,} of which are kept for the answer. Shorten it, or give fewer pictures "
+        f"{max_positions:,}, {max_new_tokens:,} of which are kept for the answer. Shorten it, or give fewer images "
         "or max_new_tokens."
     )
 
 
 def instructions_of(dialogues: Sequence[Dialogue], num_pictures: int) -> list[str]:
-    """For each picture the instruction that brings it into its conversation; empty for one that none does."""
+    """For each image the instruction that brings it into its conversation; empty for one that none does."""
     found = [""] * num_pictures
     for dialogue in dialogues:
         for exchange in dialogue:

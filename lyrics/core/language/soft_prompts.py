@@ -1,6 +1,6 @@
-"""Prompts as the embeddings that a language model reads: words through its table, pictures as their soft tokens.
+"""Prompts as the embeddings that a language model reads: words through its table, images as their soft tokens.
 
-Shapes: B prompts, L tokens (padded), P pictures, Q soft tokens of a picture, D width of the embeddings.
+Shapes: B prompts, L tokens (padded), P images, Q soft tokens of an image, D width of the embeddings.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ _ROWS_ON_CPU = 2
 
 @dataclass(frozen=True, eq=False)
 class SoftPrompts:
-    """A batch: embeddings [B,L,D], mask [B,L] (1 = read), ids and targets [B,L] for the loss, and each place's position
-    in its prompt.
+    """A batch of prompts as a language model reads them.
+
+    Embeddings [B,L,D], mask [B,L] (1 = read), ids and targets [B,L] for the loss, and each place's position in its
+    prompt.
     """
 
     embeddings_BLD: torch.Tensor
@@ -51,8 +53,9 @@ def groups_by_length(prompts: Sequence[TokenPrompt]) -> list[list[TokenPrompt]]:
 
 
 def rows_of(prompts: Sequence[TokenPrompt]) -> list[list[TokenPrompt]]:
-    """Return the prompts in as few rows as are needed, none longer than the longest prompt: the longest first, each
-    where it first fits.
+    """Return the prompts in as few rows as are needed, none longer than the longest prompt.
+
+    The longest come first, each where it first fits.
     """
     rows: list[list[TokenPrompt]] = []
     room: list[int] = []
@@ -74,9 +77,9 @@ def embed(
     language_model: LanguageModel,
     side: Literal["left", "right"],
 ) -> SoftPrompts:
-    """Pad on ``side`` and put each picture's soft tokens into its place.
+    """Pad on ``side`` and put each image's soft tokens into its place.
 
-    Every picture that a prompt names must be a row of ``soft_tokens_PQD``.
+    Every image that a prompt names must be a row of ``soft_tokens_PQD``.
     """
     longest = max((len(prompt) for prompt in prompts), default=0)
     starts = [longest - len(prompt) if side == "left" else 0 for prompt in prompts]
@@ -87,8 +90,9 @@ def embed(
 def embed_packed(
     rows: Sequence[Sequence[TokenPrompt]], soft_tokens_PQD: torch.Tensor, language_model: LanguageModel
 ) -> SoftPrompts:
-    """As ``embed``, with several prompts in a row; ``positions_BL`` count each from 0, and the rest of a row as one
-    more.
+    """As ``embed``, with several prompts in a row.
+
+    ``positions_BL`` count each from 0, and the rest of a row as one more.
     """
     placed = []
     for row in rows:
@@ -142,8 +146,9 @@ def answer_losses(
     *,
     one_pass: bool = False,
 ) -> list[Loss]:
-    """Cross-entropy of the prompts' answers and of what ends them (section 3.3), of one or several passes of the
-    language model.
+    """Return the cross-entropy of the prompts' answers and of what ends them (section 3.3).
+
+    It may take one or several passes of the language model.
 
     A language model that ``packs`` reads them without padding; any other reads those of like length together, unless
     everything is to be ``one_pass``. The sum of the losses is the same.
@@ -158,8 +163,9 @@ def answer_losses(
 
 
 def answer_loss(prompts: Sequence[TokenPrompt], soft_tokens_PQD: torch.Tensor, language_model: LanguageModel) -> Loss:
-    """Cross-entropy of the prompts' answers and of what ends them, summed, with the number of their tokens (section
-    3.3).
+    """Return the cross-entropy of the prompts' answers and of what ends them (section 3.3).
+
+    It is a sum, and beside it the number of their tokens.
     """
     soft = embed(prompts, soft_tokens_PQD, language_model, "right")
     return _loss(soft, soft_tokens_PQD, lambda: language_model(soft.embeddings_BLD, soft.mask_BL))

@@ -1,4 +1,4 @@
-"""A picture's objects as token ids of a query transformer: its text segment S (paper, section 3.2).
+"""An image's objects as token ids of a query transformer: its text segment S (paper, section 3.2).
 
 An object is a list of *units*: its tag with the markup around it, each coordinate, and what stands between and after
 them, each encoded by itself. Masked spatial prediction hides whole objects, or units; both stages encode objects in the
@@ -39,8 +39,9 @@ MAX_CACHED_TAGS, MAX_CACHED_TOKENS = 100_000, 1_000_000
 def object_tokens(
     images: Sequence[tuple[Sequence[DetectedObject], Size]], tokenizer: Any, codec: str, longest: int
 ) -> ObjectTokens:
-    """The objects of each image (with its size in pixels), as many as fit into ``longest`` tokens; no object is cut
-    through.
+    """The objects of each image (with its size in pixels), as many as fit into ``longest`` tokens.
+
+    No object is cut through.
 
     A unit is encoded as ``encode_words`` does it. The codec ``released`` ends an object with BERT's own [SEP]; that one
     is written by us and becomes the token.
@@ -98,7 +99,7 @@ def _ragged(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 def spatial_units(
     objects: Sequence[DetectedObject], tokenizer: Any, codec: str, size_px: Size, longest: int
 ) -> list[list[list[int]]]:
-    """``object_tokens`` of one picture as lists: objects of units of ids."""
+    """``object_tokens`` of one image as lists: objects of units of ids."""
     found = object_tokens([(objects, size_px)], tokenizer, codec, longest)
     units: list[list[list[int]]] = [[] for _ in range(int(found.objects_B[0]))]
     last = -1
@@ -114,8 +115,9 @@ def spatial_units(
 
 
 class _Table:
-    """The ids of all pieces met with one tokenizer and codec: piece p is ``ids[starts[p] : starts[p] +
-    lengths[p]]``.
+    """The ids of all pieces met with one tokenizer and codec.
+
+    Piece p is ``ids[starts[p] : starts[p] + lengths[p]]``.
     """
 
     def __init__(self, tokenizer: Any, codec: str) -> None:

@@ -1,24 +1,29 @@
 """The built-in tokenizers that stand in where one would come from a hub.
 
 A model built with ``weights="random"`` or ``"meta"`` downloads nothing, so it cannot have BERT's or Vicuna's tokenizer.
-These split text into bytes, or into words that are known and bytes: any string is encoded and comes back exactly. They
-are real ``PreTrainedTokenizerFast``: they save, load and pad.
+These split text into bytes, or into the words of a vocabulary, which some plugin provides, and bytes: any string is
+encoded and comes back exactly. They are real ``PreTrainedTokenizerFast``: they save, load and pad.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from lyrics.core.vocabulary import LATER_WORDS, MARKUP, NUMBERS, WORDS
+from lyrics.core.registry.component import BYTES
+from lyrics.core.registry.registry import Registry, default_registry
 
 if TYPE_CHECKING:
     import torch
     from tokenizers.pre_tokenizers import PreTokenizer
     from transformers import PreTrainedTokenizerFast
 
-BuiltinTokenizer = Literal["bytes", "words"]
+#: Numbers up to 999 are one token each beside the words: coordinates (``lyrics.core.language.codecs``), and counts.
+NUMBERS = tuple(str(number) for number in range(1000))
+#: What stands around a tag and its coordinates in the codec ``lyrics``, whole and where a query transformer's units cut
+#: it (``lyrics.core.language.spatial_tokens``).
+MARKUP = ("<br><T>", "</T><Bbox>(", "),(", ")</Bbox></br>", "</T>", "<Bbox>(", ")</Bbox>", "</br>")
 
 _BERT_ROLES = {
     "[PAD]": "pad_token",
@@ -41,14 +46,29 @@ _PIECE = "|".join([*(re.escape(mark) for mark in sorted(MARKUP, key=len, reverse
 _SLOPE = -0.5
 
 
-def builtin_tokenizer(kind: BuiltinTokenizer, special_tokens: Sequence[str]) -> PreTrainedTokenizerFast:
-    """Return ``byte_tokenizer`` or ``word_tokenizer``."""
-    return byte_tokenizer(special_tokens) if kind == "bytes" else word_tokenizer(special_tokens)
+def builtin_tokenizer(
+    name: str, special_tokens: Sequence[str], registry: Registry | None = None
+) -> PreTrainedTokenizerFast:
+    """Return the built-in tokenizer of that name: ``byte_tokenizer`` for ``bytes``, else ``word_tokenizer``.
+
+    Args:
+        name: ``bytes``, or a vocabulary that a plugin provides (``lyrics.Vocabulary``).
+        special_tokens: their ids are 0, 1, ... in the order given.
+        registry: where the vocabulary is looked up; everything installed unless given.
+
+    Raises:
+        UnknownNameError: there is no such vocabulary.
+        PluginError: its words are not valid.
+    """
+    if name == BYTES:
+        return byte_tokenizer(special_tokens)
+    return word_tokenizer(special_tokens, (registry or default_registry()).vocabulary(name))
 
 
 def byte_tokenizer(special_tokens: Sequence[str]) -> PreTrainedTokenizerFast:
-    """Return a tokenizer whose vocabulary is ``special_tokens`` (ids 0, 1, ... in the order given) followed by the 256
-    bytes.
+    """Return a tokenizer of special tokens and the 256 bytes.
+
+    ``special_tokens`` have the ids 0, 1, ... in the order given.
 
     Tokens with a well-known name ([PAD], [CLS], [SEP], [MASK], [BOS], <pad>, <s>, </s>) also take that role.
 
@@ -59,32 +79,30 @@ def byte_tokenizer(special_tokens: Sequence[str]) -> PreTrainedTokenizerFast:
     return _tokenizer(special_tokens, (), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
 
 
-def word_tokenizer(special_tokens: Sequence[str]) -> PreTrainedTokenizerFast:
-    """Return the same, followed by the words of ``lyrics.core.vocabulary``, each with and without a space before it,
-    its numbers and its markup.
+def word_tokenizer(special_tokens: Sequence[str], lists: Sequence[Sequence[str]]) -> PreTrainedTokenizerFast:
+    """Return a byte tokenizer that knows words, numbers and markup as one token each.
 
-    A word that is not among them is spelled in bytes. ``<br><T>red star</T><Bbox>(5,20),(310,999)</Bbox></br>`` has 12
-    tokens.
+    After the special tokens and the bytes come the words of the first list, without and with a space before them, the
+    numbers, the markup, and the words of the later lists: a list that is appended moves no id.
+
+    A word that is not among them is spelled in bytes. With the words "red" and "star",
+    ``<br><T>red star</T><Bbox>(5,20),(310,999)</Bbox></br>`` has 12 tokens.
     """
     from tokenizers import Regex, pre_tokenizers
 
     pieces = pre_tokenizers.Split(Regex(_PIECE), "isolated")
     to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    # Single letters are among the bytes.
-    known, later = (
-        [
-            *(word for word in words if len(word) > 1),
-            *(f"\u0120{word}" for word in words),  # a space, as ByteLevel writes it
-        ]
-        for words in (WORDS, LATER_WORDS)
+    # Single letters are among the bytes. U+0120 is a space, as ByteLevel writes it.
+    first, *later = (
+        [*(word for word in words if len(word) > 1), *(f"\u0120{word}" for word in words)] for words in lists
     )
     numbers = [number for number in NUMBERS if len(number) > 1]
-    return _tokenizer(special_tokens, [*known, *numbers, *MARKUP, *later], pre_tokenizers.Sequence([pieces, to_bytes]))
+    whole = [*first, *numbers, *MARKUP, *(token for tokens in later for token in tokens)]
+    return _tokenizer(special_tokens, whole, pre_tokenizers.Sequence([pieces, to_bytes]))
 
 
 def numbers_in_order(rows: torch.Tensor, tokenizer: PreTrainedTokenizerFast) -> bool:
-    """Begin with what a number is worth: the rows [V, D] of the numbers that are one token each become smooth functions
-    of their value.
+    """Make the rows [V, D] of numbers that are one token each smooth functions of their value.
 
     Rows of near numbers are near each other, the more so as slow waves are the strongest: what is learned of one
     coordinate holds for its neighbors, and differences and thresholds are found soonest. The spread of the values

@@ -1,4 +1,4 @@
-"""Boxes, masks and labels on a picture, legible on any background."""
+"""Boxes, masks and labels on an image, legible on any background."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PALETTE = (
     (213, 94, 0),
     (204, 121, 167),
 )
-#: The picture's own colors stay to be seen; a line along its edge shows where a mask ends.
+#: The image's own colors stay to be seen; a line along its edge shows where a mask ends.
 MASK_OPACITY = 0.1
 
 
@@ -51,11 +51,11 @@ def draw_objects(picture: Image.Image, objects: Sequence[DetectedObject]) -> Ima
 def _tint(
     pixels_HWC: npt.NDArray[np.uint8], inside_HW: npt.NDArray[np.bool_], color: tuple[int, int, int], width_px: int
 ) -> None:
-    """Color a mask and its rim, in place; only the part of the picture that the mask covers is touched."""
+    """Color a mask and its rim, in place; only the part of the image that the mask covers is touched."""
     rows, columns = np.flatnonzero(inside_HW.any(axis=1)), np.flatnonzero(inside_HW.any(axis=0))
     if not len(rows):
         return
-    # One pixel of what is outside stays in sight, so that the rim knows an edge from the picture's border.
+    # One pixel of what is outside stays in sight, so that the rim knows an edge from the image's border.
     window = np.s_[max(0, rows[0] - 1) : rows[-1] + 2, max(0, columns[0] - 1) : columns[-1] + 2]
     part_HWC, inside = pixels_HWC[window], inside_HW[window]
     part_HWC[inside] = ((1 - MASK_OPACITY) * part_HWC[inside] + MASK_OPACITY * np.asarray(color)).round()
@@ -63,8 +63,9 @@ def _tint(
 
 
 def _rim(inside_HW: npt.NDArray[np.bool_], width_px: int) -> npt.NDArray[np.bool_]:
-    """The pixels of a mask that are at most ``width_px`` steps from what is outside of it; the picture's border is no
-    edge.
+    """The pixels of a mask that are at most ``width_px`` steps from what is outside of it.
+
+    The image's border is no edge.
     """
     core = inside_HW
     for _ in range(width_px):
@@ -80,7 +81,7 @@ def _label(
     color: tuple[int, int, int],
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
 ) -> None:
-    """Black or white text, whichever is legible, on a plate of the box's color, kept inside the picture."""
+    """Black or white text, whichever is legible, on a plate of the box's color, kept inside the image."""
     # Pillow's built-in font has no other letters.
     text = f"{found.tag} {found.score:.2f}".encode("latin-1", "replace").decode("latin-1")
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)

@@ -33,7 +33,7 @@ MAX_EXTRA_BYTES = 256 * 2**20
 # this many pixels.
 _WHOLE_PIXELS = 16_000_000
 _STRIP_PIXELS = 1_000_000
-# First bytes of what people keep beside pictures, so that the message can say what the file is.
+# First bytes of what people keep beside images, so that the message can say what the file is.
 _OTHER_FORMATS = (
     (b"II*\0", "a TIFF"),
     (b"MM\0*", "a TIFF"),
@@ -72,7 +72,7 @@ _UPRIGHT = {
 
 
 def picture_name(source: ImageLike) -> str:
-    """Return what a picture is called: its path; of an open picture the file it came from, or nothing.
+    """Return what an image is called: its path; of an open image the file it came from, or nothing.
 
     The experts ``cached`` find it by this.
     """
@@ -113,7 +113,7 @@ def open_image(source: ImageLike) -> Image.Image:
         what = "is a link to a file that is not there" if path.is_symlink() else "no such file"
         raise ImageError(f"{name}: {what}.", "missing") from None
     except IsADirectoryError:
-        raise ImageError(f"{name}: is a folder, not a picture.", "folder") from None
+        raise ImageError(f"{name}: is a folder, not an image.", "folder") from None
     except PermissionError:
         raise ImageError(f"{name}: may not be read by this user.", "unreadable") from None
     except SpecialFileError as error:
@@ -161,7 +161,7 @@ def _unidentified(start: bytes, name: str) -> ImageError:
         return ImageError(f"{name}: is a HEIC, an AVIF or a video, whatever it is called; {readable}.", "format")
     if start.startswith((b"\xff\xd8", b"\x89PNG", b"RIFF", b"BM", b"GIF8")):
         return ImageError(f"{name}: is corrupt: its header is damaged or cut off.", "corrupt")
-    return ImageError(f"{name}: is not a picture of a known format; {readable}.", "format")
+    return ImageError(f"{name}: is not an image of a known format; {readable}.", "format")
 
 
 def _upright_rgb(image: Image.Image, name: str, *, may_close: bool = False) -> Image.Image:
@@ -185,8 +185,9 @@ def _upright_rgb(image: Image.Image, name: str, *, may_close: bool = False) -> I
 
 
 def exif_orientation(image: Image.Image, name: str) -> int:
-    """Return the orientation, 1 to 8 as EXIF counts: 1, upright, where nothing else is said, or nothing that can be
-    read.
+    """Return the orientation, 1 to 8 as EXIF counts.
+
+    It is 1, upright, where nothing else is said, or nothing that can be read.
 
     ``name`` is what the image is called in the log.
     """

@@ -45,7 +45,7 @@ def entry_list(pictures: Pictures | Sequence[Pictures], count: int) -> Sequence[
         raise ImageError(f"images: {_described(pictures)}", "format")
     if len(entries) != count:
         raise PromptError(
-            f"{count} instructions need as many entries of pictures, not {len(entries)}: for each "
+            f"{count} instructions need as many entries of images, not {len(entries)}: for each "
             "instruction an image, a list of images, or None."
         )
     return entries
@@ -94,7 +94,7 @@ def phrase_lists(phrases: Phrases, images: int, *, flat: bool = True) -> list[li
     if flat and images == 1 and phrases and all(isinstance(one, str) for one in phrases):
         return [list(phrases)]  # type: ignore[arg-type]
     if len(phrases) != images:
-        raise PromptError(f"{images} pictures need as many lists of phrases, not {len(phrases)}.")
+        raise PromptError(f"{images} images need as many lists of phrases, not {len(phrases)}.")
     for row, found in enumerate(phrases):
         wrong = found if not _is_list(found) else next((one for one in found if not isinstance(one, str)), None)
         if wrong is not None:

@@ -14,8 +14,9 @@ MOST = 16
 
 
 def warn_of_unknown(experts: Iterable[Expert], images: Iterable[ImageLike]) -> bool:
-    """Warn of the first image of a kind that an expert does not know (``lyrics.core.contracts.KnowsOneWorld``); return
-    whether any was.
+    """Warn of the first image of a kind that an expert does not know (``lyrics.core.contracts.KnowsOneWorld``).
+
+    Return whether any was.
 
     Files that cannot be opened are passed over: whoever uses them says what is wrong.
     """

@@ -1,5 +1,6 @@
-"""What the refiner saw in one picture, and its forms: a JSON line, COCO annotations, supervision's detections, a
-drawing.
+"""What the refiner saw in one image.
+
+It can be a JSON line, COCO annotations, supervision's detections, or a drawing.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Refinement:
-    """One picture's size in pixels (width, height), its tags and its objects, each best first.
+    """One image's size in pixels (width, height), its tags and its objects, each best first.
 
-    ``name`` is the picture's path as the caller wrote it, or an empty string.
+    ``name`` is the image's path as the caller wrote it, or an empty string.
     """
 
     size_px: tuple[int, int]
@@ -35,7 +36,7 @@ class Refinement:
     def to_json(self) -> dict[str, Any]:
         """Return plain data: one line of ``objects.jsonl``.
 
-        Boxes are xyxy in pixels of the original picture, masks COCO's compressed runs.
+        Boxes are xyxy in pixels of the original image, masks COCO's compressed runs.
         """
         return {
             **name_to_json(self.name),
@@ -55,10 +56,11 @@ class Refinement:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Refinement:
-        """Return the inverse of ``to_json``, to three decimals of a pixel. Raises ``LyricsError`` saying which field is
-        wrong.
+        """Return the inverse of ``to_json``, to three decimals of a pixel.
 
-        An object whose box has no area inside the picture is left out.
+        Raises ``LyricsError`` saying which field is wrong.
+
+        An object whose box has no area inside the image is left out.
         """
         try:
             size_px = (int(data["width"]), int(data["height"]))
@@ -71,7 +73,7 @@ class Refinement:
                     objects.append(DetectedObject(str(found["tag"]), box, float(found.get("score", 1.0)), mask))
             return cls(size_px, tags, tuple(objects), name_from_json(data))
         except GeometryError as error:
-            raise LyricsError(f"objects of {data.get('image', 'a picture')!r}: {error}") from None
+            raise LyricsError(f"objects of {data.get('image', 'an image')!r}: {error}") from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise LyricsError(f"not a line of objects.jsonl: {type(error).__name__}: {error}") from None
 
@@ -136,7 +138,7 @@ def name_from_json(row: Mapping[str, Any]) -> str:
 
 
 def to_coco(refinements: Sequence[Refinement]) -> dict[str, Any]:
-    """COCO annotations of several pictures, as pycocotools loads them.
+    """COCO annotations of several images, as pycocotools loads them.
 
     Boxes are [x, y, width, height] in pixels, ids count from 1.
     """

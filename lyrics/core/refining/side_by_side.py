@@ -1,5 +1,6 @@
-"""Two pictures side by side on a CPU: half of the threads for each does more than all of them for one
-after the other.
+"""Run two images side by side on a CPU.
+
+Half of the threads for each does more than all of them for one after the other.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ _AT_ONCE = 2
 
 
 def side_by_side(work: Callable[[Item], Result], items: Sequence[Item], device: torch.device) -> list[Result]:
-    """Return ``[work(item) for item in items]``, two at a time on a CPU that has threads for it, where no gradients are
-    kept.
+    """Return ``[work(item) for item in items]``, two at a time where that helps.
+
+    That is on a CPU that has threads for it, where no gradients are kept.
 
     ``work`` must not change what another call of it reads. Raises what ``work`` raises, for the first item that it
     fails for.

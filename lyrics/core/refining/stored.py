@@ -1,5 +1,6 @@
-"""Stored refinements by image: found by the path that a data set has for it, though they were written under another
-one.
+"""Stored refinements by image.
+
+They are found by the path that a data set has for it, though they were written under another one.
 """
 
 from __future__ import annotations

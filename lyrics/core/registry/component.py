@@ -1,4 +1,4 @@
-"""The records a plugin yields: a component, a preset, and the options a component takes.
+"""The records a plugin yields: components, presets, recipes, vocabularies, and the options a component takes.
 
 This file is all that a plugin's manifest needs, and it imports no torch::
 
@@ -41,6 +41,9 @@ CAPABILITIES: tuple[Capability, ...] = get_args(Capability)
 #: Contract versions this release accepts (``Component.contract``). See ``lyrics.core.contracts`` for what each kind
 #: promises.
 CONTRACTS = (1,)
+
+#: The built-in tokenizer that knows no words; no vocabulary may have this name.
+BYTES = "bytes"
 
 hookimpl = pluggy.HookimplMarker("lyrics")
 
@@ -102,6 +105,19 @@ class NamesWeights:
     """
 
     required: bool = False
+
+
+@dataclass(frozen=True)
+class NamesVocabulary:
+    """Marks an option that names a built-in tokenizer: ``bytes``, or a vocabulary that some plugin provides.
+
+    The name is looked up when a specification is resolved, and a preset prefers the vocabulary of its own
+    distribution::
+
+        builtin_tokenizer: Annotated[str, NamesVocabulary()] = Field("bytes", description="...")
+
+    ``lyrics.types.builtin_tokenizer(name, special_tokens, context.registry)`` makes the tokenizer in the build.
+    """
 
 
 class NoOptions(Options):
@@ -187,6 +203,26 @@ class Recipe:
 
     name: str
     config: str
+    summary: str = ""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Words that a built-in tokenizer knows as one token each.
+
+    A query transformer or a language model without a tokenizer of its own takes it by name
+    (``builtin_tokenizer: NAME``); any other text is spelled in bytes.
+
+    Args:
+        name: kebab-case, unique within the distribution, not ``bytes``.
+        words: ``"package.module:callable"``, which returns lists of words of the letters A to Z and a to z; a capital
+            makes another word. Imported when a tokenizer is made. The tokens of a later list follow all others, so
+            append a new list for words that come later: what was trained before keeps its ids.
+        summary: one line for ``lyrics list``.
+    """
+
+    name: str
+    words: str
     summary: str = ""
 
 

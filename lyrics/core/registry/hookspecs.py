@@ -1,4 +1,4 @@
-"""The three hooks a plugin may implement. All return iterables of frozen records; none does I/O or imports torch.
+"""The four hooks a plugin may implement. All return iterables of frozen records; none does I/O or imports torch.
 
 An entry point in group ``lyrics`` names a light module that holds the hooks::
 
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import pluggy
 
-from lyrics.core.registry.component import Component, Preset, Recipe
+from lyrics.core.registry.component import Component, Preset, Recipe, Vocabulary
 
 hookspec = pluggy.HookspecMarker("lyrics")
 
@@ -65,4 +65,23 @@ def lyrics_recipes() -> Iterable[Recipe]:  # type: ignore[empty-body]
         @hookimpl
         def lyrics_recipes():
             yield Recipe("acme-stage1", "acme_boxes.recipes:stage1", "stage 1 with Acme's boxes")
+    """
+
+
+@hookspec
+def lyrics_vocabularies() -> Iterable[Vocabulary]:  # type: ignore[empty-body]
+    """Lists of words this plugin provides for the built-in tokenizers (option ``builtin_tokenizer``).
+
+    A complete example::
+
+        from lyrics import Vocabulary, hookimpl
+
+        @hookimpl
+        def lyrics_vocabularies():
+            yield Vocabulary("acme-words", "acme_boxes.words:lists", "the words of Acme's captions")
+
+    and in ``acme_boxes/words.py``::
+
+        def lists():
+            return [["dog", "cat"]]
     """

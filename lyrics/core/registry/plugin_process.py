@@ -1,5 +1,6 @@
-"""Try plugins in a process of their own, before this one loads them: what ends, crashes or hangs there harms nothing
-here.
+"""Try plugins in a process of their own, before this one loads them.
+
+What ends, crashes or hangs there harms nothing here.
 
 A manifest is code of a stranger. What it raises can be caught; what ends the process (``os._exit``, a fault in native
 code) or never returns cannot. So the third parties are first loaded by a child, one after another; the child says what
@@ -98,9 +99,7 @@ def _one_child(names: Sequence[str], code: str) -> dict[str, Trial]:
 
 
 def _follow(child: subprocess.Popen[bytes]) -> tuple[dict[str, Trial], str, bool]:
-    """(finished plugins, the one that was begun last and not finished, whether it was still running when its time was
-    up).
-    """
+    """Return the finished plugins, the one begun last and not finished, and whether its time was up."""
     assert child.stdout is not None
     lines: queue.Queue[bytes | None] = queue.Queue()
     # Not joined: a process that a plugin has started may hold the pipe open for as long as it likes.

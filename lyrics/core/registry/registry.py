@@ -24,15 +24,24 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import pluggy
-from packaging.requirements import InvalidRequirement, Requirement
+from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from lyrics.core.clean_text import one_line
 from lyrics.core.errors import AmbiguousNameError, LyricsError, PluginError, UnknownNameError, did_you_mean
 from lyrics.core.json_reading import parse_json
-from lyrics.core.registry import hookspecs, plugin_process
-from lyrics.core.registry.component import CAPABILITIES, CONTRACTS, KINDS, Component, Converter, Options, Preset, Recipe
-from lyrics.core.spec import ModelSpec, RefinerOnlySpec, RefinerSpec
+from lyrics.core.registry import hookspecs, judging, plugin_process
+from lyrics.core.registry.component import (
+    BYTES,
+    KINDS,
+    Component,
+    NamesVocabulary,
+    Options,
+    Preset,
+    Recipe,
+    Vocabulary,
+)
+from lyrics.core.spec import ModelSpec, RefinerOnlySpec, RefinerSpec, Slot
 
 S = TypeVar("S", ModelSpec, RefinerOnlySpec)
 GROUP = "lyrics"
@@ -40,14 +49,11 @@ DISTRIBUTION = "lyrics-vl"
 #: What a user can do about a plugin that is in the way.
 _LEAVE_OUT = "Until that is fixed, uninstall it or set LYRICS_PLUGINS=none (or to the names of those to keep)."
 HEAVY_MODULES = ("torch", "transformers", "triton", "timm", "torchvision")
-R = TypeVar("R", Component, Preset, Recipe)
-N = TypeVar("N", Preset, Recipe)
-#: Most characters of a name, and of what a record says in words.
-_LONGEST_NAME = 64
+R = TypeVar("R", Component, Preset, Recipe, Vocabulary)
+N = TypeVar("N", Preset, Recipe, Vocabulary)
+#: Most characters of what a record says in words.
 _LONGEST = {"summary": 160, "license": 200, "install": 300, "reported_note": 1000}
-_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _MANIFEST = re.compile(r"\w+(\.\w+)*(\s*:\s*\w+(\.\w+)*)?")
-_BUILD = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
 @dataclass(frozen=True)
@@ -100,11 +106,37 @@ class Plugin:
     components: list[Component] = field(default_factory=list)
     presets: list[Preset] = field(default_factory=list)
     recipes: list[Recipe] = field(default_factory=list)
+    vocabularies: list[Vocabulary] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class _Hook:
+    """A hook, where its records are kept, and how they are judged.
+
+    ``kind`` is what a record of it is called in messages; a component's is its own. ``texts`` are the fields that say
+    something in words.
+    """
+
+    name: str
+    field: str
+    kind: str
+    problem_with: Callable[[Any], str | None]
+    texts: tuple[str, ...] = ("summary",)
+
+
+_HOOKS = (
+    _Hook("lyrics_components", "components", "", judging.problem_with_component, ("summary", "license", "install")),
+    _Hook("lyrics_presets", "presets", "preset", judging.problem_with_preset, ("summary", "reported_note")),
+    _Hook("lyrics_recipes", "recipes", "recipe", judging.problem_with_recipe),
+    _Hook("lyrics_vocabularies", "vocabularies", "vocabulary", judging.problem_with_vocabulary),
+)
+#: What a name may be of that is no component.
+_NAMED = tuple(hook.kind for hook in _HOOKS if hook.kind)
+
+
 class Registry:
-    """The components, presets and recipes of a set of plugins.
+    """The components, presets, recipes and vocabularies of a set of plugins.
 
     Args:
         plugins: (origin, loader) pairs; a loader returns the module or object that holds the hooks, and may fail.
@@ -147,6 +179,11 @@ class Registry:
     @property
     def recipes(self) -> list[tuple[Recipe, PluginSource]]:
         found = [(recipe, plugin.source) for plugin in self.plugins for recipe in plugin.recipes]
+        return sorted(found, key=lambda pair: (pair[0].name, pair[1].distribution))
+
+    @property
+    def vocabularies(self) -> list[tuple[Vocabulary, PluginSource]]:
+        found = [(vocabulary, plugin.source) for plugin in self.plugins for vocabulary in plugin.vocabularies]
         return sorted(found, key=lambda pair: (pair[0].name, pair[1].distribution))
 
     def component(self, kind: str, name: str) -> Entry:
@@ -198,15 +235,36 @@ class Registry:
         except Exception as error:
             raise PluginError(f"recipe {name!r} of {source} failed: {describe(error)}") from error
 
+    def vocabulary(self, name: str) -> tuple[tuple[str, ...], ...]:
+        """Return the words of the vocabulary ``name``, in the lists in which they came.
+
+        Raises as ``preset``; ``PluginError`` also where they are not lists of words made of letters, each word once.
+        """
+        vocabulary, source = self._named("vocabulary", name, self.vocabularies)
+        try:
+            found = pkgutil.resolve_name(vocabulary.words)()
+        except Exception as error:
+            raise PluginError(f"vocabulary {name!r} of {source} failed: {describe(error)}") from error
+        if problem := judging.problem_with_words(found):
+            raise PluginError(f"vocabulary {name!r} of {source} is not valid: {problem}")
+        return tuple(map(tuple, found))
+
+    def check_vocabulary(self, name: str) -> None:
+        """Raise as ``vocabulary`` where no built-in tokenizer of that name exists. Imports no words."""
+        if name != BYTES:
+            self._named("vocabulary", name, self.vocabularies, others=(BYTES,))
+
     def _preset(self, name: str) -> tuple[Preset, PluginSource]:
         return self._named("preset", name, self.presets)
 
-    def _named(self, what: str, name: str, records: Sequence[tuple[N, PluginSource]]) -> tuple[N, PluginSource]:
+    def _named(
+        self, what: str, name: str, records: Sequence[tuple[N, PluginSource]], others: tuple[str, ...] = ()
+    ) -> tuple[N, PluginSource]:
         found = [(one, s) for one, s in records if name in (one.name, f"{s.distribution}/{one.name}")]
         if len(found) > 1:
             raise self._ambiguous(what, name, [(s, f"{s.distribution}/{one.name}") for one, s in found])
         if not found:
-            raise self._unknown(what, name, [one.name for one, _ in records])
+            raise self._unknown(what, name, [*others, *(one.name for one, _ in records)])
         return found[0]
 
     def _prefer(self, spec: S, distribution: str) -> S:
@@ -215,9 +273,27 @@ class Registry:
             owners = {
                 e.source.distribution for e in self.entries if (e.component.kind, e.component.name) == (kind, slot.use)
             }
+            written = slot.model_dump(mode="json")
+            options = {**written["options"], **self._preferred_vocabularies(kind, slot, distribution)}
             if len(owners) > 1 and distribution in owners:
-                changes[path] = {**slot.model_dump(mode="json"), "use": f"{distribution}/{slot.use}"}
+                changes[path] = {**written, "use": f"{distribution}/{slot.use}", "options": options}
+            elif options != written["options"]:
+                changes[path] = {**written, "options": options}
         return spec.with_overrides(changes) if changes else spec
+
+    def _preferred_vocabularies(self, kind: str, slot: Slot, distribution: str) -> dict[str, str]:
+        """Options of a slot that name a vocabulary which two distributions provide, one of them the preset's own."""
+        marked: set[str] = set()
+        for entry in self.entries:
+            if entry.component.kind == kind and slot.use in (entry.component.name, entry.qualified_name):
+                marked |= vocabulary_options(entry.component.options).keys()
+        found = {}
+        for option in marked & slot.options.keys():
+            value = slot.options[option]
+            owners = {source.distribution for one, source in self.vocabularies if one.name == value}
+            if len(owners) > 1 and distribution in owners:
+                found[option] = f"{distribution}/{value}"
+        return found
 
     def _ambiguous(self, kind: str, name: str, owners: list[tuple[PluginSource, str]]) -> AmbiguousNameError:
         providers = " and ".join(str(source) for source, _ in owners)
@@ -229,9 +305,7 @@ class Registry:
         for failure in self.failures:
             if failure.name:
                 # A record of a kind that does not exist answers to its name, whatever kind is asked for.
-                belongs = failure.name == bare and (
-                    failure.kind == kind or failure.kind not in (*KINDS, "preset", "recipe")
-                )
+                belongs = failure.name == bare and (failure.kind == kind or failure.kind not in (*KINDS, *_NAMED))
             else:
                 belongs = not {bare, name.partition("/")[0]}.isdisjoint(
                     (failure.source.distribution, failure.source.entry_point)
@@ -253,6 +327,15 @@ class Registry:
         if not self.plugins:
             message += f" No plugin is installed at all, not even the built-in ones: run 'pip install {DISTRIBUTION}'."
         return UnknownNameError(message)
+
+
+def vocabulary_options(options: type[Options]) -> dict[str, Any]:
+    """Return the fields of a component's options that name a vocabulary (``NamesVocabulary``)."""
+    return {
+        name: field
+        for name, field in options.model_fields.items()
+        if any(isinstance(mark, NamesVocabulary) for mark in field.metadata)
+    }
 
 
 _lock = threading.RLock()
@@ -294,8 +377,9 @@ def describe(error: BaseException) -> str:
 
 
 def _installed() -> list[tuple[PluginSource, Callable[[], Any]]]:
-    """(origin, loader) of every entry point in the group. A distribution whose entry points cannot be read counts as
-    one broken plugin.
+    """(origin, loader) of every entry point in the group.
+
+    A distribution whose entry points cannot be read counts as one broken plugin.
 
     ``importlib.metadata.entry_points`` is not used: it fails as a whole when the metadata of one distribution is
     damaged.
@@ -326,8 +410,7 @@ def plugin_packages() -> frozenset[str]:
 
 
 def _tried(found: list[tuple[PluginSource, Callable[[], Any]]]) -> list[tuple[PluginSource, Callable[[], Any]]]:
-    """The same, where third parties that do not survive the trial fail with what came of it instead of being loaded
-    here.
+    """Return the loaders, where one that does not survive the trial fails with what came of it.
 
     Nothing is remembered from one process to the next: a trial costs about as much as a manifest, 0.15 s, and what was
     true of a plugin yesterday need not be true under another driver or beside another package.
@@ -359,9 +442,7 @@ class _TrialError(Exception):
 
 
 def load_in_child() -> None:
-    """Load the plugins that ``sys.argv`` names, one after another, and report each to the process that started this
-    one. Never returns.
-    """
+    """Load the plugins that ``sys.argv`` names, and report each to the parent process. Never returns."""
     global _discovering
     _discovering = True
     messages = plugin_process.Messages()
@@ -439,13 +520,14 @@ def _load(source: PluginSource, loader: Callable[[], Any]) -> Plugin:
             manager.register(module, name=f"{source.distribution}:{source.entry_point}")
             manager.check_pending()
             if not manager.get_hookcallers(module):
+                names = [hook.name for hook in _HOOKS]
                 raise TypeError(
-                    "it implements none of lyrics_components, lyrics_presets and lyrics_recipes (is @hookimpl missing?)"
+                    f"it implements none of {', '.join(names[:-1])} and {names[-1]} (is @hookimpl missing?)"
                 )
-            records = [record for result in manager.hook.lyrics_components() for record in result]
-            presets = [record for result in manager.hook.lyrics_presets() for record in result]
-            recipes = [record for result in manager.hook.lyrics_recipes() for record in result]
-            _take_in(plugin, records, presets, recipes)
+            found = [[record for result in getattr(manager.hook, hook.name)() for record in result] for hook in _HOOKS]
+            seen: set[tuple[str, str]] = set()
+            for hook, records in zip(_HOOKS, found, strict=True):
+                _take_in(plugin, hook, records, seen)
     except KeyboardInterrupt:
         raise
     except _TrialError as error:
@@ -460,36 +542,24 @@ def _load(source: PluginSource, loader: Callable[[], Any]) -> Plugin:
     return plugin
 
 
-def _take_in(plugin: Plugin, records: list[Any], presets: list[Any], recipes: list[Any]) -> None:
+def _take_in(plugin: Plugin, hook: _Hook, records: Iterable[Any], seen: set[tuple[str, str]]) -> None:
     """Keep the records that are sound; each unsound one becomes a failure of its own."""
-    seen: set[tuple[str, str]] = set()
+    kept: list[Any] = getattr(plugin, hook.field)
     for record in records:
-        kind, name = (one_line(str(getattr(record, key, "")), 100) for key in ("kind", "name"))
-        problem = _judged(_problem_with_component, record) or _repeated(seen, kind, name)
+        name = one_line(str(getattr(record, "name", "")), 100)
+        kind = hook.kind or one_line(str(getattr(record, "kind", "")), 100)
+        problem = _judged(hook.problem_with, record) or _repeated(seen, kind, name)
         if problem:
             plugin.failures.append(Failure(plugin.source, one_line(problem, 400), kind=kind, name=name))
         else:
-            converters = tuple(replace(one, summary=one_line(one.summary)) for one in record.converters)
-            plugin.components.append(_clean(record, ("summary", "license", "install"), converters=converters))
-    for preset in presets:
-        name = one_line(str(getattr(preset, "name", "")), 100)
-        problem = _judged(_problem_with_preset, preset) or _repeated(seen, "preset", name)
-        if problem:
-            plugin.failures.append(Failure(plugin.source, one_line(problem, 400), kind="preset", name=name))
-        else:
-            plugin.presets.append(_clean(preset, ("summary", "reported_note")))
-    for recipe in recipes:
-        name = one_line(str(getattr(recipe, "name", "")), 100)
-        problem = _judged(_problem_with_recipe, recipe) or _repeated(seen, "recipe", name)
-        if problem:
-            plugin.failures.append(Failure(plugin.source, one_line(problem, 400), kind="recipe", name=name))
-        else:
-            plugin.recipes.append(_clean(recipe, ("summary",)))
+            kept.append(_clean(record, hook.texts))
 
 
-def _clean(record: R, names: Iterable[str], **changes: Any) -> R:
+def _clean(record: R, names: Iterable[str]) -> R:
     """The record with these of its texts as they may be printed."""
-    changes |= {name: one_line(getattr(record, name), _LONGEST[name]) for name in names}
+    changes: dict[str, Any] = {name: one_line(getattr(record, name), _LONGEST[name]) for name in names}
+    if isinstance(record, Component):
+        changes["converters"] = tuple(replace(one, summary=one_line(one.summary)) for one in record.converters)
     changed = {name: value for name, value in changes.items() if value != getattr(record, name)}
     return replace(record, **changed) if changed else record
 
@@ -506,95 +576,6 @@ def _judged(problem_with: Callable[[Any], str | None], record: Any) -> str | Non
         return problem_with(record)
     except Exception as error:  # a stranger's record may do anything when it is looked at
         return f"a {type(record).__name__} that it yields cannot be read: {describe(error)}"
-
-
-def _problem_with_component(record: Any) -> str | None:
-    """What is wrong with a yielded record, judged without importing what it names."""
-    if not isinstance(record, Component):
-        return f"lyrics_components yielded a {type(record).__name__}, not a lyrics.Component."
-    if record.kind not in KINDS:
-        return f"component {_repr(record.name)} has the unknown kind {_repr(record.kind)}." + did_you_mean(
-            str(record.kind), KINDS
-        )
-    if not isinstance(record.name, str) or not _NAME.fullmatch(record.name) or len(record.name) > _LONGEST_NAME:
-        return (
-            f"{_repr(record.name)} is not a component name: lower-case words joined by hyphens, "
-            f"{_LONGEST_NAME} characters at most."
-        )
-    for field_name in ("install", "summary", "license"):
-        if not isinstance(value := getattr(record, field_name), str):
-            return f"{record.kind} {record.name!r}: {field_name} must be a string, not {value!r}."
-    if not isinstance(record.build, str) or not _BUILD.fullmatch(record.build):
-        return f"{record.kind} {record.name!r}: build must be 'package.module:callable', not {record.build!r}."
-    if not (isinstance(record.options, type) and issubclass(record.options, Options)):
-        return f"{record.kind} {record.name!r}: options must be a subclass of lyrics.Options, not {record.options!r}."
-    if not isinstance(record.converters, tuple) or not all(isinstance(one, Converter) for one in record.converters):
-        return (
-            f"{record.kind} {record.name!r}: converters must be a tuple of lyrics Converter records, "
-            f"not {record.converters!r}."
-        )
-    if not isinstance(record.capabilities, tuple) or not set(record.capabilities) <= set(CAPABILITIES):
-        return (
-            f"{record.kind} {record.name!r}: capabilities must be a tuple of {', '.join(CAPABILITIES)}, "
-            f"not {record.capabilities!r}."
-        )
-    if record.contract not in CONTRACTS:
-        known = ", ".join(str(version) for version in CONTRACTS)
-        return (
-            f"{record.kind} {record.name!r} keeps contract version {record.contract}; this lyrics knows {known}. "
-            "Update whichever is older."
-        )
-    if not isinstance(record.requires, tuple | list) or not all(isinstance(text, str) for text in record.requires):
-        return (
-            f"{record.kind} {record.name!r}: requires must be a tuple of requirement strings, not {record.requires!r}."
-        )
-    for requirement in record.requires:
-        try:
-            Requirement(requirement)
-        except InvalidRequirement as error:
-            why = str(error).splitlines()[0]
-            return f"{record.kind} {record.name!r}: the requirement {requirement!r} is not valid: {why}."
-    return None
-
-
-def _problem_with_recipe(record: Any) -> str | None:
-    if not isinstance(record, Recipe):
-        return f"lyrics_recipes yielded a {type(record).__name__}, not a lyrics.Recipe."
-    if problem := _problem_with_name(record.name, "recipe"):
-        return problem
-    if not isinstance(record.summary, str):
-        return f"recipe {record.name!r}: summary must be a string, not {_repr(record.summary)}."
-    if not isinstance(record.config, str) or not _BUILD.fullmatch(record.config):
-        return f"recipe {record.name!r}: config must be 'package.module:callable', not {_repr(record.config)}."
-    return None
-
-
-def _problem_with_name(name: Any, what: str) -> str | None:
-    named = isinstance(name, str) and re.fullmatch(r"[a-z0-9]+([-.][a-z0-9]+)*", name) and len(name) <= _LONGEST_NAME
-    if named:
-        return None
-    return (
-        f"{_repr(name)} is not a {what} name: lower-case words joined by hyphens, {_LONGEST_NAME} characters at most."
-    )
-
-
-def _problem_with_preset(record: Any) -> str | None:
-    if not isinstance(record, Preset):
-        return f"lyrics_presets yielded a {type(record).__name__}, not a lyrics.Preset."
-    if problem := _problem_with_name(record.name, "preset"):
-        return problem
-    for field_name in ("summary", "reported_note"):
-        if not isinstance(value := getattr(record, field_name), str):
-            return f"preset {record.name!r}: {field_name} must be a string, not {_repr(value)}."
-    if not isinstance(record.weights, str | None):
-        return f"preset {record.name!r}: weights must be a string or None, not {record.weights!r}."
-    if not callable(record.spec):
-        return f"preset {record.name!r}: spec must be a function returning a ModelSpec, not {record.spec!r}."
-    return None
-
-
-def _repr(value: Any) -> str:
-    return one_line(repr(value), 80)
 
 
 def _unmet(text: str) -> str | None:

@@ -124,9 +124,7 @@ def newest_valid(folder: Path, say: Callable[[str], None]) -> Path | None:
 
 
 def verify(folder: Path) -> None:
-    """Raise ``CheckpointError`` naming the first file that is missing, or differs from what was written by as much as
-    a bit.
-    """
+    """Raise ``CheckpointError`` naming the first file that is missing or altered."""
     files = _manifest(folder)["files"]
     for name, written in files.items():
         path = folder / name

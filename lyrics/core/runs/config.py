@@ -90,7 +90,7 @@ class DataSection(_Section):
         "instead of looking",
     )
     augmentation: AugmentationSection | None = Field(
-        AugmentationSection(), description="null leaves pictures as they are"
+        AugmentationSection(), description="null leaves images as they are"
     )
     snap_iou: float | None = Field(
         None,

@@ -110,8 +110,8 @@ class PretrainBatch:
         sample_B: int64, each sample's number in the data order: random draws are functions of (seed, step, sample).
         special: ids of the tokens put around texts.
         seed, step: see ``sample_B``.
-        image_B: int64 identity of each picture, so that two samples of one picture are not each other's negatives;
-            None means that every sample has its own picture.
+        image_B: int64 identity of each image, so that two samples of one image are not each other's negatives;
+            None means that every sample has its own image.
     """
 
     spatial: Spatial

@@ -13,8 +13,9 @@ from lyrics.kernels.upload import to_device_soon
 
 
 class SharedOut(Protocol):
-    """A language model that is shared out over the ranks, which run it together
-    (``lyrics.core.training.sharding.Shards``).
+    """A language model that is shared out over the ranks, which run it together.
+
+    See ``lyrics.core.training.sharding.Shards``.
     """
 
     def catch_up(self) -> None:

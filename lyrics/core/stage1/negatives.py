@@ -22,8 +22,9 @@ _FLOOR = 1e-4
 
 @dataclass(frozen=True, eq=False)
 class Similarity:
-    """Logits of this rank's images against all texts, and of its texts against all images: [B, N], any device, no
-    gradient needed.
+    """Logits of this rank's images against all texts, and of its texts against all images.
+
+    Each is [B, N], on any device; no gradient is needed.
     """
 
     image_to_text_BN: torch.Tensor
@@ -45,7 +46,7 @@ class Negatives:
 def draw_negatives(batch: PretrainBatch, similarity: Similarity | None, device: torch.device) -> Negatives:
     """One image per text and one text per image, drawn with probability softmax(similarity) + 1e-4.
 
-    A sample's own pair is excluded, and so are samples with the same picture or with the same words, which would be no
+    A sample's own pair is excluded, and so are samples with the same image or with the same words, which would be no
     negatives. Without similarities (no contrastive objective) the draw is uniform.
     """
     allowed = _allowed(batch, device)

@@ -82,8 +82,9 @@ def reduce_losses(micro_batches: Sequence[Mapping[str, Loss]], flags: Flags) -> 
 
 
 def scaled_sum(losses: Mapping[str, Loss], reduced: Reduced, weights: Mapping[str, float]) -> torch.Tensor:
-    """The loss to call backward on: each sum over the number of its terms in the whole step, times its weight (1 where
-    none is given).
+    """Return the loss to call backward on.
+
+    Each sum is divided by the number of its terms in the whole step, and weighted (by 1 where no weight is given).
 
     Averaging its gradients over ranks (what data parallelism does) gives the gradient of the weighted sum of the global
     means.
@@ -113,9 +114,7 @@ def any_rank(value: bool, device: torch.device) -> bool:
 
 @contextlib.contextmanager
 def together(device: torch.device) -> Iterator[None]:
-    """What one rank cannot do, none goes on from: an error here ends the others too, which would wait for
-    it otherwise.
-    """
+    """Let an error on one rank end the others, too, which would otherwise wait for it."""
     error: Exception | None = None
     try:
         yield

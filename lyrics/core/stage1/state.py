@@ -14,8 +14,9 @@ from lyrics.core.stage1.streams import StreamOutputs
 
 @dataclass(frozen=True, eq=False)
 class Loss:
-    """A loss summed over ``count`` terms of this rank; the mean over all ranks is the sum of sums over the sum of
-    counts.
+    """A loss summed over ``count`` terms of this rank.
+
+    The mean over all ranks is the sum of sums over the sum of counts.
     """
 
     sum: torch.Tensor

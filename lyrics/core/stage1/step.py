@@ -1,5 +1,6 @@
-"""One stage-1 step: objectives declare streams, two packed passes run them, and each loss comes out as a sum and a
-count.
+"""One stage-1 step.
+
+Objectives declare streams, two packed passes run them, and each loss comes out as a sum and a count.
 
 Pass 1 runs the streams of all objectives, shared ones once. Its similarities choose the hard negatives, and pass 2 runs
 those. Keys and values of the frozen features are projected once for both.

@@ -43,8 +43,9 @@ def rows_of(values_T: np.ndarray, lengths_R: np.ndarray, padding: int) -> np.nda
 
 @dataclass(frozen=True, eq=False)
 class Text:
-    """Token ids of one text segment, on the host: ``ids_RL`` int64 padded on the right, ``lengths_R`` int64 true
-    lengths (0 is fine).
+    """Token ids of one text segment, on the host.
+
+    ``ids_RL`` are int64 padded on the right, ``lengths_R`` int64 true lengths (0 is fine).
 
     ``first_position`` is the position of each row's first token; every segment counts its own positions.
     """
@@ -128,8 +129,9 @@ class Stream:
 
 
 def merge(streams: Sequence[Stream]) -> list[Stream]:
-    """One stream per name, for objectives that ask for the same one (ITC and ICG share the query stream); wanted
-    outputs are united.
+    """One stream per name, for objectives that ask for the same one (ITC and ICG share the query stream).
+
+    Wanted outputs are united.
 
     Raises:
         ContractError: two streams of one name differ in table, image index or text.
@@ -208,8 +210,9 @@ class Features:
 
 @dataclass(frozen=True, eq=False)
 class ProjectedFeatures:
-    """Keys and values of B images, projected once per layer; a query transformer's ``project`` makes it and its forward
-    reads it.
+    """Keys and values of B images, projected once per layer.
+
+    A query transformer's ``project`` makes it and its forward reads it.
 
     ``image`` and ``local`` map a layer's number to (keys, values), each [B, tokens, heads, head width].
     """

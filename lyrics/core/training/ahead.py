@@ -1,6 +1,4 @@
-"""The next step's batches while the device computes this one's: fetched early, and their images on the way to the
-device.
-"""
+"""Fetch the next step's batches, and send their images, while the device computes this one's."""
 
 from __future__ import annotations
 
@@ -60,8 +58,9 @@ class ImagesToDevice:
             yield sent, waited_s
 
     def arrived(self, batches: Sequence[Any]) -> None:
-        """To be called before the step that reads them: the GPU's other work waits for the copies, the
-        host does not.
+        """Call it before the step that reads them.
+
+        The GPU's other work waits for the copies, the host does not.
         """
         current = torch.cuda.current_stream(self.device)
         current.wait_stream(self.stream)

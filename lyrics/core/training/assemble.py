@@ -21,7 +21,7 @@ from lyrics.core.resolve import declaring
 from lyrics.core.runs.config import TrainConfig
 from lyrics.core.spec import Slot
 from lyrics.core.trained import start_from
-from lyrics.core.training.frozen import hold_frozen
+from lyrics.core.training.frozen_precision import hold_frozen
 from lyrics.core.training.held_out import HeldOut
 from lyrics.core.training.loop import Evaluate, Outcome, say, train
 
@@ -95,7 +95,7 @@ def build_datasets(slots: Mapping[str, Slot], where: str) -> dict[str, Dataset]:
 
 
 def read_refined(config: TrainConfig) -> Mapping[str, Refinement] | None:
-    """The stored refinements that the configuration names, by picture.
+    """The stored refinements that the configuration names, by image.
 
     Raises ``SpecError`` where no expert would look at them.
     """

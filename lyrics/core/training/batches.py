@@ -135,8 +135,9 @@ class StepLoader:
 
 
 def leave_signals_to_the_main_process(worker: int) -> None:
-    """Ctrl-C and a scheduler's signal reach the whole process group; workers end when the main process tells them to,
-    after its save.
+    """Ctrl-C and a scheduler's signal reach the whole process group.
+
+    Workers end when the main process tells them to, after its save.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

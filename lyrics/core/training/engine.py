@@ -1,5 +1,6 @@
-"""One optimizer step over any number of micro-batches and ranks: forward, one reduction, backward, clip, update, or a
-skip by all ranks.
+"""One optimizer step over any number of micro-batches and ranks.
+
+Forward, one reduction, backward, clip, and update, or a skip by all ranks.
 
 Every loss is scaled by the number of its terms in the whole step, over all micro-batches and ranks. In stage 1 these
 numbers differ from loss to loss, so several micro-batches are first run without gradients to count them; stage 2 has
@@ -68,8 +69,9 @@ def compile_blocks(module: nn.Module) -> int:
 
 
 class _Touched(torch.autograd.Function):
-    """A loss, and a gradient of zero for every parameter: one that the losses did not use must still take part in the
-    reduction.
+    """Return a loss, and a gradient of zero for every parameter.
+
+    A parameter that the losses did not use must still take part in the reduction.
     """
 
     @staticmethod

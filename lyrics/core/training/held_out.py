@@ -1,5 +1,6 @@
-"""The periodic evaluation of a run: what its stage gets right on samples that it does not train on, and a few of them
-to look at.
+"""The periodic evaluation of a run on samples that it does not train on.
+
+It counts what the stage gets right, and keeps a few samples to look at.
 
 Stage 1: retrieval R@1 in both directions among the samples of a batch, and what else the objectives count. Stage 2:
 answers to first questions; where the reference points at something, the first box of the answer must overlap it by 0.5,
@@ -36,8 +37,9 @@ REC_IOU = 0.5
 
 @dataclass(frozen=True)
 class Shown:
-    """A held-out sample and what the model made of it; ``picture`` has boxes drawn: the refiner's in stage 1, the
-    answer's in stage 2.
+    """A held-out sample and what the model made of it.
+
+    ``picture`` has boxes drawn: the refiner's in stage 1, the answer's in stage 2.
     """
 
     picture: Image.Image | None
@@ -144,8 +146,9 @@ class HeldOut:
         return {name: (right, count) for name, (right, count) in counts.items()}
 
     def _answers(self, model: LyricsModel, prompts: Sequence[Dialogue], encoded: Encoded) -> list[Answer]:
-        """A question that the language model has no room for is answered by nothing, which is wrong, and the others are
-        answered.
+        """Answer the questions that the language model has room for.
+
+        The others get an empty answer, which is wrong.
         """
         most = self.config.evaluation.max_new_tokens
         try:

@@ -49,16 +49,15 @@ def start(config: TrainConfig, say: Callable[[str], None]) -> Accelerator:
 
 
 def several_processes() -> bool:
-    """Return whether torchrun started this process among others: they train together, and what comes after is left to a
-    call without it.
+    """Return whether torchrun started this process among others.
+
+    They train together, and what comes after is left to a call without it.
     """
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def check_kind(kind: DistributedType) -> None:
-    """Raise ``SpecError`` for what accelerate may be configured to do with parameters beyond keeping them whole on
-    every rank.
-    """
+    """Raise ``SpecError`` where accelerate would not keep parameters whole on every rank."""
     if kind not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
         raise SpecError(
             f"accelerate is configured for {kind.value}. What is trained here is small, so every rank keeps all of it: "
@@ -98,9 +97,7 @@ def release(accelerator: Accelerator) -> None:
 
 
 def let_go(error: BaseException) -> None:
-    """Empty the frames of an error that is on its way up, which would keep the wrapped model until the interpreter
-    ends.
-    """
+    """Empty the frames of an error on its way up, which would keep the wrapped model alive."""
     current: BaseException | None = error
     while current is not None:
         traceback.clear_frames(current.__traceback__)

@@ -1,5 +1,6 @@
-"""A run: from the newest checkpoint to the last step, recording as it goes, and stopping where a signal or the losses
-say so.
+"""A run, from the newest checkpoint to the last step.
+
+It records as it goes, and stops where a signal or the losses say so.
 """
 
 from __future__ import annotations
@@ -315,8 +316,9 @@ class _Run:
 
 
 def check_negatives(config: TrainConfig, micro_batches: int) -> None:
-    """Raises ``SpecError`` for several micro-batches with a contrastive loss, unless their smaller number of negatives
-    is asked for.
+    """Raise ``SpecError`` for several micro-batches with a contrastive loss.
+
+    A configuration may accept their smaller number of negatives.
     """
     contrastive = [path.partition(".")[2] for path in declaring(config.model.spec, "compares_across_batch")]
     accepted = config.optimization.itc_negatives == "micro-batch"

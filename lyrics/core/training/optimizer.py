@@ -28,15 +28,17 @@ def decays(name: str, parameter: torch.Tensor) -> bool:
 
 
 def orthogonalized(name: str, parameter: torch.Tensor) -> bool:
-    """Return whether Muon updates it: a matrix from features to features, and so neither an embedding, nor a head, nor
-    query tokens.
+    """Return whether Muon updates it.
+
+    It does where it is a matrix from features to features: neither an embedding, nor a head, nor query tokens.
     """
     return parameter.ndim == 2 and decays(name, parameter) and not any(part in name for part in ("embed", "head."))
 
 
 def build_optimizer(parameters: Mapping[str, nn.Parameter], settings: OptimizationSection) -> torch.optim.Optimizer:
-    """Return one group with weight decay and one without; with ``optimizer: muon`` the matrices that it takes before
-    them.
+    """Return one group with weight decay and one without.
+
+    With ``optimizer: muon`` the matrices that it takes before them.
     """
     matrices = [
         parameter

@@ -1,5 +1,4 @@
-"""What a run will need, before it is launched: bytes on each device, steps and samples, time, and room for stored
-refinements.
+"""What a run will need: bytes on each device, steps and samples, time, room for stored refinements.
 
 Memory is counted on the meta device (``lyrics.core.inspection.memory``); time comes from a throughput that was
 measured or is given, never guessed.
@@ -24,7 +23,7 @@ from lyrics.core.loading import build_model
 from lyrics.core.runs.config import TrainConfig
 from lyrics.core.training.sharding import check_model, largest_share, layers
 
-#: Bytes for each picture of what may be stored of the refiner: tags, boxes and scores; a token for each box; dense
+#: Bytes for each image of what may be stored of the refiner: tags, boxes and scores; a token for each box; dense
 #: feature maps (257 x 1024, 900 x 256 and 256 x 64 x 64 numbers in half precision).
 STORED_BYTES = {"tags, boxes, scores": 200, "a token for each box": 33_000, "dense feature maps": 3_080_000}
 
@@ -103,8 +102,9 @@ def plan_run(
 
 
 def language_model_bytes(config: TrainConfig, language_model: Module, gpus: int) -> tuple[int, int]:
-    """Of the frozen weights of a language model: what a device holds throughout, and what it has of the others' at the
-    most.
+    """Return the bytes of a language model's frozen weights on a device.
+
+    First what it holds throughout, then what it has of the others' at most.
 
     A step of stage 2 has embeddings and head whole, the layer that runs, and the one that is fetched meanwhile.
     """

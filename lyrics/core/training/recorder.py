@@ -1,5 +1,6 @@
-"""What the first rank writes down about every step: the log, the trackers, the progress bar; and every rank about
-skipped ones.
+"""What the first rank writes about every step: the log, the trackers, the progress bar.
+
+Every rank writes about skipped steps.
 """
 
 from __future__ import annotations

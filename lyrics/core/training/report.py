@@ -1,5 +1,6 @@
-"""``report.html``: a run at a glance, in one file that needs nothing else: curves, the last evaluation, and what was
-trained on.
+"""``report.html``: a run at a glance, in one file that needs nothing else.
+
+It has curves, the last evaluation, and what was trained on.
 """
 
 from __future__ import annotations

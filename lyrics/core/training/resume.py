@@ -105,8 +105,9 @@ def state_of(config: TrainConfig, step: int, data_digest: str, in_a_row: int) ->
 
 
 def check_same_run(found: Checkpoint, config: TrainConfig, data_digest: str, where: str) -> None:
-    """Raise ``CheckpointError`` for a checkpoint of another stage, and for a change that would repeat or miss samples
-    unannounced.
+    """Raise ``CheckpointError`` for a checkpoint that this run cannot go on from.
+
+    That is one of another stage, or a change that would repeat or miss samples unannounced.
     """
     now = state_of(config, 0, data_digest, 0)
     if found.state["stage"] != config.stage:

@@ -6,8 +6,10 @@ import math
 
 
 def learning_rate(step: int, *, steps: int, peak: float, warmup_share: float) -> float:
-    """Linear from near 0 to ``peak`` over the first ``warmup_share`` of all steps, then half a cosine down to 0 (paper,
-    section 4).
+    """Return the learning rate of a step (paper, section 4).
+
+    It rises linearly from near 0 to ``peak`` over the first ``warmup_share`` of all steps, then falls as half a cosine
+    to 0.
 
     ``step`` counts from 0. The first step of a warm-up has ``peak / warm-up steps``, the last one ``peak``.
     """

@@ -1,5 +1,6 @@
-"""The frozen language model shared out over the ranks (FSDP2): each keeps a part of every weight, and a layer is whole
-only while it runs.
+"""The frozen language model shared out over the ranks (FSDP2).
+
+Each rank keeps a part of every weight, and a layer is whole only while it runs.
 
 What is trained is small and stays whole on every rank, so checkpoints do not depend on the strategy. accelerate's FSDP2
 plugin wraps the whole model and shards LoRA with the layers that it sits in; ``fully_shard`` is therefore called here,
@@ -35,8 +36,9 @@ _MARK = "_is_fsdp_managed_module"
 
 
 def layers(language_model: Module) -> list[nn.Module]:
-    """Return what is put together at once: the members of the outermost module lists, which are a
-    transformer's layers.
+    """Return what is put together at once: the members of the outermost module lists.
+
+    They are a transformer's layers.
     """
     found: list[nn.Module] = []
     for child in language_model.children():
@@ -98,8 +100,9 @@ class Shards:
         model.shards = self
 
     def instruction_step(self, model: LyricsModel, batch: Any) -> dict[str, Loss]:
-        """Return the model's, with the language model run once, forward and backward, also where this rank's batch has
-        nothing to learn from.
+        """Run a stage-2 step with one forward and backward pass of the language model.
+
+        It is run also where this rank's batch has nothing to learn from.
         """
         self._ran = False
         losses: dict[str, Loss] = model.instruction_step(batch)
@@ -110,8 +113,9 @@ class Shards:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Within, every rank runs the language model as often as it likes; the others join in, after they have done
-        with their own.
+        """Within, every rank runs the language model as often as it likes.
+
+        The others join in, after they have done with their own.
         """
         # transformers sees by this attribute that ranks depend on each other, and would have them generate in step by
         # itself; but all would have to generate equally often for that.
@@ -149,7 +153,7 @@ class Shards:
         self._ran = True
         embeddings_BLD = arguments[0]
         if torch.is_grad_enabled() and not embeddings_BLD.requires_grad:
-            # A batch without pictures: the backward pass goes through all layers nevertheless, as on the other ranks.
+            # A batch without images: the backward pass goes through all layers nevertheless, as on the other ranks.
             embeddings_BLD.requires_grad_()
 
     def _before_layers(self, *_: object) -> None:

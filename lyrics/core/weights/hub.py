@@ -40,7 +40,7 @@ A vision-language model that sees objects, made with the Python library `lyrics`
 from lyrics import LyricsModel
 
 model = LyricsModel.from_pretrained("{{ model_id | default("owner/name", true) }}")
-print(model.generate("picture.jpg", "What is in the picture?").text)
+print(model.generate("image.jpg", "What is in the image?").text)
 ```
 
 Weights are in safetensors; nothing here is unpickled. Each part's weights keep the license of where they come from.

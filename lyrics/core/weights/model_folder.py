@@ -10,7 +10,7 @@
 ``parts/``                 one folder for each part that needs more than tensors (its configuration in transformers'
                            format, a tagger's names, a detector's tokenizer); see ``save_files`` and ``load_files`` in
                            ``lyrics.core.contracts``
-``preprocessing.json``     how each expert prepares pictures; compared when the folder is read
+``preprocessing.json``     how each expert prepares images; compared when the folder is read
 =========================  =============================================================================================
 """
 
@@ -88,8 +88,9 @@ def save_folder(model: ComposedModel, folder: str | os.PathLike[str], *, trainab
 
 
 def save_beside(model: ComposedModel, folder: str | os.PathLike[str]) -> None:
-    """Write what a model folder holds beside specification and tensors: preprocessing, the experts' own files,
-    tokenizers.
+    """Write what a model folder holds beside specification and tensors.
+
+    That is preprocessing, the experts' own files, and tokenizers.
     """
     path = Path(folder)
     prepared = {name: dataclasses.asdict(one) for name, one in model.processor.preprocessing.items()}
@@ -124,8 +125,9 @@ def is_frozen_part(path: str) -> bool:
 
 
 def part_prefix(path: str) -> str:
-    """Return how the names of a part's tensors begin in a model folder; ``path`` is the part's place in the
-    specification.
+    """Return how the names of a part's tensors begin in a model folder.
+
+    ``path`` is the part's place in the specification.
     """
     return _FROZEN_PARTS.get(path, f"{path}.")
 
@@ -137,8 +139,9 @@ def readers(model: ComposedModel) -> dict[str, ReadsText | LanguageModel]:
 
 
 def is_frozen(model: ComposedModel, name: str) -> bool:
-    """Return whether no stage trains the tensor of that name: an expert's, or the language model's beside its
-    adaptation.
+    """Return whether no stage trains the tensor of that name.
+
+    That is an expert's, or the language model's beside its adaptation.
     """
     if name.startswith("language_model."):
         return name.removeprefix("language_model.") not in model.adapted
@@ -227,8 +230,9 @@ def _fill(
 
 
 def load_trained_parts(model: ComposedModel, folder: Path) -> None:
-    """Fill what training changes, as far as it fits, from the folder of a model that may have other parts than this
-    one.
+    """Fill what training changes, as far as it fits, from the folder of a model.
+
+    The model may have other parts than this one.
 
     Warns of parts that keep random weights because the folder has none that fit.
     """
@@ -286,7 +290,7 @@ def _compare_preprocessing(model: ComposedModel, file: Path, changed: Collection
             continue
         if name in stored and stored[name] != json.loads(json.dumps(dataclasses.asdict(now))):
             warnings.warn(
-                f"{file}: {name} prepares pictures in another way than when this model was saved; its answers may "
+                f"{file}: {name} prepares images in another way than when this model was saved; its answers may "
                 "differ.",
                 stacklevel=2,
             )

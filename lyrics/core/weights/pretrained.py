@@ -114,8 +114,9 @@ def packaged(name: str) -> Path:
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Return every tensor of a ``.safetensors`` file, or of all those of a folder, on the CPU, in the precision of the
-    file.
+    """Return every tensor of a ``.safetensors`` file, or of those of a folder, on the CPU.
+
+    They have the precision of the file.
 
     Raises:
         WeightsError: there is no safetensors file, one cannot be read, or two hold the same key.
@@ -140,8 +141,9 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def read_headers(path: Path) -> list[TensorHeader]:
-    """Shapes and types of what ``read_tensors`` reads, without its values: for
-    ``lyrics.core.weights.tensors.bounded``.
+    """Return shapes and types of what ``read_tensors`` reads, without its values.
+
+    For ``lyrics.core.weights.tensors.bounded``.
     """
     from lyrics.core.weights.tensors import file_headers
 
@@ -202,8 +204,9 @@ def load_transformers(model_class: Any, config: Any, state: Mapping[str, torch.T
 
 
 def load_module(module: nn.Module, state: Mapping[str, torch.Tensor], source: object, unread: str = "") -> None:
-    """Fill a module with exactly the tensors of ``state``. A tensor that the module has under several names may come
-    under any of them.
+    """Fill a module with exactly the tensors of ``state``.
+
+    A tensor that the module has under several names may come under any of them.
 
     Args:
         module: of any class.

@@ -1,5 +1,6 @@
-"""The tensors of a model folder: safetensors, in one file or in shards with an index. No pickle is ever written or
-read.
+"""The tensors of a model folder: safetensors, in one file or in shards with an index.
+
+No pickle is ever written or read.
 
 Tensors that share storage (tied weights) are stored once, under the first of their names.
 """
@@ -34,8 +35,9 @@ _MORE_TENSORS, _MORE_NUMBERS = 4096, 10_000_000
 
 @dataclass(frozen=True)
 class TensorHeader:
-    """What a safetensors file says of a tensor before it is read: its shape, and its type as the format spells it
-    (``BF16``).
+    """What a safetensors file says of a tensor before it is read.
+
+    Its shape, and its type as the format spells it (``BF16``).
     """
 
     shape: tuple[int, ...]
@@ -271,8 +273,9 @@ def _misshapen(wanted: Mapping[str, torch.Tensor], found: Mapping[str, TensorHea
 
 
 def check_shapes(model: torch.nn.Module, prefix: str, headers: Mapping[str, TensorHeader], source: object) -> None:
-    """Compare a part, which may be on the meta device, with the tensors of a model folder whose names begin with
-    ``prefix``.
+    """Compare a part with the tensors of a model folder whose names begin with ``prefix``.
+
+    The part may be on the meta device.
 
     Only tensors that both have are compared. Raises ``WeightsError`` naming the first of another shape.
     """

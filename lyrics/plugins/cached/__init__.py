@@ -1,5 +1,6 @@
-"""Tags, boxes and masks read back from an ``objects.jsonl`` that ``lyrics refine`` wrote, or that was made from
-annotations.
+"""Tags, boxes and masks read back from an ``objects.jsonl``.
+
+``lyrics refine`` writes one, or it is made from annotations.
 
 Experts may then run once, in another environment, and everything after them reads the file. This manifest imports no
 torch.
@@ -19,10 +20,10 @@ class CachedOptions(Options):
     """Where the objects are."""
 
     file: str | None = Field(
-        None, description="objects.jsonl; pictures are found by their path as written there, or by file name"
+        None, description="objects.jsonl; images are found by their path as written there, or by file name"
     )
     missing: Literal["error", "empty"] = Field(
-        "error", description="a picture that is not in the file is an error, or a picture without objects"
+        "error", description="an image that is not in the file is an error, or an image without objects"
     )
 
 
@@ -39,7 +40,7 @@ class CachedTokensOptions(CachedOptions):
 
     @property
     def feature_dim(self) -> int:
-        """A token is its box: center x, center y, width, height, each a share of the picture."""
+        """A token is its box: center x, center y, width, height, each a share of the image."""
         return self.stand_in_dim or 4
 
 

@@ -1,4 +1,4 @@
-"""Experts that look their answers up. Shapes: B pictures, M objects of the picture that has most, K boxes asked for."""
+"""Experts that look their answers up. Shapes: B images, M objects of the image that has most, K boxes asked for."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from lyrics.core.refining.refinement import Refinement
 from lyrics.core.types import Detection, DetectorOutput, ImageBatch, Preprocessing, SegmenterOutput, Tag
 from lyrics.plugins.cached import CachedOptions
 
-# Pixels are not looked at, so a picture is made as small as it gets.
+# Pixels are not looked at, so an image is made as small as it gets.
 UNSEEN = Preprocessing(resize="squash", size=1, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), resampling="nearest")
 
 
 class Table:
-    """Pictures by path and by file name.
+    """Images by path and by file name.
 
-    Raises ``SpecError`` when no file is given but pictures must be in it, ``LyricsError`` when the file cannot be read.
+    Raises ``SpecError`` when no file is given but images must be in it, ``LyricsError`` when the file cannot be read.
     """
 
     def __init__(self, options: CachedOptions) -> None:
@@ -41,7 +41,7 @@ class Table:
             self.by_name.setdefault(PurePath(refinement.name).name, []).append(refinement)
 
     def find(self, batch: ImageBatch, index: int) -> Refinement:
-        """Picture ``index`` of a batch; objects that came with it stand above the file.
+        """Image ``index`` of a batch; objects that came with it stand above the file.
 
         Raises ``LyricsError`` when it is unknown, ambiguous, or of another size.
         """
@@ -64,7 +64,7 @@ class Table:
             )
         if found[0].size_px != size_px:
             raise LyricsError(
-                f"{name} has {size_px} pixels, but {found[0].size_px} in {self.file}: it is another picture."
+                f"{name} has {size_px} pixels, but {found[0].size_px} in {self.file}: it is another image."
             )
         return found[0]
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from lyrics.core.registry.component import Component, NamesWeights, Options, hookimpl
+from lyrics.core.registry.component import Component, NamesVocabulary, NamesWeights, Options, hookimpl
 
 
 class LoraOptions(Options):
@@ -85,8 +85,8 @@ class CausalLMOptions(Options):
         None,
         description="one matrix for the word embeddings and the output head; null: the checkpoint's; without one false",
     )
-    builtin_tokenizer: Literal["bytes", "words"] = Field(
-        "bytes", description="the built-in tokenizer: bytes, or also the words of the embedded scenes"
+    builtin_tokenizer: Annotated[str, NamesVocabulary()] = Field(
+        "bytes", description="the built-in tokenizer: bytes, or the name of a vocabulary that a plugin provides"
     )
     chat_template: Literal["plain", "vicuna-v1.1", "chatml", "released"] = Field(
         "plain", description="what stands around instructions and answers in a prompt"

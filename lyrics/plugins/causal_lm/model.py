@@ -25,6 +25,7 @@ from lyrics.core.errors import MissingRequirementError, SpecError, WeightsError
 from lyrics.core.finite import refuse
 from lyrics.core.language.past import Past
 from lyrics.core.language.tokenizers import builtin_tokenizer, numbers_in_order
+from lyrics.core.registry.registry import Registry
 from lyrics.core.weights.pretrained import PACKAGED, locate_checkpoint
 from lyrics.core.weights.transformers_files import (
     CONFIG_FILES,
@@ -408,7 +409,7 @@ def build(options: CausalLMOptions, context: BuildContext) -> CausalLM:
         model, tokenizer = _from_checkpoint(options.checkpoint, options, context)
     elif stored is not None:
         assert context.files is not None
-        model, tokenizer = _from_stored(stored, context.files, options)
+        model, tokenizer = _from_stored(stored, context.files, options, context.registry)
     else:
         if context.weights == "pretrained":
             warnings.warn(
@@ -416,7 +417,7 @@ def build(options: CausalLMOptions, context: BuildContext) -> CausalLM:
                 "trained its answers mean nothing.",
                 stacklevel=2,
             )
-        model, tokenizer = _from_numbers(options)
+        model, tokenizer = _from_numbers(options, context.registry)
     if options.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
     if options.adaptation == "lora":
@@ -451,7 +452,9 @@ def _adapted(model: nn.Module, lora: LoraOptions) -> nn.Module:
     return get_peft_model(model, config)  # type: ignore[arg-type]
 
 
-def _from_stored(config: PreTrainedConfig, folder: Path, options: CausalLMOptions) -> tuple[nn.Module, Any]:
+def _from_stored(
+    config: PreTrainedConfig, folder: Path, options: CausalLMOptions, registry: Registry | None
+) -> tuple[nn.Module, Any]:
     """The model that a model folder describes, before its tensors are read. Its tokenizer is read with them."""
     _compare(options, config, folder)
     _quiet_about_convolutions(config)
@@ -459,16 +462,16 @@ def _from_stored(config: PreTrainedConfig, folder: Path, options: CausalLMOption
     generation = load_generation_config(folder)
     if generation is not None:
         model.generation_config = generation
-    return model, builtin_tokenizer(options.builtin_tokenizer, SPECIAL_TOKENS)
+    return model, builtin_tokenizer(options.builtin_tokenizer, SPECIAL_TOKENS, registry)
 
 
-def _from_numbers(options: CausalLMOptions) -> tuple[nn.Module, Any]:
+def _from_numbers(options: CausalLMOptions, registry: Registry | None) -> tuple[nn.Module, Any]:
     if options.quantization != "none":
         raise WeightsError(
             f"language_model.options.quantization={options.quantization}: random weights are not quantized; "
             "set it to none, or build with weights='pretrained'."
         )
-    tokenizer = builtin_tokenizer(options.builtin_tokenizer, SPECIAL_TOKENS)
+    tokenizer = builtin_tokenizer(options.builtin_tokenizer, SPECIAL_TOKENS, registry)
     config = _config_of_numbers(options, tokenizer)
     vocab_size = int(config.get_text_config().vocab_size)
     if len(tokenizer) > vocab_size:

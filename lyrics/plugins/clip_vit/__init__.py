@@ -52,8 +52,9 @@ class _VitOptions(CheckpointOptions):
 
 
 class ClipVitOptions(_VitOptions):
-    """Options of ``clip-vit``; the default checkpoint is CLIP ViT-L/14 at 224 pixels: 257 tokens of width 1024 (paper,
-    section 3.1).
+    """Options of ``clip-vit``.
+
+    The default checkpoint is CLIP ViT-L/14 at 224 pixels: 257 tokens of width 1024 (paper, section 3.1).
 
     The class token is kept. Where to read the tower is ``skip_layers``. The default 1, the last layer but one, is what
     BLIP-2's paper (section 3.4, "slightly better performance") and LLaVA say: CLIP's loss looks at the class token of
@@ -95,8 +96,9 @@ class ClipVitOptions(_VitOptions):
 
 
 class EvaVitGOptions(_VitOptions):
-    """Options of ``eva-vit-g``; the default checkpoint is BLIP-2's tower: 257 tokens of width 1408, after its last
-    LayerNorm.
+    """Options of ``eva-vit-g``.
+
+    The default checkpoint is BLIP-2's tower: 257 tokens of width 1408, after its last LayerNorm.
 
     The checkpoint has 39 layers because BLIP-2 left out the last of EVA's 40, for the reason that ``clip-vit`` gives.
     """

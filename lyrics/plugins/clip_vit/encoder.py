@@ -21,13 +21,13 @@ from lyrics.core.weights.pretrained import load_transformers, locate_checkpoint,
 from lyrics.core.weights.transformers_files import CONFIG_FILES, compare_config, part_config, save_config, stored_config
 from lyrics.plugins.clip_vit import ClipVitOptions, EvaVitGOptions
 
-# The pixel statistics of CLIP's training pictures, which BLIP-2 uses too (preprocessor_config.json of both).
+# The pixel statistics of CLIP's training images, which BLIP-2 uses too (preprocessor_config.json of both).
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 PREFIX = "vision_model."
 
-# For random weights. BLIP-2's configuration says 1e-10, which gives every picture the same tokens.
+# For random weights. BLIP-2's configuration says 1e-10, which gives every image the same tokens.
 INITIALIZER_RANGE = 0.02
 
 
@@ -51,12 +51,12 @@ class VitEncoder(nn.Module):
         """Return tokens [B,N,D] in the tower's own dtype, class token first.
 
         Raises:
-            ContractError: the pictures are not [B,3,image_size,image_size].
+            ContractError: the images are not [B,3,image_size,image_size].
         """
         expected = (3, self.image_size, self.image_size)
         if pixels_BCHW.ndim != 4 or tuple(pixels_BCHW.shape[1:]) != expected:
             raise ContractError(
-                f"the image encoder reads pictures of shape [B, 3, {self.image_size}, {self.image_size}], not "
+                f"the image encoder reads images of shape [B, 3, {self.image_size}, {self.image_size}], not "
                 f"{list(pixels_BCHW.shape)}; prepare them with its `preprocessing`, or build it with another image_size"
             )
         pixels_BCHW = pixels_BCHW.to(self.tower.dtype)

@@ -1,7 +1,8 @@
-"""Every public data set of the paper's Table 1, and those it evaluates on: one row here, one function in the module of
-its family.
+"""Every public data set of the paper's Table 1, and those it evaluates on.
 
-``web`` (picture and alt text), ``captions``, ``grounding`` (expressions and boxes), ``questions``, ``instructions``.
+A set is one row here, and one function in the module of its family.
+
+``web`` (image and alt text), ``captions``, ``grounding`` (expressions and boxes), ``questions``, ``instructions``.
 docs/datasets.md says where each set is to be had and how its files must lie. This manifest imports no torch.
 """
 
@@ -23,13 +24,13 @@ class TextOptions(Options):
 
 
 class PictureOptions(TextOptions):
-    """Of a set whose pictures lie in a folder."""
+    """Of a set whose images lie in a folder."""
 
     images: str | None = Field(
         None,
-        description="folder that holds the pictures, where that is not root (several sets share COCO's); or what they "
+        description="folder that holds the images, where that is not root (several sets share COCO's); or what they "
         "are called there, "
-        "such as pictures/coco_val2017_*, where * is a picture's name after its last underscore",
+        "such as pictures/coco_val2017_*, where * is an image's name after its last underscore",
     )
 
 
@@ -94,7 +95,7 @@ _SETS = (
             ),
         ),
     ),
-    _Set("mmc4", "captions:mmc4", "ODC-BY", "Multimodal C4: pictures and the sentences of web pages around them"),
+    _Set("mmc4", "captions:mmc4", "ODC-BY", "Multimodal C4: images and the sentences of web pages around them"),
     _Set(
         "ai-challenger",
         "captions:ai_challenger",
@@ -200,7 +201,7 @@ _SETS = (
         "scienceqa",
         "questions:scienceqa",
         "CC BY-NC-SA 4.0",
-        "ScienceQA: multiple choice of school science, half of it with a picture",
+        "ScienceQA: multiple choice of school science, half of it with an image",
         (_split("train", "val", "test", "trainval", "minitrain", "minival", "minitest"),),
     ),
     _Set(
@@ -222,28 +223,28 @@ _SETS = (
         "llava",
         "instructions:llava",
         "CC BY-NC 4.0",
-        "LLaVA: conversations about COCO's pictures",
+        "LLaVA: conversations about COCO's images",
         (_File("llava_instruct_150k.json"),),
     ),
     _Set(
         "llavar",
         "instructions:llavar",
         "CC BY-NC 4.0",
-        "LLaVAR: conversations about pictures with much text",
+        "LLaVAR: conversations about images with much text",
         (_File("llava_instruct_150k_llavar_16k.json"),),
     ),
     _Set(
         "svit",
         "instructions:svit",
         "CC BY 4.0",
-        "SVIT: conversations, also with boxes, about Visual Genome's pictures",
+        "SVIT: conversations, also with boxes, about Visual Genome's images",
         (_File("referring_qa.json"),),
     ),
     _Set(
         "m3it",
         "instructions:m3it",
         "each source's own",
-        "M3IT: instructions of 40 sets, the pictures in the records",
+        "M3IT: instructions of 40 sets, the images in the records",
         (_split("train", "val", "test"),),
         pictures=False,
     ),

@@ -1,4 +1,4 @@
-"""Captioned pictures: COCO, MMC4, AI Challenger, and for evaluation NoCaps and Flickr30K."""
+"""Captioned images: COCO, MMC4, AI Challenger, and for evaluation NoCaps and Flickr30K."""
 
 from __future__ import annotations
 
@@ -31,13 +31,14 @@ from lyrics.core.errors import DatasetError, SampleError
 from lyrics.core.geometry import Box, Size
 from lyrics.core.types import Sample
 
-# Karpathy's training set is COCO's and what was left of its validation pictures: 113,287 together.
+# Karpathy's training set is COCO's and what was left of its validation images: 113,287 together.
 _KARPATHY = {"train": ("train", "restval"), "val": ("val",), "test": ("test",), "all": ("train", "val", "test")}
 
 
 def coco(options: Any, context: BuildContext) -> RecordDataset:
-    """Read ``captions_SPLIT.json`` and ``instances_SPLIT.json``, or one of them; boxes are (left, top, width, height)
-    in pixels.
+    """Read ``captions_SPLIT.json`` and ``instances_SPLIT.json``, or one of them.
+
+    Boxes are (left, top, width, height) in pixels.
 
     Karpathy's splits have captions only: ``dataset_coco.json``, or LAVIS's ``coco_karpathy_SPLIT.json``.
     """
@@ -73,14 +74,15 @@ def coco_sample(record: Mapping[str, Any]) -> Sample:
 
 
 def _karpathy(data: Any, part: str) -> list[Found]:
-    """The pictures of one of Karpathy's splits, from ``{"images": [{"split", "filename", "sentences":
-    [{"raw"}]}]}``.
+    """Return the images of one of Karpathy's splits.
+
+    The file is ``{"images": [{"split", "filename", "sentences": [{"raw"}]}]}``.
     """
     found = list(
         taken_apart(listed(data, "images"), lambda row: [row.fields] if row.text("split") in _KARPATHY[part] else [])
     )
     if all(isinstance(one.record, Fault) for one in found):
-        raise DatasetError(f"has no picture of split {part!r}.")
+        raise DatasetError(f"has no image of split {part!r}.")
     return found
 
 
@@ -94,7 +96,7 @@ def _karpathy_sample(record: Mapping[str, Any]) -> Sample:
 
 
 def nocaps(options: Any, context: BuildContext) -> RecordDataset:
-    """COCO-like; ten captions a picture in ``val``, none in ``test`` (its captions are on a server)."""
+    """COCO-like; ten captions an image in ``val``, none in ``test`` (its captions are on a server)."""
     home = Home.of("nocaps", options.root)
     names = {"val": "nocaps_val_4500_captions.json", "test": "nocaps_test_image_info.json"}
     records = CocoRecords(captions=home.file(names[options.split], f"annotations/{names[options.split]}"))
@@ -122,8 +124,8 @@ def ai_challenger(options: Any, context: BuildContext) -> RecordDataset:
 def mmc4(options: Any, context: BuildContext) -> RecordDataset:
     """JSON lines of web pages: ``text_list``, and ``image_info[{image_name, matched_text_index, matched_sim}]``.
 
-    A sample is a page: its picture is the one that matches its sentence best, and that sentence is the caption. All its
-    pictures and sentences, as (picture, sentence), are in ``extra["pairs"]``, in the page's order of pictures.
+    A sample is a page: its image is the one that matches its sentence best, and that sentence is the caption. All its
+    images and sentences, as (image, sentence), are in ``extra["pairs"]``, in the page's order of images.
     """
     home = Home.of("mmc4", options.root)
     records = LineRecords(home.files("*.jsonl", "docs/*.jsonl"))
@@ -137,7 +139,7 @@ def _mmc4_sample(record: Mapping[str, Any]) -> Sample:
     for one in row.rows("image_info"):
         number = one.whole("matched_text_index")
         if not 0 <= number < len(texts):
-            raise SampleError("a picture's matched_text_index is beyond its text_list", "record")
+            raise SampleError("an image's matched_text_index is beyond its text_list", "record")
         pairs.append((one.number("matched_sim"), one.name("image_name"), texts[number]))
     named = tuple((name, text) for _, name, text in pairs)
     extra = {"task": "caption", "pairs": named, "text": "\n".join(texts), "url": row.fields.get("url")}
@@ -148,7 +150,7 @@ def _mmc4_sample(record: Mapping[str, Any]) -> Sample:
 
 
 def flickr30k(options: Any, context: BuildContext) -> RecordDataset:
-    """Karpathy's ``dataset_flickr30k.json``; 1,000 of its pictures are the test split.
+    """Karpathy's ``dataset_flickr30k.json``; 1,000 of its images are the test split.
 
     Split ``all`` also reads the original ``results*.token`` (lines ``x.jpg#0 TAB caption``), a sample per caption.
     Where Flickr30K Entities lies beside it (``Annotations/x.xml``, ``Sentences/x.txt``) its boxes are read, (left, top,
@@ -209,7 +211,7 @@ def _text_of(path: Path) -> str:
 
 
 def _entity_boxes(path: Path, phrases: Mapping[str, str]) -> tuple[Size, list[tuple[str, Box | None]]]:
-    """The picture's size and (phrase, box) from one XML file.
+    """The image's size and (phrase, box) from one XML file.
 
     An object without a box (a scene, or not visible) is left out.
     """

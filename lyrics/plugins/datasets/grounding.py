@@ -110,16 +110,17 @@ def _export_sample(record: Any) -> Sample:
 def _expression(image: str, words: str, box: Box | None, size: Size, **extra: Any) -> Sample:
     objects, _ = annotated([(words, box)])
     if not objects:
-        raise SampleError("the box of the expression has no area inside the picture", "record")
+        raise SampleError("the box of the expression has no area inside the image", "record")
     return Sample(image, objects=objects, extra={"task": "rec", **extra}, annotated_size=size)
 
 
 def grit(options: Any, context: BuildContext) -> RecordDataset:
-    """Tar shards of img2dataset whose ``json`` has the columns of the index, or the parquet index alone (then without
-    pictures).
+    """Read tar shards of img2dataset whose ``json`` has the columns of the index.
+
+    The parquet index alone will do, then without images.
 
     ``noun_chunks`` and ``ref_exps`` are rows (start, end, x1, y1, x2, y2, score): characters of the caption, and a box
-    as shares of the picture. One words' several boxes are several rows.
+    as shares of the image. One words' several boxes are several rows.
     """
     home = Home.of("grit", options.root)
     if home.root.is_dir() and (shards := shards_in(home.root)):
@@ -134,7 +135,7 @@ def _grit_tar_sample(record: Mapping[str, Any], part: str) -> Sample:
         raise SampleError("it has no json, where the words and their boxes stand", "record")
     about = Row(record["json"], "its json")
     sample = _grit_sample(tar_sample(record), about, part)
-    # img2dataset keeps the size of the picture that it downloaded, and makes it smaller.
+    # img2dataset keeps the size of the image that it downloaded, and makes it smaller.
     prefix = "original_" if about.has("original_width") else ""
     size = about.size(f"{prefix}width", f"{prefix}height") if about.has(f"{prefix}width") else None
     return replace(sample, annotated_size=size)
@@ -170,10 +171,10 @@ def _grit_sample(sample: Sample, about: Row, part: str) -> Sample:
 
 
 def visual_genome(options: Any, context: BuildContext) -> RecordDataset:
-    """Read three kinds of annotations, all in pixels of the original picture, whose size stands in ``image_data.json``.
+    """Read three kinds of annotations, all in pixels of the original image, whose size stands in ``image_data.json``.
 
     ``regions``: (x, y, width, height) and a phrase, one sample each. ``objects``: (x, y, w, h) and names, one sample
-    per picture. ``questions``: without boxes, one sample each.
+    per image. ``questions``: without boxes, one sample each.
     """
     home = Home.of("vg", options.root)
     pictures = home.pictures(options.images, "VG_100K", "VG_100K_2", "images/VG_100K", "images/VG_100K_2")
@@ -189,7 +190,7 @@ def visual_genome(options: Any, context: BuildContext) -> RecordDataset:
 
 
 def _each(data: Any, key: str) -> Iterable[Found]:
-    """Each of these names its picture itself, as ``image_id``; the record around them calls it ``id``."""
+    """Each of these names its image itself, as ``image_id``; the record around them calls it ``id``."""
     return taken_apart(listed(data), lambda image: image.items(key))
 
 

@@ -47,17 +47,18 @@ _ASKS, _ANSWERS, _SYSTEM = ("human", "user"), ("gpt", "assistant"), "system"
 
 
 def llava(options: Any, context: BuildContext) -> RecordDataset:
-    """Read ``[{id, image?, conversations[{from: human or gpt, value}]}]``; ``<image>`` stands in the first turn, where
-    there is a picture.
+    """Read ``[{id, image?, conversations[{from: human or gpt, value}]}]``.
 
-    ``caps_boxes_*.jsonl`` ({image, captions, instances[{category, bbox: xyxy as shares of the picture}]}) is read as
+    ``<image>`` stands in the first turn, where there is an image.
+
+    ``caps_boxes_*.jsonl`` ({image, captions, instances[{category, bbox: xyxy as shares of the image}]}) is read as
     well.
     """
     return _llava(options, "llava", "train2017", "train2014", "val2014")
 
 
 def llavar(options: Any, context: BuildContext) -> RecordDataset:
-    """As LLaVA; the file for instruction tuning holds LLaVA's conversations too, whose pictures are COCO's."""
+    """As LLaVA; the file for instruction tuning holds LLaVA's conversations too, whose images are COCO's."""
     return _llava(options, "llavar", "images", "finetune", "train2017")
 
 
@@ -98,8 +99,8 @@ def _turns(messages: Sequence[Row], image: str | None) -> tuple[Turn, ...]:
     """Pairs of a question and its answer.
 
     A system message begins the first question. An answer before the first question is left out, and so is a last
-    question without an answer. The mark of the picture's place is taken out of every text, for a prompt holds the
-    picture as a segment of its own; there must not be more marks than pictures.
+    question without an answer. The mark of the image's place is taken out of every text, for a prompt holds the
+    image as a segment of its own; there must not be more marks than images.
     """
     roles = [message.text("from").lower() for message in messages]
     texts = [message.text("value") for message in messages]
@@ -134,10 +135,11 @@ def _check_roles(roles: Sequence[str]) -> None:
 
 
 def svit(options: Any, context: BuildContext) -> RecordDataset:
-    """Read ``[{image_id, conversations[{content[{from: user or gpt, value}]}]}]``, one sample per conversation;
-    pictures are Visual Genome's.
+    """Read ``[{image_id, conversations[{content[{from: user or gpt, value}]}]}]``, one sample per conversation.
 
-    ``referring_qa.json`` points at objects as ``<st>man<ed> [x1, y1, x2, y2]``, shares of the picture (the prompt its
+    Images are Visual Genome's.
+
+    ``referring_qa.json`` points at objects as ``<st>man<ed> [x1, y1, x2, y2]``, shares of the image (the prompt its
     authors gave says so, and their own converter multiplies them by its sides).
     """
     home = Home.of("svit", options.root)
@@ -191,10 +193,11 @@ def _markup(tag: str, box: Box) -> str:
 
 
 def m3it(options: Any, context: BuildContext) -> RecordDataset:
-    """Read ``data/TASK/SET/SPLIT.jsonl``: {instruction, inputs, outputs, image_base64_str[]}: the pictures stand in the
-    records.
+    """Read ``data/TASK/SET/SPLIT.jsonl``, whose records hold the images.
 
-    The first picture is the sample's. The hub copy is made for a loading script, which is not run; its files are read
+    A record is {instruction, inputs, outputs, image_base64_str[]}.
+
+    The first image is the sample's. The hub copy is made for a loading script, which is not run; its files are read
     as they are.
     """
     home = Home.of("m3it", options.root)
@@ -204,7 +207,7 @@ def m3it(options: Any, context: BuildContext) -> RecordDataset:
 
 @dataclass
 class _NumberedLines(LineRecords):
-    """Each record with its number, by which its picture is found again."""
+    """Each record with its number, by which its image is found again."""
 
     def __getitem__(self, index: int) -> Any:
         return {"row": super().__getitem__(index), "number": index}
@@ -225,7 +228,7 @@ class _PicturesInRecords:
         return decode_picture(data, f"{path}, {place}")
 
     def find(self, key: str) -> None:
-        """Nothing to look for: the picture is in the record."""
+        """Nothing to look for: the image is in the record."""
 
 
 def _pictures_of(row: Row) -> tuple[str, ...]:
@@ -249,8 +252,8 @@ def _instruction(row: Row, instruction: str, more: str, answer: str) -> Turn:
 def multiinstruct(options: Any, context: BuildContext) -> RecordDataset:
     """Read ``SPLIT.jsonl``: {unique_id, task_name, image_path, region, options, prompt, target, ...}.
 
-    A region is four numbers in one text, "x1 y1 x2 y2", in pixels of the original picture (the set's own scripts copy
-    COCO's numbers); the picture's size is read from its file. The prompt and the target repeat the regions; there they
+    A region is four numbers in one text, "x1 y1 x2 y2", in pixels of the original image (the set's own scripts copy
+    COCO's numbers); the image's size is read from its file. The prompt and the target repeat the regions; there they
     become markup.
     """
     home = Home.of("multiinstruct", options.root)

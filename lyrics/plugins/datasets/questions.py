@@ -35,7 +35,7 @@ from lyrics.core.errors import DatasetError, SampleError
 from lyrics.core.geometry import Box, Size
 from lyrics.core.types import Sample
 
-# What the split is called in the names of question files, and whose pictures it asks about.
+# What the split is called in the names of question files, and whose images it asks about.
 _COCO_SPLITS = {
     "train": ("train2014", "train2014"),
     "val": ("val2014", "val2014"),
@@ -112,8 +112,9 @@ def gqa(options: Any, context: BuildContext) -> RecordDataset:
 
 
 def vizwiz(options: Any, context: BuildContext) -> RecordDataset:
-    """Read ``[{image, question, answers[10]{answer, answer_confidence}, answer_type, answerable}]``; the test split has
-    no answers.
+    """Read ``[{image, question, answers[10]{answer, answer_confidence}, answer_type, answerable}]``.
+
+    The test split has no answers.
     """
     home = Home.of("vizwiz", options.root)
     file = home.file(f"{options.split}.json", f"Annotations/{options.split}.json")
@@ -122,8 +123,9 @@ def vizwiz(options: Any, context: BuildContext) -> RecordDataset:
 
 
 def docvqa(options: Any, context: BuildContext) -> RecordDataset:
-    """Read ``{"data": [{questionId, question, image: "documents/x.png", docId, answers}]}``; the test split has no
-    answers.
+    """Read ``{"data": [{questionId, question, image: "documents/x.png", docId, answers}]}``.
+
+    The test split has no answers.
     """
     home = Home.of("docvqa", options.root)
     file = home.file(f"{options.split}_v1.0*.json", f"*/{options.split}_v1.0*.json")
@@ -145,11 +147,12 @@ def _docvqa_sample(record: Any) -> Sample:
 
 
 def textvqa(options: Any, context: BuildContext) -> RecordDataset:
-    """Read ``{"data": [{question_id, question, image_id, answers[10 texts]}]}``; pictures of ``val`` lie with those of
-    ``train``.
+    """Read ``{"data": [{question_id, question, image_id, answers[10 texts]}]}``.
+
+    Images of ``val`` lie with those of ``train``.
 
     Words that an OCR found (``TextVQA_Rosetta_OCR_v0.2_SPLIT.json``) become objects where that file is there. Their
-    boxes are a corner and two sides, as shares of the picture; their rotation is ignored.
+    boxes are a corner and two sides, as shares of the image; their rotation is ignored.
     """
     home = Home.of("textvqa", options.root)
     records = JsonRecords([home.file(f"TextVQA_0.5.1_{options.split}.json")], partial(listed, key="data"))
@@ -185,8 +188,9 @@ _OCR_SPLITS = {"train": 1, "val": 2, "test": 3}
 
 
 def ocr_vqa(options: Any, context: BuildContext) -> RecordDataset:
-    """Read ``dataset.json``: {id: {imageURL, questions[], answers[], split 1, 2 or 3, ...}}; pictures are
-    ``images/ID.jpg``.
+    """Read ``dataset.json``: {id: {imageURL, questions[], answers[], split 1, 2 or 3, ...}}.
+
+    Images are ``images/ID.jpg``.
 
     About 900 covers were published as GIF. Their files are ``ID.gif``, or ``ID.jpg`` where all were saved under that
     name.
@@ -232,8 +236,9 @@ def _book_sample(record: Mapping[str, Any], pictures: PictureFolder) -> Sample:
 
 
 def ai2d(options: Any, context: BuildContext) -> RecordDataset:
-    """Read one file per diagram, ``questions/X.png.json``: {imageName, questions: {text: {abcLabel, answerTexts,
-    correctAnswer, questionId}}}.
+    """Read one file per diagram, ``questions/X.png.json``.
+
+    {imageName, questions: {text: {abcLabel, answerTexts, correctAnswer, questionId}}}.
 
     A question with ``abcLabel`` asks about letters that are drawn in ``abc_images`` only. ``ai2d_test_ids.csv`` names
     the diagrams of the test split. The words in a diagram (``annotations/X.png.json``, corners in pixels) become
@@ -280,7 +285,7 @@ def _ai2d_sample(record: Mapping[str, Any], pictures: PictureFolder, annotations
         row.whole("correctAnswer"),
         row.identity("questionId"),
     )
-    # The name is a stranger's: as a picture's it is checked, and so it is for the annotations.
+    # The name is a stranger's: as an image's it is checked, and so it is for the annotations.
     if annotations is None or not is_there(PictureFolder(annotations).path(f"{name}.json")):
         return sample
     objects, dropped = annotated(_words(annotations / f"{name}.json", lettered, pictures.size(image)))
@@ -312,10 +317,11 @@ def _bad_sample_json(path: Path) -> Any:
 
 
 def scienceqa(options: Any, context: BuildContext) -> RecordDataset:
-    """Read ``problems.json``: {id: {question, choices, answer (a number), image or null, hint, split, ...}},
-    ``pid_splits.json``: {split: [id]}.
+    """Read ``problems.json`` and ``pid_splits.json``.
 
-    The picture is ``SPLIT/ID/image.png`` after the problem's own split, which for minival and the like is another than
+    {id: {question, choices, answer (a number), image or null, hint, split, ...}} and {split: [id]}.
+
+    The image is ``SPLIT/ID/image.png`` after the problem's own split, which for minival and the like is another than
     the one asked for.
     """
     home = Home.of("scienceqa", options.root)
@@ -367,8 +373,9 @@ def _choice(
 
 
 def chartqa(options: Any, context: BuildContext) -> RecordDataset:
-    """Read ``SPLIT/SPLIT_human.json`` and ``SPLIT/SPLIT_augmented.json``: [{imgname, query, label}]; the pictures are
-    ``SPLIT/png/``.
+    """Read ``SPLIT/SPLIT_human.json`` and ``SPLIT/SPLIT_augmented.json``: [{imgname, query, label}].
+
+    The images are ``SPLIT/png/``.
     """
     home = Home.of("chartqa", options.root)
     parts = ("human", "augmented") if options.part == "all" else (options.part,)
@@ -383,7 +390,7 @@ def dvqa(options: Any, context: BuildContext) -> RecordDataset:
     """Read ``SPLIT_qa.json``: [{image, question_id, question, answer, template_id, answer_bbox}].
 
     ``answer_bbox`` is (left, top, width, height) in pixels, and empty where the answer is not written in the chart. The
-    picture's size is read from its file.
+    image's size is read from its file.
     """
     home = Home.of("dvqa", options.root)
     pictures = home.pictures(options.images, "images")

@@ -1,8 +1,8 @@
-"""Pictures from the web with their alt texts: LAION, Conceptual Captions (3M and 12M), SBU.
+"""Images from the web with their alt texts: LAION, Conceptual Captions (3M and 12M), SBU.
 
 All are published as lists of addresses, and turned into tar shards by img2dataset: ``KEY.jpg``, ``KEY.txt`` (the
 caption), ``KEY.json`` (caption, url, width, height, ...). The shards are what one trains on. A list of addresses can be
-read too; its samples have captions and, as ``extra["url"]``, an address, but no picture, since nothing is downloaded
+read too; its samples have captions and, as ``extra["url"]``, an address, but no image, since nothing is downloaded
 here.
 """
 

@@ -49,7 +49,7 @@ class GroundingDinoOptions(CheckpointOptions):
         description="hub id or folder of the text encoder's BERT tokenizer; without one, that beside the checkpoint",
     )
 
-    shortest_side: int = Field(800, ge=1, description="pixels that the picture's shortest side is resized to")
+    shortest_side: int = Field(800, ge=1, description="pixels that the image's shortest side is resized to")
     longest_side: int = Field(1333, ge=1, description="most pixels of the longest side; wins over shortest_side")
     box_threshold: float = Field(
         0.25, ge=0, le=1, description="a query is a box when its score for some phrase is above this"
@@ -60,7 +60,7 @@ class GroundingDinoOptions(CheckpointOptions):
     nms_iou: float = Field(
         0.6, ge=0, le=1, description="of two boxes for one phrase that overlap more, the better stays"
     )
-    max_detections: int = Field(300, ge=1, description="most detections per picture; the best are kept")
+    max_detections: int = Field(300, ge=1, description="most detections per image; the best are kept")
 
     swin_width: int | None = Field(None, ge=1, description="channels of the Swin backbone's first stage")
     swin_depths: tuple[int, int, int, int] | None = Field(None, description="layers of each Swin stage")
@@ -79,7 +79,7 @@ class GroundingDinoOptions(CheckpointOptions):
 
     width: int | None = Field(None, ge=32, multiple_of=32, description="width of a query")
     queries: int | None = Field(None, ge=1, description="queries, which are also the local tokens")
-    encoder_layers: int | None = Field(None, ge=1, description="fusion layers of picture and text")
+    encoder_layers: int | None = Field(None, ge=1, description="fusion layers of image and text")
     decoder_layers: int | None = Field(None, ge=2, description="layers that refine the queries")
     heads: int | None = Field(None, ge=2, multiple_of=2, description="attention heads of both")
     ffn: int | None = Field(None, ge=2, multiple_of=2, description="feed-forward width of both")
@@ -117,8 +117,9 @@ class GroundingDinoOptions(CheckpointOptions):
 
 
 class GroundingDinoUpstreamOptions(GroundingDinoOptions):
-    """Options of ``grounding-dino-upstream``: those of ``grounding-dino``, within what the original code takes for
-    granted.
+    """Options of ``grounding-dino-upstream``.
+
+    They are those of ``grounding-dino``, within what the original code takes for granted.
     """
 
     max_text_tokens: int | None = Field(
@@ -183,7 +184,7 @@ def lyrics_components() -> Iterator[Component]:
         options=GroundingDinoUpstreamOptions,
         requires=("groundingdino-py==0.4.0", "timm>=1.0.20", "torchvision"),
         install="pip install 'lyrics-vl[experts]'",
-        summary="the same detector, its authors' implementation; slower, one picture at a time",
+        summary="the same detector, its authors' implementation; slower, one image at a time",
         license="Apache-2.0",
         test_options={**small, "width": 256},
         converters=(original,),

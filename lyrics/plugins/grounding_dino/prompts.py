@@ -94,15 +94,17 @@ class PromptWriter:
 
 
 def spelling(phrase: str) -> str:
-    """As the detector reads it: lower case, single spaces, and without "." and "?", which would cut it in two ("U.S.
-    flag").
+    """Return the phrase as the detector reads it: lower case, single spaces, without "." and "?".
+
+    These would cut it in two ("U.S. flag").
     """
     return " ".join(phrase.lower().replace(".", " ").replace("?", " ").split())
 
 
 def is_a_list(phrase: str) -> bool:
-    """Return whether it lists phrases as upstream's prompts do: ``person . dog .``, ``person. dog.``, but not
-    ``U.S. flag``.
+    """Return whether it lists phrases as upstream's prompts do.
+
+    ``person . dog .`` and ``person. dog.`` do, ``U.S. flag`` does not.
     """
     text = phrase.strip()
     return " . " in text or (text.endswith(".") and ". " in text)

@@ -1,5 +1,6 @@
-"""Converters of Grounding DINO: the authors' ``.pth`` files (IDEA-Research/GroundingDINO), and the detector inside the
-released Lyrics.
+"""Converters of Grounding DINO.
+
+They read the authors' ``.pth`` files (IDEA-Research/GroundingDINO) and the detector inside the released Lyrics.
 
 The detector reads the authors' names, so they stay, but for the ``module.`` of a data-parallel wrapper. Its tokenizer
 is BERT's and in no checkpoint.
@@ -104,8 +105,9 @@ class _Part:
 
 
 def _hub_names(original: Mapping[str, torch.Tensor], options: GroundingDinoOptions) -> dict[str, str | None]:
-    """Each tensor of transformers' network -> the hub's name of it, which transformers translates as it loads; None
-    where there is none.
+    """Each tensor of transformers' network -> the hub's name of it, which transformers translates as it loads.
+
+    None where there is none.
 
     It has no function that says how, so every tensor is marked with a number that no fresh one holds, loaded, and read.
     """

@@ -1,5 +1,6 @@
-"""Sampling of the image features, the heart of deformable attention (Zhu et al. 2021, equation 3), in float32 and fast
-on a CPU.
+"""Sampling of image features in float32, fast on a CPU.
+
+It is the heart of deformable attention (Zhu et al. 2021, equation 3).
 
 Shapes: B images, S cells of all levels, Q queries, H heads, L levels, K points per level, P = L * K points, d head
 width.
@@ -19,7 +20,7 @@ class Sampling(MultiScaleDeformableAttention):
     - *Precision*: float32, whatever that of the rest. ``lyrics.core.grid_sample`` says why; transformers' module calls
       torch's ``grid_sample`` itself, so it is given float32 (on a GPU; the CPU's way is below).
     - *Speed*: on the CPU the d features of a cell are read as they lie in memory, and summed at once by
-      ``embedding_bag``. ``grid_sample`` reads them one plane of the picture after the other and writes every sample
+      ``embedding_bag``. ``grid_sample`` reads them one plane of the image after the other and writes every sample
       before they are summed.
     """
 
@@ -33,8 +34,9 @@ class Sampling(MultiScaleDeformableAttention):
         attention_weights: torch.Tensor,
         im2col_step: int,
     ) -> torch.Tensor:
-        """Map features [B,S,H,d], places [B,Q,H,L,K,2] (x and y, shares of the canvas), weights [B,Q,H,L,K] -> [B,Q,H *
-        d].
+        """Map features [B,S,H,d] to [B,Q,H * d].
+
+        Places are [B,Q,H,L,K,2] (x and y, shares of the canvas), weights [B,Q,H,L,K].
         """
         features, places, weights = value.float(), sampling_locations.float(), attention_weights.float()
         if value.device.type == "cpu":
@@ -97,8 +99,9 @@ def sample(
 
 
 def _neighbors(places_BQHP: torch.Tensor, cells_P: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Along one axis the two cells whose centers a place lies between (int32), each with its share; 0 for a cell that
-    does not exist.
+    """Along one axis the two cells whose centers a place lies between (int32), each with its share.
+
+    0 for a cell that does not exist.
     """
     # Counted from the center of the first cell. Farther than one cell beyond the border nothing is left of a feature.
     position = torch.addcmul(torch.tensor(-0.5), places_BQHP, cells_P.to(places_BQHP.dtype)).clamp_(min=-1)

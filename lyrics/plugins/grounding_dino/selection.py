@@ -36,8 +36,9 @@ def select(
     nms_iou: float,
     limit: int,
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], int]:
-    """Return (query, phrase) of each detection, both [N], in descending score, and how many more there were than
-    ``limit``.
+    """Return (query, phrase) of each detection, both [N], in descending score.
+
+    Beside them stands how many more there were than ``limit``.
 
     A query is a box when its best score is above ``box_threshold``, and then a detection of every phrase for which its
     score is above ``text_threshold``: the two thresholds of the original code, which writes such phrases as one string

@@ -1,5 +1,6 @@
-"""The text encoder, run once for each different prompt of a call: pictures of a folder are often asked for the same
-names.
+"""The text encoder, run once for each different prompt of a call.
+
+Images of a folder are often asked for the same names.
 
 Shapes: B prompts, T tokens, D width.
 """
@@ -16,8 +17,10 @@ from transformers.modeling_outputs import BaseModelOutput
 
 
 class DistinctTexts:
-    """Stands in for the forward call of a frozen text encoder. Outside of ``remembered``, with gradients and on
-    the meta device it is that call."""
+    """Stands in for the forward call of a frozen text encoder.
+
+    Outside of ``remembered``, with gradients and on the meta device it is that call.
+    """
 
     def __init__(self, encoder: nn.Module) -> None:
         self._encode = encoder.forward

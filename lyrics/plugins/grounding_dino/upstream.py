@@ -68,8 +68,9 @@ class BertWithMasks(BertModel):
     def get_extended_attention_mask(
         self, attention_mask: torch.Tensor, input_shape: Sequence[int], device: torch.device | None = None
     ) -> torch.Tensor:
-        """Return what attention adds to its scores [B, 1, T or 1, T]: 0 where the mask ([B, T, T] or [B, T]) is set,
-        else the least number.
+        """Return what attention adds to its scores [B, 1, T or 1, T].
+
+        It is 0 where the mask ([B, T, T] or [B, T]) is set, else the least number.
         """
         mask = attention_mask[:, None] if attention_mask.ndim == 3 else attention_mask[:, None, None]
         hidden = torch.zeros(mask.shape, dtype=self.dtype, device=mask.device)
@@ -105,8 +106,8 @@ class _GivenIds:
 class OriginalNetwork(nn.Module):
     """groundingdino's network, called and answering as transformers' ``GroundingDinoForObjectDetection``.
 
-    Pictures are run one at a time. In a batch the original code gives a head of one picture's text another picture's
-    mask (``text_self_attention_masks.repeat(nhead, 1, 1)`` counts heads before pictures), so that results would depend
+    Images are run one at a time. In a batch the original code gives a head of one image's text another image's
+    mask (``text_self_attention_masks.repeat(nhead, 1, 1)`` counts heads before images), so that results would depend
     on the neighbors.
     """
 
@@ -157,7 +158,7 @@ class OriginalNetwork(nn.Module):
         attention_mask: torch.Tensor,
         return_dict: bool = True,
     ) -> GroundingDinoObjectDetectionOutput:
-        """Return Pictures [B,C,H,W], their masks [B,H,W] (True is picture), prompts [B,T] and theirs (1 is prompt).
+        """Return Images [B,C,H,W], their masks [B,H,W] (True is image), prompts [B,T] and theirs (1 is prompt).
 
         Returns ``logits`` [B,Q,256] (-inf where a prompt has no token), ``pred_boxes`` [B,Q,4],
         ``intermediate_hidden_states`` [B,L,Q,D] and ``intermediate_reference_points`` [B,L,Q,4].
@@ -185,7 +186,7 @@ class OriginalNetwork(nn.Module):
     def _one(
         self, pixels_1CHW: torch.Tensor, padding_1HW: torch.Tensor, ids_1T: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
-        """One picture's logits, boxes, states and reference boxes; the network keeps the last two to itself."""
+        """One image's logits, boxes, states and reference boxes; the network keeps the last two to itself."""
         seen: list[Any] = []
         handle = self.model.transformer.register_forward_hook(lambda module, given, output: seen.append(output))
         try:

@@ -1,5 +1,6 @@
-"""The original code's state-dict names (IDEA-Research/GroundingDINO, ``groundingdino_swint_ogc``) as the hub's, and
-back.
+"""State-dict names of the original code as the hub's, and back.
+
+The original is IDEA-Research/GroundingDINO, ``groundingdino_swint_ogc``.
 
 Every key is translated, listed as unused, or an error.
 """
@@ -150,8 +151,9 @@ def is_original(state: Mapping[str, torch.Tensor]) -> bool:
 
 
 def from_original(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the original code's state dict in the hub's naming; keys may start with ``module.``, as in the published
-    file.
+    """Return the original code's state dict in the hub's naming.
+
+    Keys may start with ``module.``, as in the published file.
 
     The box head is one tensor under a name per decoder layer and stack; it comes out once, under ``bbox_embed.0``.
 
@@ -174,8 +176,9 @@ def from_original(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def to_original(state: Mapping[str, torch.Tensor], original: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return a state dict in the hub's naming in the original code's: the inverse of ``from_original``. Unknown keys
-    keep their name.
+    """Return a state dict in the hub's naming in the original code's: the inverse of ``from_original``.
+
+    Unknown keys keep their name.
 
     Args:
         state: in the hub's naming.

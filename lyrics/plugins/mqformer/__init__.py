@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from lyrics.core.registry.component import Component, Converter, NamesWeights, Options, hookimpl
+from lyrics.core.registry.component import Component, Converter, NamesVocabulary, NamesWeights, Options, hookimpl
 
 
 class QFormerOptions(Options):
@@ -44,8 +44,8 @@ class QFormerOptions(Options):
         "google-bert/bert-base-uncased",
         description="where pretrained weights take their tokenizer from: hub id or folder; null: the built-in one",
     )
-    builtin_tokenizer: Literal["bytes", "words"] = Field(
-        "bytes", description="the built-in tokenizer: bytes, or also the words of the embedded scenes"
+    builtin_tokenizer: Annotated[str, NamesVocabulary()] = Field(
+        "bytes", description="the built-in tokenizer: bytes, or the name of a vocabulary that a plugin provides"
     )
     numbers_in_order: bool = Field(
         False,

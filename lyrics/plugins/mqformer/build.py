@@ -43,7 +43,7 @@ def _build(options: QFormerOptions, context: BuildContext, local_dims: Mapping[s
 def tokenizer_of(options: QFormerOptions, context: BuildContext) -> Any:
     """BERT's with the added tokens; without pretrained weights the built-in one, which needs no download."""
     if context.weights != "pretrained" or options.tokenizer is None:
-        return builtin_tokenizer(options.builtin_tokenizer, SPECIAL_TOKENS)
+        return builtin_tokenizer(options.builtin_tokenizer, SPECIAL_TOKENS, context.registry)
     folder = locate_checkpoint(options.tokenizer, tensors=(), also=TOKENIZER_PATTERNS, downloads=context.downloads)
     tokenizer = load_tokenizer(folder)
     # [DEC] first: it is 30522 in BLIP-2's and the released checkpoints.

@@ -267,8 +267,9 @@ def to_upstream(model: MQFormer, naming: Naming = RELEASED_STAGE1) -> dict[str, 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What loading did: parameters left as initialized, and rows of a matrix left so because the
-    checkpoint has fewer.
+    """What loading did.
+
+    Parameters left as initialized, and rows of a matrix left so because the checkpoint has fewer.
     """
 
     naming: str
@@ -314,8 +315,9 @@ def load_converted(model: MQFormer, converted: Converted) -> LoadReport:
 
 
 def load_checkpoint(model: MQFormer, path: str | Path) -> LoadReport:
-    """Read a .safetensors file, or the folder that ``lyrics convert`` wrote, in any known naming (ours included) into
-    the model.
+    """Read a checkpoint in any known naming (ours included) into the model.
+
+    It is a .safetensors file, or the folder that ``lyrics convert`` wrote.
 
     Raises:
         WeightsError: no such file, another format, or weights that do not fit.

@@ -42,8 +42,9 @@ class Trunk(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class DenseOutputs:
-    """All hidden states [R,L,D], where each segment lies, the self-attention keys and values of every layer
-    ([R,L,H,d]), and the mask.
+    """All hidden states [R,L,D], where each segment lies, keys and values of every layer, and the mask.
+
+    Keys and values are those of the self-attention, [R,L,H,d].
     """
 
     hidden_RLD: torch.Tensor

@@ -1,5 +1,6 @@
-"""The layers of MQ-Former: post-LayerNorm, self-attention shared by queries and text, two cross-attentions, two
-feed-forwards.
+"""The layers of MQ-Former.
+
+Post-LayerNorm, self-attention shared by queries and text, two cross-attentions, two feed-forwards.
 
 Letters: T packed tokens, P query sets (one per stream row with queries), Q queries of a set (V visual + G grounding), I
 images, N image tokens, M local tokens, D width, H heads, d head width, n selected rows.
@@ -44,9 +45,7 @@ class Rows:
 
 
 class Layer(nn.Module):
-    """Self-attention over queries and text, cross-attention of the queries where the layer ``reads``, and two
-    feed-forwards.
-    """
+    """Self-attention of queries and text, cross-attention of queries where it ``reads``, two feed-forwards."""
 
     def __init__(self, options: QFormerOptions, image_dim: int, local_dims: Mapping[str, int], reads: bool):
         super().__init__()
@@ -107,9 +106,11 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Queries of one kind reading frozen features. Each source has its own key and value projection; sources are
-    concatenated along
-    the sequence. Source widths are padded to a multiple of 8 with weight columns that only ever meet zeros."""
+    """Queries of one kind reading frozen features.
+
+    Each source has its own key and value projection; sources are concatenated along the sequence. Source widths are
+    padded to a multiple of 8 with weight columns that only ever meet zeros.
+    """
 
     def __init__(self, options: QFormerOptions, source_dims: Mapping[str, int]):
         super().__init__()

@@ -1,5 +1,6 @@
-"""MQ-Former: BLIP-2's BERT trunk with visual queries that read the image and grounding queries that read the visual
-refiner.
+"""MQ-Former: BLIP-2's BERT trunk with visual and grounding queries.
+
+Visual queries read the image, grounding queries the visual refiner.
 
 Twelve post-LayerNorm layers. Self-attention weights are shared by queries and text; every second layer has two
 cross-attentions (paper section 3.1 and figure 2, placement as in BLIP-2); queries and text have a feed-forward each.
@@ -91,9 +92,10 @@ class MQFormer(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Normal(0, init_std), zero biases, queries with small noise so that no two are alike, and Xavier for the
-        grounding cross-attention, which no BLIP-2 checkpoint has (paper section 3.1). Numbers in order where the
-        options ask for it.
+        """Initialize: Normal(0, init_std), zero biases, queries with small noise so that no two are alike.
+
+        The grounding cross-attention, which no BLIP-2 checkpoint has, is Xavier-initialized (paper section 3.1).
+        Numbers are in order where the options ask for it.
         """
         std = self.options.init_std
         nn.init.normal_(self.query_tokens_QD, std=std)

@@ -72,8 +72,9 @@ def lower(
     memory: ProjectedFeatures,
     prepare: Callable[[Sequence[Plan | CrossPlan], Sequence[np.ndarray]], Prepared],
 ) -> Tables:
-    """Pack the streams: layout, plan, token ids, and which rows the last layer computes; all tables go to the device
-    together.
+    """Pack the streams: layout, plan, token ids, and which rows the last layer computes.
+
+    All tables go to the device together.
 
     ``prepare`` is ``lyrics.kernels.prepare`` for the layers' attention.
     """

@@ -70,8 +70,9 @@ def _blip2(source: SourceCheckpoint, options: QFormerOptions, context: BuildCont
 def convert_released(
     source: Mapping[str, torch.Tensor], options: MQFormerOptions, context: BuildContext
 ) -> ConversionPlan:
-    """Return the query transformer of the released Lyrics (stage 2, without a token head), in the names of our
-    own state dict.
+    """Return the query transformer of the released Lyrics (stage 2, without a token head).
+
+    Names are those of our own state dict.
     """
     model = _on_meta(options, context)
     state = {key: source[key] for key in source if key == "query_tokens" or key.startswith("qformer.")}

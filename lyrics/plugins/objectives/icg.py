@@ -82,8 +82,9 @@ class ICG(nn.Module):
     def captions(
         self, query_transformer: QueryTransformer, features: Features, batch: PretrainBatch, longest: int
     ) -> list[list[int]]:
-        """Captions of B images as token ids, greedily, without [SEP] and of ``longest`` tokens at most; the batch's own
-        are not read.
+        """Captions of B images as token ids, greedily, without [SEP] and of ``longest`` tokens at most.
+
+        The batch's own are not read.
         """
         reader = reader_of(query_transformer)
         assert self.ends_captions

@@ -67,8 +67,9 @@ class ITC(nn.Module):
         return [images, Stream(TEXT, full("".join(text)), batch.sample_B, None, text, wanted=wanted)]
 
     def spatial(self, batch: PretrainBatch) -> Text:
-        """The spatial texts that are compared; which are dropped is a function of (seed, step, sample), and none is in
-        evaluation mode.
+        """Return the spatial texts that are compared.
+
+        Which are dropped is a function of (seed, step, sample), and none is in evaluation mode.
         """
         text = batch.spatial.text
         if not (self.training and self.options.drop_spatial):

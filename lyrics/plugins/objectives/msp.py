@@ -1,6 +1,6 @@
 """Masked spatial prediction (paper equation 4).
 
-Some of a picture's objects are masked whole, tag and box, and restored. Recipe ``paper``: {V, G, S} see each other, the
+Some of an image's objects are masked whole, tag and box, and restored. Recipe ``paper``: {V, G, S} see each other, the
 caption is absent, [MLM] stands in front; with ``queries_see_text`` off, S reads the query stream of ITC instead and the
 queries see no text. Recipe ``released``: each unit of an object (tag, coordinate, bracket) is masked by itself, the
 caption is visible, [CLS] stays in front, the query stream is the prefix, and labels are smoothed by 0.1.

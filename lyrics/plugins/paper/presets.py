@@ -167,8 +167,9 @@ def blip2_13b() -> ModelSpec:
 
 
 def lyrics_mini() -> ModelSpec:
-    """Return the paper's model with every part of its true type, at about a twentieth of its width: to try the real
-    code paths on a CPU.
+    """Return the paper's model at about a twentieth of its width, every part of its true type.
+
+    It is there to try the real code paths on a CPU.
     """
     return lyrics_13b().with_overrides(
         {

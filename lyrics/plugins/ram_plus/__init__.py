@@ -59,7 +59,7 @@ class RamOptions(Options):
         "swin-l",
         description="swin-l: as upstream publishes; swin-b: as the paper names (section 4); or a Swin by its numbers",
     )
-    image_size: int = Field(384, ge=1, description="side in pixels of the square that pictures are squashed to")
+    image_size: int = Field(384, ge=1, description="side in pixels of the square that images are squashed to")
     window_size: int = Field(12, ge=1, description="side of Swin's attention windows, in patches")
     num_tags: int = Field(4585, ge=1, description="classes; with random weights they are called 'tag 0', 'tag 1', ...")
     threshold: float | None = Field(
@@ -95,7 +95,7 @@ class RamOptions(Options):
 class RamPlusOptions(RamOptions):
     """Options of ``ram-plus``; the defaults are those of the public ``ram_plus_swin_large_14m.pth``."""
 
-    num_descriptions: int = Field(51, ge=1, description="descriptions per tag, which each picture weighs for itself")
+    num_descriptions: int = Field(51, ge=1, description="descriptions per tag, which each image weighs for itself")
 
 
 @hookimpl

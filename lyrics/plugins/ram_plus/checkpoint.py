@@ -175,8 +175,9 @@ def _lines(path: Path, num_tags: int) -> list[str]:
 
 
 def _match(wanted: Mapping[str, torch.Size], found: Mapping[str, torch.Size], source: str) -> None:
-    """Raises ``WeightsError`` unless both have the same names and shapes; it lists the first of each kind of
-    difference.
+    """Raises ``WeightsError`` unless both have the same names and shapes.
+
+    It lists the first of each kind of difference.
     """
     misshapen = [
         f"{name} (it is {list(found[name])}, the options ask for {list(wanted[name])})"

@@ -29,9 +29,9 @@ from lyrics.core.weights.transformers_files import compare_config, save_config, 
 from lyrics.plugins.ram_plus import PATCH_SIZE, RamOptions, RamPlusOptions
 from lyrics.plugins.ram_plus.checkpoint import find_checkpoint, load_checkpoint
 
-# Width of CLIP's text embedding, in which tags are described; pictures are projected to it.
+# Width of CLIP's text embedding, in which tags are described; images are projected to it.
 LABEL_WIDTH = 512
-#: Pixels that go through the network at once on a CPU: two pictures of 384 x 384.
+#: Pixels that go through the network at once on a CPU: two images of 384 x 384.
 _CPU_PIXELS = 2 * 384**2
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -41,7 +41,7 @@ DEFAULT_THRESHOLD = 0.68
 
 
 class TaggingLayer(nn.Module):
-    """A post-LN BERT block without self-attention: the tags read the picture, never each other."""
+    """A post-LN BERT block without self-attention: the tags read the image, never each other."""
 
     def __init__(self, width: int, num_heads: int, mlp_width: int) -> None:
         super().__init__()
@@ -107,11 +107,12 @@ class RamTagger(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: ImageBatch) -> list[list[Tag]]:
-        """Per image the tags whose probability is strictly above their threshold, best first; equal ones in class
-        order.
+        """Per image the tags whose probability is strictly above their threshold, best first.
+
+        Equal ones in class order.
 
         Raises:
-            ContractError: the pictures are not [B,3,image_size,image_size].
+            ContractError: the images are not [B,3,image_size,image_size].
         """
         scores_BC = self.logits(images.pixels_BCHW).float().sigmoid().cpu()
         above_BC = scores_BC > torch.tensor(self.thresholds, dtype=scores_BC.dtype, device=scores_BC.device)
@@ -150,7 +151,7 @@ class RamTagger(nn.Module):
         expected = (3, self.image_size, self.image_size)
         if pixels_BCHW.ndim != 4 or tuple(pixels_BCHW.shape[1:]) != expected:
             raise ContractError(
-                f"the tagger reads pictures of shape [B, 3, {self.image_size}, {self.image_size}], not "
+                f"the tagger reads images of shape [B, 3, {self.image_size}, {self.image_size}], not "
                 f"{list(pixels_BCHW.shape)}; prepare them with its `preprocessing`, or build it with another image_size"
             )
         if len(pixels_BCHW) == 0:  # transformers' Swin cannot reshape an empty batch
@@ -165,8 +166,9 @@ class RamTagger(nn.Module):
         return logits_BC
 
     def _pictures_at_once(self, pixels_BCHW: torch.Tensor) -> int:
-        """All of them, but on a CPU: there more than two large pictures only leave the caches (eight at once took 1.1
-        times as long).
+        """Return how many images go through the network together: all of them, except on a CPU.
+
+        There more than two large images only leave the caches (eight at once took 1.1 times as long).
         """
         if pixels_BCHW.device.type != "cpu":
             return len(pixels_BCHW)
@@ -178,7 +180,7 @@ class RamTagger(nn.Module):
         return torch.cat([patches_BPD.mean(dim=1, keepdim=True), patches_BPD], dim=1)
 
     def labels(self, image_BL: torch.Tensor) -> torch.Tensor:
-        """Return the tags' embeddings [B,C,512] as this picture reads them.
+        """Return the tags' embeddings [B,C,512] as this image reads them.
 
         RAM++ weighs a tag's K descriptions by the softmax of ``exp(reweight_scale) * <image, description>``, where the
         image token [B,512] has unit length and the descriptions are as stored. RAM has one embedding per tag.

@@ -20,8 +20,9 @@ from transformers.models.sam_hq.modeling_sam_hq import SamHQPositionalEmbedding
 
 @dataclass(frozen=True)
 class Embedding:
-    """What the decoder reads of one picture: ``image_Dhw``, and ``fine_CHW``, the features that sharpen the
-    high-quality mask.
+    """What the decoder reads of one image.
+
+    ``image_Dhw``, and ``fine_CHW``, the features that sharpen the high-quality mask.
     """
 
     image_Dhw: torch.Tensor
@@ -29,7 +30,7 @@ class Embedding:
 
 
 def embed(network: SamHQModel, pixels_CHW: torch.Tensor) -> Embedding:
-    """Return one picture's embedding. One, because attention over its 4,096 tokens needs gigabytes by itself."""
+    """Return one image's embedding. One, because attention over its 4,096 tokens needs gigabytes by itself."""
     image_1Dhw, layers = network.get_image_embeddings(pixels_CHW[None])  # type: ignore[no-untyped-call]
     decoder = network.mask_decoder
     early_1Dhw = layers[0].permute(0, 3, 1, 2)  # of the first layer that attends everywhere
@@ -47,8 +48,9 @@ def box_prompts(network: SamHQModel, boxes_px_K4: torch.Tensor) -> torch.Tensor:
 
 
 def decode(network: SamHQModel, embedding: Embedding, prompts_KTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mask logits [K, 4h, 4w] of the first mask of SAM and of the high-quality mask; the authors' default output is
-    their sum.
+    """Mask logits [K, 4h, 4w] of the first mask of SAM and of the high-quality mask.
+
+    The authors' default output is their sum.
     """
     decoder = network.mask_decoder
     own_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight, decoder.hq_token.weight])
@@ -83,8 +85,9 @@ def _through(first: nn.Module, norm: nn.Module, second: nn.Module, features: tor
 
 
 class _Float32Positions(SamHQPositionalEmbedding):
-    """Sines of places in the picture, computed in float32 whatever the precision of the rest: bfloat16 has 8 bits for
-    the phase.
+    """Sines of places in the image, computed in float32 whatever the precision of the rest.
+
+    bfloat16 has 8 bits for the phase.
     """
 
     def forward(self, input_coords: torch.Tensor, input_shape: tuple[int, int] | None = None) -> torch.Tensor:

@@ -76,8 +76,9 @@ def attention(
 
 
 def _at_distances(embeddings: torch.Tensor, side: int) -> torch.Tensor:
-    """Embeddings [2 * side - 1, d] of the distances -(side - 1) ... side - 1 -> [side, side, d], from each place to
-    each.
+    """Return embeddings [side, side, d] of the distances from each place to each.
+
+    They are read from [2 * side - 1, d], of the distances -(side - 1) ... side - 1.
     """
     assert len(embeddings) == 2 * side - 1
     places = torch.arange(side, device=embeddings.device)
@@ -87,7 +88,7 @@ def _at_distances(embeddings: torch.Tensor, side: int) -> torch.Tensor:
 def _partitioned(qkv: torch.Tensor, bias: torch.Tensor, window: int) -> tuple[torch.Tensor, tuple[int, int, int]]:
     """[B, h, w, 3D] -> windows [B * n * m, window, window, 3D], and (B, n, m).
 
-    What lies beyond the picture has ``bias``.
+    What lies beyond the image has ``bias``.
     """
     batch, height, width, _ = qkv.shape
     down, across = -(-height // window), -(-width // window)

@@ -32,8 +32,9 @@ class SamHqUpstream(SamHq):
     reentrant = False
 
     def embed(self, pixels_CHW: torch.Tensor) -> Embedding:
-        """Return one picture's embedding; the fine features are those of the first layer that attends everywhere, as
-        the encoder gives them.
+        """Return one image's embedding.
+
+        The fine features are those of the first layer that attends everywhere, as the encoder gives them.
 
         Raises:
             SpecError: the weights are not float32.
@@ -63,8 +64,9 @@ class SamHqUpstream(SamHq):
 
 
 def original_network(config: SamHQConfig) -> Sam:
-    """Return a configuration as the authors' modules; what it does not say is the same in all their published models
-    (``build_sam.py``).
+    """Return a configuration as the authors' modules.
+
+    What it does not say is the same in all their published models (``build_sam.py``).
     """
     prompts: Any = config.prompt_encoder_config
     vision: Any = config.vision_config

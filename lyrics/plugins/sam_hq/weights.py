@@ -89,8 +89,9 @@ def from_original(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def to_original(state: Mapping[str, torch.Tensor], original: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return a state dict in transformers' naming in the original code's: the inverse of ``from_original``. Unknown
-    keys keep their name.
+    """Return a state dict in transformers' naming in the original code's: the inverse of ``from_original``.
+
+    Unknown keys keep their name.
 
     ``original`` is the original network's own state dict; its names are read, its values are not.
     """

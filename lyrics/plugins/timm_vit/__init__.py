@@ -32,7 +32,7 @@ class TimmVitOptions(Options):
     )
     resize: Literal["squash", "crop"] = Field(
         "squash",
-        description="squash the whole picture to a square, or crop its center as timm does when it evaluates the model",
+        description="squash the whole image to a square, or crop its center as timm does when it evaluates the model",
     )
 
 

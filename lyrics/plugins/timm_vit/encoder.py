@@ -28,8 +28,9 @@ _WEIGHTS = "model.safetensors"
 
 
 class TimmVit(nn.Module):
-    """Pixels [B,3,H,W] -> every token that timm's ``forward_features`` returns [B,N,feature_dim], the classifier left
-    out.
+    """Pixels [B,3,H,W] to every token of timm's ``forward_features``, [B,N,feature_dim].
+
+    The classifier is left out.
     """
 
     def __init__(self, model: Any, preprocessing: Preprocessing) -> None:
@@ -44,12 +45,12 @@ class TimmVit(nn.Module):
         """Return tokens [B,N,D] in the model's own dtype.
 
         Raises:
-            ContractError: the pictures are not [B,3,image_size,image_size].
+            ContractError: the images are not [B,3,image_size,image_size].
         """
         side = self.image_size
         if pixels_BCHW.ndim != 4 or tuple(pixels_BCHW.shape[1:]) != (3, side, side):
             raise ContractError(
-                f"the image encoder reads pictures of shape [B, 3, {side}, {side}], not {list(pixels_BCHW.shape)}; "
+                f"the image encoder reads images of shape [B, 3, {side}, {side}], not {list(pixels_BCHW.shape)}; "
                 "prepare them with its `preprocessing`, or choose a model of another size"
             )
         pixels_BCHW = pixels_BCHW.to(next(self.model.parameters()).dtype)
@@ -63,7 +64,7 @@ def build(options: TimmVitOptions, context: BuildContext) -> TimmVit:
     """Return the component ``timm-vit``.
 
     Raises:
-        SpecError: timm has no model of that name, or it is no vision transformer on square pictures.
+        SpecError: timm has no model of that name, or it is no vision transformer on square images.
         WeightsError: the checkpoint cannot be found, is not safetensors, or does not fit the model.
     """
     name = options.model
@@ -97,14 +98,12 @@ def build(options: TimmVitOptions, context: BuildContext) -> TimmVit:
 def preprocessing_of(model: Any, options: TimmVitOptions) -> Preprocessing:
     """Return what timm's configuration of the pretrained model says.
 
-    Raises ``SpecError`` unless the model reads square RGB pictures.
+    Raises ``SpecError`` unless the model reads square RGB images.
     """
     config = resolve_model_data_config(model)
     channels, height, width = config["input_size"]
     if channels != 3 or height != width:
-        raise SpecError(
-            f"{options.model!r} reads pictures of {config['input_size']}; only square RGB ones are prepared."
-        )
+        raise SpecError(f"{options.model!r} reads images of {config['input_size']}; only square RGB ones are prepared.")
     crops = options.resize == "crop" and config["crop_mode"] != "squash"
     return Preprocessing(
         resize="shortest" if crops else "squash",

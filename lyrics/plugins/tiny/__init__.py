@@ -1,6 +1,13 @@
 """The embedded default: four small experts, ``lyrics-tiny`` that consists of them, and how it is trained.
 
 They are meant for drawn scenes and know no photograph. This file is the manifest: it imports no torch.
+
+The experts are ``vit``, ``tagger``, ``detector`` and ``segmenter``, on ``backbone``, ``phrases``, ``boxes`` and
+``knows_scenes``; ``trained_weights`` finds and loads what ships. ``presets`` and ``recipes`` are those of the hooks,
+``tokenizer_words`` and ``expert_vocabulary`` what the language model and the experts know by name. To train them:
+``train_experts`` (losses in ``expert_losses``, ``tensor_losses`` and ``looks``), then ``train_model`` (stages in
+``plain_stages`` and ``fine_stages``; ``extend_vocabulary`` when words are added). To measure them: ``measure_experts``,
+``probe_experts``, ``measure_reading``, ``stage1_gates``.
 """
 
 from __future__ import annotations
@@ -10,9 +17,9 @@ from typing import Annotated, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from lyrics.core.registry.component import Component, NamesWeights, Options, Preset, Recipe, hookimpl
+from lyrics.core.registry.component import Component, NamesWeights, Options, Preset, Recipe, Vocabulary, hookimpl
+from lyrics.plugins.tiny.expert_vocabulary import VOCABULARY, normalised
 from lyrics.plugins.tiny.presets import TINY_STAGE1_WEIGHTS, TINY_WEIGHTS, lyrics_tiny, lyrics_tiny_fine, tiny_refiner
-from lyrics.plugins.tiny.vocabulary import VOCABULARY, normalised
 
 LICENCE = "as lyrics; the weights were trained on scenes, which lyrics draws itself"
 
@@ -241,3 +248,12 @@ def lyrics_recipes() -> Iterable[Recipe]:
         "tiny-fine-stage2", f"{recipes}:tiny_fine_stage2", "stage 2 of lyrics-tiny-fine on fine scenes, on a CPU"
     )
     yield Recipe("tiny-stage2", f"{recipes}:tiny_stage2", "stage 2 of lyrics-tiny on drawn scenes, on a CPU")
+
+
+@hookimpl
+def lyrics_vocabularies() -> Iterable[Vocabulary]:
+    yield Vocabulary(
+        "words",
+        "lyrics.plugins.tiny.tokenizer_words:lists",
+        "the words of the drawn scenes and of the paper's templates",
+    )

@@ -21,9 +21,9 @@ from lyrics.core.types import Detection, DetectorOutput, ImageBatch, Preprocessi
 from lyrics.plugins.tiny import TinyDetectorOptions
 from lyrics.plugins.tiny.backbone import ConvTrunk
 from lyrics.plugins.tiny.boxes import non_maximum_suppression, to_centre_size
+from lyrics.plugins.tiny.knows_scenes import KnowsScenes
 from lyrics.plugins.tiny.phrases import PhraseHead
-from lyrics.plugins.tiny.shipped import materialize
-from lyrics.plugins.tiny.world import KnowsScenes
+from lyrics.plugins.tiny.trained_weights import materialize
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lyrics.plugins.tiny.stages import Stage
+from lyrics.plugins.tiny.stage import Stage
 
 
 def _captions(max_objects: int, seed: int) -> dict[str, Any]:

@@ -19,12 +19,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from lyrics.core.types import DetectedObject, ImageBatch, Sample
-from lyrics.plugins.tiny.losses import multilabel_loss
-from lyrics.plugins.tiny.phrases import PhraseHead
-from lyrics.plugins.tiny.segmenter import TinySegmenter
-from lyrics.plugins.tiny.training import boxes_on_canvas, segmenter_loss_and_looks
-from lyrics.plugins.tiny.vit import TinyVit
-from lyrics.plugins.tiny.vocabulary import (
+from lyrics.plugins.tiny.expert_losses import boxes_on_canvas, segmenter_loss_and_looks
+from lyrics.plugins.tiny.expert_vocabulary import (
     COLOURS,
     FILLS,
     GROUNDS,
@@ -36,6 +32,10 @@ from lyrics.plugins.tiny.vocabulary import (
     WORDS,
     word_tag,
 )
+from lyrics.plugins.tiny.phrases import PhraseHead
+from lyrics.plugins.tiny.segmenter import TinySegmenter
+from lyrics.plugins.tiny.tensor_losses import multilabel_loss
+from lyrics.plugins.tiny.vit import TinyVit
 
 #: Of a thing, and of a scene: attribute -> its values.
 OF_THINGS: Mapping[str, tuple[str, ...]] = {

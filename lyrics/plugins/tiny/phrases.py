@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from lyrics.plugins.tiny.vocabulary import normalised
+from lyrics.plugins.tiny.expert_vocabulary import normalised
 
 
 def parts(phrase: str) -> list[str]:

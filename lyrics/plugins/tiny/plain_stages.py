@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lyrics.plugins.tiny.stages import Stage
+from lyrics.plugins.tiny.stage import Stage
 
 
 def _text(

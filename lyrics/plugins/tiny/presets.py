@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lyrics.core.spec import ModelSpec, ObjectiveSlot, RefinerSpec, Slot
-from lyrics.plugins.tiny.vocabulary import NOUNS
+from lyrics.plugins.tiny.expert_vocabulary import NOUNS
 
 #: What ships of ``lyrics-tiny`` beside its experts: the language model that can read, what stage 1 trained, and what
 #: both stages did.

@@ -25,8 +25,8 @@ from lyrics.core.types import ImageBatch, Preprocessing, SegmenterOutput
 from lyrics.plugins.tiny import TinySegmenterOptions
 from lyrics.plugins.tiny.backbone import ConvTrunk, Downsample, ResidualBlock
 from lyrics.plugins.tiny.boxes import to_centre_size
-from lyrics.plugins.tiny.shipped import materialize
-from lyrics.plugins.tiny.world import KnowsScenes
+from lyrics.plugins.tiny.knows_scenes import KnowsScenes
+from lyrics.plugins.tiny.trained_weights import materialize
 
 #: Samples reach beyond the box by this share of its sides at each edge: a detected box may cut off a tip.
 MARGIN = 0.125

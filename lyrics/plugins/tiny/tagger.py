@@ -12,9 +12,9 @@ from lyrics.core.contracts import BuildContext
 from lyrics.core.types import ImageBatch, Preprocessing, Tag
 from lyrics.plugins.tiny import TinyTaggerOptions
 from lyrics.plugins.tiny.backbone import ConvTrunk
+from lyrics.plugins.tiny.knows_scenes import KnowsScenes
 from lyrics.plugins.tiny.phrases import PhraseHead
-from lyrics.plugins.tiny.shipped import materialize
-from lyrics.plugins.tiny.world import KnowsScenes
+from lyrics.plugins.tiny.trained_weights import materialize
 
 
 class TinyTagger(KnowsScenes, nn.Module):

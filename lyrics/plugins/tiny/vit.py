@@ -15,8 +15,8 @@ from lyrics.core.errors import ContractError
 from lyrics.core.types import Preprocessing
 from lyrics.plugins.tiny import TinyVitOptions
 from lyrics.plugins.tiny.backbone import ConvTrunk
-from lyrics.plugins.tiny.shipped import materialize
-from lyrics.plugins.tiny.world import KnowsScenes
+from lyrics.plugins.tiny.knows_scenes import KnowsScenes
+from lyrics.plugins.tiny.trained_weights import materialize
 
 
 class VitLayer(nn.Module):

@@ -1,10 +1,11 @@
-"""Table 5: what is lost without the image encoder (ViT), the detector (ODM), the segmenter (SSM), or the refiner (VR),
-in three readings.
+"""Table 5: what is lost without a part of the model, in three readings.
 
-*Blank* is the paper's: a trained model whose part sees a blank picture. *Features* takes less away: what the part found
-stays, and with it the spatial text; only its tokens are those of a blank picture. *Removed* takes the part out of the
+The parts are the image encoder (ViT), the detector (ODM), the segmenter (SSM), and the refiner (VR).
+
+*Blank* is the paper's: a trained model whose part sees a blank image. *Features* takes less away: what the part found
+stays, and with it the spatial text; only its tokens are those of a blank image. *Removed* takes the part out of the
 specification and trains both stages again. An image encoder cannot be absent, so without it a model is trained and
-evaluated on blank pictures. A segmenter has no boxes without a detector, so it goes with it; of the refiner the tagger
+evaluated on blank images. A segmenter has no boxes without a detector, so it goes with it; of the refiner the tagger
 is left then, whose tags reach nothing.
 
 Two rows ask what reaches the language model by which way, of the whole model: *text only* has the soft tokens of
@@ -63,7 +64,7 @@ class Variant:
     Args:
         name: in the paper.
         part: what the model must have.
-        blank: experts that see a blank picture in the reading ``blank``.
+        blank: experts that see a blank image in the reading ``blank``.
         blank_when_removed: and in the reading ``removed``.
         condition: of the soft tokens of the whole model.
         spatial_text: whether the whole model's language model reads what the refiner saw.
@@ -126,8 +127,9 @@ def chosen(only: Sequence[str], reading: str) -> list[str]:
 
 
 def check_exchange(evaluating: Evaluating, names: Sequence[str]) -> None:
-    """Raises ``LyricsError`` where soft tokens are to be exchanged and some sample has none to get them from, before
-    anything is done.
+    """Raise ``LyricsError`` where soft tokens are to be exchanged and some sample has none to get them from.
+
+    That is before anything is done.
     """
     seeds = {one.condition.seed for one in map(VARIANTS.__getitem__, names) if one.condition.soft == "shuffled"}
     for name, benchmark in evaluating.benchmarks.items() if seeds else ():
@@ -150,7 +152,7 @@ def answered(
     out: Path,
     only: Sequence[str] = (),
 ) -> list[ScoreRow]:
-    """Rows of a trained model, with a blank picture (``blank``) or its tokens (``features``) for one part at a time.
+    """Rows of a trained model, with a blank image (``blank``) or its tokens (``features``) for one part at a time.
 
     Args:
         reading: one of ``ANSWERED``.
@@ -259,8 +261,9 @@ def variant_config(config: TrainConfig, name: str, seed: int, out: Path, **more:
 
 
 def removed(stages: Stages, evaluating: Evaluating, out: Path, seeds: int, only: Sequence[str] = ()) -> list[ScoreRow]:
-    """Rows of models that are trained without the part, both stages; arguments as for ``answered``. None under
-    torchrun, which trains only.
+    """Rows of models that are trained without the part, both stages; arguments as for ``answered``.
+
+    None under torchrun, which trains only.
 
     Raises ``SpecError`` for a model without the part that a variant is about, before anything is trained.
     """
@@ -310,16 +313,16 @@ def removed(stages: Stages, evaluating: Evaluating, out: Path, seeds: int, only:
 # --- all -----------------------------------------------------------------------------------------------------------
 
 _NOTES = {
-    "blank": "blank: the part sees a white picture, the others the original; greedy answers, so nothing is drawn and "
+    "blank": "blank: the part sees a white image, the others the original; greedy answers, so nothing is drawn and "
     "there are no seeds.",
     "features": "features: what the part finds stays, and with it the spatial text; its tokens are those of a white "
-    "picture, for the same "
+    "image, for the same "
     "phrases and boxes. The image encoder gives tokens alone, so w/o ViT is the same as in blank; the tagger gives "
     "none.",
     "removed": "removed: the part is not in the specification, and both stages were trained without it. Without the "
     "detector the segmenter "
     "has no boxes and is removed with it; w/o ODM and w/o VR then differ in the tagger alone, whose tags reach "
-    "nothing. Without ViT the image encoder is there and sees a white picture, in training and in evaluation.",
+    "nothing. Without ViT the image encoder is there and sees a white image, in training and in evaluation.",
 }
 
 

@@ -53,8 +53,9 @@ class Stages:
     finetune: TrainConfig
 
     def seeds(self, count: int) -> range:
-        """Return the seeds of ``count`` repetitions; both stages of one have the same, for random weights are drawn
-        from it.
+        """Return the seeds of ``count`` repetitions.
+
+        Both stages of one have the same, for random weights are drawn from it.
         """
         return range(self.pretrain.seed, self.pretrain.seed + count)
 
@@ -152,8 +153,9 @@ def open_stages(
 
 
 def changed(config: TrainConfig, overrides: Mapping[str, Any]) -> TrainConfig:
-    """Return a configuration with changes, resolved and wired, so that what does not fit shows before anything is
-    trained.
+    """Return a configuration with changes, resolved and wired.
+
+    So what does not fit shows before anything is trained.
     """
     found = load_config(config.model_dump(mode="json"), overrides)
     wire(resolve(found.model.spec))
@@ -166,7 +168,7 @@ def train_once(config: TrainConfig, what: str, blank: Collection[str] = ()) -> N
     Args:
         config: of the run.
         what: for the line that is printed.
-        blank: experts that see a blank picture.
+        blank: experts that see a blank image.
 
     Raises ``LyricsError`` where the run folder has a run of another configuration, ``StoppedError`` after a signal.
     """

@@ -1,8 +1,9 @@
-"""Table 6: in-context learning from 0, 1 and 4 exemplars, which stand before the question as a conversation with their
-pictures.
+"""Table 6: in-context learning from 0, 1 and 4 exemplars.
+
+They stand before the question as a conversation with their images.
 
 The paper says "naive random sample to construct the few-shot exemplars" and "averaged scores for five different seeds"
-(section 5.6). Here they are drawn from the benchmark's other samples of the same task that have another picture, as a
+(section 5.6). Here they are drawn from the benchmark's other samples of the same task that have another image, as a
 function of the seed and the sample's row; the first exemplar of four is the one of one. An exemplar is asked as the
 benchmark asks, and answered as training answers (``lyrics.core.data.conversation``).
 
@@ -89,7 +90,7 @@ class Pool:
         others = len(rows) - (1 if own.image is None else self._shared[_task(own), own.image])
         if others < shots:
             raise LyricsError(
-                f"{own.source}: only {others} other samples of the task {_task(own)!r} have another picture, too few "
+                f"{own.source}: only {others} other samples of the task {_task(own)!r} have another image, too few "
                 f"for {shots} exemplars."
             )
         random = generator(seed, "few-shot exemplars", row)
@@ -123,7 +124,7 @@ def reference(sample: Sample, row: int, seed: int, codec: str, size: Size | None
 
 @dataclass(frozen=True)
 class Exemplar:
-    """A sample with its row, its picture and what is asked of it."""
+    """A sample with its row, its image and what is asked of it."""
 
     row: int
     sample: Sample
@@ -133,7 +134,7 @@ class Exemplar:
 
 @dataclass(frozen=True)
 class ShownWithExemplars:
-    """What stands in the place of a picture: the picture of a row, after those of its exemplars."""
+    """What stands in the place of an image: the image of a row, after those of its exemplars."""
 
     row: int
     picture: Any
@@ -152,7 +153,7 @@ class FewShotBenchmark:
 
     def samples(self) -> Iterator[Sample]:
         for row, sample in enumerate(self.pool.samples):
-            # A text-only sample is asked through its picture's place, too.
+            # A text-only sample is asked through its image's place, too.
             yield replace(sample, image=sample.image or "", extra={**sample.extra, _ROW: row})
 
     def prompt(self, sample: Sample) -> str:
@@ -193,7 +194,7 @@ class FewShot(Asking):
         return self.answer_seen(asked, encoded, CLEAR, max_new_tokens=max_new_tokens)
 
     def conversation(self, entry: ShownWithExemplars, instruction: str) -> Conversation:
-        """The exemplars, each with its picture and its answer, and the question."""
+        """The exemplars, each with its image and its answer, and the question."""
         shown: list[Any] = []
         asked: list[str] = []
 
@@ -233,8 +234,9 @@ class FewShot(Asking):
         return reference(one.sample, one.row, self.seed, self.model.spec.codec, size)
 
     def fitting(self, dialogue: Sequence[Exchange], encoded: Encoded, room: int) -> list[Exchange]:
-        """The conversation without the first exemplars, as few as must be, so that it has ``room`` with all that the
-        refiner saw.
+        """Return the conversation without the first exemplars, as few as must be.
+
+        Then it has ``room`` with all that the refiner saw.
         """
         model = self.model
         kept = list(dialogue)
@@ -357,7 +359,7 @@ def table_6(
         "and were left out."
         for one in left_out
     ]
-    notes.append("Exemplars are other samples of the benchmark, of the same task and with another picture.")
+    notes.append("Exemplars are other samples of the benchmark, of the same task and with another image.")
     return Ablation(
         "table-6",
         "Table 6: in-context learning",

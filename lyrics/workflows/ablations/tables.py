@@ -1,5 +1,6 @@
-"""What an ablation found, as ``NAME.md``, ``NAME.json`` and ``NAME.svg``: a row per variant, seed and score; means with
-their spread.
+"""What an ablation found, as ``NAME.md``, ``NAME.json`` and ``NAME.svg``: a row per variant, seed and score.
+
+Means with their spread.
 """
 
 from __future__ import annotations
@@ -99,8 +100,9 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def cells(ablation: Ablation, reading: str | None) -> Iterator[tuple[str, int, str, dict[str, list[float]]]]:
-    """Yield (benchmark, samples, score, values by variant) for every score of a reading, in the order of their first
-    row.
+    """Yield (benchmark, samples, score, values by variant) for every score of a reading.
+
+    Scores are in the order of their first row.
     """
     found: dict[tuple[str, str], dict[str, list[float]]] = {}
     samples: dict[str, int] = {}
@@ -169,8 +171,9 @@ def _line(values: Sequence[str]) -> str:
 
 
 def as_json(ablation: Ablation, command: str) -> dict[str, Any]:
-    """Return the same for a program: ``rows`` and ``curves`` as above, ``facts``, ``notes``, and the
-    paper's figures.
+    """Return the same for a program.
+
+    ``rows`` and ``curves`` as above, ``facts``, ``notes``, and the paper's figures.
     """
     paper = [
         {"benchmark": folder, "variant": variant, "value": value}
@@ -194,8 +197,9 @@ def as_json(ablation: Ablation, command: str) -> dict[str, Any]:
 
 
 def panels(ablation: Ablation) -> list[Panel]:
-    """Return a panel for the main scores of every benchmark: the first share of each of its parts (what stands before a
-    colon).
+    """Return a panel for the main scores of every benchmark.
+
+    They are the first share of each of its parts (what stands before a colon).
     """
     found: list[Panel] = []
     for reading in ablation.readings():

@@ -1,11 +1,11 @@
-"""Models with one part that sees a blank picture, or whose tokens are those of one.
+"""Models with one part that sees a blank image, or whose tokens are those of one.
 
 The paper removes a module by giving it "blank images to replace the original images as input" (section 5.4) and does
-not say which color is blank. Here it is white: a picture of the same size that goes through the part's own
-preprocessing. All other parts see the original; what follows from the blank picture (the boxes of a detector, and so
+not say which color is blank. Here it is white: an image of the same size that goes through the part's own
+preprocessing. All other parts see the original; what follows from the blank image (the boxes of a detector, and so
 the segmenter's tokens and the spatial text) follows from it.
 
-With ``blank_tokens`` nothing follows: an expert of the refiner finds what it finds in the picture, and only its local
+With ``blank_tokens`` nothing follows: an expert of the refiner finds what it finds in the image, and only its local
 tokens are those of a blank one, for the same phrases and the same boxes. So the spatial text, the boxes and all other
 tokens stay.
 """
@@ -38,11 +38,11 @@ BLANK = (255, 255, 255)
 
 
 class BlankingProcessor(Processor):
-    """A processor that prepares a blank picture for some experts.
+    """A processor that prepares a blank image for some experts.
 
     Args:
         preprocessing: per expert, what it declared.
-        blank: the experts that do not see the picture, of those in ``preprocessing``.
+        blank: the experts that do not see the image, of those in ``preprocessing``.
     """
 
     def __init__(self, preprocessing: Mapping[str, Preprocessing], blank: Collection[str]) -> None:
@@ -61,8 +61,9 @@ class BlankingProcessor(Processor):
         dtype: torch.dtype | None = None,
         condition: Condition = CLEAR,
     ) -> ModelImages:
-        """As ``Processor.images``; names, sizes and frames are those of the pictures, also for the experts that do not
-        see them.
+        """As ``Processor.images``.
+
+        Names, sizes and frames are those of the images, also for the experts that do not see them.
         """
         pictures = picture_list(pictures)
         opened = [open_image(picture) for picture in pictures]
@@ -78,15 +79,16 @@ class BlankingProcessor(Processor):
 
 
 def show_blank(model: LyricsModel, experts: Collection[str]) -> LyricsModel:
-    """The same model, which from now on shows these experts (``image_encoder``, ``tagger``, ...) a blank picture, and
-    no others.
+    """Return the same model, which from now on shows these experts a blank image, and no others.
+
+    Experts are ``image_encoder``, ``tagger``, ...
     """
     model.processor = BlankingProcessor(model.processor.preprocessing, experts)
     return model
 
 
 class BlankTokens(nn.Module):
-    """An expert that finds what it finds, with the local tokens of a blank picture; all else is the expert's own."""
+    """An expert that finds what it finds, with the local tokens of a blank image; all else is the expert's own."""
 
     def __init__(self, expert: Detector | Segmenter) -> None:
         super().__init__()
@@ -120,9 +122,9 @@ class BlankSegmenter(BlankTokens):
 
 
 def blank_tokens(model: LyricsModel, experts: Collection[str]) -> LyricsModel:
-    """The same model, in which from now on these experts' tokens are those of a blank picture, and no others'.
+    """The same model, in which from now on these experts' tokens are those of a blank image, and no others'.
 
-    ``image_encoder`` gives tokens alone and sees the blank picture itself; ``detector`` and ``segmenter`` keep what
+    ``image_encoder`` gives tokens alone and sees the blank image itself; ``detector`` and ``segmenter`` keep what
     they find.
     """
     show_blank(model, [name for name in experts if name == "image_encoder"])
@@ -154,14 +156,14 @@ def check_part(spec: ModelSpec, variant: str, path: str) -> None:
 
 
 def check_looks(spec: ModelSpec, variant: str, experts: Collection[str]) -> None:
-    """Raises ``SpecError`` for an expert that reads stored objects: a blank picture changes nothing for it."""
+    """Raises ``SpecError`` for an expert that reads stored objects: a blank image changes nothing for it."""
     reading = declaring(spec, "reads_known_objects")
     for name in experts:
         path = name if name == "image_encoder" else f"refiner.{name}"
         slot = part(spec, path)
         if slot is not None and path in reading:
             raise SpecError(
-                f"{variant}: {path} is {slot.use!r}, which reads stored objects and does not look at the picture, so a "
+                f"{variant}: {path} is {slot.use!r}, which reads stored objects and does not look at the image, so a "
                 "blank one changes nothing; take the reading 'removed'."
             )
 

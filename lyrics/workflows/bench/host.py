@@ -38,17 +38,17 @@ from lyrics.core.loading import build_model
 from lyrics.core.model import LyricsModel
 from lyrics.core.pictures.processor import ModelImages
 from lyrics.core.refining.refinement import Refinement
+from lyrics.core.registry.registry import default_registry
 from lyrics.core.runs.config import TrainConfig
 from lyrics.core.stage1.reduction import Flags
 from lyrics.core.stage1.streams import Features
 from lyrics.core.training.engine import StageModule, StepEngine
-from lyrics.core.training.frozen import hold_frozen
+from lyrics.core.training.frozen_precision import hold_frozen
 from lyrics.core.training.optimizer import build_optimizer
 from lyrics.core.training.progress import StepProgress
 from lyrics.core.training.recorder import Recorder
 from lyrics.core.training.runfolder import RunFolder
 from lyrics.core.types import DetectedObject
-from lyrics.core.vocabulary import WORDS
 from lyrics.kernels.attention import replaced_by
 from lyrics.kernels.host_work import watched_by
 from lyrics.workflows.bench import null_attention
@@ -73,6 +73,8 @@ LAUNCHES = ("launch forward", "launch backward", "launch optimizer")
 KINDS = (*OWN, *LAUNCHES)
 #: Names that a tagger knows: as many as RAM++'s. Frequent ones are drawn often (Zipf's law).
 _NAMES = 4585
+#: The vocabulary of captions and names.
+_VOCABULARY = "words"
 _SIZE_PX = (640, 480)
 
 
@@ -140,7 +142,7 @@ class HostStep:
         spec = config.model.spec
         if "builtin_tokenizer" in spec.query_transformer.options:
             # It stands in for the tokenizer that would have to be downloaded; by words, texts are about as long.
-            spec = spec.with_overrides({"query_transformer.options.builtin_tokenizer": "words"})
+            spec = spec.with_overrides({"query_transformer.options.builtin_tokenizer": _VOCABULARY})
         self.model: LyricsModel = build_model(spec, weights="meta")
         hold_frozen(self.model, config)
         self.model.train()
@@ -220,7 +222,7 @@ class HostStep:
 
 
 def _words() -> list[str]:
-    return [word for word in WORDS if word.islower() and len(word) > 1]
+    return [word for word in default_registry().vocabulary(_VOCABULARY)[0] if word.islower() and len(word) > 1]
 
 
 def measure(

@@ -1,4 +1,4 @@
-"""The main job in one function: what ``lyrics-tiny`` sees in drawn scenes or in a user's picture, and a report of it.
+"""The main job in one function: what ``lyrics-tiny`` sees in drawn scenes or in a user's image, and a report of it.
 
 ``dialogue`` asks about them, ``swap`` exchanges a part, ``training`` takes steps of both stages, ``page`` writes the
 report.
@@ -25,16 +25,17 @@ from lyrics.workflows.quickstart.training import few_steps
 SCENES = 6
 SEED = 0
 RESULT, REPORT = "result.json", "report.html"
-#: Shorter pictures are enlarged before boxes and labels are drawn.
+#: Shorter images are enlarged before boxes and labels are drawn.
 _DRAWN_SIDE_PX = 384
 _BATCH = 8
 
 
 def run(pictures: Sequence[Path], out: Path, *, progress: Callable[[str], None]) -> dict[str, Any]:
-    """Show ``lyrics-tiny`` some pictures (scenes of the split ``test`` when there are none); write ``result.json`` and
-    ``report.html``.
+    """Show ``lyrics-tiny`` some images (scenes of the split ``test`` when there are none).
 
-    Raises ``ImageError`` for a picture that cannot be used, ``OSError`` when ``out`` cannot be written.
+    Write ``result.json`` and ``report.html``.
+
+    Raises ``ImageError`` for an image that cannot be used, ``OSError`` when ``out`` cannot be written.
     """
     import torch
 
@@ -84,8 +85,9 @@ def run(pictures: Sequence[Path], out: Path, *, progress: Callable[[str], None])
 def _scenes(
     out: Path,
 ) -> tuple[list[tuple[str, Image.Image]], list[tuple[DetectedObject, ...]], list[tuple[Turn, ...]]]:
-    """Pictures with their paths; what is drawn in each, words under the name that the detector has for them; questions
-    with answers.
+    """Images with their paths.
+
+    What is drawn in each, words under the name that the detector has for them; questions with answers.
     """
     from lyrics.core.data.build import build_dataset
     from lyrics.core.geometry import Box
@@ -145,7 +147,7 @@ def _seen(name: str, picture: Image.Image, refinement: Refinement) -> dict[str, 
 
 
 def _drawn(picture: Image.Image, refinement: Refinement) -> Image.Image:
-    """Boxes, masks and labels, on a picture large enough to read them."""
+    """Boxes, masks and labels, on an image large enough to read them."""
     times = -(-_DRAWN_SIDE_PX // max(picture.size))
     if times == 1:
         return refinement.draw(picture)

@@ -1,5 +1,6 @@
-"""A conversation about each picture: what was asked, what ``lyrics-tiny`` answered and pointed at, and for drawn scenes
-what is true.
+"""A conversation about each image.
+
+What was asked, what ``lyrics-tiny`` answered and pointed at, and for drawn scenes what is true.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from lyrics.core.refining.refinement import Refinement
 
 _MAX_NEW_TOKENS = 48
-#: What is asked about a user's own picture, of which nothing is known.
+#: What is asked about a user's own image, of which nothing is known.
 OWN = (Turn("Describe the image concisely.", ""),)
 
 

@@ -39,7 +39,7 @@ def page(result: dict[str, Any], drawn: Sequence[Image.Image], *, own: bool) -> 
         "<p>Names, boxes and masks are the experts'; the answers are the language model's: mostly right about words, "
         "counts, places, relations and what is not there, and often wrong about what is in a box and about things that "
         f"only their size tells apart.</p>\n{figures}\n<h2>What the language model reads</h2>"
-        f"<p>Soft tokens: {result['soft_tokens'][0]} of width {result['soft_tokens'][1]}, and of the first picture "
+        f"<p>Soft tokens: {result['soft_tokens'][0]} of width {result['soft_tokens'][1]}, and of the first image "
         f"this text:</p><p><code>{html.escape(result['spatial_text'])}</code></p>"
         f"{_swap(result['swap'])}{_training(result['training'])}</body></html>\n"
     )
@@ -58,7 +58,7 @@ def _swap(swap: Mapping[str, Any] | None) -> str:
     return (
         "<h2>Another detector</h2><p>A part is swapped by naming another one. Here the annotations take the places of "
         f"tagger and detector (<code>{html.escape(settings)}</code>), so what differs is what the trained ones missed "
-        "or made up:</p><table><tr><th>picture</th><th>objects of both</th><th>trained detector "
+        "or made up:</p><table><tr><th>image</th><th>objects of both</th><th>trained detector "
         f"alone</th><th>annotations alone</th></tr>{rows}</table>"
     )
 

@@ -1,5 +1,6 @@
-"""Another detector by its name: the annotations, read by ``cached``, in the place of the trained one, and what is then
-different.
+"""Swap the detector by its name, and show what is then different.
+
+The annotations, read by ``cached``, stand in the place of the trained one.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ from PIL import Image
 from lyrics.core.refining.refinement import Refinement
 from lyrics.core.types import DetectedObject
 
-#: What ``--set`` would say; the tagger's tags would come from the pictures still, and nothing would ask for them.
+#: What ``--set`` would say; the tagger's tags would come from the images still, and nothing would ask for them.
 OVERRIDES = {f"refiner.{part}": {"use": "cached", "options": {"missing": "empty"}} for part in ("tagger", "detector")}
 _SAME_IOU = 0.5
 
 
 def annotated(pictures: Sequence[Image.Image], annotations: Sequence[Sequence[DetectedObject]]) -> list[Refinement]:
-    """Return what ``lyrics-tiny``'s refiner says of pictures when tags and boxes are the annotations'; masks are still
-    the segmenter's.
+    """Return what ``lyrics-tiny``'s refiner says of images when tags and boxes are the annotations'.
+
+    Masks are still the segmenter's.
     """
     from lyrics.core.build import build_refiner
     from lyrics.core.pictures.processor import Processor

@@ -1,5 +1,6 @@
-"""A few optimizer steps of both stages, to show that training works here: the recipes of ``lyrics-tiny`` at a small
-batch.
+"""Run a few optimizer steps of both stages, to show that training works here.
+
+The recipes are those of ``lyrics-tiny`` at a small batch.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ STEPS, BATCH = 6, 8
 
 
 def few_steps() -> dict[str, list[Mapping[str, float]]]:
-    """Stage 1 with a new query transformer, then stage 2 from there with a new language model. The losses of every
-    step, by stage; the runs are not kept.
+    """Stage 1 with a new query transformer, then stage 2 from there with a new language model.
+
+    The losses of every step, by stage; the runs are not kept.
 
     New, because a few steps of what is trained would show how its batches differ, and not how it learns.
     """

@@ -298,10 +298,12 @@ def test_a_missing_tensor_is_named_with_what_it_becomes(released: Released, with
 @pytest.mark.parametrize(
     ("key", "shape", "message"),
     [
-        ("language_projection.weight", (5, 5), r"language_projection\.weight \[5, 5\] gives .*, but projection\.weight is \[32, 32\]"),
+        ("language_projection.weight", (5, 5),
+         r"language_projection\.weight \[5, 5\] gives .*, but projection\.weight is \[32, 32\]"),
         ("query_tokens", (1, 9, 32), "query_tokens of the released Lyrics are 9, the spec says 10"),
         ("qformer.embeddings.word_embeddings.weight", (299, 32), "has 299 words, the spec says 300"),
-        ("ram.fc.weight", (1, 3), r"ram\.fc\.weight \[1, 3\] gives \[1, 3\], but refiner\.tagger\.fc\.weight is \[1, 64\]"),
+        ("ram.fc.weight", (1, 3),
+         r"ram\.fc\.weight \[1, 3\] gives \[1, 3\], but refiner\.tagger\.fc\.weight is \[1, 64\]"),
     ],
 )  # fmt: skip
 def test_a_wrong_shape_names_both(released: Released, key: str, shape: tuple[int, ...], message: str) -> None:

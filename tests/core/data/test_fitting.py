@@ -51,5 +51,5 @@ def test_the_data_set_is_otherwise_the_same() -> None:
 
     data = Fitting(Two(), "pretrain")
     assert (len(data), data.shard_sizes, data.picture(data[1]).size) == (2, (1, 1), (2, 3))
-    with pytest.raises(SampleError, match="two 0: stage 1 aligns pictures with text, and this sample has no picture"):
+    with pytest.raises(SampleError, match="two 0: stage 1 aligns images with text, and this sample has no image"):
         data[0]

@@ -24,7 +24,10 @@ from lyrics.core.evaluation.toolkits import (
 from lyrics.core.geometry import Box
 from tests.core.evaluation.toys import box_answer
 
-SEED = "How many birds?\nA. One\nB. Two\nC. Three\nD. Four\nAnswer with the option's letter from the given choices directly."
+SEED = (
+    "How many birds?\nA. One\nB. Two\nC. Three\nD. Four\n"
+    "Answer with the option's letter from the given choices directly."
+)
 CHINESE = (
     "\u56fe\u4e2d\uff1f\nA. \u4e00\nB. \u4e8c\n"
     "\u8bf7\u76f4\u63a5\u4f7f\u7528\u6240\u63d0\u4f9b\u7684\u9009\u9879\u5b57\u6bcd\u4f5c\u4e3a\u7b54\u6848\u56de\u7b54\u3002"

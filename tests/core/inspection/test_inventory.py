@@ -85,7 +85,8 @@ STATUS = {
     "packaged": "ready",
     "packaged-gone": "needs weights: 'package:lyrics/nowhere': there is no 'nowhere' in the installed package",
     "trained-gone": "needs weights: 'package:lyrics/nowhere': there is no 'nowhere' in the installed package",
-    "package": "needs no-such-engine>=2 (not installed) for refiner.tagger; needs weights: set refiner.tagger.options.weights",
+    "package": "needs no-such-engine>=2 (not installed) for refiner.tagger; "
+    "needs weights: set refiner.tagger.options.weights",
     "unknown": "broken: no tagger named 'nobody'.",
     "raises": "broken: preset 'acme/raises' of acme 1.0 (entry point 'acme') failed: ZeroDivisionError",
     "exits": "broken: it called sys.exit(4).",

@@ -31,7 +31,7 @@ from lyrics.core.language.prompts import (
     tokenize,
 )
 from lyrics.core.language.spatial_tokens import spatial_units
-from lyrics.core.language.tokenizers import byte_tokenizer, word_tokenizer
+from lyrics.core.language.tokenizers import builtin_tokenizer, byte_tokenizer
 from lyrics.core.loading import build_model
 from lyrics.core.model import LyricsModel
 from lyrics.core.refining.refinement import Refinement
@@ -72,7 +72,7 @@ def _alphabet() -> list[str]:
     return list(pre_tokenizers.ByteLevel.alphabet())
 
 
-LANGUAGE = {**TOKENIZERS, "words": word_tokenizer(SPECIALS), "unigram": unigram_tokenizer()}
+LANGUAGE = {**TOKENIZERS, "words": builtin_tokenizer("words", SPECIALS), "unigram": unigram_tokenizer()}
 
 
 def word_pieces(lower: bool) -> Any:
@@ -89,7 +89,7 @@ def word_pieces(lower: bool) -> Any:
 
 QUERY = {
     "bytes": byte_tokenizer(SPECIAL_TOKENS),
-    "words": word_tokenizer(SPECIAL_TOKENS),
+    "words": builtin_tokenizer("words", SPECIAL_TOKENS),
     "uncased": word_pieces(True),
     "cased": word_pieces(False),
 }

@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from lyrics.core.data.build import build_dataset
 from lyrics.core.data.conversation import converse
 from lyrics.core.data.templates import TEMPLATES
-from lyrics.core.language.tokenizers import builtin_tokenizer, byte_tokenizer, numbers_in_order, word_tokenizer
+from lyrics.core.errors import UnknownNameError
+from lyrics.core.language.tokenizers import MARKUP, builtin_tokenizer, byte_tokenizer, numbers_in_order, word_tokenizer
 from lyrics.plugins.scenes.names import SceneTask
 
 BERT = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[BOS]", "[DEC]", "[MLM]")
 LLAMA = ("<pad>", "<s>", "</s>")
 TOKENIZER = byte_tokenizer(BERT)
-WORDS = word_tokenizer(BERT)
+WORDS = builtin_tokenizer("words", BERT)
 BOTH = pytest.mark.parametrize("tokenizer", [TOKENIZER, WORDS], ids=["bytes", "words"])
 
 
@@ -84,7 +85,7 @@ def test_the_vocabulary_holds_what_scenes_and_templates_say(split: str) -> None:
         for word in re.findall("[A-Za-z]{2,}", text)
         if len(ids(word, WORDS)) > 1 or len(ids(f" {word}", WORDS)) > 1
     }
-    assert spelled <= {"br", "Bbox"}, "add them to lyrics.core.vocabulary"
+    assert spelled <= {"br", "Bbox"}, "append a list of them to lyrics/plugins/tiny/tokenizer_words.py"
 
 
 def test_nothing_is_added_around_a_text() -> None:
@@ -134,7 +135,7 @@ def test_repeated_special_token_is_refused(kind: Any) -> None:
 
 
 def test_numbers_begin_near_their_neighbors() -> None:
-    words = word_tokenizer(LLAMA)
+    words: Any = builtin_tokenizer("words", LLAMA)
     torch.manual_seed(0)
     rows = torch.randn(len(words), 64) * 0.02
     before = rows.clone()
@@ -160,10 +161,16 @@ def test_numbers_begin_near_their_neighbors() -> None:
 
 
 def test_words_that_came_later_move_no_token() -> None:
-    """What was trained with the words of before has their ids; weights that ship do."""
-    from lyrics.core.vocabulary import LATER_WORDS, MARKUP, WORDS
+    first, more, numbers = ["a", "red"], ["star", "I"], len(range(10, 1000))
+    before = word_tokenizer(LLAMA, [first]).get_vocab()
+    after = word_tokenizer(LLAMA, [first, more]).get_vocab()
+    assert before.items() <= after.items()
+    assert len(before) == len(LLAMA) + 256 + len(["red", " a", " red"]) + numbers + len(MARKUP)
+    new = sorted(after.keys() - before.keys(), key=after.__getitem__)
+    assert new == ["star", "\u0120star", "\u0120I"]
+    assert [after[token] for token in new] == list(range(len(before), len(after)))
 
-    vocabulary = word_tokenizer(("<s>",)).get_vocab()
-    first = min(vocabulary[f"\u0120{word}"] for word in LATER_WORDS)
-    assert first > max(vocabulary[token] for token in (*(f"\u0120{word}" for word in WORDS), *MARKUP))
-    assert not set(WORDS) & set(LATER_WORDS)
+
+def test_unknown_vocabulary_gets_the_nearest_and_the_choices() -> None:
+    with pytest.raises(UnknownNameError, match=r"no vocabulary named 'wrods'\. Did you mean 'words'\? Installed: "):
+        builtin_tokenizer("wrods", LLAMA)

@@ -139,7 +139,7 @@ def test_cached_experts_refuse_a_picture_they_do_not_know(pictures: Path, tmp_pa
     assert refiner([pictures / "a.png"])[0].objects == ()
     with pytest.raises(LyricsError, match=r"b\.jpg is not in"):
         refiner([pictures / "b.jpg"])
-    with pytest.raises(LyricsError, match="it is another picture"):
+    with pytest.raises(LyricsError, match="it is another image"):
         refiner([pictures / "deeper" / "a.png"])
     with pytest.raises(SpecError, match=r"options\.file"):
         build_refiner("lyrics-tiny", overrides={"refiner.tagger": "cached"}, weights="random")

@@ -153,7 +153,7 @@ def test_best_objects_are_kept_and_only_those_are_segmented() -> None:
 
 
 def test_number_of_phrase_lists_must_be_that_of_the_pictures() -> None:
-    with pytest.raises(ValueError, match="2 pictures need as many lists of phrases, not 1"):
+    with pytest.raises(ValueError, match="2 images need as many lists of phrases, not 1"):
         VisualRefiner(None, detector()).refine(pictures(), [["cat"]])
 
 

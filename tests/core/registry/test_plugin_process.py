@@ -55,7 +55,10 @@ HARMLESS = (
     ),
 )
 #: Before, between and after the others, in whatever order these are tried; in the child they write among the messages.
-NOISE = "import os\nif 'LYRICS_PLUGIN_PROCESS' in os.environ:\n    os.write(1, b'noise\\n{\"begin\": 1}\\n')\nprint('noise')\n"
+NOISE = (
+    "import os\nif 'LYRICS_PLUGIN_PROCESS' in os.environ:\n    os.write(1, b'noise\\n{\"begin\": 1}\\n')\n"
+    "print('noise')\n"
+)
 FINE = tuple(
     Broken(name, NOISE + HOOK.format(SOUND.format(name)), "works", "") for name in ("aaa-fine", "dies-fine", "zzz-fine")
 )

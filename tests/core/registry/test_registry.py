@@ -14,7 +14,7 @@ import pytest
 
 from lyrics.core.errors import AmbiguousNameError, PluginError, UnknownNameError
 from lyrics.core.registry import registry as registry_module
-from lyrics.core.registry.component import Component, NoOptions, Options, Preset, hookimpl
+from lyrics.core.registry.component import Component, NoOptions, Options, Preset, Vocabulary, hookimpl
 from lyrics.core.registry.registry import PluginSource, Registry, default_registry, describe
 from lyrics.core.spec import ModelSpec
 from lyrics.plugins.tiny.presets import lyrics_tiny
@@ -22,8 +22,8 @@ from lyrics.plugins.tiny.presets import lyrics_tiny
 GOOD = Component("detector", "acme-boxes", build="acme.model:build", summary="boxes")
 
 
-def plugin(components: Iterable[Any] = (), presets: Iterable[Any] = ()) -> Any:
-    """An object with both hooks."""
+def plugin(components: Iterable[Any] = (), presets: Iterable[Any] = (), vocabularies: Iterable[Any] = ()) -> Any:
+    """An object with these hooks."""
 
     class Plugin:
         @hookimpl
@@ -33,6 +33,10 @@ def plugin(components: Iterable[Any] = (), presets: Iterable[Any] = ()) -> Any:
         @hookimpl
         def lyrics_presets(self) -> Iterable[Any]:
             return presets
+
+        @hookimpl
+        def lyrics_vocabularies(self) -> Iterable[Any]:
+            return vocabularies
 
     return Plugin()
 
@@ -222,6 +226,65 @@ def test_preset_prefers_its_own_distributions_parts() -> None:
         "tiny-tagger",
         "tiny-detector",
     ]
+
+
+def test_preset_prefers_its_own_distributions_vocabulary() -> None:
+    tiny = next(p for p in default_registry().plugins if any(v.name == "words" for v in p.vocabularies))
+    parts = [entry.component for entry in default_registry().entries if entry.source.distribution == "lyrics-vl"]
+    ours = plugin(parts, [Preset("mine", lyrics_tiny)], tiny.vocabularies)
+    theirs = plugin(vocabularies=[Vocabulary("words", "acme.words:lists")])
+    assert registry(ours).preset("mine") == lyrics_tiny()
+    found = registry(ours, theirs).preset("mine")
+    assert found.query_transformer.options["builtin_tokenizer"] == "acme/words"
+    assert found.language_model.options == {**lyrics_tiny().language_model.options, "builtin_tokenizer": "acme/words"}
+    with pytest.raises(AmbiguousNameError, match="'acme/words' or 'zeta/words'"):
+        registry(ours, theirs).vocabulary("words")
+
+
+@pytest.mark.parametrize(
+    ("cause", "record"),
+    [
+        ("yielded a tuple, not a lyrics.Vocabulary", ("dog", "cat")),
+        ("'Street Words' is not a vocabulary name", Vocabulary("Street Words", "acme.words:lists")),
+        ("'bytes' is not a vocabulary name: it is", Vocabulary("bytes", "acme.words:lists")),
+        ("words must be 'package.module:callable', not ('dog',)", Vocabulary("acme", ("dog",))),  # type: ignore[arg-type]
+        ("summary must be a string, not 3", Vocabulary("acme", "acme.words:lists", 3)),  # type: ignore[arg-type]
+        ("it yields the vocabulary 'sound' twice", Vocabulary("sound", "acme.words:lists")),
+    ],
+)
+def test_unsound_vocabulary_fails_by_itself(cause: str, record: Any) -> None:
+    sound = Vocabulary("sound", "acme.words:lists")
+    found = registry(plugin([GOOD], [], [sound, record]))
+    assert [one for one, _ in found.vocabularies] == [sound]
+    assert [entry.component for entry in found.entries] == [GOOD]
+    assert cause in found.failures[0].cause
+    assert found.failures[0].kind == "vocabulary"
+
+
+WORDS: list[tuple[str, Any]] = [
+    ("failed: ZeroDivisionError: division by zero.", lambda: 1 / 0),
+    ("its words must be lists in a list, not ['dog', 'cat'].", lambda: ["dog", "cat"]),
+    ("its words must be lists in a list, not 'dog'.", lambda: "dog"),
+    ("its words must be lists in a list, not [{'dog'}].", lambda: [{"dog"}]),
+    ("'fire truck' is no word of the letters A to Z and a to z.", lambda: [["dog", "fire truck"]]),
+    ("'caf\u00e9' is no word", lambda: [["caf\u00e9"]]),
+    ("7 is no word", lambda: [[7]]),
+    ("'' is no word", lambda: [[""]]),
+    ("'dog' is there twice.", lambda: [["dog"], ["cat", "dog"]]),
+    ("it has no words.", lambda: [[]]),
+]
+
+
+@pytest.mark.parametrize(("cause", "lists"), WORDS, ids=[cause[:30] for cause, _ in WORDS])
+def test_words_that_are_none_name_their_origin(
+    cause: str, lists: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry_module, "_these_words", lists, raising=False)
+    found = registry(plugin(vocabularies=[Vocabulary("acme-words", f"{registry_module.__name__}:_these_words")]))
+    with pytest.raises(PluginError) as caught:
+        found.vocabulary("acme-words")
+    assert str(caught.value).startswith("vocabulary 'acme-words' of acme 1.2 (entry point 'acme-entry') ")
+    assert cause in str(caught.value)
 
 
 def test_loader_that_raises_keeps_its_traceback_and_its_seconds() -> None:

@@ -152,10 +152,9 @@ def test_doctor_keeps_the_traceback(diagnosed: Mapping[str, Any]) -> None:
 
 
 def use(plugin: Broken, registry: Registry) -> None:
-    """Compose a small model with the plugin's part, and run it."""
-    model = build_model(
-        small(registry), overrides={f"refiner.{plugin.kind}": plugin.asked}, weights="random", registry=registry
-    )
+    """Compose a small model with the plugin's part or its words, and run it."""
+    path = "query_transformer.options.builtin_tokenizer" if plugin.kind == "vocabulary" else f"refiner.{plugin.kind}"
+    model = build_model(small(registry), overrides={path: plugin.asked}, weights="random", registry=registry)
     model.encode([drawn()], ["what?"], phrases=[["red circle"]])
 
 
@@ -179,7 +178,8 @@ def test_use_names_distribution_version_entry_point_and_cause(plugin: Broken, re
     message = str(caught.value)
     assert f"{plugin.distribution} 1.0 (entry point {plugin.entry!r})" in message
     assert plugin.cause in message
-    assert message.startswith("refiner.detector") or plugin.stage == "run"
+    where = "query_transformer.options.builtin_tokenizer" if plugin.kind == "vocabulary" else "refiner.detector"
+    assert message.startswith(where) or plugin.stage == "run"
 
 
 def test_qualified_name_chooses_between_twins(registry: Registry) -> None:

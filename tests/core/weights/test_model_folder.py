@@ -270,7 +270,7 @@ def test_pictures_prepared_in_another_way_are_mentioned(whole: Path, tmp_path: P
     model.save_pretrained(tmp_path)
     file = tmp_path / "preprocessing.json"
     file.write_text(file.read_text().replace('"bicubic"', '"nearest"').replace('"bilinear"', '"nearest"'))
-    with pytest.warns(UserWarning, match="prepares pictures in another way"):
+    with pytest.warns(UserWarning, match="prepares images in another way"):
         LyricsModel.from_pretrained(tmp_path)
 
 

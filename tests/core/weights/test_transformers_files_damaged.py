@@ -12,7 +12,7 @@ import pytest
 
 from lyrics.core.errors import WeightsError
 from lyrics.core.language.prompts import encode_words
-from lyrics.core.language.tokenizers import byte_tokenizer, word_tokenizer
+from lyrics.core.language.tokenizers import builtin_tokenizer, byte_tokenizer
 from lyrics.core.weights.transformers_files import load_tokenizer
 from tests.core.language.test_prompts import SPECIALS, merging_tokenizer
 from tests.core.language.test_prompts_injections import QUERY, unigram_tokenizer
@@ -20,7 +20,7 @@ from tests.fresh import ROOT
 
 KINDS: dict[str, Any] = {
     "bytes": byte_tokenizer(SPECIALS),
-    "words": word_tokenizer(SPECIALS),
+    "words": builtin_tokenizer("words", SPECIALS),
     "merges": merging_tokenizer(),
     "unigram": unigram_tokenizer(),
     "pieces": QUERY["uncased"],

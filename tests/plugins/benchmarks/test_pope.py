@@ -121,7 +121,7 @@ def test_which_pictures_are_asked_about() -> None:
     assert images(Probe(Known(), "popular", pictures=2, per_picture=3)) == ["2.png", "3.png"]
     # Counted over the first three only person, dog and cat are known, so nothing is absent from the third.
     assert images(Probe(Known(), "popular", per_picture=1, counted=3)) == ["0.png", "1.png", "4.png", "5.png", "6.png"]
-    with pytest.raises(DatasetError, match="no picture of the data set has 4 differently named objects"):
+    with pytest.raises(DatasetError, match="no image of the data set has 4 differently named objects"):
         list(Probe(Known(), "popular", per_picture=4).questions())
     with pytest.raises(DatasetError, match="annotated objects"):
         list(Probe(Known(((), ())), "random").questions())
@@ -206,7 +206,7 @@ def test_over_coco(tmp_path: Path) -> None:
     """One picture has a dog; its crowd and its box without a width are no objects."""
     root = MAKERS["coco"](tmp_path)["root"]
     options: dict[str, Any] = {"data": "coco", "root": root, "part": "val2017", "per_image": 1}
-    with pytest.raises(DatasetError, match="no picture"):
+    with pytest.raises(DatasetError, match="no image"):
         list(build_benchmark("pope", options, registry=REGISTRY).samples())
     with pytest.raises(SpecError, match="'test'"):
         build_benchmark("pope", {"data": "coco", "root": root}, registry=REGISTRY)

@@ -161,7 +161,7 @@ def test_a_field_of_a_json_record_that_is_not_as_expected(name: str, tmp_path: P
                 if refused:
                     assert is_container(data, path), (what, refused)
                     assert str(tmp_path) in refused
-                    assert str(path[0]) in refused or "has no picture of split" in refused
+                    assert str(path[0]) in refused or "has no image of split" in refused
                     continue
                 for error in bad[:2]:
                     check_message(error, tmp_path, what, field)

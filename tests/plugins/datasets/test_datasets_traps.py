@@ -178,7 +178,7 @@ def test_mmc4_with_a_sentence_that_is_not_there(tmp_path: Path, index: int) -> N
     options = MAKERS["mmc4"](tmp_path)
     path = tmp_path / "docs_shard_0_v2.jsonl"
     path.write_text(path.read_text().replace('"matched_text_index": 2', f'"matched_text_index": {index}'))
-    with pytest.raises(SampleError, match=r"docs_shard_0_v2.jsonl, line 1: a picture's matched_text_index is beyond"):
+    with pytest.raises(SampleError, match=r"docs_shard_0_v2.jsonl, line 1: an image's matched_text_index is beyond"):
         built("mmc4", **options)[0]
 
 
@@ -242,7 +242,7 @@ def test_an_expression_whose_box_is_none_is_a_bad_sample(tmp_path: Path) -> None
     path = tmp_path / "instances.json"
     path.write_text(path.read_text().replace("[10, 5, 21, 25]", "[10, 5, 0, 25]"))
     data = built("refcoco", **options)
-    with pytest.raises(SampleError, match=r"refs\(unc\).json, ref 1, sentence 2: .*no area inside the picture"):
+    with pytest.raises(SampleError, match=r"refs\(unc\).json, ref 1, sentence 2: .*no area inside the image"):
         data[0]
     assert data[2].objects
 
@@ -628,5 +628,5 @@ def test_names_of_pictures_do_not_lead_out_of_the_folder(tmp_path: Path) -> None
         {"images": [image], "annotations": [{"id": 1, "image_id": 1, "caption": "c"}]},
     )
     data = built("coco", root=str(tmp_path / "set"), split="val2017")
-    with pytest.raises(SampleError, match="is not the path of a picture inside"):
+    with pytest.raises(SampleError, match="is not the path of an image inside"):
         data.picture(data[0])

@@ -42,7 +42,8 @@ class Original:
             "swin_width": 12, "swin_depths": (1, 1, 2, 1), "swin_heads": (1, 2, 3, 4), "swin_window": 4,
             "text_width": 64, "text_layers": 2, "text_heads": 2, "text_ffn": 128, "text_vocabulary": 16,
             "text_positions": 32, "max_text_tokens": 32,
-            "shortest_side": 64, "width": 256, "queries": 20, "encoder_layers": 1, "decoder_layers": 2, "heads": 4, "ffn": 64,
+            "shortest_side": 64, "width": 256, "queries": 20, "encoder_layers": 1, "decoder_layers": 2, "heads": 4,
+            "ffn": 64,
         }  # fmt: skip
         return build(GroundingDinoOptions(checkpoint=str(folder), **{**sizes, **options}), BuildContext("pretrained"))
 

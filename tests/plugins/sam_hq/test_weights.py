@@ -35,7 +35,8 @@ class Original:
         save_file(state or self.state, folder / "model.safetensors")
         config = self.config
         sizes = {
-            "image_size": config["img"], "patch_size": config["patch_size"], "width": config["dim"], "layers": config["depth"],
+            "image_size": config["img"], "patch_size": config["patch_size"], "width": config["dim"],
+            "layers": config["depth"],
             "heads": config["heads"], "mlp_ratio": config["mlp_ratio"], "window": config["window"],
             "global_layers": tuple(config["global"]), "prompt_width": config["prompt_dim"], "decoder_layers": 2,
             "decoder_heads": config["dec_heads"], "decoder_ffn": config["mlp"],

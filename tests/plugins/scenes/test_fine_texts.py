@@ -11,7 +11,7 @@ import pytest
 
 from lyrics.core.geometry import Box
 from lyrics.core.language.codecs import parse
-from lyrics.core.language.tokenizers import word_tokenizer
+from lyrics.core.language.tokenizers import builtin_tokenizer
 from lyrics.plugins.scenes import ScenesOptions, SceneTextsOptions
 from lyrics.plugins.scenes.dataset import Scenes
 from lyrics.plugins.scenes.names import FINE_QUESTIONS, GROUPS
@@ -124,7 +124,7 @@ def test_words_of_the_tasks_and_captions_are_added_unless_plain() -> None:
 
 
 def test_words_are_known_to_the_tokenizer() -> None:
-    tokenizer = word_tokenizer(["<pad>", "<s>", "</s>"])
+    tokenizer = builtin_tokenizer("words", ["<pad>", "<s>", "</s>"])
     words = Counter()
     for data in (texts(), texts(plain=True)):
         for row in range(150):

@@ -21,7 +21,7 @@ from lyrics.plugins.scenes.layout import MIN_VISIBLE, Scene
 from lyrics.plugins.scenes.letters import word_mask
 from lyrics.plugins.scenes.names import COLOURS, HELD_OUT, SCENE_TASKS, SHAPES, SIZES, SPLITS, WORDS
 from lyrics.plugins.scenes.shapes import ANGLES, shape_edge, shape_mask
-from lyrics.plugins.tiny.vocabulary import VOCABULARY
+from lyrics.plugins.tiny.expert_vocabulary import VOCABULARY
 from lyrics.testing import DatasetContract
 
 

@@ -7,24 +7,24 @@ import torch
 
 from lyrics.core.pictures.processor import prepare
 from lyrics.plugins.scenes import names
-from lyrics.plugins.tiny import looks, recipe, vocabulary
+from lyrics.plugins.tiny import expert_vocabulary, looks, train_experts
+from lyrics.plugins.tiny.expert_losses import fit
+from lyrics.plugins.tiny.expert_vocabulary import COLOURS, NOUNS
 from lyrics.plugins.tiny.looks import EncoderWithLooks, SegmenterWithLooks
-from lyrics.plugins.tiny.training import fit
-from lyrics.plugins.tiny.vocabulary import COLOURS, NOUNS
 from tests.plugins.tiny import builders
 
-DATA = recipe.scenes("train", 24, fine=True)
+DATA = train_experts.scenes("train", 24, fine=True)
 
 
 def test_values_are_those_of_fine_scenes():
     for name in ("COLOURS", "FILLS", "LEANS", "OUTLINES", "GROUNDS", "TEXTURES", "WORDS"):
-        assert getattr(names, name) == getattr(vocabulary, name)
+        assert getattr(names, name) == getattr(expert_vocabulary, name)
     assert (*names.SHAPES, names.WORD_TAG) == NOUNS
 
 
 def test_every_object_has_its_own_looks():
     for index in range(24):
-        _, (seen,) = recipe.drawn(DATA, [index])
+        _, (seen,) = train_experts.drawn(DATA, [index])
         sample = DATA[index]
         things = {one["box_norm"]: one for one in sample.extra["things"]}
         words = {one["box_norm"]: one for one in sample.extra["words"]}
@@ -46,7 +46,7 @@ def test_every_object_has_its_own_looks():
 
 def test_tokens_lie_on_what_their_centers_are_in():
     encoder = builders.vit(image_size=32, width=16, blocks=1, layers=1, heads=2)
-    images, objects = recipe.drawn(DATA, range(4))
+    images, objects = train_experts.drawn(DATA, range(4))
     targets = looks.lying_targets(encoder, prepare(images, encoder.preprocessing), objects)
     assert targets.shape == (4, 16, len(COLOURS) + len(NOUNS))
     for row, seen in enumerate(objects):
@@ -75,8 +75,8 @@ SEGMENTER = {"image_size": 128, "width": 16, "roi_size": 8, "look_width": 12}
 )
 def test_looks_are_learned(module, loss, losses_before):
     trained = module()
-    images, objects = recipe.drawn(DATA, range(8))
-    batch = (prepare(images, recipe.expert_of(trained).preprocessing), objects)
+    images, objects = train_experts.drawn(DATA, range(8))
+    batch = (prepare(images, train_experts.expert_of(trained).preprocessing), objects)
     history = fit(trained, [batch] * 12, loss, steps=12, learning_rate=5e-3)
     assert history[0] > losses_before
     assert history[-1] < 0.85 * history[0]
@@ -85,7 +85,7 @@ def test_looks_are_learned(module, loss, losses_before):
 
 def test_scenes_without_words_have_a_loss_and_a_gradient():
     module = SegmenterWithLooks(builders.segmenter(image_size=64, width=16, roi_size=8, look_width=12))
-    images, objects = recipe.drawn(DATA, range(8))
+    images, objects = train_experts.drawn(DATA, range(8))
     bare = [[one for one in seen if one.tag != "word"] for seen in objects]
     for shown in (bare, [[one for one in seen if one.tag == "word"] for seen in objects]):
         value = looks.segmenter_looks_loss(module, prepare(images, module.segmenter.preprocessing), shown)

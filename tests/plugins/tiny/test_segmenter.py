@@ -10,8 +10,8 @@ from lyrics.core.geometry import Box, Frame
 from lyrics.core.masks import Mask
 from lyrics.core.pictures.processor import prepare
 from lyrics.core.types import DetectedObject
+from lyrics.plugins.tiny.expert_losses import _mask_samples
 from lyrics.plugins.tiny.segmenter import CHUNK, MARGIN, pasted, regions, sample, sample_points
-from lyrics.plugins.tiny.training import _mask_samples
 from tests.plugins.tiny import builders
 from tests.plugins.tiny.drawing import drawn_mask, picture
 

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from lyrics.core.contracts import BuildContext
 from lyrics.plugins import tiny
+from lyrics.plugins.tiny.expert_vocabulary import COLOURS, SHAPES, VOCABULARY, WORDS, word_tag
 from lyrics.plugins.tiny.phrases import PhraseHead
-from lyrics.plugins.tiny.vocabulary import COLOURS, SHAPES, VOCABULARY, WORDS, word_tag
 from lyrics.testing import DetectorContract, ImageEncoderContract, SegmenterContract, TaggerContract
 
 COMPONENTS = tuple(tiny.lyrics_components())

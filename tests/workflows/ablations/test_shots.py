@@ -88,7 +88,7 @@ def test_too_few_to_draw_from() -> None:
     few = Pool([question(number, number // 2) for number in range(6)])
     assert len(few.draw(0, 4, 0)) == 4
     with pytest.raises(
-        LyricsError, match="toy:0: only 4 other samples of the task 'vqa' have another picture, too few for 5"
+        LyricsError, match="toy:0: only 4 other samples of the task 'vqa' have another image, too few for 5"
     ):
         few.draw(0, 5, 0)
 

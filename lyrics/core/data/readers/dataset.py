@@ -33,21 +33,22 @@ class Records(Protocol):
 
 
 class Pictures(Protocol):
-    """Pictures by the key that stands in ``Sample.image``."""
+    """Images by the key that stands in ``Sample.image``."""
 
     def read(self, key: str) -> Image.Image:
-        """Return the picture, upright RGB, as ``lyrics.core.data.pictures`` reads it."""
+        """Return the image, upright RGB, as ``lyrics.core.data.pictures`` reads it."""
         ...
 
     def find(self, key: str) -> None:
-        """Raise ``ImageError`` where there is no such picture; opens nothing."""
+        """Raise ``ImageError`` where there is no such image; opens nothing."""
         ...
 
 
 @dataclass(frozen=True)
 class RecordDataset:
-    """Keeps the contract of the kind ``dataset`` (``lyrics.core.contracts.Dataset``). Cheap to make and to send to a
-    worker.
+    """Keeps the contract of the kind ``dataset`` (``lyrics.core.contracts.Dataset``).
+
+    Cheap to make and to send to a worker.
 
     Args:
         name: of the component.
@@ -90,9 +91,9 @@ class RecordDataset:
         return replace(sample, source=f"{self.name} {path.name}, {place}")
 
     def picture(self, sample: Sample) -> Image.Image:
-        """Return the sample's picture, upright RGB.
+        """Return the sample's image, upright RGB.
 
-        Raises ``ImageError`` or ``SampleError`` naming the file, also where the sample's boxes are not of the picture
+        Raises ``ImageError`` or ``SampleError`` naming the file, also where the sample's boxes are not of the image
         that is read: see ``lyrics.core.data.pictures.check_frame``.
         """
         pictures, key = self._named(sample)
@@ -104,7 +105,7 @@ class RecordDataset:
         return picture
 
     def find_picture(self, sample: Sample) -> None:
-        """Look whether the sample's picture is there, without opening it.
+        """Look whether the sample's image is there, without opening it.
 
         Raises ``ImageError`` or ``SampleError`` where it is not.
         """
@@ -116,5 +117,5 @@ class RecordDataset:
 
     def _named(self, sample: Sample) -> tuple[Pictures, str]:
         if sample.image is None or self.pictures is None:
-            raise ValueError(f"{sample.source or self.name}: the sample has no picture")
+            raise ValueError(f"{sample.source or self.name}: the sample has no image")
         return self.pictures, sample.image

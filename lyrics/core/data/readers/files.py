@@ -1,4 +1,4 @@
-"""What the readers share: files that must be there, pictures in folders, and values that are read at first use."""
+"""What the readers share: files that must be there, images in folders, and values that are read at first use."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, O
 
 
 class ReadOnDemand:
-    """Base of objects whose ``cached_property``s are read from disk: each process reads its own, and none travels to a
-    loader worker.
+    """Base of objects whose ``cached_property``s are read from disk.
+
+    Each process reads its own, and none travels to a loader worker.
     """
 
     def __getstate__(self) -> dict[str, Any]:
@@ -88,8 +89,9 @@ class Home:
         return self.files(*patterns)[0]
 
     def pictures(self, images: str | None, *folders: str) -> PictureFolder:
-        """Pictures in ``folders`` of this folder, or of the folder ``images`` where the pictures lie apart, or directly
-        in it.
+        """Return the images in ``folders`` of this folder.
+
+        They may also be in the folder ``images`` where the images lie apart, or directly in this one.
 
         ``images`` may also say how they are called there: see ``PictureFolder.called``.
         """
@@ -97,19 +99,19 @@ class Home:
         called = base.name if "*" in base.name else None
         base = base.parent if called else base
         if not base.is_dir():
-            raise DatasetError(f"{base}: no such folder of pictures. {self.hint}")
+            raise DatasetError(f"{base}: no such folder of images. {self.hint}")
         return PictureFolder(base, ("",) if called else (*folders, ""), called)
 
 
 @dataclass(frozen=True)
 class PictureFolder:
-    """Pictures by the path that annotations give, looked for in several folders in turn.
+    """Images by the path that annotations give, looked for in several folders in turn.
 
     Args:
         root: the folder that holds the others.
         folders: below ``root``.
         called: what the files are called, where that is not as annotations have it: ``coco_val2017_*``. The star is
-            the picture's name after its last underscore, so ``000000000785.jpg`` and ``COCO_val2014_000000000785.jpg``
+            the image's name after its last underscore, so ``000000000785.jpg`` and ``COCO_val2014_000000000785.jpg``
             are both ``coco_val2017_000000000785.jpg``.
     """
 
@@ -118,12 +120,12 @@ class PictureFolder:
     called: str | None = None
 
     def path(self, key: str) -> Path:
-        """Return where the picture is, or would be.
+        """Return where the image is, or would be.
 
         Raises ``SampleError`` for a key that leads out of the folder or is no name of a file.
         """
         if not key or key.startswith("/") or ".." in PurePosixPath(key).parts or PureWindowsPath(key).drive:
-            raise SampleError(f"{brief(key)} is not the path of a picture inside {self.root}", "record")
+            raise SampleError(f"{brief(key)} is not the path of an image inside {self.root}", "record")
         if self.called is not None:
             key = self.called.replace("*", PurePosixPath(key).name.rpartition("_")[2])
         candidates = [self.root / folder / key for folder in self.folders]
@@ -149,13 +151,13 @@ class PictureFolder:
             raise ImageError(f"{path}: no such file.", "missing")
 
     def read(self, key: str) -> Image.Image:
-        """Return the picture, upright RGB. Raises ``ImageError`` naming the file."""
+        """Return the image, upright RGB. Raises ``ImageError`` naming the file."""
         from lyrics.core.data.pictures import read_picture
 
         return read_picture(self.path(key))
 
     def size(self, key: str) -> tuple[int, int]:
-        """Return (width, height) of the upright picture from the file's header; pixels are not decoded.
+        """Return (width, height) of the upright image from the file's header; pixels are not decoded.
 
         Raises ``ImageError``.
         """
@@ -167,12 +169,12 @@ class PictureFolder:
                 width, height = image.size
                 turned = exif_orientation(image, str(path)) in (5, 6, 7, 8)
         except UnidentifiedImageError:
-            raise ImageError(f"{path}: is not a picture of a known format.", "format") from None
+            raise ImageError(f"{path}: is not an image of a known format.", "format") from None
         except Image.DecompressionBombError:
             raise ImageError(f"{path}: more than {MAX_PIXELS:,} pixels.", "large") from None
         except _DAMAGED as error:
             if isinstance(error, OSError) and error.errno is not None:
-                raise  # the disk's fault, not the picture's
+                raise  # the disk's fault, not the image's
             raise ImageError(f"{path}: is corrupt: {error}.", "corrupt") from error
         return (height, width) if turned else (width, height)
 

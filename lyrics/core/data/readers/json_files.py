@@ -317,8 +317,9 @@ def _header(line: bytes, columns: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def columns_of(data: Any, names: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Return the records of a file that keeps each key's values in a list of its own; ``names`` maps the file's keys to
-    the records'.
+    """Return the records of a file that keeps each key's values in a list of its own.
+
+    ``names`` maps the file's keys to the records'.
 
     Raises ``DatasetError`` when the lists differ in length.
     """

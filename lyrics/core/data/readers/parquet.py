@@ -111,8 +111,9 @@ def _sizes(path: Path) -> list[int]:
 
 
 def _let_through(error: BaseException) -> None:
-    """Arrow raises ``OSError`` for damaged data too; only the system's own errors have a number, and those are not the
-    data's fault.
+    """Arrow raises ``OSError`` for damaged data too.
+
+    Only the system's own errors have a number, and those are not the data's fault.
     """
     if isinstance(error, OSError) and error.errno is not None:
         raise error

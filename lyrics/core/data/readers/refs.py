@@ -16,8 +16,7 @@ from lyrics.core.errors import DatasetError, SampleError
 
 @dataclass
 class RefRecords(ReadOnDemand):
-    """Records ``{"ref": {...}, "sentence": {...}, "annotation": {...}, "image": {...}}``: one per expression of a
-    split.
+    """Records with the keys ``ref``, ``sentence``, ``annotation`` and ``image``: one per expression of a split.
 
     Args:
         refs: ``refs(...).json``, made once of ``refs(...).p`` by ``lyrics data import-refs``.

@@ -3,7 +3,7 @@
 ``Sample.extra`` holds plain data for instruction templates and benchmarks, under these keys: ``task`` (a task of
 ``lyrics.core.data.templates``), ``answers`` (all reference answers, as text), ``answer_records`` (as they stand in the
 file, where they are records), ``options`` (of a multiple choice; the turn's answer is the text of the right one),
-``boxes_dropped`` (how many annotated boxes were none: without an area, wholly outside of the picture, or without a
+``boxes_dropped`` (how many annotated boxes were none: without an area, wholly outside of the image, or without a
 name), ``objects_of`` (see ``lyrics.core.data.known``), and the identifiers that the set itself uses.
 """
 
@@ -22,15 +22,15 @@ from lyrics.core.types import DetectedObject, Sample, Turn
 
 
 def captioned(image: str | None, captions: str | Iterable[str], **extra: Any) -> Sample:
-    """Return a picture with its captions; empty ones are left out."""
+    """Return an image with its captions; empty ones are left out."""
     texts = [caption.strip() for caption in ([captions] if isinstance(captions, str) else captions)]
     return Sample(image, captions=tuple(text for text in texts if text), extra={"task": "caption", **extra})
 
 
 def tar_sample(record: Mapping[str, Any]) -> Sample:
-    """Return a record of ``TarRecords`` as a captioned picture: the caption is the ``txt``, or stands in the ``json``.
+    """Return a record of ``TarRecords`` as a captioned image: the caption is the ``txt``, or stands in the ``json``.
 
-    Raises ``SampleError`` where there is no picture that can be read: shards of pictures are never text alone.
+    Raises ``SampleError`` where there is no image that can be read: shards of images are never text alone.
     """
     if record["image"] is None:
         raise SampleError(f"{record['key']!r} has no image that is read; {record['why']}.", "member")
@@ -42,7 +42,7 @@ def tar_sample(record: Mapping[str, Any]) -> Sample:
 def question_and_answers(
     image: str | None, question: str, answers: Answers, *, answer: str | None = None, task: str = "vqa", **extra: Any
 ) -> Sample:
-    """Return a question about a picture.
+    """Return a question about an image.
 
     Args:
         answers: the reference answers, as ``answers_of`` reads them. None for the test splits that keep theirs.
@@ -79,8 +79,9 @@ def answers_of(row: Row, key: str) -> Answers:
 
 
 def annotated(boxes: Iterable[tuple[str, Box | None]]) -> tuple[tuple[DetectedObject, ...], dict[str, int]]:
-    """Annotated objects from names and boxes, and ``{"boxes_dropped": n}`` where n of the boxes are None or have no
-    name.
+    """Return annotated objects from names and boxes, and how many were dropped.
+
+    ``{"boxes_dropped": n}``, where n of the boxes are None or have no name.
     """
     found = [(clean(name), box) for name, box in boxes]
     kept = tuple(DetectedObject(name, box, 1.0) for name, box in found if name and box is not None)

@@ -2,7 +2,7 @@
 
 ``lyrics data index`` writes ``00000.tar.index`` beside ``00000.tar``, after it has read the whole tar once: a sample's
 members follow each other, so that 16 bytes say where they are (position, length, CRC-32), and a sample is one read.
-Pictures, ``txt`` and ``json`` are read; any other member (a pickle, say) is stepped over.
+Images, ``txt`` and ``json`` are read; any other member (a pickle, say) is stepped over.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
 INDEX_SUFFIX = ".index"
-#: A sample is read whole; one that is longer is not a picture with its text.
+#: A sample is read whole; one that is longer is not an image with its text.
 MAX_SAMPLE_BYTES = 256 * 1024 * 1024
 _PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "gif")
-# What else people call pictures; these are not read, and that is said.
+# What else people call images; these are not read, and that is said.
 _OTHER_PICTURES = ("jpe", "jfif", "tif", "tiff", "heic", "heif", "avif", "jxl", "jp2", "svg")
 _MAGIC = b"lyrics tar idx 1"
 _HEADER = struct.Struct("<16sQQ")  # magic, length of the tar, samples
@@ -115,7 +115,7 @@ def split_name(name: str) -> tuple[str, str]:
 class TarRecords(ReadOnDemand):
     """Records ``{"key", "image", "txt", "json", "why"}`` of indexed tars; a member that is not there is None.
 
-    ``image`` is ``TAR/ROW/MEMBER``, the key of ``read``. A sample has one picture: where it has none that is read, or
+    ``image`` is ``TAR/ROW/MEMBER``, the key of ``read``. A sample has one image: where it has none that is read, or
     several, ``image`` is None and ``why`` says so. Opens each index once when it is made, and raises ``DatasetError``
     when one is missing, is of another tar, or has lost its tar.
     """
@@ -168,7 +168,7 @@ class TarRecords(ReadOnDemand):
         return {"key": split_name(found[0].name)[0], "image": image, **texts, "why": why}
 
     def read(self, key: str) -> Image.Image:
-        """Return the picture that ``image`` of a record names.
+        """Return the image that ``image`` of a record names.
 
         Raises ``ImageError`` or ``SampleError`` naming tar and member.
         """
@@ -178,15 +178,15 @@ class TarRecords(ReadOnDemand):
         row, _, name = rest.partition("/")
         number = self._numbers.get(shard)
         if number is None or not row.isdecimal() or int(row) >= self._sizes[number]:
-            raise SampleError(f"{key!r} is no picture of these shards", "missing")
+            raise SampleError(f"{key!r} is no image of these shards", "missing")
         data, found = self._members(int(row) + (self._ends[number - 1] if number else 0))
         picture, _ = _picture(found)
         if picture is None or picture.name != name:
-            raise SampleError(f"{self.paths[number]}: sample {row} has no picture {name!r}", "member")
+            raise SampleError(f"{self.paths[number]}: sample {row} has no image {name!r}", "member")
         return decode_picture(data[picture.data : picture.data + picture.size], f"{self.paths[number]}: {name}")
 
     def find(self, key: str) -> None:
-        """Nothing to look for: a record names no picture that its sample lacks."""
+        """Nothing to look for: a record names no image that its sample lacks."""
 
     def _members(self, index: int) -> tuple[bytes, list[Member]]:
         """A sample's bytes, and its members by their position in them."""
@@ -228,7 +228,7 @@ class TarRecords(ReadOnDemand):
 
 
 def _picture(found: Sequence[Member]) -> tuple[Member | None, str]:
-    """The one picture among a sample's members, or None and why there is none."""
+    """The one image among a sample's members, or None and why there is none."""
     plain = [member for member in found if split_name(member.name)[1] in _PICTURES]
     if len(plain) == 1:
         return plain[0], ""

@@ -1,5 +1,6 @@
-"""ANLS, average normalized Levenshtein similarity, for DocVQA (Biten et al., "Scene Text Visual Question Answering",
-2019, equation 1).
+"""ANLS, average normalized Levenshtein similarity, for DocVQA.
+
+Biten et al., "Scene Text Visual Question Answering", 2019, equation 1.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ THRESHOLD = 0.5
 
 
 def anls(prediction: str, answers: Sequence[str]) -> float:
-    """Likeness to the answer that is most like the prediction, from 0.5 to 1, or 0. Case and runs of blanks do not
-    count.
+    """Likeness to the answer that is most like the prediction, from 0.5 to 1, or 0.
+
+    Case and runs of blanks do not count.
 
     Raises ``ValueError`` without answers.
     """

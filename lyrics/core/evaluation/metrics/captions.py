@@ -1,11 +1,12 @@
-"""Scores of captions against several references: CIDEr, BLEU-1 to 4, ROUGE-L, METEOR, by pycocoevalcap (extra
-``eval``).
+"""Score captions against several references.
+
+CIDEr, BLEU-1 to 4, ROUGE-L and METEOR are those of pycocoevalcap (extra ``eval``).
 
 Captions are split into words by Stanford's PTB tokenizer, which needs Java; so does METEOR. Where there is no Java, a
 simple tokenizer stands in: its scores differ a little, are not comparable with published ones, and say so in their name
 (``CIDEr (simple tokens)``); METEOR is then left out.
 
-CIDEr weighs words by how many pictures *of the evaluated set* have them: the score of a part of a set is not comparable
+CIDEr weighs words by how many images *of the evaluated set* have them: the score of a part of a set is not comparable
 with that of the whole.
 """
 
@@ -25,8 +26,9 @@ _WORD = re.compile(r"\w+(?:['\u2019]\w+)?")
 
 @dataclass(frozen=True)
 class CaptionScores:
-    """Scores by name, from 0 to 100 and beyond (CIDEr); CIDEr of each caption, in order; what could not be had, and
-    why.
+    """Scores by name, from 0 to 100 and beyond (CIDEr).
+
+    CIDEr of each caption, in order; what could not be had, and why.
     """
 
     scores: dict[str, float]
@@ -39,8 +41,9 @@ def has_java() -> bool:
 
 
 def caption_scores(captions: Sequence[str], references: Sequence[Sequence[str]], *, java: bool) -> CaptionScores:
-    """Scores of one caption per picture; ``references[i]`` are those of picture i. ``java``: whether it may be used
-    (``has_java``).
+    """Scores of one caption per image; ``references[i]`` are those of image i.
+
+    ``java``: whether it may be used (``has_java``).
 
     Raises ``MissingRequirementError`` without pycocoevalcap, ``LyricsError`` where the tokenizer fails, ``ValueError``
     for no captions and for one without references.

@@ -2,7 +2,7 @@
 
 Average precision is the area under the precision-recall curve with precision made monotone, over all points (the PASCAL
 VOC measure from 2010 on: Everingham et al. 2015, section 4.2; the 101 points of COCO are not used). Boxes are matched
-as there: best first, each with the true box of its name and picture that it overlaps most, which counts once.
+as there: best first, each with the true box of its name and image that it overlaps most, which counts once.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ def average_precision(scores: Sequence[float], right: Sequence[bool], positives:
 def tag_average_precisions(
     scores: Mapping[str, Sequence[float]], truth: Sequence[frozenset[str] | set[str]]
 ) -> dict[str, float]:
-    """Average precision of each name that some picture shows.
+    """Average precision of each name that some image shows.
 
     Args:
-        scores: per name its score for every picture.
-        truth: per picture the names of what it shows.
+        scores: per name its score for every image.
+        truth: per image the names of what it shows.
     """
     found = {}
     for name, row in scores.items():
@@ -77,12 +77,12 @@ def tag_average_precisions(
 def box_average_precisions(
     found: Sequence[Sequence[FoundBox]], truth: Sequence[Sequence[TrueBox]], *, min_iou: float = MIN_IOU
 ) -> dict[str, float]:
-    """Average precision of each name that some picture has a true box of; pictures in the same order in both.
+    """Average precision of each name that some image has a true box of; images in the same order in both.
 
     A detection is right if the true box of its name that it overlaps most overlaps it by an IoU of ``min_iou`` or more,
     and no better detection has had that box. A name that was never there, however often it was found, does not count.
     """
-    assert len(found) == len(truth), "one list of true boxes per picture"
+    assert len(found) == len(truth), "one list of true boxes per image"
     positives: dict[str, int] = {}
     for boxes in truth:
         for there in boxes:
@@ -99,7 +99,7 @@ def box_average_precisions(
 
 
 def matched(detections: Sequence[FoundBox], boxes: Sequence[TrueBox], *, min_iou: float = MIN_IOU) -> list[int | None]:
-    """Per detection of one picture the row of the true box that it finds, or None where it is wrong."""
+    """Per detection of one image the row of the true box that it finds, or None where it is wrong."""
     rows: list[int | None] = [None] * len(detections)
     taken: set[int] = set()
     for place in sorted(range(len(detections)), key=lambda place: -detections[place].score):
@@ -115,7 +115,7 @@ def matched(detections: Sequence[FoundBox], boxes: Sequence[TrueBox], *, min_iou
 
 
 def mask_iou(ours_HW: npt.NDArray[np.bool_], true_HW: npt.NDArray[np.bool_]) -> float:
-    """Intersection over union of two masks of one picture; 1 where both are empty."""
+    """Intersection over union of two masks of one image; 1 where both are empty."""
     union = int(np.count_nonzero(ours_HW | true_HW))
     return int(np.count_nonzero(ours_HW & true_HW)) / union if union else 1.0
 

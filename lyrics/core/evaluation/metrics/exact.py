@@ -1,5 +1,6 @@
-"""Exact match, for GQA and OCR-VQA: top-1 accuracy "by matching the model's response to the ground truth" (paper,
-section 5.1).
+"""Exact match, for GQA and OCR-VQA.
+
+It is top-1 accuracy "by matching the model's response to the ground truth" (paper, section 5.1).
 
 GQA's own script (``eval.py``) compares letter for letter, and its answers are lower case without a full stop. A model
 that writes sentences would fail for its spelling, so that case, blanks and one final full stop do not count here, on

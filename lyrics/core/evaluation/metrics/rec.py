@@ -13,5 +13,5 @@ MIN_IOU = 0.5
 
 
 def box_is_right(predicted: Box | None, target: Box) -> bool:
-    """Do the boxes, shares of the same picture, overlap enough? None, an answer without a box, does not."""
+    """Do the boxes, shares of the same image, overlap enough? None, an answer without a box, does not."""
     return predicted is not None and predicted.iou(target) >= MIN_IOU

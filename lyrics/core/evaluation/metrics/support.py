@@ -1,7 +1,7 @@
 """Does the refiner's support tell boxes that a language model invented from those of real things?
 
 An answer's box is *supported* where the refiner saw something that overlaps it enough (``lyrics.core.answers``). On
-pictures of which everything is known, a box is real where it overlaps a true thing as much as a referring expression
+images of which everything is known, a box is real where it overlaps a true thing as much as a referring expression
 must (IoU 0.5). Taking "not supported" as the warning that a box is invented: precision is the share of warned boxes
 that are invented, recall the share of invented boxes that are warned of.
 """
@@ -29,8 +29,9 @@ class SupportPoint:
 
 
 def support_at(threshold: float, overlaps: Sequence[float], real: Sequence[bool]) -> SupportPoint:
-    """Return the warning "overlaps the refiner's box by less than ``threshold``", over boxes with that overlap and
-    whether they are real.
+    """Return the warning "overlaps the refiner's box by less than ``threshold``".
+
+    It is over boxes with that overlap and whether they are real.
     """
     warned = [overlap < threshold for overlap in overlaps]
     invented = sum(not true for true in real)

@@ -53,8 +53,9 @@ _CONTRACTIONS = {
 
 
 def without_punctuation(text: str) -> str:
-    """Punctuation beside a blank vanishes, any other becomes a blank; in a text with a number such as 1,000 all of it
-    vanishes.
+    """Punctuation beside a blank vanishes, any other becomes a blank.
+
+    In a text with a number such as 1,000 all of it vanishes.
 
     Full stops vanish, but not those before a digit. Apostrophes and colons stay.
     """

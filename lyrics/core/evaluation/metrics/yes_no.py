@@ -1,7 +1,7 @@
 """Yes and no in answers, as MME's and POPE's evaluations read them, and the scores of both.
 
-MME (Fu et al., 2023): two questions about each picture, one to be answered with yes and one with no. A subtask's score
-is its accuracy plus its share of pictures with both right, each times 100; perception is the sum over ten subtasks
+MME (Fu et al., 2023): two questions about each image, one to be answered with yes and one with no. A subtask's score
+is its accuracy plus its share of images with both right, each times 100; perception is the sum over ten subtasks
 (2000 at most), cognition over four (800).
 
 POPE (Li et al., 2023): is an object there? Accuracy, and precision, recall and F1 of "yes", with the share of answers
@@ -36,16 +36,17 @@ def yes_or_no(answer: str) -> bool | None:
 def mme_scores(
     said: Sequence[bool | None], right: Sequence[bool], categories: Sequence[str], pictures: Sequence[str]
 ) -> dict[str, float]:
-    """Return ``MME perception`` and ``MME cognition`` (of what there are questions), and each subtask's score, from 0
-    to 200.
+    """Return ``MME perception``, ``MME cognition`` and each subtask's score, from 0 to 200.
+
+    Only what there are questions of is scored.
 
     Args:
         said: answers in order; None, neither yes nor no, is wrong.
         right: the true answers.
         categories: subtask of each question, spelled as in ``PERCEPTION`` and ``COGNITION``.
-        pictures: name of the picture of each question, unique within its subtask.
+        pictures: name of the image of each question, unique within its subtask.
 
-    Raises ``LyricsError`` for an unknown subtask, and for a picture that has not two questions.
+    Raises ``LyricsError`` for an unknown subtask, and for an image that has not two questions.
     """
     known = (*PERCEPTION, *COGNITION)
     pairs: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
@@ -57,7 +58,7 @@ def mme_scores(
     for category, by_picture in pairs.items():
         for picture, marks in by_picture.items():
             if len(marks) != 2:
-                raise LyricsError(f"MME asks two questions about a picture; {category} {picture!r} has {len(marks)}.")
+                raise LyricsError(f"MME asks two questions about an image; {category} {picture!r} has {len(marks)}.")
         every = [mark for marks in by_picture.values() for mark in marks]
         both = sum(all(marks) for marks in by_picture.values())
         scores[category] = 100 * sum(every) / len(every) + 100 * both / len(by_picture)
@@ -70,8 +71,9 @@ def mme_scores(
 
 
 def yes_no_scores(said: Sequence[bool | None], right: Sequence[bool]) -> Mapping[str, float]:
-    """Return ``accuracy``, ``precision``, ``recall``, ``F1``, ``yes ratio`` (from 0 to 1) and ``unparsed`` (a count),
-    as POPE reports them.
+    """Return the scores as POPE reports them.
+
+    ``accuracy``, ``precision``, ``recall``, ``F1`` and ``yes ratio`` are from 0 to 1, ``unparsed`` is a count.
 
     An answer that is neither is wrong, and is not a yes: where yes is true it is a miss. Where nothing was answered
     with yes precision is 0, and where yes is never true recall is. Raises ``ValueError`` without questions.

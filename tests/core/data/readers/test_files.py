@@ -329,7 +329,7 @@ def test_a_missing_file_names_itself_and_where_to_get_it(tmp_path: Path) -> None
     assert "docs/datasets.md, row 'gqa'" in message
     with pytest.raises(DatasetError, match="no such folder"):
         Home.of("gqa", str(tmp_path / "no"))
-    with pytest.raises(DatasetError, match="no such folder of pictures"):
+    with pytest.raises(DatasetError, match="no such folder of images"):
         home.pictures(str(tmp_path / "no"))
 
 
@@ -351,9 +351,9 @@ def test_pictures_may_be_called_otherwise_than_annotations_say(tmp_path: Path, k
     assert pictures.read(key).size == pictures.size(key) == (4, 3)
     with pytest.raises(ImageError, match=r"coco_train2017_0785\.png: no such file"):
         home.pictures(str(tmp_path / "coco_train2017_*"), "val2017").read(key)
-    with pytest.raises(SampleError, match="is not the path of a picture inside"):
+    with pytest.raises(SampleError, match="is not the path of an image inside"):
         pictures.read("../0785.png")
-    with pytest.raises(DatasetError, match="no such folder of pictures"):
+    with pytest.raises(DatasetError, match="no such folder of images"):
         home.pictures(str(tmp_path / "no" / "coco_*"))
 
 
@@ -363,7 +363,7 @@ def test_names_in_annotations_do_not_lead_out_of_the_folder(tmp_path: Path, key:
     folder.mkdir()
     Image.new("RGB", (4, 3)).save(tmp_path / "x.png")
     for use in (PictureFolder(folder).read, PictureFolder(folder).size):
-        with pytest.raises(SampleError, match="is not the path of a picture inside"):
+        with pytest.raises(SampleError, match="is not the path of an image inside"):
             use(key)
 
 

@@ -18,8 +18,8 @@ from lyrics.core.errors import WeightsError
 from lyrics.core.evaluation.alignment import alignment
 from lyrics.core.loading import build_model, load_model
 from lyrics.plugins import tiny
-from lyrics.plugins.tiny import TinyDetectorOptions, measure, recipe, shipped
-from lyrics.plugins.tiny.vocabulary import NOUNS
+from lyrics.plugins.tiny import TinyDetectorOptions, measure_experts, train_experts, trained_weights
+from lyrics.plugins.tiny.expert_vocabulary import NOUNS
 from lyrics.workflows.parity import ParityQuestion, parity
 
 COMPONENTS = {component.name: component for component in tiny.lyrics_components()}
@@ -32,19 +32,22 @@ def build(name, **options):
 
 
 def test_the_files_are_those_of_the_list():
-    listed = json.loads((shipped.WEIGHTS / shipped.HASHES_FILE).read_text(encoding="utf-8"))
-    assert {shipped.weights_file(name) for name in COMPONENTS} <= set(listed)
-    files = [path for path in shipped.WEIGHTS.rglob("*") if path.is_file()]
-    assert {path.relative_to(shipped.WEIGHTS).as_posix() for path in files} == {*listed, shipped.HASHES_FILE}
+    listed = json.loads((trained_weights.WEIGHTS / trained_weights.HASHES_FILE).read_text(encoding="utf-8"))
+    assert {trained_weights.weights_file(name) for name in COMPONENTS} <= set(listed)
+    files = [path for path in trained_weights.WEIGHTS.rglob("*") if path.is_file()]
+    assert {path.relative_to(trained_weights.WEIGHTS).as_posix() for path in files} == {
+        *listed,
+        trained_weights.HASHES_FILE,
+    }
     for name, sha256 in listed.items():
-        assert hashlib.sha256((shipped.WEIGHTS / name).read_bytes()).hexdigest() == sha256, name
+        assert hashlib.sha256((trained_weights.WEIGHTS / name).read_bytes()).hexdigest() == sha256, name
     assert sum(path.stat().st_size for path in files) < 30_000_000
 
 
 @pytest.mark.parametrize("name", COMPONENTS)
 def test_pretrained_experts_hold_them(name):
     expert = build(name)
-    stored = load_file(shipped.WEIGHTS / shipped.weights_file(name))
+    stored = load_file(trained_weights.WEIGHTS / trained_weights.weights_file(name))
     own = expert.state_dict()
     assert own.keys() == stored.keys()
     assert all(tensor.dtype == torch.float16 for tensor in stored.values())
@@ -72,8 +75,8 @@ def test_a_checkpoint_takes_the_place_of_what_ships(tmp_path):
     narrow = TinyDetectorOptions(vocabulary=NOUNS, query_width=16, queries=5)
     stored = resolve_name(COMPONENTS["tiny-detector"].build)(narrow, BuildContext("random")).state_dict()
     told = narrow.model_dump_json(exclude_unset=True)
-    file = tmp_path / shipped.weights_file("tiny-detector")
-    save_file(stored, file, metadata={shipped.OPTIONS_KEY: told})
+    file = tmp_path / trained_weights.weights_file("tiny-detector")
+    save_file(stored, file, metadata={trained_weights.OPTIONS_KEY: told})
     given = {"vocabulary": NOUNS, "query_width": 16, "queries": 5, "checkpoint": str(tmp_path)}
     found = build("tiny-detector", **given)
     assert all(torch.equal(tensor, stored[name]) for name, tensor in found.state_dict().items())
@@ -88,7 +91,7 @@ def test_a_checkpoint_takes_the_place_of_what_ships(tmp_path):
         WeightsError, match=r"tiny-vit.safetensors are not there; train them first .* leave checkpoint out"
     ):
         build("tiny-vit", checkpoint=str(tmp_path))
-    save_file(stored, file, metadata={shipped.OPTIONS_KEY: '{"depth": 3}'})
+    save_file(stored, file, metadata={trained_weights.OPTIONS_KEY: '{"depth": 3}'})
     with pytest.raises(WeightsError, match=r'options that this version does not know, {"depth": 3}; export'):
         build("tiny-detector", **given)
 
@@ -101,26 +104,26 @@ def test_thresholds_are_free():
 
 def test_files_that_do_not_fit_are_named(tmp_path):
     name = "tiny-segmenter"
-    file = tmp_path / shipped.weights_file(name)
+    file = tmp_path / trained_weights.weights_file(name)
     with pytest.raises(WeightsError, match=r"tiny-segmenter\.safetensors are not there"):
-        recipe.build_expert(name, tmp_path)
-    shutil.copy(shipped.WEIGHTS / file.name, file)
+        train_experts.build_expert(name, tmp_path)
+    shutil.copy(trained_weights.WEIGHTS / file.name, file)
     stored = load_file(file)
     save_file({**stored, "exit.bias": torch.zeros(2)}, file)
     with pytest.raises(WeightsError, match=r"exit.bias is \[2\], but the options need \[1\]"):
-        recipe.build_expert(name, tmp_path)
+        train_experts.build_expert(name, tmp_path)
     del stored["exit.bias"]
     save_file({**stored, "exist.bias": torch.zeros(1)}, file)
     with pytest.raises(WeightsError, match=r"exit.bias is missing; exist.bias is not part of the model"):
-        recipe.build_expert(name, tmp_path)
+        train_experts.build_expert(name, tmp_path)
     file.write_bytes(b"no tensors")
     with pytest.raises(WeightsError, match="cannot be read as safetensors"):
-        recipe.build_expert(name, tmp_path)
+        train_experts.build_expert(name, tmp_path)
 
 
 def test_they_see_scenes_that_they_were_not_trained_on():
     experts = (build(name) for name in ("tiny-tagger", "tiny-detector", "tiny-segmenter"))
-    figures = measure.measure(*experts, recipe.scenes("test", 48))
+    figures = measure_experts.measure(*experts, train_experts.scenes("test", 48))
     assert figures["tags mAP, things"] > 0.9
     assert figures["AP50, true tags, things"] > 0.9
     assert figures["AP50, tagger's tags"] > 0.8
@@ -129,7 +132,7 @@ def test_they_see_scenes_that_they_were_not_trained_on():
 
 def test_the_refiner_of_lyrics_tiny_is_built_of_them():
     refiner = build_refiner("lyrics-tiny")
-    dataset = recipe.scenes("test", 1)
+    dataset = train_experts.scenes("test", 1)
     sample = dataset[0]
     (found,) = refiner([dataset.picture(sample)])
     assert {obj.tag for obj in found.objects} & {obj.tag for obj in sample.objects}

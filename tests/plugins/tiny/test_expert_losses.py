@@ -12,7 +12,7 @@ from PIL import Image
 from lyrics.core.geometry import Box
 from lyrics.core.pictures.processor import prepare
 from lyrics.core.types import DetectedObject
-from lyrics.plugins.tiny.training import (
+from lyrics.plugins.tiny.expert_losses import (
     EncoderWithNames,
     adamw,
     detector_loss,

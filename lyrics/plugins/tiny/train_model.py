@@ -1,6 +1,6 @@
 """How the model around the experts of ``lyrics-tiny`` is trained: its stages, and what they leave as files.
 
-The experts come before (``lyrics.plugins.tiny.recipe``); the stages take theirs from the package.
+The experts come before (``lyrics.plugins.tiny.train_experts``); the stages take theirs from the package.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lyrics.core.training.launch import several_processes
 from lyrics.core.training.loop import say
 from lyrics.core.weights.model_folder import save_folder
 from lyrics.core.weights.tensors import WEIGHTS_FILE
-from lyrics.plugins.tiny.carried_over import carry_over
+from lyrics.plugins.tiny.extend_vocabulary import carry_over
 from lyrics.plugins.tiny.fine_stages import FINE_STAGE1, FINE_STAGE2, FINE_STAGES, FINE_TEXTS
 from lyrics.plugins.tiny.plain_stages import STAGES
 from lyrics.plugins.tiny.presets import (
@@ -33,8 +33,8 @@ from lyrics.plugins.tiny.presets import (
     lyrics_tiny,
     lyrics_tiny_fine,
 )
-from lyrics.plugins.tiny.shipped import list_files
-from lyrics.plugins.tiny.stages import Stage
+from lyrics.plugins.tiny.stage import Stage
+from lyrics.plugins.tiny.trained_weights import list_files
 
 Say = Callable[[str], None]
 

@@ -12,8 +12,7 @@ from safetensors.torch import load_file, save_file
 from lyrics.core.loading import build_model
 from lyrics.core.runs import checkpoint as checkpoints
 from lyrics.core.weights.model_folder import load_trained_parts
-from lyrics.plugins.tiny import model_recipe, recipe
-from lyrics.plugins.tiny.model_recipe import FINE_STAGES, FINE_TEXTS, STAGES
+from lyrics.plugins.tiny import train_experts, train_model
 from lyrics.plugins.tiny.presets import (
     TINY_LANGUAGE_MODEL,
     TINY_STAGE1_WEIGHTS,
@@ -21,7 +20,8 @@ from lyrics.plugins.tiny.presets import (
     lyrics_tiny,
     lyrics_tiny_fine,
 )
-from lyrics.plugins.tiny.shipped import OPTIONS_KEY, weights_file
+from lyrics.plugins.tiny.train_model import FINE_STAGES, FINE_TEXTS, STAGES
+from lyrics.plugins.tiny.trained_weights import OPTIONS_KEY, weights_file
 
 SHORT = {
     "optimization.steps": 1,
@@ -38,13 +38,13 @@ def test_every_stage_is_a_recipe_that_begins_after_those_before_it(tmp_path):
     assert len(set(names)) == len(names)
     for place, stage in enumerate(STAGES):
         assert stage.after in (None, *names[:place])
-        config = model_recipe.stage_config(stage, tmp_path)
+        config = train_model.stage_config(stage, tmp_path)
         assert config.out == str(tmp_path / stage.name)
         assert config.model.start_from == (None if stage.after is None else str(tmp_path / stage.after))
 
 
 def test_scenes_grow_until_they_are_whole(tmp_path):
-    texts = [model_recipe.stage_config(stage, tmp_path) for stage in STAGES if stage.recipe == "tiny-text"]
+    texts = [train_model.stage_config(stage, tmp_path) for stage in STAGES if stage.recipe == "tiny-text"]
     most = [
         [one.options.get("max_objects", 8) for one in config.data.sets.values()] for config in texts
     ]  # 8 by default
@@ -79,10 +79,10 @@ def test_scenes_grow_until_they_are_whole(tmp_path):
 def trained(tmp_path_factory):
     """A run of the last text stage, of stage 1 and of stage 2, one step each, and the weights that they leave."""
     out = tmp_path_factory.mktemp("tiny")
-    model_recipe.train_stage(model_recipe.LAST_TEXTS[0], out, {**SHORT, "model.start_from": None})
+    train_model.train_stage(train_model.LAST_TEXTS[0], out, {**SHORT, "model.start_from": None})
     for name in ("stage1", "stage2"):
-        model_recipe.train_stage(BY_NAME[name], out, SHORT)
-        model_recipe.export_model(out, out / "weights", BY_NAME[name])
+        train_model.train_stage(BY_NAME[name], out, SHORT)
+        train_model.export_model(out, out / "weights", BY_NAME[name])
     return out
 
 
@@ -91,8 +91,8 @@ def run_tensors(out, stage):
 
 
 def test_the_language_model_is_what_its_text_made_of_it(trained):
-    folder = trained / "weights" / model_recipe.LANGUAGE_MODEL
-    stored, run = load_file(folder / "model.safetensors"), run_tensors(trained, model_recipe.LAST_TEXTS[0].name)
+    folder = trained / "weights" / train_model.LANGUAGE_MODEL
+    stored, run = load_file(folder / "model.safetensors"), run_tensors(trained, train_model.LAST_TEXTS[0].name)
     assert stored
     for name, tensor in stored.items():
         assert torch.equal(tensor, run[f"language_model.model.{name}"].half()), name
@@ -110,14 +110,14 @@ def test_what_stage_1_made_ships_by_itself(trained):
     model = build_model(lyrics_tiny(), weights="random")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        load_trained_parts(model, trained / "weights" / model_recipe.MODELS["stage1"])
+        load_trained_parts(model, trained / "weights" / train_model.MODELS["stage1"])
     own = dict(model.named_parameters())
     assert {name.split(".")[0] for name in run} == {"query_transformer", "objectives"}
     assert all(torch.equal(own[name], tensor.half().float()) for name, tensor in run.items())
 
 
 def test_the_model_is_what_stage_2_made_of_it(trained):
-    folder = trained / "weights" / model_recipe.MODELS["stage2"]
+    folder = trained / "weights" / train_model.MODELS["stage2"]
     run = run_tensors(trained, "stage2")
     assert {name.split(".")[0] for name in run} == {"query_transformer", "projection", "language_model"}
     spec = json.loads((folder / "spec.json").read_text())
@@ -143,9 +143,9 @@ def test_all_files_are_listed(trained):
 
 
 def test_the_names_of_the_package_are_those_of_the_folders():
-    assert TINY_LANGUAGE_MODEL.endswith(f"/weights/{model_recipe.LANGUAGE_MODEL}")
-    assert TINY_STAGE1_WEIGHTS.endswith(f"/weights/{model_recipe.MODELS['stage1']}")
-    assert TINY_WEIGHTS.endswith(f"/weights/{model_recipe.MODELS['stage2']}")
+    assert TINY_LANGUAGE_MODEL.endswith(f"/weights/{train_model.LANGUAGE_MODEL}")
+    assert TINY_STAGE1_WEIGHTS.endswith(f"/weights/{train_model.MODELS['stage1']}")
+    assert TINY_WEIGHTS.endswith(f"/weights/{train_model.MODELS['stage2']}")
 
 
 def test_the_fine_stages_follow_each_other_and_begin_with_what_the_plain_texts_left(tmp_path):
@@ -155,22 +155,22 @@ def test_the_fine_stages_follow_each_other_and_begin_with_what_the_plain_texts_l
     weights = str(tmp_path / "weights")
     for place, stage in enumerate(FINE_STAGES):
         assert stage.after in (None, *[one.name for one in FINE_STAGES[:place]])
-        config = model_recipe.stage_config(stage, tmp_path)
+        config = train_model.stage_config(stage, tmp_path)
         assert {one.options.get("attributes") for one in config.data.sets.values()} == {"fine"}
         if stage.recipe != "tiny-text":
             assert config.model.spec.image_encoder.options["checkpoint"] == weights
             assert config.model.spec.refiner.segmenter.options["checkpoint"] == weights
             assert config.data.group == 2
-    first = model_recipe.stage_config(FINE_STAGES[0], tmp_path)
-    assert first.model.spec.language_model.options["checkpoint"] == f"{weights}/{model_recipe.BEGINNING}"
+    first = train_model.stage_config(FINE_STAGES[0], tmp_path)
+    assert first.model.spec.language_model.options["checkpoint"] == f"{weights}/{train_model.BEGINNING}"
     # No scene is read twice by the texts, nor seen twice by stage 2.
-    texts = [model_recipe.stage_config(stage, tmp_path) for stage in FINE_STAGES if stage.recipe == "tiny-text"]
+    texts = [train_model.stage_config(stage, tmp_path) for stage in FINE_STAGES if stage.recipe == "tiny-text"]
     seeds = [one.options["seed"] for config in texts for one in config.data.sets.values()]
     assert len(set(seeds)) == len(seeds)
 
 
 def test_soft_tokens_come_before_text_and_looks_before_all(tmp_path):
-    by_name = {stage.name: model_recipe.stage_config(stage, tmp_path) for stage in FINE_STAGES}
+    by_name = {stage.name: train_model.stage_config(stage, tmp_path) for stage in FINE_STAGES}
     alone, both = by_name["fine-2a"], by_name["fine-2b"]
     assert not alone.model.spec.spatial_in_prompt
     assert alone.model.spec.language_model.options["adaptation"] == "frozen"
@@ -190,23 +190,23 @@ def test_the_last_fine_text_leaves_the_language_model_of_stage_2(tmp_path):
     weights = tmp_path / "weights"
     weights.mkdir()
     for name in ("tiny-vit", "tiny-tagger", "tiny-detector", "tiny-segmenter"):
-        told = {OPTIONS_KEY: recipe.options_of(name, fine=True).model_dump_json()}
-        save_file(recipe.build_expert(name, fine=True).state_dict(), weights / weights_file(name), told)
+        told = {OPTIONS_KEY: train_experts.options_of(name, fine=True).model_dump_json()}
+        save_file(train_experts.build_expert(name, fine=True).state_dict(), weights / weights_file(name), told)
     last = FINE_TEXTS[-1]
-    model_recipe.train_stage(last, tmp_path, {**short, "model.start_from": None})
-    assert (weights / model_recipe.BEGINNING / "model.safetensors").is_file()
-    folder = weights / model_recipe.LANGUAGE_MODEL
+    train_model.train_stage(last, tmp_path, {**short, "model.start_from": None})
+    assert (weights / train_model.BEGINNING / "model.safetensors").is_file()
+    folder = weights / train_model.LANGUAGE_MODEL
     run = run_tensors(tmp_path, last.name)
     for name, tensor in load_file(folder / "model.safetensors").items():
         assert torch.equal(tensor, run[f"language_model.model.{name}"].half()), name
-    model_recipe.train_stage(by_name["fine-2a"], tmp_path, {**short, "model.start_from": None})
-    model_recipe.train_stage(by_name["fine-2b"], tmp_path, short)
+    train_model.train_stage(by_name["fine-2a"], tmp_path, {**short, "model.start_from": None})
+    train_model.train_stage(by_name["fine-2b"], tmp_path, short)
     first, then = run_tensors(tmp_path, "fine-2a"), run_tensors(tmp_path, "fine-2b")
     assert {name.split(".")[0] for name in first} == {"query_transformer", "projection"}
     assert {name.split(".")[0] for name in then} == {"query_transformer", "projection", "language_model"}
     assert all("lora" in name for name in then if name.startswith("language_model"))
-    model_recipe.export_model(tmp_path, weights, by_name["fine-2b"])
-    spec = json.loads((weights / model_recipe.MODELS["fine-2b"] / "spec.json").read_text())
+    train_model.export_model(tmp_path, weights, by_name["fine-2b"])
+    spec = json.loads((weights / train_model.MODELS["fine-2b"] / "spec.json").read_text())
     preset = lyrics_tiny_fine()
     assert spec["language_model"]["options"]["checkpoint"] == preset.language_model.options["checkpoint"]
     assert spec["image_encoder"]["options"]["checkpoint"] == preset.image_encoder.options["checkpoint"]

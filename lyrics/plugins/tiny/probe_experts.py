@@ -22,11 +22,11 @@ from lyrics.core.contracts import Dataset
 from lyrics.core.pictures.processor import prepare
 from lyrics.plugins.tiny.boxes import pairwise_iou
 from lyrics.plugins.tiny.detector import TinyDetector
+from lyrics.plugins.tiny.expert_vocabulary import NOUNS, SHAPES
 from lyrics.plugins.tiny.looks import OF_SCENES, OF_THINGS, SeenObject
-from lyrics.plugins.tiny.recipe import drawn
 from lyrics.plugins.tiny.segmenter import TinySegmenter
+from lyrics.plugins.tiny.train_experts import drawn
 from lyrics.plugins.tiny.vit import TinyVit
-from lyrics.plugins.tiny.vocabulary import NOUNS, SHAPES
 
 #: Attribute -> its values, in the order of the table.
 ATTRIBUTES: Mapping[str, tuple[str, ...]] = {"shape": SHAPES, **OF_THINGS, **OF_SCENES}

@@ -11,10 +11,11 @@ SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "diamond", "h
 
 # fmt: off
 WORDS = (
-    "BAKE", "BALL", "BANK", "BELL", "BIKE", "BIRD", "BLUE", "BOAT", "BOOK", "CAFE", "CAKE", "CITY", "CLUB", "COFFEE", "DANCE", "DEER",
-    "DOOR", "EXIT", "FARM", "FISH", "FREE", "GATE", "GIFT", "GOLD", "HELP", "HERE", "HOME", "HOTEL", "IDEA", "JAZZ", "JUICE", "KEYS",
-    "KIWI", "LAKE", "LAMP", "MENU", "MILK", "MOON", "MUSIC", "NEWS", "NORTH", "OPEN", "PARK", "PIZZA", "POST", "QUEEN", "QUIZ", "RADIO",
-    "RICE", "SALE", "SHOP", "STOP", "TAXI", "TEA", "TOUR", "TRAIN", "UNIT", "VIEW", "VOTE", "WEST", "WOOD", "YARD", "ZERO", "ZOO",
+    "BAKE", "BALL", "BANK", "BELL", "BIKE", "BIRD", "BLUE", "BOAT", "BOOK", "CAFE", "CAKE", "CITY", "CLUB", "COFFEE",
+    "DANCE", "DEER", "DOOR", "EXIT", "FARM", "FISH", "FREE", "GATE", "GIFT", "GOLD", "HELP", "HERE", "HOME", "HOTEL",
+    "IDEA", "JAZZ", "JUICE", "KEYS", "KIWI", "LAKE", "LAMP", "MENU", "MILK", "MOON", "MUSIC", "NEWS", "NORTH", "OPEN",
+    "PARK", "PIZZA", "POST", "QUEEN", "QUIZ", "RADIO", "RICE", "SALE", "SHOP", "STOP", "TAXI", "TEA", "TOUR", "TRAIN",
+    "UNIT", "VIEW", "VOTE", "WEST", "WOOD", "YARD", "ZERO", "ZOO",
 )
 # fmt: on
 

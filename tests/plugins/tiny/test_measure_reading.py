@@ -9,7 +9,7 @@ import torch
 
 from lyrics.core.data.build import build_dataset
 from lyrics.core.language.tokenizers import builtin_tokenizer
-from lyrics.plugins.tiny.reading import reading_accuracy
+from lyrics.plugins.tiny.measure_reading import reading_accuracy
 
 SCENES = 12
 

@@ -36,16 +36,7 @@ from lyrics.plugins.tiny import detector as detector_file
 from lyrics.plugins.tiny import segmenter as segmenter_file
 from lyrics.plugins.tiny import tagger as tagger_file
 from lyrics.plugins.tiny import vit as vit_file
-from lyrics.plugins.tiny.looks import (
-    EncoderWithLooks,
-    SegmenterWithLooks,
-    encoder_looks_loss,
-    seen_objects,
-    segmenter_looks_loss,
-)
-from lyrics.plugins.tiny.presets import FINE_OPTIONS
-from lyrics.plugins.tiny.shipped import OPTIONS_KEY, list_files, load_weights, weights_file
-from lyrics.plugins.tiny.training import (
+from lyrics.plugins.tiny.expert_losses import (
     EncoderWithNames,
     Objects,
     adamw,
@@ -55,7 +46,16 @@ from lyrics.plugins.tiny.training import (
     segmenter_loss,
     tagger_loss,
 )
-from lyrics.plugins.tiny.vocabulary import NOUNS, VOCABULARY, word_tag
+from lyrics.plugins.tiny.expert_vocabulary import NOUNS, VOCABULARY, word_tag
+from lyrics.plugins.tiny.looks import (
+    EncoderWithLooks,
+    SegmenterWithLooks,
+    encoder_looks_loss,
+    seen_objects,
+    segmenter_looks_loss,
+)
+from lyrics.plugins.tiny.presets import FINE_OPTIONS
+from lyrics.plugins.tiny.trained_weights import OPTIONS_KEY, list_files, load_weights, weights_file
 
 Say = Callable[[str], None]
 

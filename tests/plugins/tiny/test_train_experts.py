@@ -13,16 +13,16 @@ import torch
 from safetensors.torch import load_file
 
 from lyrics.core.errors import WeightsError
-from lyrics.plugins.tiny import recipe
-from lyrics.plugins.tiny.vocabulary import VOCABULARY
+from lyrics.plugins.tiny import train_experts
+from lyrics.plugins.tiny.expert_vocabulary import VOCABULARY
 
-SEGMENTER = recipe.ExpertTraining("tiny-segmenter", steps=3, batch=2, learning_rate=1e-3)
-DETECTOR = recipe.ExpertTraining("tiny-detector", steps=1, batch=1, learning_rate=1e-3)
+SEGMENTER = train_experts.ExpertTraining("tiny-segmenter", steps=3, batch=2, learning_rate=1e-3)
+DETECTOR = train_experts.ExpertTraining("tiny-detector", steps=1, batch=1, learning_rate=1e-3)
 
 
 @pytest.fixture
 def every_step_is_saved(monkeypatch):
-    monkeypatch.setattr(recipe, "SAVE_EVERY", 1)
+    monkeypatch.setattr(train_experts, "SAVE_EVERY", 1)
 
 
 class Stopped(Exception):
@@ -47,80 +47,80 @@ class Stopping:
         return self.dataset.picture(sample)
 
 
-@pytest.mark.parametrize("plans", [recipe.PLANS, recipe.FINE_PLANS], ids=["plain", "fine"])
+@pytest.mark.parametrize("plans", [train_experts.PLANS, train_experts.FINE_PLANS], ids=["plain", "fine"])
 def test_every_expert_has_a_plan_and_begins_after_those_that_it_borrows_from(plans):
     assert {plan.component for plan in plans} == {"tiny-detector", "tiny-segmenter", "tiny-tagger", "tiny-vit"}
     names = [plan.name for plan in plans]
     assert len(names) == len(set(names))
     assert all(plan.after in (None, *names[:place]) for place, plan in enumerate(plans))
-    assert {plan.fine for plan in plans} == {plans is recipe.FINE_PLANS}
+    assert {plan.fine for plan in plans} == {plans is train_experts.FINE_PLANS}
 
 
-@pytest.mark.parametrize("component", recipe.FINE_OPTIONS)
+@pytest.mark.parametrize("component", train_experts.FINE_OPTIONS)
 def test_experts_for_fine_scenes_are_trained_exported_and_built(component, tmp_path):
-    plan = recipe.ExpertTraining(component, steps=1, batch=1, learning_rate=1e-3, fine=True)
-    module = recipe.train_expert(plan, tmp_path, recipe.scenes_for(plan), lambda line: None)
-    assert recipe.export(component, tmp_path, tmp_path / "weights") == 1
-    found = recipe.build_expert(component, tmp_path / "weights", fine=True)
-    own = recipe.expert_of(module).state_dict()
+    plan = train_experts.ExpertTraining(component, steps=1, batch=1, learning_rate=1e-3, fine=True)
+    module = train_experts.train_expert(plan, tmp_path, train_experts.scenes_for(plan), lambda line: None)
+    assert train_experts.export(component, tmp_path, tmp_path / "weights") == 1
+    found = train_experts.build_expert(component, tmp_path / "weights", fine=True)
+    own = train_experts.expert_of(module).state_dict()
     assert all(torch.equal(tensor, own[name].half().float()) for name, tensor in found.state_dict().items())
     with pytest.raises(WeightsError, match=f"^{component}: .* does not fit the trained weights"):
-        recipe.build_expert(component, tmp_path / "weights")
+        train_experts.build_expert(component, tmp_path / "weights")
 
 
 def test_a_stopped_training_goes_on(tmp_path, every_step_is_saved):
-    dataset = recipe.scenes("train", 6)
-    whole = recipe.train_expert(SEGMENTER, tmp_path / "whole", dataset, lambda line: None)
+    dataset = train_experts.scenes("train", 6)
+    whole = train_experts.train_expert(SEGMENTER, tmp_path / "whole", dataset, lambda line: None)
     lines = []
     with pytest.raises(Stopped):
-        recipe.train_expert(SEGMENTER, tmp_path / "halves", Stopping(dataset, 4), lines.append)
-    assert recipe.trained("tiny-segmenter", tmp_path / "halves")[1] == 2
-    halves = recipe.train_expert(SEGMENTER, tmp_path / "halves", Stopping(dataset, 3), lines.append)
+        train_experts.train_expert(SEGMENTER, tmp_path / "halves", Stopping(dataset, 4), lines.append)
+    assert train_experts.trained("tiny-segmenter", tmp_path / "halves")[1] == 2
+    halves = train_experts.train_expert(SEGMENTER, tmp_path / "halves", Stopping(dataset, 3), lines.append)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), halves.parameters(), strict=True))
     assert lines[-1].startswith("tiny-segmenter: step 3 of 3, loss ")
     with pytest.raises(WeightsError, match=r"another plan, .*'steps': 3"):
-        recipe.train_expert(replace(SEGMENTER, steps=4), tmp_path / "halves", dataset)
+        train_experts.train_expert(replace(SEGMENTER, steps=4), tmp_path / "halves", dataset)
 
 
 def test_layers_are_borrowed_and_the_rest_is_as_ever(tmp_path):
     plan = replace(SEGMENTER, after="tiny-detector", steps=1)
     with pytest.raises(WeightsError, match="holds no training of tiny-detector"):
-        recipe.train_expert(plan, tmp_path / "empty", recipe.scenes("train", 2))
-    detector = recipe.train_expert(DETECTOR, tmp_path, recipe.scenes("train", 1), lambda line: None)
+        train_experts.train_expert(plan, tmp_path / "empty", train_experts.scenes("train", 2))
+    detector = train_experts.train_expert(DETECTOR, tmp_path, train_experts.scenes("train", 1), lambda line: None)
     lines = []
     with pytest.raises(Stopped):
-        recipe.train_expert(plan, tmp_path, Stopping(recipe.scenes("train", 2), 0), lines.append)
+        train_experts.train_expert(plan, tmp_path, Stopping(train_experts.scenes("train", 2), 0), lines.append)
     # 4 tensors of each of two downsamplings, 8 of each of two blocks
     assert lines == ["tiny-segmenter: 24 of 54 tensors begin as those of tiny-detector"]
-    segmenter = recipe.build_expert("tiny-segmenter")
-    recipe._borrow(dict(segmenter.named_parameters()), detector.state_dict())
+    segmenter = train_experts.build_expert("tiny-segmenter")
+    train_experts._borrow(dict(segmenter.named_parameters()), detector.state_dict())
     assert torch.equal(segmenter.trunk.stages[1][0].depthwise.weight, detector.trunk.stages[1][0].depthwise.weight)
     assert torch.equal(segmenter.trunk.norm.weight, torch.ones(64))
 
 
 def test_export_is_what_was_trained(tmp_path):
-    module = recipe.train_expert(DETECTOR, tmp_path, recipe.scenes("train", 1), lambda line: None)
-    assert recipe.export("tiny-detector", tmp_path, tmp_path / "weights") == 1
+    module = train_experts.train_expert(DETECTOR, tmp_path, train_experts.scenes("train", 1), lambda line: None)
+    assert train_experts.export("tiny-detector", tmp_path, tmp_path / "weights") == 1
     (file,) = (tmp_path / "weights").glob("*.safetensors")
     stored = load_file(file)
     assert stored.keys() == module.state_dict().keys()
     assert all(torch.equal(stored[name], tensor.half()) for name, tensor in module.state_dict().items())
     listed = json.loads((tmp_path / "weights" / "sha256.json").read_text())
     assert listed == {"tiny-detector.safetensors": hashlib.sha256(file.read_bytes()).hexdigest()}
-    loaded = recipe.build_expert("tiny-detector", tmp_path / "weights")
+    loaded = train_experts.build_expert("tiny-detector", tmp_path / "weights")
     assert torch.equal(loaded.objectness.weight, module.objectness.weight.half().float())
 
 
 def test_the_encoder_is_kept_without_its_heads(tmp_path):
-    plan = recipe.ExpertTraining("tiny-vit", steps=1, batch=1, learning_rate=1e-3)
-    module = recipe.train_expert(plan, tmp_path, recipe.scenes("train", 1), lambda line: None)
-    recipe.export("tiny-vit", tmp_path, tmp_path / "weights")
+    plan = train_experts.ExpertTraining("tiny-vit", steps=1, batch=1, learning_rate=1e-3)
+    module = train_experts.train_expert(plan, tmp_path, train_experts.scenes("train", 1), lambda line: None)
+    train_experts.export("tiny-vit", tmp_path, tmp_path / "weights")
     assert load_file(tmp_path / "weights" / "tiny-vit.safetensors").keys() == module.encoder.state_dict().keys()
 
 
 def test_words_are_objects_whose_mask_is_their_box():
-    dataset = recipe.scenes("train", 40)
-    pictures, objects = recipe.drawn(dataset, range(40))
+    dataset = train_experts.scenes("train", 40)
+    pictures, objects = train_experts.drawn(dataset, range(40))
     tags = {obj.tag for found in objects for obj in found}
     assert tags <= set(VOCABULARY)
     words = [
@@ -138,24 +138,24 @@ def test_words_are_objects_whose_mask_is_their_box():
 
 
 def test_batches_depend_on_their_number_alone():
-    dataset = recipe.scenes("train", 8)
-    preprocessing = recipe.build_expert("tiny-segmenter").preprocessing
-    third, last = islice(recipe.batches(dataset, SEGMENTER, preprocessing, first=2), 2)
-    *_, again, _ = recipe.batches(dataset, SEGMENTER, preprocessing)
+    dataset = train_experts.scenes("train", 8)
+    preprocessing = train_experts.build_expert("tiny-segmenter").preprocessing
+    third, last = islice(train_experts.batches(dataset, SEGMENTER, preprocessing, first=2), 2)
+    *_, again, _ = train_experts.batches(dataset, SEGMENTER, preprocessing)
     assert torch.equal(third[0].pixels_BCHW, again[0].pixels_BCHW)
     assert third[1] == again[1] != last[1]
 
 
 def test_the_segmenter_is_asked_with_boxes_that_are_a_little_off():
-    dataset = recipe.scenes("train", 2)
-    _, true = recipe.drawn(dataset, range(2))
+    dataset = train_experts.scenes("train", 2)
+    _, true = train_experts.drawn(dataset, range(2))
     for component, moves in (("tiny-segmenter", True), ("tiny-detector", False)):
         plan = replace(SEGMENTER, component=component)
-        ((_, objects),) = recipe.batches(dataset, plan, recipe.build_expert(component).preprocessing)
+        ((_, objects),) = train_experts.batches(dataset, plan, train_experts.build_expert(component).preprocessing)
         for found, there in zip(objects, true, strict=True):
             for ours, theirs in zip(found, there, strict=True):
                 assert (ours.tag, ours.mask) == (theirs.tag, theirs.mask)
                 a, b = np.array(ours.box_norm.as_tuple()), np.array(theirs.box_norm.as_tuple())
                 side = np.tile(b[2:] - b[:2], 2)
-                assert (np.abs(a - b) <= recipe.BOX_JITTER * side + 1e-9).all()
+                assert (np.abs(a - b) <= train_experts.BOX_JITTER * side + 1e-9).all()
                 assert (a != b).any() == moves

@@ -26,12 +26,12 @@ from lyrics.core.evaluation.metrics.detection import (
 from lyrics.core.pictures.processor import prepare
 from lyrics.core.types import DetectedObject, ImageBatch, Preprocessing
 from lyrics.plugins.tiny.detector import TinyDetector
+from lyrics.plugins.tiny.expert_losses import EncoderWithNames, token_targets
+from lyrics.plugins.tiny.expert_vocabulary import WORDS
 from lyrics.plugins.tiny.looks import OF_SCENES, OF_THINGS, EncoderWithLooks, SegmenterWithLooks
-from lyrics.plugins.tiny.recipe import drawn
 from lyrics.plugins.tiny.segmenter import TinySegmenter
 from lyrics.plugins.tiny.tagger import TinyTagger
-from lyrics.plugins.tiny.training import EncoderWithNames, token_targets
-from lyrics.plugins.tiny.vocabulary import WORDS
+from lyrics.plugins.tiny.train_experts import drawn
 
 Objects = Sequence[Sequence[DetectedObject]]
 _BATCH = 32

@@ -2,7 +2,7 @@
 
 Probes are linear and read the pooled queries (the mean visual and the mean grounding query, side by side; the query
 transformer reads no text) of scenes of one thing, where what a query says needs no name. Beside them stand the same
-probes of what each expert has of the thing (``lyrics.plugins.tiny.probe``).
+probes of what each expert has of the thing (``lyrics.plugins.tiny.probe_experts``).
 
 Shapes: N scenes, D width of the query transformer.
 """
@@ -19,7 +19,7 @@ from lyrics.core.contracts import Dataset
 from lyrics.core.evaluation.alignment import NEAR, alignment
 from lyrics.core.model import LyricsModel
 from lyrics.core.stage1.streams import QUERY_SEGMENTS, Stream, full
-from lyrics.plugins.tiny import probe, recipe
+from lyrics.plugins.tiny import probe_experts, train_experts
 from lyrics.plugins.tiny.detector import TinyDetector
 from lyrics.plugins.tiny.looks import OF_SCENES, OF_THINGS
 from lyrics.plugins.tiny.segmenter import TinySegmenter
@@ -60,7 +60,7 @@ def pooled_queries(model: LyricsModel, dataset: Dataset, scenes: int) -> torch.T
     """The mean visual and the mean grounding query of the first scenes, side by side: [N,2D] on the host."""
     pooled = []
     for start in range(0, scenes, _BATCH):
-        images, _ = recipe.drawn(dataset, range(start, min(start + _BATCH, scenes)))
+        images, _ = train_experts.drawn(dataset, range(start, min(start + _BATCH, scenes)))
         features, _ = model.features(model.processor.images(images, model.device, dtype=model.dtype))
         rows = torch.arange(len(images))
         segments = [name for name in QUERY_SEGMENTS if name in model.query_transformer.segments]
@@ -71,22 +71,22 @@ def pooled_queries(model: LyricsModel, dataset: Dataset, scenes: int) -> torch.T
 
 
 def probed(model: LyricsModel, split: str, scenes: int) -> dict[str, dict[str, float]]:
-    """Share right by attribute: of each describer of ``lyrics.plugins.tiny.probe`` and of the pooled ``queries``;
+    """Share right by attribute: of each describer of ``lyrics.plugins.tiny.probe_experts`` and of the pooled ``queries``;
     ``chance`` beside.
 
     Two thirds of the scenes, which have one thing each, are what probes are fitted to.
     """
     assert model.refiner is not None
     experts = model.refiner.experts
-    dataset = recipe.scenes(split, scenes, max_objects=1, fine=True)
-    described, things = probe.describe(
+    dataset = train_experts.scenes(split, scenes, max_objects=1, fine=True)
+    described, things = probe_experts.describe(
         cast(TinyVit, model.encoder),
         cast(TinyDetector, experts["detector"]),
         cast(TinySegmenter, experts["segmenter"]),
         dataset,
         scenes,
     )
-    found = probe.probe({**described, "queries": pooled_queries(model, dataset, scenes)}, things)
+    found = probe_experts.probe({**described, "queries": pooled_queries(model, dataset, scenes)}, things)
     return {name: {"chance": found.chance[name], **found.shares[name]} for name in ATTRIBUTES}
 
 
@@ -103,13 +103,13 @@ def measure_gates(
         say: told of the progress.
     """
     model.eval()
-    dataset = recipe.scenes(split, scenes, fine=True)
+    dataset = train_experts.scenes(split, scenes, fine=True)
     found = alignment(model, dataset, samples=scenes, twins=True, say=say)
     shares = {name.replace(f" of {found.samples}", ""): share for name, (share, _) in found.shares.items()}
     gates = [Gate(name, shares[name], least) for name, least in LEAST.items()]
     of_probes = probed(model, split, probes)
     for name, row in of_probes.items():
-        best = max(row[expert] for expert in probe.DESCRIBERS)
+        best = max(row[expert] for expert in probe_experts.DESCRIBERS)
         gates.append(Gate(f"probe of pooled queries: {name}", row["queries"], PROBE_SHARE * best))
     figures = {
         "split": split,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lyrics.core.errors import WeightsError
-from lyrics.core.language.tokenizers import word_tokenizer
+from lyrics.core.language.tokenizers import builtin_tokenizer
 from lyrics.core.loading import build_model
 from lyrics.plugins.tiny.presets import lyrics_tiny
 
@@ -40,7 +40,7 @@ def carry_over(checkpoint: str, folder: Path) -> list[str]:
     old = language_model.tokenizer
     known: dict[str, int] = old.get_vocab()
     special = [token for token in (old.pad_token, old.bos_token, old.eos_token) if token is not None]
-    tokenizer = word_tokenizer(special)
+    tokenizer = builtin_tokenizer("words", special)
     tokens: dict[str, int] = tokenizer.get_vocab()
     rows_VD = language_model.model.get_input_embeddings().weight
     if len(tokens) > len(rows_VD):

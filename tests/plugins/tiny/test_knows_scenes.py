@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from lyrics.core.data.build import build_dataset
-from lyrics.plugins.tiny.world import KnowsScenes
+from lyrics.plugins.tiny.knows_scenes import KnowsScenes
 from tests.commands import Run
 
 SAID = "is no image of the kind that this model was trained on, drawn scenes"

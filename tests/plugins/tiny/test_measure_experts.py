@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from lyrics.core.types import Detection, DetectorOutput, Preprocessing, SegmenterOutput
-from lyrics.plugins.tiny import measure, recipe
+from lyrics.plugins.tiny import measure_experts, train_experts
+from lyrics.plugins.tiny.expert_vocabulary import NOUNS, VOCABULARY, WORDS
 from lyrics.plugins.tiny.looks import EncoderWithLooks, SegmenterWithLooks
-from lyrics.plugins.tiny.vocabulary import NOUNS, VOCABULARY, WORDS
 from tests.plugins.tiny import builders
 
-DATASET = recipe.scenes("test", 40)
-_, TRUTH = recipe.drawn(DATASET, range(40))
+DATASET = train_experts.scenes("test", 40)
+_, TRUTH = train_experts.drawn(DATASET, range(40))
 PREPROCESSING = Preprocessing(resize="longest", size=16, mean=(0.5,) * 3, std=(0.5,) * 3, pad_to=16)
 
 
@@ -58,7 +58,7 @@ class Segmenter(Knowing):
 
 
 def test_who_knows_everything_has_one_everywhere():
-    figures = measure.measure(Knowing(), Detector(), Segmenter(), DATASET)
+    figures = measure_experts.measure(Knowing(), Detector(), Segmenter(), DATASET)
     counts = {name: figures.pop(name) for name in ("scenes", "things", "words")}
     assert counts["scenes"] == 40
     assert counts["things"] + counts["words"] == sum(map(len, TRUTH))
@@ -71,7 +71,7 @@ def test_who_sees_one_thing_of_each_picture_misses_the_others():
     def first(objects):
         return objects[:1]
 
-    figures = measure.measure(Knowing(), Detector(first), Segmenter(), DATASET)
+    figures = measure_experts.measure(Knowing(), Detector(first), Segmenter(), DATASET)
     share = 40 / figures["things"]
     assert figures["boxes precision"] == 1
     assert figures["boxes recall"] == pytest.approx(40 / sum(map(len, TRUTH)))
@@ -79,7 +79,7 @@ def test_who_sees_one_thing_of_each_picture_misses_the_others():
     assert 0 < figures["AP50, true tags, things"] < 0.6
     assert figures["mIoU, detected boxes"] == 1
     assert figures["mIoU, detected boxes, missed count 0"] == pytest.approx(share)
-    figures = measure.measure(Knowing(first), Detector(), Segmenter(), DATASET)
+    figures = measure_experts.measure(Knowing(first), Detector(), Segmenter(), DATASET)
     assert figures["tags precision"] == 1
     assert figures["tags recall"] < 0.6
     assert figures["AP50, tagger's tags"] < 0.6
@@ -100,7 +100,7 @@ def test_encoder_that_always_names_the_same():
         phrases=PhraseHead(4, VOCABULARY, 0.0),
     )
     module.encoder.positions_ND = torch.zeros(4, 4)
-    figures = measure.measure_encoder(module, DATASET)
+    figures = measure_experts.measure_encoder(module, DATASET)
     things = [obj for found in TRUTH for obj in found]
     assert figures["name right"] < 0.1
     assert 0 < figures["tokens"] <= 160
@@ -108,14 +108,14 @@ def test_encoder_that_always_names_the_same():
     assert min(o.box_norm.area for o in things) < figures["box IoU"] < max(o.box_norm.area for o in things)
 
 
-FINE = recipe.scenes("test", 40, fine=True)
-_, FINE_TRUTH = recipe.drawn(FINE, range(40))
+FINE = train_experts.scenes("test", 40, fine=True)
+_, FINE_TRUTH = train_experts.drawn(FINE, range(40))
 
 
 def test_words_of_fine_scenes_are_no_things():
     detector = builders.detector(**builders.SMALL, vocabulary=NOUNS, queries=4)
     tagger = builders.tagger(**builders.SMALL, vocabulary=NOUNS)
-    figures = measure.measure(tagger, detector, builders.segmenter(**builders.SMALL), FINE)
+    figures = measure_experts.measure(tagger, detector, builders.segmenter(**builders.SMALL), FINE)
     assert figures["words"] == sum(one.tag == "word" for found in FINE_TRUTH for one in found)
     assert figures["things"] == sum(one.tag != "word" for found in FINE_TRUTH for one in found)
 
@@ -128,7 +128,7 @@ def test_looks_are_counted_where_there_are_any():
         torch.nn.init.zeros_(head.weight)
         head.bias.data.copy_(torch.arange(len(head.bias), 0, -1))
     torch.nn.init.zeros_(segmenter.words.words.weight)
-    figures = measure.measure_looks(encoder, segmenter, FINE)
+    figures = measure_experts.measure_looks(encoder, segmenter, FINE)
     things = [one for found in FINE_TRUTH for one in found if one.fill]
     lying = [one.hidden for one in things if one.hidden]
     words = [one.text for found in FINE_TRUTH for one in found if one.text]

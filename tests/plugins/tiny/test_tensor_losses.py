@@ -8,7 +8,14 @@ import torch.nn.functional as F
 
 from lyrics.plugins.tiny.boxes import generalised_iou, non_maximum_suppression, pairwise_iou
 from lyrics.plugins.tiny.detector import CellPredictions
-from lyrics.plugins.tiny.losses import assign_cells, detection_loss, dice_loss, focal_loss, mask_loss, multilabel_loss
+from lyrics.plugins.tiny.tensor_losses import (
+    assign_cells,
+    detection_loss,
+    dice_loss,
+    focal_loss,
+    mask_loss,
+    multilabel_loss,
+)
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [-3.0, 0.0, 1.0]])
 TARGETS = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]])

@@ -9,8 +9,8 @@ import torch
 
 from lyrics.core.loading import build_model
 from lyrics.core.model import LyricsModel
-from lyrics.plugins.tiny import gates, model_recipe, probe, recipe
-from lyrics.plugins.tiny.gates import ATTRIBUTES, LEAST, Gate, measure_gates, pooled_queries, probed
+from lyrics.plugins.tiny import probe_experts, stage1_gates, train_experts, train_model
+from lyrics.plugins.tiny.stage1_gates import ATTRIBUTES, LEAST, Gate, measure_gates, pooled_queries, probed
 
 
 @pytest.fixture(scope="module")
@@ -26,16 +26,16 @@ def model() -> LyricsModel:
 def test_pooled_queries_are_means_of_each_kind_whatever_the_batch(
     model: LyricsModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset = recipe.scenes("validation", 5, max_objects=1, fine=True)
+    dataset = train_experts.scenes("validation", 5, max_objects=1, fine=True)
     whole = pooled_queries(model, dataset, 5)
     assert whole.shape == (5, 2 * model.query_transformer.hidden_size)
-    monkeypatch.setattr(gates, "_BATCH", 2)
+    monkeypatch.setattr(stage1_gates, "_BATCH", 2)
     torch.testing.assert_close(pooled_queries(model, dataset, 5), whole, rtol=1e-4, atol=1e-4)
     encoded = []
     project = model.projection.forward
     monkeypatch.setattr(model.projection, "forward", lambda queries: encoded.append(queries) or project(queries))
     monkeypatch.setattr(model, "spec", model.spec.with_overrides({"sees": []}))
-    model.encode([recipe.drawn(dataset, [3])[0][0]])  # the same queries, without any text
+    model.encode([train_experts.drawn(dataset, [3])[0][0]])  # the same queries, without any text
     (queries_1QD,) = encoded
     count = model.query_transformer.num_visual
     by_hand = torch.cat([queries_1QD[0, :count].mean(0), queries_1QD[0, count:].mean(0)])
@@ -46,13 +46,13 @@ def test_probes_tell_what_is_there_and_nothing_else(model: LyricsModel, monkeypa
     """Queries that hold the ground alone: its probe is right, that of the fill at chance."""
     from lyrics.plugins.scenes.names import GROUNDS
 
-    dataset = recipe.scenes("validation", 90, max_objects=1, fine=True)
+    dataset = train_experts.scenes("validation", 90, max_objects=1, fine=True)
     grounds = [GROUNDS.index(dataset[row].extra["ground"]) for row in range(90)]
     held = torch.nn.functional.one_hot(torch.tensor(grounds), 3) + 0.1 * torch.randn(90, 3)
-    monkeypatch.setattr(gates, "pooled_queries", lambda model, dataset, scenes: held)
+    monkeypatch.setattr(stage1_gates, "pooled_queries", lambda model, dataset, scenes: held)
     found = probed(model, "validation", 90)
     assert set(found) == set(ATTRIBUTES) == {"color", "fill", "lean", "outline", "ground", "texture"}
-    assert set(found["fill"]) == {"chance", *probe.DESCRIBERS, "queries"}
+    assert set(found["fill"]) == {"chance", *probe_experts.DESCRIBERS, "queries"}
     assert found["ground"]["queries"] > 0.95
     assert found["fill"]["queries"] < 0.6
 
@@ -63,7 +63,7 @@ def test_all_gates_are_measured_and_passed_where_shares_are_high_enough(
     row = {"chance": 0.3, "text": 0.3, "image encoder": 0.5, "detector": 0.4, "segmenter": 0.8, "queries": 0.73}
     probes = {name: dict(row) for name in ATTRIBUTES}
     probes["lean"]["queries"] = 0.71
-    monkeypatch.setattr(gates, "probed", lambda model, split, scenes: probes)
+    monkeypatch.setattr(stage1_gates, "probed", lambda model, split, scenes: probes)
     figures, found = measure_gates(model, "validation", scenes=4, probes=3)
     assert figures["samples"] == 4
     assert figures["ITM accuracy on twins"]["of"] == 8
@@ -76,7 +76,7 @@ def test_all_gates_are_measured_and_passed_where_shares_are_high_enough(
 
 
 def test_stages_go_from_one_thing_to_all_with_twins_in_every_batch(tmp_path) -> None:
-    configs = [model_recipe.stage_config(stage, tmp_path) for stage in model_recipe.FINE_STAGE1]
+    configs = [train_model.stage_config(stage, tmp_path) for stage in train_model.FINE_STAGE1]
     most = [[one.options["max_objects"] for one in config.data.sets.values()] for config in configs]
     assert most == [[1], [1, 2], [2, 4, 8]]
     seeds = [one.options["seed"] for config in configs for one in config.data.sets.values()]

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 
 def hold_frozen(model: LyricsModel, config: TrainConfig) -> None:
-    """Convert what the stage leaves frozen in the language model to ``optimization.frozen_precision``, and what it
-    trains to fp32.
+    """Hold the language model's frozen weights in ``optimization.frozen_precision``.
+
+    What the stage trains is held in fp32.
 
     Quantized weights stay what they are; so do the experts, some of which run in fp32 only.
     """

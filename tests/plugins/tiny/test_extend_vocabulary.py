@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 from lyrics.core.errors import WeightsError
-from lyrics.core.language.tokenizers import word_tokenizer
+from lyrics.core.language.tokenizers import builtin_tokenizer
 from lyrics.core.loading import build_model
 from lyrics.core.weights.pretrained import locate_checkpoint
-from lyrics.plugins.tiny.carried_over import carry_over
+from lyrics.plugins.tiny.extend_vocabulary import carry_over
 from lyrics.plugins.tiny.presets import TINY_LANGUAGE_MODEL, lyrics_tiny
 
 
@@ -35,7 +35,7 @@ def test_every_known_token_keeps_its_row_and_nothing_else_changes(carried):
     folder, new = carried
     before, after = language_model(TINY_LANGUAGE_MODEL), language_model(str(folder))
     old, now = before.tokenizer.get_vocab(), after.tokenizer.get_vocab()
-    assert now == word_tokenizer(["<pad>", "<s>", "</s>"]).get_vocab()
+    assert now == builtin_tokenizer("words", ["<pad>", "<s>", "</s>"]).get_vocab()
     assert set(new) == now.keys() - old.keys()
     old_VD, now_VD = (one.model.get_input_embeddings().weight for one in (before, after))
     for token in old.keys() & now.keys():
@@ -75,7 +75,7 @@ def test_known_words_are_read_as_before(carried):
 def test_carrying_over_twice_changes_nothing(carried, tmp_path):
     assert carry_over(str(carried[0]), tmp_path) == []
     again, first = (load_file(path / "model.safetensors") for path in (tmp_path, carried[0]))
-    rows = len(word_tokenizer(["<pad>", "<s>", "</s>"]))
+    rows = len(builtin_tokenizer("words", ["<pad>", "<s>", "</s>"]))
     name = next(name for name in first if "embed_tokens" in name)
     assert torch.equal(first[name][:rows], again[name][:rows])
 

@@ -22,10 +22,10 @@ from lyrics.core.geometry import Frame
 from lyrics.core.types import DetectedObject, ImageBatch
 from lyrics.plugins.tiny.boxes import areas, to_centre_size
 from lyrics.plugins.tiny.detector import TinyDetector
-from lyrics.plugins.tiny.losses import detection_loss, mask_loss, multilabel_loss
 from lyrics.plugins.tiny.phrases import PhraseHead
 from lyrics.plugins.tiny.segmenter import TinySegmenter, regions, sample, sample_points
 from lyrics.plugins.tiny.tagger import TinyTagger
+from lyrics.plugins.tiny.tensor_losses import detection_loss, mask_loss, multilabel_loss
 from lyrics.plugins.tiny.vit import TinyVit
 
 Objects = Sequence[Sequence[DetectedObject]]
