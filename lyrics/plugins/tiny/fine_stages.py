@@ -27,8 +27,8 @@ def _fine_stage1(name: str, steps: int, after: str | None, sets: Mapping[str, An
 
 #: Stage 1 on fine scenes. Both what a box says and what a thing looks like is learned from scenes of one thing, and
 #: neither among many (docs/fine-stage1.md). They are learned together: masked spatial prediction alone teaches the
-#: grounding queries to read boxes only, and what the segmenter's tokens tell is not found again later. ITM comes second,
-#: as of one thing its color is enough.
+#: grounding queries to read boxes only, and what the segmenter's tokens tell is not found again later. ITM comes
+#: second, as of one thing its color is enough.
 FINE_STAGE1 = (
     _fine_stage1(
         "fine-stage1-one",
