@@ -71,8 +71,8 @@ def pooled_queries(model: LyricsModel, dataset: Dataset, scenes: int) -> torch.T
 
 
 def probed(model: LyricsModel, split: str, scenes: int) -> dict[str, dict[str, float]]:
-    """Share right by attribute: of each describer of ``lyrics.plugins.tiny.probe_experts`` and of the pooled ``queries``;
-    ``chance`` beside.
+    """Share right by attribute: of each describer of ``lyrics.plugins.tiny.probe_experts`` and of the pooled
+    ``queries``; ``chance`` beside.
 
     Two thirds of the scenes, which have one thing each, are what probes are fitted to.
     """
