@@ -32,6 +32,17 @@ from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import SpecError, WeightsError
 from lyrics.core.geometry import Frame
 from lyrics.core.json_reading import read_json
+from lyrics.core.language.phrase_prompts import (
+    BERT_DELIMITERS,
+    Prompt,
+    PromptWriter,
+    is_a_list,
+    same_phrases,
+    spelling,
+    stand_in_tokenizer,
+    tokenizer_delimiters,
+)
+from lyrics.core.refining.selection import phrase_scores, select
 from lyrics.core.refining.side_by_side import side_by_side
 from lyrics.core.types import Detection, DetectorOutput, ImageBatch, Preprocessing
 from lyrics.core.weights.pretrained import load_transformers, locate_checkpoint, read_tensors
@@ -44,18 +55,7 @@ from lyrics.core.weights.transformers_files import (
     write_config,
 )
 from lyrics.plugins.grounding_dino import GroundingDinoOptions
-from lyrics.plugins.grounding_dino.prompts import (
-    BERT_DELIMITERS,
-    Prompt,
-    PromptWriter,
-    is_a_list,
-    same_phrases,
-    spelling,
-    stand_in_tokenizer,
-    tokenizer_delimiters,
-)
 from lyrics.plugins.grounding_dino.sampling import exchange_sampling
-from lyrics.plugins.grounding_dino.selection import phrase_scores, select
 from lyrics.plugins.grounding_dino.texts import DistinctTexts, exchange_text_calls
 from lyrics.plugins.grounding_dino.weights import from_original, is_original
 

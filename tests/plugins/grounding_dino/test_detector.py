@@ -11,11 +11,11 @@ import torch
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import SpecError
 from lyrics.core.geometry import Box, Frame
+from lyrics.core.language.phrase_prompts import BERT_DELIMITERS, PromptWriter
 from lyrics.core.types import ImageBatch
 from lyrics.plugins.grounding_dino import GroundingDinoOptions
 from lyrics.plugins.grounding_dino import detector as module
 from lyrics.plugins.grounding_dino.detector import build
-from lyrics.plugins.grounding_dino.prompts import BERT_DELIMITERS, PromptWriter
 
 PHRASES = [["dog", "red car"], ["a long phrase about a tree"], [], ["x", "U.S. flag", "y z"]]
 SIZES = [(80, 60), (70, 100), (80, 60), (300, 20)]
