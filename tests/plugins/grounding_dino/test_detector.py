@@ -265,14 +265,6 @@ def test_pictures_of_extreme_shape(small, pictures, size):
     assert found.tokens_BMD.isfinite().all()
 
 
-def test_canvas_padding_is_only_what_the_queries_need():
-    assert module._missing_rows(1333, 800, 900) == 0
-    assert module._image_tokens(1333, 800) == 167 * 100 + 84 * 50 + 42 * 25 + 21 * 13
-    missing = module._missing_rows(1333, 27, 900)
-    assert missing == 64 - 27
-    assert module._image_tokens(1333, 27 + missing) >= 900 > module._image_tokens(1333, 27)
-
-
 @torch.no_grad()
 def test_eval_is_deterministic_and_bfloat16_runs(small, pictures):
     component = small()
