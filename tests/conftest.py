@@ -81,6 +81,7 @@ LONG = (
     "experts",
     "plugins/datasets/test_datasets_training.py",
     "plugins/grounding_dino",
+    "plugins/hf",
     "plugins/scenes",
     "plugins/tiny",
     "test_docs.py",

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModelForObjectDetection
 
 from lyrics.core.contracts import BuildContext
+from lyrics.core.errors import SpecError
 from lyrics.core.types import Detection, DetectorOutput, ImageBatch
 from lyrics.plugins.hf import HfDetectorOptions
 from lyrics.plugins.hf.detections import canvases, check_phrases, corners, detections_of, of_one_size, spelling
@@ -43,9 +44,9 @@ class HfDetector(KeepsConfig):
         self.entries = source.entries
         self.preprocessing = source.preprocessing
         self.num_tokens = _num_queries(source.config)
-        self.feature_dim = int(source.config.hidden_size) + 4
+        self.feature_dim = _width(source.config) + 4
         names = {int(index): str(name) for index, name in source.config.id2label.items()}
-        self._classes = {spelling(name): index for index, name in reversed(sorted(names.items()))}
+        self._classes = {spelling(name): index for index, name in sorted(names.items(), reverse=True)}
         self._classes = {name: index for name, index in self._classes.items() if name not in _NO_CLASS}
         #: The names of its classes.
         self.vocabulary = tuple(names[index] for index in sorted(self._classes.values()))
@@ -105,10 +106,20 @@ class HfDetector(KeepsConfig):
 
 
 def _num_queries(config: Any) -> int:
-    for name in ("num_queries", "num_detection_tokens"):
-        if isinstance(found := getattr(config, name, None), int):
-            return found
-    raise AssertionError(f"a {config.model_type} has no number of queries")
+    return _first_number(config, "num_queries", "num_detection_tokens")
+
+
+def _width(config: Any) -> int:
+    return _first_number(config, "d_model", "hidden_size")
+
+
+def _first_number(config: Any, *names: str) -> int:
+    found = next((value for name in names if isinstance(value := getattr(config, name, None), int)), None)
+    if found is None:
+        raise SpecError(
+            f"detector: a {config.model_type!r} has neither {' nor '.join(names)}, so its queries are not known."
+        )
+    return found
 
 
 def build(options: HfDetectorOptions, context: BuildContext) -> HfDetector:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -29,6 +30,10 @@ _POOLING = ("pooler", "head")
 _NORM_OF_POOLED = ("clip_vision_model", "chinese_clip_vision_model")
 #: What the last norm of a tower is called.
 _NORMS = ("post_layernorm", "layernorm", "layer_norm", "norm", "rms_norm")
+#: Model types that fit their positions to any size of image without being asked to.
+_ANY_SIZE = ("dinov2", "dinov2_with_registers", "dinov3_vit", "dinov3_convnext", "swin", "swinv2")
+#: Entries of a configuration that are of a backbone.
+_OF_BACKBONES = ("out_features", "out_indices", "stage_names", "_out_features", "_out_indices")
 #: Parameters that only pre-training reads.
 _UNREAD = ("mask_token",)
 
@@ -77,29 +82,33 @@ def build(options: HfImageEncoderOptions, context: BuildContext) -> HfImageEncod
         SpecError: nothing says what it is, or ``skip_layers`` leaves nothing.
         WeightsError: the checkpoint is not found, has no vision tower, or does not fit.
     """
-    source = find_source(options, context, AutoModel, "image encoder")
-    config = _tower_config(source.config, options)
+    source = find_source(
+        options, context, AutoModel, "image encoder", lambda config: _tower_config(config, options.checkpoint)
+    )
     if stored_config(context.files) is None:  # one that was saved has the layers that are run, and no others
-        _leave_out_layers(config, options.skip_layers, source.name)
-    source = Source(config, source.entries, source.weights, source.folder, source.name)
-    model_class = AutoModel._model_mapping[type(config)]
-    tensors = None if source.weights is None else _of_the_tower(read_tensors(source.weights), config)
+        source = replace(source, config=_without_last_layers(source.config, options.skip_layers, source.name))
+    _check_size(source)
+    model_class = AutoModel._model_mapping[type(source.config)]
+    skipped = options.skip_layers > 0
+    tensors = None
+    if source.weights is not None:
+        tensors = _of_the_tower(read_tensors(source.weights), source.config)
+        tensors |= _unread(model_class, source.config, tensors, skipped=skipped)
     tower = make_network(model_class, source, tensors)
-    _drop_unread(tower, skipped=options.skip_layers > 0)
+    _drop_unread(tower, skipped=skipped)
     return HfImageEncoder(tower, source).eval()
 
 
-def _tower_config(config: Any, options: HfImageEncoderOptions) -> Any:
+def _tower_config(config: Any, checkpoint: str | None) -> Any:
     """A whole model's configuration of its vision tower.
 
     Raises ``WeightsError`` for a model that gives no sequence of image tokens.
     """
     found = getattr(config, "vision_config", config)
-    named = options.checkpoint or "the option config"
     if type(found) not in AutoModel._model_mapping or not _is_of_images(found):
         raise WeightsError(
-            f"image encoder: {named} is of the model type {config.model_type!r}, of which no vision tower can be taken; "
-            "it has no image_size and patch_size, or no class of its own in transformers."
+            f"image encoder: {checkpoint or 'the option config'} is of the model type {config.model_type!r}, of which "
+            "no vision tower can be taken: it looks at no images, or its tower is no model of its own in transformers."
         )
     return found
 
@@ -118,9 +127,9 @@ def _image_size(config: Any) -> int | None:
     return side[0] if isinstance(side, list | tuple) else side
 
 
-def _leave_out_layers(config: Any, skip_layers: int, source: str) -> None:
+def _without_last_layers(config: Any, skip_layers: int, source: str) -> Any:
     if not skip_layers:
-        return
+        return config
     layers = getattr(config, "num_hidden_layers", None)
     if not isinstance(layers, int):
         raise SpecError(
@@ -128,7 +137,35 @@ def _leave_out_layers(config: Any, skip_layers: int, source: str) -> None:
         )
     if layers - skip_layers < 1:
         raise SpecError(f"skip_layers {skip_layers} leaves nothing of the {layers} layers of {source}.")
-    config.num_hidden_layers = layers - skip_layers
+    # What a backbone would give out is named by layers, some of which are gone.
+    entries = {name: value for name, value in config.to_dict().items() if name not in _OF_BACKBONES}
+    return type(config)(**{**entries, "num_hidden_layers": layers - skip_layers})
+
+
+def _check_size(source: Source) -> None:
+    """Raise ``SpecError`` where the tower reads images of one size, and is to get another."""
+    config, side = source.config, source.preprocessing.crop or source.preprocessing.size
+    made_for = _image_size(config)
+    model_class: Any = AutoModel._model_mapping[type(config)]
+    interpolates = "interpolate_pos_encoding" in inspect.signature(model_class.forward).parameters
+    if made_for in (None, side) or interpolates or config.model_type in _ANY_SIZE:
+        return
+    raise SpecError(
+        f"{source.name}: reads images of {made_for} pixels only, and is to be given {side}; set preprocessor.size to "
+        f"{{height: {made_for}, width: {made_for}}}."
+    )
+
+
+def _unread(
+    model_class: Any, config: Any, tensors: Mapping[str, torch.Tensor], *, skipped: bool
+) -> dict[str, torch.Tensor]:
+    """Zeros for what is taken out again after loading, where the checkpoint lacks it: a classifier has no pooler."""
+    with torch.device("meta"):
+        outline = model_class(config)
+    whole = {name: tensor.shape for name, tensor in outline.state_dict().items()}
+    _drop_unread(outline, skipped=skipped)
+    gone = whole.keys() - outline.state_dict().keys() - tensors.keys()
+    return {name: torch.zeros(whole[name]) for name in gone}
 
 
 def _of_the_tower(tensors: Mapping[str, torch.Tensor], config: Any) -> dict[str, torch.Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,13 @@ class Source:
         return preprocessing_of(self.entries, self.name)
 
 
-def find_source(options: HfOptions, context: BuildContext, auto_class: Any, what: str) -> Source:
+def find_source(
+    options: HfOptions,
+    context: BuildContext,
+    auto_class: Any,
+    what: str,
+    part_of: Callable[[Any], Any] = lambda config: config,
+) -> Source:
     """Find a part's configuration and preprocessing; its tensors are not read yet.
 
     Args:
@@ -70,6 +76,7 @@ def find_source(options: HfOptions, context: BuildContext, auto_class: Any, what
         context: says whether weights are to be read, and where the part was saved.
         auto_class: transformers' Auto class of the kind; a configuration that is none of its models is refused.
         what: the part in words, for messages.
+        part_of: of a whole model's configuration, the one that is wanted.
 
     Raises:
         SpecError: nothing says what the part is.
@@ -85,6 +92,7 @@ def find_source(options: HfOptions, context: BuildContext, auto_class: Any, what
         folder = _folder(locate_checkpoint(options.checkpoint, also=small, tensors=(), downloads=context.downloads))
         config = load_config(folder)
         _refuse_other_kinds(config, auto_class, what, options.checkpoint)
+        part_of(config)
         refuse_disagreements(_flat(options.config or {}), _flat(config.to_dict()), folder)
         weights = locate_checkpoint(options.checkpoint, also=small, tensors=MODEL_TENSORS, downloads=context.downloads)
     elif folder is not None:
@@ -100,9 +108,11 @@ def find_source(options: HfOptions, context: BuildContext, auto_class: Any, what
             )
         config = load_config(folder)
     _refuse_other_kinds(config, auto_class, what, options.checkpoint or "the option config")
+    model_type = config.model_type
+    config = part_of(config)
     stated = read_entries(folder)
     changed = {**_size_of(config), **options.preprocessor} if stated is None else options.preprocessor
-    entries = entries_of(stated, config.model_type, changed)
+    entries = entries_of(stated, model_type, changed)
     return Source(config, entries, weights, folder, f"{what} {options.checkpoint!r}" if options.checkpoint else what)
 
 
