@@ -6,7 +6,7 @@ import gc
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,7 @@ LONG = (
     "experts",
     "plugins/datasets/test_datasets_training.py",
     "plugins/grounding_dino",
+    "plugins/hf",
     "plugins/scenes",
     "plugins/tiny",
     "test_docs.py",
@@ -110,3 +111,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.skip(reason="takes more than half a minute; run with --slow"))
+
+
+@pytest.fixture
+def word_pieces(tmp_path: Path) -> Callable[[Sequence[str]], Any]:
+    """``word_pieces(pieces)``: a BERT tokenizer that knows these pieces, with the special tokens where
+    BERT has them.
+    """
+
+    from transformers import BertTokenizer
+
+    from lyrics.core.language.phrase_prompts import BERT_DELIMITERS
+
+    def make(pieces: Sequence[str]) -> Any:
+        names = [f"[unused{index}]" for index in range(BERT_DELIMITERS[-1] + 1)]
+        special = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]", 1012: ".", 1029: "?", 1010: ","}
+        for index, name in special.items():
+            names[index] = name
+        (tmp_path / "vocab.txt").write_text("\n".join([*names, *pieces]), encoding="utf-8")
+        return BertTokenizer.from_pretrained(tmp_path)
+
+    return make

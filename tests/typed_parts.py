@@ -10,6 +10,10 @@ from lyrics.plugins.cached.experts import CachedDetector, CachedSegmenter, Cache
 from lyrics.plugins.causal_lm.model import CausalLM
 from lyrics.plugins.clip_vit.encoder import VitEncoder
 from lyrics.plugins.grounding_dino.detector import GroundingDino
+from lyrics.plugins.hf.detector import HfDetector
+from lyrics.plugins.hf.encoder import HfImageEncoder
+from lyrics.plugins.hf.segmenter import HfSegmenter
+from lyrics.plugins.hf.zero_shot import HfZeroShotDetector
 from lyrics.plugins.mqformer.model import MQFormer
 from lyrics.plugins.objectives.icg import ICG
 from lyrics.plugins.objectives.itc import ITC
@@ -24,10 +28,16 @@ from lyrics.plugins.tiny.segmenter import TinySegmenter
 from lyrics.plugins.tiny.tagger import TinyTagger
 from lyrics.plugins.tiny.vit import TinyVit
 
-encoders: list[type[contracts.ImageEncoder]] = [VitEncoder, TimmVit, TinyVit]
+encoders: list[type[contracts.ImageEncoder]] = [VitEncoder, TimmVit, TinyVit, HfImageEncoder]
 taggers: list[type[contracts.Tagger]] = [RamTagger, TinyTagger, CachedTagger]
-detectors: list[type[contracts.Detector]] = [GroundingDino, TinyDetector, CachedDetector]
-segmenters: list[type[contracts.Segmenter]] = [SamHq, TinySegmenter, CachedSegmenter]
+detectors: list[type[contracts.Detector]] = [
+    GroundingDino,
+    TinyDetector,
+    CachedDetector,
+    HfDetector,
+    HfZeroShotDetector,
+]
+segmenters: list[type[contracts.Segmenter]] = [SamHq, TinySegmenter, CachedSegmenter, HfSegmenter]
 query_transformers: list[type[contracts.QueryTransformer]] = [MQFormer]
 readers: list[type[contracts.ReadsText]] = [MQFormer]
 in_two_stages: list[type[contracts.WithStage1Parameters]] = [MQFormer]
@@ -43,7 +53,15 @@ choosing: list[type[contracts.ChoosesNegatives]] = [ITC]
 matching: list[type[contracts.WithNegatives]] = [ITM]
 counting: list[type[contracts.CountsCorrect]] = [ITC, ITM, ICG, MSP]
 writing: list[type[contracts.WritesCaptions]] = [ICG]
-with_files: list[type[contracts.WithFiles]] = [GroundingDino, RamTagger, CausalLM]
+knowing: list[type[contracts.WithVocabulary]] = [HfDetector]
+with_files: list[type[contracts.WithFiles]] = [
+    GroundingDino,
+    RamTagger,
+    CausalLM,
+    HfImageEncoder,
+    HfDetector,
+    HfSegmenter,
+]
 datasets: list[type[contracts.Dataset]] = [Scenes, RecordDataset]
 in_shards: list[type[contracts.InShards]] = [RecordDataset]
 benchmarks: list[type[contracts.Benchmark]] = [DatasetBenchmark]

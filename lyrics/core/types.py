@@ -29,6 +29,9 @@ class Preprocessing:
         crop: side in pixels of a central square crop after the resize, or None.
         pad_to: side in pixels of the square that the canvas is padded to on the right and at the bottom (with
             zeros, after normalization); None pads to the largest canvas of the batch.
+        square: with ``longest`` only: the image is put on a square of side ``size``, at its ``center`` or in its upper
+            left ``corner``. The square is the canvas, and the frame records where the image is on it.
+        square_fill: what the rest of that square holds, per channel, in [0, 1] before normalization.
         mean, std: per channel (RGB), of pixels scaled to [0, 1].
         resampling: Pillow's filter of that name.
     """
@@ -41,6 +44,12 @@ class Preprocessing:
     max_size: int | None = None
     crop: int | None = None
     pad_to: int | None = None
+    square: Literal["center", "corner"] | None = None
+    square_fill: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        if self.square is not None and self.resize != "longest":
+            raise ValueError(f"square={self.square!r} needs resize='longest', not {self.resize!r}")
 
 
 @dataclass(frozen=True)
@@ -101,12 +110,14 @@ class DetectorOutput:
 
     ``detections[i]`` are picture i's, in descending score. ``tokens_BMD`` are its local tokens and ``mask_BM`` (bool)
     says which exist; a picture without detections may have tokens all the same (Grounding DINO always gives its 900
-    query states).
+    query states). ``masks[i][k]`` is the mask of ``detections[i][k]`` in the original picture; None from a detector
+    that makes none. Where the refiner has a segmenter, its masks take their place.
     """
 
     detections: tuple[tuple[Detection, ...], ...]
     tokens_BMD: torch.Tensor
     mask_BM: torch.Tensor
+    masks: tuple[tuple[Mask, ...], ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,18 @@ class DetectorContract(ModuleContract):
             assert isinstance(detection.box_norm, Box), f"a box is a {type(detection.box_norm).__name__}"
             assert 0 <= detection.score <= 1, detection.score
 
+    def test_masks_are_of_the_original_picture(self) -> None:
+        """Troubleshooting: one mask for each detection, in the pixels of the original picture. Checked where the
+        detector gives masks.
+        """
+        detector = self.build()
+        found = self._detect(detector, batch(detector.preprocessing, 2), [list(self.phrases)] * 2)
+        if found.masks is None:
+            return
+        for masks, detections, size in zip(found.masks, found.detections, SIZES_PX, strict=True):
+            assert len(masks) == len(detections), f"{len(masks)} masks for {len(detections)} detections"
+            assert all((mask.width, mask.height) == size for mask in masks), f"masks are not {size} pixels"
+
     def test_no_phrases_give_no_detections(self) -> None:
         detector = self.build()
         found = self._detect(detector, batch(detector.preprocessing, 2), [[], []])

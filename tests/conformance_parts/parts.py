@@ -104,7 +104,13 @@ class Detector(Part):
             found.append(tuple(Detection(*triple) for triple in zip(names, [box] * len(names), scores, strict=True)))
         if self.fault == "width":
             tokens = tokens[..., :3]
-        return DetectorOutput(tuple(found), tokens, mask.float() if self.fault == "float mask" else mask)
+        masks = []
+        for detections, frame in zip(found, images.frames, strict=True):
+            width, height = frame.size if self.fault == "canvas masks" else frame.original_size
+            drawn = (Mask(width, height, (0, width * height)),) * len(detections)
+            masks.append(drawn[:-1] if self.fault == "mask count" else drawn)
+        exists = mask.float() if self.fault == "float mask" else mask
+        return DetectorOutput(tuple(found), tokens, exists, tuple(masks))
 
 
 class Segmenter(Part):

@@ -20,11 +20,11 @@ from transformers import BatchEncoding, BertConfig, BertModel
 
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import SpecError, WeightsError
+from lyrics.core.language.phrase_prompts import stand_in_tokenizer
 from lyrics.core.pictures.processor import prepare
 from lyrics.core.types import ImageBatch
 from lyrics.plugins.grounding_dino import GroundingDinoUpstreamOptions, detector, lyrics_components
 from lyrics.plugins.grounding_dino.detector import GroundingDino
-from lyrics.plugins.grounding_dino.prompts import stand_in_tokenizer
 from tests.experts.conftest import needs
 
 needs("groundingdino")

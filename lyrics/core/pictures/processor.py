@@ -49,7 +49,10 @@ def prepare_one(picture: Image.Image, preprocessing: Preprocessing) -> tuple[tor
     if size_px != picture.size:
         picture = picture.resize(size_px, _FILTERS[preprocessing.resampling])
     frame = frame.resize(*size_px)
+    if preprocessing.square is not None:
+        picture, frame = _on_square(picture, frame, preprocessing)
     if preprocessing.crop is not None:
+        size_px = picture.size
         side_w, side_h = min(preprocessing.crop, size_px[0]), min(preprocessing.crop, size_px[1])
         left, top = (size_px[0] - side_w) // 2, (size_px[1] - side_h) // 2
         picture = picture.crop((left, top, left + side_w, top + side_h))
@@ -57,6 +60,17 @@ def prepare_one(picture: Image.Image, preprocessing: Preprocessing) -> tuple[tor
     mean, std = (np.asarray(values, dtype=np.float32) for values in (preprocessing.mean, preprocessing.std))
     pixels_HWC = (np.asarray(picture, dtype=np.float32) / 255.0 - mean) / std
     return torch.from_numpy(np.ascontiguousarray(pixels_HWC.transpose(2, 0, 1))), frame
+
+
+def _on_square(picture: Image.Image, frame: Frame, preprocessing: Preprocessing) -> tuple[Image.Image, Frame]:
+    """A picture whose longest side is resized already, on a square of that side."""
+    side = preprocessing.size
+    right, bottom = side - picture.width, side - picture.height
+    left, top = (right // 2, bottom // 2) if preprocessing.square == "center" else (0, 0)
+    red, green, blue = (round(255 * value) for value in preprocessing.square_fill)
+    square = Image.new("RGB", (side, side), (red, green, blue))
+    square.paste(picture, (left, top))
+    return square, frame.pad(left, top, right - left, bottom - top)
 
 
 def prepare(

@@ -19,6 +19,7 @@ from torch import nn
 
 from lyrics.core.contracts import Detector, Expert, Segmenter, Tagger, WithVocabulary
 from lyrics.core.errors import ContractError
+from lyrics.core.masks import Mask
 from lyrics.core.pictures.images import ImageLike
 from lyrics.core.pictures.inputs import Phrases, is_image, phrase_lists
 from lyrics.core.pictures.processor import ModelImages, Processor
@@ -163,8 +164,11 @@ class VisualRefiner(nn.Module):
             check_detector(found, phrases, self.detector.feature_dim, self.names["detector"])
             local["detector"] = (found.tokens_BMD, found.mask_BM)
             objects = [
-                [DetectedObject(d.phrase, d.box_norm, d.score) for d in detections[: self.max_objects]]
-                for detections in found.detections
+                [
+                    DetectedObject(d.phrase, d.box_norm, d.score, mask)
+                    for d, mask in list(zip(detections, masks, strict=True))[: self.max_objects]
+                ]
+                for detections, masks in zip(found.detections, _masks_of(found), strict=True)
             ]
         if self.segmenter is not None:
             boxes = [[obj.box_norm for obj in found] for found in objects]
@@ -213,6 +217,10 @@ def _local_files(made_of: Any) -> list[Path]:
     return [path for path in inside if path.is_file() and path.suffix != ".safetensors"]
 
 
+def _masks_of(found: DetectorOutput) -> Sequence[Sequence[Mask | None]]:
+    return [[None] * len(detections) for detections in found.detections] if found.masks is None else found.masks
+
+
 def _expect(who: str, kept: bool, complaint: str) -> None:
     if not kept:
         raise ContractError(f"{who} {complaint}; see lyrics.core.contracts.")
@@ -243,6 +251,9 @@ def check_detector(
         _expect(who, invented is None, f"returned the phrase {invented!r}, which it was not asked for")
         scores = [d.score for d in detections]
         _expect(who, scores == sorted(scores, reverse=True), "returned detections that are not in descending score")
+    if found.masks is not None:
+        given, expected = [len(row) for row in found.masks], [len(row) for row in found.detections]
+        _expect(who, given == expected, f"returned {given} masks for {expected} detections")
 
 
 def check_segmenter(

@@ -31,6 +31,7 @@ from lyrics.core.contracts import Expert, LanguageModel, ReadsText, WithFiles
 from lyrics.core.errors import WeightsError
 from lyrics.core.json_reading import read_json_object
 from lyrics.core.spec import ModelSpec, dump
+from lyrics.core.types import Preprocessing
 from lyrics.core.weights.tensors import digest, load_tensors, save_tensors, stored_tensors, tensor_headers
 from lyrics.core.weights.transformers_files import load_tokenizer
 
@@ -288,12 +289,21 @@ def _compare_preprocessing(model: ComposedModel, file: Path, changed: Collection
     for name, now in model.processor.preprocessing.items():
         if name in changed or f"refiner.{name}" in changed:
             continue
-        if name in stored and stored[name] != json.loads(json.dumps(dataclasses.asdict(now))):
+        if name in stored and _as_now(stored[name]) != json.loads(json.dumps(dataclasses.asdict(now))):
             warnings.warn(
                 f"{file}: {name} prepares images in another way than when this model was saved; its answers may "
                 "differ.",
                 stacklevel=2,
             )
+
+
+def _as_now(stored: Any) -> Any:
+    """Stored preprocessing with the defaults of what it did not have when it was written."""
+    if not isinstance(stored, dict):
+        return stored
+    optional = {one.name: one.default for one in dataclasses.fields(Preprocessing)}
+    filled = {name: value for name, value in optional.items() if value is not dataclasses.MISSING}
+    return json.loads(json.dumps(filled)) | stored
 
 
 def _write_json(path: Path, data: Any) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lyrics.core.errors import SpecError, WeightsError
+from lyrics.core.errors import SpecError, WeightsError, did_you_mean
 from lyrics.core.json_reading import parse_json, read_json
 from lyrics.core.registry.component import CheckpointOptions
 from lyrics.core.weights.pretrained import first_line
@@ -99,6 +99,43 @@ def load_config(folder: Path) -> PreTrainedConfig:
     with _explained(file, "not a configuration that can be read"):
         config: PreTrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     return config
+
+
+def config_from_numbers(entries: Mapping[str, Any], where: str) -> PreTrainedConfig:
+    """Return a configuration made of the entries of a ``config.json``, ``model_type`` among them.
+
+    Raises ``SpecError`` that begins with ``where``: entries that are no configuration of that model type, that ask for
+    code, or for the weights of another checkpoint.
+    """
+    from transformers import CONFIG_MAPPING
+
+    entries = dict(entries)
+    if _asks_for_code(entries) or _asks_for_backbone(entries):
+        raise SpecError(f"{where}: auto_map and use_pretrained_backbone are not allowed; take them out.")
+    model_type = entries.pop("model_type", None)
+    if model_type not in CONFIG_MAPPING:
+        hint = did_you_mean(str(model_type), list(CONFIG_MAPPING))
+        raise SpecError(f"{where}: model_type {model_type!r} is none that transformers knows.{hint}")
+    made: type[PreTrainedConfig] = CONFIG_MAPPING[model_type]
+    try:
+        config = made(**entries)
+        unknown = _unknown_entries(entries, config)
+    except Exception as error:  # a configuration class validates in ways of its own
+        raise SpecError(f"{where}: no configuration of a {model_type!r}: {first_line(error)}.") from error
+    if unknown:
+        raise SpecError(f"{where}: a {model_type!r} has no {', '.join(unknown)}.")
+    return config
+
+
+def _unknown_entries(entries: Mapping[str, Any], config: Any) -> list[str]:
+    """Entries that a configuration keeps without knowing what they are."""
+    default = type(config)()
+    found = [name for name in entries if name != "model_type" and not hasattr(default, name)]
+    for name, value in entries.items():
+        inner = getattr(config, name, None)
+        if isinstance(value, Mapping) and hasattr(inner, "model_type"):
+            found += [f"{name}.{one}" for one in _unknown_entries(value, inner)]
+    return found
 
 
 def part_config(

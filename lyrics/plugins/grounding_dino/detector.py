@@ -32,6 +32,18 @@ from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import SpecError, WeightsError
 from lyrics.core.geometry import Frame
 from lyrics.core.json_reading import read_json
+from lyrics.core.language.phrase_prompts import (
+    BERT_DELIMITERS,
+    Prompt,
+    PromptWriter,
+    is_a_list,
+    same_phrases,
+    spelling,
+    stand_in_tokenizer,
+    tokenizer_delimiters,
+)
+from lyrics.core.refining.canvas_sizes import missing_pixels
+from lyrics.core.refining.selection import phrase_scores, select
 from lyrics.core.refining.side_by_side import side_by_side
 from lyrics.core.types import Detection, DetectorOutput, ImageBatch, Preprocessing
 from lyrics.core.weights.pretrained import load_transformers, locate_checkpoint, read_tensors
@@ -44,18 +56,7 @@ from lyrics.core.weights.transformers_files import (
     write_config,
 )
 from lyrics.plugins.grounding_dino import GroundingDinoOptions
-from lyrics.plugins.grounding_dino.prompts import (
-    BERT_DELIMITERS,
-    Prompt,
-    PromptWriter,
-    is_a_list,
-    same_phrases,
-    spelling,
-    stand_in_tokenizer,
-    tokenizer_delimiters,
-)
 from lyrics.plugins.grounding_dino.sampling import exchange_sampling
-from lyrics.plugins.grounding_dino.selection import phrase_scores, select
 from lyrics.plugins.grounding_dino.texts import DistinctTexts, exchange_text_calls
 from lyrics.plugins.grounding_dino.weights import from_original, is_original
 
@@ -215,7 +216,7 @@ class GroundingDino(nn.Module):
         parameter = self._parameter()
         pixels_BCHW = images.pixels_BCHW[list(pictures), :, :height, :width].to(parameter)
         mask_BHW = torch.ones(len(pictures), height, width, dtype=torch.bool, device=pixels_BCHW.device)
-        missing = _missing_rows(width, height, self.num_queries)
+        missing = missing_pixels(width, height, self.num_queries)
         if missing:
             right, bottom = (missing, 0) if width < height else (0, missing)
             pixels_BCHW = F.pad(pixels_BCHW, (0, right, 0, bottom))
@@ -309,27 +310,6 @@ def _same_size(frames: Sequence[Frame], pictures: Sequence[int]) -> list[list[in
     for picture in pictures:
         groups[frames[picture].size].append(picture)
     return list(groups.values())
-
-
-def _missing_rows(width: int, height: int, queries: int) -> int:
-    """Pixels to add to a canvas's shorter side so that there are as many image tokens as queries are chosen from;
-    mostly 0.
-
-    Four levels of 1/8 to 1/64 of the side: a canvas of 1333 x 27 pixels has fewer than 900 tokens.
-    """
-    longer, shorter = max(width, height), min(width, height)
-    missing = 0
-    while _image_tokens(longer, shorter + missing) < queries:
-        missing += 64 - (shorter + missing) % 64
-    return missing
-
-
-def _image_tokens(width: int, height: int) -> int:
-    tokens, columns, rows = 0, -(-width // 4), -(-height // 4)
-    for _ in range(4):
-        columns, rows = -(-columns // 2), -(-rows // 2)
-        tokens += columns * rows
-    return tokens
 
 
 def network_config(numbers: Mapping[str, Any]) -> GroundingDinoConfig:

@@ -445,7 +445,7 @@ def test_what_is_not_utf8_is_read_as_such() -> None:
 
 
 def test_tags_that_a_detector_is_asked_for() -> None:
-    from lyrics.plugins.grounding_dino.prompts import PromptWriter
+    from lyrics.core.language.phrase_prompts import PromptWriter
 
     tokenizer = SIX["uncased, added"]
     writer = PromptWriter(tokenizer, (2, 3, 4, 5), 256)

@@ -22,7 +22,9 @@ SQUASH = Preprocessing("squash", 112, *PLAIN)
 DINO = Preprocessing("shortest", 80, *PLAIN, max_size=133)
 SAM = Preprocessing("longest", 128, *PLAIN, pad_to=128)
 CLIP = Preprocessing("shortest", 64, *PLAIN, crop=64)
-ALL = {"squash": SQUASH, "dino": DINO, "sam": SAM, "clip": CLIP}
+CENTER = Preprocessing("longest", 96, *PLAIN, square="center")
+CORNER = Preprocessing("longest", 96, *PLAIN, square="corner")
+ALL = {"squash": SQUASH, "dino": DINO, "sam": SAM, "clip": CLIP, "center": CENTER, "corner": CORNER}
 
 
 @pytest.mark.parametrize(
@@ -208,3 +210,29 @@ def test_some_experts_see_a_blurred_picture() -> None:
         .by_expert["detector"]
         .pixels_BCHW.equal(clear.by_expert["detector"].pixels_BCHW)
     )
+
+
+@pytest.mark.parametrize(("square", "left"), [("center", 16), ("corner", 0)])
+def test_an_image_is_put_on_a_square_that_is_filled(square: str, left: int) -> None:
+    preprocessing = Preprocessing("longest", 64, *PLAIN, square=square, square_fill=(0.2, 0.4, 0.6))  # type: ignore[arg-type]
+    pixels, frame = prepare_one(Image.new("RGB", (50, 100), "white"), preprocessing)
+    assert pixels.shape == (3, 64, 64)
+    assert frame.size == (64, 64)
+    assert (pixels[:, :, left : left + 32] == 1).all()
+    fill = torch.tensor([51.0, 102.0, 153.0]) / 255
+    assert_close(pixels[:, :, 63], fill[:, None].expand(3, 64))
+    assert frame.box_to_canvas(Box(0.0, 0.0, 1.0, 1.0)) == (left, 0, left + 32, 64)
+    seen = frame.box_from_canvas((0, 0, 64, 32))
+    assert seen is not None
+    assert seen.as_tuple() == pytest.approx((0.0, 0.0, 1.0, 0.5))
+
+
+def test_a_square_needs_its_longest_side_resized() -> None:
+    with pytest.raises(ValueError, match="square='center' needs resize='longest', not 'squash'"):
+        Preprocessing("squash", 64, *PLAIN, square="center")
+
+
+def test_no_image_of_extreme_shape_becomes_a_huge_square() -> None:
+    pixels, frame = prepare_one(Image.new("RGB", (30_000, 2)), CENTER)
+    assert pixels.shape == (3, 96, 96)
+    assert frame.size == (96, 96)

@@ -292,3 +292,27 @@ def test_phrases_of_a_list_of_images_are_lists_of_their_own() -> None:
         refiner([image], ["cat"])
     assert [obj.tag for obj in refiner(image, ["cat"]).objects] == ["cat"]
     assert [obj.tag for obj in refiner([image], [["cat"]])[0].objects] == ["cat"]
+
+
+def with_masks(images: ImageBatch, phrases: Sequence[Sequence[str]]) -> DetectorOutput:
+    """As ``detect``, each with a mask of so many columns as its number says."""
+    found = detect(images, phrases)
+    masks = tuple(
+        tuple(Mask.from_box(Box(0.0, 0.0, 0.1 * (i + 1), 1.0), frame.original_size) for i in range(len(row)))
+        for row, frame in zip(found.detections, images.frames, strict=True)
+    )
+    return replace(found, masks=masks)
+
+
+def test_a_detectors_masks_are_those_of_the_objects() -> None:
+    refiner = VisualRefiner(detector=Expert(with_masks, 5), max_objects=2)
+    (found,) = refiner([Image.new("RGB", (20, 10))], [["a", "b", "c"]])
+    assert [obj.mask.area_px for obj in found.objects if obj.mask is not None] == [20, 40]
+
+
+def test_too_few_masks_break_the_contract() -> None:
+    def lacking(images: ImageBatch, phrases: Sequence[Sequence[str]]) -> DetectorOutput:
+        return replace(with_masks(images, phrases), masks=((),))
+
+    with pytest.raises(ContractError, match=r"returned \[0\] masks for \[1\] detections"):
+        VisualRefiner(detector=Expert(lacking, 5))([Image.new("RGB", (20, 10))], [["a"]])

@@ -1,22 +1,19 @@
-"""A small Grounding DINO with random weights, and a word-piece tokenizer for it."""
+"""A small Grounding DINO with random weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import BertTokenizer
 
 from lyrics.core.contracts import BuildContext
 from lyrics.core.pictures.processor import prepare
 from lyrics.core.types import ImageBatch
 from lyrics.plugins.grounding_dino import GroundingDinoOptions, lyrics_components
 from lyrics.plugins.grounding_dino.detector import GroundingDino, build
-from lyrics.plugins.grounding_dino.prompts import BERT_DELIMITERS
 
 #: At test size, but with the thresholds of a real one: the conformance suite's let everything through.
 TEST_OPTIONS = dict(next(iter(lyrics_components())).test_options)
@@ -49,22 +46,5 @@ def pictures() -> Callable[..., ImageBatch]:
     def make(component: GroundingDino, *sizes: tuple[int, int]) -> ImageBatch:
         noise = [np.random.default_rng(w * 1000 + h).integers(0, 255, (h, w, 3), dtype=np.uint8) for w, h in sizes]
         return prepare([Image.fromarray(array) for array in noise], component.preprocessing)
-
-    return make
-
-
-@pytest.fixture
-def word_pieces(tmp_path: Path) -> Callable[[Sequence[str]], BertTokenizer]:
-    """``word_pieces(pieces)``: a BERT tokenizer that knows these pieces, with the special tokens where
-    BERT has them.
-    """
-
-    def make(pieces: Sequence[str]) -> BertTokenizer:
-        names = [f"[unused{index}]" for index in range(BERT_DELIMITERS[-1] + 1)]
-        special = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]", 1012: ".", 1029: "?", 1010: ","}
-        for index, name in special.items():
-            names[index] = name
-        (tmp_path / "vocab.txt").write_text("\n".join([*names, *pieces]), encoding="utf-8")
-        return BertTokenizer.from_pretrained(tmp_path)
 
     return make

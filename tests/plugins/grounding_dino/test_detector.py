@@ -11,11 +11,11 @@ import torch
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import SpecError
 from lyrics.core.geometry import Box, Frame
+from lyrics.core.language.phrase_prompts import BERT_DELIMITERS, PromptWriter
 from lyrics.core.types import ImageBatch
 from lyrics.plugins.grounding_dino import GroundingDinoOptions
 from lyrics.plugins.grounding_dino import detector as module
 from lyrics.plugins.grounding_dino.detector import build
-from lyrics.plugins.grounding_dino.prompts import BERT_DELIMITERS, PromptWriter
 
 PHRASES = [["dog", "red car"], ["a long phrase about a tree"], [], ["x", "U.S. flag", "y z"]]
 SIZES = [(80, 60), (70, 100), (80, 60), (300, 20)]
@@ -263,14 +263,6 @@ def test_pictures_of_extreme_shape(small, pictures, size):
     found = component(pictures(component, size), [["dog"]])
     assert found.tokens_BMD.shape == (1, 60, 68)
     assert found.tokens_BMD.isfinite().all()
-
-
-def test_canvas_padding_is_only_what_the_queries_need():
-    assert module._missing_rows(1333, 800, 900) == 0
-    assert module._image_tokens(1333, 800) == 167 * 100 + 84 * 50 + 42 * 25 + 21 * 13
-    missing = module._missing_rows(1333, 27, 900)
-    assert missing == 64 - 27
-    assert module._image_tokens(1333, 27 + missing) >= 900 > module._image_tokens(1333, 27)
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lyrics.core.geometry import iou_matrix
-from lyrics.plugins.grounding_dino.selection import phrase_scores, select, suppress
+from lyrics.core.refining.selection import phrase_scores, select, suppress
 
 THRESHOLDS = {"box_threshold": 0.25, "text_threshold": 0.2, "nms_iou": 0.6, "limit": 300}
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lyrics.plugins.grounding_dino.prompts import BERT_DELIMITERS, PromptWriter, same_phrases, stand_in_tokenizer
+from lyrics.core.language.phrase_prompts import BERT_DELIMITERS, PromptWriter, same_phrases, stand_in_tokenizer
 
 START, END, STOP, QUESTION = BERT_DELIMITERS
 BYTES = stand_in_tokenizer()
