@@ -265,7 +265,7 @@ def _check_complete(runs: Sequence[BenchmarkRun]) -> None:
         if missing := run.missing():
             raise LyricsError(
                 f"{run.folder}: {len(missing)} of {len(run.samples)} predictions are missing, the first is "
-                f"{run.ids[missing[0]]!r}. BenchmarkRun the same command without --rescore; processes with --shard "
+                f"{run.ids[missing[0]]!r}. Run the same command without --rescore; processes with --shard "
                 "must all have finished."
             )
 
