@@ -21,8 +21,8 @@ AbstainBelowOption = Annotated[
     typer.Option(
         "--abstain-below",
         metavar="THRESHOLD",
-        help="As --abstain, and also where the answer's mean log-probability is below this number (at most 0), or below "
-        "the threshold in the abstaining.json that evaluate --choose-threshold writes.",
+        help="As --abstain, and also where the answer's mean log-probability is below this number (at most 0), or "
+        "below the threshold in the abstaining.json that evaluate --choose-threshold writes.",
     ),
 ]
 

@@ -412,7 +412,7 @@ def build_part(part: Part, context: BuildContext) -> Any:
         built = build(part.options, context)
     except (LyricsError, KeyboardInterrupt):
         raise
-    except BaseException as error:  # a stranger's code may raise anything, SystemExit included
+    except BaseException as error:  # third-party code may raise anything, SystemExit included
         raise PluginError(
             f"{part.path}: {part.label} of {source} failed while it was built: {describe(error)}"
         ) from error
@@ -464,7 +464,7 @@ def _import_build(part: Part) -> Any:
             found = getattr(found, name)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # a stranger's module may raise anything, SystemExit included
+    except BaseException as error:  # a third-party module may raise anything, SystemExit included
         versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers"))
         raise PluginError(
             f"{part.path}: {part.label} of {source} is installed but failed to import with {versions}: "

@@ -2,7 +2,7 @@
 
 Validation has two steps. This file does the first: structure, names of fields, types. A slot's ``options`` stay a
 mapping here; they are validated by the component's own ``Options`` class when the spec is resolved
-(``lyrics.core.build.resolve``), so that strangers' components are validated exactly as ours.
+(``lyrics.core.build.resolve``), so that third-party components are validated exactly as ours.
 """
 
 from __future__ import annotations

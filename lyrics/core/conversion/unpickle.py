@@ -1,6 +1,6 @@
 """PyTorch's pickled checkpoints to safetensors: the one place where weights that are a pickle are opened.
 
-A pickle is a program, and these come from strangers. So it is opened in a process of its own, by
+A pickle is a program, and these come from other people. So it is opened in a process of its own, by
 ``torch.load(weights_only=True)``, which knows tensors and plain values and refuses every other name that the pickle
 asks to import. There is no second try by other means. The process writes safetensors and ends; what the rest of the
 program reads is those.
