@@ -45,7 +45,7 @@ DrawOption = Annotated[
 def asked_conditions(
     soft: str | None, blur: str | None, blur_parts: str | None, drop_tokens: str | None, seed: int | None
 ) -> list[Condition]:
-    """One condition for each value that was given, without those that change nothing.
+    """Return one condition for each value that was given, without those that change nothing.
 
     Raises ``SpecError`` for an invalid value.
     """

@@ -208,7 +208,7 @@ def _shard(text: str | None) -> tuple[int, int]:
 def asked_benchmarks(
     names: str, data: Sequence[str] | None, split: str | None, option: Sequence[str] | None
 ) -> tuple[dict[str, Benchmark], dict[str, dict[str, str]]]:
-    """Benchmarks by the name of their folder, and what is known of each."""
+    """Return benchmarks by the name of their folder, and what is known of each."""
     from lyrics.core.errors import SpecError
     from lyrics.core.evaluation.build import build_benchmark, split_of
 

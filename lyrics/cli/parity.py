@@ -110,7 +110,7 @@ def _questions(images: Path | None, file: Path | None, limit: int) -> list[Parit
 
 
 def _scenes(limit: int) -> list[ParityQuestion]:
-    """The first questions of the benchmark ``scenes``, with its prompts: five tasks take turns."""
+    """Return the first questions of the benchmark ``scenes``, with its prompts: five tasks take turns."""
     from itertools import islice
 
     from lyrics.core.evaluation.build import build_benchmark

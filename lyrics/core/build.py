@@ -128,7 +128,7 @@ def _sources_in_folder(
     downloads: bool,
     changes: Changes | None,
 ) -> dict[str, _PartSource]:
-    """Each part's source where a model folder is loaded, and ``base`` perhaps holds the frozen parts of it."""
+    """Return each part's source where a model folder is loaded, and ``base`` perhaps holds the frozen parts of it."""
     from lyrics.core.weights.model_folder import holds_all_tensors, is_frozen_part, part_files, part_prefix
     from lyrics.core.weights.tensors import tensor_headers
 

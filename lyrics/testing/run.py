@@ -63,7 +63,7 @@ def check_vocabulary(
 
 
 def _failures(case: Contract, checks: Sequence[str]) -> dict[str, str]:
-    """The cause of each check that fails."""
+    """Return the cause of each check that fails."""
     failures = {}
     for name in checks:
         try:

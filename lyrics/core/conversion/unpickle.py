@@ -89,12 +89,12 @@ def _read(source: Path) -> Any:
 
 
 def _line(error: object) -> str:
-    """The first line of a message, or the kind of an error without one."""
+    """Return the first line of a message, or the kind of an error without one."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _tensors(source: Path, loaded: Any) -> dict[str, Any]:
-    """The state dict, whichever way it is wrapped.
+    """Return the state dict, whichever way it is wrapped.
 
     Raises ``WeightsError`` for anything but plain dense tensors under text names.
     """

@@ -79,7 +79,7 @@ def _convert(source: Path, target: Path) -> int:
 
 
 def _plain(value: Any, source: Path, budget: Iterator[int], depth: int = 0) -> Any:
-    """The value with tuples as lists.
+    """Return the value with tuples as lists.
 
     Raises ``DatasetError`` for what JSON cannot hold, and when the budget is used up: a pickle of a few bytes can hold
     lists that multiply without end.

@@ -556,7 +556,7 @@ def _take_in(plugin: Plugin, hook: _Hook, records: Iterable[Any], seen: set[tupl
 
 
 def _clean(record: R, names: Iterable[str]) -> R:
-    """The record with these of its texts as they may be printed."""
+    """Return the record with these of its texts as they may be printed."""
     changes: dict[str, Any] = {name: one_line(getattr(record, name), _LONGEST[name]) for name in names}
     if isinstance(record, Component):
         changes["converters"] = tuple(replace(one, summary=one_line(one.summary)) for one in record.converters)
