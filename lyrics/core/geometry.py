@@ -370,7 +370,7 @@ class Frame:
         return boxes_N4[:, [2, 1, 0, 3]] if self._x.scale < 0 else boxes_N4
 
     def visible_fraction(self, box: Box) -> float:
-        """Return the share of the box's area that the crops have left, from 0 to 1; the other steps do not change it."""
+        """Return the share of the box's area that the crops have left, from 0 to 1; other steps do not change it."""
         return self._x.visible_share(box.x1, box.x2) * self._y.visible_share(box.y1, box.y2)
 
     def mask_to_canvas(self, mask_HW: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

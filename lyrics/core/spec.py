@@ -186,7 +186,7 @@ def _current_path(path: str, root: type[BaseModel]) -> str:
 
 
 def _replacements_first(item: tuple[str, Any]) -> tuple[int, bool]:
-    """Return a key by which a whole slot and its ``use`` are set before its options, however the overrides were ordered."""
+    """Return a sort key: a whole slot and its ``use`` come before its options, however the overrides were ordered."""
     parts = item[0].split(".")
     return len(parts), parts[-1] != "use"
 

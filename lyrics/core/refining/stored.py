@@ -53,6 +53,6 @@ class StoredRefinements(Mapping[str, Refinement]):
 
 
 def _same_end(one: tuple[str, ...], two: tuple[str, ...]) -> bool:
-    """Return whether the shorter path is the end of the longer one."""
+    """Whether the shorter path is the end of the longer one."""
     shared = min(len(one), len(two))
     return one[-shared:] == two[-shared:]

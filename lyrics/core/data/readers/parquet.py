@@ -65,7 +65,7 @@ class ParquetRecords(ReadOnDemand):
         return self._ends[-1] if self._ends else 0
 
     def _place(self, index: int) -> tuple[int, int]:
-        """Return the number of the row group, and of the row in it."""
+        """Number of the row group, and of the row in it."""
         group = bisect_right(self._ends, index)
         return group, index - (self._ends[group - 1] if group else 0)
 
@@ -98,7 +98,7 @@ class ParquetRecords(ReadOnDemand):
 
 
 def _sizes(path: Path) -> list[int]:
-    """Return rows of each row group."""
+    """Rows of each row group."""
     pyarrow = _pyarrow()
     try:
         with pyarrow.parquet.ParquetFile(path) as file:

@@ -36,7 +36,7 @@ def _likeness(one: str, other: str) -> float:
 
 
 def edit_distance(one: str, other: str) -> int:
-    """Return the fewest insertions, deletions and replacements of letters that make one text of the other (Levenshtein)."""
+    """Return the Levenshtein distance: fewest insertions, deletions and replacements of letters."""
     row = list(range(len(other) + 1))
     for i, letter in enumerate(one, 1):
         diagonal, row[0] = row[0], i
