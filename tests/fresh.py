@@ -27,6 +27,6 @@ def fresh(code: str, *arguments: str, blocked: Sequence[str] = HEAVY) -> subproc
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )

@@ -174,6 +174,40 @@ def test_help_of_every_command() -> None:
         assert not [flag for flag in flags if "picture" in flag], path
 
 
+#: Where messages say picture still: drawn scenes and what is asked of them, the paper's own words, a path in an example,
+#: and files whose wording is to follow.
+PICTURES = re.compile(
+    r"lyrics/(plugins/(scenes|tiny)/.*|core/data/templates\.py|plugins/(benchmarks|datasets)/__init__\.py"
+    r"|cli/(__init__|refine)\.py|core/(types|data/collate|pictures/processor|refining/\w+)\.py"
+    r"|plugins/(grounding_dino/detector|sam_hq/segmenter)\.py)"
+)
+
+
+def messages(tree: ast.AST) -> Iterator[str]:
+    """Strings of several words, without docstrings."""
+    documents = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree):
+        text = node.value if isinstance(node, ast.Constant) and id(node) not in documents else None
+        if isinstance(text, str) and " " in text.strip():
+            yield text
+
+
+@pytest.mark.parametrize("path", [one for one in files(".py") if named(one).startswith("lyrics/")], ids=named)
+def test_messages_and_help_say_image(path: Path) -> None:
+    """Not picture, where an image that a user gives is meant."""
+    if PICTURES.fullmatch(named(path)):
+        return
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = [text for text in messages(tree) if re.search(r"(?<![\w./{<-])pictures?(?![\w/(=])", text, re.IGNORECASE)]
+    assert not found
+
+
 def test_arguments_of_the_public_face_are_images() -> None:
     """``image``, not picture; what a data set's contract calls ``picture`` keeps its name with the contract."""
     import inspect

@@ -12,21 +12,23 @@ if TYPE_CHECKING:
 
 AbstainFlag = Annotated[
     bool,
-    typer.Option("--abstain", help="Answer 'I cannot see that.' where nobody saw what the answer points at."),
+    typer.Option(
+        "--abstain", help="Answer 'I cannot see that.' where the refiner did not see what the answer points at."
+    ),
 ]
 AbstainBelowOption = Annotated[
     str | None,
     typer.Option(
         "--abstain-below",
         metavar="THRESHOLD",
-        help="The same, and where the answer's mean log-probability is below this number (0 at most), or the threshold "
-        "in the abstaining.json that evaluate --choose-threshold writes.",
+        help="As --abstain, and also where the answer's mean log-probability is below this number (at most 0), or "
+        "below the threshold in the abstaining.json that evaluate --choose-threshold writes.",
     ),
 ]
 
 
 def asked_abstaining(abstain: bool, below: str | None) -> Abstaining | None:
-    """When to abstain; None for never. Raises ``SpecError`` for a threshold that is none."""
+    """Return when to abstain, or None for never. Raises ``SpecError`` for an invalid threshold."""
     from lyrics.core.abstaining import Abstaining
     from lyrics.core.errors import SpecError
 
@@ -39,7 +41,7 @@ def asked_abstaining(abstain: bool, below: str | None) -> Abstaining | None:
     except ValueError:
         pass
     if not Path(below).is_file():
-        raise SpecError(f"--abstain-below {below}: is neither a number nor a file that is there.")
+        raise SpecError(f"--abstain-below {below}: is neither a number nor an existing file.")
     from lyrics.core.evaluation.selective import read_threshold
 
     return read_threshold(Path(below))

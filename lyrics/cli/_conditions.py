@@ -26,7 +26,10 @@ BlurOption = Annotated[
     ),
 ]
 BlurPartsOption = Annotated[
-    str | None, typer.Option("--blur-parts", help="Who sees the blurred image: encoder, experts, both; or several.")
+    str | None,
+    typer.Option(
+        "--blur-parts", help="Which parts see the blurred image: encoder, experts, both; or several of these."
+    ),
 ]
 DropOption = Annotated[
     str | None,
@@ -35,16 +38,16 @@ DropOption = Annotated[
     ),
 ]
 DrawOption = Annotated[
-    int | None, typer.Option("--condition-seed", min=0, help="Of what is drawn for these conditions; 0 unless given.")
+    int | None, typer.Option("--condition-seed", min=0, help="Seed of what these conditions draw; 0 unless given.")
 ]
 
 
 def asked_conditions(
     soft: str | None, blur: str | None, blur_parts: str | None, drop_tokens: str | None, seed: int | None
 ) -> list[Condition]:
-    """One condition for each value that was given, without those that change nothing.
+    """Return one condition for each value that was given, without those that change nothing.
 
-    Raises ``SpecError`` for a value that is none.
+    Raises ``SpecError`` for an invalid value.
     """
     from lyrics.core.conditions import Condition
     from lyrics.core.errors import SpecError
@@ -90,5 +93,5 @@ def _numbers(flag: str, text: str | None) -> list[float]:
         try:
             found.append(float(part))
         except ValueError:
-            raise SpecError(f"{flag} {text}: {part!r} is no number.") from None
+            raise SpecError(f"{flag} {text}: {part!r} is not a number.") from None
     return found

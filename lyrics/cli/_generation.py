@@ -7,7 +7,10 @@ from typing import Annotated, Any
 import typer
 
 BeamsOption = Annotated[
-    int | None, typer.Option("--num-beams", help="Beams of a search; 1: none. A chat then prints answers whole.")
+    int | None,
+    typer.Option(
+        "--num-beams", help="Number of beams; 1 is greedy. With several, a chat prints each answer when it is complete."
+    ),
 ]
 TemperatureOption = Annotated[float | None, typer.Option("--temperature", help="Sample at this temperature, above 0.")]
 TopPOption = Annotated[
@@ -15,9 +18,11 @@ TopPOption = Annotated[
 ]
 PenaltyOption = Annotated[
     float | None,
-    typer.Option("--repetition-penalty", help="Above 1: what the answer has said already becomes less probable."),
+    typer.Option("--repetition-penalty", help="Above 1: tokens that the answer already contains become less probable."),
 ]
-SeedOption = Annotated[int | None, typer.Option("--seed", help="Of sampling: the same seed gives the same answer.")]
+SeedOption = Annotated[
+    int | None, typer.Option("--seed", help="Seed of sampling: the same seed gives the same answer.")
+]
 
 
 def generation_options(

@@ -22,15 +22,16 @@ RefinedOption = Annotated[
     Path | None, typer.Option("--refined", help="Read tags, boxes and masks from this objects.jsonl instead.")
 ]
 DownloadFlag = Annotated[
-    bool, typer.Option("--download", help="Fetch checkpoints of the hub that a saved model or a run names.")
+    bool, typer.Option("--download", help="Download checkpoints of the hub that a saved model or a run names.")
 ]
-DeviceOption = Annotated[str | None, typer.Option("--device", help="Where the model runs, such as cuda.")]
+DeviceOption = Annotated[str | None, typer.Option("--device", help="Device that the model runs on, such as cuda.")]
 DtypeOption = Annotated[
     str, typer.Option("--dtype", help="float32, bfloat16 or float16; fp32, bf16 and fp16 are the same.")
 ]
-TokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Tokens of an answer at most.")]
+TokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Largest number of tokens of an answer.")]
 BoxesOption = Annotated[
-    str, typer.Option("--boxes", help="Boxes as original pixels, norm (0 to 1), or 0-999: original, norm, 0-999.")
+    str,
+    typer.Option("--boxes", help="How boxes are written: original (pixels of the original), norm (0 to 1), or 0-999."),
 ]
 BoxForm = Literal["original", "norm", "0-999"]
 

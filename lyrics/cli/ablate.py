@@ -40,15 +40,15 @@ def ablate(
     reading: Annotated[
         str | None,
         typer.Option(
-            help="Of table 5: blank (the part sees a blank image), features (only its tokens are of a blank "
-            "image), removed (trained "
-            "without it), both (blank and removed), all."
+            help="Reading of table 5: blank (the part sees a blank image), features (only its tokens are "
+            "those of a blank image), removed (trained without it), both (blank and removed), all."
         ),
     ] = None,
     only: Annotated[
-        str | None, typer.Option(help="Of table 5, some of full,no-vit,no-odm,no-ssm,no-vr,blip2,text-only,soft-only.")
+        str | None,
+        typer.Option(help="Variants of table 5, some of full,no-vit,no-odm,no-ssm,no-vr,blip2,text-only,soft-only."),
     ] = None,
-    amounts: Annotated[str | None, typer.Option(help="Of figure 4a, shares of stage 1: 0,1/4,1/2,1.")] = None,
+    amounts: Annotated[str | None, typer.Option(help="Shares of stage 1 for figure 4a, such as 0,1/4,1/2,1.")] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -59,18 +59,19 @@ def ablate(
     pretrain: Annotated[str | None, typer.Option(help="Stage 1 of what is trained: a YAML file or a recipe.")] = None,
     finetune: Annotated[str | None, typer.Option(help="Stage 2 of what is trained: a YAML file or a recipe.")] = None,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="Repetitions: of table 6 five unless given, of what is trained one.")
+        int | None,
+        typer.Option(min=1, help="Number of repetitions; unless given, 5 for table 6 and 1 for what is trained."),
     ] = None,
     benchmark: Annotated[str, typer.Option(help="Names separated by commas, as for evaluate.")] = "scenes",
     data: Annotated[
         list[str] | None, typer.Option(metavar="NAME=DIR", help="Where the files of a benchmark are, as for evaluate.")
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Split of every benchmark that names none.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of every benchmark that names no split.")] = None,
     option: Annotated[
         list[str] | None, typer.Option(metavar="NAME.KEY=VALUE", help="Another option of a benchmark, as for evaluate.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only so many samples of each, the first.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Samples that are answered together.")] = 8,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first samples of each, so many.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Number of samples that are answered together.")] = 8,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -165,7 +166,9 @@ def _what(table: str | None, figure: str | None) -> str:
         raise SpecError("give one of --table 5, --table 6, --figure 4a and --figure 4b.")
     what = f"table {table}" if table is not None else f"figure {figure}"
     if what not in WHAT:
-        raise UnknownNameError(f"--{what}: is no ablation of the paper that is here; there are --{', --'.join(WHAT)}.")
+        raise UnknownNameError(
+            f"--{what}: is not an ablation of the paper that is available; there are --{', --'.join(WHAT)}."
+        )
     return what
 
 

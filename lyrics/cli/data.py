@@ -176,7 +176,7 @@ def _spread(total: int, limit: int | None) -> Iterable[int]:
 
 
 def _built(name: str, root: Path | None, settings: list[str] | None) -> Dataset:
-    """The data set of that name, or the tar shard."""
+    """Return the data set of that name, or the tar shard."""
     from lyrics.cli._overrides import parse_overrides
     from lyrics.core.data.build import build_dataset
     from lyrics.core.data.readers import RecordDataset, TarRecords, tar_sample

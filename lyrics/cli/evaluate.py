@@ -43,7 +43,8 @@ def evaluate(
         typer.Option(metavar="NAME=DIR", help="Where the files of a benchmark are; may be given several times."),
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="Split of every benchmark that names none; else each has its own default.")
+        str | None,
+        typer.Option(help="Split of every benchmark that names no split; otherwise each has its own default."),
     ] = None,
     option: Annotated[
         list[str] | None,
@@ -52,17 +53,15 @@ def evaluate(
             help="Another option of a benchmark, such as refcoco.images=DIR or vqav2.accuracy=lavis.",
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only so many samples of each, the first.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Samples that are answered together.")] = 8,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first samples of each, so many.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Number of samples that are answered together.")] = 8,
     shard: Annotated[
         str | None,
         typer.Option(
             metavar="I/N", help="This process answers every N-th sample from I on (0 to N-1) and scores nothing."
         ),
     ] = None,
-    rescore: Annotated[
-        bool, typer.Option("--rescore", help="Score the answers that are there; no model is built.")
-    ] = False,
+    rescore: Annotated[bool, typer.Option("--rescore", help="Score the existing answers; no model is built.")] = False,
     soft: SoftOption = None,
     blur: BlurOption = None,
     blur_parts: BlurPartsOption = None,
@@ -76,8 +75,8 @@ def evaluate(
             metavar="RISK",
             min=0.0,
             max=1.0,
-            help="Write the threshold for --abstain-below by which the answers that are left are wrong at most so "
-            "often, from 0 to 1.",
+            help="Write the threshold for --abstain-below with which at most this share of the remaining answers "
+            "is wrong, from 0 to 1.",
         ),
     ] = None,
     settings: SetOption = None,
@@ -209,7 +208,7 @@ def _shard(text: str | None) -> tuple[int, int]:
 def asked_benchmarks(
     names: str, data: Sequence[str] | None, split: str | None, option: Sequence[str] | None
 ) -> tuple[dict[str, Benchmark], dict[str, dict[str, str]]]:
-    """Benchmarks by the name of their folder, and what is known of each."""
+    """Return benchmarks by the name of their folder, and what is known of each."""
     from lyrics.core.errors import SpecError
     from lyrics.core.evaluation.build import build_benchmark, split_of
 
@@ -249,7 +248,7 @@ def _options(data: Sequence[str] | None, option: Sequence[str] | None, names: se
             )
         if name not in names:
             raise SpecError(
-                f"{flag} {name}: is none of the benchmarks ({', '.join(sorted(names))}).{did_you_mean(name, names)}"
+                f"{flag} {name}: is not one of the benchmarks ({', '.join(sorted(names))}).{did_you_mean(name, names)}"
             )
         found.setdefault(name, {})[key] = value
     return found

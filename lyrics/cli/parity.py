@@ -25,7 +25,7 @@ def parity(
     questions: Annotated[
         Path | None, typer.Option(help="Text file with a question on each line; each is asked of every image.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Questions that are asked, the first.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Ask only the first questions, so many.")] = 20,
     compare: Annotated[
         str | None, typer.Option(help="Some of batch,attention,bfloat16,4bit; without it, all that can be made here.")
     ] = None,
@@ -37,14 +37,14 @@ def parity(
             help="How far a comparison may be off, such as bfloat16.logit=0.02; repeatable (docs/evaluation.md).",
         ),
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")] = 32,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Largest number of tokens of an answer.")] = 32,
     settings: SetOption = None,
     weights: WeightsOption = "pretrained",
     download: DownloadFlag = False,
     device: DeviceOption = None,
     json: JsonFlag = False,
 ) -> None:
-    """The same questions one at a time in float32, and then otherwise: answers, logits and boxes compared.
+    """Ask the same questions in float32 and under other conditions; compare answers, logits and boxes.
 
     Exit code 1 beyond tolerance.
     """
@@ -110,7 +110,7 @@ def _questions(images: Path | None, file: Path | None, limit: int) -> list[Parit
 
 
 def _scenes(limit: int) -> list[ParityQuestion]:
-    """The first questions of the benchmark ``scenes``, with its prompts: five tasks take turns."""
+    """Return the first questions of the benchmark ``scenes``, with its prompts: five tasks take turns."""
     from itertools import islice
 
     from lyrics.core.evaluation.build import build_benchmark

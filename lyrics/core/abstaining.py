@@ -36,7 +36,7 @@ class Abstaining:
             )
 
     def withholds(self, seen: bool | None, confidence: Confidence | None) -> bool:
-        """Whether an answer with these is withheld.
+        """Return whether an answer with these is withheld.
 
         Raises ``SpecError`` where a threshold meets an answer without a confidence.
         """

@@ -101,7 +101,7 @@ class Answer:
         return self.text
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data; boxes are xyxy in pixels of the original image."""
+        """Return plain data; boxes are xyxy in pixels of the original image."""
         return {
             "text": self.text,
             "plain_text": self.plain_text,
@@ -124,7 +124,7 @@ class Answer:
 
 
 def read_answer(text: str, codec: str, refinement: Refinement | None, confidence: Confidence | None = None) -> Answer:
-    """An answer's objects, matched with what the refiner saw in the image that the answer is about.
+    """Return an answer's objects, matched with what the refiner saw in the image that the answer is about.
 
     ``refinement`` is that image's; without an image there is nothing to point at, and the text stays text. Raises
     nothing, whatever the text.

@@ -128,7 +128,7 @@ def _sources_in_folder(
     downloads: bool,
     changes: Changes | None,
 ) -> dict[str, _PartSource]:
-    """Each part's source where a model folder is loaded, and ``base`` perhaps holds the frozen parts of it."""
+    """Return each part's source where a model folder is loaded, and ``base`` perhaps holds the frozen parts of it."""
     from lyrics.core.weights.model_folder import holds_all_tensors, is_frozen_part, part_files, part_prefix
     from lyrics.core.weights.tensors import tensor_headers
 
@@ -412,7 +412,7 @@ def build_part(part: Part, context: BuildContext) -> Any:
         built = build(part.options, context)
     except (LyricsError, KeyboardInterrupt):
         raise
-    except BaseException as error:  # a stranger's code may raise anything, SystemExit included
+    except BaseException as error:  # third-party code may raise anything, SystemExit included
         raise PluginError(
             f"{part.path}: {part.label} of {source} failed while it was built: {describe(error)}"
         ) from error
@@ -464,7 +464,7 @@ def _import_build(part: Part) -> Any:
             found = getattr(found, name)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # a stranger's module may raise anything, SystemExit included
+    except BaseException as error:  # a third-party module may raise anything, SystemExit included
         versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers"))
         raise PluginError(
             f"{part.path}: {part.label} of {source} is installed but failed to import with {versions}: "

@@ -104,7 +104,7 @@ def _fields(kind: str, slot: Slot) -> Collection[str]:
 
 
 def _width(path: str, kind: str, slot: Slot) -> int | None:
-    """The declared width of a part's local tokens; None where it declares none, or is not installed here."""
+    """Return the declared width of a part's local tokens; None where it declares none, or is not installed here."""
     try:
         entry = default_registry().component(kind, slot.use)
         return declared_dim(Part(path, entry, validate(slot.options, entry.component.options)))

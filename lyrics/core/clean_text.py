@@ -1,4 +1,4 @@
-"""Text of strangers' as a terminal may be given it: no escape sequence acts, nothing is of any length."""
+"""Third-party text in a form that is safe for a terminal: no escape sequence acts, nothing is of any length."""
 
 from __future__ import annotations
 

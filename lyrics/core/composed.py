@@ -141,7 +141,7 @@ class ComposedModel(nn.Module):
 
     @host_work("tokenize objects")
     def _objects(self, refinements: Sequence[Refinement]) -> ObjectTokens:
-        """Each image's objects as token ids, nothing for a query transformer without text.
+        """Return each image's objects as token ids, nothing for a query transformer without text.
 
         Two places are left for special tokens.
         """
@@ -152,7 +152,7 @@ class ComposedModel(nn.Module):
         return object_tokens(seen, reader.tokenizer, self.spec.codec, reader.max_positions - 2)
 
     def _kinds(self, refinements: Sequence[Refinement], objects: ObjectTokens) -> list[list[list[int]]]:
-        """What each token of ``objects`` is, object by object."""
+        """Return what each token of ``objects`` is, object by object."""
         reader = self.abilities.text
         if reader is None:
             return [[] for _ in refinements]
@@ -163,7 +163,7 @@ class ComposedModel(nn.Module):
 
     @host_work("tokenize captions")
     def _words(self, texts: Sequence[str]) -> list[list[int]]:
-        """The same of texts, cut where the query transformer's positions end."""
+        """Return the same of texts, cut where the query transformer's positions end."""
         reader = self.abilities.text
         if reader is None:
             return [[] for _ in texts]
@@ -178,7 +178,7 @@ class ComposedModel(nn.Module):
         return self.stage2_stream(self._objects(refinements).rows(), self._words(instructions))
 
     def stage2_stream(self, spatial_ids: Sequence[Sequence[int]], instruction_ids: Sequence[Sequence[int]]) -> Stream:
-        """What the query transformer reads for each image in stage 2, from token ids without special tokens."""
+        """Return what the query transformer reads for each image in stage 2, from token ids without special tokens."""
         segments = self.query_transformer.segments
         special = self._special()
         text = {}

@@ -68,7 +68,7 @@ class Condition:
         return self.soft in ("shuffled", "noise") or 0 < self.drop_tokens < 1
 
     def blurs(self, expert: str) -> bool:
-        """Whether an expert (``image_encoder``, ``detector``, ...) sees a blurred image."""
+        """Return whether an expert (``image_encoder``, ``detector``, ...) sees a blurred image."""
         part = "encoder" if expert == "image_encoder" else "experts"
         return self.blur_px > 0 and self.blur_parts in ("both", part)
 
@@ -95,5 +95,5 @@ CLEAR = Condition()
 
 
 def kept_tokens(condition: Condition, queries: int) -> int:
-    """How many of an image's soft tokens reach the prompt."""
+    """Return how many of an image's soft tokens reach the prompt."""
     return queries - round(condition.drop_tokens * queries)

@@ -123,7 +123,7 @@ class KnowsOneWorld(Protocol):
     def otherwise(self) -> str: ...
 
     def is_of_world(self, image: PILImage) -> bool:
-        """Whether an RGB image may be of that kind. It is cheap: called once for each image of a command."""
+        """Return whether an RGB image may be of that kind. It is cheap: called once for each image of a command."""
         ...
 
 
@@ -199,7 +199,7 @@ class Projected(Protocol):
     """
 
     def followed_by(self, other: Self) -> Self:
-        """The images of both, ``other``'s last. The two may differ in their numbers of local tokens."""
+        """Return the images of both, ``other``'s last. The two may differ in their numbers of local tokens."""
         ...
 
 
@@ -226,7 +226,7 @@ class QueryTransformer(Module, Protocol):
     def segments(self) -> tuple[str, ...]: ...
 
     def project(self, features: Features) -> Projected:
-        """What all forward passes of a step read of the features; called once for the images of this rank.
+        """Return what all forward passes of a step read of the features; called once for the images of this rank.
 
         With several ranks, also once for the images of others that this rank has as hard negatives; the two are then
         joined by ``followed_by``. Differentiable where it has parameters.
@@ -256,7 +256,7 @@ class ReadsText(Protocol):
     def max_positions(self) -> int: ...
 
     def token_logits(self, hidden_nD: torch.Tensor) -> torch.Tensor:
-        """Hidden states of text [n,hidden_size] -> logits over the vocabulary [n,V].
+        """Return logits over the vocabulary [n,V] of hidden states of text [n,hidden_size].
 
         Called in stage 1, on target rows only.
         """
@@ -268,7 +268,7 @@ class WithStage1Parameters(Protocol):
     """Optional, for a query transformer of which stage 2 does not use all parameters."""
 
     def stage1_parameters(self) -> Iterable[nn.Parameter]:
-        """Those that only stage 1 trains, such as the head behind ``token_logits``; stage 2 freezes them."""
+        """Return those that only stage 1 trains, such as the head behind ``token_logits``; stage 2 freezes them."""
         ...
 
 
@@ -431,7 +431,7 @@ class HoldsIn4Bit(Protocol):
     """
 
     def weights_in_4bit(self) -> int:
-        """How many of its weights would be held in 4 bits: linear layers, without the head and LoRA."""
+        """Return how many of its weights would be held in 4 bits: linear layers, without the head and LoRA."""
         ...
 
 
@@ -466,7 +466,7 @@ class ChoosesNegatives(Objective, Protocol):
     """
 
     def similarity(self, outputs: StreamOutputs, batch: PretrainBatch) -> Similarity:
-        """Logits of this rank's samples against those of all ranks. The result is passed on in ``StepState``."""
+        """Return logits of this rank's samples against those of all ranks. The result is passed on in ``StepState``."""
         ...
 
 
@@ -475,7 +475,7 @@ class WithNegatives(Objective, Protocol):
     """Optional, for an objective that has a place in the second pass."""
 
     def negative_streams(self, batch: PretrainBatch, pairs: NegativePairs) -> Sequence[Stream]:
-        """What that pass must run; ``loss`` finds their outputs beside those of the first."""
+        """Return what that pass must run; ``loss`` finds their outputs beside those of the first."""
         ...
 
 
@@ -493,11 +493,11 @@ class RestoresText(Objective, Protocol):
     """Optional, for an objective that hides tokens of the spatial text and has them restored."""
 
     def masked(self, batch: PretrainBatch) -> torch.Tensor:
-        """Which spatial tokens are hidden: bool [B, L] over ``batch.spatial``."""
+        """Return which spatial tokens are hidden: bool [B, L] over ``batch.spatial``."""
         ...
 
     def restored(self, state: StepState) -> torch.Tensor:
-        """The likeliest token in place of each hidden one: ids [n], sample after sample, on the host."""
+        """Return the likeliest token in place of each hidden one: ids [n], sample after sample, on the host."""
         ...
 
 
@@ -521,7 +521,7 @@ class WritesCaptions(Objective, Protocol):
 
 
 def reader_of(query_transformer: QueryTransformer) -> ReadsText | None:
-    """The same query transformer as one that reads text; None where its segments have none."""
+    """Return the same query transformer as one that reads text; None where its segments have none."""
     reads = "S" in query_transformer.segments or "C" in query_transformer.segments
     return query_transformer if reads and isinstance(query_transformer, ReadsText) else None
 
@@ -569,7 +569,7 @@ class Dataset(Protocol):
         ...
 
     def picture(self, sample: Sample) -> PILImage:
-        """The image that ``sample.image`` names, which is not None: upright, RGB."""
+        """Return the image that ``sample.image`` names, which is not None: upright, RGB."""
         ...
 
 
@@ -606,7 +606,7 @@ class ShowsImages(Protocol):
     """
 
     def picture(self, sample: Sample) -> Any:
-        """The image that ``sample.image`` names, which is not None, as the model's ``generate`` takes it."""
+        """Return the image that ``sample.image`` names, which is not None, as the model's ``generate`` takes it."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Opening files that strangers named: no FIFO is waited for, names of any bytes can be shown and written down."""
+"""Open files that other people named: no FIFO is waited for, and names of any bytes can be shown and written."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ class Box:
         return (self.x2 - self.x1) * (self.y2 - self.y1)
 
     def iou(self, other: Box) -> float:
-        """Intersection over union of two boxes of the same image: in [0, 1]."""
+        """Return the intersection over union of two boxes of the same image: in [0, 1]."""
         width = min(self.x2, other.x2) - max(self.x1, other.x1)
         height = min(self.y2, other.y2) - max(self.y1, other.y1)
         shared = max(width, 0.0) * max(height, 0.0)
@@ -151,7 +151,7 @@ def _four(numbers: Sequence[SupportsFloat]) -> Corners:
 
 
 def _rows(boxes: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """An [N, 4] float64 array; an empty list is [0, 4]. Raises ``GeometryError`` for any other shape."""
+    """Return an [N, 4] float64 array; an empty list is [0, 4]. Raises ``GeometryError`` for any other shape."""
     rows: npt.NDArray[np.float64] = np.asarray(boxes, dtype=np.float64)
     if rows.size == 0:
         return rows.reshape(0, 4)
@@ -161,7 +161,7 @@ def _rows(boxes: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 
 def iou_matrix(boxes_norm_N4: npt.ArrayLike, boxes_norm_M4: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Intersection over union of every box with every other: [N, 4] and [M, 4] -> float64 [N, M].
+    """Return the intersection over union of every box with every other: [N, 4] and [M, 4] -> float64 [N, M].
 
     Any frame will do, as long as it is the same for both. A row without area has IoU 0 with everything.
     """
@@ -252,7 +252,7 @@ class _Axis:
         return _Axis(length, -self.scale, length - self.offset, length - self.high, length - self.low)
 
     def visible_share(self, start_norm: float, end_norm: float) -> float:
-        """Share of the original interval that the canvas shows."""
+        """Return the share of the original interval that the canvas shows."""
         first, last = sorted(((self.low - self.offset) / self.scale, (self.high - self.offset) / self.scale))
         shown = min(last, end_norm) - max(first, start_norm)
         return min(max(shown / (end_norm - start_norm), 0.0), 1.0)
@@ -265,7 +265,7 @@ class _Axis:
         return index.clip(0, original - 1).astype(np.intp), shown
 
     def original_to_canvas(self, original: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
-        """For each original pixel's center: the canvas pixel it fell on, and whether it was kept at all."""
+        """Return for each original pixel's center: the canvas pixel it fell on, and whether it was kept at all."""
         position = (np.arange(original) + 0.5) / original * self.scale + self.offset + _TIE
         shown = (self.low <= position) & (position < self.high)
         return np.floor(position).clip(0, self.length - 1).astype(np.intp), shown
@@ -356,7 +356,7 @@ class Frame:
         return self._mirrored(_rows(boxes_norm_N4) * scale_4 + offset_4)
 
     def boxes_from_canvas(self, boxes_px_N4: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Canvas pixels [N, 4] -> normalized in the original image, float64 [N, 4], not clipped."""
+        """Return canvas pixels [N, 4] as normalized boxes of the original image, float64 [N, 4], not clipped."""
         scale_4, offset_4 = self._affine_4()
         return self._mirrored((_rows(boxes_px_N4) - offset_4) / scale_4)
 
@@ -370,7 +370,7 @@ class Frame:
         return boxes_N4[:, [2, 1, 0, 3]] if self._x.scale < 0 else boxes_N4
 
     def visible_fraction(self, box: Box) -> float:
-        """Share of the box's area that the crops have left, from 0 to 1; the other steps do not change it."""
+        """Return the share of the box's area that the crops have left, from 0 to 1; other steps do not change it."""
         return self._x.visible_share(box.x1, box.x2) * self._y.visible_share(box.y1, box.y2)
 
     def mask_to_canvas(self, mask_HW: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

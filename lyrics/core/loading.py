@@ -112,5 +112,5 @@ def load_model(
 
 
 def _is_path(name: str) -> bool:
-    """Whether a name that is neither a preset's nor a hub id can only be meant as that of a folder."""
+    """Return whether a name that is neither a preset's nor a hub id can only be meant as that of a folder."""
     return not name.endswith(SPEC_SUFFIXES) and (name.count("/") > 1 or name.startswith((".", "/", "~")))

@@ -117,7 +117,7 @@ class Mask:
 
 
 def _decompress(counts: str) -> list[int]:
-    """Runs from COCO's compressed string; the inverse of ``Mask.to_coco``."""
+    """Return runs from COCO's compressed string; the inverse of ``Mask.to_coco``."""
     runs: list[int] = []
     value, shift = 0, 0
     for character in counts:

@@ -174,14 +174,14 @@ class LyricsModel(SavedModel):
     def pretraining_accuracy(
         self, batch: PretrainExamples, *, seed: int = 0, step: int = 0
     ) -> dict[str, tuple[int, int]]:
-        """What the objectives get right on a batch: see ``lyrics.core.stage1.step.pretrain_accuracy``."""
+        """Return what the objectives get right on a batch: see ``lyrics.core.stage1.step.pretrain_accuracy``."""
         features, texts = self.pretraining_inputs(batch, seed, step, kinds=True)
         return pretrain_accuracy(self.query_transformer, self.losses, features, texts)
 
     def pretraining_inputs(
         self, batch: PretrainExamples, seed: int, step: int, *, kinds: bool = False
     ) -> tuple[Features, PretrainBatch]:
-        """What the objectives read of a batch: frozen features, and texts as token ids.
+        """Return what the objectives read of a batch: frozen features, and texts as token ids.
 
         ``kinds`` also says of each spatial token whether it is markup, of a name or of a coordinate; measurements tell
         these apart.

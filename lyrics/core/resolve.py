@@ -221,7 +221,7 @@ def _options(path: str, entry: Entry, slot: Slot, registry: Registry) -> Options
         options.model_dump(mode="json")  # the resolved spec must be plain data
     except SpecError:
         raise
-    except Exception as error:  # a stranger's validator may raise anything
+    except Exception as error:  # a third-party validator may raise anything
         raise PluginError(f"{where}: the options of {entry.source} failed: {describe(error)}") from error
     for name in vocabulary_options(entry.component.options):
         try:
@@ -299,7 +299,7 @@ def declared_dim(part: Part) -> int | None:
     """Return ``feature_dim`` as the part's options state it, or None where they do not."""
     try:
         dim = getattr(part.options, "feature_dim", None)
-    except Exception as error:  # a stranger's property may raise anything
+    except Exception as error:  # a third-party property may raise anything
         raise PluginError(f"{part.path}: feature_dim of {part.entry.source} failed: {describe(error)}") from error
     if dim is None or (isinstance(dim, int) and dim > 0):
         return dim
@@ -310,7 +310,7 @@ def declared_segments(part: Part, name: str) -> tuple[str, ...] | None:
     """Return ``segments`` or ``needs_segments`` as the part's options state them, or None where they do not."""
     try:
         found = getattr(part.options, name, None)
-    except Exception as error:  # a stranger's property may raise anything
+    except Exception as error:  # a third-party property may raise anything
         raise PluginError(f"{part.path}: {name} of {part.entry.source} failed: {describe(error)}") from error
     if found is None or (isinstance(found, tuple) and set(found) <= set(SEGMENTS)):
         return found

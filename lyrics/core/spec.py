@@ -2,7 +2,7 @@
 
 Validation has two steps. This file does the first: structure, names of fields, types. A slot's ``options`` stay a
 mapping here; they are validated by the component's own ``Options`` class when the spec is resolved
-(``lyrics.core.build.resolve``), so that strangers' components are validated exactly as ours.
+(``lyrics.core.build.resolve``), so that third-party components are validated exactly as ours.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ def _current_path(path: str, root: type[BaseModel]) -> str:
 
 
 def _replacements_first(item: tuple[str, Any]) -> tuple[int, bool]:
-    """A whole slot and its ``use`` are set before its options, however the overrides were ordered."""
+    """Return a sort key: a whole slot and its ``use`` come before its options, however the overrides were ordered."""
     parts = item[0].split(".")
     return len(parts), parts[-1] != "use"
 
@@ -208,7 +208,7 @@ def _is_dict(annotation: Any) -> bool:
 
 
 def _schema_of(annotation: Any) -> Schema:
-    """What stands under a field of this annotation, seen through Optional and Annotated."""
+    """Return what stands under a field of this annotation, seen through Optional and Annotated."""
     if annotation is JsonValue:
         return _Free
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
@@ -220,7 +220,7 @@ def _schema_of(annotation: Any) -> Schema:
 
 
 def _child(schema: Schema, key: str) -> Schema | None:
-    """The schema under ``key``, or None when there is no such key."""
+    """Return the schema under ``key``, or None when there is no such key."""
     if schema is _Free:
         return _Free
     if schema is _Leaf:

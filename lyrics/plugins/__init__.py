@@ -1,1 +1,1 @@
-"""The built-in components. Each family is found through the `lyrics` entry-point group, as a stranger's would be."""
+"""The built-in components. Each family is found through the entry-point group `lyrics`, like third-party plugins."""

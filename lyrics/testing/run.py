@@ -63,14 +63,14 @@ def check_vocabulary(
 
 
 def _failures(case: Contract, checks: Sequence[str]) -> dict[str, str]:
-    """The cause of each check that fails."""
+    """Return the cause of each check that fails."""
     failures = {}
     for name in checks:
         try:
             getattr(case, name)()
         except LyricsError as error:
             failures[name] = str(error)
-        except Exception as error:  # a stranger's code may raise anything; all of it is a finding
+        except Exception as error:  # third-party code may raise anything; all of it is a finding
             frame = traceback.extract_tb(error.__traceback__)[-1]
             failures[name] = f"{type(error).__name__}: {error} ({frame.filename}:{frame.lineno})"
     return failures

@@ -82,7 +82,7 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
 
 
 def with_tolerance(tolerances: Mapping[str, Tolerance], name: str, key: str, value: Any) -> dict[str, Tolerance]:
-    """The tolerances with one changed. Raises ``SpecError`` for a name, a key or a value that is none."""
+    """Return the tolerances with one changed. Raises ``SpecError`` for a name, a key or a value that is none."""
     if name not in COMPARISONS:
         raise SpecError(
             f"tolerance {name}.{key}: there is no comparison {name!r}; there are {', '.join(COMPARISONS)}."
@@ -185,7 +185,7 @@ Load = Callable[[torch.dtype, Mapping[str, Any]], LyricsModel]
 def loader(
     name: str, *, overrides: Mapping[str, Any], weights: str, device: str | None, downloads: bool | None = None
 ) -> Load:
-    """The model of that name (``lyrics.core.loading``), read anew each time, but for what may be random.
+    """Return the model of that name (``lyrics.core.loading``), read anew each time, but for what may be random.
 
     With a preset or a specification that is what training changes, whose weights no checkpoint need name, and with
     ``weights="random"`` everything: drawn once and kept.
@@ -414,7 +414,7 @@ def _by_name(answer: Answer) -> Iterator[tuple[str, int]]:
 def compare_attention(
     model: LyricsModel, questions: Sequence[ParityQuestion], tolerance: Tolerance, *, registry: Registry | None = None
 ) -> tuple[list[Comparison], dict[str, str]]:
-    """The query transformer's outputs under every implementation that can run here, against ``reference``.
+    """Return the query transformer's outputs under every implementation that can run here, against ``reference``.
 
     Returns the comparisons, and why others could not be made. The query transformer's component must have an option
     ``attention``.
@@ -465,7 +465,7 @@ _Call = tuple[list[Stream], Features]
 
 
 def _calls(model: LyricsModel, questions: Sequence[ParityQuestion]) -> list[_Call]:
-    """What the query transformer is given for the questions' images, all images of a question in one call."""
+    """Return what the query transformer is given for the questions' images, all images of a question in one call."""
     calls: list[_Call] = []
 
     def note(module: torch.nn.Module, arguments: tuple[Any, ...]) -> None:
@@ -494,7 +494,7 @@ def _with_attention(model: LyricsModel, implementation: str, registry: Registry 
 
 
 def _outputs(query_transformer: QueryTransformer, calls: Sequence[_Call]) -> list[torch.Tensor]:
-    """Every wanted segment of every call, float32 on the CPU."""
+    """Return every wanted segment of every call, float32 on the CPU."""
     found = []
     for streams, features in calls:
         outputs: StreamOutputs = query_transformer(streams, features)

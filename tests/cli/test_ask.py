@@ -352,7 +352,7 @@ def test_a_chat_that_may_abstain_prints_whole_answers(
     ("threshold", "message"),
     [
         ("0.5", "--abstain-below 0.5: threshold=0.5: is the logarithm of a probability, 0 at most"),
-        ("nowhere.json", "--abstain-below nowhere.json: is neither a number nor a file that is there."),
+        ("nowhere.json", "--abstain-below nowhere.json: is neither a number nor an existing file."),
     ],
 )
 def test_thresholds_that_are_none(command: str, threshold: str, message: str, run: Run, picture: str) -> None:

@@ -85,5 +85,5 @@ def run_converter(
         return function(checkpoint, options, context)
     except (LyricsError, KeyboardInterrupt):
         raise
-    except BaseException as error:  # a stranger's code may raise anything, SystemExit included
+    except BaseException as error:  # third-party code may raise anything, SystemExit included
         raise PluginError(f"the converter {converter.format!r} of {entry.source} failed: {describe(error)}") from error

@@ -1,6 +1,6 @@
 """PyTorch's pickled checkpoints to safetensors: the one place where weights that are a pickle are opened.
 
-A pickle is a program, and these come from strangers. So it is opened in a process of its own, by
+A pickle is a program, and these come from other people. So it is opened in a process of its own, by
 ``torch.load(weights_only=True)``, which knows tensors and plain values and refuses every other name that the pickle
 asks to import. There is no second try by other means. The process writes safetensors and ends; what the rest of the
 program reads is those.
@@ -89,12 +89,12 @@ def _read(source: Path) -> Any:
 
 
 def _line(error: object) -> str:
-    """The first line of a message, or the kind of an error without one."""
+    """Return the first line of a message, or the kind of an error without one."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _tensors(source: Path, loaded: Any) -> dict[str, Any]:
-    """The state dict, whichever way it is wrapped.
+    """Return the state dict, whichever way it is wrapped.
 
     Raises ``WeightsError`` for anything but plain dense tensors under text names.
     """

@@ -137,12 +137,12 @@ def plan_model(
 
 
 def _prefix(path: str) -> str:
-    """Where a part of the spec is in ``LyricsModel``."""
+    """Return where a part of the spec is in ``LyricsModel``."""
     return "encoder." if path == "image_encoder" else f"{path}."
 
 
 def _with_vocabulary_of(shapes: Mapping[str, torch.Tensor], resolved: Resolved) -> tuple[Resolved, tuple[str, ...]]:
-    """The spec with as many words as the language model of the source has: a padding token was added to it."""
+    """Return the spec with as many words as the language model of the source has: a padding token was added to it."""
     stated = getattr(resolved.parts["language_model"].options, "vocab_size", None)
     if stated is None or _WORDS not in shapes or shapes[_WORDS].shape[0] == stated:
         return resolved, ()
@@ -175,7 +175,7 @@ def _plan_part(
 
 
 def _transformers_names(module: nn.Module, own: list[str], prefix: str, part: Part) -> ConversionPlan:
-    """A part that wraps one transformers model: names within it are the source's.
+    """Return a part that wraps one transformers model: names within it are the source's.
 
     PEFT puts ``base_layer`` into them and adds its own.
     """
@@ -193,7 +193,7 @@ def _transformers_names(module: nn.Module, own: list[str], prefix: str, part: Pa
 
 
 def _read_tokenizer(folder: Path, part: Any) -> tuple[str, ...]:
-    """The language model's tokenizer, with the tokens that prompts and batches need."""
+    """Return the language model's tokenizer, with the tokens that prompts and batches need."""
     words = int(part.model.get_input_embeddings().num_embeddings)
     tokenizer = read_tokenizer(folder, words)
     if tokenizer.eos_token_id is None:

@@ -125,7 +125,7 @@ def moved_box(box: Box, frame: Frame, min_visible: float) -> Box | None:
 
 
 def moved_objects(objects: tuple[DetectedObject, ...], frame: Frame, min_visible: float) -> tuple[DetectedObject, ...]:
-    """Objects of the original image on the canvas, annotated or found by a refiner.
+    """Return objects of the original image on the canvas, annotated or found by a refiner.
 
     One whose mask is cut off entirely is dropped too.
     """

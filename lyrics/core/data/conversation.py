@@ -56,7 +56,7 @@ class _Writer:
         return choices[int(self.random.integers(len(choices)))]
 
     def template(self, wanted: Callable[[frozenset[str]], bool] = lambda names: True) -> str:
-        """One of the task's templates whose placeholders are as wanted."""
+        """Return one of the task's templates whose placeholders are as wanted."""
         return self.pick([template for template in TEMPLATES[self.task] if wanted(placeholders(template))])
 
     def markup(self, found: DetectedObject) -> str:

@@ -1,8 +1,8 @@
 """RefCOCO's ``refs(...).p`` to JSON: the one place where a data set's pickle is opened.
 
-A pickle is a program, and these come from strangers. So it is not read at run time but converted once, in a process of
-its own, by an unpickler that knows numbers, text, lists, tuples and dictionaries and refuses every name that a pickle
-asks to import.
+A pickle is a program, and these come from other people. So it is not read at run time but converted once, in a process
+of its own, by an unpickler that knows numbers, text, lists, tuples and dictionaries and refuses every name that a
+pickle asks to import.
 
     python -m lyrics.core.data.convert_refs 'refs(unc).p' 'refs(unc).json'
 """
@@ -79,7 +79,7 @@ def _convert(source: Path, target: Path) -> int:
 
 
 def _plain(value: Any, source: Path, budget: Iterator[int], depth: int = 0) -> Any:
-    """The value with tuples as lists.
+    """Return the value with tuples as lists.
 
     Raises ``DatasetError`` for what JSON cannot hold, and when the budget is used up: a pickle of a few bytes can hold
     lists that multiply without end.

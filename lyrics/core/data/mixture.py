@@ -105,13 +105,13 @@ class Mixture:
         return sum(source.rows // self.group for source in self.sources) * self.group
 
     def sample_at(self, position: int) -> Place:
-        """What stands at a position. O(1), whatever the position and the number of rows."""
+        """Return what stands at a position. O(1), whatever the position and the number of rows."""
         number, within = divmod(position, self.group)
         source, drawn = self._group_at(number)
         return Place(source, drawn * self.group + within)
 
     def _group_at(self, number: int) -> Place:
-        """The source of a group of positions, and which of that source's groups it holds."""
+        """Return the source of a group of positions, and which of that source's groups it holds."""
         if not self._weighted:
             return self._place(self._orders[0].row(number))
         block, offset = divmod(number, BLOCK)
@@ -150,7 +150,7 @@ class Mixture:
         return Place(source, int(random.integers(self.sources[source].rows)))
 
     def fingerprint(self) -> str:
-        """A hash of all that decides the order.
+        """Return a hash of all that decides the order.
 
         A run that goes on with another one would repeat some samples and miss others.
         """
@@ -171,7 +171,7 @@ class Mixture:
 
 
 def _in_groups(source: Source, group: int) -> Source:
-    """The same with its groups for rows; a group is of the shard in which its last row lies.
+    """Return the same with its groups for rows; a group is of the shard in which its last row lies.
 
     Raises ``SpecError`` where there is no whole group, or the shards do not add up to the rows.
     """

@@ -64,7 +64,7 @@ class Permutation:
         return indices.astype(np.int64)
 
     def _shuffled(self, index: Number) -> Number:
-        """A permutation of 0 .. rows * columns - 1. Python's integers and numpy's unsigned ones give the same.
+        """Return a permutation of 0 .. rows * columns - 1. Python's integers and numpy's unsigned ones give the same.
 
         The hash is written out twice, not called: this is where the time of a draw goes.
         """

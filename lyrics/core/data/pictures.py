@@ -74,7 +74,7 @@ def decode_picture(data: bytes, name: str) -> Image.Image:
 
 
 def _orientation(data: bytes) -> int:
-    """The EXIF orientation that a file states; 1 where it states none, or none that can be read."""
+    """Return the EXIF orientation that a file states; 1 where it states none, or none that can be read."""
     if not any(mark in data for mark in _EXIF_MARKS):
         return 1
     try:

@@ -45,7 +45,7 @@ class BenchmarkRun:
     lines: dict[str, Line]
 
     def missing(self, shard: Shard = (0, 1)) -> list[int]:
-        """Rows without an answer that are a process's own."""
+        """Return rows without an answer that are a process's own."""
         index, count = shard
         return [row for row in range(index, len(self.samples), count) if self.ids[row] not in self.lines]
 
@@ -53,7 +53,7 @@ class BenchmarkRun:
 def open_run(
     name: str, benchmark: Benchmark, out: Path, *, limit: int | None = None, about: Mapping[str, str] | None = None
 ) -> BenchmarkRun:
-    """What there is to do for one benchmark. Writes nothing.
+    """Return what there is to do for one benchmark. Writes nothing.
 
     Args:
         name: of the benchmark's folder in ``out``.
@@ -78,7 +78,7 @@ def open_run(
 
 
 def under(run: BenchmarkRun, condition: Condition, folder: Path) -> BenchmarkRun:
-    """The same samples under a condition, their answers in a folder of its own.
+    """Return the same samples under a condition, their answers in a folder of its own.
 
     Writes nothing; raises as ``open_run``.
     """
@@ -92,7 +92,7 @@ def under(run: BenchmarkRun, condition: Condition, folder: Path) -> BenchmarkRun
 
 
 def withholding(run: BenchmarkRun, abstaining: Abstaining) -> BenchmarkRun:
-    """The same answers with an abstention for each that is withheld.
+    """Return the same answers with an abstention for each that is withheld.
 
     Raises ``SpecError`` as ``Abstaining.withholds``.
     """
@@ -105,7 +105,7 @@ def withholding(run: BenchmarkRun, abstaining: Abstaining) -> BenchmarkRun:
 
 
 def _agreed(folder: Path, about: Mapping[str, str]) -> dict[str, str]:
-    """What is known of the answers that are there, and of those to come."""
+    """Return what is known of the answers that are there, and of those to come."""
     path = folder / RUN
     if not path.is_file():
         return dict(about)
@@ -165,7 +165,7 @@ def put_down(run: BenchmarkRun, rows: Sequence[int], answers: Sequence[Answer], 
 
 
 def picture_of(benchmark: Benchmark, sample: Sample) -> Any:
-    """What ``generate`` is shown: an image, or None for a sample of text alone."""
+    """Return what ``generate`` is shown: an image, or None for a sample of text alone."""
     if sample.image is None:
         return None
     if not isinstance(benchmark, ShowsImages):

@@ -125,7 +125,7 @@ class Groups(Protocol):
     """Optional, for a benchmark whose samples fall into groups that are scored apart, such as kinds of questions."""
 
     def group(self, sample: Sample) -> str:
-        """The name of the sample's group; empty for one that is in none."""
+        """Return the name of the sample's group; empty for one that is in none."""
         ...
 
 
@@ -191,13 +191,13 @@ class DatasetBenchmark:
 
 
 def reference_box(sample: Sample) -> Box | None:
-    """What a sample about an object is about; None where it is about nothing that has a box."""
+    """Return what a sample about an object is about; None where it is about nothing that has a box."""
     about_one = sample.extra.get("task") == "rec" and sample.objects and not sample.extra.get("absent")
     return sample.objects[0].box_norm if about_one else None
 
 
 def reference_text(sample: Sample) -> str:
-    """The right answer, or several, in one line for a person to read."""
+    """Return the right answer, or several, in one line for a person to read."""
     if absent := sample.extra.get("absent"):
         return f"{absent}: not there"
     if box := reference_box(sample):

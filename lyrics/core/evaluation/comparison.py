@@ -62,7 +62,7 @@ class ConditionReport:
         return tuple(self.cells[self.conditions[0]])
 
     def lost(self, condition: Condition, group: str) -> float | None:
-        """Points that a group loses under a condition; None without scores."""
+        """Return points that a group loses under a condition; None without scores."""
         before, after = self.cells[self.conditions[0]][group].score, self.cells[condition][group].score
         return None if before is None or after is None else before - after
 
@@ -138,7 +138,7 @@ def _rounded(value: float | None) -> float | None:
 
 
 def table(found: ConditionReport) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows as text: the score under each condition, and the share of answers that stay the same."""
+    """Return columns and rows as text: the score under each condition, and the share of answers that stay the same."""
     return rows_of_json(as_json(found))
 
 
@@ -163,7 +163,7 @@ def markdown(found: ConditionReport) -> str:
 
 
 def notes(found: ConditionReport) -> list[str]:
-    """What a reader of the table must know."""
+    """Return what a reader of the table must know."""
     said = [
         "A score is the mean worth of an answer, from 0 to 100; in brackets the share of answers whose text stays the "
         "same, letter for letter."
@@ -236,7 +236,7 @@ def _same(found: ConditionReport, condition: Condition, group: str) -> float | N
 
 
 def page(found: ConditionReport) -> str:
-    """An HTML page that loads nothing and runs nothing: the table, the curves, and answers side by side."""
+    """Return an HTML page that loads nothing and runs nothing: the table, the curves, and answers side by side."""
     columns, rows = table(found)
     said = "".join(f"<li>{html.escape(note)}</li>" for note in notes(found))
     return (

@@ -55,7 +55,7 @@ def _noise(soft_QD: torch.Tensor, seed: int, key: Key) -> torch.Tensor:
 
 
 def _kept(condition: Condition, queries: int, key: Key) -> torch.Tensor:
-    """Which soft tokens of an image stay, in order: int64 [K]."""
+    """Return which soft tokens of an image stay, in order: int64 [K]."""
     row, part = key
     order = generator(condition.seed, "dropped soft tokens", row, part).permutation(queries)
     return torch.from_numpy(order[: kept_tokens(condition, queries)]).sort().values

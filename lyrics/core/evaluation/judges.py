@@ -34,7 +34,7 @@ def mean(values: Sequence[float]) -> float:
 
 
 def by_group(name: str, values: Sequence[float], groups: Sequence[Any]) -> dict[str, float]:
-    """The mean times 100 of each group's values, as ``NAME, GROUP``; samples of the group None are in none.
+    """Return the mean times 100 of each group's values, as ``NAME, GROUP``; samples of the group None are in none.
 
     One group alone is left out.
     """
@@ -93,7 +93,7 @@ exact = partial(_answered, name="exact match", right=exact_match)
 
 
 def options(predictions: Predictions, samples: Samples) -> Verdict:
-    """Accuracy of option letters; ``unparsed`` counts answers that choose nothing."""
+    """Return the accuracy of option letters; ``unparsed`` counts answers that choose nothing."""
     marks, unparsed = [], 0
     for one, sample in zip(predictions, samples, strict=True):
         choices = [str(option) for option in sample.extra["options"]]
@@ -107,7 +107,7 @@ def options(predictions: Predictions, samples: Samples) -> Verdict:
 
 
 def rec(predictions: Predictions, samples: Samples) -> Verdict:
-    """Accuracy at IoU 0.5 of the first box of an answer; ``unparsed`` counts answers without a box.
+    """Return the accuracy at IoU 0.5 of the first box of an answer; ``unparsed`` counts answers without a box.
 
     Marks are the IoU.
     """

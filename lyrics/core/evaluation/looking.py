@@ -68,7 +68,7 @@ class LooksAndAnswers(Protocol):
     """
 
     def conversation(self, entry: Any, instruction: str) -> Conversation:
-        """What is asked of a sample that shows ``entry`` (what ``generate`` takes for one instruction)."""
+        """Return what is asked of a sample that shows ``entry`` (what ``generate`` takes for one instruction)."""
         ...
 
     def check(self, conditions: Iterable[Condition]) -> None:
@@ -205,7 +205,7 @@ def _answer_looked(
     tokens = run.benchmark.max_new_tokens if isinstance(run.benchmark, LimitsAnswers) else MAX_NEW_TOKENS
 
     def needed(part: Sequence[int]) -> list[int]:
-        """The rows of a part, and those whose soft tokens they get."""
+        """Return the rows of a part, and those whose soft tokens they get."""
         others = [
             partners[one].of[row]
             for one in runs
@@ -253,7 +253,7 @@ def _looked(model: LooksAndAnswers, asked: Sequence[Conversation], look: Conditi
 
 
 def _under(condition: Condition, rows: Sequence[int], seen: Mapping[int, _Seen], partners: Partners | None) -> Encoded:
-    """The images of some rows, with the soft tokens that the condition gives them."""
+    """Return the images of some rows, with the soft tokens that the condition gives them."""
     encoded = reduce(Encoded.followed_by, (seen[row].encoded for row in rows))
     keys = [(row, number) for row in rows for number in range(len(seen[row].conversation.pictures))]
     others_PQD = None

@@ -48,7 +48,7 @@ def exchange(name: str, samples: Sequence[Sample], images: Sequence[int], seed: 
 
 
 def _rotation(name: str, samples: Sequence[Sample], rows: list[int], count: int, seed: int) -> tuple[list[int], int]:
-    """Rows in an order, and the number of places by which they are rotated."""
+    """Return rows in an order, and the number of places by which they are rotated."""
     shown = f"{count} image{'s' * (count != 1)}"
     if len(rows) == 1:
         raise LyricsError(

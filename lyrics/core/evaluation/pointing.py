@@ -44,7 +44,7 @@ def is_real(found: PredictedObject, there: Iterable[Real]) -> bool:
 def evidence_scores(
     predictions: Sequence[Prediction], there: Sequence[Sequence[Real]]
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """Scores and ``details`` over the boxes of all answers; ``there[i]`` is what image i holds.
+    """Return the scores and ``details`` over the boxes of all answers; ``there[i]`` is what image i holds.
 
     Both are empty without boxes.
 

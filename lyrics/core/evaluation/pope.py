@@ -63,7 +63,7 @@ class Frequencies:
 
 
 def tags_of(sample: Sample) -> frozenset[str]:
-    """The names of a sample's objects, in lower case."""
+    """Return the names of a sample's objects, in lower case."""
     return frozenset(name for one in sample.objects if (name := plain_name(one.tag)))
 
 
@@ -170,7 +170,7 @@ class PopeBenchmark:
         return self.judge([Prediction.of_text(text) for text in predictions], samples).scores
 
     def group(self, sample: Sample) -> str:
-        """Whether what is asked about is there."""
+        """Return whether what is asked about is there."""
         return "there" if sample.extra["there"] else "not there"
 
     def judge(self, predictions: Sequence[Prediction], samples: Sequence[Sample]) -> Verdict:
@@ -206,7 +206,7 @@ class PopeBoxesBenchmark:
         return self.judge([Prediction.of_text(text) for text in predictions], samples).scores
 
     def group(self, sample: Sample) -> str:
-        """Whether what is asked about is there."""
+        """Return whether what is asked about is there."""
         return "there" if sample.extra["there"] else "not there"
 
     def judge(self, predictions: Sequence[Prediction], samples: Sequence[Sample]) -> Verdict:
@@ -237,7 +237,7 @@ class PopeBoxesBenchmark:
 
 
 def _asking(sample: Sample, tag: str, there: bool, *, turns: tuple[Turn, ...]) -> Sample:
-    """The sample as it is asked about one tag; its image and its objects stay."""
+    """Return the sample as it is asked about one tag; its image and its objects stay."""
     extra: dict[str, Any] = {
         key: value for key, value in sample.extra.items() if key not in ("absent", "answers", "options")
     }

@@ -45,13 +45,13 @@ def sample_id(row: int, sample: Sample) -> str:
 
 
 def file_of(folder: Path, shard: tuple[int, int]) -> Path:
-    """Where process I of N writes; ``(0, 1)`` is the only one."""
+    """Return where process I of N writes; ``(0, 1)`` is the only one."""
     index, count = shard
     return folder / (FILE if count == 1 else f"predictions.{index}-of-{count}.jsonl")
 
 
 def as_json(id: str, prompt: str, answer: Answer) -> str:
-    """A line, without its end."""
+    """Return a line, without its end."""
     objects = [
         {
             "tag": one.tag,
@@ -77,7 +77,7 @@ def as_json(id: str, prompt: str, answer: Answer) -> str:
 
 
 def read_predictions(folder: Path, prompts: Mapping[str, str], *, all_samples: bool) -> dict[str, Line]:
-    """The answers that a benchmark's folder holds, those of all processes, by id. Changes no file.
+    """Return the answers that a benchmark's folder holds, those of all processes, by id. Changes no file.
 
     Args:
         folder: may not exist; then there are none.

@@ -245,7 +245,7 @@ def _answer_under(
 def _compared(
     runs: Mapping[Condition, BenchmarkRun], scored: dict[Condition, tuple[Result, Verdict]]
 ) -> comparison.ConditionReport:
-    """What each condition costs; it becomes part of the result without one, too."""
+    """Return what each condition costs; it becomes part of the result without one, too."""
     found = comparison.compare(runs, {one: verdict for one, (_, verdict) in scored.items()})
     result, verdict = scored[CLEAR]
     details = {**result.details, "conditions": comparison.as_json(found)["conditions"]}
@@ -265,7 +265,7 @@ def _check_complete(runs: Sequence[BenchmarkRun]) -> None:
         if missing := run.missing():
             raise LyricsError(
                 f"{run.folder}: {len(missing)} of {len(run.samples)} predictions are missing, the first is "
-                f"{run.ids[missing[0]]!r}. BenchmarkRun the same command without --rescore; processes with --shard "
+                f"{run.ids[missing[0]]!r}. Run the same command without --rescore; processes with --shard "
                 "must all have finished."
             )
 

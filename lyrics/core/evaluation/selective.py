@@ -29,7 +29,7 @@ _NEVER = -math.inf
 
 
 def has_risk(said: Sequence[Prediction], verdict: Verdict) -> bool:
-    """Whether answers have both a confidence and a worth from 0 to 1."""
+    """Return whether answers have both a confidence and a worth from 0 to 1."""
     return (
         bool(verdict.values)
         and all(0 <= value <= 1 for value in verdict.values)
@@ -38,7 +38,7 @@ def has_risk(said: Sequence[Prediction], verdict: Verdict) -> bool:
 
 
 def curve_of(said: Sequence[Prediction], values: Sequence[float]) -> RiskCurve:
-    """Risk against coverage of answers with a confidence."""
+    """Return the risk against coverage of answers with a confidence."""
     return risk_curve([_ranked(one) for one in said], values)
 
 
@@ -48,7 +48,7 @@ def _ranked(one: Prediction) -> float:
 
 
 def details(curve: RiskCurve) -> dict[str, Any]:
-    """Plain data for ``scores.json``; thresholds are None where answers are withheld whatever the threshold."""
+    """Return plain data for ``scores.json``; thresholds are None where answers are withheld whatever the threshold."""
     last = len(curve.points) - 1
     kept = range(last + 1)
     rows = (
@@ -61,23 +61,23 @@ def details(curve: RiskCurve) -> dict[str, Any]:
 
 
 def panel(name: str, data: Mapping[str, Any]) -> Panel:
-    """The curve of ``details``, from the surest answers to all of them."""
+    """Return the curve of ``details``, from the surest answers to all of them."""
     points = [Point(point["coverage"], point["risk"]) for point in data["points"]]
     return Lines(f"{name}: risk, AURC {data['aurc']:.3f}", {"risk": points}, "coverage")
 
 
 def withheld(said: Sequence[Prediction], abstaining: Abstaining) -> list[bool]:
-    """Which answers are withheld. Raises ``SpecError`` where a threshold meets answers without a confidence."""
+    """Return which answers are withheld. Raises ``SpecError`` where a threshold meets answers without a confidence."""
     return [abstaining.withholds(one.seen, one.confidence) for one in said]
 
 
 def as_abstention(one: Prediction) -> Prediction:
-    """What is said in place of an answer."""
+    """Return what is said in place of an answer."""
     return replace(one, text=ABSTENTION, answer=ABSTENTION, objects=())
 
 
 def abstaining_scores(hidden: Sequence[bool], values: Sequence[float]) -> dict[str, float]:
-    """Coverage and risk, times 100, of the answers that are given.
+    """Return the coverage and risk, times 100, of the answers that are given.
 
     No risk where none is, or where answers have no worth.
     """
@@ -117,7 +117,7 @@ def write_threshold(folder: Path, data: Mapping[str, Any]) -> None:
 
 
 def read_threshold(path: Path) -> Abstaining:
-    """The threshold that ``write_threshold`` wrote. Raises ``SpecError`` for a file that holds none."""
+    """Return the threshold that ``write_threshold`` wrote. Raises ``SpecError`` for a file that holds none."""
     data = read_json_object(path, SpecError, advice="Choose a threshold with lyrics evaluate --choose-threshold.")
     value = data.get("threshold")
     if not isinstance(value, int | float) or isinstance(value, bool):

@@ -166,7 +166,7 @@ def generate_until(
     most: int,
     done: Callable[[str, Mapping[str, Any], str], None] = lambda context, asked, text: None,
 ) -> list[str]:
-    """Answers to lmms-eval's requests, in their order.
+    """Return answers to lmms-eval's requests, in their order.
 
     Args:
         model: answers; several images to a question or none are fine.

@@ -119,7 +119,7 @@ def _status(unmet: list[str], needs: Iterable[WeightsNeed]) -> str:
 
 
 def _weights_of(component: Component, given: Mapping[str, Any], prefix: str) -> tuple[WeightsNeed, ...]:
-    """What the marked options of a component need, of which some are given.
+    """Return what the marked options of a component need, of which some are given.
 
     Options are not validated: a build does that.
     """

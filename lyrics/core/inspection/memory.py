@@ -215,7 +215,7 @@ def _no_ids(*shape: int) -> torch.Tensor:
 
 
 def _prompts(model: LyricsModel, batch_size: int) -> torch.Tensor:
-    """Prompts as the model assembles them, from images whose features are not there: embeddings [B,L,D]."""
+    """Return prompts as the model assembles them, from images whose features are not there: embeddings [B,L,D]."""
     longest = _longest(model)
     spatial, instruction = [7] * min(SPATIAL_TOKENS, longest), [7] * min(CAPTION_TOKENS, longest)
     stream = model.stage2_stream([spatial] * batch_size, [instruction] * batch_size)

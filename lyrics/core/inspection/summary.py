@@ -105,7 +105,7 @@ def _row(path: str, module: nn.Module | Expert, part: Part | None) -> PartRow:
 
 
 def _output(path: str, module: Any, part: Part | None) -> str:
-    """Shape of what a part gives for one image."""
+    """Return the shape of what a part gives for one image."""
     if path == "image_encoder":
         return f"{_image_tokens(module)} x {module.feature_dim}"
     if path == "refiner.tagger":

@@ -145,7 +145,7 @@ def format_objects(objects: Iterable[SpatialObject], codec: str = "lyrics", size
 
 
 def format_box(box: Box, codec: str = "lyrics", size: Size | None = None) -> str:
-    """A box alone, as an instruction quotes it; ``parse`` reads it as an object with an empty tag.
+    """Return a box alone, as an instruction quotes it; ``parse`` reads it as an object with an empty tag.
 
     Raises as ``format_objects``.
     """
@@ -159,7 +159,7 @@ def format_box(box: Box, codec: str = "lyrics", size: Size | None = None) -> str
 
 
 def coordinate_share(text: str, codec: str = "lyrics") -> float | None:
-    """One coordinate of a box as a share of the image's side; None for a text that is no number.
+    """Return one coordinate of a box as a share of the image's side; None for a text that is no number.
 
     Raises ``UnknownNameError`` for an unknown codec, and ``GeometryError`` for ``pixel``, whose numbers are no shares.
     """
@@ -194,7 +194,7 @@ def _codec(name: str) -> Codec:
 
 
 def _steps(codec: Codec, size: Size | None) -> tuple[int, int]:
-    """The numbers that stand for the right and the lower border of the image."""
+    """Return the numbers that stand for the right and the lower border of the image."""
     if codec.steps is not None:
         return codec.steps, codec.steps
     if size is None:
@@ -257,7 +257,7 @@ class _Reading:
         self.spans[-1] = (self.spans[-1][0], end)
 
     def blank(self, start: int, end: int) -> bool:
-        """Whether there is nothing but blanks and the punctuation of a list."""
+        """Return whether there is nothing but blanks and the punctuation of a list."""
         return not self.text[start:end].strip(_BLANK + ",;")
 
     def problem(self, message: str, start: int, end: int) -> None:
@@ -267,7 +267,7 @@ class _Reading:
         self.problems.append(Problem(message, start, end))
 
     def read_box(self, start: int, end: int, *, closed: bool = True) -> tuple[Box | None, int]:
-        """The box written in ``text[start:end]``, or None after noting why not; and where it ends.
+        """Return the box written in ``text[start:end]``, or None after noting why not; and where it ends.
 
         Without its closing markup prose may follow, and then only the exact form counts: a number could be cut short.
         """

@@ -121,7 +121,7 @@ def decoding(
     streamed: bool = False,
     default_tokens: int = MAX_NEW_TOKENS,
 ) -> Decoding:
-    """Settings from a ``GenerationConfig`` and from options, which take precedence.
+    """Return settings from a ``GenerationConfig`` and from options, which take precedence.
 
     An option of sampling (``temperature``, ``top_k``, ``top_p``, ``min_p``) means ``do_sample=True`` where that is not
     given. Samples without a seed are new ones each time.
@@ -196,7 +196,7 @@ def _check_names(options: Mapping[str, Any]) -> None:
 
 
 def _of_config(config: GenerationConfig) -> dict[str, Any]:
-    """What a ``GenerationConfig`` sets. Raises ``SpecError`` for what cannot be met."""
+    """Return what a ``GenerationConfig`` sets. Raises ``SpecError`` for what cannot be met."""
     if not callable(getattr(config, "to_dict", None)):
         raise SpecError(
             f"generation_config: must be transformers' GenerationConfig, not {type(config).__name__}; options "

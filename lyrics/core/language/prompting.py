@@ -48,11 +48,11 @@ class Encoded:
         return int(self.soft_tokens_PQD.shape[1])
 
     def rows(self, start: int, end: int) -> Encoded:
-        """Images ``start`` to ``end``, without the last."""
+        """Return images ``start`` to ``end``, without the last."""
         return Encoded(self.soft_tokens_PQD[start:end], self.refinements[start:end], self.spatial_texts[start:end])
 
     def followed_by(self, other: Encoded) -> Encoded:
-        """The images of both, ``other``'s last."""
+        """Return the images of both, ``other``'s last."""
         return Encoded(
             torch.cat([self.soft_tokens_PQD, other.soft_tokens_PQD]),
             self.refinements + other.refinements,
@@ -71,12 +71,12 @@ class DroppedText:
     queries: tuple[bool, ...] = ()
 
     def told(self, texts: Sequence[str]) -> tuple[str, ...]:
-        """The images' spatial texts as the prompt has them."""
+        """Return the images' spatial texts as the prompt has them."""
         dropped = self.prompt or (False,) * len(texts)
         return tuple("" if drop else text for drop, text in zip(dropped, texts, strict=True))
 
     def read(self, refinements: Sequence[Refinement]) -> Sequence[Refinement]:
-        """The images with the objects that the query transformer reads of."""
+        """Return the images with the objects that the query transformer reads of."""
         dropped = self.queries or (False,) * len(refinements)
         return [replace(one, objects=()) if drop else one for drop, one in zip(dropped, refinements, strict=True)]
 
@@ -85,7 +85,7 @@ NOTHING_DROPPED = DroppedText()
 
 
 def spatial_text(refinement: Refinement, codec: str) -> str:
-    """An image's spatial representation: its objects, best first."""
+    """Return an image's spatial representation: its objects, best first."""
     objects = [SpatialObject(found.tag, found.box_norm, found.score) for found in refinement.objects]
     return format_objects(objects, codec, refinement.size_px)
 
@@ -110,7 +110,7 @@ def fitted_prompt(
     spec: ModelSpec,
     language_model: LanguageModel,
 ) -> TokenPrompt:
-    """A conversation as tokens.
+    """Return a conversation as tokens.
 
     Where it is longer than ``room``, the refiner's least certain objects are left out of its text.
 
@@ -140,7 +140,7 @@ def fitted_prompt(
 
 
 def _shortened(refinement: Refinement, longest: int, codec: str, tokenizer: Any) -> str:
-    """The spatial representation of as many objects, best first, as ``longest`` tokens hold."""
+    """Return the spatial representation of as many objects, best first, as ``longest`` tokens hold."""
     best = sorted(refinement.objects, key=lambda found: -found.score)
     few, many = 0, len(best)
     while few < many:
@@ -169,7 +169,7 @@ def check_dialogue(dialogue: Dialogue, num_pictures: int) -> None:
 
 
 def too_long(prompt: TokenPrompt, num_queries: int, max_positions: int, max_new_tokens: int) -> PromptError:
-    """The error for a prompt that leaves no room for its answer."""
+    """Return the error for a prompt that leaves no room for its answer."""
     shown = len(prompt.slots)
     pictures = f", {shown} image{'s' * (shown != 1)} of {num_queries} tokens included"
     return PromptError(
@@ -180,7 +180,7 @@ def too_long(prompt: TokenPrompt, num_queries: int, max_positions: int, max_new_
 
 
 def instructions_of(dialogues: Sequence[Dialogue], num_pictures: int) -> list[str]:
-    """For each image the instruction that brings it into its conversation; empty for one that none does."""
+    """Return for each image the instruction that brings it into its conversation; empty for one that none does."""
     found = [""] * num_pictures
     for dialogue in dialogues:
         for exchange in dialogue:

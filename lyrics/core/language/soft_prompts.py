@@ -110,7 +110,7 @@ def _embedded(
     soft_tokens_PQD: torch.Tensor,
     language_model: LanguageModel,
 ) -> SoftPrompts:
-    """Rows of ``length`` places with prompts that begin where it is said."""
+    """Return rows of ``length`` places with prompts that begin where it is said."""
     device, queries = soft_tokens_PQD.device, soft_tokens_PQD.shape[1]
     ids_BL = torch.zeros(len(placed), length, dtype=torch.long)
     mask_BL = torch.zeros(len(placed), length, dtype=torch.long)

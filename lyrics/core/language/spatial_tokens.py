@@ -39,7 +39,7 @@ MAX_CACHED_TAGS, MAX_CACHED_TOKENS = 100_000, 1_000_000
 def object_tokens(
     images: Sequence[tuple[Sequence[DetectedObject], Size]], tokenizer: Any, codec: str, longest: int
 ) -> ObjectTokens:
-    """The objects of each image (with its size in pixels), as many as fit into ``longest`` tokens.
+    """Return the objects of each image (with its size in pixels), as many as fit into ``longest`` tokens.
 
     No object is cut through.
 
@@ -138,7 +138,7 @@ class _Table:
         self.fixed = len(self.starts), len(self.ids)
 
     def _add(self, rows: Sequence[Sequence[int]]) -> int:
-        """The number of the first of these pieces."""
+        """Return the number of the first of these pieces."""
         first, lengths = len(self.starts), np.fromiter(map(len, rows), np.int64, len(rows))
         self.starts = np.concatenate([self.starts, len(self.ids) + np.cumsum(lengths) - lengths])
         self.lengths = np.concatenate([self.lengths, lengths])
@@ -147,7 +147,7 @@ class _Table:
         return first
 
     def pieces_of(self, found: Sequence[DetectedObject], sizes_N2: np.ndarray) -> np.ndarray:
-        """The pieces of each object in their order: [N, 11]."""
+        """Return the pieces of each object in their order: [N, 11]."""
         if len(self.tags) > MAX_CACHED_TAGS or len(self.ids) > MAX_CACHED_TOKENS:
             self._forget()
         pieces = np.empty((len(found), 11), np.int64)
@@ -203,7 +203,7 @@ _tables: WeakKeyDictionary[Any, dict[str, tuple[Any, _Table]]] = WeakKeyDictiona
 
 
 def _table(tokenizer: Any, codec: str) -> _Table:
-    """The table of a tokenizer and codec; a new one where tokens have been added since."""
+    """Return the table of a tokenizer and codec; a new one where tokens have been added since."""
     state = (reserved_ids(tokenizer), len(tokenizer), tokenizer.sep_token_id)
     of_tokenizer = _tables.setdefault(tokenizer, {})
     known = of_tokenizer.get(codec)
@@ -243,7 +243,7 @@ def _object(tag: str) -> DetectedObject:
 
 
 def _around_the_box(found: DetectedObject, codec: str, size_px: Size) -> tuple[str, str, str]:
-    """An object's text before its box, the box, and after it."""
+    """Return an object's text before its box, the box, and after it."""
     box = format_box(found.box_norm, codec, size_px)
     whole = format_objects([SpatialObject(found.tag, found.box_norm, found.score)], codec, size_px)
     # The box's text comes after the tag's in every codec, and a tag cannot hold a box's text unescaped.
@@ -252,7 +252,7 @@ def _around_the_box(found: DetectedObject, codec: str, size_px: Size) -> tuple[s
 
 
 def object_kinds(found: DetectedObject, tokenizer: Any, codec: str, size_px: Size) -> list[int]:
-    """For each token of an object's units, in their order, which of ``KINDS`` it is (its number there)."""
+    """Return for each token of an object's units, in their order, which of ``KINDS`` it is (its number there)."""
     before, box, ending = _around_the_box(found, codec, size_px)
     kinds = _kinds_before_the_box(found, before, tokenizer, codec, size_px)
     for index, piece in enumerate(_NUMBERS.split(box)):
@@ -273,7 +273,7 @@ def _kinds_before_the_box(found: DetectedObject, before: str, tokenizer: Any, co
 
 
 def _shared(first: Sequence[object], second: Sequence[object]) -> int:
-    """How many items two sequences begin with in common."""
+    """Return how many items two sequences begin with in common."""
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
 
 

@@ -63,7 +63,7 @@ def _tint(
 
 
 def _rim(inside_HW: npt.NDArray[np.bool_], width_px: int) -> npt.NDArray[np.bool_]:
-    """The pixels of a mask that are at most ``width_px`` steps from what is outside of it.
+    """Return the pixels of a mask that are at most ``width_px`` steps from what is outside of it.
 
     The image's border is no edge.
     """

@@ -150,7 +150,7 @@ def _decoded(file: IO[bytes], name: str) -> Image.Image:
 
 
 def _unidentified(start: bytes, name: str) -> ImageError:
-    """What a file is that no decoder wanted."""
+    """Return what a file is that no decoder wanted."""
     readable = f"{', '.join(FORMATS[:-1])} and {FORMATS[-1]} are read"
     if not start:
         return ImageError(f"{name}: is empty.", "empty")
@@ -200,7 +200,7 @@ def exif_orientation(image: Image.Image, name: str) -> int:
 
 
 def _flat_rgb(image: Image.Image) -> Image.Image:
-    """A copy of three channels, 8 bits each, on white."""
+    """Return a copy of three channels, 8 bits each, on white."""
     if image.mode.startswith("I;16") or image.mode == "I":
         # Pillow's own conversion clips 16-bit values at 255; keep the high byte instead.
         image = image.convert("I").point(lambda value: value / 256).convert("L")
@@ -231,7 +231,7 @@ def _in_strips(image: Image.Image, turn: Image.Transpose | None, may_close: bool
 
 
 def _turned(pixels_HWC: npt.NDArray[np.uint8], turn: Image.Transpose | None) -> npt.NDArray[np.uint8]:
-    """A view, as ``Image.transpose``."""
+    """Return a view, as ``Image.transpose``."""
     if turn is None:
         return pixels_HWC
     if turn in (

@@ -18,12 +18,12 @@ Phrases = Sequence[Sequence[str]] | Sequence[str] | None
 
 
 def is_image(value: object) -> bool:
-    """Whether ``value`` stands for one image. It may still be one that cannot be opened."""
+    """Return whether ``value`` stands for one image. It may still be one that cannot be opened."""
     return isinstance(value, str | os.PathLike | Image.Image) or is_array(value)
 
 
 def picture_list(entry: Pictures) -> list[ImageLike]:
-    """An image, several, or none, as a list. Raises ``ImageError`` for anything else."""
+    """Return an image, several, or none, as a list. Raises ``ImageError`` for anything else."""
     if entry is None:
         return []
     if is_image(entry):
@@ -62,7 +62,7 @@ def instruction_list(instructions: object) -> list[str]:
 
 
 def instructions_for(images: int, instructions: object) -> list[str]:
-    """One instruction for each of so many images; empty ones for None.
+    """Return one instruction for each of so many images; empty ones for None.
 
     Raises ``PromptError`` where there are more or fewer.
     """
@@ -75,14 +75,14 @@ def instructions_for(images: int, instructions: object) -> list[str]:
 
 
 def instruction_text(instruction: object) -> str:
-    """The instruction itself. Raises ``PromptError`` unless it is a text."""
+    """Return the instruction itself. Raises ``PromptError`` unless it is a text."""
     if not isinstance(instruction, str):
         raise PromptError(f"an instruction is a text, not {_a(instruction)}.")
     return instruction
 
 
 def phrase_lists(phrases: Phrases, images: int, *, flat: bool = True) -> list[list[str]] | None:
-    """A list of phrases for each of so many images. Raises ``PromptError`` for anything else.
+    """Return a list of phrases for each of so many images. Raises ``PromptError`` for anything else.
 
     ``flat``: where there is one image, its phrases need not stand in a list of lists.
     """

@@ -30,7 +30,7 @@ _BUILD = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)
 
 
 def problem_with_component(record: Any) -> str | None:
-    """What is wrong with a yielded record, judged without importing what it names."""
+    """Return what is wrong with a yielded record, judged without importing what it names."""
     if not isinstance(record, Component):
         return f"lyrics_components yielded a {type(record).__name__}, not a lyrics.Component."
     if record.kind not in KINDS:
@@ -105,7 +105,7 @@ def problem_with_vocabulary(record: Any) -> str | None:
 
 
 def problem_with_words(found: Any) -> str | None:
-    """What is wrong with the lists of words that a vocabulary returns."""
+    """Return what is wrong with the lists of words that a vocabulary returns."""
     if not isinstance(found, list | tuple) or not all(isinstance(one, list | tuple) for one in found):
         return f"its words must be lists in a list, not {_repr(found)}."
     seen: set[str] = set()

@@ -2,7 +2,7 @@
 
 What ends, crashes or hangs there harms nothing here.
 
-A manifest is code of a stranger. What it raises can be caught; what ends the process (``os._exit``, a fault in native
+A manifest is third-party code. What it raises can be caught; what ends the process (``os._exit``, a fault in native
 code) or never returns cannot. So the third parties are first loaded by a child, one after another; the child says what
 it begins and what it has finished, and the one that it began and never finished is the culprit. The rest go on in
 another child.

@@ -2,8 +2,8 @@
 
 This is the only file that touches pluggy. Entry points in group ``lyrics`` find the plugins; each is loaded by itself,
 in a manager of its own, so that a failure stays with the plugin it belongs to and is shown when its name is asked for.
-Built-ins come the same way as strangers' and have no priority over them. Nothing heavy is imported here: a component's
-``build`` string is resolved when it is built.
+Built-ins come the same way as third-party ones and have no priority over them. Nothing heavy is imported here: a
+component's ``build`` string is resolved when it is built.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ class Registry:
         """Return the specification that the preset ``name`` returns: of a model, or of a refiner alone.
 
         A part that the preset names without its distribution is the preset's own distribution's, where two
-        distributions provide it: a stranger's component of the same name does not disturb a preset.
+        distributions provide it: a third-party component of the same name does not disturb a preset.
         """
         preset, source = self._preset(name)
         try:
@@ -371,7 +371,7 @@ def describe(error: BaseException) -> str:
         return f"it called sys.exit({one_line(repr(error.code))})."
     try:
         text = one_line(str(error), 300)
-    except Exception:  # a stranger's exception may even fail to say what it is
+    except Exception:  # a third-party exception may even fail to say what it is
         text = ""
     return f"{type(error).__name__}: {text.rstrip('.')}." if text else f"{type(error).__name__}."
 
@@ -556,7 +556,7 @@ def _take_in(plugin: Plugin, hook: _Hook, records: Iterable[Any], seen: set[tupl
 
 
 def _clean(record: R, names: Iterable[str]) -> R:
-    """The record with these of its texts as they may be printed."""
+    """Return the record with these of its texts as they may be printed."""
     changes: dict[str, Any] = {name: one_line(getattr(record, name), _LONGEST[name]) for name in names}
     if isinstance(record, Component):
         changes["converters"] = tuple(replace(one, summary=one_line(one.summary)) for one in record.converters)
@@ -574,7 +574,7 @@ def _repeated(seen: set[tuple[str, str]], kind: str, name: str) -> str | None:
 def _judged(problem_with: Callable[[Any], str | None], record: Any) -> str | None:
     try:
         return problem_with(record)
-    except Exception as error:  # a stranger's record may do anything when it is looked at
+    except Exception as error:  # a third-party record may do anything when it is looked at
         return f"a {type(record).__name__} that it yields cannot be read: {describe(error)}"
 
 

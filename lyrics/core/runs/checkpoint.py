@@ -104,7 +104,7 @@ def remove_leftovers(disk: Disk, folder: Path) -> None:
 
 
 def finished(folder: Path) -> list[Path]:
-    """Folders that carry the name of a finished checkpoint, in no order; nothing is read."""
+    """Return folders that carry the name of a finished checkpoint, in no order; nothing is read."""
     return [found for found in folder.iterdir() if step_of(found) is not None] if folder.is_dir() else []
 
 

@@ -259,7 +259,7 @@ def load_config(
     *,
     registry: Registry | None = None,
 ) -> TrainConfig:
-    """A configuration from a recipe's name (``lyrics list recipe``), a YAML or JSON file, or a mapping.
+    """Return a configuration from a recipe's name (``lyrics list recipe``), a YAML or JSON file, or a mapping.
 
     Component options are filled in and checked, so that what is saved says everything. Raises ``SpecError`` naming the
     file and the path in it.
@@ -281,7 +281,7 @@ def load_config(
 
 
 def _read(source: str | Path | Mapping[str, Any], registry: Registry | None) -> tuple[dict[str, Any], str]:
-    """Plain data, and what stands before messages about them."""
+    """Return plain data, and what stands before messages about them."""
     if isinstance(source, Mapping):
         return dict(source), ""
     path = Path(source)
@@ -325,10 +325,10 @@ def _write_the_model_out(data: dict[str, Any], registry: Registry | None) -> Non
 
 
 def dump_config(config: TrainConfig) -> str:
-    """The configuration as YAML; ``load_config`` of it gives the same."""
+    """Return the configuration as YAML; ``load_config`` of it gives the same."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=120, allow_unicode=True)
 
 
 def digest(config: TrainConfig) -> str:
-    """sha256 of the configuration as YAML."""
+    """Return sha256 of the configuration as YAML."""
     return hashlib.sha256(dump_config(config).encode()).hexdigest()

@@ -22,7 +22,7 @@ class Disk:
         return path.open("xb", buffering=0)
 
     def write(self, file: BinaryIO, data: memoryview) -> int:
-        """Bytes that were written, which may be fewer than were given."""
+        """Write, and return the number of bytes written, which may be fewer than were given."""
         return file.write(data)
 
     def flush(self, file: BinaryIO) -> None:

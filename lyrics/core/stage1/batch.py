@@ -39,7 +39,7 @@ class ObjectTokens:
         return cls(nothing, nothing, nothing, zeros, zeros)
 
     def rows(self) -> list[list[int]]:
-        """The ids of each image."""
+        """Return the ids of each image."""
         ends = np.cumsum(self.lengths_B)
         ids = self.ids_T.tolist()
         return [ids[end - length : end] for end, length in zip(ends.tolist(), self.lengths_B.tolist(), strict=True)]
@@ -88,7 +88,7 @@ class Spatial:
     @classmethod
     @host_work("tokenize objects")
     def from_tokens(cls, tokens: ObjectTokens, kinds: Sequence[Sequence[Sequence[int]]] | None = None) -> Spatial:
-        """The same from tokens; ``kinds`` as for ``from_objects``."""
+        """Return the same from tokens; ``kinds`` as for ``from_objects``."""
         lengths_B, kind_T = tokens.lengths_B, None
         if kinds is not None:
             kind_T = np.array([kind for sample in kinds for one in sample for kind in one], np.int64)

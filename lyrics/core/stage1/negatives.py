@@ -44,7 +44,7 @@ class Negatives:
 
 @host_work("negatives")
 def draw_negatives(batch: PretrainBatch, similarity: Similarity | None, device: torch.device) -> Negatives:
-    """One image per text and one text per image, drawn with probability softmax(similarity) + 1e-4.
+    """Return one image per text and one text per image, drawn with probability softmax(similarity) + 1e-4.
 
     A sample's own pair is excluded, and so are samples with the same image or with the same words, which would be no
     negatives. Without similarities (no contrastive objective) the draw is uniform.
@@ -87,7 +87,7 @@ def _of_all_ranks(values_B: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def _words(text: Text) -> torch.Tensor:
-    """A hash of each row's tokens, whatever the padding: int64 [B]."""
+    """Return a hash of each row's tokens, whatever the padding: int64 [B]."""
     hashed = torch.where(text.mask_RL, mix(text.ids_RL, torch.arange(text.ids_RL.shape[1])), 0)
     return mix(hashed.sum(1), text.lengths_R)
 

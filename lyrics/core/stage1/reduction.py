@@ -63,13 +63,13 @@ class Reduced:
 
 
 def is_finite(losses: Mapping[str, Loss]) -> torch.Tensor:
-    """Whether every sum is; a tensor, so that nobody waits for it."""
+    """Return whether every sum is; a tensor, so that nobody waits for it."""
     return torch.stack([loss.sum.detach() for loss in losses.values()]).isfinite().all()
 
 
 @host_work("read losses")
 def reduce_losses(micro_batches: Sequence[Mapping[str, Loss]], flags: Flags) -> Reduced:
-    """The step's only collective of ours: flags, sums and counts of all ranks' micro-batches."""
+    """Run the step's only collective of ours: flags, sums and counts of all ranks' micro-batches."""
     names = tuple(micro_batches[0])
     device = next(iter(micro_batches[0].values())).sum.device
     finite = torch.stack([is_finite(losses) for losses in micro_batches]).all()
@@ -108,7 +108,7 @@ def total_loss(
 
 
 def any_rank(value: bool, device: torch.device) -> bool:
-    """Whether it holds on some rank."""
+    """Return whether it holds on some rank."""
     return bool(summed(torch.tensor([float(value)], device=device)).item() > 0)
 
 

@@ -126,7 +126,7 @@ def with_remote_images(
 def pretrain_accuracy(
     query_transformer: QueryTransformer, objectives: Mapping[str, Objective], features: Features, batch: PretrainBatch
 ) -> dict[str, tuple[int, int]]:
-    """What the objectives get right on a batch: name -> (how many, of how many).
+    """Return what the objectives get right on a batch: name -> (how many, of how many).
 
     What is retrieved by the whole text, boxes included, is also retrieved by the caption alone.
     """

@@ -30,7 +30,7 @@ Wanted = Literal["all", "first"] | torch.Tensor
 
 
 def full(*groups: str) -> dict[tuple[str, str], Literal["none", "full", "causal"]]:
-    """A table in which all segments of a group see each other and nothing else: ``full("VC", "GS")``."""
+    """Return a table in which all segments of a group see each other and nothing else: ``full("VC", "GS")``."""
     return {(row, column): "full" for group in groups for row in group for column in group}
 
 
@@ -119,7 +119,7 @@ class Stream:
         return int(self.sample_R.shape[0])
 
     def group(self, num_visual: int, num_grounding: int) -> StreamGroup:
-        """The stream as the kernels know it: segments with their lengths. Queries are bank 0, text is bank 1."""
+        """Return the stream as the kernels know it: segments with their lengths. Queries are bank 0, text is bank 1."""
         segments = []
         if self.image_index_R is not None:
             for name, count in zip(QUERY_SEGMENTS, (num_visual, num_grounding), strict=True):
@@ -129,7 +129,7 @@ class Stream:
 
 
 def merge(streams: Sequence[Stream]) -> list[Stream]:
-    """One stream per name, for objectives that ask for the same one (ITC and ICG share the query stream).
+    """Return one stream per name, for objectives that ask for the same one (ITC and ICG share the query stream).
 
     Wanted outputs are united.
 
@@ -199,7 +199,7 @@ class Features:
         return int(self.image_tokens_BND.shape[0])
 
     def followed_by(self, other: Features) -> Features:
-        """The images of both, ``other``'s last. The shorter one's local tokens are padded with masked ones."""
+        """Return the images of both, ``other``'s last. The shorter one's local tokens are padded with masked ones."""
         image_tokens_BND, _ = _both((self.image_tokens_BND,) * 2, (other.image_tokens_BND,) * 2)
         return Features(
             image_tokens_BND,
@@ -224,7 +224,7 @@ class ProjectedFeatures:
     local_mask_BM: torch.Tensor | None
 
     def followed_by(self, other: ProjectedFeatures) -> ProjectedFeatures:
-        """The images of both, ``other``'s last. The shorter one's local tokens are padded with masked ones."""
+        """Return the images of both, ``other``'s last. The shorter one's local tokens are padded with masked ones."""
         return ProjectedFeatures(
             num_images=self.num_images + other.num_images,
             image={layer: _both(pair, other.image[layer]) for layer, pair in self.image.items()},
@@ -244,7 +244,7 @@ def _both(
 
 
 def _stacked(first: torch.Tensor | None, second: torch.Tensor | None) -> torch.Tensor | None:
-    """Rows of both, padded with zeros to the longer second dimension."""
+    """Return rows of both, padded with zeros to the longer second dimension."""
     if first is None or second is None:
         return None
     longest = max(first.shape[1], second.shape[1])
@@ -274,7 +274,7 @@ class StreamOutputs:
         return outputs
 
     def joined(self, other: StreamOutputs) -> StreamOutputs:
-        """The outputs of two calls in one."""
+        """Return the outputs of two calls in one."""
         both = StreamOutputs(torch.empty(0), {})
         both._found = self._found | other._found
         return both

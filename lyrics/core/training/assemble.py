@@ -95,7 +95,7 @@ def build_datasets(slots: Mapping[str, Slot], where: str) -> dict[str, Dataset]:
 
 
 def read_refined(config: TrainConfig) -> Mapping[str, Refinement] | None:
-    """The stored refinements that the configuration names, by image.
+    """Return the stored refinements that the configuration names, by image.
 
     Raises ``SpecError`` where no expert would look at them.
     """

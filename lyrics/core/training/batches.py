@@ -21,7 +21,7 @@ from lyrics.core.runs.config import TrainConfig
 
 
 def build_mixture(config: TrainConfig, datasets: Mapping[str, Dataset]) -> Mixture:
-    """The order of the run over data sets by the configuration's names."""
+    """Return the order of the run over data sets by the configuration's names."""
     sources = []
     for name, slot in config.data.sets.items():
         data = datasets[name]
@@ -30,7 +30,7 @@ def build_mixture(config: TrainConfig, datasets: Mapping[str, Dataset]) -> Mixtu
 
 
 def data_facts(config: TrainConfig, mixture: Mixture) -> dict[str, Any]:
-    """What decides which samples a run sees and in which form, as plain data, with a digest of it all.
+    """Return what decides which samples a run sees and in which form, as plain data, with a digest of it all.
 
     Folders are left out: the same files may lie elsewhere. So is the seed, which a checkpoint keeps by itself.
     """

@@ -175,7 +175,7 @@ class StepEngine:
 
     @host_work("launch optimizer")
     def _clip(self) -> torch.Tensor:
-        """The gradient's norm before clipping."""
+        """Return the gradient's norm before clipping."""
         norm = torch.nn.utils.get_total_norm([one.grad for one in self._trained if one.grad is not None])
         torch.nn.utils.clip_grads_with_norm_(self._trained, self.config.optimization.clip_norm, norm)
         return norm

@@ -64,7 +64,7 @@ def build_optimizer(parameters: Mapping[str, nn.Parameter], settings: Optimizati
 
 
 def _slots(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, tuple[str, ...]]:
-    """What the optimizer keeps of each parameter."""
+    """Return what the optimizer keeps of each parameter."""
     optimizer = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper holds it
     by_muon = optimizer.takes() if isinstance(optimizer, MuonWithAdamW) else set()
     return {name: muon.SLOTS if id(one) in by_muon else _SLOTS for name, one in parameters.items()}

@@ -105,7 +105,7 @@ def save_beside(model: ComposedModel, folder: str | os.PathLike[str]) -> None:
 
 
 def _parts(model: ComposedModel) -> dict[str, Expert | LanguageModel]:
-    """The parts that may have files of their own, by the names of their folders."""
+    """Return the parts that may have files of their own, by the names of their folders."""
     return {**model.experts, "language_model": model.language_model}
 
 

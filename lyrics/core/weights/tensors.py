@@ -98,7 +98,7 @@ def load_tensors(wanted: Mapping[str, torch.Tensor], folder: str | os.PathLike[s
 
 
 def tensor_headers(folder: str | os.PathLike[str]) -> dict[str, TensorHeader]:
-    """Shape and type of every tensor of a folder. Raises ``WeightsError`` for a file that cannot be read."""
+    """Return the shape and type of every tensor of a folder. Raises ``WeightsError`` for a file that cannot be read."""
     where = _files(Path(folder))
     with contextlib.ExitStack() as stack:
         opened: dict[Path, Any] = {file: stack.enter_context(_opened(file)) for file in sorted(set(where.values()))}
@@ -202,7 +202,7 @@ def check_finite(tensors: Iterable[tuple[str, torch.Tensor]], source: object) ->
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """Where each tensor is."""
+    """Return where each tensor is."""
     index = folder / INDEX_FILE
     if index.is_file():
         try:
@@ -289,7 +289,7 @@ def check_shapes(model: torch.nn.Module, prefix: str, headers: Mapping[str, Tens
 
 
 def digest(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
-    """sha256 over names, types, shapes and bytes, in the order of the names."""
+    """Return sha256 over names, types, shapes and bytes, in the order of the names."""
     found = hashlib.sha256()
     for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
         plain = tensor.detach().cpu().contiguous()

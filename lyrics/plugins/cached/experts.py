@@ -56,7 +56,7 @@ class Table:
             return Refinement(size_px, name=name)
         if not found:
             raise LyricsError(
-                f"{name or 'a picture without a name'} is not in {self.file}.{did_you_mean(name, self.by_path)}"
+                f"{name or 'an image without a name'} is not in {self.file}.{did_you_mean(name, self.by_path)}"
             )
         if len(found) > 1:
             raise LyricsError(

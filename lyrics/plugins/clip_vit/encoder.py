@@ -118,7 +118,7 @@ def _rebuilt(context: BuildContext) -> bool:
 
 
 def _whole_depth(config: Any, options: ClipVitOptions, context: BuildContext) -> dict[str, int]:
-    """The checkpoint's layers; a tower that was saved has only those that are run."""
+    """Return the checkpoint's layers; a tower that was saved has only those that are run."""
     layers = int(getattr(config, "vision_config", config).num_hidden_layers)
     return {"layers": layers + options.skip_layers if _rebuilt(context) else layers}
 
@@ -166,13 +166,13 @@ def _names(numbers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _numbers_of(config: Any) -> dict[str, Any]:
-    """A configuration's numbers by the names of the options; of a whole model those of its tower."""
+    """Return a configuration's numbers by the names of the options; of a whole model those of its tower."""
     tower = getattr(config, "vision_config", config)
     return {option: getattr(tower, name) for option, name in _CONFIG_NAMES.items()}
 
 
 def _located(options: ClipVitOptions | EvaVitGOptions, context: BuildContext) -> Path | None:
-    """Where the checkpoint lies, if its weights are to be read."""
+    """Return where the checkpoint lies, if its weights are to be read."""
     if context.weights != "pretrained":
         return None
     return locate_checkpoint(options.checkpoint, also=CONFIG_FILES, downloads=context.downloads)

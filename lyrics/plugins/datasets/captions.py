@@ -211,7 +211,7 @@ def _text_of(path: Path) -> str:
 
 
 def _entity_boxes(path: Path, phrases: Mapping[str, str]) -> tuple[Size, list[tuple[str, Box | None]]]:
-    """The image's size and (phrase, box) from one XML file.
+    """Return the image's size and (phrase, box) from one XML file.
 
     An object without a box (a scene, or not visible) is left out.
     """

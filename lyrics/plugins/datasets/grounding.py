@@ -62,7 +62,7 @@ def refcocog(options: Any, context: BuildContext) -> RecordDataset:
 
 
 def _refs(options: Any, name: str, original: str, by: str) -> RecordDataset:
-    """One sample per expression: ``objects[0]`` is what it refers to, and its tag is the expression.
+    """Return one sample per expression: ``objects[0]`` is what it refers to, and its tag is the expression.
 
     The refs come from the refer toolkit, as JSON made once of its pickle, or from MiniGPT-4's export
     ``NAME_SPLIT.json``.

@@ -82,7 +82,7 @@ def _llava_sample(record: Any) -> Sample:
 
 
 def _only_image(row: Row) -> str | None:
-    """The image of a record: a path, or a list of one; None where it is missing, null or empty."""
+    """Return the image of a record: a path, or a list of one; None where it is missing, null or empty."""
     if not row.has("image") or row.fields["image"] in ("", []):
         return None
     if isinstance(row.fields["image"], list):
@@ -166,7 +166,7 @@ def _svit_sample(record: Mapping[str, Any]) -> Sample:
     found: list[tuple[str, Box | None]] = []
 
     def rewritten(mention: re.Match[str]) -> str:
-        """Each box as markup. Words whose boxes are none stay as they are, and so do boxes without words."""
+        """Return each box as markup. Words whose boxes are none stay as they are, and so do boxes without words."""
         if not mention[1].strip():
             return mention[0]
         boxes = [Box.clip(*map(float, box.groups())) for box in _SVIT_BOX.finditer(mention[2])]
@@ -244,7 +244,7 @@ def _m3it_sample(record: Mapping[str, Any]) -> Sample:
 
 
 def _instruction(row: Row, instruction: str, more: str, answer: str) -> Turn:
-    """The instruction, and on a line of its own what it is to be applied to, which may be empty or null."""
+    """Return the instruction, and on a line of its own what it is to be applied to, which may be empty or null."""
     parts = [row.text(instruction), row.text(more) if row.value(more) is not None else ""]
     return Turn("\n".join(text for text in parts if text), row.text(answer))
 

@@ -309,7 +309,7 @@ def _words(path: Path, lettered: bool, size: Size) -> list[tuple[str, Box | None
 
 
 def _bad_sample_json(path: Path) -> Any:
-    """A JSON file that belongs to one sample: what is wrong with it is wrong with that one."""
+    """Return a JSON file that belongs to one sample: what is wrong with it is wrong with that one."""
     try:
         return read_json(path)
     except DatasetError as error:
@@ -358,7 +358,7 @@ def _problem_sample(record: Any) -> Sample:
 def _choice(
     image: str | None, question: str, options: Sequence[str], right: int, question_id: str | int, **extra: Any
 ) -> Sample:
-    """A multiple choice; the answer is the text of the right option."""
+    """Return a multiple choice; the answer is the text of the right option."""
     if not 0 <= right < len(options):
         raise SampleError(f"the right answer is number {right} of {len(options)}", "record")
     return question_and_answers(

@@ -89,7 +89,7 @@ def _read_tokenizer(folder: Path, detector: GroundingDino) -> tuple[str, ...]:
 
 
 def _pieces(original: Mapping[str, torch.Tensor]) -> dict[str, tuple[str, str]]:
-    """The hub's name -> (the authors' key that it comes from, the hub's name)."""
+    """Return the hub's name -> (the authors' key that it comes from, the hub's name)."""
     from_original(original)  # unknown keys, and copies of the box head that differ
     return {name: (key, name) for key, tensor in original.items() for name in from_original({key: tensor})}
 
@@ -105,7 +105,7 @@ class _Part:
 
 
 def _hub_names(original: Mapping[str, torch.Tensor], options: GroundingDinoOptions) -> dict[str, str | None]:
-    """Each tensor of transformers' network -> the hub's name of it, which transformers translates as it loads.
+    """Return each tensor of transformers' network -> the hub's name of it, which transformers translates as it loads.
 
     None where there is none.
 

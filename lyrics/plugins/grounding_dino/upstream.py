@@ -93,7 +93,7 @@ class _GivenIds:
         self._delimiters = delimiters
 
     def convert_tokens_to_ids(self, tokens: Sequence[str]) -> list[int]:
-        """The ids of [CLS], [SEP], "." and "?", the only tokens that groundingdino asks for by name."""
+        """Return the ids of [CLS], [SEP], "." and "?", the only tokens that groundingdino asks for by name."""
         assert list(tokens) == ["[CLS]", "[SEP]", ".", "?"]
         return list(self._delimiters)
 
@@ -186,7 +186,7 @@ class OriginalNetwork(nn.Module):
     def _one(
         self, pixels_1CHW: torch.Tensor, padding_1HW: torch.Tensor, ids_1T: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
-        """One image's logits, boxes, states and reference boxes; the network keeps the last two to itself."""
+        """Return one image's logits, boxes, states and reference boxes; the network keeps the last two to itself."""
         seen: list[Any] = []
         handle = self.model.transformer.register_forward_hook(lambda module, given, output: seen.append(output))
         try:

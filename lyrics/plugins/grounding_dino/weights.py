@@ -204,7 +204,7 @@ def to_original(state: Mapping[str, torch.Tensor], original: Mapping[str, torch.
 
 
 def _translate(key: str, tensor: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
-    """The hub's name or names of one tensor, with the tensor or its parts."""
+    """Return the hub's name or names of one tensor, with the tensor or its parts."""
     for pattern, template in _STACKED:
         if match := pattern.fullmatch(key):
             parts = zip(("query", "key", "value"), tensor.chunk(3), strict=True)

@@ -89,7 +89,7 @@ NAMINGS = (LAVIS, TRANSFORMERS, RELEASED_STAGE1, RELEASED_STAGE2)
 
 
 def detect_naming(keys: Iterable[str]) -> Naming | None:
-    """The naming whose embedding LayerNorm and first query projection are among the keys, or None."""
+    """Return the naming whose embedding LayerNorm and first query projection are among the keys, or None."""
     present = set(keys)
     for naming in NAMINGS:
         marks = (f"{naming.embedding_norm}.weight", f"{naming.encoder}.0.attention.{naming.nested}.query.weight")
@@ -114,7 +114,7 @@ class UpstreamKeys:
 
 
 def sources(model: MQFormer, naming: Naming) -> dict[str, UpstreamKeys]:
-    """Every parameter of ``model`` that ``naming`` has a place for -> where upstream keeps it."""
+    """Return every parameter of ``model`` that ``naming`` has a place for -> where upstream keeps it."""
     found = {
         "query_tokens_QD": UpstreamKeys(("query_tokens",), squeeze=True),
         "word_embeddings.weight": UpstreamKeys((f"{naming.embeddings}.word_embeddings.weight",), rows=model.vocab_size),
@@ -236,7 +236,7 @@ def _check_copies(state: State, naming: Naming) -> tuple[str, ...]:
 
 
 def to_upstream(model: MQFormer, naming: Naming = RELEASED_STAGE1) -> dict[str, torch.Tensor]:
-    """The model's weights in another project's naming: split, without padding, tied copies and buffers included.
+    """Return the model's weights in another project's naming: split, without padding, tied copies and buffers included.
 
     Raises:
         WeightsError: the model has parameters the naming has no place for (a segmenter's projections; grounding in

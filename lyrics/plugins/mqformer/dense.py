@@ -111,7 +111,7 @@ def forward_dense(
 
 
 def dense_mask(stream: Stream, segments: dict[str, slice], exists_RL: torch.Tensor) -> torch.Tensor:
-    """The stream's table as a matrix per row: bool [R,L,L], padding never seen."""
+    """Return the stream's table as a matrix per row: bool [R,L,L], padding never seen."""
     length = exists_RL.shape[1]
     mask = torch.zeros(length, length, dtype=torch.bool)
     for (row, column), seen in stream.visibility.items():

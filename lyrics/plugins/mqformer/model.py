@@ -230,7 +230,7 @@ class MQFormer(nn.Module):
         return [int(seed) for seed in torch.randint(2**62, (len(self.layers),))]
 
     def token_logits(self, hidden_nD: torch.Tensor) -> torch.Tensor:
-        """Hidden states -> logits over the vocabulary [n, vocab_size].
+        """Return logits over the vocabulary [n, vocab_size] of hidden states.
 
         Give it target rows only: it is the widest product here.
         """
@@ -243,5 +243,5 @@ class MQFormer(nn.Module):
         return self.token_head.parameters()
 
     def forward_dense(self, stream: Stream, features: Features, cache: Sequence[KeysAndValues] | None = None) -> Any:
-        """The same stream by the plain definition: padded, one dense mask, no sharing. See ``dense.py``."""
+        """Return the same stream by the plain definition: padded, one dense mask, no sharing. See ``dense.py``."""
         return forward_dense(self, stream, features, cache)

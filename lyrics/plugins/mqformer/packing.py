@@ -169,7 +169,7 @@ def _query_ids(sizes: Sizes, row_id_T: torch.Tensor, num_sets: int) -> torch.Ten
 def _placed(
     sizes: Sizes, plan: CrossPlan | None, row_id_T: torch.Tensor, key_ids: torch.Tensor, *, visual: bool
 ) -> CrossPlan | None:
-    """The plan with its queries' and keys' names where those of all rows and keys are."""
+    """Return the plan with its queries' and keys' names where those of all rows and keys are."""
     if plan is None:
         return None
     ids_PQ = _query_ids(sizes, row_id_T, len(plan.image_index_S))

@@ -63,7 +63,7 @@ class ICG(nn.Module):
         ]
 
     def _predicted(self, state: StepState) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits [n, vocabulary] and targets [n]."""
+        """Return logits [n, vocabulary] and targets [n]."""
         caption = self.text(state.batch)["C"]
         later = caption.ids_RL[:, 1:][_all_but_last(caption)[:, :-1]]
         hidden_nD = state.outputs(CAPTION, "C")

@@ -78,7 +78,7 @@ class ITC(nn.Module):
         return replace(text, lengths_R=text.lengths_R.masked_fill(dropped, 0))
 
     def similarity(self, outputs: StreamOutputs, batch: PretrainBatch) -> Similarity:
-        """Logits against the samples of all ranks."""
+        """Return logits against the samples of all ranks."""
         image_BQE, text_BE = self.features(outputs)
         if self.detached:
             all_images_NQE, all_texts_NE = gather(image_BQE.detach()), gather(text_BE.detach())

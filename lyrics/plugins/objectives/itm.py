@@ -70,7 +70,7 @@ class ITM(nn.Module):
         return Stream(name, table, sample_R, image_R, text, wanted=dict.fromkeys(queries, "all"))
 
     def _judged(self, state: StepState) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Logits [R, 2] of each pooled kind of query over all pairs, and which pairs match."""
+        """Return logits [R, 2] of each pooled kind of query over all pairs, and which pairs match."""
         assert state.pairs is not None
         kinds = [(POSITIVE, 1, len(state.batch)), (NEGATIVE_IMAGE, 0, len(state.pairs.row_image))]
         kinds.append((NEGATIVE_TEXT, 0, len(state.pairs.row_text)))

@@ -43,7 +43,7 @@ class MSP(nn.Module):
         self.smoothing = 0.1 if self.released else 0.0
 
     def masked(self, batch: PretrainBatch) -> torch.Tensor:
-        """Which spatial tokens are masked: bool [B, L] over ``batch.spatial``.
+        """Return which spatial tokens are masked: bool [B, L] over ``batch.spatial``.
 
         A function of (seed, step, sample, object).
         """
@@ -73,7 +73,7 @@ class MSP(nn.Module):
         ]
 
     def _predicted(self, state: StepState) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits [n, vocabulary] and targets [n]."""
+        """Return logits [n, vocabulary] and targets [n]."""
         logits = state.token_logits(state.outputs(SPATIAL, "S"))
         targets = state.batch.spatial.text.ids_RL[self.masked(state.batch)]
         return logits, to_device_soon(targets, logits.device)
@@ -83,7 +83,7 @@ class MSP(nn.Module):
         return Loss(token_cross_entropy(logits, targets, self.smoothing), len(targets))
 
     def restored(self, state: StepState) -> torch.Tensor:
-        """The likeliest token in place of each masked one: ids [n] on the host."""
+        """Return the likeliest token in place of each masked one: ids [n] on the host."""
         return self._predicted(state)[0].argmax(dim=-1).cpu()
 
     def accuracy(self, state: StepState) -> dict[str, tuple[int, int]]:

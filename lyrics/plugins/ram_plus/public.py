@@ -101,7 +101,7 @@ def _on_meta(options: RamOptions) -> RamTagger:
 
 
 def _list(folder: Path, name: str, num_tags: int) -> Path:
-    """The list of that name in a folder, under ours or upstream's name."""
+    """Return the list of that name in a folder, under ours or upstream's name."""
     found = next((folder / n for n in (name, _LISTS[name]) if (folder / n).is_file()), None)
     if found is None:
         raise WeightsError(

@@ -116,7 +116,7 @@ def preprocessing_of(model: Any, options: TimmVitOptions) -> Preprocessing:
 
 
 def _repository(model: Any, name: str) -> str:
-    """The hub repository with the model's weights. Raises ``SpecError`` when timm names none."""
+    """Return the hub repository with the model's weights. Raises ``SpecError`` when timm names none."""
     repository: str | None = model.pretrained_cfg.get("hf_hub_id")
     if not repository:
         raise SpecError(f"timm names no weights for {name!r}; set the option checkpoint, or a model with a tag.")

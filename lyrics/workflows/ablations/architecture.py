@@ -110,7 +110,7 @@ PUBLISHED: Published = MappingProxyType(
 
 
 def chosen(only: Sequence[str], reading: str) -> list[str]:
-    """The variants of a reading, all or those named.
+    """Return the variants of a reading, all or those named.
 
     Raises ``UnknownNameError``; ``SpecError`` for one that the reading does not have.
     """
@@ -199,7 +199,7 @@ def answered(
 
 
 def _otherwise(variant: Variant) -> str:
-    """How the whole model answers otherwise, for the record of its answers."""
+    """Return how the whole model answers otherwise, for the record of its answers."""
     return "" if variant.spatial_text else ", no spatial text"
 
 
@@ -207,7 +207,7 @@ def _otherwise(variant: Variant) -> str:
 
 
 def without(spec: ModelSpec, name: str) -> dict[str, Any]:
-    """The overrides of a specification that make it the variant's.
+    """Return the overrides of a specification that make it the variant's.
 
     Raises ``SpecError`` for a model without the part.
     """
@@ -252,7 +252,7 @@ def _blip2(spec: ModelSpec) -> dict[str, Any]:
 
 
 def variant_config(config: TrainConfig, name: str, seed: int, out: Path, **more: Any) -> TrainConfig:
-    """A stage of a variant."""
+    """Return a stage of a variant."""
     overrides = {f"model.spec.{path}": value for path, value in without(config.model.spec, name).items()}
     found = config.with_overrides(overrides)
     if config.data.refined is not None and not declaring(found.model.spec, "reads_known_objects"):
@@ -261,7 +261,7 @@ def variant_config(config: TrainConfig, name: str, seed: int, out: Path, **more:
 
 
 def removed(stages: Stages, evaluating: Evaluating, out: Path, seeds: int, only: Sequence[str] = ()) -> list[ScoreRow]:
-    """Rows of models that are trained without the part, both stages; arguments as for ``answered``.
+    """Return rows of models that are trained without the part, both stages; arguments as for ``answered``.
 
     None under torchrun, which trains only.
 
@@ -339,7 +339,7 @@ def _of_full(rows: Sequence[ScoreRow]) -> list[str]:
 
 
 def table_5(rows: Sequence[ScoreRow], facts: Mapping[str, str], about: Mapping[str, Mapping[str, str]]) -> Ablation:
-    """What is written of the rows of some readings."""
+    """Return what is written of the rows of some readings."""
     readings = list(dict.fromkeys(row.reading for row in rows))
     return Ablation(
         "table-5",

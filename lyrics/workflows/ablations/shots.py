@@ -81,7 +81,7 @@ class Pool:
         self._shared = Counter((_task(sample), sample.image) for sample in samples)
 
     def draw(self, row: int, shots: int, seed: int) -> list[int]:
-        """Rows of ``shots`` different exemplars for the sample of a row.
+        """Return rows of ``shots`` different exemplars for the sample of a row.
 
         Raises ``LyricsError`` where there are not so many.
         """
@@ -108,7 +108,7 @@ def _task(sample: Sample) -> str:
 
 
 def reference(sample: Sample, row: int, seed: int, codec: str, size: Size | None) -> str:
-    """The right answer as it is trained; of several captions one, as the seed has it.
+    """Return the right answer as it is trained; of several captions one, as the seed has it.
 
     Raises ``LyricsError`` for a sample without one.
     """
@@ -194,7 +194,7 @@ class FewShot(Asking):
         return self.answer_seen(asked, encoded, CLEAR, max_new_tokens=max_new_tokens)
 
     def conversation(self, entry: ShownWithExemplars, instruction: str) -> Conversation:
-        """The exemplars, each with its image and its answer, and the question."""
+        """Return the exemplars, each with its image and its answer, and the question."""
         shown: list[Any] = []
         asked: list[str] = []
 
@@ -212,7 +212,7 @@ class FewShot(Asking):
     def answer_seen(
         self, conversations: Sequence[Conversation], encoded: Encoded, condition: Condition, *, max_new_tokens: int
     ) -> list[Answer]:
-        """Answers; without a condition it is written down which exemplars they had."""
+        """Return answers; without a condition it is written down which exemplars they had."""
         room = int(self.model.language_model.max_positions) - max_new_tokens
         dialogues = joined(conversations)
         fitting = [self.fitting(dialogue, encoded, room) for dialogue in dialogues]
@@ -263,7 +263,7 @@ class Dropped:
 def few_shot(
     load: Callable[[], LyricsModel], described: str, evaluating: Evaluating, out: Path, seeds: int = SEEDS
 ) -> tuple[list[ScoreRow], list[Dropped]]:
-    """Rows of a trained model for every number of shots and every seed, and what did not fit.
+    """Return rows of a trained model for every number of shots and every seed, and what did not fit.
 
     Arguments as for ``architecture.answered``. Nothing is drawn for 0 shots, so these have one row.
     """
@@ -306,7 +306,7 @@ def _one(
     out: Path,
     described: str,
 ) -> tuple[Result, int, int]:
-    """The result of one benchmark, and how many exemplars were left out of how many."""
+    """Return the result of one benchmark, and how many exemplars were left out of how many."""
     benchmark = evaluating.benchmarks[name]
     about = {**evaluating.about.get(name, {}), "model": described}
     asking = FewShotBenchmark(benchmark, pool, shots, seed)
@@ -353,7 +353,7 @@ def table_6(
     facts: Mapping[str, str],
     about: Mapping[str, Mapping[str, str]],
 ) -> Ablation:
-    """What is written."""
+    """Return what is written."""
     notes = [
         f"{one.benchmark}, {one.shots}-shot: {one.dropped:,} of {one.drawn:,} exemplars did not fit into the context "
         "and were left out."

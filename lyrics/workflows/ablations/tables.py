@@ -128,7 +128,7 @@ def shown(values: Sequence[float], seeds: int) -> str:
 
 
 def table(ablation: Ablation, reading: str | None) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows as text; the paper's figures stand below the first score of their benchmark."""
+    """Return columns and rows as text; the paper's figures stand below the first score of their benchmark."""
     variants = ablation.variants(reading)
     seeds = {
         variant: len({row.seed for row in ablation.rows if (row.variant, row.reading) == (variant, reading)})

@@ -122,7 +122,7 @@ class BlankSegmenter(BlankTokens):
 
 
 def blank_tokens(model: LyricsModel, experts: Collection[str]) -> LyricsModel:
-    """The same model, in which from now on these experts' tokens are those of a blank image, and no others'.
+    """Return the same model, in which from now on these experts' tokens are those of a blank image, and no others'.
 
     ``image_encoder`` gives tokens alone and sees the blank image itself; ``detector`` and ``segmenter`` keep what
     they find.
@@ -139,7 +139,7 @@ def blank_tokens(model: LyricsModel, experts: Collection[str]) -> LyricsModel:
 
 
 def part(spec: ModelSpec, path: str) -> Slot | None:
-    """The slot at a path such as ``refiner.detector``; None where there is none."""
+    """Return the slot at a path such as ``refiner.detector``; None where there is none."""
     return {where: slot for where, _, slot in spec.slots()}.get(path)
 
 
@@ -178,6 +178,6 @@ def check_text(spec: ModelSpec, variant: str) -> None:
 
 
 def show_text(model: LyricsModel, shown: bool) -> LyricsModel:
-    """The same model, whose language model from now on reads what the refiner saw, or does not."""
+    """Return the same model, whose language model from now on reads what the refiner saw, or does not."""
     model.spec = model.spec.model_copy(update={"spatial_in_prompt": shown})
     return model

@@ -85,7 +85,7 @@ def run(pictures: Sequence[Path], out: Path, *, progress: Callable[[str], None])
 def _scenes(
     out: Path,
 ) -> tuple[list[tuple[str, Image.Image]], list[tuple[DetectedObject, ...]], list[tuple[Turn, ...]]]:
-    """Images with their paths.
+    """Return images with their paths.
 
     What is drawn in each, words under the name that the detector has for them; questions with answers.
     """
@@ -147,7 +147,7 @@ def _seen(name: str, picture: Image.Image, refinement: Refinement) -> dict[str, 
 
 
 def _drawn(picture: Image.Image, refinement: Refinement) -> Image.Image:
-    """Boxes, masks and labels, on an image large enough to read them."""
+    """Return boxes, masks and labels, on an image large enough to read them."""
     times = -(-_DRAWN_SIDE_PX // max(picture.size))
     if times == 1:
         return refinement.draw(picture)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -226,28 +225,27 @@ def test_a_mixture_that_cannot_be_is_refused(sources: list[Source], complaint: s
 def test_a_billion_rows_open_at_once_in_little_memory() -> None:
     """In a process of its own, for its memory.
 
-    The bounds are generous: only growth with the number of rows would break them.
+    The bounds, of processor time, are generous: only growth with the number of rows would break them.
     """
     code = (
-        "import time; start = time.perf_counter()\n"
+        "import time; start = time.process_time()\n"
         "import numpy as np\n"
         "from lyrics.core.data.mixture import Mixture, Source\n"
         "sources = [Source('a', 10**9, 1.0, np.full(100_000, 10_000)), Source('b', 10**9, 1.0)]\n"
         "mixture = Mixture(sources, 0); mixture.sample_at(700_000 * 512)\n"
-        "opened = time.perf_counter() - start\n"
-        "start = time.perf_counter()\n"
+        "opened = time.process_time() - start\n"
+        "start = time.process_time()\n"
         "for position in range(700_000 * 512, 700_000 * 512 + 5_000): mixture.sample_at(position)\n"
         "peak = next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1]\n"
-        "print(opened, (time.perf_counter() - start) / 5_000, int(peak) / 1024)\n"
+        "print(opened, (time.process_time() - start) / 5_000, int(peak) / 1024)\n"
     )
     if not Path("/proc/self/status").exists():
         pytest.skip("memory is read from /proc")
     root = Path(__file__).parents[3]
     environment = os.environ | {"PYTHONPATH": str(root)}
-    start = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
     opened_s, call_s, peak_mb = map(float, done.stdout.split())
-    assert opened_s < 10, (opened_s, time.perf_counter() - start)
+    assert opened_s < 10
     assert call_s < 1e-3
     assert peak_mb < 200

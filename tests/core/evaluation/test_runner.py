@@ -417,6 +417,6 @@ def test_two_processes_at_the_same_time(tmp_path: Path) -> None:
         f"evaluate(Model(), {{{NAME!r}: Colors()}}, Path(sys.argv[1]), batch=1, shard=(int(sys.argv[2]), 2))\n"
     )
     started = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(index)]) for index in range(2)]
-    assert [process.wait(timeout=60) for process in started] == [0, 0]
+    assert [process.wait(timeout=300) for process in started] == [0, 0]
     (result,) = run(tmp_path, None)
     assert result.scores == {"accuracy": 100.0}

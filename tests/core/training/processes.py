@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +18,8 @@ import torch._dynamo  # 800 modules that the first optimizer of a process import
 from accelerate.state import AcceleratorState
 
 FORK = multiprocessing.get_context("fork")
+#: A process gets so many times as long as it needs on an idle machine: being slow is no failure.
+PATIENCE = 6
 
 
 def _child(
@@ -87,7 +88,11 @@ class Child:
         return True
 
     def end(self, timeout_s: float) -> int:
-        """Exit code; fails the test where the process does not end in time."""
+        """Exit code; fails the test where the process does not end in time.
+
+        ``timeout_s`` is that of an idle machine; a busy one gets ``PATIENCE`` times as long.
+        """
+        timeout_s *= PATIENCE
         self.process.join(timeout_s)
         assert self.process.exitcode is not None, f"still running after {timeout_s} s:\n{self.output.read_text()}"
         return self.process.exitcode
@@ -125,6 +130,5 @@ def ranks(count: int, folder: Path, function: Callable[..., Any], *arguments: An
 
 def all_end(children: list[Child], timeout_s: float) -> None:
     """Every process ends with 0."""
-    deadline = time.monotonic() + timeout_s
     for child in children:
-        assert child.end(max(0.1, deadline - time.monotonic())) == 0, child.text
+        assert child.end(timeout_s) == 0, child.text

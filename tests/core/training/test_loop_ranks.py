@@ -25,7 +25,7 @@ from lyrics.core.runs.checkpoint import finished
 from lyrics.core.training import launch
 from lyrics.core.training.batches import MicroBatches
 from lyrics.core.training.loop import Outcome
-from tests.core.training.processes import all_end, ranks
+from tests.core.training.processes import PATIENCE, all_end, ranks
 from tests.core.training.runs import losses, run, trained
 from tests.core.training.standin import StandIn, config
 
@@ -313,15 +313,14 @@ def test_the_others_end_when_one_is_killed(tmp_path: Path) -> None:
         while not finished(tmp_path / "run" / "checkpoints"):
             assert children[0].process.is_alive(), children[0].text
             time.sleep(0.05)
-        killed = time.monotonic()
         children[1].kill(signal.SIGKILL)
         assert children[1].end(5) == -signal.SIGKILL
         assert children[0].end(6 + 10) == 1
-        assert time.monotonic() - killed < 6 + 10
         assert "TrainingError: rank 0 of 2 lost the others" in children[0].text
         assert "Start all ranks again to go on from the newest checkpoint in" in children[0].text
+        deadline = time.monotonic() + 14 * PATIENCE
         while any(children[rank].group_alive() for rank in (0, 1)):
-            assert time.monotonic() - killed < 30, "loader workers outlive their rank"
+            assert time.monotonic() < deadline, "loader workers outlive their rank"
             time.sleep(0.2)
     step, _ = trained(tmp_path / "run")
     again = config(tmp_path / "run", optimization__steps=step + 3)

@@ -121,10 +121,8 @@ def test_a_signal_saves_and_ends_with_zero(tmp_path: Path, number: int, uninterr
     while not (out / "log.jsonl").exists() or len(losses(out)) < 20:
         assert child.process.is_alive(), child.text
         time.sleep(0.005)
-    asked = time.monotonic()
     child.signal_group(number)
     assert child.end(10) == 0, child.text
-    assert time.monotonic() - asked < 10
     step, _ = trained(out)
     assert 20 <= step < STEPS
     assert step == len(losses(out))

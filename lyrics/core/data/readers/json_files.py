@@ -222,7 +222,7 @@ class _Lines:
     columns: tuple[str, ...]
 
     def number(self, record: int) -> int:
-        """The line of a record, from 1 on."""
+        """Return the line of a record, from 1 on."""
         before = bisect_right(self.skipped, (record, sys.maxsize)) - 1
         return record + 1 + (self.skipped[before][1] if before >= 0 else 0)
 
@@ -256,7 +256,7 @@ class LineRecords(ReadOnDemand):
         return self._ends[-1] if self._ends else 0
 
     def _place(self, index: int) -> tuple[int, int]:
-        """Number of the file, and of the record in it."""
+        """Return the number of the file, and of the record in it."""
         file = bisect_right(self._ends, index)
         return file, index - (self._ends[file - 1] if file else 0)
 
@@ -311,7 +311,7 @@ def _lines(path: Path, columns: tuple[str, ...]) -> _Lines:
 
 
 def _header(line: bytes, columns: tuple[str, ...]) -> tuple[str, ...]:
-    """The columns in the order in which a first line names them; empty for a line that does not."""
+    """Return the columns in the order in which a first line names them; empty for a line that does not."""
     names = tuple(name.strip().lower() for name in line.decode("utf-8", "replace").split("\t"))
     return names if columns and sorted(names) == sorted(columns) else ()
 

@@ -156,7 +156,7 @@ class Row:
         return [items.number(each) for each in items.fields]
 
     def size(self, width: str = "width", height: str = "height") -> Size:
-        """Width and height in pixels."""
+        """Return the width and height in pixels."""
         for key in (width, height):
             if not 1 <= self.whole(key) <= MAX_SIDE:
                 raise self.error(key, f"a number of pixels from 1 to {MAX_SIDE:,}")
@@ -170,7 +170,7 @@ class Row:
         return f"{self.at}.{key}" if self.at else key
 
     def _named_items(self, key: str) -> Row:
-        """The items of a list as fields, each by its name in messages: ``answers[2]``."""
+        """Return the items of a list as fields, each by its name in messages: ``answers[2]``."""
         return Row({f"{key}[{number}]": each for number, each in enumerate(self.items(key))}, self.at)
 
     def _wrong(self, sentence: str) -> SampleError:

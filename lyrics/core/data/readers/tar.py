@@ -102,7 +102,7 @@ def _rows(tar: Path, opened: IO[bytes]) -> list[tuple[int, int, int]]:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Key and extension, as webdataset splits them: at the first dot of the last part.
+    """Return the key and extension, as webdataset splits them: at the first dot of the last part.
 
     ``a/b.seg.png`` -> ``a/b``, ``seg.png``.
     """
@@ -147,7 +147,7 @@ class TarRecords(ReadOnDemand):
         return self._ends[-1] if self._ends else 0
 
     def _place(self, index: int) -> tuple[int, int]:
-        """Number of the tar, and of the sample in it."""
+        """Return the number of the tar, and of the sample in it."""
         shard = bisect_right(self._ends, index)
         return shard, index - (self._ends[shard - 1] if shard else 0)
 
@@ -189,7 +189,7 @@ class TarRecords(ReadOnDemand):
         """Nothing to look for: a record names no image that its sample lacks."""
 
     def _members(self, index: int) -> tuple[bytes, list[Member]]:
-        """A sample's bytes, and its members by their position in them."""
+        """Return a sample's bytes, and its members by their position in them."""
         last = self._last
         if last is None or last[0] != index:
             last = self._last = (index, self._bytes(index))
@@ -228,7 +228,7 @@ class TarRecords(ReadOnDemand):
 
 
 def _picture(found: Sequence[Member]) -> tuple[Member | None, str]:
-    """The one image among a sample's members, or None and why there is none."""
+    """Return the one image among a sample's members, or None and why there is none."""
     plain = [member for member in found if split_name(member.name)[1] in _PICTURES]
     if len(plain) == 1:
         return plain[0], ""
@@ -263,7 +263,7 @@ def _decoded(path: Path, member: Member, data: bytes) -> Any:
 
 
 def _samples(path: Path) -> int:
-    """How many samples the index of a tar has."""
+    """Return how many samples the index of a tar has."""
     index = index_path(path)
     if not is_there(path):
         indexed = f", but there is an index of it ({index.name})" if is_there(index) else ""

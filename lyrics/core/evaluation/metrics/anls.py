@@ -12,7 +12,7 @@ THRESHOLD = 0.5
 
 
 def anls(prediction: str, answers: Sequence[str]) -> float:
-    """Likeness to the answer that is most like the prediction, from 0.5 to 1, or 0.
+    """Return the likeness to the answer that is most like the prediction, from 0.5 to 1, or 0.
 
     Case and runs of blanks do not count.
 
@@ -36,7 +36,7 @@ def _likeness(one: str, other: str) -> float:
 
 
 def edit_distance(one: str, other: str) -> int:
-    """Fewest insertions, deletions and replacements of letters that make one text of the other (Levenshtein)."""
+    """Return the Levenshtein distance: fewest insertions, deletions and replacements of letters."""
     row = list(range(len(other) + 1))
     for i, letter in enumerate(one, 1):
         diagonal, row[0] = row[0], i

@@ -41,7 +41,7 @@ def has_java() -> bool:
 
 
 def caption_scores(captions: Sequence[str], references: Sequence[Sequence[str]], *, java: bool) -> CaptionScores:
-    """Scores of one caption per image; ``references[i]`` are those of image i.
+    """Return the scores of one caption per image; ``references[i]`` are those of image i.
 
     ``java``: whether it may be used (``has_java``).
 
@@ -75,7 +75,7 @@ def caption_scores(captions: Sequence[str], references: Sequence[Sequence[str]],
 
 
 def simple_tokens(text: str) -> str:
-    """Lower-case words separated by blanks, without punctuation."""
+    """Return lower-case words separated by blanks, without punctuation."""
     return " ".join(_WORD.findall(text.lower()))
 
 

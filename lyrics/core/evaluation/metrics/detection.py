@@ -34,7 +34,7 @@ class TrueBox(NamedTuple):
 
 
 def average_precision(scores: Sequence[float], right: Sequence[bool], positives: int) -> float:
-    """Average precision in [0, 1] of a ranking.
+    """Return the average precision in [0, 1] of a ranking.
 
     Equal scores are ranked together: what is right among them gains nothing from the order in which it came.
 
@@ -60,7 +60,7 @@ def average_precision(scores: Sequence[float], right: Sequence[bool], positives:
 def tag_average_precisions(
     scores: Mapping[str, Sequence[float]], truth: Sequence[frozenset[str] | set[str]]
 ) -> dict[str, float]:
-    """Average precision of each name that some image shows.
+    """Return the average precision of each name that some image shows.
 
     Args:
         scores: per name its score for every image.
@@ -77,7 +77,7 @@ def tag_average_precisions(
 def box_average_precisions(
     found: Sequence[Sequence[FoundBox]], truth: Sequence[Sequence[TrueBox]], *, min_iou: float = MIN_IOU
 ) -> dict[str, float]:
-    """Average precision of each name that some image has a true box of; images in the same order in both.
+    """Return the average precision of each name that some image has a true box of; images in the same order in both.
 
     A detection is right if the true box of its name that it overlaps most overlaps it by an IoU of ``min_iou`` or more,
     and no better detection has had that box. A name that was never there, however often it was found, does not count.
@@ -99,7 +99,7 @@ def box_average_precisions(
 
 
 def matched(detections: Sequence[FoundBox], boxes: Sequence[TrueBox], *, min_iou: float = MIN_IOU) -> list[int | None]:
-    """Per detection of one image the row of the true box that it finds, or None where it is wrong."""
+    """Return per detection of one image the row of the true box that it finds, or None where it is wrong."""
     rows: list[int | None] = [None] * len(detections)
     taken: set[int] = set()
     for place in sorted(range(len(detections)), key=lambda place: -detections[place].score):
@@ -115,7 +115,7 @@ def matched(detections: Sequence[FoundBox], boxes: Sequence[TrueBox], *, min_iou
 
 
 def mask_iou(ours_HW: npt.NDArray[np.bool_], true_HW: npt.NDArray[np.bool_]) -> float:
-    """Intersection over union of two masks of one image; 1 where both are empty."""
+    """Return the intersection over union of two masks of one image; 1 where both are empty."""
     union = int(np.count_nonzero(ours_HW | true_HW))
     return int(np.count_nonzero(ours_HW & true_HW)) / union if union else 1.0
 

@@ -26,7 +26,7 @@ _BRACKETED = re.compile(r"\(\s*([a-z])\s*\)", re.IGNORECASE)
 
 
 def chosen_option(answer: str, options: Sequence[str]) -> int | None:
-    """Number of the option that an answer chooses, from 0; None where it cannot be told."""
+    """Return the number of the option that an answer chooses, from 0; None where it cannot be told."""
     text = answer.strip()
     if found := _FIRST.match(text) or _NAMED.search(text):
         return _number(found[1] or found[2], options)

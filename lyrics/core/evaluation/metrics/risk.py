@@ -37,7 +37,7 @@ class RiskCurve:
 
 
 def risk_curve(confidences: Sequence[float], values: Sequence[float]) -> RiskCurve:
-    """The curve of answers with these confidences, worth from 0 (wrong) to 1 (right).
+    """Return the curve of answers with these confidences, worth from 0 (wrong) to 1 (right).
 
     Raises ``ValueError`` for no answers, and for lengths that differ.
     """

@@ -87,7 +87,7 @@ def _evalai(text: str) -> str:
 
 
 def vqa_accuracy(prediction: str, answers: Sequence[str], variant: Variant = "official") -> float:
-    """Accuracy of one prediction, from 0 to 1.
+    """Return the accuracy of one prediction, from 0 to 1.
 
     ``answers`` are the annotators', ten in VQAv2, OK-VQA, TextVQA and VizWiz; the one left out is left out by its
     position, which is what the official script does where its records have an ``answer_id``. Raises
