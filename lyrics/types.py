@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from lyrics.core.errors import ImageError as ImageError
     from lyrics.core.geometry import Box as Box
     from lyrics.core.geometry import Frame as Frame
+    from lyrics.core.language.chat_templates import ChatTemplate as ChatTemplate
     from lyrics.core.language.prompts import Exchange as Exchange
+    from lyrics.core.language.prompts import Special as Special
+    from lyrics.core.language.prompts import Words as Words
     from lyrics.core.language.tokenizers import builtin_tokenizer as builtin_tokenizer
     from lyrics.core.masks import Mask as Mask
     from lyrics.core.refining.refinement import Refinement as Refinement
@@ -52,6 +55,7 @@ _HOMES = {
     "Beside": "lyrics.core.conversion.plan",
     "Box": "lyrics.core.geometry",
     "BuildContext": "lyrics.core.contracts",
+    "ChatTemplate": "lyrics.core.language.chat_templates",
     "ConversionPlan": "lyrics.core.conversion.plan",
     "DetectedObject": "lyrics.core.types",
     "Detection": "lyrics.core.types",
@@ -72,6 +76,7 @@ _HOMES = {
     "SegmenterOutput": "lyrics.core.types",
     "SourceCheckpoint": "lyrics.core.conversion.plan",
     "Spatial": "lyrics.core.stage1.batch",
+    "Special": "lyrics.core.language.prompts",
     "SpecialTokens": "lyrics.core.stage1.streams",
     "StepState": "lyrics.core.stage1.state",
     "Stream": "lyrics.core.stage1.streams",
@@ -79,6 +84,7 @@ _HOMES = {
     "Tag": "lyrics.core.types",
     "Text": "lyrics.core.stage1.streams",
     "Turn": "lyrics.core.types",
+    "Words": "lyrics.core.language.prompts",
     "builtin_tokenizer": "lyrics.core.language.tokenizers",
     "full": "lyrics.core.stage1.streams",
     "merge": "lyrics.core.stage1.streams",
@@ -90,6 +96,7 @@ __all__ = [
     "Beside",
     "Box",
     "BuildContext",
+    "ChatTemplate",
     "ConversionPlan",
     "DetectedObject",
     "Detection",
@@ -110,6 +117,7 @@ __all__ = [
     "SegmenterOutput",
     "SourceCheckpoint",
     "Spatial",
+    "Special",
     "SpecialTokens",
     "StepState",
     "Stream",
@@ -117,6 +125,7 @@ __all__ = [
     "Tag",
     "Text",
     "Turn",
+    "Words",
     "builtin_tokenizer",
     "full",
     "merge",

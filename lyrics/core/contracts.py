@@ -276,8 +276,8 @@ class LanguageModel(Module, Protocol):
     """Embeds token ids, reads embeddings, and generates from embeddings.
 
     ``adaptation`` is ``lora``, ``frozen`` or ``full``; parameters that it does not train have ``requires_grad=False``.
-    No sequence is longer than ``max_positions``. ``chat_template`` is a name of
-    ``lyrics.core.language.prompts.TEMPLATES``.
+    No sequence is longer than ``max_positions``. ``chat_template`` is a name that
+    ``lyrics.core.language.chat_templates.template_named`` knows.
     """
 
     tokenizer: PreTrainedTokenizerBase

@@ -559,10 +559,14 @@ class LanguageModelContract(ModuleContract):
         compare([12, *ids, *answer], "weights that have changed")
 
     def test_chat_template_exists(self) -> None:
-        from lyrics.core.language.prompts import TEMPLATES
+        from lyrics.core.errors import LyricsError
+        from lyrics.core.language.chat_templates import template_named
 
         model = self.build()
-        assert model.chat_template in TEMPLATES, f"{model.chat_template!r} is none of {', '.join(TEMPLATES)}"
+        try:
+            template_named(model.chat_template, model.tokenizer)
+        except LyricsError as error:
+            raise AssertionError(str(error)) from error
 
     def test_adaptation_says_what_is_trained(self) -> None:
         model = self.build()

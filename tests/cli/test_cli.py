@@ -80,7 +80,8 @@ def test_show_follows_options_within_options(run: Run) -> None:
     assert options["lora.rank"]["default"] == 8
     assert options["adaptation"]["type"] == "'lora' | 'frozen' | 'full'"
     assert options["num_key_value_heads"]["type"] == "int | null"
-    assert options["lora.target_modules"]["type"] == "list of str"
+    assert options["lora.target_modules"]["type"] == "'auto' | 'all-linear' | list of str"
+    assert options["config"]["type"] == "mapping of str"
 
 
 @pytest.mark.parametrize("entry", default_registry().entries, ids=lambda e: f"{e.component.kind}:{e.component.name}")

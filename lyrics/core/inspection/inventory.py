@@ -214,7 +214,9 @@ def _type_name(annotation: Any) -> str:
     if origin is tuple:
         inner = [_type_name(a) for a in arguments if a is not Ellipsis]
         return f"list of {inner[0]}" if Ellipsis in arguments else f"list of {len(inner)} {inner[0]}"
-    if origin in (list, dict) or origin is None:
+    if origin is dict:
+        return f"mapping of {_type_name(arguments[0])}" if arguments else "mapping"
+    if origin is list or origin is None:
         return str(annotation).removeprefix("typing.")
     if all(isinstance(a, str | int) for a in arguments):
         return " | ".join(repr(a) for a in arguments)

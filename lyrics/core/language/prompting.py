@@ -14,6 +14,7 @@ import torch
 
 from lyrics.core.contracts import LanguageModel
 from lyrics.core.errors import PromptError
+from lyrics.core.language.chat_templates import segments_of, template_named
 from lyrics.core.language.codecs import SpatialObject, format_objects
 from lyrics.core.language.mentions import snapped
 from lyrics.core.language.prompts import (
@@ -21,8 +22,6 @@ from lyrics.core.language.prompts import (
     Exchange,
     TokenPrompt,
     encode_words,
-    segments_of,
-    template_named,
     tokenize,
 )
 from lyrics.core.pictures.inputs import instruction_text
@@ -116,8 +115,8 @@ def fitted_prompt(
 
     It may be longer still: soft tokens, instructions and answers stay whole.
     """
-    template = template_named(language_model.chat_template)
     tokenizer = language_model.tokenizer
+    template = template_named(language_model.chat_template, tokenizer)
 
     def tokens(texts: Mapping[int, str]) -> TokenPrompt:
         segments = segments_of(dialogue, template, lambda picture: texts.get(picture, ""))

@@ -1,4 +1,5 @@
-"""Prompts as lists of segments: words, special tokens and pictures, and their form in each chat template.
+"""Prompts as lists of segments: words, special tokens and pictures. What stands around a user's words is a chat
+template's (``lyrics.core.language.chat_templates``).
 
 Words are always encoded with reserved tokens split: whatever a user types, a data set holds or a refiner finds stays
 text, and never becomes a special token or another one that steers a model. A picture's place is no token at all: soft
@@ -9,13 +10,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Hashable, Mapping, Sequence, Set
+from collections.abc import Hashable, Sequence, Set
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from lyrics.core.errors import PromptError, UnknownNameError, did_you_mean
+from lyrics.core.errors import PromptError
 from lyrics.core.json_reading import parse_json
 from lyrics.core.renaming import renamed
 
@@ -61,69 +61,6 @@ BOS, EOS = Special("bos"), Special("eos")
 
 
 @dataclass(frozen=True)
-class ChatTemplate:
-    """What stands around instructions and answers.
-
-    A conversation is ``begin``, then for every exchange ``before``, its content, ``between``, its answer, ``after``.
-    ``pictures_first`` puts the pictures of the first exchange in front of everything, as the released code does.
-    """
-
-    begin: tuple[Segment, ...]
-    before: tuple[Segment, ...]
-    between: tuple[Segment, ...]
-    after: tuple[Segment, ...]
-    answer_prefix: str = ""
-    pictures_first: bool = False
-
-
-#: By the name that a language model's option ``chat_template`` gives.
-TEMPLATES: Mapping[str, ChatTemplate] = MappingProxyType(
-    {
-        # Nothing but line breaks, for models that were never taught a chat form (OPT, the tiny model).
-        "plain": ChatTemplate((BOS,), (), (Words("\n"),), (EOS,)),
-        # FastChat's conversation template vicuna_v1.1.
-        "vicuna-v1.1": ChatTemplate(
-            (
-                BOS,
-                Words(
-                    "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
-                    "helpful, detailed, and polite answers to the user's questions. "
-                ),
-            ),
-            (Words("USER: "),),
-            (Words(" ASSISTANT:"),),
-            (EOS,),
-            answer_prefix=" ",
-        ),
-        # Qwen's, without a system message of its own.
-        "chatml": ChatTemplate(
-            (
-                Special("<|im_start|>"),
-                Words("system\nYou are a helpful assistant."),
-                Special("<|im_end|>"),
-                Words("\n"),
-            ),
-            (Special("<|im_start|>"), Words("user\n")),
-            (Special("<|im_end|>"), Words("\n"), Special("<|im_start|>"), Words("assistant\n")),
-            (Special("<|im_end|>"),),
-        ),
-        # The authors' stage 2: soft tokens, <s>, the question, the answer, </s>; no words around them.
-        "released": ChatTemplate((BOS,), (), (), (EOS,), pictures_first=True),
-    }
-)
-
-
-def template_named(name: str) -> ChatTemplate:
-    """Raise ``UnknownNameError`` with the names there are."""
-    if name not in TEMPLATES:
-        known = ", ".join(TEMPLATES)
-        raise UnknownNameError(
-            f"there is no chat template {name!r}.{did_you_mean(name, TEMPLATES)} There are: {known}."
-        )
-    return TEMPLATES[name]
-
-
-@dataclass(frozen=True)
 class TokenPrompt:
     """A prompt as token ids and places of pictures.
 
@@ -150,38 +87,6 @@ class TokenPrompt:
         return tuple(
             ("picture", pictures[place]) if place in pictures else token for place, token in enumerate(self.ids)
         )
-
-
-def segments_of(
-    dialogue: Dialogue, template: ChatTemplate, picture_text: Callable[[int], str] = lambda picture: ""
-) -> list[tuple[Segment, bool]]:
-    """Return a conversation as segments, each with whether it is learned. It ends where the first missing answer would
-    begin.
-
-    ``picture_text`` gives the words that follow a picture, such as its spatial representation.
-    """
-    if not dialogue:
-        raise PromptError("a conversation needs at least one instruction.")
-    found: list[tuple[Segment, bool]] = []
-
-    def add(*segments: Segment, learned: bool = False) -> None:
-        found.extend((segment, learned) for segment in segments)
-
-    if template.pictures_first:
-        add(*(Picture(picture) for picture in dialogue[0].images))
-    add(*template.begin)
-    for number, exchange in enumerate(dialogue):
-        add(*template.before)
-        for picture in exchange.images:
-            if number or not template.pictures_first:
-                add(Picture(picture))
-            if words := picture_text(picture):
-                add(Words(f"{words}\n"))
-        add(Words(exchange.instruction), *template.between)
-        if exchange.answer is None:
-            break
-        add(Words(f"{template.answer_prefix}{exchange.answer}"), *template.after, learned=True)
-    return found
 
 
 def tokenize(segments: Sequence[tuple[Segment, bool]], tokenizer: Any, tokens_per_picture: int) -> TokenPrompt:
@@ -211,7 +116,7 @@ def tokenize(segments: Sequence[tuple[Segment, bool]], tokenizer: Any, tokens_pe
             slots.append((len(ids), segment.index))
             ids += [0] * tokens_per_picture
             targets += [False] * tokens_per_picture
-        elif (token := _special_id(tokenizer, segment.token)) is not None:
+        elif (token := special_id(tokenizer, segment.token)) is not None:
             ids.append(token)
             targets.append(learned)
         text, text_start = "", len(ids)
@@ -308,7 +213,11 @@ def _letters(tokenizer: Any, index: int, reserved: Set[int]) -> list[int]:
     return [piece for piece in found if piece is not None and piece not in reserved]
 
 
-def _special_id(tokenizer: Any, name: str) -> int | None:
+def special_id(tokenizer: Any, name: str) -> int | None:
+    """Return the id of ``Special(name)``; None for a beginning that the tokenizer does not have.
+
+    Raises ``PromptError`` where it lacks the token.
+    """
     if name == "bos":
         # Some families (Qwen) have none, and begin with their template.
         return None if tokenizer.bos_token_id is None else int(tokenizer.bos_token_id)
@@ -316,7 +225,7 @@ def _special_id(tokenizer: Any, name: str) -> int | None:
     if found is None or (name != "eos" and found == getattr(tokenizer, "unk_token_id", None)):
         raise PromptError(
             f"the chat template needs the token {name!r}, which the language model's tokenizer does not have; "
-            f"set language_model.options.chat_template to another of {', '.join(TEMPLATES)}."
+            "set language_model.options.chat_template to another one, or to auto for the tokenizer's own."
         )
     return int(found)
 

@@ -227,6 +227,22 @@ class Vocabulary:
 
 
 @dataclass(frozen=True)
+class Template:
+    """A named chat template, for the option ``chat_template`` of language models.
+
+    Args:
+        name: kebab-case, unique within the distribution.
+        template: ``"package.module:attribute"``, which names a ``lyrics.types.ChatTemplate``, or the text of a template
+            in Jinja, as transformers' tokenizers have it. Imported when the template is used.
+        summary: one line.
+    """
+
+    name: str
+    template: str
+    summary: str = ""
+
+
+@dataclass(frozen=True)
 class Preset:
     """A named model, or a named refiner: a function that returns its specification.
 

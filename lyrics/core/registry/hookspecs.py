@@ -1,4 +1,4 @@
-"""The four hooks a plugin may implement. All return iterables of frozen records; none does I/O or imports torch.
+"""The five hooks a plugin may implement. All return iterables of frozen records; none does I/O or imports torch.
 
 An entry point in group ``lyrics`` names a light module that holds the hooks::
 
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import pluggy
 
-from lyrics.core.registry.component import Component, Preset, Recipe, Vocabulary
+from lyrics.core.registry.component import Component, Preset, Recipe, Template, Vocabulary
 
 hookspec = pluggy.HookspecMarker("lyrics")
 
@@ -84,4 +84,18 @@ def lyrics_vocabularies() -> Iterable[Vocabulary]:  # type: ignore[empty-body]
 
         def lists():
             return [["dog", "cat"]]
+    """
+
+
+@hookspec
+def lyrics_templates() -> Iterable[Template]:  # type: ignore[empty-body]
+    """Chat templates this plugin provides, for language models whose tokenizers bring none.
+
+    A complete example::
+
+        from lyrics import Template, hookimpl
+
+        @hookimpl
+        def lyrics_templates():
+            yield Template("acme-chat", "acme_boxes.chat:ACME_CHAT", "the form that Acme's models were taught")
     """

@@ -19,6 +19,7 @@ from lyrics.core.registry.component import (
     Options,
     Preset,
     Recipe,
+    Template,
     Vocabulary,
 )
 
@@ -101,6 +102,20 @@ def problem_with_vocabulary(record: Any) -> str | None:
         return f"vocabulary {record.name!r}: summary must be a string, not {_repr(record.summary)}."
     if not isinstance(record.words, str) or not _BUILD.fullmatch(record.words):
         return f"vocabulary {record.name!r}: words must be 'package.module:callable', not {_repr(record.words)}."
+    return None
+
+
+def problem_with_template(record: Any) -> str | None:
+    if not isinstance(record, Template):
+        return f"lyrics_templates yielded a {type(record).__name__}, not a lyrics.Template."
+    if problem := _problem_with_name(record.name, "chat template"):
+        return problem
+    if not isinstance(record.summary, str):
+        return f"chat template {record.name!r}: summary must be a string, not {_repr(record.summary)}."
+    if not isinstance(record.template, str) or not _BUILD.fullmatch(record.template):
+        return (
+            f"chat template {record.name!r}: template must be 'package.module:attribute', not {_repr(record.template)}."
+        )
     return None
 
 

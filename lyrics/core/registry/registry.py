@@ -39,6 +39,7 @@ from lyrics.core.registry.component import (
     Options,
     Preset,
     Recipe,
+    Template,
     Vocabulary,
 )
 from lyrics.core.spec import ModelSpec, RefinerOnlySpec, RefinerSpec, Slot
@@ -49,8 +50,8 @@ DISTRIBUTION = "lyrics-vl"
 #: What a user can do about a plugin that is in the way.
 _LEAVE_OUT = "Until that is fixed, uninstall it or set LYRICS_PLUGINS=none (or to the names of those to keep)."
 HEAVY_MODULES = ("torch", "transformers", "triton", "timm", "torchvision")
-R = TypeVar("R", Component, Preset, Recipe, Vocabulary)
-N = TypeVar("N", Preset, Recipe, Vocabulary)
+R = TypeVar("R", Component, Preset, Recipe, Vocabulary, Template)
+N = TypeVar("N", Preset, Recipe, Vocabulary, Template)
 #: Most characters of what a record says in words.
 _LONGEST = {"summary": 160, "license": 200, "install": 300, "reported_note": 1000}
 _MANIFEST = re.compile(r"\w+(\.\w+)*(\s*:\s*\w+(\.\w+)*)?")
@@ -107,6 +108,7 @@ class Plugin:
     presets: list[Preset] = field(default_factory=list)
     recipes: list[Recipe] = field(default_factory=list)
     vocabularies: list[Vocabulary] = field(default_factory=list)
+    templates: list[Template] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 
 
@@ -130,13 +132,14 @@ _HOOKS = (
     _Hook("lyrics_presets", "presets", "preset", judging.problem_with_preset, ("summary", "reported_note")),
     _Hook("lyrics_recipes", "recipes", "recipe", judging.problem_with_recipe),
     _Hook("lyrics_vocabularies", "vocabularies", "vocabulary", judging.problem_with_vocabulary),
+    _Hook("lyrics_templates", "templates", "chat template", judging.problem_with_template),
 )
 #: What a name may be of that is no component.
 _NAMED = tuple(hook.kind for hook in _HOOKS if hook.kind)
 
 
 class Registry:
-    """The components, presets, recipes and vocabularies of a set of plugins.
+    """The components, presets, recipes, vocabularies and chat templates of a set of plugins.
 
     Args:
         plugins: (origin, loader) pairs; a loader returns the module or object that holds the hooks, and may fail.
@@ -184,6 +187,11 @@ class Registry:
     @property
     def vocabularies(self) -> list[tuple[Vocabulary, PluginSource]]:
         found = [(vocabulary, plugin.source) for plugin in self.plugins for vocabulary in plugin.vocabularies]
+        return sorted(found, key=lambda pair: (pair[0].name, pair[1].distribution))
+
+    @property
+    def templates(self) -> list[tuple[Template, PluginSource]]:
+        found = [(template, plugin.source) for plugin in self.plugins for template in plugin.templates]
         return sorted(found, key=lambda pair: (pair[0].name, pair[1].distribution))
 
     def component(self, kind: str, name: str) -> Entry:
@@ -253,6 +261,14 @@ class Registry:
         """Raise as ``vocabulary`` where no built-in tokenizer of that name exists. Imports no words."""
         if name != BYTES:
             self._named("vocabulary", name, self.vocabularies, others=(BYTES,))
+
+    def template(self, name: str) -> tuple[Any, PluginSource]:
+        """Return what the chat template ``name`` is, and the plugin that brings it. Raises as ``preset``."""
+        template, source = self._named("chat template", name, self.templates)
+        try:
+            return pkgutil.resolve_name(template.template), source
+        except Exception as error:
+            raise PluginError(f"chat template {name!r} of {source} failed: {describe(error)}") from error
 
     def _preset(self, name: str) -> tuple[Preset, PluginSource]:
         return self._named("preset", name, self.presets)

@@ -7,21 +7,25 @@ first (``lyrics.core.weights.pretrained.locate_checkpoint``).
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lyrics.core.errors import SpecError, WeightsError, did_you_mean
+from lyrics.core.errors import MissingRequirementError, SpecError, WeightsError, did_you_mean
 from lyrics.core.json_reading import parse_json, read_json
 from lyrics.core.registry.component import CheckpointOptions
 from lyrics.core.weights.pretrained import first_line
 
 if TYPE_CHECKING:
+    import torch
     from transformers import GenerationConfig, PreTrainedConfig
 
 CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
+#: How the name of a file in llama.cpp's format ends.
+GGUF = ".gguf"
 #: Files to fetch beside a checkpoint's tensors: its configurations.
 CONFIG_FILES = (CONFIG_FILE, GENERATION_FILE)
 #: Every tokenizer's folder has one of them.
@@ -233,10 +237,15 @@ def load_tokenizer(folder: Path, tokenizer_class: Any = None) -> Any:
     return tokenizer
 
 
-def load_causal_lm(folder: Path, config: PreTrainedConfig, **options: Any) -> Any:
+#: How the tensors of a language model are called in the checkpoint of a model that also looks or listens.
+_PART_OF_WHOLE = {r"^model\.language_model\.": "model.", r"^language_model\.": ""}
+
+
+def load_causal_lm(folder: Path, config: PreTrainedConfig, *, part_of_whole: bool = False, **options: Any) -> Any:
     """Return the causal language model of a checkpoint's folder, every tensor of it there, finite, and of the sizes of
     ``config``.
 
+    ``part_of_whole``: the checkpoint is of a model that also looks or listens, and ``config`` of its language model.
     ``options`` are keyword arguments of transformers' ``from_pretrained``.
 
     Raises ``WeightsError`` naming what is missing, or of another size or type.
@@ -251,7 +260,7 @@ def load_causal_lm(folder: Path, config: PreTrainedConfig, **options: Any) -> An
     if getattr(config, "quantization_config", None) is None:
         check_types(headers, folder)
     loader: Any = AutoModelForCausalLM
-    with bounded(headers.values(), folder), _explained(folder, "cannot be loaded"):
+    with bounded(headers.values(), folder), _explained(folder, "cannot be loaded"), _without_a_table(part_of_whole):
         model, report = loader.from_pretrained(
             folder,
             config=config,
@@ -259,16 +268,115 @@ def load_causal_lm(folder: Path, config: PreTrainedConfig, **options: Any) -> An
             local_files_only=True,
             trust_remote_code=False,
             output_loading_info=True,
+            key_mapping=_PART_OF_WHOLE if part_of_whole else None,
             **options,
         )
-    if missing := sorted(report["missing_keys"]):
-        raise WeightsError(
-            f"{folder}: lacks {len(missing)} tensors of its own {CONFIG_FILE}: {', '.join(missing[:3])}"
-            f"{', ...' if len(missing) > 3 else ''}. Fetch the checkpoint again."
-        )
+    _refuse_missing(report["missing_keys"], folder)
     with torch.no_grad():
         check_finite(model.named_parameters(), folder)
     return model
+
+
+def _refuse_missing(keys: Collection[str], source: Path) -> None:
+    if missing := sorted(keys):
+        raise WeightsError(
+            f"{source}: lacks {len(missing)} tensors of its own configuration: {', '.join(missing[:3])}"
+            f"{', ...' if len(missing) > 3 else ''}. Fetch the checkpoint again."
+        )
+
+
+def gguf_file(place: Path) -> Path | None:
+    """Return the GGUF file that a checkpoint is: the path itself, or the only one in a folder that holds no
+    ``config.json``; None where it is none.
+    """
+    if place.is_file():
+        return place if place.suffix == GGUF else None
+    found = [] if (place / CONFIG_FILE).is_file() else sorted(place.glob(f"*{GGUF}"))
+    return found[0] if len(found) == 1 else None
+
+
+def load_gguf_config(file: Path) -> PreTrainedConfig:
+    """Return the configuration that a GGUF file holds. Raises as ``load_gguf``."""
+    from transformers import AutoConfig
+
+    _check_gguf(file)
+    with _explained(file, "not a GGUF file that can be read"):
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            file.parent, gguf_file=file.name, local_files_only=True, trust_remote_code=False
+        )
+    return config
+
+
+def load_gguf(file: Path, config: PreTrainedConfig, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Return the causal language model of a GGUF file, its weights brought back to numbers of ``dtype``, and its
+    tokenizer.
+
+    Raises:
+        MissingRequirementError: the package that reads such files is not installed.
+        WeightsError: the file is broken, or of a family that transformers does not read from such files.
+    """
+    import gguf
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from lyrics.core.weights.tensors import TensorHeader, bounded
+
+    _check_gguf(file)
+    loader: Any = AutoModelForCausalLM
+    with _explained(file, "cannot be loaded"):
+        headers = [TensorHeader(tuple(map(int, one.shape)), "F32") for one in gguf.GGUFReader(file).tensors]
+        with bounded(headers, file):
+            model, report = loader.from_pretrained(
+                file.parent,
+                gguf_file=file.name,
+                config=config,
+                dtype=dtype,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+        tokenizer = AutoTokenizer.from_pretrained(
+            file.parent, gguf_file=file.name, local_files_only=True, trust_remote_code=False
+        )
+    _refuse_missing(report["missing_keys"], file)
+    # They are numbers like any others now, and are saved as such.
+    for name in ("hf_quantizer", "quantization_method", "is_quantized"):
+        model.__dict__.pop(name, None)
+    model.config.__dict__.pop("quantization_config", None)
+    return model, tokenizer
+
+
+def _check_gguf(file: Path) -> None:
+    if importlib.util.find_spec("gguf") is None:
+        raise MissingRequirementError(f"{file}: needs gguf (not installed). Run: pip install 'lyrics-vl[gguf]'")
+    refuse_code(file.parent)
+
+
+@contextlib.contextmanager
+def without_a_bar() -> Iterator[None]:
+    """Inside, transformers shows no bar: it would come and go among a command's output."""
+    from transformers.utils import logging as library
+
+    shown = library.is_progress_bar_enabled()
+    library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            library.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _without_a_table(unread: bool) -> Iterator[None]:
+    """Where some tensors are not wanted, transformers is not to list them all."""
+    from transformers.utils import logging as library
+
+    before = library.get_verbosity()
+    if unread:
+        library.set_verbosity_error()
+    try:
+        yield
+    finally:
+        library.set_verbosity(before)
 
 
 def save_config(model: Any, folder: Path) -> None:

@@ -1,13 +1,13 @@
-"""Any causal language model of transformers (Llama and Vicuna, Qwen, OPT), read through embeddings and adapted with
-LoRA.
+"""Any causal language model of transformers (Llama, Qwen, Gemma, Mistral, ...), read through embeddings and adapted
+with LoRA.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from lyrics.core.registry.component import Component, NamesVocabulary, NamesWeights, Options, hookimpl
 
@@ -18,9 +18,18 @@ class LoraOptions(Options):
     rank: int = Field(8, ge=1, description="rank of the update matrices")
     alpha: float = Field(32.0, gt=0, description="the update is scaled by alpha / rank")
     dropout: float = Field(0.05, ge=0, lt=1, description="dropout before the update")
-    target_modules: tuple[str, ...] = Field(
-        ("q_proj", "v_proj"), min_length=1, description="names of the adapted linear layers"
+    target_modules: Literal["auto", "all-linear"] | tuple[str, ...] = Field(
+        "auto",
+        description="names of the adapted linear layers; auto: the projections to queries and values (W_q and W_v), or "
+        "what the family has in their place; all-linear: every one but the output head",
     )
+
+    @field_validator("target_modules")
+    @classmethod
+    def _some_are_named(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if not value:
+            raise ValueError("names no layer; name some, or set auto or all-linear")
+        return value
 
 
 #: The numbers of Llama-7B (arXiv 2302.13971, table 2), which Vicuna-7B, the default checkpoint, shares.
@@ -33,23 +42,27 @@ LLAMA_7B = {
     "max_positions": 4096,
 }
 DEFAULT_CHECKPOINT = "lmsys/vicuna-7b-v1.5"
-_FROM_CHECKPOINT = "null: the checkpoint's; without one {}"
+_FROM_CHECKPOINT = "null: the checkpoint's; without one {}, or the default of another architecture"
 
 
 class CausalLMOptions(Options):
     """A checkpoint's own ``config.json`` says what the model is; options that are null are its numbers.
 
     Numbers are stated for random weights, where nothing is downloaded. Those that are null are then the ones of a local
-    checkpoint, or Llama-7B's.
+    checkpoint (a folder, or its ``config.json`` alone), or Llama-7B's, or those that transformers gives the family that
+    ``architecture`` names.
     """
 
-    architecture: Literal["llama", "qwen2", "opt", "lfm2"] | None = Field(
+    architecture: str | None = Field(
         None,
-        description="family of the transformers configuration, for random weights; null: the checkpoint's, or llama",
+        pattern="^[A-Za-z0-9_.-]+$",
+        description="model_type of the transformers configuration (qwen3, gemma3_text, ...), for random weights; null "
+        "or auto: the checkpoint's, or llama",
     )
     checkpoint: Annotated[str | None, NamesWeights()] = Field(
         DEFAULT_CHECKPOINT,
-        description="hub id, folder, or package:NAME/PATH, read with weights='pretrained'; null: random weights",
+        description="hub id, folder, GGUF file, or package:NAME/PATH, read with weights='pretrained'; null: random "
+        "weights",
     )
     vocab_size: int | None = Field(
         None, ge=1, description=f"rows of the word embeddings; {_FROM_CHECKPOINT.format(LLAMA_7B['vocab_size'])}"
@@ -60,9 +73,10 @@ class CausalLMOptions(Options):
     num_layers: int | None = Field(
         None, ge=1, description=f"transformer layers; {_FROM_CHECKPOINT.format(LLAMA_7B['num_layers'])}"
     )
-    layer_types: tuple[Literal["conv", "full_attention"], ...] | None = Field(
+    layer_types: tuple[str, ...] | None = Field(
         None,
-        description="of lfm2: what mixes the tokens in each layer, a short convolution or attention; null: attention",
+        description="what mixes the tokens in each layer, in families whose layers differ (lfm2: conv or "
+        "full_attention); null: the checkpoint's; without one the family's, of lfm2 attention",
     )
     conv_kernel: int | None = Field(
         None, ge=1, description="of lfm2: tokens that a short convolution mixes, the last one included; null: 3"
@@ -81,6 +95,11 @@ class CausalLMOptions(Options):
     max_positions: int | None = Field(
         None, ge=1, description=f"longest sequence in tokens; {_FROM_CHECKPOINT.format(LLAMA_7B['max_positions'])}"
     )
+    config: dict[str, Any] = Field(
+        default_factory=dict,
+        description="further entries of the transformers configuration by its own names (head_dim, num_experts, "
+        "rope_parameters, ...), for random weights; a checkpoint must agree",
+    )
     tie_word_embeddings: bool | None = Field(
         None,
         description="one matrix for the word embeddings and the output head; null: the checkpoint's; without one false",
@@ -88,8 +107,10 @@ class CausalLMOptions(Options):
     builtin_tokenizer: Annotated[str, NamesVocabulary()] = Field(
         "bytes", description="the built-in tokenizer: bytes, or the name of a vocabulary that a plugin provides"
     )
-    chat_template: Literal["plain", "vicuna-v1.1", "chatml", "released"] = Field(
-        "plain", description="what stands around instructions and answers in a prompt"
+    chat_template: str = Field(
+        "auto",
+        description="what stands around instructions and answers in a prompt: plain, vicuna-v1.1, chatml, released, a "
+        "plugin's, or tokenizer for the one that the tokenizer brings; auto: tokenizer where it brings one, else plain",
     )
     quantization: Literal["none", "8bit", "4bit"] = Field(
         "none", description="bitsandbytes loading of the pretrained weights; not with adaptation=full"
@@ -99,19 +120,21 @@ class CausalLMOptions(Options):
     adaptation: Literal["lora", "frozen", "full"] = Field("lora", description="what is trained in the language model")
     lora: LoraOptions = Field(default_factory=LoraOptions, description="used with adaptation=lora")
 
+    @field_validator("architecture")
+    @classmethod
+    def _auto_is_the_checkpoint_s(cls, value: str | None) -> str | None:
+        return None if value == "auto" else value
+
     @model_validator(mode="after")
     def _numbers_fit_together(self) -> Self:
-        if self.hidden_size and self.num_heads and self.hidden_size % self.num_heads:
+        # A family with head_dim has heads of that width, whatever hidden_size is.
+        divided = "head_dim" not in self.config and self.architecture in (None, "llama", "qwen2", "opt", "lfm2")
+        if divided and self.hidden_size and self.num_heads and self.hidden_size % self.num_heads:
             raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
         if self.num_heads and self.num_key_value_heads and self.num_heads % self.num_key_value_heads:
             raise ValueError(
                 f"num_heads {self.num_heads} is not a multiple of num_key_value_heads {self.num_key_value_heads}"
             )
-        family = self.architecture or "llama"
-        if self.layer_types is not None and family != "lfm2":
-            raise ValueError(f"layer_types is an option of lfm2; the layers of {family} are all alike")
-        if self.conv_kernel not in (None, 3) and family != "lfm2":
-            raise ValueError(f"conv_kernel is an option of lfm2; {family} has no convolutions")
         if self.layer_types is not None and self.num_layers and len(self.layer_types) != self.num_layers:
             raise ValueError(f"layer_types names {len(self.layer_types)} layers, but num_layers is {self.num_layers}")
         if self.quantization != "none" and self.adaptation == "full":
@@ -126,9 +149,9 @@ def lyrics_components() -> Iterable[Component]:
     yield Component(
         kind="language-model",
         name="causal-lm",
-        build="lyrics.plugins.causal_lm.model:build",
+        build="lyrics.plugins.causal_lm.build:build",
         options=CausalLMOptions,
-        summary="any AutoModelForCausalLM of transformers, with LoRA, frozen or fully trained",
+        summary="any causal language model of transformers, with LoRA, frozen or fully trained",
         license="code Apache-2.0; weights: the checkpoint's (Vicuna v1.5: Llama 2 Community License)",
         test_options={
             "vocab_size": 300,

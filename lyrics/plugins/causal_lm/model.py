@@ -6,76 +6,26 @@ Shapes: B samples, L tokens, D width of the embeddings.
 from __future__ import annotations
 
 import copy
-import importlib.util
 import inspect
-import logging
-import warnings
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import DynamicCache, GenerationConfig, LogitsProcessor, PreTrainedConfig
+from transformers import DynamicCache, GenerationConfig, LogitsProcessor
 from transformers.generation.streamers import BaseStreamer
 
-from lyrics.core.contracts import BuildContext
-from lyrics.core.errors import MissingRequirementError, SpecError, WeightsError
+from lyrics.core.errors import WeightsError
 from lyrics.core.finite import refuse
+from lyrics.core.language.chat_templates import AUTO, TOKENIZER, end_ids
+from lyrics.core.language.jinja_templates import own_template
 from lyrics.core.language.past import Past
-from lyrics.core.language.tokenizers import builtin_tokenizer, numbers_in_order
-from lyrics.core.registry.registry import Registry
-from lyrics.core.weights.pretrained import PACKAGED, locate_checkpoint
-from lyrics.core.weights.transformers_files import (
-    CONFIG_FILES,
-    MODEL_TENSORS,
-    TOKENIZER_PATTERNS,
-    compare_config,
-    load_causal_lm,
-    load_config,
-    load_generation_config,
-    load_tokenizer,
-    refuse_disagreements,
-    save_config,
-    stored_config,
-)
-from lyrics.plugins.causal_lm import DEFAULT_CHECKPOINT, LLAMA_7B, CausalLMOptions, LoraOptions
+from lyrics.core.weights.transformers_files import compare_config, save_config
+from lyrics.plugins.causal_lm import CausalLMOptions
+from lyrics.plugins.causal_lm.configs import longest, text_config
 from lyrics.plugins.causal_lm.kept import kept
 from lyrics.plugins.causal_lm.packing import packs
-
-# Option -> name in the transformers configuration, per architecture.
-_LLAMA_NAMES: Mapping[str, str] = {
-    "vocab_size": "vocab_size",
-    "hidden_size": "hidden_size",
-    "num_layers": "num_hidden_layers",
-    "num_heads": "num_attention_heads",
-    "num_key_value_heads": "num_key_value_heads",
-    "intermediate_size": "intermediate_size",
-    "max_positions": "max_position_embeddings",
-    "tie_word_embeddings": "tie_word_embeddings",
-}
-_OPT_NAMES: Mapping[str, str] = {
-    "vocab_size": "vocab_size",
-    "hidden_size": "hidden_size",
-    "num_layers": "num_hidden_layers",
-    "num_heads": "num_attention_heads",
-    "intermediate_size": "ffn_dim",
-    "max_positions": "max_position_embeddings",
-    "tie_word_embeddings": "tie_word_embeddings",
-}
-# Families whose names are not Llama's.
-_NAMES: Mapping[str, Mapping[str, str]] = {
-    "opt": _OPT_NAMES,
-    "lfm2": {**_LLAMA_NAMES, "conv_kernel": "conv_L_cache"},
-}
-# A checkpoint may have more rows than its tokenizer has words, read further than is wanted of it, and says by itself
-# what is tied.
-_MAY_DIFFER = frozenset({"vocab_size", "max_positions", "tie_word_embeddings"})
-# Says at the first token that lfm2's convolutions would be faster with a package for CUDA, to those who never chose
-# lfm2 as well.
-_LOG_OF_KERNELS = logging.getLogger("transformers.integrations.hub_kernels")
-SPECIAL_TOKENS = ("<pad>", "<s>", "</s>")
 
 
 class CausalLM(nn.Module):
@@ -92,7 +42,7 @@ class CausalLM(nn.Module):
         self.model = model
         self.tokenizer = tokenizer
         self.adaptation: str = options.adaptation
-        self.chat_template: str = options.chat_template
+        self._chat_template = options.chat_template
         if options.adaptation == "frozen":
             self.requires_grad_(False)
         self.compiled = options.compile
@@ -109,7 +59,14 @@ class CausalLM(nn.Module):
 
     @property
     def max_positions(self) -> int:
-        return int(self.model.config.max_position_embeddings)  # type: ignore[union-attr, arg-type]
+        return longest(self._network().config)
+
+    @property
+    def chat_template(self) -> str:
+        """Name of the chat template; where the options leave it to the tokenizer, that is looked at each time."""
+        if self._chat_template != AUTO:
+            return self._chat_template
+        return "plain" if own_template(self.tokenizer) is None else TOKENIZER
 
     def embed(self, input_ids_BL: torch.Tensor) -> torch.Tensor:
         """Token ids [B,L] -> embeddings [B,L,D]."""
@@ -288,13 +245,12 @@ class CausalLM(nn.Module):
         return written, self.lora_merged  # which PEFT does behind the versions' back
 
     def _ends(self) -> list[int]:
-        """Tokens that end an answer: the tokenizer's, the checkpoint's, and the one that ends a turn of the chat
+        """Tokens that end an answer: the tokenizer's, the checkpoint's, and those that end a turn of the chat
         template.
         """
         stated = getattr(self._network().generation_config, "eos_token_id", None)
         ends = {self.tokenizer.eos_token_id, *(stated if isinstance(stated, list) else [stated])}
-        if self.chat_template == "chatml":
-            ends.add(self.tokenizer.convert_tokens_to_ids("<|im_end|>"))
+        ends |= end_ids(self.chat_template, self.tokenizer)
         return sorted(end for end in ends if end is not None)
 
     def save_files(self, folder: Path) -> None:
@@ -327,11 +283,11 @@ class CausalLM(nn.Module):
     @property
     def cache_numbers_per_token(self) -> int:
         """Keys and values of all layers that attend; a convolution keeps the same few numbers however long the text."""
-        config: Any = self.model.config
-        kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return 2 * int(heads) * int(width) * sum("attention" in kind for kind in kinds)
+        config = text_config(self._network().config)
+        layers = range(config.num_hidden_layers)
+        kinds = getattr(config, "layer_types", None) or ["full_attention" for _ in layers]
+        each = getattr(config, "per_layer_config", None) or [config for _ in layers]  # they may differ (Gemma 4)
+        return sum(_cached(one) for one, kind in zip(each, kinds, strict=True) if _attends(kind))
 
     def weights_in_4bit(self) -> int:
         """What bitsandbytes quantizes: linear layers, without the head and LoRA."""
@@ -346,6 +302,28 @@ class CausalLM(nn.Module):
         if self.adaptation != "lora":
             raise WeightsError(f"this language model has no LoRA to merge: its adaptation is {self.adaptation!r}.")
         return self.model
+
+
+def _attends(kind: str) -> bool:
+    """Whether a layer of that kind keeps something for every token; others keep a state (convolutions, linear
+    attention).
+    """
+    return "attention" in kind and not kind.startswith("linear")
+
+
+def _cached(config: Any) -> int:
+    """Numbers that one layer keeps for each token."""
+    heads = getattr(config, "num_attention_heads", None)
+    if heads is None:  # recurrent
+        return 0
+    if getattr(config, "kv_lora_rank", None):  # multi-head latent attention
+        return int(config.kv_lora_rank) + int(config.qk_rope_head_dim)
+    if getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False):
+        keys = 1
+    else:
+        keys = getattr(config, "num_key_value_heads", None) or getattr(config, "num_kv_heads", None) or heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return 2 * int(keys) * int(width)
 
 
 class _Scores(LogitsProcessor):
@@ -396,250 +374,3 @@ class _TokenStreamer(BaseStreamer):
 
     def end(self) -> None:
         pass
-
-
-def build(options: CausalLMOptions, context: BuildContext) -> CausalLM:
-    """The language model that the options describe.
-
-    Raises ``WeightsError`` when the checkpoint cannot be had or is not of the sizes that the options state,
-    ``MissingRequirementError`` when ``quantization`` needs bitsandbytes and it is not installed.
-    """
-    stored = stored_config(context.files)
-    if context.weights == "pretrained" and options.checkpoint is not None:
-        model, tokenizer = _from_checkpoint(options.checkpoint, options, context)
-    elif stored is not None:
-        assert context.files is not None
-        model, tokenizer = _from_stored(stored, context.files, options, context.registry)
-    else:
-        if context.weights == "pretrained":
-            warnings.warn(
-                "language_model.options.checkpoint is null: the language model has random weights, and until it is "
-                "trained its answers mean nothing.",
-                stacklevel=2,
-            )
-        model, tokenizer = _from_numbers(options, context.registry)
-    if options.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
-    if options.adaptation == "lora":
-        model = _adapted(model, options.lora)
-    return CausalLM(model, tokenizer, options)
-
-
-def _adapted(model: nn.Module, lora: LoraOptions) -> nn.Module:
-    """The model with low-rank updates beside the linear layers of those names.
-
-    Raises ``SpecError`` where it has none of a name.
-    """
-    from peft import LoraConfig, get_peft_model
-
-    linear = {
-        name.rpartition(".")[2]
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not model.get_output_embeddings()  # type: ignore[operator]
-    }
-    if absent := [name for name in lora.target_modules if name.rpartition(".")[2] not in linear]:
-        raise SpecError(
-            f"language_model.options.lora.target_modules: {type(model).__name__} has no linear layer "
-            f"{', '.join(absent)}; it has {', '.join(sorted(linear))}."
-        )
-    config = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]
-        lora_dropout=lora.dropout,
-        target_modules=list(lora.target_modules),
-        task_type="CAUSAL_LM",
-    )
-    return get_peft_model(model, config)  # type: ignore[arg-type]
-
-
-def _from_stored(
-    config: PreTrainedConfig, folder: Path, options: CausalLMOptions, registry: Registry | None
-) -> tuple[nn.Module, Any]:
-    """The model that a model folder describes, before its tensors are read. Its tokenizer is read with them."""
-    _compare(options, config, folder)
-    _quiet_about_convolutions(config)
-    model = _model_of(config)
-    generation = load_generation_config(folder)
-    if generation is not None:
-        model.generation_config = generation
-    return model, builtin_tokenizer(options.builtin_tokenizer, SPECIAL_TOKENS, registry)
-
-
-def _from_numbers(options: CausalLMOptions, registry: Registry | None) -> tuple[nn.Module, Any]:
-    if options.quantization != "none":
-        raise WeightsError(
-            f"language_model.options.quantization={options.quantization}: random weights are not quantized; "
-            "set it to none, or build with weights='pretrained'."
-        )
-    tokenizer = builtin_tokenizer(options.builtin_tokenizer, SPECIAL_TOKENS, registry)
-    config = _config_of_numbers(options, tokenizer)
-    vocab_size = int(config.get_text_config().vocab_size)
-    if len(tokenizer) > vocab_size:
-        raise WeightsError(
-            f"the built-in tokenizer needs {len(tokenizer)} words, but vocab_size is {vocab_size}; "
-            f"set language_model.options.vocab_size={len(tokenizer)} or more."
-        )
-    _quiet_about_convolutions(config)
-    model = _model_of(config)
-    for weight in dict.fromkeys((model.get_input_embeddings().weight, model.get_output_embeddings().weight)):
-        if not weight.is_meta:
-            numbers_in_order(weight, tokenizer)
-    return model, tokenizer
-
-
-def _config_of_numbers(options: CausalLMOptions, tokenizer: Any) -> PreTrainedConfig:
-    """The configuration of random weights: what the options state, the rest from a local checkpoint, or else Llama-7B's
-    numbers.
-
-    Raises ``WeightsError`` where the numbers of a checkpoint on the hub would be needed, since random weights download
-    nothing.
-    """
-    from transformers import AutoConfig
-
-    stated = {name: value for name, value in _stated(options).items() if value is not None}
-    if missing := [name for name in LLAMA_7B if name not in stated and name != "max_positions"]:
-        local = _local_config(options.checkpoint)
-        if local is not None and options.architecture in (None, local.model_type):
-            for name, value in stated.items():
-                setattr(local.get_text_config(), _names(local)[name], value)
-            return local
-        if options.checkpoint not in (None, DEFAULT_CHECKPOINT):
-            raise WeightsError(
-                f"language_model.options.checkpoint: {options.checkpoint!r} is not on this machine, and random weights "
-                f"download nothing, so the sizes of the model are not known. State {', '.join(missing)}, or give a "
-                "local folder."
-            )
-    architecture = options.architecture or "llama"
-    numbers = LLAMA_7B | stated
-    names = _names_of(architecture)
-    values = {names[name]: value for name, value in numbers.items() if name in names}
-    if "num_key_value_heads" in names:
-        values["num_key_value_heads"] = options.num_key_value_heads or numbers["num_heads"]
-    if architecture == "opt":
-        values["word_embed_proj_dim"] = numbers["hidden_size"]
-    if architecture == "lfm2":
-        values["layer_types"] = list(options.layer_types or ["full_attention"] * int(numbers["num_layers"]))
-        values["block_auto_adjust_ff_dim"] = False  # intermediate_size as it is stated
-        values["initializer_range"] = numbers["hidden_size"] ** -0.5  # keeps variance at any width
-    return AutoConfig.for_model(
-        architecture,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        **{"tie_word_embeddings": False, **values},
-    )
-
-
-def _stated(options: CausalLMOptions) -> dict[str, Any]:
-    """The numbers of the model as the options state them; None where they leave them to the checkpoint."""
-    return {name: getattr(options, name) for name in _LLAMA_NAMES} | {
-        "conv_kernel": options.conv_kernel,
-        "layer_types": options.layer_types,
-    }
-
-
-def _compare(options: CausalLMOptions, config: PreTrainedConfig, source: object) -> None:
-    """Raise one ``WeightsError`` that lists all that the options state otherwise than a checkpoint's configuration."""
-    stated = {name: value for name, value in _stated(options).items() if name not in _MAY_DIFFER}
-    found = _numbers_of(config) | {"architecture": config.model_type}
-    refuse_disagreements(stated | {"architecture": options.architecture}, found, source)
-
-
-def _names(config: PreTrainedConfig) -> Mapping[str, str]:
-    return _names_of(str(config.get_text_config().model_type))
-
-
-def _names_of(architecture: str) -> Mapping[str, str]:
-    """Option -> name in the transformers configuration. Most families have Llama's names."""
-    return _NAMES.get(architecture, _LLAMA_NAMES)
-
-
-def _numbers_of(config: PreTrainedConfig) -> dict[str, Any]:
-    """A configuration's numbers by the names of the options."""
-    text = config.get_text_config()
-    numbers = {option: getattr(text, name, None) for option, name in _names(config).items()}
-    return numbers | {"layer_types": getattr(text, "layer_types", None)}
-
-
-def _local_config(checkpoint: str | None) -> PreTrainedConfig | None:
-    """The configuration of a checkpoint that is on this machine: a folder, or in an installed package."""
-    if checkpoint is None or not (checkpoint.startswith(PACKAGED) or Path(checkpoint).expanduser().is_dir()):
-        return None
-    return load_config(locate_checkpoint(checkpoint))
-
-
-def _model_of(config: PreTrainedConfig) -> Any:
-    """A model with random weights, in the type that is in force and not the one that the checkpoint was saved in."""
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_config(config, dtype=torch.get_default_dtype(), trust_remote_code=False)
-
-
-def _quiet_about_convolutions(config: PreTrainedConfig) -> None:
-    if config.model_type == "lfm2":
-        _LOG_OF_KERNELS.addFilter(_not_of_convolutions)
-
-
-def _not_of_convolutions(record: logging.LogRecord) -> bool:
-    return "causal_conv1d" not in record.getMessage()
-
-
-def _from_checkpoint(checkpoint: str, options: CausalLMOptions, context: BuildContext) -> tuple[nn.Module, Any]:
-    quantization = _quantization(options.quantization)
-    try:
-        folder = locate_checkpoint(
-            checkpoint,
-            also=(*CONFIG_FILES, *TOKENIZER_PATTERNS),
-            tensors=MODEL_TENSORS,
-            downloads=context.downloads,
-        )
-        config = load_config(folder)
-        _compare(options, config, repr(checkpoint))
-        _quiet_about_convolutions(config)
-        with _no_progress_bar() if checkpoint.startswith(PACKAGED) else nullcontext():
-            model = load_causal_lm(
-                folder,
-                config,
-                quantization_config=quantization,
-                # What the caller builds in, and not what the checkpoint was saved in.
-                dtype=torch.get_default_dtype(),
-            )
-        tokenizer = load_tokenizer(folder)
-    except WeightsError as error:
-        raise WeightsError(
-            f"language_model.options.checkpoint: {checkpoint!r} cannot be loaded: {error} "
-            "Give a hub id or a folder with safetensors, or build with weights='random'."
-        ) from error
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
-    return model, tokenizer
-
-
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """What is in a package is small: a bar would come and go among a command's output."""
-    from transformers.utils import logging as library
-
-    shown = library.is_progress_bar_enabled()
-    library.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            library.enable_progress_bar()
-
-
-def _quantization(name: str) -> Any:
-    if name == "none":
-        return None
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise MissingRequirementError(
-            f"language_model.options.quantization={name} needs bitsandbytes (not installed). Run: pip install "
-            "'lyrics-vl[quant]'"
-        )
-    from transformers import BitsAndBytesConfig
-
-    if name == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    compute = torch.get_default_dtype()
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from lyrics.core.contracts import Dataset
-from lyrics.core.language.prompts import Exchange, segments_of, template_named, tokenize
+from lyrics.core.language.chat_templates import segments_of, template_named
+from lyrics.core.language.prompts import Exchange, tokenize
 
 
 @torch.no_grad()
@@ -21,7 +22,7 @@ def reading_accuracy(language_model: Any, texts: Dataset, scenes: int) -> dict[s
     Greedy: an answer counts if each of its tokens is the likeliest after those before it. The turns before hold the
     right answers.
     """
-    template = template_named(language_model.chat_template)
+    template = template_named(language_model.chat_template, language_model.tokenizer)
     right, asked = Counter[str](), Counter[str]()
     for row in range(scenes):
         sample = texts[row]

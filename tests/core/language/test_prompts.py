@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from lyrics.core.errors import PromptError, UnknownNameError
+from lyrics.core.language.chat_templates import TEMPLATES, segments_of, template_named
 from lyrics.core.language.prompts import (
-    TEMPLATES,
     Exchange,
     Picture,
     Special,
@@ -18,8 +18,6 @@ from lyrics.core.language.prompts import (
     Words,
     cut,
     encode_words,
-    segments_of,
-    template_named,
     tokenize,
 )
 from lyrics.core.language.soft_prompts import embed, groups_by_length

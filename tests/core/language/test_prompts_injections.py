@@ -19,15 +19,14 @@ from transformers import BertTokenizer, PreTrainedTokenizerFast
 from lyrics.core.data.collate import Collator, InstructionExamples
 from lyrics.core.data.stream import Example
 from lyrics.core.geometry import Box
+from lyrics.core.language.chat_templates import TEMPLATES, segments_of
 from lyrics.core.language.codecs import CODECS, SpatialObject, format_objects, parse
 from lyrics.core.language.prompting import Encoded, fitted_prompt, spatial_text
 from lyrics.core.language.prompts import (
-    TEMPLATES,
     Exchange,
     TokenPrompt,
     encode_texts,
     encode_words,
-    segments_of,
     tokenize,
 )
 from lyrics.core.language.spatial_tokens import spatial_units

@@ -128,7 +128,7 @@ def test_frozen_parts_come_from_the_checkpoints_of_the_specification(tmp_path: P
         LyricsModel.from_pretrained(tmp_path / "trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "lyrics.plugins.causal_lm.model._quantization", lambda name: None
+            "lyrics.plugins.causal_lm.build._quantization", lambda name: None
         )  # bitsandbytes need not be there
         folder = tmp_path / "trained"
         build_model(folder / "spec.json", overrides={"language_model.options.quantization": "4bit"}, weights=folder)

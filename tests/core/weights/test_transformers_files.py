@@ -24,13 +24,15 @@ ALLOWED = {
     ("core/weights/transformers_files.py", "load_generation_config"): "checked by refuse_code",
     ("core/weights/transformers_files.py", "load_tokenizer"): "checked by refuse_code",
     ("core/weights/transformers_files.py", "load_causal_lm"): "checked by refuse_code",
+    ("core/weights/transformers_files.py", "load_gguf_config"): "checked by refuse_code",
+    ("core/weights/transformers_files.py", "load_gguf"): "checked by refuse_code",
     (
         "core/weights/pretrained.py",
         "load_transformers",
     ): "a class of transformers, its configuration and tensors: no folder is named",
     ("core/weights/pretrained.py", "locate_checkpoint"): "fetches what the user names, safetensors and text alone",
     ("core/weights/hub.py", "local_folder"): "fetches what the user names, safetensors and text alone",
-    ("plugins/causal_lm/model.py", "_model_of"): "a configuration that load_config read; trust_remote_code=False",
+    ("plugins/causal_lm/build.py", "_model_of"): "a configuration that load_config read; trust_remote_code=False",
 }
 
 

@@ -9,11 +9,14 @@ import pytest
 import torch
 
 from lyrics.core.contracts import BuildContext
-from lyrics.core.errors import MissingRequirementError, SpecError, WeightsError
+from lyrics.core.errors import MissingRequirementError, SpecError, UnknownNameError, WeightsError
 from lyrics.core.loading import build_model
+from lyrics.core.model import LyricsModel
 from lyrics.core.spec import validate
 from lyrics.plugins.causal_lm import CausalLMOptions, lyrics_components
-from lyrics.plugins.causal_lm.model import CausalLM, build
+from lyrics.plugins.causal_lm.build import build
+from lyrics.plugins.causal_lm.model import CausalLM
+from tests.core.small import small
 
 SMALL = dict(next(iter(lyrics_components())).test_options)
 
@@ -71,9 +74,9 @@ def test_a_convolution_reaches_as_far_back_as_its_kernel(kernel: int) -> None:
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"layer_types": ["conv", "conv"]}, "layer_types is an option of lfm2; the layers of llama are all alike"),
+        ({"layer_types": ["conv", "conv"]}, r"options\.layer_types: the configuration of llama has no such number"),
         ({"architecture": "lfm2", "layer_types": ["conv"]}, "names 1 layers, but num_layers is 2"),
-        ({"conv_kernel": 12}, "conv_kernel is an option of lfm2; llama has no convolutions"),
+        ({"conv_kernel": 12}, r"options\.conv_kernel: the configuration of llama has no such number"),
     ],
 )
 def test_convolutions_must_fit(changes: dict[str, Any], complaint: str) -> None:
@@ -230,3 +233,41 @@ def test_quantized_weights_answer_nearly_the_same(bits: str, tmp_path: Path) -> 
     trained = [name for name, one in small.named_parameters() if one.requires_grad]
     assert trained
     assert all("lora_" in name for name in trained)
+
+
+CHAT = (
+    "{% for m in messages %}<s>{{ m.role }}: {{ m.content }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<s>a: {% endif %}"
+)
+
+
+def test_the_tokenizer_s_template_is_taken_where_it_brings_one(tmp_path: Path) -> None:
+    model = make(adaptation="frozen")
+    assert model.chat_template == "plain"
+    model.model.save_pretrained(tmp_path)  # type: ignore[operator]
+    model.tokenizer.chat_template = CHAT
+    assert model.chat_template == "tokenizer"
+    model.tokenizer.save_pretrained(tmp_path)
+    loaded = make("pretrained", adaptation="frozen", checkpoint=str(tmp_path))
+    assert loaded.chat_template == "tokenizer"
+    assert loaded.tokenizer.chat_template == CHAT
+    assert make("pretrained", checkpoint=str(tmp_path), chat_template="plain").chat_template == "plain"
+    with pytest.raises(UnknownNameError, match=r"no chat template 'palin'\. Did you mean 'plain'\?"):
+        make(chat_template="palin")
+
+
+def test_a_saved_model_asks_in_the_same_form(tmp_path: Path) -> None:
+    """Without the checkpoint that its tokenizer came from."""
+    source = make(adaptation="frozen")
+    source.model.save_pretrained(tmp_path / "checkpoint")  # type: ignore[operator]
+    source.tokenizer.chat_template = CHAT
+    source.tokenizer.save_pretrained(tmp_path / "checkpoint")
+    options = {"checkpoint": str(tmp_path / "checkpoint"), "adaptation": "frozen"}
+    spec = small(refiner=None, image_encoder="tiny-vit", language_model={"use": "causal-lm", "options": options})
+    model = build_model(spec.with_overrides({"query_transformer.options.tokenizer": None}))
+    expected = model.generate([None], ["why?"], max_new_tokens=8)[0].text
+    model.save_pretrained(tmp_path / "saved")
+    (tmp_path / "checkpoint").rename(tmp_path / "gone")
+    again = LyricsModel.from_pretrained(tmp_path / "saved")
+    assert again.language_model.chat_template == "tokenizer"
+    assert again.generate([None], ["why?"], max_new_tokens=8)[0].text == expected

@@ -21,7 +21,8 @@ from transformers import (
 from lyrics.core.language.past import Past
 from lyrics.core.language.tokenizers import byte_tokenizer
 from lyrics.plugins.causal_lm import CausalLMOptions
-from lyrics.plugins.causal_lm.model import SPECIAL_TOKENS, CausalLM
+from lyrics.plugins.causal_lm.build import SPECIAL_TOKENS
+from lyrics.plugins.causal_lm.model import CausalLM
 
 SIZES: dict[str, Any] = {
     "vocab_size": 300,

@@ -26,7 +26,8 @@ from lyrics.core.language.soft_prompts import answer_loss, answer_losses, embed_
 from lyrics.core.language.tokenizers import byte_tokenizer
 from lyrics.core.stage1.state import Loss
 from lyrics.plugins.causal_lm import CausalLMOptions
-from lyrics.plugins.causal_lm.model import SPECIAL_TOKENS, CausalLM
+from lyrics.plugins.causal_lm.build import SPECIAL_TOKENS
+from lyrics.plugins.causal_lm.model import CausalLM
 from tests.plugins.causal_lm.test_causal_lm import make
 
 SIZES: dict[str, Any] = {

@@ -13,8 +13,9 @@ from lyrics.core.data.build import build_dataset
 from lyrics.core.data.templates import TEMPLATES, fill
 from lyrics.core.errors import SpecError
 from lyrics.core.geometry import Box
+from lyrics.core.language.chat_templates import segments_of, template_named
 from lyrics.core.language.codecs import SpatialObject, parse
-from lyrics.core.language.prompts import Exchange, segments_of, template_named, tokenize
+from lyrics.core.language.prompts import Exchange, tokenize
 from lyrics.core.language.tokenizers import builtin_tokenizer
 from lyrics.plugins.scenes import ScenesOptions
 from lyrics.plugins.scenes.dataset import Scenes
