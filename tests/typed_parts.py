@@ -9,6 +9,8 @@ from lyrics.core.stage1.streams import Features, ProjectedFeatures
 from lyrics.plugins.cached.experts import CachedDetector, CachedSegmenter, CachedTagger
 from lyrics.plugins.causal_lm.model import CausalLM
 from lyrics.plugins.clip_vit.encoder import VitEncoder
+from lyrics.plugins.connectors.mlp import MlpProjector
+from lyrics.plugins.connectors.resampler import PerceiverResampler
 from lyrics.plugins.grounding_dino.detector import GroundingDino
 from lyrics.plugins.hf.detector import HfDetector
 from lyrics.plugins.hf.encoder import HfImageEncoder
@@ -38,7 +40,7 @@ detectors: list[type[contracts.Detector]] = [
     HfZeroShotDetector,
 ]
 segmenters: list[type[contracts.Segmenter]] = [SamHq, TinySegmenter, CachedSegmenter, HfSegmenter]
-query_transformers: list[type[contracts.QueryTransformer]] = [MQFormer]
+query_transformers: list[type[contracts.QueryTransformer]] = [MQFormer, MlpProjector, PerceiverResampler]
 readers: list[type[contracts.ReadsText]] = [MQFormer]
 in_two_stages: list[type[contracts.WithStage1Parameters]] = [MQFormer]
 projected: list[type[contracts.Projected]] = [Features, ProjectedFeatures]

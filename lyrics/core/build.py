@@ -278,7 +278,12 @@ def _construct(
         local_dims = {source: one.feature_dim for source in LOCAL_SOURCES if (one := experts[source]) is not None}
         # Now the widths are known for certain, also those that no option declared.
         check_query_transformer(parts, Wiring(encoder.feature_dim, local_dims), warn=False)
-        widths: dict[str, Any] = {"image_dim": encoder.feature_dim, "local_dims": local_dims}
+        image_tokens = encoder.num_tokens if isinstance(encoder, contracts.WithNumTokens) else 0
+        widths: dict[str, Any] = {
+            "image_dim": encoder.feature_dim,
+            "image_tokens": image_tokens,
+            "local_dims": local_dims,
+        }
         query_transformer = built("query_transformer", **widths)
         check_objectives(parts, query_transformer.segments)
         widths |= {"query_dim": query_transformer.hidden_size, "query_segments": query_transformer.segments}

@@ -58,6 +58,7 @@ class BuildContext:
             ``lyrics.core.weights.pretrained.locate_checkpoint``.
         registry: where the model's parts were looked up, for ``lyrics.types.builtin_tokenizer``; None: everything
             installed.
+        image_tokens: how many tokens of an image the encoder gives, where it says so (``WithNumTokens``); else 0.
     """
 
     weights: Weights
@@ -68,6 +69,7 @@ class BuildContext:
     files: Path | None = None
     downloads: bool = True
     registry: Registry | None = None
+    image_tokens: int = 0
 
 
 class Module(Protocol):
@@ -129,9 +131,10 @@ class KnowsOneWorld(Protocol):
 
 @runtime_checkable
 class WithNumTokens(Protocol):
-    """Optional, for a detector that gives the same number of local tokens for every image.
+    """Optional, for an image encoder or a detector that gives the same number of tokens for every image.
 
-    Memory is counted with it.
+    Memory is counted with a detector's. A query transformer that makes soft tokens of image tokens one by one knows
+    their number by it (``BuildContext.image_tokens``).
     """
 
     @property

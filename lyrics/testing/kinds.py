@@ -216,7 +216,11 @@ class QueryTransformerContract(ModuleContract):
     """
 
     kind = "query-transformer"
-    context: ClassVar[Mapping[str, Any]] = {"image_dim": 12, "local_dims": {"detector": 10, "segmenter": 6}}
+    context: ClassVar[Mapping[str, Any]] = {
+        "image_dim": 12,
+        "image_tokens": 5,
+        "local_dims": {"detector": 10, "segmenter": 6},
+    }
 
     def _features(self, num_objects: int = 3) -> Any:
         import torch
@@ -231,7 +235,9 @@ class QueryTransformerContract(ModuleContract):
             )
             for source, dim in self.context["local_dims"].items()
         }
-        return Features(torch.randn(2, 5, self.context["image_dim"], generator=generator), local)
+        return Features(
+            torch.randn(2, self.context["image_tokens"], self.context["image_dim"], generator=generator), local
+        )
 
     def _queries(
         self, transformer: Any, features: Any, rows: Sequence[int], text: Sequence[Sequence[int]] | None = None

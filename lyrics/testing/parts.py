@@ -26,7 +26,7 @@ class Encoder(nn.Module):
     """One token for each quarter of the image."""
 
     preprocessing = _PREPROCESSING
-    feature_dim = 6
+    feature_dim, num_tokens = 6, 4
 
     def __init__(self, options: NoOptions, context: BuildContext) -> None:
         super().__init__()

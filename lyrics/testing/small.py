@@ -127,7 +127,7 @@ def _objectives(part: Part) -> tuple[Entry, ...]:
     from lyrics.core.spec import validate
 
     with no_network():
-        segments = build_part(part, BuildContext("random", image_dim=6, local_dims={})).segments
+        segments = build_part(part, BuildContext("random", image_dim=6, image_tokens=4, local_dims={})).segments
     found = []
     for entry in default_registry().entries:
         if entry.component.kind == "objective" and entry.source.distribution == "lyrics-vl":

@@ -56,6 +56,13 @@ class HfImageEncoder(KeepsConfig):
         #: For a tower that was trained at another size and can interpolate its positions, but does not do it unasked.
         asks = "interpolate_pos_encoding" in inspect.signature(tower.forward).parameters
         self._asked = {"interpolate_pos_encoding": True} if asks and _image_size(tower.config) != self.side else {}
+        self.num_tokens = self._count_tokens()
+
+    def _count_tokens(self) -> int:
+        """Tokens of an image, counted by a pass that computes nothing."""
+        with torch.device("meta"), torch.no_grad():
+            outline = type(self.tower)(self.tower.config)
+            return int(outline(torch.zeros(1, 3, self.side, self.side), **self._asked).last_hidden_state.shape[1])
 
     def forward(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
         """Return tokens [B,N,D] in the tower's own precision.
@@ -70,7 +77,7 @@ class HfImageEncoder(KeepsConfig):
             )
         pixels_BCHW = pixels_BCHW.to(self.tower.dtype)
         if len(pixels_BCHW) == 0:  # transformers' attention cannot reshape an empty batch
-            return self(pixels_BCHW.new_zeros(1, 3, self.side, self.side))[:0]  # type: ignore[no-any-return]
+            return pixels_BCHW.new_zeros(0, self.num_tokens, self.feature_dim)
         tokens_BND: torch.Tensor = self.tower(pixel_values=pixels_BCHW, **self._asked).last_hidden_state
         return tokens_BND
 

@@ -57,6 +57,7 @@ class TinyVit(KnowsScenes, nn.Module):
         self.trunk = ConvTrunk(tuple(widths), (0, *[2] * (stages - 2), options.blocks))
         self.entry = nn.Linear(widths[-1], options.width)
         side = options.image_size // options.patch_size
+        self.num_tokens = side * side
         self.positions_ND = nn.Parameter(torch.empty(side * side, options.width))
         nn.init.trunc_normal_(self.positions_ND, std=0.02)
         self.layers = nn.ModuleList(VitLayer(options.width, options.heads) for _ in range(options.layers))

@@ -35,6 +35,7 @@ def test_tokens_are_those_of_transformers(model_type: str, tmp_path: Path) -> No
     encoder = read(tmp_path)
     torch.testing.assert_close(encoder(PIXELS), expected.last_hidden_state, rtol=1e-5, atol=1e-5)
     assert encoder.feature_dim == 16
+    assert encoder.num_tokens == expected.last_hidden_state.shape[1]
     assert encoder(PIXELS[:0]).shape == (0, *expected.last_hidden_state.shape[1:])
     earlier = read(tmp_path, skip_layers=1)
     torch.testing.assert_close(earlier(PIXELS), expected.hidden_states[-2], rtol=1e-5, atol=1e-5)
