@@ -85,6 +85,7 @@ FLOORS = (
     ("lyrics.core.reports",),
     ("lyrics.core.lease",),
     (
+        "lyrics.core.arrow",
         "lyrics.core.clean_text",
         "lyrics.core.conditions",
         "lyrics.core.dtypes",

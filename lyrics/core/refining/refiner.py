@@ -135,12 +135,23 @@ class VisualRefiner(nn.Module):
             ImageError: an image cannot be used; the message names it.
             PromptError: ``phrases`` are not a list of phrases for each image.
         """
-        weight = next(self.parameters(), None)
-        device, dtype = (None, None) if weight is None else (weight.device, weight.dtype)
-        processor = Processor({name: expert.preprocessing for name, expert in self.experts.items()})
-        prepared = processor.images(images, device, names=names, dtype=dtype)
+        prepared = self.placed(self.prepare(images, names))
         found = self.refine(prepared, phrase_lists(phrases, len(prepared), flat=is_image(images))).refinements
         return found[0] if is_image(images) else list(found)
+
+    def prepare(self, images: ImageLike | Sequence[ImageLike], names: Sequence[str] | None = None) -> ModelImages:
+        """Return images as the experts read them, on the CPU; may run beside what the experts do.
+
+        Arguments and errors as for a call.
+        """
+        return Processor({name: expert.preprocessing for name, expert in self.experts.items()}).images(
+            images, names=names
+        )
+
+    def placed(self, images: ModelImages) -> ModelImages:
+        """Return prepared images on the experts' device and of their type."""
+        weight = next(self.parameters(), None)
+        return images if weight is None else images.to(weight.device, weight.dtype)
 
     @torch.no_grad()
     def refine(self, images: ModelImages, phrases: Phrases = None) -> RefinerOutput:
