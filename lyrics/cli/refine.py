@@ -64,6 +64,14 @@ def refine(
             help="Do the I-th of N shares of the images, counted from 0; 'lyrics data merge OUT' brings them together.",
         ),
     ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            metavar="all|K",
+            help="Keep the experts' local tokens for training without the experts (data.features): all, or of the "
+            "detector's the K nearest to objects.",
+        ),
+    ] = None,
     column: Annotated[str | None, typer.Option(help="Column of parquet files that holds the images.")] = None,
     redo: Annotated[
         bool, typer.Option("--redo", help="Drop what another refiner or other phrases left in --out, and do it again.")
@@ -85,6 +93,7 @@ def refine(
     from lyrics.core.dtypes import dtype_name
     from lyrics.core.errors import ImageError, LyricsError, UnknownNameError
     from lyrics.core.files import name_as_text, name_for_messages
+    from lyrics.core.refining.features import FEATURES_FILE, FeatureOptions
     from lyrics.core.refining.formats import COCO_FILE, FILES, check_formats
     from lyrics.core.refining.refine_files import DRAWN_FOLDER, OBJECTS_FILE, SKIPPED_FILE, refine_files
     from lyrics.core.refining.rows import read_skipped
@@ -95,6 +104,7 @@ def refine(
     dtype = dtype_name(dtype)
     asked = None if phrases is None else _names(phrases)
     wanted = check_formats(name.strip() for name in formats.split(","))
+    kept = None if features is None else FeatureOptions.parse(features)
     share = None if shard is None else Shard.parse(shard)
     found = RefineInputs(images, leave_out=out / DRAWN_FOLDER, column=column)
     first = list(islice(found, 1))
@@ -127,6 +137,7 @@ def refine(
                 redo=redo,
                 formats=wanted,
                 shard=share,
+                features=kept,
                 progress=bar.update,
             )
     except OSError as error:
@@ -142,6 +153,7 @@ def refine(
                 "refined": summary.refined,
                 "done_before": summary.done_before,
                 "objects": summary.objects,
+                "features_bytes": summary.features_bytes,
                 "seconds": round(summary.seconds, 3),
                 "skipped": {
                     name_as_text(name): {"kind": error.kind, "reason": str(error)}
@@ -160,6 +172,9 @@ def refine(
         print_text(f"refined {summary.refined} pictures ({rate:.1f} images/s); {summary.done_before} were done before")
         files = " and ".join(name_for_messages(folder / name) for name in made)
         print_text(f"{summary.objects} objects in {files}")
+        if kept is not None:
+            each = summary.features_bytes / max(1, summary.refined + summary.done_before)
+            print_text(f"{each:,.0f} bytes of features an image in {name_for_messages(folder / FEATURES_FILE)}")
         sys.stdout.flush()
         for _, reason in islice(read_skipped(summary.skipped_file), _SHOWN):
             print_text(f"skipped: {reason}", error=True)

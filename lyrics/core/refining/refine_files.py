@@ -8,6 +8,7 @@ at most one batch. Whatever goes wrong with one file is a line in ``skipped.json
 from __future__ import annotations
 
 import collections
+import hashlib
 import io
 import os
 import time
@@ -25,11 +26,11 @@ from lyrics.core.files import name_for_messages
 from lyrics.core.lease import Lease
 from lyrics.core.pictures.images import MAX_PIXELS
 from lyrics.core.pictures.model_inputs import ModelImages
+from lyrics.core.refining.features import FeatureOptions, FeatureWriter
 from lyrics.core.refining.formats import COCO_FILE, batched, check_formats, write_formats
 from lyrics.core.refining.index import KeySet, key_of
 from lyrics.core.refining.inputs import SUFFIXES, FilePicture, InputPicture, find_pictures
-from lyrics.core.refining.refinement import Refinement
-from lyrics.core.refining.refiner import VisualRefiner
+from lyrics.core.refining.refiner import RefinerOutput, VisualRefiner
 from lyrics.core.refining.rows import (
     OBJECTS_FILE,
     SKIPPED_FILE,
@@ -75,6 +76,7 @@ class RefineSummary:
 
     ``done_before`` counts pictures that an earlier run had finished, ``objects`` those of all rows. ``reasons`` says
     how many files were skipped for each kind of error, the commonest first; ``skipped_file`` names all of them.
+    ``features_bytes`` is the size of the features of all rows.
     """
 
     refined: int
@@ -83,6 +85,7 @@ class RefineSummary:
     objects: int
     seconds: float
     skipped_file: Path
+    features_bytes: int = 0
 
     @property
     def skipped(self) -> dict[str, ImageError]:
@@ -129,6 +132,7 @@ def refine_files(
     redo: bool = False,
     formats: Iterable[str] = FORMATS,
     shard: Shard | None = None,
+    features: FeatureOptions | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> RefineSummary:
     """Refine ``pictures`` into the folder ``out``, which is made if need be.
@@ -149,6 +153,8 @@ def refine_files(
         formats: made of all rows at the end: any of ``jsonl`` (which is always there), ``coco``, ``parquet``, ``yolo``.
         shard: do its pictures alone, into a folder of its own in ``out`` (``Shard.folder``); drawings go to ``out``.
             Formats are made when the shards are merged.
+        features: keep the experts' local tokens, too, in ``features.bin`` beside the rows, for training without the
+            experts (``lyrics.core.refining.features``).
         progress: called with (pictures finished, pictures in all).
 
     Raises:
@@ -163,13 +169,12 @@ def refine_files(
     with Lease(own, "refining into"):
         if shard is not None:
             shard.begin(out)
-        summary = _Run(refiner, own, out / DRAWN_FOLDER, draw, phrases, redo, shard).over(
-            pictures, batch_size, progress
-        )
+        run = _Run(refiner, own, out / DRAWN_FOLDER, draw, phrases, redo, shard, features)
+        summary = run.over(pictures, batch_size, progress)
         if shard is None:
             write_formats(out, wanted)
         else:
-            shard.finish(out, refiner.digest(phrases), sum(summary.reasons.values()))
+            shard.finish(out, run.digest, sum(summary.reasons.values()))
         return summary
 
 
@@ -185,12 +190,18 @@ class _Run:
         phrases: Sequence[str] | None,
         redo: bool,
         shard: Shard | None,
+        features: FeatureOptions | None,
     ) -> None:
         self.start = time.perf_counter()
         self.refiner, self.out, self.drawn, self.draw, self.phrases = refiner, out, drawn, draw, phrases
         self.shard = shard
         self.digest = refiner.digest(phrases)
+        if features is not None:  # rows without them, or with others, are those of another refiner
+            self.digest = hashlib.sha256(f"{self.digest} features {features.top}".encode()).hexdigest()[:16]
         self.finished = finished_rows(out / OBJECTS_FILE, self.digest, redo)
+        self.features = None
+        if features is not None:
+            self.features = FeatureWriter(out, refiner, features, self.finished.features_end, self.digest)
         self.ever_worked = len(self.finished.pictures) > 0
         self.reasons: collections.Counter[str] = collections.Counter()
         self.first_failure: ImageError | None = None
@@ -207,6 +218,8 @@ class _Run:
             skipped = stack.enter_context(aside.open("wb"))
             stack.callback(os.replace, aside, self.out / SKIPPED_FILE)
             stack.callback(skipped.flush)
+            if self.features is not None:
+                stack.enter_context(closing(self.features))
             lines = stack.enter_context((self.out / OBJECTS_FILE).open("ab"))
             lots = stack.enter_context(closing(ahead(self._lots(self._waiting(pictures), batch_size))))
             for lot in lots:
@@ -220,7 +233,13 @@ class _Run:
         reasons = dict(self.reasons.most_common())
         seconds = time.perf_counter() - self.start
         return RefineSummary(
-            self.refined, self.done_before, reasons, self.finished.objects, seconds, self.out / SKIPPED_FILE
+            self.refined,
+            self.done_before,
+            reasons,
+            self.finished.objects,
+            seconds,
+            self.out / SKIPPED_FILE,
+            0 if self.features is None else self.features.end,
         )
 
     def _ours(self, pictures: Iterable[Path | InputPicture]) -> Iterator[InputPicture]:
@@ -274,7 +293,7 @@ class _Run:
                 seen = next(refined)
                 if isinstance(seen, ImageError):
                     raise seen
-                finished.append(self._finish(picture, found, seen))
+                finished.append(self._finish(picture, found, *seen))
             except ImageError as error:
                 self.reasons[error.kind] += 1
                 if error.kind == "expert":
@@ -289,6 +308,8 @@ class _Run:
                 self.drawn.mkdir(exist_ok=True)
                 _write_whole(self.drawn / one.drawn, one.drawing)
         if finished:
+            if self.features is not None:
+                self.features.sync()
             lines.writelines(one.line for one in finished)
             lines.flush()
             os.fsync(lines.fileno())
@@ -296,8 +317,8 @@ class _Run:
 
     def _refined(
         self, opened: Sequence[tuple[InputPicture, Image.Image]], prepared: ModelImages | Exception | None
-    ) -> Iterator[Refinement | ImageError]:
-        """What is seen in each picture, or why nothing is."""
+    ) -> Iterator[tuple[RefinerOutput, int] | ImageError]:
+        """What is seen in each picture, as a batch and its number in it, or why nothing is."""
         if prepared is None:
             return
         failure: Exception | None = None
@@ -305,12 +326,12 @@ class _Run:
             if isinstance(prepared, Exception):
                 raise prepared
             phrases = None if self.phrases is None else [self.phrases] * len(opened)
-            found = self.refiner.refine(self.refiner.placed(prepared), phrases).refinements
-            assert len(found) == len(opened)
+            found = self.refiner.refine(self.refiner.placed(prepared), phrases)
+            assert len(found.refinements) == len(opened)
         except Exception as error:  # an expert may raise anything
             failure = error.with_traceback(None)  # its frames hold the batch's tensors
         if failure is None:
-            yield from found
+            yield from ((found, index) for index in range(len(opened)))
         elif len(opened) > 1:
             for one in opened:
                 yield from self._refined([one], self._prepared(_Lot([one])).prepared)
@@ -320,8 +341,9 @@ class _Run:
                 reason = f"{name}: {reason}"
             yield ImageError(reason, "expert")
 
-    def _finish(self, picture: InputPicture, image: Image.Image, refinement: Refinement) -> _Finished:
+    def _finish(self, picture: InputPicture, image: Image.Image, output: RefinerOutput, index: int) -> _Finished:
         """Raises ``ImageError`` for a picture whose row or drawing cannot be made."""
+        refinement = output.refinements[index]
         name = name_for_messages(picture.name)
         drawn, drawing = None, b""
         if self.draw:
@@ -337,11 +359,14 @@ class _Run:
             drawn = file_name_for(picture.name, ".jpg" if format == "JPEG" else ".png", taken)
         try:
             row: dict[str, Any] = refinement.to_json() | {"refiner": self.digest}
-            line = row_line(row | ({"drawn": drawn} if drawn is not None else {}))
+            row |= {"drawn": drawn} if drawn is not None else {}
+            line = row_line(row)
         except Exception as error:
             raise ImageError(
                 f"{name}: an expert gave what cannot be written as JSON: {describe(error)}", "expert"
             ) from error
+        if self.features is not None:
+            line = row_line(row | {"features": self.features.add(output, index)})
         if drawn is not None:
             self.finished.drawings.add(drawing_key(drawn))
         return _Finished(line, len(refinement.objects), drawn, drawing)

@@ -91,6 +91,10 @@ class VisualRefiner(nn.Module):
         named = {"detector": self.detector, "segmenter": self.segmenter}
         return {name: expert for name, expert in named.items() if expert is not None}
 
+    def without_experts(self) -> VisualRefiner:
+        """Return a refiner that sees nothing itself, for pictures of which is known what was seen."""
+        return VisualRefiner(max_objects=self.max_objects, names=self.names, made_of=self.made_of)
+
     def digest(self, phrases: Sequence[str] | None = None) -> str:
         """Return 16 hex digits that tell refiners apart.
 
@@ -156,6 +160,9 @@ class VisualRefiner(nn.Module):
     @torch.no_grad()
     def refine(self, images: ModelImages, phrases: Phrases = None) -> RefinerOutput:
         """Refine pictures that a processor has prepared, and keep the local tokens; ``phrases`` as above."""
+        if images.seen is not None:
+            kept = zip(images.sizes_px, images.seen.tags, images.seen.objects, images.names, strict=True)
+            return RefinerOutput(tuple(Refinement(*one) for one in kept), images.seen.local)
         phrases = phrase_lists(phrases, len(images))
         tags: list[list[Tag]] = [[] for _ in range(len(images))]
         if self.tagger is not None and phrases is None:

@@ -156,7 +156,8 @@ def merge_rows(out: Path, folders: list[Path], formats: Iterable[str]) -> MergeS
 
 def _lines(path: Path) -> Iterator[bytes]:
     for _, row in read_rows(path):
-        yield row_line(row)
+        # Features stay with their shard, where training finds them.
+        yield row_line({key: value for key, value in row.items() if key != "features"})
 
 
 def _write_sorted(lines: Iterator[bytes], file: IO[bytes], aside: Path) -> int:

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -101,6 +101,9 @@ class GroundingDino(nn.Module):
     the picture). So that a picture's result does not depend on its neighbors, pictures run together only when their
     canvases are of one size.
     """
+
+    #: A token ends in its box.
+    tokens_end_in_boxes: Literal[True] = True
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -53,6 +53,8 @@ class SamHq(nn.Module):
     network: Any
     #: Whether the network may be called twice at a time.
     reentrant = True
+    #: A token ends in its box.
+    tokens_end_in_boxes: Literal[True] = True
 
     def __init__(self, options: SamHqOptions, network: nn.Module, config: SamHQConfig) -> None:
         super().__init__()
