@@ -81,7 +81,7 @@ class InstructionExamples:
 
 @dataclass(frozen=True, eq=False)
 class _Varied:
-    """An example after augmentation: ``known`` are the objects that go with its picture, ``seen`` what was kept of it."""
+    """An example after augmentation: ``known`` are the objects that go with its picture, ``seen`` what was kept."""
 
     sample: Sample
     picture: Image.Image | None

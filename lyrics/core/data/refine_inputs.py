@@ -1,4 +1,4 @@
-"""What ``lyrics refine`` is given: images, folders, lists, tar shards, parquet files, and all of these in object stores.
+"""What ``lyrics refine`` is given: images, folders, lists, tar shards, parquet files, and object stores.
 
 Each input is gone through as often as wanted and never listed as a whole.
 

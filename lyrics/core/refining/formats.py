@@ -39,6 +39,8 @@ from lyrics.core.refining.rows import (
 COCO_FILE = "annotations.coco.json"
 PARQUET_FILE = "objects.parquet"
 YOLO_FOLDER = "yolo"
+#: What is written unless something else is asked for.
+FORMATS = ("jsonl", "coco")
 _ROWS_OF_A_GROUP = 2_000
 
 

@@ -27,7 +27,7 @@ from lyrics.core.lease import Lease
 from lyrics.core.pictures.images import MAX_PIXELS
 from lyrics.core.pictures.model_inputs import ModelImages
 from lyrics.core.refining.features import FeatureOptions, FeatureWriter
-from lyrics.core.refining.formats import COCO_FILE, batched, check_formats, write_formats
+from lyrics.core.refining.formats import COCO_FILE, FORMATS, batched, check_formats, write_formats
 from lyrics.core.refining.index import KeySet, key_of
 from lyrics.core.refining.inputs import SUFFIXES, FilePicture, InputPicture, find_pictures
 from lyrics.core.refining.refiner import RefinerOutput, VisualRefiner
@@ -60,8 +60,6 @@ __all__ = [
 ]
 
 DRAWN_FOLDER = "drawn"
-#: What is written unless something else is asked for.
-FORMATS = ("jsonl", "coco")
 #: So many failures of the experts, before anything was ever refined, are the experts' fault and not the pictures'.
 GIVE_UP_AFTER = 16
 # No side of a JPEG may be longer.

@@ -1,7 +1,7 @@
 """One list of pictures shared out over processes that know nothing of each other, and their rows brought together.
 
-A picture belongs to the shard that a hash of its name says. Each shard has a folder of its own, ``shards/00003-of-00064``
-in the folder of all, with its rows and a marker ``done.json`` that is written last.
+A picture belongs to the shard that a hash of its name says. Each shard has a folder of its own,
+``shards/00003-of-00064`` in the folder of all, with its rows and a marker ``done.json`` that is written last.
 """
 
 from __future__ import annotations

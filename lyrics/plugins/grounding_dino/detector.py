@@ -122,6 +122,8 @@ class GroundingDino(nn.Module):
         self.options = options
         self.config = config
         self.num_queries = int(config.num_queries)
+        #: Query states of every image, whatever is found in it.
+        self.num_tokens = self.num_queries
         self.num_words = _words(config)
         self.feature_dim = int(config.d_model) + 4
         self.preprocessing = Preprocessing(

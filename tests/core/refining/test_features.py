@@ -134,7 +134,8 @@ def test_losses_are_those_of_the_refiner_itself(stage: Stage, online: LyricsMode
 
 def test_boxes_of_objects_come_back_to_the_bit_and_tokens_to_half_precision(online: LyricsModel, stored: Path) -> None:
     features = StoredFeatures(stored)
-    assert len(features) == len({one.name for stage in ("pretrain", "instruct") for one in Pictures(scenes(stage))})  # type: ignore[arg-type]
+    names = {one.name for data in map(scenes, ("pretrain", "instruct")) for one in Pictures(data)}  # type: ignore[arg-type]
+    assert len(features) == len(names)
     one = next(iter(Pictures(scenes("pretrain"))))
     assert online.refiner is not None
     seen = online.refiner.refine(online.refiner.prepare([one.open()], [one.name]))
