@@ -71,6 +71,8 @@ LONG = (
     "cli/test_refine.py",
     "core/inspection/test_memory.py",
     "core/pictures/test_images_real.py",
+    "core/refining/test_features.py",
+    "core/refining/test_refine_files_scale.py",
     "core/refining/test_refine_files_zoo.py",
     "core/registry/test_plugin_process.py",
     "core/test_grid_sample.py",

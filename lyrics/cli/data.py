@@ -42,6 +42,33 @@ def index(tars: Annotated[list[Path], typer.Argument(help="Tar shards, as img2da
         raise typer.Exit(1)
 
 
+@app.command("merge", short_help="Bring the shards of 'lyrics refine --shard' together.")
+def merge(
+    folder: Annotated[Path, typer.Argument(help="The --out of 'lyrics refine --shard I/N'.")],
+    formats: Annotated[
+        str, typer.Option("--format", help="What to write of jsonl (always), coco, parquet and yolo.")
+    ] = "jsonl,coco",
+    json: JsonFlag = False,
+) -> None:
+    """Write objects.jsonl and skipped.jsonl of all shards, sorted by path, and what else is asked for.
+
+    All shards must be done, by one refiner; those that are not are named.
+    """
+    from lyrics.core.errors import LyricsError
+    from lyrics.core.files import name_as_text, name_for_messages
+    from lyrics.core.refining.shards import merge_shards
+
+    try:
+        done = merge_shards(folder, [name.strip() for name in formats.split(",")])
+    except OSError as error:
+        raise LyricsError(f"{name_for_messages(folder)}: cannot be written: {error.strerror or error}.") from error
+    files = [name_as_text(str(path)) for path in done.files]
+    if json:
+        print_json({"shards": done.shards, "rows": done.rows, "skipped": done.skipped, "files": files})
+    else:
+        print_text(f"{done.rows:,} rows of {done.shards} shards, {done.skipped:,} skipped: {', '.join(files)}")
+
+
 @app.command("import-refs", short_help="RefCOCO's refs(*).p to JSON, once.")
 def import_refs(
     source: Annotated[Path, typer.Argument(help="refs(unc).p or the like.")],

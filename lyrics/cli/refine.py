@@ -12,10 +12,17 @@ from lyrics.cli._output import JsonFlag, SetOption, print_json, print_text
 
 # So many skipped files are named on standard error; the file names all.
 _SHOWN = 10
+_RATE_OVER_S = 30.0
 
 
 def refine(
-    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images (searched at any depth).")],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            help="Images; folders of images (searched at any depth); lists of paths (LIST.txt); tar shards; parquet "
+            "files; addresses of an object store, such as s3://bucket/folder."
+        ),
+    ],
     out: Annotated[
         Path, typer.Option(help="Folder for objects.jsonl, skipped.jsonl, annotations.coco.json and drawn/.")
     ],
@@ -43,7 +50,29 @@ def refine(
     device: Annotated[str | None, typer.Option(help="Where the experts run, such as cuda.")] = None,
     dtype: Annotated[str, typer.Option(help="Precision of the experts: float32, bfloat16 or float16.")] = "float32",
     batch: Annotated[int, typer.Option(min=1, help="Pictures that go through the experts together.")] = 8,
-    draw: Annotated[bool, typer.Option(help="Draw boxes, masks and labels.")] = True,
+    draw: Annotated[
+        bool | None,
+        typer.Option("--draw/--no-draw", help="Draw boxes, masks and labels.  [default: draw, but not with --shard]"),
+    ] = None,
+    formats: Annotated[
+        str, typer.Option("--format", help="What to write of jsonl (always), coco, parquet and yolo.")
+    ] = "jsonl,coco",
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Do the I-th of N shares of the images, counted from 0; 'lyrics data merge OUT' brings them together.",
+        ),
+    ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            metavar="all|K",
+            help="Keep the experts' local tokens for training without the experts (data.features): all, or of the "
+            "detector's the K nearest to objects.",
+        ),
+    ] = None,
+    column: Annotated[str | None, typer.Option(help="Column of parquet files that holds the images.")] = None,
     redo: Annotated[
         bool, typer.Option("--redo", help="Drop what another refiner or other phrases left in --out, and do it again.")
     ] = False,
@@ -57,26 +86,30 @@ def refine(
     Whatever cannot be used is skipped: a line of skipped.jsonl says why, the last line of the output counts the
     reasons, and the exit code stays 0 (see --strict). In folders everything is looked at that is named like an image.
     """
+    from itertools import islice
+
     from lyrics.cli._overrides import parse_overrides
+    from lyrics.core.data.refine_inputs import RefineInputs
     from lyrics.core.dtypes import dtype_name
     from lyrics.core.errors import ImageError, LyricsError, UnknownNameError
     from lyrics.core.files import name_as_text, name_for_messages
-    from lyrics.core.refining.refine_files import (
-        COCO_FILE,
-        DRAWN_FOLDER,
-        OBJECTS_FILE,
-        SKIPPED_FILE,
-        find_pictures,
-        refine_files,
-    )
+    from lyrics.core.refining.features import FEATURES_FILE, FeatureOptions
+    from lyrics.core.refining.formats import COCO_FILE, FILES, check_formats
+    from lyrics.core.refining.refine_files import DRAWN_FOLDER, OBJECTS_FILE, SKIPPED_FILE, refine_files
+    from lyrics.core.refining.rows import read_skipped
+    from lyrics.core.refining.shards import Shard
 
     if weights not in ("pretrained", "random"):
         raise UnknownNameError(f"--weights {weights}: is pretrained or random.")
     dtype = dtype_name(dtype)
     asked = None if phrases is None else _names(phrases)
-    found = find_pictures(images, leave_out=out / DRAWN_FOLDER)
-    if not found:
-        raise ImageError(f"no images in {', '.join(map(str, images))}.", "empty")
+    wanted = check_formats(name.strip() for name in formats.split(","))
+    kept = None if features is None else FeatureOptions.parse(features)
+    share = None if shard is None else Shard.parse(shard)
+    found = RefineInputs(images, leave_out=out / DRAWN_FOLDER, column=column)
+    first = list(islice(found, 1))
+    if not first:
+        raise ImageError(f"no images in {', '.join(map(name_for_messages, images))}.", "empty")
     overrides = parse_overrides(settings)
     if refined is not None:
         for part in ("tagger", "detector", "segmenter"):
@@ -89,36 +122,47 @@ def refine(
     if weights == "random":
         torch.manual_seed(0)  # the same refiner every time, so that a second run goes on
     refiner = build_refiner(spec, overrides=overrides, weights=weights, device=device, dtype=dtype)  # type: ignore[arg-type]
-    from lyrics.core.refining.known import warn_of_unknown
+    from lyrics.core.refining.known import warn_of_unknown_pictures
 
-    warn_of_unknown(refiner.experts.values(), found)
+    warn_of_unknown_pictures(refiner.experts.values(), found)
     try:
-        with _Bar(len(found)) as bar:
+        with _Bar() as bar:
             summary = refine_files(
-                refiner, found, out, batch_size=batch, draw=draw, phrases=asked, redo=redo, progress=bar.update
+                refiner,
+                found,
+                out,
+                batch_size=batch,
+                draw=share is None if draw is None else draw,
+                phrases=asked,
+                redo=redo,
+                formats=wanted,
+                shard=share,
+                features=kept,
+                progress=bar.update,
             )
     except OSError as error:
         raise LyricsError(f"--out {name_for_messages(out)}: cannot be written: {error.strerror or error}.") from error
     reasons = ", ".join(f"{count} {kind}" for kind, count in summary.reasons.items())
-    skipped = (
-        f"{len(summary.skipped)} skipped ({reasons}): {name_for_messages(out / SKIPPED_FILE)} says why"
-        if summary.skipped
-        else ""
-    )
+    count = sum(summary.reasons.values())
+    folder = out if share is None else share.folder(out)
+    skipped = f"{count} skipped ({reasons}): {name_for_messages(folder / SKIPPED_FILE)} says why" if count else ""
+    made = [OBJECTS_FILE, *(FILES[name] for name in wanted if name != "jsonl" and share is None)]
     if json:
         print_json(
             {
                 "refined": summary.refined,
                 "done_before": summary.done_before,
                 "objects": summary.objects,
+                "features_bytes": summary.features_bytes,
                 "seconds": round(summary.seconds, 3),
                 "skipped": {
                     name_as_text(name): {"kind": error.kind, "reason": str(error)}
                     for name, error in summary.skipped.items()
                 },
-                "objects_file": name_as_text(str(out / OBJECTS_FILE)),
-                "coco_file": name_as_text(str(out / COCO_FILE)),
-                "skipped_file": name_as_text(str(out / SKIPPED_FILE)),
+                "objects_file": name_as_text(str(folder / OBJECTS_FILE)),
+                "coco_file": name_as_text(str(folder / COCO_FILE)) if COCO_FILE in made else None,
+                "files": [name_as_text(str(folder / name)) for name in made],
+                "skipped_file": name_as_text(str(folder / SKIPPED_FILE)),
             }
         )
         if skipped:
@@ -126,16 +170,19 @@ def refine(
     else:
         rate = summary.refined / summary.seconds if summary.seconds else 0.0
         print_text(f"refined {summary.refined} pictures ({rate:.1f} images/s); {summary.done_before} were done before")
-        files = " and ".join(name_for_messages(out / name) for name in (OBJECTS_FILE, COCO_FILE))
+        files = " and ".join(name_for_messages(folder / name) for name in made)
         print_text(f"{summary.objects} objects in {files}")
+        if kept is not None:
+            each = summary.features_bytes / max(1, summary.refined + summary.done_before)
+            print_text(f"{each:,.0f} bytes of features an image in {name_for_messages(folder / FEATURES_FILE)}")
         sys.stdout.flush()
-        for reason in list(summary.skipped.values())[:_SHOWN]:
+        for _, reason in islice(read_skipped(summary.skipped_file), _SHOWN):
             print_text(f"skipped: {reason}", error=True)
-        if len(summary.skipped) > _SHOWN:
-            print(f"skipped: {len(summary.skipped) - _SHOWN} more", file=sys.stderr)
+        if count > _SHOWN:
+            print(f"skipped: {count - _SHOWN} more", file=sys.stderr)
         if skipped:
             print_text(skipped)
-    if strict and summary.skipped:
+    if strict and count:
         raise typer.Exit(1)
 
 
@@ -154,9 +201,11 @@ def _names(phrases: str) -> list[str]:
 
 
 class _Bar:
-    """A progress bar on standard error with pictures per second and the time left."""
+    """A progress bar on standard error with pictures per second, of the last half minute, and the time left."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self) -> None:
+        from collections import deque
+
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -167,8 +216,9 @@ class _Bar:
             TimeRemainingColumn(),
             console=Console(stderr=True),
         )
-        self.task = self.progress.add_task("", total=total, rate=0.0)
-        self.first: tuple[float, int] | None = None
+        self.task = self.progress.add_task("", total=None, rate=0.0)
+        # What was done before passes by at once, and is soon forgotten.
+        self.recent: deque[tuple[float, int]] = deque()
 
     def __enter__(self) -> _Bar:
         self.progress.start()
@@ -181,6 +231,9 @@ class _Bar:
         import time
 
         now = time.perf_counter()
-        start, done_before = self.first = self.first or (now, done)
+        self.recent.append((now, done))
+        while len(self.recent) > 2 and self.recent[0][0] < now - _RATE_OVER_S:
+            self.recent.popleft()
+        start, done_before = self.recent[0]
         rate = (done - done_before) / (now - start) if now > start else 0.0
         self.progress.update(self.task, completed=done, total=total, rate=rate)

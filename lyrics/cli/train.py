@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from lyrics.cli._output import JsonFlag, print_json, print_text
 from lyrics.core.errors import TrainingError
+
+if TYPE_CHECKING:
+    from lyrics.core.training.feature_plan import FeaturePlan
 
 ConfigArgument = Annotated[str, typer.Argument(help="A YAML file, or a recipe's name, such as tiny-stage1.")]
 Settings = Annotated[
@@ -52,6 +55,9 @@ def plan(
     ] = None,
     refiner: Annotated[float | None, typer.Option(min=1e-6, help="Images a second of one device's refiner.")] = None,
     loader: Annotated[float | None, typer.Option(min=1e-6, help="Samples a second of one loader process.")] = None,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="Different images of the data sets.  [default: one for each sample]")
+    ] = None,
     settings: Settings = None,
     json: JsonFlag = False,
 ) -> None:
@@ -76,7 +82,7 @@ def plan(
         from lyrics.workflows.bench.host import host_speed
 
         beside["host"] = host_speed(loaded, gpus, host)
-    found = plan_run(loaded, gpus, samples_per_s=speed, beside=beside)
+    found = plan_run(loaded, gpus, samples_per_s=speed, beside=beside, images=images)
     fits = found.memory.total <= memory * 1e9
     if json:
         print_json(
@@ -102,6 +108,8 @@ def plan(
             print_text(f"of these the {found.bound} bounds the run")
         for name, size in found.stored.items():
             print_text(f"stored for every sample view, {name}: {size / 1e9:,.1f} GB")
+        if found.features is not None:
+            _print_features(found.features)
     if not fits:
         short = found.memory.total / 1e9 - memory
         raise TrainingError(
@@ -110,6 +118,24 @@ def plan(
             "model.spec.language_model.options.gradient_checkpointing=true, "
             "model.spec.language_model.options.quantization=4bit, or a smaller language model."
         )
+
+
+def _print_features(plan: FeaturePlan) -> None:
+    """The refiner in training against data.features, in days, terabytes and reads a second."""
+
+    def days(seconds: float | None) -> str:
+        return "not known" if seconds is None else f"{seconds / 86_400:,.1f} days"
+
+    print_text(f"experts in training (online): {days(plan.online_seconds)}")
+    stored = f"{plan.stored_bytes / 1e12:,.2f} TB, {plan.bytes_per_image:,} bytes each"
+    print_text(
+        f"data.features: {plan.images:,} images refined once in {days(plan.refine_seconds)}, then trained on in "
+        f"{days(plan.train_seconds)}; {stored}"
+    )
+    if plan.reads_per_s is not None and plan.read_bytes_per_s is not None:
+        print_text(f"data.features reads {plan.reads_per_s:,.0f} images/s, {plan.read_bytes_per_s / 1e6:,.1f} MB/s")
+    if plan.online_seconds is None or plan.train_seconds is None:
+        print_text("for these times give --throughput (of the step without experts) and --refiner")
 
 
 def _train(

@@ -73,6 +73,7 @@ def build_resolved(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     changes: Changes | None = None,
+    without_experts: bool = False,
 ) -> M:
     """Compose a model of a specification that is resolved: wire, construct, load (see ``lyrics.build_model``).
 
@@ -81,6 +82,9 @@ def build_resolved(
     ``changes`` are those that overrides made to the specification of the folder ``weights``: the parts that they
     replace are built from their own weights, and all others take from the folder what fits them
     (``lyrics.core.changes``).
+
+    ``without_experts`` leaves the refiner's experts out, for training on what they saw before: nothing of theirs is
+    loaded. From a folder they are built, and dropped.
     """
     wiring = wire(resolved)
     how, folder = _materialization(weights, device)
@@ -96,7 +100,9 @@ def build_resolved(
         raise WeightsError(
             f"base={os.fspath(base)!r}: completes a folder of trained parts; give that folder as weights."
         )
-    model = _construct(model_class, resolved, wiring, sources, device="meta" if how == "meta" else device, dtype=dtype)
+    place = "meta" if how == "meta" else device
+    blind = without_experts and folder is None
+    model = _construct(model_class, resolved, wiring, sources, device=place, dtype=dtype, without_experts=blind)
     if folder is not None:
         load_folder(model, folder, base=base, changes=changes)
     elif how == "pretrained" and resolved.preset_weights is not None:
@@ -104,7 +110,22 @@ def build_resolved(
         from lyrics.core.weights.pretrained import locate_checkpoint
 
         load_trained_parts(model, locate_checkpoint(resolved.preset_weights))
+    if without_experts:
+        model.drop_experts()
     return model.eval()
+
+
+def attach_experts(
+    model: ComposedModel, resolved: Resolved, *, weights: Weights = "pretrained", downloads: bool = True
+) -> None:
+    """Give a model that was built without them the experts of its refiner, each with its own weights, on the CPU."""
+    experts = {
+        name: build_part(resolved.parts[f"refiner.{name}"], BuildContext(weights, downloads=downloads))
+        if f"refiner.{name}" in resolved.parts
+        else None
+        for name in EXPERTS
+    }
+    model.set_refiner(_assemble(resolved, experts))
 
 
 @dataclass(frozen=True)
@@ -259,7 +280,9 @@ def _construct(
     *,
     device: str | torch.device | None,
     dtype: str | torch.dtype | None,
+    without_experts: bool = False,
 ) -> M:
+    import torch
     from torch import nn
 
     parts = resolved.parts
@@ -274,7 +297,16 @@ def _construct(
 
     with _placed(device, dtype):
         encoder = built("image_encoder")
-        experts = {name: built(f"refiner.{name}") if f"refiner.{name}" in parts else None for name in EXPERTS}
+        if without_experts:
+            # On the meta device, for their widths; nothing is loaded, and no random number is drawn.
+            context = BuildContext("meta")
+            with torch.device("meta"):
+                experts = {
+                    name: build_part(parts[f"refiner.{name}"], context) if f"refiner.{name}" in parts else None
+                    for name in EXPERTS
+                }
+        else:
+            experts = {name: built(f"refiner.{name}") if f"refiner.{name}" in parts else None for name in EXPERTS}
         local_dims = {source: one.feature_dim for source in LOCAL_SOURCES if (one := experts[source]) is not None}
         # Now the widths are known for certain, also those that no option declared.
         check_query_transformer(parts, Wiring(encoder.feature_dim, local_dims), warn=False)
@@ -290,9 +322,10 @@ def _construct(
         objectives = {
             path.removeprefix("objectives."): built(path, **widths) for path in parts if path.startswith("objectives.")
         }
+        refiner = None if resolved.spec.refiner is None else _assemble(resolved, experts)
         return model_class(
             encoder=encoder,
-            refiner=None if resolved.spec.refiner is None else _assemble(resolved, experts),
+            refiner=refiner.without_experts() if refiner is not None and without_experts else refiner,
             query_transformer=query_transformer,
             language_model=built("language_model", **widths),
             objectives=objectives,

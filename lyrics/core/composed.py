@@ -71,6 +71,17 @@ class ComposedModel(nn.Module):
         self.adapted = frozenset(name for name, one in language_model.named_parameters() if one.requires_grad)
         self.processor = Processor({name: expert.preprocessing for name, expert in self.experts.items()})
 
+    def set_refiner(self, refiner: VisualRefiner | None) -> None:
+        """Put another refiner in the place of the model's own, with what its images are prepared for."""
+        self.refiner = refiner
+        self.processor = Processor({name: expert.preprocessing for name, expert in self.experts.items()})
+
+    def drop_experts(self) -> None:
+        """Let go of the refiner's experts: the model then reads images of which is known what was seen, and no
+        others.
+        """
+        self.set_refiner(None if self.refiner is None else self.refiner.without_experts())
+
     @property
     def experts(self) -> dict[str, Expert]:
         """The frozen parts that look at images, by name: ``image_encoder``, and those that the refiner has."""

@@ -152,6 +152,18 @@ class WithVocabulary(Protocol):
     def vocabulary(self) -> Sequence[str]: ...
 
 
+@runtime_checkable
+class TokensWithBoxes(Protocol):
+    """Optional, for a detector or a segmenter whose local tokens say where they are.
+
+    The last four numbers of a token are center x, center y, width and height of its box as shares of the original
+    image. Stored tokens can then follow a crop of it.
+    """
+
+    @property
+    def tokens_end_in_boxes(self) -> Literal[True]: ...
+
+
 class Expert(Module, Protocol):
     """What the image encoder and the experts of the refiner have in common: how an image is prepared for them."""
 

@@ -37,6 +37,7 @@ def build_model(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     registry: Registry | None = None,
+    without_experts: bool = False,
 ) -> LyricsModel:
     """Compose a model from its specification. It comes back in evaluation mode; training code calls ``train()``.
 
@@ -54,6 +55,8 @@ def build_model(
         dtype: floating-point type of the parameters, or its name (``"bfloat16"``, ``"bf16"``); ``torch.float32`` unless
             given.
         registry: where parts are looked up; everything installed unless given.
+        without_experts: leave the refiner's experts out, to train on what they saw before (``lyrics refine
+            --features``).
 
     Raises:
         SpecError: the spec, an override or an option is not valid, a name is unknown, or parts do not fit
@@ -64,7 +67,14 @@ def build_model(
     """
     resolved = resolve(spec, overrides, registry=registry)
     return build_resolved(
-        LyricsModel, resolved, weights=weights, base=base, downloads=downloads, device=device, dtype=dtype
+        LyricsModel,
+        resolved,
+        weights=weights,
+        base=base,
+        downloads=downloads,
+        device=device,
+        dtype=dtype,
+        without_experts=without_experts,
     )
 
 

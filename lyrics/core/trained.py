@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from lyrics.core.build import build_changed, build_resolved
+from lyrics.core.build import attach_experts, build_changed, build_resolved
 from lyrics.core.changes import Changes, overridden
 from lyrics.core.composed import ComposedModel
+from lyrics.core.contracts import Weights
 from lyrics.core.dtypes import torch_dtype
 from lyrics.core.errors import CheckpointError
 from lyrics.core.resolve import resolve
@@ -65,7 +66,13 @@ def trained_model(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)
         weights = _where_it_ran(run, config, config.model.weights)
-        model = build_resolved(model_class, resolve(config.model.spec), weights=weights, downloads=downloads)
+        # Random numbers are drawn in the order in which training drew them; experts that it did without come last.
+        blind = config.data.features is not None and weights in ("pretrained", "random")
+        trained = resolve(config.model.spec)
+        model = build_resolved(model_class, trained, weights=weights, downloads=downloads, without_experts=blind)
+        if blind:
+            how: Weights = "random" if weights == "random" else "pretrained"
+            attach_experts(model, trained, weights=how, downloads=downloads)
         _load(model, run, config, chosen)
         if overrides:
             model = build_changed(model, resolved, changes, run.folder)

@@ -145,6 +145,20 @@ class DetectedObject:
     mask: Mask | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class SeenBefore:
+    """What a refiner saw in a picture of ``size_px`` (width, height), kept for training.
+
+    ``tokens`` are the local tokens [M,D] of each source (``detector``, ``segmenter``) in half precision, those of the
+    segmenter one for each object, in order.
+    """
+
+    size_px: tuple[int, int]
+    tags: tuple[Tag, ...]
+    objects: tuple[DetectedObject, ...]
+    tokens: Mapping[str, torch.Tensor]
+
+
 @dataclass(frozen=True)
 class Turn:
     """One exchange of a conversation about a picture.

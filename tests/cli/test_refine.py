@@ -154,6 +154,37 @@ def test_a_refiner_alone_is_shown_and_checked_and_no_model(name: str, tmp_path: 
     assert "a refiner alone" in listed["summary"]
 
 
+def test_shards_are_merged_into_what_one_run_gives(spec: str, folder: Path, tmp_path: Path, run: Run) -> None:
+    for number in range(4):
+        Image.new("RGB", (40 + number, 30), "blue").save(folder / f"{number}.png")
+    arguments = ("refine", str(folder), "--spec", spec, "--weights", "random", "--batch", "1")
+    assert run(*arguments, "--out", str(tmp_path / "one"), "--no-draw").code == 0
+    out = str(tmp_path / "many")
+    for index in (1, 0):
+        done = run(*arguments, "--out", out, "--shard", f"{index}/2")
+        assert done.code == 0, done.err
+        assert "images/s); 0 were done before" in done.out
+        merged = run("data", "merge", out, "--format", "coco,yolo", "--json")
+        assert merged.code == index
+    assert (merged.data["rows"], merged.data["skipped"]) == (5, 3)
+    for name in (OBJECTS_FILE, SKIPPED_FILE, COCO_FILE):
+        assert (tmp_path / "many" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+    assert run(*arguments, "--out", out, "--shard", "2/2").code == 2
+
+
+def test_formats_and_inputs_are_named(spec: str, folder: Path, tmp_path: Path, run: Run) -> None:
+    (tmp_path / "list.txt").write_text(f"{folder / 'good.png'}\n")
+    arguments = ("refine", str(tmp_path / "list.txt"), "--spec", spec, "--weights", "random", "--no-draw")
+    done = run(*arguments, "--out", str(tmp_path / "out"), "--format", "yolo, parquet", "--json")
+    assert done.code == 0, done.err
+    assert [Path(path).name for path in done.data["files"]] == [OBJECTS_FILE, "yolo", "objects.parquet"]
+    assert done.data["coco_file"] is None
+    assert not (tmp_path / "out" / COCO_FILE).exists()
+    wrong = run(*arguments, "--out", str(tmp_path / "out2"), "--format", "cocoa")
+    assert (wrong.code, sentences(wrong.err)) == (2, 1)
+    assert not (tmp_path / "out2").exists()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes")
 @pytest.mark.parametrize("form", [(), ("--json",)])
 def test_names_that_are_no_text_are_printed(form: tuple[str, ...], spec: str, tmp_path: Path, run: Run) -> None:

@@ -17,6 +17,7 @@ from lyrics.core.data.augmentation import Augmentation, moved_objects
 from lyrics.core.data.conversation import converse
 from lyrics.core.data.draws import generator
 from lyrics.core.data.known import Stage, known_objects
+from lyrics.core.data.moved_features import moved_seen
 from lyrics.core.data.pictures import same_shape
 from lyrics.core.data.stream import Example
 from lyrics.core.errors import DatasetError
@@ -24,9 +25,11 @@ from lyrics.core.geometry import Frame
 from lyrics.core.language.mentions import CODEC
 from lyrics.core.language.prompting import NOTHING_DROPPED, DroppedText
 from lyrics.core.language.prompts import Exchange
+from lyrics.core.pictures.model_inputs import SeenTogether
 from lyrics.core.pictures.processor import ModelImages, Processor
+from lyrics.core.refining.features import StoredFeatures
 from lyrics.core.refining.refinement import Refinement
-from lyrics.core.types import DetectedObject, Sample, Turn
+from lyrics.core.types import DetectedObject, Sample, SeenBefore, Turn
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,11 +81,12 @@ class InstructionExamples:
 
 @dataclass(frozen=True, eq=False)
 class _Varied:
-    """An example after augmentation: ``known`` are the objects that go with its picture."""
+    """An example after augmentation: ``known`` are the objects that go with its picture, ``seen`` what was kept."""
 
     sample: Sample
     picture: Image.Image | None
-    known: tuple[DetectedObject, ...]
+    known: tuple[DetectedObject, ...] = ()
+    seen: SeenBefore | None = None
 
 
 class Collator:
@@ -98,6 +102,8 @@ class Collator:
             ``known_objects``, moved by the augmentation; without any, those of the sample's own objects do that a
             question may know (``lyrics.core.data.known``). Experts that look answers up (``cached``) read them, others
             see for themselves.
+        features: what the refiner saw, kept by ``lyrics refine --features``: it goes with the picture in place of the
+            experts, moved by the augmentation. Not with ``refined``.
         snap_iou: passed on with batches of stage 2.
         drop_text, drop_queries_text: shares of the pictures of stage 2 whose spatial text is left out of the prompt,
             and out of what the query transformer reads; the two are drawn apart.
@@ -114,6 +120,7 @@ class Collator:
         codec: str = CODEC,
         augmentation: Augmentation | None = None,
         refined: Mapping[str, Refinement] | None = None,
+        features: StoredFeatures | None = None,
         snap_iou: float | None = None,
         drop_text: float = 0.0,
         drop_queries_text: float = 0.0,
@@ -121,6 +128,7 @@ class Collator:
         self.stage, self.processor, self.seed, self.codec = stage, processor, seed, codec
         self.drop_text, self.drop_queries_text = drop_text, drop_queries_text
         self.augmentation, self.refined, self.snap_iou = augmentation, refined, snap_iou
+        self.features = features
 
     def __call__(self, examples: Sequence[Example]) -> PretrainExamples | InstructionExamples:
         return self._pretrain(examples) if self.stage == "pretrain" else self._instruct(examples)
@@ -128,17 +136,31 @@ class Collator:
     def _varied(self, example: Example) -> _Varied:
         sample, picture = example.sample, example.picture
         if picture is None:
-            return _Varied(sample, None, ())
+            return _Varied(sample, None)
         frame, min_visible = Frame.of(*picture.size), 0.0
         if self.augmentation is not None:
             min_visible = self.augmentation.min_visible
             sample, picture, frame = self.augmentation(sample, picture, seed=self.seed, position=example.position)
-        return _Varied(sample, picture, self._known(example, sample, frame, min_visible))
+        return self._with_objects(example, sample, picture, frame, min_visible)
 
     def _unvaried(self, example: Example) -> _Varied:
-        frame = Frame.of(*example.picture.size) if example.picture is not None else None
-        known = () if frame is None else self._known(example, example.sample, frame, 0.0)
-        return _Varied(example.sample, example.picture, known)
+        if example.picture is None:
+            return _Varied(example.sample, None)
+        return self._with_objects(example, example.sample, example.picture, Frame.of(*example.picture.size), 0.0)
+
+    def _with_objects(
+        self, example: Example, sample: Sample, picture: Image.Image, frame: Frame, min_visible: float
+    ) -> _Varied:
+        if self.features is None:
+            return _Varied(sample, picture, self._known(example, sample, frame, min_visible))
+        seen = self.features.get(example.sample.image or "")
+        if seen is None:
+            raise DatasetError(
+                f"{example.sample.image} (data set {example.data_set!r}, row {example.row}) is not among the stored "
+                "features; refine the whole data set with --features first."
+            )
+        self._check_size(example, seen.size_px)
+        return _Varied(sample, picture, seen=moved_seen(seen, frame, min_visible))
 
     def _known(self, example: Example, sample: Sample, frame: Frame, min_visible: float) -> tuple[DetectedObject, ...]:
         if self.refined is None:
@@ -149,16 +171,20 @@ class Collator:
                 f"{example.sample.image} (data set {example.data_set!r}, row {example.row}) is not among the stored "
                 "refinements; refine the whole data set first, or leave them out."
             )
-        if example.picture is not None and not same_shape(stored.size_px, example.picture.size):
-            raise DatasetError(
-                f"{example.sample.image} (data set {example.data_set!r}, row {example.row}) has {example.picture.size} "
-                f"pixels, but {stored.size_px} in the stored refinements: they are of another picture. "
-                "Refine the data set again."
-            )
+        self._check_size(example, stored.size_px)
         return moved_objects(stored.objects, frame, min_visible)
 
+    @staticmethod
+    def _check_size(example: Example, size_px: tuple[int, int]) -> None:
+        if example.picture is not None and not same_shape(size_px, example.picture.size):
+            raise DatasetError(
+                f"{example.sample.image} (data set {example.data_set!r}, row {example.row}) has {example.picture.size} "
+                f"pixels, but {size_px} in the stored refinements: they are of another picture. "
+                "Refine the data set again."
+            )
+
     def _pretrain(self, examples: Sequence[Example]) -> PretrainExamples:
-        pictures, captions, known = [], [], []
+        pictures, captions, shown = [], [], []
         for example in examples:
             varied = self._varied(example)
             if varied.picture is None:
@@ -170,9 +196,9 @@ class Collator:
             choices = varied.sample.captions
             draw = generator(self.seed, "caption", example.position)
             captions.append(choices[int(draw.integers(len(choices)))] if choices else "")
-            known.append(varied.known)
+            shown.append(varied)
         return PretrainExamples(
-            self._images(pictures, examples, known),
+            self._images(pictures, examples, shown),
             tuple(captions),
             tuple(example.position for example in examples),
             tuple(_image_id(example) for example in examples),
@@ -180,7 +206,7 @@ class Collator:
 
     def _instruct(self, examples: Sequence[Example]) -> InstructionExamples:
         pictures: list[Image.Image] = []
-        known: list[tuple[DetectedObject, ...]] = []
+        varieties: list[_Varied] = []
         shown: list[Example] = []
         dialogues = []
         for example in examples:
@@ -194,7 +220,7 @@ class Collator:
             if varied.picture is not None:
                 indices = (len(pictures),)
                 pictures.append(varied.picture)
-                known.append(varied.known)
+                varieties.append(varied)
                 shown.append(example)
             dialogues.append(
                 tuple(
@@ -207,7 +233,7 @@ class Collator:
             self._drawn("text dropped", self.drop_text, shown),
             self._drawn("queries' text dropped", self.drop_queries_text, shown),
         )
-        images = self._images(pictures, shown, known)
+        images = self._images(pictures, shown, varieties)
         return InstructionExamples(images, tuple(dialogues), positions, self.snap_iou, dropped)
 
     def _drawn(self, purpose: str, share: float, examples: Sequence[Example]) -> tuple[bool, ...]:
@@ -224,10 +250,12 @@ class Collator:
         self,
         pictures: Sequence[Image.Image],
         examples: Sequence[Example],
-        known: Sequence[tuple[DetectedObject, ...]],
+        shown: Sequence[_Varied],
     ) -> ModelImages:
         names = [example.sample.image or "" for example in examples]
-        return self.processor.images(pictures, names=names, known_objects=known)
+        images = self.processor.images(pictures, names=names, known_objects=[one.known for one in shown])
+        seen = [one.seen for one in shown if one.seen is not None]
+        return replace(images, seen=SeenTogether.of(seen)) if seen else images
 
 
 def _image_id(example: Example) -> int:

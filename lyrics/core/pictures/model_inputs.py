@@ -15,7 +15,7 @@ import torch
 from lyrics.core.errors import PromptError
 from lyrics.core.pictures.images import ImageLike
 from lyrics.core.pictures.inputs import Pictures, entry_list, instruction_list, picture_list
-from lyrics.core.types import ImageBatch
+from lyrics.core.types import DetectedObject, ImageBatch, SeenBefore, Tag
 from lyrics.kernels.host_work import host_work
 
 
@@ -23,11 +23,14 @@ from lyrics.kernels.host_work import host_work
 class ModelImages:
     """The same pictures as each expert of a model reads them, by the expert's name (``image_encoder``, ``tagger``,
     ...).
+
+    ``seen`` is what a refiner saw in them before, where that was kept: it is not looked for again.
     """
 
     names: tuple[str, ...]
     sizes_px: tuple[tuple[int, int], ...]
     by_expert: Mapping[str, ImageBatch]
+    seen: SeenTogether | None = None
 
     def __len__(self) -> int:
         return len(self.sizes_px)
@@ -39,18 +42,47 @@ class ModelImages:
         Nobody waits for copies to a GPU; those from pinned memory go on beside what it computes.
         """
         soon = device is not None and torch.device(device).type != "cpu"
-        moved = self._with_pixels(lambda pixels: pixels.to(device=device, non_blocking=soon))
-        return moved if dtype is None else moved._with_pixels(lambda pixels: pixels.to(dtype=dtype))
+        moved = self._with_tensors(lambda tensor: tensor.to(device=device, non_blocking=soon))
+        if dtype is None:
+            return moved
+        return moved._with_tensors(lambda tensor: tensor.to(dtype=dtype) if tensor.is_floating_point() else tensor)
 
     def pin_memory(self) -> ModelImages:
         """The same pictures in memory that a GPU reads by itself."""
-        return self._with_pixels(torch.Tensor.pin_memory)
+        return self._with_tensors(torch.Tensor.pin_memory)
 
-    def _with_pixels(self, change: Callable[[torch.Tensor], torch.Tensor]) -> ModelImages:
+    def _with_tensors(self, change: Callable[[torch.Tensor], torch.Tensor]) -> ModelImages:
         changed = {
             expert: replace(batch, pixels_BCHW=change(batch.pixels_BCHW)) for expert, batch in self.by_expert.items()
         }
-        return replace(self, by_expert=changed)
+        seen = self.seen
+        if seen is not None:
+            local = {source: (change(tokens), change(mask)) for source, (tokens, mask) in seen.local.items()}
+            seen = replace(seen, local=local)
+        return replace(self, by_expert=changed, seen=seen)
+
+
+@dataclass(frozen=True, eq=False)
+class SeenTogether:
+    """What a refiner saw in the pictures of a batch before: tags and objects of each, and local tokens per source.
+
+    ``local`` has tokens [B,M,D], padded with zeros, and their mask [B,M], as the experts give them.
+    """
+
+    tags: tuple[tuple[Tag, ...], ...]
+    objects: tuple[tuple[DetectedObject, ...], ...]
+    local: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+
+    @classmethod
+    def of(cls, seen: Sequence[SeenBefore]) -> SeenTogether:
+        """Bring what was seen in single pictures together."""
+        local = {}
+        for source in seen[0].tokens if seen else ():
+            tokens = [one.tokens[source] for one in seen]
+            padded_BMD = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True)
+            lengths_B1 = torch.tensor([len(own) for own in tokens])[:, None]
+            local[source] = (padded_BMD, torch.arange(padded_BMD.shape[1]) < lengths_B1)
+        return cls(tuple(one.tags for one in seen), tuple(one.objects for one in seen), local)
 
 
 class ModelInputs(UserDict[str, Any]):

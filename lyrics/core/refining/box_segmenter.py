@@ -7,7 +7,7 @@ embedding, D width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +47,8 @@ class BoxSegmenter(nn.Module):
     network: Any
     #: Whether the network may be called twice at a time.
     reentrant = True
+    #: A token ends in its box.
+    tokens_end_in_boxes: Literal[True] = True
 
     def __init__(self, preprocessing: Preprocessing, embedding_dim: int, boxes_per_pass: int) -> None:
         super().__init__()

@@ -1,5 +1,5 @@
-"""The refiner over files: ``objects.jsonl``, COCO annotations and drawn pictures; a second run does only what is
-missing.
+"""The refiner over any number of pictures, in one pass that holds a few at a time: ``objects.jsonl``, drawn pictures,
+and other formats made of them; a second run does only what is missing.
 
 A line of ``objects.jsonl`` is written when its picture is finished, after its drawing, so a run that was killed loses
 at most one batch. Whatever goes wrong with one file is a line in ``skipped.jsonl`` and never stops the run.
@@ -10,378 +10,389 @@ from __future__ import annotations
 import collections
 import hashlib
 import io
-import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TypeVar, cast
 
 from PIL import Image
 
 from lyrics.core.errors import ImageError, LyricsError
-from lyrics.core.files import is_text, name_as_text, name_for_messages, open_file
-from lyrics.core.json_reading import parse_json
+from lyrics.core.files import name_for_messages
 from lyrics.core.lease import Lease
-from lyrics.core.pictures.images import MAX_PIXELS, open_image
-from lyrics.core.refining.refinement import Refinement, name_from_json, name_to_json, to_coco
-from lyrics.core.refining.refiner import VisualRefiner
+from lyrics.core.pictures.images import MAX_PIXELS
+from lyrics.core.pictures.model_inputs import ModelImages
+from lyrics.core.refining.features import FeatureOptions, FeatureWriter
+from lyrics.core.refining.formats import COCO_FILE, FORMATS, batched, check_formats, write_formats
+from lyrics.core.refining.index import KeySet, key_of
+from lyrics.core.refining.inputs import SUFFIXES, FilePicture, InputPicture, find_pictures
+from lyrics.core.refining.refiner import RefinerOutput, VisualRefiner
+from lyrics.core.refining.rows import (
+    OBJECTS_FILE,
+    SKIPPED_FILE,
+    drawing_key,
+    file_name_for,
+    finished_rows,
+    read_refinements,
+    read_skipped,
+    row_line,
+    skipped_line,
+)
+from lyrics.core.refining.shards import Shard
 from lyrics.core.registry.registry import describe
 
-OBJECTS_FILE = "objects.jsonl"
-SKIPPED_FILE = "skipped.jsonl"
-COCO_FILE = "annotations.coco.json"
+__all__ = [
+    "COCO_FILE",
+    "DRAWN_FOLDER",
+    "FORMATS",
+    "GIVE_UP_AFTER",
+    "OBJECTS_FILE",
+    "SKIPPED_FILE",
+    "SUFFIXES",
+    "RefineSummary",
+    "find_pictures",
+    "read_refinements",
+    "refine_files",
+]
+
 DRAWN_FOLDER = "drawn"
-#: What is tried in a folder. A file is read by its content, and one that cannot be (a TIFF, say) is reported, not
-#: passed over.
-SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif"),
-    *(".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl"),
-)
 #: So many failures of the experts, before anything was ever refined, are the experts' fault and not the pictures'.
 GIVE_UP_AFTER = 16
 # No side of a JPEG may be longer.
 _LONGEST_JPEG = 65_500
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class RefineSummary:
     """What a run did.
 
-    ``skipped`` maps a file to its error; ``done_before`` counts pictures that an earlier run had finished.
+    ``done_before`` counts pictures that an earlier run had finished, ``objects`` those of all rows. ``reasons`` says
+    how many files were skipped for each kind of error, the commonest first; ``skipped_file`` names all of them.
+    ``features_bytes`` is the size of the features of all rows.
     """
 
     refined: int
     done_before: int
-    skipped: dict[str, ImageError]
+    reasons: dict[str, int]
     objects: int
     seconds: float
+    skipped_file: Path
+    features_bytes: int = 0
 
     @property
-    def reasons(self) -> dict[str, int]:
-        """How many files were skipped for each kind of error, the commonest first."""
-        return dict(collections.Counter(error.kind for error in self.skipped.values()).most_common())
+    def skipped(self) -> dict[str, ImageError]:
+        """Every file that was skipped, with its error; read from ``skipped_file``."""
+        return dict(read_skipped(self.skipped_file))
+
+
+@dataclass
+class _Lot:
+    """Pictures that go through the experts together: each open, or with what is wrong with it.
+
+    ``prepared`` is what the experts read of those that are open, or the error of making it. ``ends_batch`` counts the
+    pictures of the batch that ends with this lot, 0 where it goes on; ``passed`` those that were found finished before.
+    """
+
+    entries: list[tuple[InputPicture, Image.Image | ImageError]]
+    prepared: ModelImages | Exception | None = None
+    ends_batch: int = 0
+    passed: int = 0
+
+    @property
+    def opened(self) -> list[tuple[InputPicture, Image.Image]]:
+        return [(one, found) for one, found in self.entries if isinstance(found, Image.Image)]
 
 
 @dataclass(frozen=True)
 class _Finished:
     """A picture's row and drawing, ready to be written."""
 
-    name: str
     line: bytes
+    objects: int
     drawn: str | None
     drawing: bytes
 
 
-def find_pictures(paths: Iterable[str | os.PathLike[str]], *, leave_out: Path | None = None) -> list[Path]:
-    """Return files as given, and what is named like an image in given folders, at any depth, sorted; each once.
-
-    What is named like an image need not be one: links, FIFOs, devices and folders are listed too, and so are folders
-    that may not be read and links to folders (which are not followed). ``refine_files`` says of each what it is.
-    ``leave_out`` is a folder that is not searched.
-
-    Raises:
-        ImageError: a path does not exist.
-    """
-    found: dict[Path, None] = {}
-    for given in map(Path, paths):
-        if os.path.isdir(given):
-            found.update(dict.fromkeys(sorted(_inside(given, leave_out))))
-        elif os.path.lexists(given):
-            found[given] = None
-        else:
-            raise ImageError(f"{name_for_messages(given)}: no such file or folder.", "missing")
-    return list(found)
-
-
-def _inside(folder: Path, leave_out: Path | None) -> Iterator[Path]:
-    without = None if leave_out is None else os.path.realpath(leave_out)
-    waiting = [os.fspath(folder)]
-    while waiting:
-        current = waiting.pop()
-        if without is not None and os.path.realpath(current) == without:
-            continue
-        try:
-            with os.scandir(current) as scanned:
-                entries = list(scanned)
-        except OSError:
-            yield Path(current)
-            continue
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                waiting.append(entry.path)
-            is_named_so = entry.name.lower().endswith(SUFFIXES)
-            if is_named_so or (entry.is_symlink() and os.path.isdir(entry.path)):
-                yield Path(entry.path)
-
-
 def refine_files(
     refiner: VisualRefiner,
-    pictures: Sequence[Path],
+    pictures: Iterable[Path | InputPicture],
     out: Path,
     *,
     batch_size: int = 8,
     draw: bool = True,
     phrases: Sequence[str] | None = None,
     redo: bool = False,
+    formats: Iterable[str] = FORMATS,
+    shard: Shard | None = None,
+    features: FeatureOptions | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> RefineSummary:
     """Refine ``pictures`` into the folder ``out``, which is made if need be.
 
     Every picture ends in one of two files: ``objects.jsonl``, or ``skipped.jsonl`` with the reason. Pictures that fail
-    in a batch are tried one by one, so that only those that fail alone are skipped.
+    in a batch are tried one by one, so that only those that fail alone are skipped. While the experts look at some
+    pictures, the next are opened and resized in another thread.
 
     Args:
         refiner: any ``VisualRefiner``.
-        pictures: paths; a picture that ``out`` already holds is not done again.
-        out: holds ``objects.jsonl`` (one picture a line), ``annotations.coco.json``, ``skipped.jsonl`` and ``drawn/``.
+        pictures: paths, or pictures wherever they are kept. Gone through twice: counted, then refined. One that ``out``
+            already holds, or that comes twice, is not done again.
+        out: holds ``objects.jsonl`` (one picture a line), ``skipped.jsonl``, ``drawn/``, and the files of ``formats``.
         batch_size: pictures that go through the experts together.
         draw: write ``drawn/NAME.jpg`` with boxes, masks and labels; the row's ``drawn`` says which.
         phrases: what to look for in every picture, in place of the tagger's tags.
         redo: drop the rows of ``out`` that another refiner made, and do their pictures again.
+        formats: made of all rows at the end: any of ``jsonl`` (which is always there), ``coco``, ``parquet``, ``yolo``.
+        shard: do its pictures alone, into a folder of its own in ``out`` (``Shard.folder``); drawings go to ``out``.
+            Formats are made when the shards are merged.
+        features: keep the experts' local tokens, too, in ``features.bin`` beside the rows, for training without the
+            experts (``lyrics.core.refining.features``).
         progress: called with (pictures finished, pictures in all).
 
     Raises:
         LyricsError: ``out`` holds rows of another refiner or of other phrases, and not ``redo``; another process is
             refining into it; ``objects.jsonl`` is there but not readable; or the experts fail on everything.
+        UnknownNameError: a format does not exist.
         OSError: ``out`` cannot be written.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    with Lease(out, "refining into"):
-        return _Run(refiner, out, draw, phrases, redo).over(pictures, batch_size, progress)
+    wanted = check_formats(formats)
+    own = out if shard is None else shard.folder(out)
+    own.mkdir(parents=True, exist_ok=True)
+    with Lease(own, "refining into"):
+        if shard is not None:
+            shard.begin(out)
+        run = _Run(refiner, own, out / DRAWN_FOLDER, draw, phrases, redo, shard, features)
+        summary = run.over(pictures, batch_size, progress)
+        if shard is None:
+            write_formats(out, wanted)
+        else:
+            shard.finish(out, run.digest, sum(summary.reasons.values()))
+        return summary
 
 
 class _Run:
     """One run into a folder that is ours alone."""
 
     def __init__(
-        self, refiner: VisualRefiner, out: Path, draw: bool, phrases: Sequence[str] | None, redo: bool
+        self,
+        refiner: VisualRefiner,
+        out: Path,
+        drawn: Path,
+        draw: bool,
+        phrases: Sequence[str] | None,
+        redo: bool,
+        shard: Shard | None,
+        features: FeatureOptions | None,
     ) -> None:
         self.start = time.perf_counter()
-        self.refiner, self.out, self.draw, self.phrases = refiner, out, draw, phrases
+        self.refiner, self.out, self.drawn, self.draw, self.phrases = refiner, out, drawn, draw, phrases
+        self.shard = shard
         self.digest = refiner.digest(phrases)
-        _cut_off_half_a_line(out / OBJECTS_FILE)
-        rows = _earlier_rows(out / OBJECTS_FILE, self.digest, redo)
-        self.names_before = {name_from_json(row) for row in rows}
-        self.drawings = {str(row["drawn"]).casefold() for row in rows if row.get("drawn")}
-        self.skipped: dict[str, ImageError] = {}
-        self.refined = 0
+        if features is not None:  # rows without them, or with others, are those of another refiner
+            self.digest = hashlib.sha256(f"{self.digest} features {features.top}".encode()).hexdigest()[:16]
+        self.finished = finished_rows(out / OBJECTS_FILE, self.digest, redo)
+        self.features = None
+        if features is not None:
+            self.features = FeatureWriter(out, refiner, features, self.finished.features_end, self.digest)
+        self.ever_worked = len(self.finished.pictures) > 0
+        self.reasons: collections.Counter[str] = collections.Counter()
+        self.first_failure: ImageError | None = None
+        self.refined = self.done_before = self.passed = 0
 
-    def over(self, pictures: Sequence[Path], batch_size: int, progress: Callable[[int, int], None]) -> RefineSummary:
-        waiting = [path for path in pictures if str(path) not in self.names_before]
-        done_before = done = len(pictures) - len(waiting)
-        progress(done, len(pictures))
-        try:
-            with (self.out / OBJECTS_FILE).open("ab") as lines:
-                for index in range(0, len(waiting), batch_size):
-                    batch = waiting[index : index + batch_size]
-                    for opened in self._opened(batch):
-                        finished = list(self._finished(opened))
-                        self.refined += len(finished)
-                        self._give_up_if_nothing_works()
-                        # A row says that all of its picture is done, so its drawing comes first.
-                        for one in finished:
-                            if one.drawn is not None:
-                                (self.out / DRAWN_FOLDER).mkdir(exist_ok=True)
-                                _write_whole(self.out / DRAWN_FOLDER / one.drawn, one.drawing)
-                        lines.writelines(one.line for one in finished)
-                        lines.flush()
-                        os.fsync(lines.fileno())
-                    done += len(batch)
-                    progress(done, len(pictures))
-        finally:
-            _write_skipped(self.out / SKIPPED_FILE, self.skipped)
-        everything = list(read_refinements(self.out / OBJECTS_FILE))
-        _write_whole(self.out / COCO_FILE, json.dumps(to_coco(everything), ensure_ascii=False).encode("utf-8"))
-        objects = sum(len(refinement.objects) for refinement in everything)
-        return RefineSummary(self.refined, done_before, self.skipped, objects, time.perf_counter() - self.start)
+    def over(
+        self, pictures: Iterable[Path | InputPicture], batch_size: int, progress: Callable[[int, int], None]
+    ) -> RefineSummary:
+        total = sum(1 for _ in self._ours(pictures))
+        done = 0
+        progress(done, total)
+        aside = self.out / f".{SKIPPED_FILE}.tmp"
+        with ExitStack() as stack:
+            skipped = stack.enter_context(aside.open("wb"))
+            stack.callback(os.replace, aside, self.out / SKIPPED_FILE)
+            stack.callback(skipped.flush)
+            if self.features is not None:
+                stack.enter_context(closing(self.features))
+            lines = stack.enter_context((self.out / OBJECTS_FILE).open("ab"))
+            lots = stack.enter_context(closing(ahead(self._lots(self._waiting(pictures), batch_size))))
+            for lot in lots:
+                self._write(lot, lines, skipped)
+                done += lot.ends_batch + lot.passed
+                if lot.ends_batch:
+                    progress(done, total)
+        done += self.passed  # after the last lot
+        if self.passed:
+            progress(done, total)
+        reasons = dict(self.reasons.most_common())
+        seconds = time.perf_counter() - self.start
+        return RefineSummary(
+            self.refined,
+            self.done_before,
+            reasons,
+            self.finished.objects,
+            seconds,
+            self.out / SKIPPED_FILE,
+            0 if self.features is None else self.features.end,
+        )
 
-    def _opened(self, batch: Sequence[Path]) -> Iterator[list[tuple[Path, Image.Image]]]:
-        """The pictures of a batch that can be opened, in several lots where they are large."""
-        lot: list[tuple[Path, Image.Image]] = []
-        pixels = 0
-        for path in batch:
+    def _ours(self, pictures: Iterable[Path | InputPicture]) -> Iterator[InputPicture]:
+        for one in pictures:
+            picture = FilePicture(Path(one)) if isinstance(one, str | os.PathLike) else one
+            if self.shard is None or self.shard.holds(picture.key):
+                yield picture
+
+    def _waiting(self, pictures: Iterable[Path | InputPicture]) -> Iterator[InputPicture]:
+        """Those that are neither finished nor came before in this run; the others are counted."""
+        seen = KeySet()
+        for picture in self._ours(pictures):
+            key = key_of(picture.name)
+            if key not in self.finished.pictures and key not in seen:
+                seen.add(key)
+                yield picture
+            else:
+                self.passed += 1
+                self.done_before += key not in seen
+
+    def _lots(self, pictures: Iterable[InputPicture], batch_size: int) -> Iterator[_Lot]:
+        """Batches of pictures, opened and prepared, in several lots where they are large."""
+        for batch in batched(pictures, batch_size):
+            lot, pixels = _Lot([]), 0
+            for picture in batch:
+                found = _opened(picture)
+                if isinstance(found, Image.Image):
+                    if pixels and pixels + found.width * found.height > MAX_PIXELS:
+                        yield self._prepared(lot)
+                        lot, pixels = _Lot([]), 0
+                    pixels += found.width * found.height
+                lot.entries.append((picture, found))
+            lot.ends_batch, lot.passed, self.passed = len(batch), self.passed, 0
+            yield self._prepared(lot)
+
+    def _prepared(self, lot: _Lot) -> _Lot:
+        if opened := lot.opened:
             try:
-                picture = _open(path)
-            except ImageError as error:
-                self.skipped[str(path)] = error
-                continue
-            if lot and pixels + picture.width * picture.height > MAX_PIXELS:
-                yield lot
-                lot, pixels = [], 0
-            lot.append((path, picture))
-            pixels += picture.width * picture.height
-        if lot:
-            yield lot
+                lot.prepared = self.refiner.prepare([found for _, found in opened], [one.name for one, _ in opened])
+            except Exception as error:  # each is tried by itself
+                lot.prepared = error.with_traceback(None)
+        return lot
 
-    def _finished(self, opened: Sequence[tuple[Path, Image.Image]]) -> Iterator[_Finished]:
-        for path, picture, refinement in self._refine(opened):
+    def _write(self, lot: _Lot, lines: IO[bytes], skipped: IO[bytes]) -> None:
+        refined = iter(self._refined(lot.opened, lot.prepared))
+        finished = []
+        for picture, found in lot.entries:
             try:
-                yield self._finish(path, picture, refinement)
+                if isinstance(found, ImageError):
+                    raise found
+                seen = next(refined)
+                if isinstance(seen, ImageError):
+                    raise seen
+                finished.append(self._finish(picture, found, *seen))
             except ImageError as error:
-                self.skipped[str(path)] = error
+                self.reasons[error.kind] += 1
+                if error.kind == "expert":
+                    self.first_failure = self.first_failure or error
+                skipped.write(skipped_line(picture.name, error))
+        self.refined += len(finished)
+        self._give_up_if_nothing_works()
+        # A row says that all of its picture is done, so its drawing comes first.
+        for one in finished:
+            self.finished.objects += one.objects
+            if one.drawn is not None:
+                self.drawn.mkdir(exist_ok=True)
+                _write_whole(self.drawn / one.drawn, one.drawing)
+        if finished:
+            if self.features is not None:
+                self.features.sync()
+            lines.writelines(one.line for one in finished)
+            lines.flush()
+            os.fsync(lines.fileno())
+        skipped.flush()
 
-    def _refine(self, opened: Sequence[tuple[Path, Image.Image]]) -> Iterator[tuple[Path, Image.Image, Refinement]]:
-        phrases = None if self.phrases is None else [self.phrases] * len(opened)
+    def _refined(
+        self, opened: Sequence[tuple[InputPicture, Image.Image]], prepared: ModelImages | Exception | None
+    ) -> Iterator[tuple[RefinerOutput, int] | ImageError]:
+        """What is seen in each picture, as a batch and its number in it, or why nothing is."""
+        if prepared is None:
+            return
         failure: Exception | None = None
         try:
-            found = self.refiner([picture for _, picture in opened], phrases, names=[str(path) for path, _ in opened])
-            refined = list(zip(opened, found, strict=True))
+            if isinstance(prepared, Exception):
+                raise prepared
+            phrases = None if self.phrases is None else [self.phrases] * len(opened)
+            found = self.refiner.refine(self.refiner.placed(prepared), phrases)
+            assert len(found.refinements) == len(opened)
         except Exception as error:  # an expert may raise anything
             failure = error.with_traceback(None)  # its frames hold the batch's tensors
         if failure is None:
-            yield from ((path, picture, one) for (path, picture), one in refined)
+            yield from ((found, index) for index in range(len(opened)))
         elif len(opened) > 1:
             for one in opened:
-                yield from self._refine([one])
+                yield from self._refined([one], self._prepared(_Lot([one])).prepared)
         else:
-            (path, _) = opened[0]
             reason = str(failure) if isinstance(failure, LyricsError) else f"an expert failed: {describe(failure)}"
-            if (name := name_for_messages(path)) not in reason:
+            if (name := name_for_messages(opened[0][0].name)) not in reason:
                 reason = f"{name}: {reason}"
-            self.skipped[str(path)] = ImageError(reason, "expert")
+            yield ImageError(reason, "expert")
 
-    def _finish(self, path: Path, picture: Image.Image, refinement: Refinement) -> _Finished:
+    def _finish(self, picture: InputPicture, image: Image.Image, output: RefinerOutput, index: int) -> _Finished:
         """Raises ``ImageError`` for a picture whose row or drawing cannot be made."""
-        name = name_for_messages(path)
+        refinement = output.refinements[index]
+        name = name_for_messages(picture.name)
         drawn, drawing = None, b""
         if self.draw:
             try:
-                format = "JPEG" if max(picture.size) <= _LONGEST_JPEG else "PNG"
+                format = "JPEG" if max(image.size) <= _LONGEST_JPEG else "PNG"
                 file = io.BytesIO()
-                refinement.draw(picture).save(file, format, **({"quality": 90} if format == "JPEG" else {}))
+                refinement.draw(image).save(file, format, **({"quality": 90} if format == "JPEG" else {}))
                 drawing = file.getvalue()
             except Exception as error:
                 raise ImageError(f"{name}: its drawing failed: {describe(error)}", "drawing") from error
-            drawn = _drawing_name(path, ".jpg" if format == "JPEG" else ".png", self.drawings)
+            # Shards do not know of each other's drawings, so that theirs have names of their own in any case.
+            taken = self.finished.drawings if self.shard is None else None
+            drawn = file_name_for(picture.name, ".jpg" if format == "JPEG" else ".png", taken)
         try:
-            row = refinement.to_json() | {"refiner": self.digest} | ({"drawn": drawn} if drawn is not None else {})
-            line = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
+            row: dict[str, Any] = refinement.to_json() | {"refiner": self.digest}
+            row |= {"drawn": drawn} if drawn is not None else {}
+            line = row_line(row)
         except Exception as error:
             raise ImageError(
                 f"{name}: an expert gave what cannot be written as JSON: {describe(error)}", "expert"
             ) from error
+        if self.features is not None:
+            line = row_line(row | {"features": self.features.add(output, index)})
         if drawn is not None:
-            self.drawings.add(drawn.casefold())
-        return _Finished(str(path), line, drawn, drawing)
+            self.finished.drawings.add(drawing_key(drawn))
+        return _Finished(line, len(refinement.objects), drawn, drawing)
 
     def _give_up_if_nothing_works(self) -> None:
-        failed = [error for error in self.skipped.values() if error.kind == "expert"]
-        if self.refined == 0 and not self.names_before and len(failed) >= GIVE_UP_AFTER:
+        failed = self.reasons["expert"]
+        if self.refined == 0 and not self.ever_worked and failed >= GIVE_UP_AFTER:
             raise LyricsError(
-                f"the experts failed on each of the first {len(failed)} pictures, so that the refiner seems to be "
-                f"broken. The first failure: {failed[0]}"
+                f"the experts failed on each of the first {failed} pictures, so that the refiner seems to be "
+                f"broken. The first failure: {self.first_failure}"
             )
 
 
-def read_refinements(file: str | os.PathLike[str]) -> Iterator[Refinement]:
-    """Read the pictures of an ``objects.jsonl``. A last line that was cut off (a killed run) is left out.
-
-    Raises ``LyricsError`` naming the file and the line that is not valid.
-    """
-    for where, row in _rows(Path(file)):
-        try:
-            yield Refinement.from_json(row)
-        except LyricsError as error:
-            raise LyricsError(f"{where}: {error}") from None
-
-
-def _rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """(file and line, row) of every line that is not blank. Raises ``LyricsError``."""
+def _opened(picture: InputPicture) -> Image.Image | ImageError:
     try:
-        with open_file(path) as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    if line.strip():
-                        yield f"{path}, line {number}", parse_json(line, f"{path}, line {number}")
-                except LyricsError:
-                    if line.endswith(b"\n"):
-                        raise
-                    return
-    except (OSError, ValueError) as error:
-        if isinstance(error, LyricsError):
-            raise
-        raise LyricsError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+        return picture.open()
+    except ImageError as error:
+        return error.with_traceback(None)
 
 
-def _cut_off_half_a_line(path: Path) -> None:
-    """A line that a killed run could not finish is done again."""
-    if not path.exists():
-        return
-    with path.open("r+b") as file:
-        end = file.seek(0, os.SEEK_END)
-        kept = end
-        # Backwards, a piece at a time, to the end of the last whole line.
-        while kept > 0:
-            start = max(0, kept - 65536)
-            file.seek(start)
-            piece = file.read(kept - start)
-            if (last := piece.rfind(b"\n")) >= 0:
-                kept = start + last + 1
-                break
-            kept = start
-        if kept != end:
-            file.truncate(kept)
-
-
-def _earlier_rows(path: Path, digest: str, redo: bool) -> list[Mapping[str, Any]]:
-    """Rows that this refiner made. Raises ``LyricsError`` where there are others, or drops those with ``redo``."""
-    if not path.exists():
-        return []
-    ours: list[Mapping[str, Any]] = []
-    others: collections.Counter[str] = collections.Counter()
-    for where, row in _rows(path):
-        if not isinstance(row, dict):
-            raise LyricsError(f"{where}: not a line of objects.jsonl: {type(row).__name__}.")
-        if row.get("refiner") == digest:
-            ours.append({key: row[key] for key in ("image", "image_hex", "drawn") if key in row} if not redo else row)
-        else:
-            others[str(row.get("refiner", "unknown"))] += 1
-    if others and redo:
-        kept = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ours)
-        _write_whole(path, kept.encode("utf-8"))
-    elif others:
-        made_by = ", ".join(f"{count} by {made}" for made, count in others.most_common(3))
-        raise LyricsError(
-            f"{name_for_messages(path)}: holds pictures that another refiner, other weights or other phrases made "
-            f"({made_by}; this is {digest}); give another --out, or --redo to drop those rows and do their pictures "
-            "again."
-        )
-    return ours
-
-
-def _open(path: Path) -> Image.Image:
-    """As ``open_image``, but it says of a folder why it is listed."""
-    name = name_for_messages(path)
-    if os.path.isdir(path):
-        if path.is_symlink():
-            raise ImageError(f"{name}: is a link to a folder, which is not followed.", "folder")
-        if not os.access(path, os.R_OK | os.X_OK):
-            raise ImageError(f"{name}: is a folder that may not be read by this user.", "unreadable")
-        raise ImageError(f"{name}: is a folder, not a picture.", "folder")
-    return open_image(path)
-
-
-def _drawing_name(path: Path, suffix: str, taken: set[str]) -> str:
-    """The last two folders and the file's name, joined; with a hash of the path where that is taken, too
-    long or odd.
-    """
-    parts = (*path.parent.parts, path.stem)[-3:]
-    base = "_".join(part for part in parts if part not in (path.anchor, "..", "."))
-    is_plain = bool(base) and is_text(base) and base.isprintable() and len(base.encode("utf-8")) <= 200
-    if is_plain and f"{base}{suffix}".casefold() not in taken:
-        return f"{base}{suffix}"
-    plain = "".join(letter if letter.isprintable() else "_" for letter in name_as_text(base))
-    short = plain.encode("utf-8")[:160].decode("utf-8", "ignore")
-    return f"{short}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:12]}{suffix}"
-
-
-def _write_skipped(path: Path, skipped: Mapping[str, ImageError]) -> None:
-    records = [name_to_json(name) | {"kind": error.kind, "reason": str(error)} for name, error in skipped.items()]
-    text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    # A reason may quote a name, or what a stranger's expert said.
-    _write_whole(path, text.encode("utf-8", "backslashreplace"))
+def ahead(items: Iterator[T]) -> Generator[T, None, None]:
+    """Yield the same items; the next one is made in another thread while the last is worked on."""
+    end = object()
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = pool.submit(next, items, end)
+            yield cast(T, item)
 
 
 def _write_whole(path: Path, data: bytes) -> None:

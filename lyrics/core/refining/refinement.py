@@ -6,7 +6,7 @@ It can be a JSON line, COCO annotations, supervision's detections, or a drawing.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -142,31 +142,52 @@ def to_coco(refinements: Sequence[Refinement]) -> dict[str, Any]:
 
     Boxes are [x, y, width, height] in pixels, ids count from 1.
     """
-    names = sorted({found.tag for refinement in refinements for found in refinement.objects})
-    category = {name: index for index, name in enumerate(names, 1)}
-    images: list[dict[str, Any]] = []
+    category = numbered({found.tag for refinement in refinements for found in refinement.objects})
     annotations: list[dict[str, Any]] = []
     for image_id, refinement in enumerate(refinements, 1):
-        width, height = refinement.size_px
-        written = name_to_json(refinement.name)
-        image: dict[str, Any] = {"id": image_id, "file_name": written["image"], "width": width, "height": height}
-        images.append(image | ({"file_name_hex": written["image_hex"]} if "image_hex" in written else {}))
-        for found in refinement.objects:
-            x1, y1, x2, y2 = found.box_norm.to_px(refinement.size_px)
-            annotation: dict[str, Any] = {
-                "id": len(annotations) + 1,
-                "image_id": image_id,
-                "category_id": category[found.tag],
-                "bbox": [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)],
-                "area": found.mask.area_px if found.mask is not None else round((x2 - x1) * (y2 - y1), 3),
-                "iscrowd": 0,
-                "score": round(found.score, 5),
-            }
-            if found.mask is not None:
-                annotation["segmentation"] = found.mask.to_coco()
-            annotations.append(annotation)
+        annotations += coco_annotations(refinement, image_id, len(annotations) + 1, category)
     return {
-        "images": images,
+        "images": [coco_image(refinement, image_id) for image_id, refinement in enumerate(refinements, 1)],
         "annotations": annotations,
-        "categories": [{"id": index, "name": name} for name, index in category.items()],
+        "categories": coco_categories(category),
     }
+
+
+def numbered(names: Iterable[str]) -> dict[str, int]:
+    """Number names in alphabetical order, from 1."""
+    return {name: index for index, name in enumerate(sorted(names), 1)}
+
+
+def coco_image(refinement: Refinement, image_id: int) -> dict[str, Any]:
+    """Return an image of COCO annotations."""
+    width, height = refinement.size_px
+    written = name_to_json(refinement.name)
+    image: dict[str, Any] = {"id": image_id, "file_name": written["image"], "width": width, "height": height}
+    return image | ({"file_name_hex": written["image_hex"]} if "image_hex" in written else {})
+
+
+def coco_annotations(
+    refinement: Refinement, image_id: int, first_id: int, category: Mapping[str, int]
+) -> list[dict[str, Any]]:
+    """Return the annotations of an image, with ids from ``first_id`` on; ``category`` numbers the tags."""
+    annotations = []
+    for annotation_id, found in enumerate(refinement.objects, first_id):
+        x1, y1, x2, y2 = found.box_norm.to_px(refinement.size_px)
+        annotation: dict[str, Any] = {
+            "id": annotation_id,
+            "image_id": image_id,
+            "category_id": category[found.tag],
+            "bbox": [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)],
+            "area": found.mask.area_px if found.mask is not None else round((x2 - x1) * (y2 - y1), 3),
+            "iscrowd": 0,
+            "score": round(found.score, 5),
+        }
+        if found.mask is not None:
+            annotation["segmentation"] = found.mask.to_coco()
+        annotations.append(annotation)
+    return annotations
+
+
+def coco_categories(category: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Return the categories of COCO annotations."""
+    return [{"id": index, "name": name} for name, index in category.items()]

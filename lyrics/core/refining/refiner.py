@@ -92,6 +92,10 @@ class VisualRefiner(nn.Module):
         named = {"detector": self.detector, "segmenter": self.segmenter}
         return {name: expert for name, expert in named.items() if expert is not None}
 
+    def without_experts(self) -> VisualRefiner:
+        """Return a refiner that sees nothing itself, for pictures of which is known what was seen."""
+        return VisualRefiner(max_objects=self.max_objects, names=self.names, made_of=self.made_of)
+
     def digest(self, phrases: Sequence[str] | None = None) -> str:
         """Return 16 hex digits that tell refiners apart.
 
@@ -136,16 +140,30 @@ class VisualRefiner(nn.Module):
             ImageError: an image cannot be used; the message names it.
             PromptError: ``phrases`` are not a list of phrases for each image.
         """
-        weight = next(self.parameters(), None)
-        device, dtype = (None, None) if weight is None else (weight.device, weight.dtype)
-        processor = Processor({name: expert.preprocessing for name, expert in self.experts.items()})
-        prepared = processor.images(images, device, names=names, dtype=dtype)
+        prepared = self.placed(self.prepare(images, names))
         found = self.refine(prepared, phrase_lists(phrases, len(prepared), flat=is_image(images))).refinements
         return found[0] if is_image(images) else list(found)
+
+    def prepare(self, images: ImageLike | Sequence[ImageLike], names: Sequence[str] | None = None) -> ModelImages:
+        """Return images as the experts read them, on the CPU; may run beside what the experts do.
+
+        Arguments and errors as for a call.
+        """
+        return Processor({name: expert.preprocessing for name, expert in self.experts.items()}).images(
+            images, names=names
+        )
+
+    def placed(self, images: ModelImages) -> ModelImages:
+        """Return prepared images on the experts' device and of their type."""
+        weight = next(self.parameters(), None)
+        return images if weight is None else images.to(weight.device, weight.dtype)
 
     @torch.no_grad()
     def refine(self, images: ModelImages, phrases: Phrases = None) -> RefinerOutput:
         """Refine pictures that a processor has prepared, and keep the local tokens; ``phrases`` as above."""
+        if images.seen is not None:
+            kept = zip(images.sizes_px, images.seen.tags, images.seen.objects, images.names, strict=True)
+            return RefinerOutput(tuple(Refinement(*one) for one in kept), images.seen.local)
         phrases = phrase_lists(phrases, len(images))
         tags: list[list[Tag]] = [[] for _ in range(len(images))]
         if self.tagger is not None and phrases is None:

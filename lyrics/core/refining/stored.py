@@ -35,9 +35,7 @@ class StoredRefinements(Mapping[str, Refinement]):
         if name in self._by_path:
             return self._by_path[name]
         parts = PurePath(name).parts
-        found = [
-            one for one in self._by_file.get(PurePath(name).name, ()) if _same_end(parts, PurePath(one.name).parts)
-        ]
+        found = [one for one in self._by_file.get(PurePath(name).name, ()) if same_end(parts, PurePath(one.name).parts)]
         if len(found) > 1:
             paths = ", ".join(one.name for one in found[:3])
             raise DatasetError(f"{name} may be any of {paths} in {self._source}; give images names of their own.")
@@ -52,7 +50,7 @@ class StoredRefinements(Mapping[str, Refinement]):
         return len(self._by_path)
 
 
-def _same_end(one: tuple[str, ...], two: tuple[str, ...]) -> bool:
-    """Whether the shorter path is the end of the longer one."""
+def same_end(one: tuple[str, ...], two: tuple[str, ...]) -> bool:
+    """Return whether the shorter path is the end of the longer one."""
     shared = min(len(one), len(two))
     return one[-shared:] == two[-shared:]

@@ -89,6 +89,11 @@ class DataSection(_Section):
         description="objects.jsonl of 'lyrics refine', read by those experts of the refiner that take stored objects "
         "instead of looking",
     )
+    features: str | None = Field(
+        None,
+        description="folder of 'lyrics refine --features': stored tags, boxes and local tokens take the place of the "
+        "refiner's experts, which are then not built; augmentation.flip must be 0",
+    )
     augmentation: AugmentationSection | None = Field(
         AugmentationSection(), description="null leaves images as they are"
     )
@@ -217,6 +222,22 @@ class TrainConfig(_Section):
             )
         if self.strategy == "fsdp2" and settings.compile:
             raise ValueError("strategy fsdp2 has not been tried with optimization.compile; set one of them back")
+        return self
+
+    @model_validator(mode="after")
+    def _features_follow(self) -> Self:
+        data = self.data
+        if data.features is None:
+            return self
+        if data.refined is not None:
+            raise ValueError("data.features and data.refined both say what was seen; set one of them to null")
+        if self.model.spec.refiner is None:
+            raise ValueError(f"data.features={data.features}: {_SPEC} has no refiner, so that nothing reads them")
+        if data.augmentation is not None and data.augmentation.flip:
+            raise ValueError(
+                "data.features are of images as they are, and a mirrored object looks different: set "
+                "data.augmentation.flip=0 (crops are followed), or data.augmentation=null"
+            )
         return self
 
     @model_validator(mode="after")

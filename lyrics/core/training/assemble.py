@@ -13,11 +13,12 @@ from lyrics.core.data.collate import Collator
 from lyrics.core.data.fitting import Fitting
 from lyrics.core.errors import LyricsError, SpecError
 from lyrics.core.loading import build_model
+from lyrics.core.refining.features import StoredFeatures
 from lyrics.core.refining.refine_files import read_refinements
 from lyrics.core.refining.refinement import Refinement
 from lyrics.core.refining.stored import StoredRefinements
 from lyrics.core.registry.registry import default_registry
-from lyrics.core.resolve import declaring
+from lyrics.core.resolve import declaring, resolve
 from lyrics.core.runs.config import TrainConfig
 from lyrics.core.spec import Slot
 from lyrics.core.trained import start_from
@@ -48,9 +49,9 @@ def run(
             "model.spec.objectives.NAME=NAME, with a NAME that 'lyrics list objective' shows."
         )
     datasets = _fitting(build_datasets(config.data.sets, "data.sets"), config)
-    refined = read_refined(config)
+    refined, features = read_refined(config), read_features(config)
     torch.manual_seed(config.seed)  # random weights are a function of the seed, and alike on all ranks
-    model = build_model(config.model.spec, weights=config.model.weights)
+    model = build_model(config.model.spec, weights=config.model.weights, without_experts=features is not None)
     if adapt is not None:
         adapt(model)
     hold_frozen(model, config)
@@ -65,6 +66,7 @@ def run(
         codec=model.spec.codec,
         augmentation=augmentation,
         refined=refined,
+        features=features,
         snap_iou=config.data.snap_iou,
         drop_text=config.data.drop_text,
         drop_queries_text=config.data.drop_queries_text,
@@ -74,7 +76,14 @@ def run(
             raise SpecError("evaluation.every_steps: is set, but evaluation.sets names no data set to measure on.")
         held_out = _fitting(build_datasets(config.evaluation.sets, "evaluation.sets"), config)
         # Held-out samples are not varied.
-        plain = Collator(config.stage, model.processor, seed=config.seed, codec=model.spec.codec, refined=refined)
+        plain = Collator(
+            config.stage,
+            model.processor,
+            seed=config.seed,
+            codec=model.spec.codec,
+            refined=refined,
+            features=features,
+        )
         evaluate = HeldOut(config, held_out, plain)
     return train(config, model, datasets, collator, resume_from=resume_from, evaluate=evaluate)
 
@@ -110,3 +119,24 @@ def read_refined(config: TrainConfig) -> Mapping[str, Refinement] | None:
             f"{', '.join(dict.fromkeys(readers)) or 'no installed component'}."
         )
     return StoredRefinements(read_refinements(config.data.refined), config.data.refined)
+
+
+def read_features(config: TrainConfig) -> StoredFeatures | None:
+    """The stored features that the configuration names.
+
+    Raises ``SpecError`` for those of another refiner, or that cannot follow crops.
+    """
+    if config.data.features is None:
+        return None
+    where = f"data.features={config.data.features}"
+    found = StoredFeatures(config.data.features)
+    resolved = resolve(config.model.spec)
+    assert resolved.spec.refiner is not None
+    found.check_made_by(resolved.spec.refiner.model_dump(mode="json"), where)
+    fixed = [source for source, has_boxes in found.about["boxes"].items() if not has_boxes]
+    if fixed and config.data.augmentation is not None:
+        raise SpecError(
+            f"{where}: the tokens of the {' and of the '.join(fixed)} do not say where they are, so that they cannot "
+            "follow a crop: set data.augmentation=null."
+        )
+    return found

@@ -17,6 +17,7 @@ from lyrics.core.data.mixture import Mixture, Source
 from lyrics.core.data.sampler import StepSampler
 from lyrics.core.data.stream import SampleStream
 from lyrics.core.errors import SpecError
+from lyrics.core.refining.features import features_fingerprint
 from lyrics.core.runs.config import TrainConfig
 
 
@@ -50,6 +51,7 @@ def data_facts(config: TrainConfig, mixture: Mixture) -> dict[str, Any]:
         **({} if config.data.snap_iou is None else {"snap_iou": config.data.snap_iou}),
         **({} if not config.data.drop_text else {"drop_text": config.data.drop_text}),
         **({} if not config.data.drop_queries_text else {"drop_queries_text": config.data.drop_queries_text}),
+        **({} if config.data.features is None else {"features": features_fingerprint(config.data.features)}),
         "augmentation": None if config.data.augmentation is None else config.data.augmentation.model_dump(mode="json"),
     }
     facts["digest"] = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

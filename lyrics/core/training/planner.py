@@ -21,6 +21,7 @@ from lyrics.core.inspection.memory import Memory, training_memory
 from lyrics.core.json_reading import parse_json, read_json_object, read_text
 from lyrics.core.loading import build_model
 from lyrics.core.runs.config import TrainConfig
+from lyrics.core.training.feature_plan import FeaturePlan, plan_features
 from lyrics.core.training.sharding import check_model, largest_share, layers
 
 #: Bytes for each image of what may be stored of the refiner: tags, boxes and scores; a token for each box; dense
@@ -45,6 +46,7 @@ class RunPlan:
     samples_per_s: float | None
     stored: dict[str, int]
     speeds: dict[str, float]
+    features: FeaturePlan | None = None
 
     @property
     def bound(self) -> str | None:
@@ -56,9 +58,14 @@ class RunPlan:
 
 
 def plan_run(
-    config: TrainConfig, gpus: int, *, samples_per_s: float | None = None, beside: Mapping[str, float] | None = None
+    config: TrainConfig,
+    gpus: int,
+    *,
+    samples_per_s: float | None = None,
+    beside: Mapping[str, float] | None = None,
+    images: int | None = None,
 ) -> RunPlan:
-    """Count what ``config`` needs on ``gpus`` devices.
+    """Count what ``config`` needs on ``gpus`` devices, and compare it with a run on stored features of ``images``.
 
     ``samples_per_s`` is what one device does, ``beside`` what it gets from other parts (``RunPlan.speeds``). Under
     ``precision: bf16`` weights are fp32 and activations bf16, as autocast has them; the language model's frozen weights
@@ -87,6 +94,9 @@ def plan_run(
     held, gathered = language_model_bytes(config, whole.language_model, gpus)
     elsewhere = memory.weights - sum(one.numel() * one.element_size() for one in _frozen(whole.language_model))
     memory = replace(memory, weights=elsewhere + held, working=memory.working + gathered)
+    if config.data.features is not None and whole.refiner is not None:
+        experts = sum(one.numel() * one.element_size() for one in whole.refiner.parameters())
+        memory = replace(memory, weights=memory.weights - experts)  # they are not there
     samples = settings.steps * settings.global_batch
     speeds = {**({} if samples_per_s is None else {"step": samples_per_s}), **(beside or {})}
     return RunPlan(
@@ -98,6 +108,7 @@ def plan_run(
         None if samples_per_s is None else min(speeds.values()) * gpus,
         {name: size * samples for name, size in STORED_BYTES.items()},
         speeds,
+        plan_features(whole, samples, speeds, gpus, images),
     )
 
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -103,6 +103,9 @@ class GroundingDino(nn.Module):
     canvases are of one size.
     """
 
+    #: A token ends in its box.
+    tokens_end_in_boxes: Literal[True] = True
+
     def __init__(
         self,
         options: GroundingDinoOptions,
@@ -120,6 +123,8 @@ class GroundingDino(nn.Module):
         self.options = options
         self.config = config
         self.num_queries = int(config.num_queries)
+        #: Query states of every image, whatever is found in it.
+        self.num_tokens = self.num_queries
         self.num_words = _words(config)
         self.feature_dim = int(config.d_model) + 4
         self.preprocessing = Preprocessing(

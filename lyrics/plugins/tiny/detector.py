@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
@@ -60,6 +61,9 @@ class TinyDetector(KnowsScenes, nn.Module):
 
     A phrase counts as the name that it equals but for case and white space; one that equals no name is never detected.
     """
+
+    #: A token ends in its box.
+    tokens_end_in_boxes: Literal[True] = True
 
     def __init__(self, options: TinyDetectorOptions) -> None:
         super().__init__()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -119,6 +120,9 @@ class TinySegmenter(KnowsScenes, nn.Module):
     height; normalized in the original image). With ``look_width`` it is so many channels in place of ``width``, which a
     network of its own makes of the pixels inside the mask and of nothing else.
     """
+
+    #: A token ends in its box.
+    tokens_end_in_boxes: Literal[True] = True
 
     def __init__(self, options: TinySegmenterOptions) -> None:
         super().__init__()

@@ -22,6 +22,7 @@ from lyrics.core.errors import ImageError, LyricsError, SpecError
 from lyrics.core.geometry import Box
 from lyrics.core.masks import Mask
 from lyrics.core.pictures.drawing import draw_objects
+from lyrics.core.pictures.model_inputs import ModelImages
 from lyrics.core.refining.refine_files import (
     COCO_FILE,
     DRAWN_FOLDER,
@@ -33,7 +34,7 @@ from lyrics.core.refining.refine_files import (
     refine_files,
 )
 from lyrics.core.refining.refinement import Refinement, to_coco
-from lyrics.core.refining.refiner import VisualRefiner
+from lyrics.core.refining.refiner import RefinerOutput, VisualRefiner
 from lyrics.core.types import DetectedObject, Tag
 
 NAMES = ["red circle", "blue ring", "gray square"]
@@ -250,12 +251,13 @@ class Choosy(VisualRefiner):
         super().__init__()
         self.width, self.error, self.batches = width, error, []
 
-    def forward(self, pictures: Any, phrases: Any = None, *, names: Any = None) -> list[Refinement]:
-        self.batches.append(len(pictures))
-        if any(picture.width == self.width for picture in pictures):
+    def refine(self, images: ModelImages, phrases: Any = None) -> RefinerOutput:
+        self.batches.append(len(images))
+        if any(width == self.width for width, _ in images.sizes_px):
             raise self.error
         whole = (DetectedObject("thing", Box(0, 0, 1, 1), 0.5),)
-        return [Refinement(picture.size, (), whole, name) for picture, name in zip(pictures, names, strict=True)]
+        seen = (Refinement(size, (), whole, name) for size, name in zip(images.sizes_px, images.names, strict=True))
+        return RefinerOutput(tuple(seen), {})
 
 
 def _refine_until(writes: int, refiner: VisualRefiner, found: Sequence[Path], out: Path) -> int:
@@ -358,8 +360,9 @@ def test_a_row_or_drawing_that_cannot_be_made_skips_its_picture_alone(
             return super().to_json() | {"score": score}
 
     class Odder(VisualRefiner):
-        def forward(self, pictures: Any, phrases: Any = None, *, names: Any = None) -> list[Refinement]:
-            return [Odd(picture.size, name=name) for picture, name in zip(pictures, names, strict=True)]
+        def refine(self, images: ModelImages, phrases: Any = None) -> RefinerOutput:
+            seen = (Odd(size, name=name) for size, name in zip(images.sizes_px, images.names, strict=True))
+            return RefinerOutput(tuple(seen), {})
 
     summary = refine_files(Odder(), find_pictures([tmp_path]), tmp_path / "out")
     assert (summary.refined, list(summary.skipped)) == (1, [str(tmp_path / "10.png")])

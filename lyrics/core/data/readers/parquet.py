@@ -11,21 +11,12 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from lyrics.core.arrow import import_arrow
 from lyrics.core.data.readers.files import ReadOnDemand
-from lyrics.core.errors import DatasetError, MissingRequirementError, SampleError
+from lyrics.core.errors import DatasetError, SampleError
 
 #: As many as the sampler has shards open at a time.
 _KEPT_ROW_GROUPS = 32
-
-
-def _pyarrow() -> Any:
-    try:
-        import pyarrow.parquet
-    except ImportError:
-        raise MissingRequirementError(
-            "parquet files need pyarrow, which is not installed. Run: pip install 'lyrics-vl[data]'"
-        ) from None
-    return pyarrow
 
 
 @dataclass
@@ -40,7 +31,7 @@ class ParquetRecords(ReadOnDemand):
     paths: Sequence[Path]
 
     def __post_init__(self) -> None:
-        _pyarrow()
+        import_arrow()
 
     @cached_property
     def _groups(self) -> list[tuple[int, int, int]]:
@@ -86,7 +77,7 @@ class ParquetRecords(ReadOnDemand):
         return record
 
     def _table(self, index: int, group: int) -> Any:
-        pyarrow = _pyarrow()
+        pyarrow = import_arrow()
         number, within, _ = self._groups[group]
         try:
             with pyarrow.parquet.ParquetFile(self.paths[number]) as file:
@@ -99,7 +90,7 @@ class ParquetRecords(ReadOnDemand):
 
 def _sizes(path: Path) -> list[int]:
     """Rows of each row group."""
-    pyarrow = _pyarrow()
+    pyarrow = import_arrow()
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             for column in file.schema_arrow:
