@@ -28,6 +28,14 @@ def step(
         list[str] | None,
         typer.Option(help="float32 or bfloat16; may be given several times. [cpu: both; cuda: bfloat16]"),
     ] = None,
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option(help="paper: four objectives, against N1 and N3; blip2: three, against transformers. [both]"),
+    ] = None,
+    lengths: Annotated[
+        list[str] | None,
+        typer.Option(help="padded, true, equal or drawn; may be given several times. [all]"),
+    ] = None,
     attention: Annotated[
         list[str] | None,
         typer.Option(help="What the packed step uses; may be given several times. [cpu: auto; cuda: triton sdpa]"),
@@ -42,9 +50,11 @@ def step(
     out: Annotated[Path | None, typer.Option(help="JSON file to write, and a chart (.svg) beside it.")] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Time the paper's stage-1 step: one dense pass per objective (N1), BLIP-2's way (N3), and packed.
+    """Time the stage-1 step: the paper's in one dense pass per objective (N1), in BLIP-2's way (N3), and packed;
+    BLIP-2's with transformers' Q-Former, and packed.
 
-    N1 and N3 are padded to the maximum length, also where the packed step runs at true lengths.
+    The texts' lengths: padded (all of the maximum), true (shorter, the rivals padded to the maximum), equal (shorter,
+    nobody pads) and drawn (of each sample, the rivals padded to the longest of the batch).
 
     Losses are compared before anything is timed; the variants take turns in one process. The paper's size needs about
     12 GiB of memory and several minutes on a CPU. On a GPU a case that fails is a row that says why, and the exit code
@@ -60,11 +70,13 @@ def step(
     if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
         raise SpecError(f"--device {device}: is not here; 'lyrics doctor' says what is.")
 
-    from lyrics.workflows.bench.step import ATTENTIONS, run_bench_step, table
+    from lyrics.workflows.bench.step import ATTENTIONS, LENGTHS, RECIPES, run_bench_step, table
 
-    for name in attention or ():
-        if name not in ATTENTIONS:
-            raise UnknownNameError(f"--attention {name}: is one of {', '.join(ATTENTIONS)}.")
+    named = (("attention", attention, ATTENTIONS), ("recipe", recipe, RECIPES), ("lengths", lengths, tuple(LENGTHS)))
+    for option, given, known in named:
+        for name in given or ():
+            if name not in known:
+                raise UnknownNameError(f"--{option} {name}: is one of {', '.join(known)}.")
 
     gpu = device != "cpu"
     rows = run_bench_step(
@@ -72,6 +84,8 @@ def step(
         dtype or (("bf16",) if gpu else ("fp32", "bf16")),
         rounds or (10 if gpu else 3),
         device=device,
+        recipes=recipe or RECIPES,
+        lengths=lengths or tuple(LENGTHS),
         attentions=attention or (("triton", "sdpa") if gpu else ("auto",)),
         minutes=minutes,
         profile=profile,
