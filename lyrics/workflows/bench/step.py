@@ -108,9 +108,9 @@ def run_bench_step(
         say: called with a line of progress.
 
     Returns:
-        One row per batch size, dtype, recipe, variant and lengths; ``table`` prints them. A case for which no time was left is one row
-        of status ``not run``, and on a GPU one that fails (for want of memory, say) is one of status ``failed``; on a
-        CPU it raises.
+        One row per batch size, dtype, recipe, variant and lengths; ``table`` prints them. A case for which no time was
+        left is one row of status ``not run``, and on a GPU one that fails (for want of memory, say) is one of status
+        ``failed``; on a CPU it raises.
     """
     begun = time.monotonic()
     rows: list[dict[str, Any]] = []
