@@ -227,7 +227,7 @@ class Collator:
         known: Sequence[tuple[DetectedObject, ...]],
     ) -> ModelImages:
         names = [example.sample.image or "" for example in examples]
-        return self.processor.images(pictures, names=names, known_objects=known)
+        return self.processor.images(pictures, names=names, known_objects=known, as_bytes=True)
 
 
 def _image_id(example: Example) -> int:

@@ -145,6 +145,7 @@ class VisualRefiner(nn.Module):
     @torch.no_grad()
     def refine(self, images: ModelImages, phrases: Phrases = None) -> RefinerOutput:
         """Refine pictures that a processor has prepared, and keep the local tokens; ``phrases`` as above."""
+        images = images.normalized()
         phrases = phrase_lists(phrases, len(images))
         tags: list[list[Tag]] = [[] for _ in range(len(images))]
         if self.tagger is not None and phrases is None:
