@@ -22,7 +22,7 @@ def normalized(batch: ImageBatch) -> ImageBatch:
     how = batch.to_normalize
     if how is None:
         return batch
-    pixels_BCHW = batch.pixels_BCHW.to(torch.float32).div_(255.0)
+    pixels_BCHW = batch.pixels_BCHW.contiguous().to(torch.float32).div_(255.0)
     for channel, (mean, std) in enumerate(zip(how.mean, how.std, strict=True)):
         pixels_BCHW[:, channel].sub_(mean).div_(std)
     height, width = pixels_BCHW.shape[2:]

@@ -7,6 +7,7 @@ Shapes: B images, C color channels, H and W pixels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -44,9 +45,7 @@ def resized(size_px: tuple[int, int], preprocessing: Preprocessing) -> tuple[int
 
 
 def bytes_of(picture: Image.Image, preprocessing: Preprocessing) -> tuple[np.ndarray, Frame]:
-    """One RGB picture -> uint8 pixels [3,H,W] (not padded, perhaps of no contiguous memory), and the frame that leads
-    back to the picture.
-    """
+    """One RGB picture -> uint8 pixels [H,W,3] (not padded), and the frame that leads back to the picture."""
     frame = Frame.of(*picture.size)
     size_px = resized(picture.size, preprocessing)
     if size_px != picture.size:
@@ -57,14 +56,13 @@ def bytes_of(picture: Image.Image, preprocessing: Preprocessing) -> tuple[np.nda
         left, top = (size_px[0] - side_w) // 2, (size_px[1] - side_h) // 2
         picture = picture.crop((left, top, left + side_w, top + side_h))
         frame = frame.crop(left, top, side_w, side_h)
-    return np.asarray(picture).transpose(2, 0, 1), frame
+    return np.asarray(picture), frame
 
 
 def prepare_one(picture: Image.Image, preprocessing: Preprocessing) -> tuple[torch.Tensor, Frame]:
     """One RGB picture -> normalized pixels [3,H,W] (not padded) and the frame that leads back to the picture."""
-    pixels_CHW, frame = bytes_of(picture, preprocessing)
-    batch = ImageBatch(torch.from_numpy(pixels_CHW[None].copy()), (frame,), to_normalize=preprocessing)
-    return normalized(batch).pixels_BCHW[0], frame
+    found = prepare([picture], replace(preprocessing, pad_to=None))
+    return found.pixels_BCHW[0], found.frames[0]
 
 
 def prepare(
@@ -77,20 +75,21 @@ def prepare(
 ) -> ImageBatch:
     """RGB pictures -> one expert's batch. No pictures give an empty batch.
 
-    ``as_bytes`` leaves pixels uint8, to be normalized where they are read.
+    ``as_bytes`` leaves pixels uint8 and, in memory, in the order of the image's own ([B,H,W,C]), to be normalized where
+    they are read.
     """
     prepared = [bytes_of(picture, preprocessing) for picture in pictures]
     side = preprocessing.pad_to or 0
-    height = max([side, *(pixels.shape[1] for pixels, _ in prepared)])
-    width = max([side, *(pixels.shape[2] for pixels, _ in prepared)])
+    height = max([side, *(pixels.shape[0] for pixels, _ in prepared)])
+    width = max([side, *(pixels.shape[1] for pixels, _ in prepared)])
     if not prepared:
         height, width = side or preprocessing.size, side or preprocessing.size
-    rows_BCHW = np.zeros((len(prepared), 3, height, width), np.uint8)
-    for row, (pixels, _) in zip(rows_BCHW, prepared, strict=True):
-        row[:, : pixels.shape[1], : pixels.shape[2]] = pixels
+    rows_BHWC = np.zeros((len(prepared), height, width, 3), np.uint8)
+    for row, (pixels, _) in zip(rows_BHWC, prepared, strict=True):
+        row[: pixels.shape[0], : pixels.shape[1]] = pixels
     known = tuple(None if objects is None else tuple(objects) for objects in known_objects)
     frames = tuple(frame for _, frame in prepared)
-    batch = ImageBatch(torch.from_numpy(rows_BCHW), frames, tuple(names), known, preprocessing)
+    batch = ImageBatch(torch.from_numpy(rows_BHWC).permute(0, 3, 1, 2), frames, tuple(names), known, preprocessing)
     return batch if as_bytes else normalized(batch)
 
 

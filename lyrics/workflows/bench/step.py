@@ -27,6 +27,7 @@ import torch
 from lyrics.kernels import IMPLEMENTATIONS
 from lyrics.workflows.bench.charts import step_chart
 from lyrics.workflows.bench.machine import environment
+from lyrics.workflows.bench.step_cases import TOY
 from lyrics.workflows.bench.step_compare import LENGTHS, RECIPES, compare
 
 #: What the packed step's attention may be.
@@ -88,6 +89,7 @@ def run_bench_step(
     profile: bool = False,
     compiled: bool = False,
     minutes: float | None = None,
+    toy: bool = False,
     out: Path | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[dict[str, Any]]:
@@ -104,6 +106,7 @@ def run_bench_step(
         profile: add seconds by kind of kernel or operator to every row.
         compiled: also the packed step with its dense blocks compiled.
         minutes: no case is begun after so long; None: all are.
+        toy: tiny sizes, to see that it runs.
         out: where the JSON goes; not written when None.
         say: called with a line of progress.
 
@@ -129,6 +132,7 @@ def run_bench_step(
                     attention=attention,
                     profile=profile,
                     compiled=compiled,
+                    **(TOY if toy else {}),
                 )
                 rows += [row | measured_on for row in found]
                 status = "ok"

@@ -31,6 +31,24 @@ _OBJECT_TOKENS = 12
 #: them on average, a token each.
 _OBJECTS, _WORDS, _SHORTEST = (1, 20), (10.5, 2.4), 6
 
+#: Tiny sizes, as keywords of ``compare``; heads as wide as the kernels take them.
+TOY: Mapping[str, Any] = {
+    "sizes": {
+        "num_visual": 4,
+        "num_grounding": 4,
+        "hidden_size": 64,
+        "num_layers": 2,
+        "num_heads": 2,
+        "intermediate_size": 64,
+        "vocab_size": 300,
+        "max_positions": 300,
+    },
+    "image": (5, 16),
+    "local": (7, 12),
+    "true": (16, 6),
+    "padded": (32, 12),
+}
+
 #: Tokens of spatial text and caption: of every sample, or of each.
 Lengths = tuple[int, int] | Sequence[tuple[int, int]]
 

@@ -26,7 +26,7 @@ def picture(width: int, height: int, seed: int) -> Image.Image:
 
 def by_definition(pictures: list[Image.Image], how: Preprocessing) -> torch.Tensor:
     """Scaled, normalized, then padded with zeros; float64."""
-    parts = [np.array(bytes_of(one, how)[0], np.float64) for one in pictures]
+    parts = [np.array(bytes_of(one, how)[0], np.float64).transpose(2, 0, 1) for one in pictures]
     height = max([how.pad_to or 0, *(part.shape[1] for part in parts)])
     width = max([how.pad_to or 0, *(part.shape[2] for part in parts)])
     found = np.zeros((len(parts), 3, height, width))
@@ -52,6 +52,7 @@ def test_bytes_become_what_the_definition_says(sizes: list[tuple[int, int]], how
     torch.testing.assert_close(arrived.pixels_BCHW.double(), by_definition(pictures, how), atol=2e-6, rtol=0)
     on_the_host = prepare(pictures, how)
     assert on_the_host.pixels_BCHW.equal(arrived.pixels_BCHW)
+    assert on_the_host.pixels_BCHW.is_contiguous()
     padding_BHW = ~arrived.pixel_mask_BHW
     assert not arrived.pixels_BCHW[padding_BHW[:, None].expand_as(arrived.pixels_BCHW)].any()
     assert normalized(on_the_host) is on_the_host
