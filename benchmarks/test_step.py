@@ -15,7 +15,7 @@ pytest.importorskip("pytest_benchmark")
 from lyrics.training import pretrain_losses, total_loss
 from lyrics.workflows.bench.baselines import cached_losses, dense_losses
 from lyrics.workflows.bench.machine import environment
-from lyrics.workflows.bench.step import PADDED, TRUE, build_case
+from lyrics.workflows.bench.step_cases import PADDED, TRUE, build_case
 
 BATCH = int(os.environ.get("LYRICS_BENCH_BATCH", "4"))
 VARIANTS = {

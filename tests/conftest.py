@@ -89,6 +89,7 @@ LONG = (
     "test_docs.py",
     "test_docs_notebooks.py",
     "test_docs_plugins.py",
+    "test_evaluate_gpu.py",
     "test_imports.py",
     "test_tasks.py",
     "test_journeys.py",

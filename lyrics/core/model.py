@@ -64,6 +64,7 @@ class LyricsModel(SavedModel):
     @torch.no_grad()
     def features(self, images: ModelImages, phrases: Phrases = None) -> tuple[Features, tuple[Refinement, ...]]:
         """Frozen features of prepared images, and what the refiner saw. ``phrases`` replace the tagger's tags."""
+        images = images.normalized()
         image_tokens_PND = self.encoder(images.by_expert["image_encoder"].pixels_BCHW)
         if self.refiner is None:
             if phrases is not None:

@@ -62,12 +62,16 @@ class ImageBatch:
     experts that look results up; ``known_objects[i]`` are objects that the caller already has of picture i
     (annotations, or a stored refinement, moved with the picture by augmentation), for the same experts; None where
     there are none to be had.
+
+    On the way from a loader to a device, pixels are the picture's own uint8, and ``to_normalize`` says how they become
+    floats there (``lyrics.core.pictures.normalizing``). Experts are given none of these.
     """
 
     pixels_BCHW: torch.Tensor
     frames: tuple[Frame, ...]
     names: tuple[str, ...] = ()
     known_objects: tuple[tuple[DetectedObject, ...] | None, ...] = ()
+    to_normalize: Preprocessing | None = None
 
     def __post_init__(self) -> None:
         assert len(self.frames) == self.pixels_BCHW.shape[0], "one frame per picture"

@@ -166,7 +166,26 @@ def tiles_of(plan: Plan | CrossPlan, row_block: int, key_block: int, row_step: i
 
 @host_work("tiles")
 def _make_blocks(plan: Plan | CrossPlan) -> Blocks:
-    return _group_rows(runs_of(plan))
+    return _group_rows(runs_of(plan)) if isinstance(plan, Plan) else _group_sets(plan)
+
+
+def _group_sets(plan: CrossPlan) -> Blocks:
+    """What ``_group_rows`` makes of query sets, each of which sees all keys of one image."""
+    queries, keys = plan.row_id_SQ.shape[1], len(plan.col_id_M)
+    image = plan.image_index_S.numpy()
+    if not queries * keys * len(image):
+        return Blocks(np.zeros(0, np.int64), np.zeros((0, ROW_TILE), np.int64))
+    numbers = np.arange(len(image))
+    first_I = np.empty(plan.num_images, np.int64)
+    first_I[image[::-1]] = numbers[::-1]  # of equal ones the last write counts: the first set of an image
+    alike = first_I[image]
+    order = alike.argsort(kind="stable")
+    starts = np.flatnonzero(changes(alike[order]))
+    table = np.zeros((len(starts), ROW_TILE), np.int64)
+    table[:, 0] = starts * queries
+    table[:, 1] = np.diff(starts, append=len(image)) * queries
+    table[:, 2], table[:, 3] = image[order[starts]] * keys, keys
+    return Blocks((order[:, None] * queries + np.arange(queries)).reshape(-1), table)
 
 
 def _identities(plan: Plan | CrossPlan, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -235,6 +254,9 @@ def _key_tiles(blocks: np.ndarray, key_block: int, row_step: int) -> tuple[np.nd
 
     Keys are cut into the pieces that all blocks see whole or not at all (but for causality).
     """
+    apart = _tiles_apart(blocks, key_block, row_step)
+    if apart is not None:
+        return apart
     # Intervals of keys, the two of a block after one another: start, length, block, the diagonal at its start.
     start, length = blocks[:, [2, 4]].reshape(-1), blocks[:, [3, 5]].reshape(-1)
     block = np.repeat(np.arange(len(blocks)), 2)
@@ -293,6 +315,24 @@ def _key_tiles(blocks: np.ndarray, key_block: int, row_step: int) -> tuple[np.nd
     first_entry = in_list.cumsum() - in_list
     count = np.minimum(key_block, keys[group] - offset)
     return cols, _table(group_start[group] + offset, count, first_entry[lists], in_list[lists]), entries
+
+
+def _tiles_apart(blocks: np.ndarray, key_block: int, row_step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """``_key_tiles`` of blocks that see one interval of keys each and none that another sees, as query sets do that
+    read images; None for others.
+    """
+    if not len(blocks) or blocks[:, 5].any():
+        return None
+    first, length, start, keys = blocks[blocks[:, 2].argsort(), :4].T
+    if (start[:-1] + keys[:-1] > start[1:]).any():
+        return None
+    steps, tiles = -(-length // row_step), -(-keys // key_block)
+    list_of, step = np.repeat(np.arange(len(keys)), steps), row_step * within(steps)
+    entries = _table(first[list_of] + step, np.minimum(row_step, length[list_of] - step), np.array(NOT_CAUSAL))
+    group, offset = np.repeat(np.arange(len(keys)), tiles), key_block * within(tiles)
+    count = np.minimum(key_block, keys[group] - offset)
+    placed = (keys.cumsum() - keys)[group] + offset
+    return ragged(start, keys), _table(placed, count, (steps.cumsum() - steps)[group], steps[group]), entries
 
 
 def _entries(

@@ -12,7 +12,7 @@ import torch
 from lyrics.core.stage1.reduction import total_loss
 from lyrics.core.stage1.step import pretrain_losses
 from lyrics.core.stage1.streams import Features
-from lyrics.workflows.bench.step import build_case
+from lyrics.workflows.bench.step_cases import build_case
 
 #: Head dimension 32, the least that the kernels take; odd lengths.
 TOY: Mapping[str, Any] = {

@@ -17,7 +17,7 @@ from lyrics.core.stage1.batch import PretrainBatch, Spatial
 from lyrics.core.stage1.negatives import Negatives, negative_pairs
 from lyrics.core.stage1.streams import Text, merge
 from lyrics.kernels import build_plan
-from lyrics.workflows.bench.step import build_case
+from lyrics.workflows.bench.step_cases import build_case
 from tests.kernels.step_cases import TOY
 from tests.kernels.test_plan import by_definition
 

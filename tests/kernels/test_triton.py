@@ -291,7 +291,7 @@ def test_the_benchmark_runs_the_tuned_configuration(monkeypatch: pytest.MonkeyPa
 
 def test_operations_are_counted_from_the_tiles() -> None:
     from lyrics.core.stage1.state import Loss
-    from lyrics.workflows.bench.step import counted_flops
+    from lyrics.workflows.bench.measuring import counted_flops
 
     plan = build_plan([group("x", {"V": [5, 3], "C": [2, 0]}, full("V"))])[1]
     q, k, v, _ = random_inputs(plan, 2, 32, torch.float32)

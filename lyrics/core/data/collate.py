@@ -253,7 +253,8 @@ class Collator:
         shown: Sequence[_Varied],
     ) -> ModelImages:
         names = [example.sample.image or "" for example in examples]
-        images = self.processor.images(pictures, names=names, known_objects=[one.known for one in shown])
+        known = [one.known for one in shown]
+        images = self.processor.images(pictures, names=names, known_objects=known, as_bytes=True)
         seen = [one.seen for one in shown if one.seen is not None]
         return replace(images, seen=SeenTogether.of(seen)) if seen else images
 

@@ -176,15 +176,19 @@ def step_peak(model: LyricsModel, stage: str, batch_size: int) -> int:
     model.train()
     for parameter in model.parameters():
         parameter.grad = None
-    step = {"pretrain": _pretraining, "instruct": _instruction}[stage]
     try:
         with _FuseAttention(), counting(model) as counter:
-            step(model, batch_size).backward()
+            step_loss(model, stage, batch_size).backward()
         return counter.peak
     finally:
         for parameter in model.parameters():
             parameter.grad = None
         model.eval()
+
+
+def step_loss(model: LyricsModel, stage: str, batch_size: int) -> torch.Tensor:
+    """Return the loss of the step that is counted, on the model's device; its features are zeros."""
+    return {"pretrain": _pretraining, "instruct": _instruction}[stage](model, batch_size)
 
 
 def _pretraining(model: LyricsModel, batch_size: int) -> torch.Tensor:
@@ -206,12 +210,14 @@ def _pretraining(model: LyricsModel, batch_size: int) -> torch.Tensor:
 
 def _instruction(model: LyricsModel, batch_size: int) -> torch.Tensor:
     prompts = _prompts(model, batch_size)
-    logits = model.language_model(prompts, torch.ones(prompts.shape[:2], dtype=torch.long, device="meta"))
-    return F.cross_entropy(logits[:, -CAPTION_TOKENS:].flatten(0, 1).float(), _no_ids(batch_size * CAPTION_TOKENS))
+    logits = model.language_model(prompts, torch.ones(prompts.shape[:2], dtype=torch.long, device=prompts.device))
+    return F.cross_entropy(
+        logits[:, -CAPTION_TOKENS:].flatten(0, 1).float(), _no_ids(model, batch_size * CAPTION_TOKENS)
+    )
 
 
-def _no_ids(*shape: int) -> torch.Tensor:
-    return torch.zeros(shape, dtype=torch.long, device="meta")
+def _no_ids(model: LyricsModel, *shape: int) -> torch.Tensor:
+    return torch.zeros(shape, dtype=torch.long, device=model.device)
 
 
 def _prompts(model: LyricsModel, batch_size: int) -> torch.Tensor:
@@ -223,7 +229,7 @@ def _prompts(model: LyricsModel, batch_size: int) -> torch.Tensor:
     queries = torch.cat([outputs(stream.name, segment) for segment in stream.wanted], dim=1)
     soft = model.projection(queries)
     words = max(1, min(PROMPT_TOKENS, model.language_model.max_positions) - soft.shape[1])
-    return torch.cat([soft, model.language_model.embed(_no_ids(batch_size, words)).to(soft.dtype)], dim=1)
+    return torch.cat([soft, model.language_model.embed(_no_ids(model, batch_size, words)).to(soft.dtype)], dim=1)
 
 
 def _longest(model: LyricsModel) -> int:
@@ -232,18 +238,18 @@ def _longest(model: LyricsModel) -> int:
 
 
 def features_like(model: LyricsModel, batch_size: int) -> Features:
-    """Return features of the shapes that the encoder and the refiner give, on the meta device."""
+    """Return zeros of the shapes that the encoder and the refiner give, on the model's device."""
     preprocessing = model.encoder.preprocessing
     side = preprocessing.crop or preprocessing.size
     with torch.no_grad():
-        tokens = model.encoder(torch.empty(batch_size, 3, side, side, device="meta", dtype=model.dtype))
+        tokens = model.encoder(torch.zeros(batch_size, 3, side, side, device=model.device, dtype=model.dtype))
     local: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     sources = {} if model.refiner is None else model.refiner.local_sources
     for source, expert in sources.items():
         rows = expert.num_tokens if isinstance(expert, WithNumTokens) else OBJECTS
         local[source] = (
-            torch.empty(batch_size, rows, expert.feature_dim, device="meta", dtype=model.dtype),
-            torch.ones(batch_size, rows, dtype=torch.bool, device="meta"),
+            torch.zeros(batch_size, rows, expert.feature_dim, device=model.device, dtype=model.dtype),
+            torch.ones(batch_size, rows, dtype=torch.bool, device=model.device),
         )
     return Features(tokens.to(model.dtype), local)
 

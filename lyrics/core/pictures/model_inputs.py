@@ -15,6 +15,7 @@ import torch
 from lyrics.core.errors import PromptError
 from lyrics.core.pictures.images import ImageLike
 from lyrics.core.pictures.inputs import Pictures, entry_list, instruction_list, picture_list
+from lyrics.core.pictures.normalizing import normalized
 from lyrics.core.types import DetectedObject, ImageBatch, SeenBefore, Tag
 from lyrics.kernels.host_work import host_work
 
@@ -22,7 +23,7 @@ from lyrics.kernels.host_work import host_work
 @dataclass(frozen=True)
 class ModelImages:
     """The same pictures as each expert of a model reads them, by the expert's name (``image_encoder``, ``tagger``,
-    ...).
+    ...); those of a loader's batch once they are ``normalized``, which ``to`` does.
 
     ``seen`` is what a refiner saw in them before, where that was kept: it is not looked for again.
     """
@@ -37,15 +38,19 @@ class ModelImages:
 
     @host_work("transfer")
     def to(self, device: torch.device | str | None, dtype: torch.dtype | None = None) -> ModelImages:
-        """The same pictures with their pixels on ``device`` and of ``dtype``.
+        """The same pictures with their pixels on ``device``, normalized, and of ``dtype``.
 
         Nobody waits for copies to a GPU; those from pinned memory go on beside what it computes.
         """
         soon = device is not None and torch.device(device).type != "cpu"
-        moved = self._with_tensors(lambda tensor: tensor.to(device=device, non_blocking=soon))
+        moved = self._with_tensors(lambda tensor: tensor.to(device=device, non_blocking=soon)).normalized()
         if dtype is None:
             return moved
         return moved._with_tensors(lambda tensor: tensor.to(dtype=dtype) if tensor.is_floating_point() else tensor)
+
+    def normalized(self) -> ModelImages:
+        """The same pictures as experts read them, where a loader left their pixels as bytes."""
+        return replace(self, by_expert={expert: normalized(batch) for expert, batch in self.by_expert.items()})
 
     def pin_memory(self) -> ModelImages:
         """The same pictures in memory that a GPU reads by itself."""

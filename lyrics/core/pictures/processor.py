@@ -7,6 +7,7 @@ Shapes: B images, C color channels, H and W pixels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ from lyrics.core.geometry import Frame
 from lyrics.core.pictures.images import ImageLike, open_image, picture_name
 from lyrics.core.pictures.inputs import Pictures, instruction_list, picture_list
 from lyrics.core.pictures.model_inputs import ModelImages, ModelInputs, asked
+from lyrics.core.pictures.normalizing import normalized
 from lyrics.core.types import DetectedObject, ImageBatch, Preprocessing
 
 _FILTERS = {
@@ -42,8 +44,8 @@ def resized(size_px: tuple[int, int], preprocessing: Preprocessing) -> tuple[int
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def prepare_one(picture: Image.Image, preprocessing: Preprocessing) -> tuple[torch.Tensor, Frame]:
-    """One RGB picture -> normalized pixels [3,H,W] (not padded) and the frame that leads back to the picture."""
+def bytes_of(picture: Image.Image, preprocessing: Preprocessing) -> tuple[np.ndarray, Frame]:
+    """One RGB picture -> uint8 pixels [H,W,3] (not padded), and the frame that leads back to the picture."""
     frame = Frame.of(*picture.size)
     size_px = resized(picture.size, preprocessing)
     if size_px != picture.size:
@@ -57,9 +59,13 @@ def prepare_one(picture: Image.Image, preprocessing: Preprocessing) -> tuple[tor
         left, top = (size_px[0] - side_w) // 2, (size_px[1] - side_h) // 2
         picture = picture.crop((left, top, left + side_w, top + side_h))
         frame = frame.crop(left, top, side_w, side_h)
-    mean, std = (np.asarray(values, dtype=np.float32) for values in (preprocessing.mean, preprocessing.std))
-    pixels_HWC = (np.asarray(picture, dtype=np.float32) / 255.0 - mean) / std
-    return torch.from_numpy(np.ascontiguousarray(pixels_HWC.transpose(2, 0, 1))), frame
+    return np.asarray(picture), frame
+
+
+def prepare_one(picture: Image.Image, preprocessing: Preprocessing) -> tuple[torch.Tensor, Frame]:
+    """One RGB picture -> normalized pixels [3,H,W] (not padded) and the frame that leads back to the picture."""
+    found = prepare([picture], replace(preprocessing, pad_to=None))
+    return found.pixels_BCHW[0], found.frames[0]
 
 
 def _on_square(picture: Image.Image, frame: Frame, preprocessing: Preprocessing) -> tuple[Image.Image, Frame]:
@@ -78,19 +84,27 @@ def prepare(
     preprocessing: Preprocessing,
     names: Sequence[str] = (),
     known_objects: Sequence[Sequence[DetectedObject] | None] = (),
+    *,
+    as_bytes: bool = False,
 ) -> ImageBatch:
-    """RGB pictures -> one expert's batch. No pictures give an empty batch."""
-    prepared = [prepare_one(picture, preprocessing) for picture in pictures]
+    """RGB pictures -> one expert's batch. No pictures give an empty batch.
+
+    ``as_bytes`` leaves pixels uint8 and, in memory, in the order of the image's own ([B,H,W,C]), to be normalized where
+    they are read.
+    """
+    prepared = [bytes_of(picture, preprocessing) for picture in pictures]
     side = preprocessing.pad_to or 0
-    height = max([side, *(pixels.shape[1] for pixels, _ in prepared)])
-    width = max([side, *(pixels.shape[2] for pixels, _ in prepared)])
+    height = max([side, *(pixels.shape[0] for pixels, _ in prepared)])
+    width = max([side, *(pixels.shape[1] for pixels, _ in prepared)])
     if not prepared:
         height, width = side or preprocessing.size, side or preprocessing.size
-    batch = torch.zeros(len(prepared), 3, height, width)
-    for row, (pixels, _) in zip(batch, prepared, strict=True):
-        row[:, : pixels.shape[1], : pixels.shape[2]] = pixels
+    rows_BHWC = np.zeros((len(prepared), height, width, 3), np.uint8)
+    for row, (pixels, _) in zip(rows_BHWC, prepared, strict=True):
+        row[: pixels.shape[0], : pixels.shape[1]] = pixels
     known = tuple(None if objects is None else tuple(objects) for objects in known_objects)
-    return ImageBatch(batch, tuple(frame for _, frame in prepared), tuple(names), known)
+    frames = tuple(frame for _, frame in prepared)
+    batch = ImageBatch(torch.from_numpy(rows_BHWC).permute(0, 3, 1, 2), frames, tuple(names), known, preprocessing)
+    return batch if as_bytes else normalized(batch)
 
 
 class Processor:
@@ -184,12 +198,15 @@ class Processor:
         known_objects: Sequence[Sequence[DetectedObject] | None] = (),
         dtype: torch.dtype | None = None,
         condition: Condition = CLEAR,
+        as_bytes: bool = False,
     ) -> ModelImages:
         """Open, check and prepare pictures (whatever ``open_image`` takes) for every expert, as tensors of ``dtype``
         (float32 unless given).
 
         ``names`` say which pictures they are; a path is its own name unless they are given. ``known_objects``: see
-        ``ImageBatch``. ``condition`` says who sees them blurred. Raises ``ImageError`` naming the file.
+        ``ImageBatch``. ``condition`` says who sees them blurred. ``as_bytes`` leaves the pixels of images that are not
+        sent to a ``device`` uint8, until ``ModelImages.to`` sends and normalizes them. Raises ``ImageError`` naming the
+        file.
         """
         pictures = picture_list(pictures)
         opened = [open_image(picture) for picture in pictures]
@@ -201,7 +218,9 @@ class Processor:
         if any(condition.blurs(expert) for expert in self.preprocessing):
             unclear = [picture.filter(ImageFilter.GaussianBlur(condition.blur_px)) for picture in opened]
         batches = {
-            expert: prepare(unclear if condition.blurs(expert) else opened, preprocessing, names, known_objects)
+            expert: prepare(
+                unclear if condition.blurs(expert) else opened, preprocessing, names, known_objects, as_bytes=as_bytes
+            )
             for expert, preprocessing in self.preprocessing.items()
         }
         images = ModelImages(tuple(names), tuple(picture.size for picture in opened), batches)

@@ -164,6 +164,7 @@ class VisualRefiner(nn.Module):
         if images.seen is not None:
             kept = zip(images.sizes_px, images.seen.tags, images.seen.objects, images.names, strict=True)
             return RefinerOutput(tuple(Refinement(*one) for one in kept), images.seen.local)
+        images = images.normalized()
         phrases = phrase_lists(phrases, len(images))
         tags: list[list[Tag]] = [[] for _ in range(len(images))]
         if self.tagger is not None and phrases is None:

@@ -60,6 +60,7 @@ class BlankingProcessor(Processor):
         known_objects: Sequence[Sequence[DetectedObject] | None] = (),
         dtype: torch.dtype | None = None,
         condition: Condition = CLEAR,
+        as_bytes: bool = False,
     ) -> ModelImages:
         """As ``Processor.images``.
 
@@ -71,9 +72,17 @@ class BlankingProcessor(Processor):
             names = [picture_name(picture) for picture in pictures]
         white = [Image.new("RGB", picture.size, BLANK) for picture in opened]
         seen = self._seeing.images(
-            opened, device, names=names, known_objects=known_objects, dtype=dtype, condition=condition
+            opened,
+            device,
+            names=names,
+            known_objects=known_objects,
+            dtype=dtype,
+            condition=condition,
+            as_bytes=as_bytes,
         )
-        unseen = self._blank.images(white, device, names=names, known_objects=known_objects, dtype=dtype)
+        unseen = self._blank.images(
+            white, device, names=names, known_objects=known_objects, dtype=dtype, as_bytes=as_bytes
+        )
         merged = {**seen.by_expert, **unseen.by_expert}
         return replace(seen, by_expert={name: merged[name] for name in self.preprocessing})
 

@@ -46,16 +46,16 @@ def step_chart(rows: Sequence[Mapping[str, Any]]) -> str:
     timed = [row for row in rows if "status" not in row]
     for case in dict.fromkeys(_step_case(row) for row in timed):
         own = {f"{row['variant']} {row['lengths']}": row for row in timed if _step_case(row) == case}
-        batch, dtype, attention = case
-        where = f"batch {batch}, {dtype}" + ("" if attention == "auto" else f", {attention}")
+        recipe, batch, dtype, attention = case
+        where = f"{recipe}, batch {batch}, {dtype}" + ("" if attention == "auto" else f", {attention}")
         seconds = {name: _spread(row) for name, row in own.items()}
         kept = {name: Point(0.0, row["saved_bytes"] / 1e9) for name, row in own.items()}
         panels += [Bars(f"step, s: {where}", seconds), Bars(f"kept for backward, GB: {where}", kept)]
     return chart(panels)
 
 
-def _step_case(row: Mapping[str, Any]) -> tuple[int, str, str]:
-    return row["batch"], row["dtype"], row["attention"]
+def _step_case(row: Mapping[str, Any]) -> tuple[str, int, str, str]:
+    return row["recipe"], row["batch"], row["dtype"], row["attention"]
 
 
 def _spread(row: Mapping[str, Any]) -> Point:

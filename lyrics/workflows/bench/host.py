@@ -201,7 +201,7 @@ class HostStep:
                 torch.empty(size, count, dtype=torch.bool, device="meta"),
             )
         self._found = Features(torch.empty(size, *self._image_tokens, device="meta"), local), refinements
-        prepared = self.model.processor.images([Image.new("RGB", _SIZE_PX)])
+        prepared = self.model.processor.images([Image.new("RGB", _SIZE_PX)], as_bytes=True)
         images = ModelImages(
             ("",) * size,
             (_SIZE_PX,) * size,

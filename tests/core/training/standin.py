@@ -111,7 +111,7 @@ class StandIn(nn.Module):
     def _words(
         self, batch: Any, captions: Sequence[str], head: nn.Module, least: int, shift: torch.Tensor | float = 0.0
     ) -> Loss:
-        pixels_BCHW = batch.images.by_expert["image_encoder"].pixels_BCHW.to(self.encoder.weight.dtype)
+        pixels_BCHW = batch.images.to("cpu", self.encoder.weight.dtype).by_expert["image_encoder"].pixels_BCHW
         with torch.no_grad():
             features_BD = self.encoder(pixels_BCHW.flatten(1))
         hidden_BD = self.trunk(features_BD + self.query_tokens_QD.mean(0)) + shift
