@@ -274,9 +274,8 @@ def run(out: Path, *, wheels: Path | None, rehearse: bool, minutes: float, only:
             found = run_part(part, place, min(part.limit_s * (_REHEARSAL if rehearse else 1), left))
         summary["parts"][part.name] = found
         write()
-        print(
-            f"{part.name}: {found['status']} ({found.get('seconds', 0)} s) {json.dumps(found.get('facts', {}))} {found.get('reason', '')}"
-        )
+        facts = json.dumps(found.get("facts", {}))
+        print(f"{part.name}: {found['status']} ({found.get('seconds', 0)} s) {facts} {found.get('reason', '')}")
 
     if wheels is not None:
         do(Part("install", 120, lambda place: install(wheels, out)))
