@@ -81,7 +81,7 @@ app.command("parity", short_help="The same answers in batches, bfloat16, 4 bits 
 app.command("ablate", short_help="The paper's ablations: Tables 5 and 6, Figures 4a and 4b.")(ablate.ablate)
 app.add_typer(bench.app, name="bench", short_help="Benchmarks: correctness first, then time.")
 app.add_typer(data.app, name="data", short_help="Prepare, look at and check data sets.")
-app.command("quickstart", short_help="Compose lyrics-tiny and run a picture through it.")(quickstart.quickstart)
+app.command("quickstart", short_help="Compose lyrics-tiny and run an image through it.")(quickstart.quickstart)
 
 
 _shown: set[str] = set()

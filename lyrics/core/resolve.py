@@ -224,6 +224,8 @@ def _options(path: str, entry: Entry, slot: Slot, registry: Registry) -> Options
     except Exception as error:  # a third-party validator may raise anything
         raise PluginError(f"{where}: the options of {entry.source} failed: {describe(error)}") from error
     for name in vocabulary_options(entry.component.options):
+        if getattr(options, name) is None:
+            continue
         try:
             registry.check_vocabulary(getattr(options, name))
         except (SpecError, PluginError) as error:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a picture becomes the canvas that an expert reads. Declared by the expert, applied by the processor.
+    """How an image becomes the canvas that an expert reads. Declared by the expert, applied by the processor.
 
     Args:
         resize: ``squash`` to ``size`` x ``size`` whatever the shape; ``shortest`` side to ``size``, the longest at
@@ -57,10 +57,10 @@ class ImageBatch:
     """Pictures as one expert reads them.
 
     ``pixels_BCHW`` is float, normalized, zero-padded on the right and at the bottom. ``frames[i].size`` is the (width,
-    height) in pixels of picture i's canvas before that padding, and the frame maps boxes between the canvas and the
-    original picture. ``names`` say which pictures they are (the path as the caller wrote it, or an empty string), for
-    experts that look results up; ``known_objects[i]`` are objects that the caller already has of picture i
-    (annotations, or a stored refinement, moved with the picture by augmentation), for the same experts; None where
+    height) in pixels of image i's canvas before that padding, and the frame maps boxes between the canvas and the
+    original image. ``names`` say which images they are (the path as the caller wrote it, or an empty string), for
+    experts that look results up; ``known_objects[i]`` are objects that the caller already has of image i
+    (annotations, or a stored refinement, moved with the image by augmentation), for the same experts; None where
     there are none to be had.
 
     On the way from a loader to a device, pixels are the picture's own uint8, and ``to_normalize`` says how they become
@@ -74,14 +74,14 @@ class ImageBatch:
     to_normalize: Preprocessing | None = None
 
     def __post_init__(self) -> None:
-        assert len(self.frames) == self.pixels_BCHW.shape[0], "one frame per picture"
+        assert len(self.frames) == self.pixels_BCHW.shape[0], "one frame per image"
 
     def __len__(self) -> int:
         return len(self.frames)
 
     @property
     def pixel_mask_BHW(self) -> torch.Tensor:
-        """True where there is picture, False where there is padding."""
+        """True where there is image, False where there is padding."""
         import torch
 
         _, _, height, width = self.pixels_BCHW.shape
@@ -93,7 +93,7 @@ class ImageBatch:
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """A name for something in the picture, with its probability in [0, 1]."""
+    """A name for something in the image, with its probability in [0, 1]."""
 
     name: str
     score: float
@@ -128,7 +128,7 @@ class DetectorOutput:
 class SegmenterOutput:
     """What a segmenter returns for a batch: a mask and a token for every box that was asked for, in the order asked.
 
-    ``masks[i][k]`` is in the original picture. ``tokens_BKD`` has one row per box, ``mask_BK`` (bool) says which rows
+    ``masks[i][k]`` is in the original image. ``tokens_BKD`` has one row per box, ``mask_BK`` (bool) says which rows
     exist; K is the largest number of boxes in the batch and may be 0.
     """
 
@@ -139,7 +139,7 @@ class SegmenterOutput:
 
 @dataclass(frozen=True)
 class DetectedObject:
-    """An object of a picture as the refiner reports it: tag, box in the original picture, score, and its mask where one
+    """An object of an image as the refiner reports it: tag, box in the original image, score, and its mask where one
     was made.
     """
 
@@ -165,10 +165,10 @@ class SeenBefore:
 
 @dataclass(frozen=True)
 class Turn:
-    """One exchange of a conversation about a picture.
+    """One exchange of a conversation about an image.
 
     Boxes in either text are in the codec ``lyrics`` (``lyrics.core.language.codecs``), whatever the data set's own
-    notation and whatever codec the model writes, and are shares of the sample's picture; augmentation moves them, and a
+    notation and whatever codec the model writes, and are shares of the sample's image; augmentation moves them, and a
     template may rewrite them in another codec.
     """
 
@@ -182,13 +182,13 @@ class Sample:
 
     Args:
         image: path or key that the data set's reader understands; None for text alone. captions: alternative
-        descriptions of the picture. objects: tags and boxes in the original picture; ``score`` is 1.0 for annotated
+        descriptions of the image. objects: tags and boxes in the original image; ``score`` is 1.0 for annotated
         ones. turns: instructions with their answers, in order. source: name of the data set and the key in it, for
         ledgers and error messages. extra: plain data that a benchmark needs (reference answers, question id).
-        annotated_size: (width, height) in pixels that the annotations state for the picture, None where they state
+        annotated_size: (width, height) in pixels that the annotations state for the image, None where they state
         none.
-            The boxes are shares of a picture of that size. ``lyrics.core.data.pictures.check_frame`` compares it with
-            the picture that is read.
+            The boxes are shares of an image of that size. ``lyrics.core.data.pictures.check_frame`` compares it with
+            the image that is read.
     """
 
     image: str | None

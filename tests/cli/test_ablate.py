@@ -164,7 +164,7 @@ def test_a_signal_is_no_failure(run: Run, configs: list[str], tmp_path: Path, mo
         ((), "give one of --table 5, --table 6, --figure 4a and --figure 4b"),
         (("--table", "5", "--figure", "4a"), "give one of"),
         (("--table", "7"), "--table 7: is not an ablation of the paper that is available; there are --table 5"),
-        (("--figure", "5"), "--figure 5: is no ablation"),
+        (("--figure", "5"), "--figure 5: is not an ablation"),
         (
             ("--table", "5", "--reading", "blanc"),
             "--reading blanc: is one of blank, removed, features, both, all. Did you mean 'blank'?",

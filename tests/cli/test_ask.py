@@ -143,7 +143,7 @@ def test_ask_about_several_pictures_or_none(run: Run, folder: str, picture: str,
     ("arguments", "complaint"),
     [
         (["nowhere.png", "what?"], "nowhere.png: no such image. The last argument is the question"),
-        (["PICTURE"], "picture.png: is a picture; write the question after it"),
+        (["PICTURE"], "picture.png: is an image; write the question after it"),
         (["PICTURE", "  "], "the prompt is empty; ask something"),
         (["PICTURE", "what?", "--boxes", "pixels"], "--boxes pixels: is one of original, norm, 0-999"),
         (["PICTURE", "what?", "--dtype", "float23"], "Did you mean 'float32'?"),

@@ -112,7 +112,7 @@ def test_stage_1_without_objects_or_captions_is_finite(model: LyricsModel) -> No
 
 def test_stage_1_needs_pictures_and_objectives(model: LyricsModel) -> None:
     text = replace(example(0), picture=None, sample=Sample(None, ("words",)))
-    with pytest.raises(DatasetError, match=r"'toy', row 0: stage 1 aligns pictures with text"):
+    with pytest.raises(DatasetError, match=r"'toy', row 0: stage 1 aligns images with text"):
         collated(model, "pretrain", text)
     bare = made(objectives={})
     with pytest.raises(ValueError, match="no objectives"):

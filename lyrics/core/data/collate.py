@@ -34,13 +34,13 @@ from lyrics.core.types import DetectedObject, Sample, SeenBefore, Turn
 
 @dataclass(frozen=True, eq=False)
 class PretrainExamples:
-    """A batch of stage 1: B pictures with a caption each.
+    """A batch of stage 1: B images with a caption each.
 
     Args:
-        images: the pictures as each expert reads them.
+        images: the images as each expert reads them.
         captions: one description of each; may be empty.
         positions: where each stands in the data order; fixes every random draw about it.
-        image_ids: identity of each picture before augmentation: samples of one picture are not each other's negatives.
+        image_ids: identity of each image before augmentation: samples of one image are not each other's negatives.
     """
 
     images: ModelImages
@@ -58,9 +58,9 @@ class PretrainExamples:
 
 @dataclass(frozen=True, eq=False)
 class InstructionExamples:
-    """A batch of stage 2: conversations, and the pictures of all of them.
+    """A batch of stage 2: conversations, and the images of all of them.
 
-    ``dialogues[i]`` names its pictures by their number in ``images``; a conversation may have none. With ``snap_iou``,
+    ``dialogues[i]`` names its images by their number in ``images``; a conversation may have none. With ``snap_iou``,
     boxes in the answers are to be exchanged for those that the refiner finds, where they overlap by so much.
     ``dropped`` says whose spatial text is left out.
     """
@@ -94,21 +94,21 @@ class Collator:
 
     Args:
         stage: what is made of the examples.
-        processor: prepares pictures for the experts of one model.
+        processor: prepares images for the experts of one model.
         seed: of the run.
         codec: how boxes are written in instructions and answers; the model's.
-        augmentation: None leaves pictures as they are.
-        refined: stored refinements by the picture's name in its data set. Their objects travel with the picture as
+        augmentation: None leaves images as they are.
+        refined: stored refinements by the image's name in its data set. Their objects travel with the image as
             ``known_objects``, moved by the augmentation; without any, those of the sample's own objects do that a
             question may know (``lyrics.core.data.known``). Experts that look answers up (``cached``) read them, others
             see for themselves.
         features: what the refiner saw, kept by ``lyrics refine --features``: it goes with the picture in place of the
             experts, moved by the augmentation. Not with ``refined``.
         snap_iou: passed on with batches of stage 2.
-        drop_text, drop_queries_text: shares of the pictures of stage 2 whose spatial text is left out of the prompt,
+        drop_text, drop_queries_text: shares of the images of stage 2 whose spatial text is left out of the prompt,
             and out of what the query transformer reads; the two are drawn apart.
 
-    Raises ``DatasetError`` for a picture that ``refined`` lacks, and for text alone in stage 1.
+    Raises ``DatasetError`` for an image that ``refined`` lacks, and for text alone in stage 1.
     """
 
     def __init__(
@@ -189,8 +189,8 @@ class Collator:
             varied = self._varied(example)
             if varied.picture is None:
                 raise DatasetError(
-                    f"data set {example.data_set!r}, row {example.row}: stage 1 aligns pictures with text, and this "
-                    "sample has no picture."
+                    f"data set {example.data_set!r}, row {example.row}: stage 1 aligns images with text, and this "
+                    "sample has no image."
                 )
             pictures.append(varied.picture)
             choices = varied.sample.captions
@@ -260,6 +260,6 @@ class Collator:
 
 
 def _image_id(example: Example) -> int:
-    """63 bits that name the picture: samples of one data set that share a picture share it."""
+    """63 bits that name the image: samples of one data set that share an image share it."""
     text = f"{example.data_set}\0{example.sample.image if example.sample.image is not None else example.row}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1

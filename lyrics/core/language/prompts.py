@@ -2,7 +2,7 @@
 template's (``lyrics.core.language.chat_templates``).
 
 Words are always encoded with reserved tokens split: whatever a user types, a data set holds or a refiner finds stays
-text, and never becomes a special token or another one that steers a model. A picture's place is no token at all: soft
+text, and never becomes a special token or another one that steers a model. An image's place is no token at all: soft
 tokens are put there later (``lyrics.core.language.soft_prompts``).
 """
 
@@ -36,7 +36,7 @@ class Special:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """The place of a picture's soft tokens; ``index`` counts the pictures of the call."""
+    """The place of an image's soft tokens; ``index`` counts the images of the call."""
 
     index: int
 
@@ -47,7 +47,7 @@ Segment = Words | Special | Picture
 @renamed(pictures="images")
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One instruction with the pictures it brings into the conversation, and its answer; ``None`` where it is to be
+    """One instruction with the images it brings into the conversation, and its answer; ``None`` where it is to be
     generated.
     """
 
@@ -62,12 +62,12 @@ BOS, EOS = Special("bos"), Special("eos")
 
 @dataclass(frozen=True)
 class TokenPrompt:
-    """A prompt as token ids and places of pictures.
+    """A prompt as token ids and places of images.
 
     Args:
-        ids: token ids; at the place of a picture, ``slots`` ids of 0 that are never read.
-        targets: which of them are learned (answers and what ends them); false on pictures.
-        slots: (position of its first soft token, picture) of each picture, in order.
+        ids: token ids; at the place of an image, ``slots`` ids of 0 that are never read.
+        targets: which of them are learned (answers and what ends them); false on images.
+        slots: (position of its first soft token, image) of each image, in order.
     """
 
     ids: tuple[int, ...]
@@ -79,9 +79,9 @@ class TokenPrompt:
 
     @property
     def keys(self) -> tuple[Hashable, ...]:
-        """What stands at each place: the id of a token, or the picture whose soft tokens begin there.
+        """What stands at each place: the id of a token, or the image whose soft tokens begin there.
 
-        Two prompts about the same pictures whose keys begin alike are read alike so far.
+        Two prompts about the same images whose keys begin alike are read alike so far.
         """
         pictures = dict(self.slots)
         return tuple(
@@ -240,7 +240,7 @@ def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
 
 
 def cut(prompt: TokenPrompt, longest: int, tokens_per_picture: int) -> TokenPrompt:
-    """Return the first ``longest`` tokens, without a picture that would be cut through."""
+    """Return the first ``longest`` tokens, without an image that would be cut through."""
     end = min(longest, len(prompt))
     for start, _ in prompt.slots:
         if start < end < start + tokens_per_picture:

@@ -1,4 +1,4 @@
-"""Pictures in, one tensor per expert out. Every change of coordinates of a picture happens here, and its frame records
+"""Pictures in, one tensor per expert out. Every change of coordinates of an image happens here, and its frame records
 it.
 
 Shapes: B images, C color channels, H and W pixels.
@@ -108,7 +108,7 @@ def prepare(
 
 
 class Processor:
-    """Turns pictures into what the experts of one model read.
+    """Turns images into what the experts of one model read.
 
     Args:
         preprocessing: per expert, what it declared.
@@ -200,7 +200,7 @@ class Processor:
         condition: Condition = CLEAR,
         as_bytes: bool = False,
     ) -> ModelImages:
-        """Open, check and prepare pictures (whatever ``open_image`` takes) for every expert, as tensors of ``dtype``
+        """Open, check and prepare images (whatever ``open_image`` takes) for every expert, as tensors of ``dtype``
         (float32 unless given).
 
         ``names`` say which pictures they are; a path is its own name unless they are given. ``known_objects``: see
@@ -213,7 +213,7 @@ class Processor:
         if names is None:
             names = [picture_name(picture) for picture in pictures]
         if len(names) != len(opened) or isinstance(names, str):
-            raise ValueError(f"names: a list with one for each of {len(opened)} pictures, not {names!r}")
+            raise ValueError(f"names: a list with one for each of {len(opened)} images, not {names!r}")
         unclear = opened
         if any(condition.blurs(expert) for expert in self.preprocessing):
             unclear = [picture.filter(ImageFilter.GaussianBlur(condition.blur_px)) for picture in opened]

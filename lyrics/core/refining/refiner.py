@@ -32,19 +32,19 @@ LocalTokens = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
 
 @dataclass(frozen=True)
 class RefinerOutput:
-    """One ``Refinement`` per picture, and the batch's local tokens per source: tokens [B,M,D] with their mask [B,M]."""
+    """One ``Refinement`` per image, and the batch's local tokens per source: tokens [B,M,D] with their mask [B,M]."""
 
     refinements: tuple[Refinement, ...]
     local: LocalTokens
 
 
 class VisualRefiner(nn.Module):
-    """Tags, boxes, masks and local tokens of pictures.
+    """Tags, boxes, masks and local tokens of images.
 
     Args:
         tagger, detector, segmenter: modules that keep the contract of their kind, or None. A segmenter needs a
             detector.
-        max_objects: objects kept per picture, best first.
+        max_objects: objects kept per image, best first.
         names: per expert, what to call it when it breaks its contract; ``the detector`` and so on unless given.
         made_of: the resolved specification and the versions behind it, as plain data, for ``digest``.
     """

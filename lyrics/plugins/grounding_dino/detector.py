@@ -70,7 +70,7 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class _Queries:
-    """What the network says of some pictures, one prompt each.
+    """What the network says of some images, one prompt each.
 
     ``logits_BQT`` are -inf where a prompt has no token. ``boxes_BQ4`` are (center x, center y, width, height), a share
     of the canvas. ``tokens_BQD`` are the local tokens.
@@ -84,7 +84,7 @@ class _Queries:
 class GroundingDino(nn.Module):
     """Images and phrases -> detections, and the query states as local tokens.
 
-    Each picture is read with a prompt of its phrases (``a . b . c .``, lower case). A query's score for a phrase is the
+    Each image is read with a prompt of its phrases (``a . b . c .``, lower case). A query's score for a phrase is the
     greatest probability among the phrase's tokens; see ``selection.select`` for what becomes a detection. A detection's
     phrase is the caller's, letter for letter. Full stops and question marks are left out of the prompt, so that they
     cannot cut a phrase in two; of phrases that differ in those, in case and in white space only, the first is reported.
@@ -98,8 +98,8 @@ class GroundingDino(nn.Module):
     quite the detection's (as in the authors' code). They exist for every query (the mask is True), whether or not
     anything was detected.
 
-    The network sees padding where pictures of a batch differ in size (Swin's windows and the group norms mix it into
-    the picture). So that a picture's result does not depend on its neighbors, pictures run together only when their
+    The network sees padding where images of a batch differ in size (Swin's windows and the group norms mix it into
+    the image). So that an image's result does not depend on its neighbors, images run together only when their
     canvases are of one size.
     """
 
@@ -154,11 +154,11 @@ class GroundingDino(nn.Module):
     def forward(self, images: ImageBatch, phrases: Sequence[Sequence[str]]) -> DetectorOutput:
         """Detections in descending score, and tokens.
 
-        Raises ``ValueError`` unless there is one list of phrases per picture.
+        Raises ``ValueError`` unless there is one list of phrases per image.
         """
         if len(phrases) != len(images) or any(isinstance(names, str) for names in phrases):
             raise ValueError(
-                f"a detector needs one list of phrases for each of the {len(images)} pictures, not {phrases!r:.200}"
+                f"a detector needs one list of phrases for each of the {len(images)} images, not {phrases!r:.200}"
             )
         prompts = [self._prompts(names, picture) for picture, names in enumerate(phrases)]
         with contextlib.nullcontext() if self._texts is None else self._texts.remembered():
@@ -194,7 +194,7 @@ class GroundingDino(nn.Module):
                     seen[picture] += len(detections) + dropped
         for picture, (all_seen, kept) in enumerate(zip(seen, found, strict=True)):
             if all_seen > len(kept):
-                message = "picture %d: %d detections, of which the best %d are kept (max_detections)"
+                message = "image %d: %d detections, of which the best %d are kept (max_detections)"
                 logger.warning(message, picture, all_seen, len(kept))
         if tokens:
             tokens_BQD = torch.stack([tokens[picture] for picture in range(len(prompts))])
@@ -207,7 +207,7 @@ class GroundingDino(nn.Module):
         )
 
     def _side_by_side(self) -> bool:
-        """On a CPU with threads a batch is no faster than one picture, and two pictures side by side are. The authors'
+        """On a CPU with threads a batch is no faster than one image, and two images side by side are. The authors'
         network keeps what
         it computes in itself, so it cannot be called twice at a time."""
         ours = isinstance(self.network, GroundingDinoForObjectDetection)
@@ -245,27 +245,27 @@ class GroundingDino(nn.Module):
         )
 
     def _prompts(self, phrases: Sequence[str], picture: int) -> list[Prompt]:
-        """The prompts of one picture, with what was cut, split or left out logged."""
+        """The prompts of one image, with what was cut, split or left out logged."""
         kept = set(same_phrases(phrases).values())
         tokens = [ids if index in kept else [] for index, ids in enumerate(self.writer.tokens(phrases))]
         longest = self.writer.longest_phrase
         for index in sorted(kept):
             if not tokens[index]:
                 logger.warning(
-                    "picture %d: %.80r has no word that the detector knows; it is not looked for",
+                    "image %d: %.80r has no word that the detector knows; it is not looked for",
                     picture,
                     phrases[index],
                 )
             elif len(tokens[index]) > longest:
-                message = "picture %d: %.80r... has %d tokens; only the first %d are read"
+                message = "image %d: %.80r... has %d tokens; only the first %d are read"
                 logger.warning(message, picture, phrases[index], len(tokens[index]), longest)
             if is_a_list(phrases[index]):
-                message = "picture %d: %.80r is looked for as one phrase, %.80r; give several phrases one by one"
+                message = "image %d: %.80r is looked for as one phrase, %.80r; give several phrases one by one"
                 logger.warning(message, picture, phrases[index], spelling(phrases[index]))
         prompts = self.writer.prompts(tokens)
         if len(prompts) > 1:
             message = (
-                "picture %d: %d phrases do not fit in %d tokens; they are detected in %d prompts, one after the other"
+                "image %d: %d phrases do not fit in %d tokens; they are detected in %d prompts, one after the other"
             )
             logger.info(message, picture, len(kept), self.writer.max_tokens, len(prompts))
         return prompts
@@ -278,7 +278,7 @@ class GroundingDino(nn.Module):
         phrases: Sequence[str],
         frame: Frame,
     ) -> tuple[list[Detection], int]:
-        """One picture's detections for one prompt, the best ``max_detections``, and how many more there were."""
+        """One image's detections for one prompt, the best ``max_detections``, and how many more there were."""
         width, height = frame.size
         center_Q2, size_Q2 = boxes_Q4[:, :2].float(), boxes_Q4[:, 2:].float()
         corners_Q4 = torch.cat([center_Q2 - size_Q2 / 2, center_Q2 + size_Q2 / 2], dim=-1)

@@ -2,7 +2,7 @@
 
 ``upstream.py`` puts the original code in the place of transformers' network; all the rest is the same.
 
-Shapes: B images, C color channels, K boxes, H and W pixels of a canvas or picture, h and w cells of the image
+Shapes: B images, C color channels, K boxes, H and W pixels of a canvas or image, h and w cells of the image
 embedding, D width.
 """
 
@@ -35,14 +35,14 @@ class SamHq(BoxSegmenter):
     """Images and boxes -> per box its mask in the original picture, and a local token.
 
     A mask is the first mask of SAM plus the high-quality mask (the authors' default for a box), above a logit of 0,
-    enlarged as the authors do: bilinear to the canvas, cut to the picture, bilinear to the original picture. A box that
+    enlarged as the authors do: bilinear to the canvas, cut to the image, bilinear to the original image. A box that
     the canvas does not show (its place was cropped away) has an empty mask.
 
     Local tokens [B, K, prompt_width + 4]: the image embedding averaged over the mask (each cell weighted by the part of
     it that the mask covers; over the box where the mask is empty), and the box as (center x, center y, width, height),
-    normalized in the original picture.
+    normalized in the original image.
 
-    A picture is encoded once however many boxes it has, and not at all without boxes; boxes are decoded
+    An image is encoded once however many boxes it has, and not at all without boxes; boxes are decoded
     ``boxes_per_pass`` at a time.
     """
 
@@ -72,7 +72,7 @@ class SamHq(BoxSegmenter):
         compare_config(self.config, folder)
 
     def embed(self, pixels_CHW: torch.Tensor) -> Embedding:
-        """Return what the decoder reads of one picture, prepared and padded."""
+        """Return what the decoder reads of one image, prepared and padded."""
         return embed(self.network, pixels_CHW)
 
     def mask_logits(self, embedding: Embedding, boxes_px_K4: torch.Tensor) -> torch.Tensor:

@@ -79,7 +79,7 @@ WRONG: dict[str, tuple[Callable[[Any], object], type[Exception], str]] = {
     "one list for two": (
         lambda m: m.encode([IMAGE] * 2, phrases=["dog"]),
         PromptError,
-        "2 pictures need as many lists",
+        "2 images need as many lists",
     ),
     "texts for two": (lambda m: m.encode([IMAGE] * 2, phrases=["a", "b"]), PromptError, "phrases, image 0: a list of"),
     "number as phrase": (lambda m: m.encode([IMAGE], phrases=[[3]]), PromptError, "not a value of type int in it"),

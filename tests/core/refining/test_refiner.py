@@ -192,7 +192,7 @@ def change_first(**fields: Any) -> Callable[[DetectorOutput], Any]:
 broken("too few tags", "the tagger gave tags for 1 of 2 pictures", tagger=Expert(lambda images: [[]]))
 broken(
     "too few detections",
-    "the detector answered 1 of 2 pictures",
+    "the detector answered 1 of 2 images",
     detector=Expert(changed(detect, detections=lambda found: found.detections[:1]), 5),
 )
 broken(

@@ -135,7 +135,7 @@ def test_without_phrases_there_are_tokens_all_the_same(small, pictures):
 @pytest.mark.parametrize("phrases", [[], [["a"], ["b"]], ["dog"]])
 def test_one_list_of_phrases_per_picture(small, pictures, phrases):
     component = small()
-    with pytest.raises(ValueError, match="one list of phrases for each of the 1 pictures"):
+    with pytest.raises(ValueError, match="one list of phrases for each of the 1 images"):
         component(pictures(component, (80, 60)), phrases)
 
 
@@ -225,7 +225,7 @@ def test_max_detections_keeps_the_best_and_says_so(answering, caplog):
     (found,) = component(canvas(Frame.of(64, 64)), [["aaaa", "bbbb"]]).detections
     assert len(component.asked) == 2
     assert [round(d.score, 4) for d in found] == [round(0.9 - 0.01 * i, 4) for i in range(12)]
-    assert "picture 0: 20 detections, of which the best 12 are kept" in caplog.text
+    assert "image 0: 20 detections, of which the best 12 are kept" in caplog.text
 
 
 def test_what_cannot_be_looked_for_is_logged(answering, caplog):
