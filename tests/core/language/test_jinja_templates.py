@@ -28,7 +28,8 @@ TEMPLATES = {
 
 {% endif %}""",
     "instructions": """{{ bos_token }}{% for message in messages %}{%
- if (message.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('alternate') }}{% endif %}{% if message.role == 'user' %}[INST] {{ message.content }} [/INST]{%
+ if (message.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('alternate') }}{% endif %}{%
+ if message.role == 'user' %}[INST] {{ message.content }} [/INST]{%
  else %} {{ message.content.strip() }}{{ eos_token }}{% endif %}{% endfor %}""",
     "thinks": """{% for message in messages %}<|im_start|>{{ message.role }}
 {% if message.role == 'assistant' and loop.last %}<think>
