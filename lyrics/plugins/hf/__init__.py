@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from lyrics.core.registry.component import Component, NamesWeights, Options, hookimpl
+from lyrics.core.registry.component import Component, NamesWeights, Options, Preset, hookimpl
 from lyrics.plugins.hf import small
+from lyrics.plugins.hf.presets import photo, photo_open
 
 
 class HfOptions(Options):
@@ -115,6 +116,11 @@ class HfSegmenterOptions(HfOptions):
 
 
 _EACH = "code: Apache-2.0; weights: as the checkpoint's model card says"
+#: Of checkpoints that presets name, as their model cards state it.
+_LICENSES = {
+    "ustc-community/dfine-small-obj2coco": "apache-2.0",
+    "facebook/sam2.1-hiera-tiny": "apache-2.0",
+}
 
 
 @hookimpl
@@ -126,6 +132,7 @@ def lyrics_components() -> Iterator[Component]:
         options=HfImageEncoderOptions,
         summary="any vision tower of transformers: CLIP, SigLIP 2, DINOv2, DINOv3, ...",
         license=_EACH,
+        weights_licenses=_LICENSES,
         test_options={"config": small.SIGLIP},
     )
     yield Component(
@@ -135,6 +142,7 @@ def lyrics_components() -> Iterator[Component]:
         options=HfDetectorOptions,
         summary="any detector of transformers with classes of its own: D-FINE, RT-DETRv2, RF-DETR, YOLOS, ...",
         license=_EACH,
+        weights_licenses=_LICENSES,
         test_options={"config": small.DETR, "preprocessor": small.SQUARE, "score_threshold": 0.0},
     )
     yield Component(
@@ -144,6 +152,7 @@ def lyrics_components() -> Iterator[Component]:
         options=HfZeroShotDetectorOptions,
         summary="any zero-shot detector of transformers: MM-Grounding-DINO, OWLv2, OmDet-Turbo, ...",
         license=_EACH,
+        weights_licenses=_LICENSES,
         test_options={"config": small.OWLV2, "score_threshold": 0.0, "nms_iou": 1.0, "max_tokens": 8},
     )
     yield Component(
@@ -153,5 +162,20 @@ def lyrics_components() -> Iterator[Component]:
         options=HfSegmenterOptions,
         summary="any box-prompted segmenter of transformers: SAM, SAM 2.1, EdgeTAM, SAM-HQ",
         license=_EACH,
+        weights_licenses=_LICENSES,
         test_options={"config": small.SAM2},
+    )
+
+
+@hookimpl
+def lyrics_presets() -> Iterator[Preset]:
+    yield Preset(
+        "photo",
+        photo,
+        "a refiner alone for photographs: D-FINE-S and SAM 2.1 tiny; COCO's 80 classes, 198 MB, Apache-2.0",
+    )
+    yield Preset(
+        "photo-open",
+        photo_open,
+        "a refiner alone for photographs and your own --phrases: MM-Grounding-DINO tiny and SAM 2.1 tiny",
     )

@@ -93,7 +93,9 @@ def find_source(
         config = load_config(folder)
         _refuse_other_kinds(config, auto_class, what, options.checkpoint)
         part_of(config)
-        refuse_disagreements(_flat(options.config or {}), _flat(config.to_dict()), folder)
+        # The kind has been looked at: SAM 2.1's checkpoints are of a video model, of which the image part is read.
+        stated = {name: value for name, value in (options.config or {}).items() if name != "model_type"}
+        refuse_disagreements(_flat(stated), _flat(config.to_dict()), folder)
         weights = locate_checkpoint(options.checkpoint, also=small, tensors=MODEL_TENSORS, downloads=context.downloads)
     elif folder is not None:
         config = load_config(folder)
