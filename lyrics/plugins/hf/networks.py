@@ -140,7 +140,13 @@ def _refuse_other_kinds(config: Any, auto_class: Any, what: str, named: object) 
 
 def _size_of(config: Any) -> dict[str, Any]:
     """Entries that follow from the size of the images that a network was made for, where there is one size."""
-    for part in (config, getattr(config, "vision_config", None), getattr(config, "prompt_encoder_config", None)):
+    vision = getattr(config, "vision_config", None)
+    for part in (
+        config,
+        vision,
+        getattr(vision, "backbone_config", None),
+        getattr(config, "prompt_encoder_config", None),
+    ):
         side = getattr(part, "image_size", None)
         side = side[0] if isinstance(side, list | tuple) and len(set(side)) == 1 else side
         if isinstance(side, int):
