@@ -19,11 +19,15 @@ def check(
     settings: SetOption = None,
     dtype: Annotated[str, typer.Option(help="Type of the weights that bytes are counted in.")] = "bfloat16",
     batch: Annotated[int, typer.Option(min=1, help="Images of a training step that memory is counted for.")] = 1,
+    licenses: Annotated[
+        bool, typer.Option("--licenses", help="Print the license of each part's weights instead, and what it asks for.")
+    ] = False,
     json: JsonFlag = False,
 ) -> None:
     """Resolve and wire a specification; print its parts, shapes, parameters, licenses, and the memory that it needs.
 
-    Of a refiner alone, the parts, parameters and licenses are printed.
+    Of a refiner alone, the parts, parameters and licenses are printed. --licenses prints, for each checkpoint that a
+    part names, where it comes from, its revision or hash, its license, and what that asks for.
     Downloads and allocates nothing.
     """
     from lyrics.cli._overrides import parse_overrides
@@ -33,6 +37,9 @@ def check(
     from lyrics.core.spec import RefinerOnlySpec
 
     dtype = dtype_name(dtype)
+    if licenses:
+        _check_licenses(spec, parse_overrides(settings), json)
+        return
     if isinstance(read_any_spec(spec), RefinerOnlySpec):
         _check_refiner(spec, parse_overrides(settings), dtype, json)
         return
@@ -96,6 +103,24 @@ def check(
         ],
         right=("weights", "gradients", "optimizer", "working", "total"),
     )
+
+
+def _check_licenses(spec: str, overrides: dict[str, Any], json: bool) -> None:
+    from lyrics.core.resolve import read_any_spec, resolve, resolve_refiner
+    from lyrics.core.spec import RefinerOnlySpec
+    from lyrics.core.weights.licenses import license_rows
+
+    alone = isinstance(read_any_spec(spec), RefinerOnlySpec)
+    resolved = resolve_refiner(spec, overrides).spec if alone else resolve(spec, overrides).spec
+    rows = license_rows(resolved)
+    if json:
+        print_json({"licenses": [dataclasses.asdict(row) for row in rows]})
+        return
+    print_table(
+        ("part", "component", "weights", "revision", "license", "asks for"),
+        [(row.path, row.component, row.source or "-", row.revision or "-", row.license, row.asks) for row in rows],
+    )
+    print_text("\nThis replaces no license: read each before you use or pass on the weights.")
 
 
 def _check_refiner(spec: str, overrides: dict[str, Any], dtype: str, json: bool) -> None:

@@ -22,6 +22,7 @@ from lyrics.core.runs.folder import find_run
 from lyrics.core.spec import load
 from lyrics.core.trained import trained_model
 from lyrics.core.weights import hub
+from lyrics.core.weights.licenses import license_rows
 from lyrics.core.weights.model_folder import save_folder, spec_file
 
 M = TypeVar("M", bound=ComposedModel)
@@ -151,7 +152,8 @@ class SavedModel(
         ``kwargs`` are values for the template (``lyrics.core.weights.hub.CARD``).
         """
         parts = [(path, slot.use) for path, _, slot in self.spec.slots()]
-        return super().generate_model_card(*args, **{"parts": parts, **kwargs})
+        licenses = license_rows(self.spec, hashes=False)
+        return super().generate_model_card(*args, **{"parts": parts, "licenses": licenses, **kwargs})
 
 
 def load_saved(

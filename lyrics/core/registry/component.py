@@ -170,6 +170,8 @@ class Component:
         install: the command to print when a requirement is unmet.
         summary: one line for ``lyrics list``.
         license: license of the code and of the weights that the default options name.
+        weights_licenses: licenses of checkpoints that presets or documentation name: hub id -> the license, by the
+            hub's name for it (``apache-2.0``). A model card beside the files counts more.
         contract: version of the kind's contract that the component keeps.
         test_options: options under which the component is small and builds offline; the conformance suite uses them.
         converters: public checkpoints of other projects that ``lyrics convert`` turns into this component's weights.
@@ -187,6 +189,7 @@ class Component:
     install: str = ""
     summary: str = ""
     license: str = ""
+    weights_licenses: Mapping[str, str] = field(default_factory=dict)
     contract: int = 1
     test_options: Mapping[str, Any] = field(default_factory=dict)
     converters: tuple[Converter, ...] = ()

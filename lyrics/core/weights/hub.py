@@ -22,7 +22,8 @@ CARD_FILE = "README.md"
 #: ``*`` matches folders, too. Nothing that is unpickled or run.
 _PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", CARD_FILE)
 
-#: Of the card that is uploaded with a model; ``parts`` are (path in the spec, component).
+#: Of the card that is uploaded with a model; ``parts`` are (path in the spec, component),
+#: ``licenses`` rows of ``lyrics.core.weights.licenses``.
 CARD = """---
 {{ card_data }}
 ---
@@ -43,7 +44,13 @@ model = LyricsModel.from_pretrained("{{ model_id | default("owner/name", true) }
 print(model.generate("image.jpg", "What is in the image?").text)
 ```
 
-Weights are in safetensors; nothing here is unpickled. Each part's weights keep the license of where they come from.
+Weights are in safetensors; nothing here is unpickled. Each part's weights keep the license of where they come from:
+
+| part | weights | license | asks for |
+|---|---|---|---|
+{% for row in licenses -%}
+| `{{ row.path }}` | {{ row.source or "trained here" }} | {{ row.license }} | {{ row.asks }} |
+{% endfor %}
 """
 
 

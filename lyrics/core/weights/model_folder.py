@@ -10,6 +10,8 @@
 ``parts/``                 one folder for each part that needs more than tensors (its configuration in transformers'
                            format, a tagger's names, a detector's tokenizer); see ``save_files`` and ``load_files`` in
                            ``lyrics.core.contracts``
+``licenses.json``          for each checkpoint that a part was made from: its source, revision, license, and what that
+                           asks for
 ``preprocessing.json``     how each expert prepares images; compared when the folder is read
 =========================  =============================================================================================
 """
@@ -32,6 +34,7 @@ from lyrics.core.errors import WeightsError
 from lyrics.core.json_reading import read_json_object
 from lyrics.core.spec import ModelSpec, dump
 from lyrics.core.types import Preprocessing
+from lyrics.core.weights.licenses import license_rows
 from lyrics.core.weights.tensors import digest, load_tensors, save_tensors, stored_tensors, tensor_headers
 from lyrics.core.weights.transformers_files import load_tokenizer
 
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
 SPEC_FILE = "spec.json"
 FROZEN_FILE = "frozen.json"
 PREPROCESSING_FILE = "preprocessing.json"
+LICENSES_FILE = "licenses.json"
 PARTS = "parts"
 #: Spec paths of the parts that no stage trains, and of the one that is trained in part, with the prefix of their
 #: tensors.
@@ -96,6 +100,8 @@ def save_beside(model: ComposedModel, folder: str | os.PathLike[str]) -> None:
     path = Path(folder)
     prepared = {name: dataclasses.asdict(one) for name, one in model.processor.preprocessing.items()}
     _write_json(path / PREPROCESSING_FILE, prepared)
+    licenses = license_rows(model.spec, hashes=False)
+    _write_json(path / LICENSES_FILE, [dataclasses.asdict(row) for row in licenses])
     for name, part in _parts(model).items():
         if isinstance(part, WithFiles):
             (path / PARTS / name).mkdir(parents=True, exist_ok=True)

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from lyrics.core.registry.component import Component, NamesWeights, Options, hookimpl
+from lyrics.core.registry.component import Component, NamesWeights, Options, Preset, hookimpl
 from lyrics.plugins.hf import small
+from lyrics.plugins.hf.presets import photo, photo_open
 
 
 class HfOptions(Options):
@@ -114,7 +115,46 @@ class HfSegmenterOptions(HfOptions):
         return None if width is None else width + 4
 
 
+class Sam3Options(HfOptions):
+    """Options of ``sam3``: text to boxes and masks in one pass, so that no segmenter is needed."""
+
+    tokenizer: Annotated[str | None, NamesWeights()] = Field(
+        None, description="hub id or folder of the text encoder's tokenizer; without one, that beside the checkpoint"
+    )
+    score_threshold: float = Field(0.5, ge=0, le=1, description="a query is a detection of a phrase above this")
+    max_detections: int = Field(100, ge=1, description="most detections per image; the best are kept")
+    phrases_per_pass: int = Field(
+        8, ge=1, description="phrases that go through the decoder together; fewer need less memory"
+    )
+
+    @property
+    def feature_dim(self) -> int | None:
+        """Width of a local token: a query's state, and its box as (center x, center y, width, height)."""
+        width = _stated((self.config or {}).get("detr_decoder_config"), "hidden_size")
+        return None if width is None else width + 4
+
+
+class ZeroShotTaggerOptions(HfOptions):
+    """Options of ``zero-shot-tagger``: SigLIP or SigLIP 2 says of each word whether it is in the image."""
+
+    words: tuple[str, ...] = Field((), description="what may be in an image")
+    words_file: str | None = Field(None, description="file with further words, one on each line, in UTF-8")
+    template: str = Field(
+        "This is a photo of {}.",
+        pattern=r"\{\}",
+        description="what is compared with the image; {} stands for the word",
+    )
+    threshold: float = Field(0.1, ge=0, le=1, description="a word is a tag above this probability")
+    max_tags: int = Field(20, ge=1, description="most tags of an image; the best are kept")
+
+
 _EACH = "code: Apache-2.0; weights: as the checkpoint's model card says"
+#: Of checkpoints that presets name, as their model cards state it.
+_LICENSES = {
+    "ustc-community/dfine-small-obj2coco": "apache-2.0",
+    "facebook/sam2.1-hiera-tiny": "apache-2.0",
+    "facebook/sam3": "sam-license",
+}
 
 
 @hookimpl
@@ -126,6 +166,7 @@ def lyrics_components() -> Iterator[Component]:
         options=HfImageEncoderOptions,
         summary="any vision tower of transformers: CLIP, SigLIP 2, DINOv2, DINOv3, ...",
         license=_EACH,
+        weights_licenses=_LICENSES,
         test_options={"config": small.SIGLIP},
     )
     yield Component(
@@ -135,6 +176,7 @@ def lyrics_components() -> Iterator[Component]:
         options=HfDetectorOptions,
         summary="any detector of transformers with classes of its own: D-FINE, RT-DETRv2, RF-DETR, YOLOS, ...",
         license=_EACH,
+        weights_licenses=_LICENSES,
         test_options={"config": small.DETR, "preprocessor": small.SQUARE, "score_threshold": 0.0},
     )
     yield Component(
@@ -144,7 +186,28 @@ def lyrics_components() -> Iterator[Component]:
         options=HfZeroShotDetectorOptions,
         summary="any zero-shot detector of transformers: MM-Grounding-DINO, OWLv2, OmDet-Turbo, ...",
         license=_EACH,
+        weights_licenses=_LICENSES,
         test_options={"config": small.OWLV2, "score_threshold": 0.0, "nms_iou": 1.0, "max_tokens": 8},
+    )
+    yield Component(
+        kind="detector",
+        name="sam3",
+        build="lyrics.plugins.hf.sam3:build",
+        options=Sam3Options,
+        summary="SAM 3: boxes and masks of what phrases name, in one pass; no segmenter needed",
+        license="code: Apache-2.0; weights: SAM License",
+        weights_licenses=_LICENSES,
+        test_options={"config": small.SAM3, "score_threshold": 0.0},
+    )
+    yield Component(
+        kind="tagger",
+        name="zero-shot-tagger",
+        build="lyrics.plugins.hf.zero_shot_tagger:build",
+        options=ZeroShotTaggerOptions,
+        summary="SigLIP or SigLIP 2 over a list of words",
+        license=_EACH,
+        weights_licenses=_LICENSES,
+        test_options={"config": small.SIGLIP_PAIR, "words": ["dog", "cat", "red car"], "threshold": 0.0},
     )
     yield Component(
         kind="segmenter",
@@ -153,5 +216,20 @@ def lyrics_components() -> Iterator[Component]:
         options=HfSegmenterOptions,
         summary="any box-prompted segmenter of transformers: SAM, SAM 2.1, EdgeTAM, SAM-HQ",
         license=_EACH,
+        weights_licenses=_LICENSES,
         test_options={"config": small.SAM2},
+    )
+
+
+@hookimpl
+def lyrics_presets() -> Iterator[Preset]:
+    yield Preset(
+        "photo",
+        photo,
+        "a refiner alone for photographs: D-FINE-S and SAM 2.1 tiny; COCO's 80 classes, 198 MB, Apache-2.0",
+    )
+    yield Preset(
+        "photo-open",
+        photo_open,
+        "a refiner alone for photographs and your own --phrases: MM-Grounding-DINO tiny and SAM 2.1 tiny",
     )

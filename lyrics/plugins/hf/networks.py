@@ -93,7 +93,9 @@ def find_source(
         config = load_config(folder)
         _refuse_other_kinds(config, auto_class, what, options.checkpoint)
         part_of(config)
-        refuse_disagreements(_flat(options.config or {}), _flat(config.to_dict()), folder)
+        # The kind has been looked at: SAM 2.1's checkpoints are of a video model, of which the image part is read.
+        stated = {name: value for name, value in (options.config or {}).items() if name != "model_type"}
+        refuse_disagreements(_flat(stated), _flat(config.to_dict()), folder)
         weights = locate_checkpoint(options.checkpoint, also=small, tensors=MODEL_TENSORS, downloads=context.downloads)
     elif folder is not None:
         config = load_config(folder)
@@ -138,7 +140,13 @@ def _refuse_other_kinds(config: Any, auto_class: Any, what: str, named: object) 
 
 def _size_of(config: Any) -> dict[str, Any]:
     """Entries that follow from the size of the images that a network was made for, where there is one size."""
-    for part in (config, getattr(config, "vision_config", None), getattr(config, "prompt_encoder_config", None)):
+    vision = getattr(config, "vision_config", None)
+    for part in (
+        config,
+        vision,
+        getattr(vision, "backbone_config", None),
+        getattr(config, "prompt_encoder_config", None),
+    ):
         side = getattr(part, "image_size", None)
         side = side[0] if isinstance(side, list | tuple) and len(set(side)) == 1 else side
         if isinstance(side, int):

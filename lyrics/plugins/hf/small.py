@@ -82,3 +82,40 @@ SAM2: dict[str, Any] = {
     "prompt_encoder_config": {"hidden_size": 32, "image_size": 64, "patch_size": 16},
     "mask_decoder_config": _MASK_DECODER,
 }
+
+_DETR3: dict[str, Any] = {"hidden_size": 32, "num_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+
+SAM3: dict[str, Any] = {
+    "model_type": "sam3",
+    "vision_config": {
+        "backbone_config": {
+            "model_type": "sam3_vit_model",
+            **_TOWER,
+            "image_size": 56,
+            "patch_size": 14,
+            "window_size": 2,
+            "global_attn_indexes": [1],
+            "pretrain_image_size": 28,
+        },
+        "fpn_hidden_size": 32,
+        "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
+        "scale_factors": [4.0, 2.0, 1.0, 0.5],
+    },
+    "text_config": {
+        **_TOWER,
+        "vocab_size": 300,
+        "max_position_embeddings": 32,
+        "bos_token_id": 257,
+        "eos_token_id": 258,
+    },
+    "geometry_encoder_config": _DETR3,
+    "detr_encoder_config": _DETR3,
+    "detr_decoder_config": {**_DETR3, "num_queries": 10},
+    "mask_decoder_config": {"hidden_size": 32, "num_attention_heads": 2},
+}
+
+SIGLIP_PAIR: dict[str, Any] = {
+    "model_type": "siglip",
+    "vision_config": {**_TOWER, "image_size": 32, "patch_size": 8},
+    "text_config": {**_TOWER, "vocab_size": 300, "max_position_embeddings": 40, "projection_size": 16},
+}

@@ -418,7 +418,7 @@ def uploads(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_push_uploads_what_save_writes_and_a_card(model: LyricsModel, uploads: dict[str, Any]) -> None:
     assert model.push_to_hub("someone/model", private=True, token="t") == "https://hub/someone/model/commit/1"
     assert (uploads["token"], uploads["repo"]) == ("t", ("someone/model", {"private": True, "exist_ok": True}))
-    saved = ["model.safetensors", "parts", "preprocessing.json", "spec.json", "tokenizers"]
+    saved = ["licenses.json", "model.safetensors", "parts", "preprocessing.json", "spec.json", "tokenizers"]
     assert uploads["files"] == ["README.md", *saved]
     model.push_to_hub("someone/model", trainable_only=True)
     assert "frozen.json" in uploads["files"]
@@ -507,7 +507,7 @@ def test_a_model_without_parts_writes_no_config(tmp_path: Path) -> None:
     assert plain._hub_mixin_config is None
     plain.save_pretrained(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "model.safetensors", "parts", "preprocessing.json", "spec.json", "tokenizers",
+        "licenses.json", "model.safetensors", "parts", "preprocessing.json", "spec.json", "tokenizers",
     ]  # fmt: skip
     assert same(LyricsModel.from_pretrained(tmp_path), plain)
     assert same(copy.deepcopy(plain), plain)
