@@ -29,6 +29,7 @@ from lyrics.cli import (
     parts,
     quickstart,
     refine,
+    serve,
     train,
 )
 from lyrics.core.clean_text import printable
@@ -69,6 +70,7 @@ app.command("test-plugin", short_help="The conformance suite over a distribution
 app.command("refine", short_help="Tags, boxes and masks of pictures, as JSON, COCO and drawings.")(refine.refine)
 app.command("ask", short_help="One answer about pictures, boxes in and out.")(ask.ask)
 app.command("chat", short_help="A conversation about pictures.")(chat.chat)
+app.command("serve", short_help="A model over HTTP, as OpenAI's clients ask, boxes in and out.")(serve.serve)
 app.command("convert", cls=convert.ConvertCommand, short_help="Public checkpoints to safetensors that parts read.")(
     convert.convert
 )

@@ -49,11 +49,16 @@ Segment = Words | Special | Picture
 class Exchange:
     """One instruction with the pictures it brings into the conversation, and its answer; ``None`` where it is to be
     generated.
+
+    ``system`` of a conversation's first exchange says how all of it is to be answered: it takes the place of the chat
+    template's own words for that, or stands before the instruction where the template has none. Of later exchanges it
+    is not read.
     """
 
     instruction: str
     answer: str | None = None
     images: tuple[int, ...] = ()
+    system: str = ""
 
 
 Dialogue = Sequence[Exchange]
@@ -66,6 +71,7 @@ class ChatTemplate:
 
     A conversation is ``begin``, then for every exchange ``before``, its content, ``between``, its answer, ``after``.
     ``pictures_first`` puts the pictures of the first exchange in front of everything, as the released code does.
+    ``system`` is the text in ``begin`` that a system turn replaces; empty where there is no such turn.
     """
 
     begin: tuple[Segment, ...]
@@ -74,8 +80,22 @@ class ChatTemplate:
     after: tuple[Segment, ...]
     answer_prefix: str = ""
     pictures_first: bool = False
+    system: str = ""
+
+    def beginning(self, system: str) -> tuple[Segment, ...]:
+        """``begin`` with these words in place of the template's own, where it has any."""
+        if not (system and self.system):
+            return self.begin
+        return tuple(
+            Words(one.text.replace(self.system, system)) if isinstance(one, Words) else one for one in self.begin
+        )
 
 
+_VICUNA = (
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and "
+    "polite answers to the user's questions."
+)
+_QWEN = "You are a helpful assistant."
 #: By the name that a language model's option ``chat_template`` gives.
 TEMPLATES: Mapping[str, ChatTemplate] = MappingProxyType(
     {
@@ -83,29 +103,25 @@ TEMPLATES: Mapping[str, ChatTemplate] = MappingProxyType(
         "plain": ChatTemplate((BOS,), (), (Words("\n"),), (EOS,)),
         # FastChat's conversation template vicuna_v1.1.
         "vicuna-v1.1": ChatTemplate(
-            (
-                BOS,
-                Words(
-                    "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
-                    "helpful, detailed, and polite answers to the user's questions. "
-                ),
-            ),
+            (BOS, Words(f"{_VICUNA} ")),
             (Words("USER: "),),
             (Words(" ASSISTANT:"),),
             (EOS,),
             answer_prefix=" ",
+            system=_VICUNA,
         ),
         # Qwen's, without a system message of its own.
         "chatml": ChatTemplate(
             (
                 Special("<|im_start|>"),
-                Words("system\nYou are a helpful assistant."),
+                Words(f"system\n{_QWEN}"),
                 Special("<|im_end|>"),
                 Words("\n"),
             ),
             (Special("<|im_start|>"), Words("user\n")),
             (Special("<|im_end|>"), Words("\n"), Special("<|im_start|>"), Words("assistant\n")),
             (Special("<|im_end|>"),),
+            system=_QWEN,
         ),
         # The authors' stage 2: soft tokens, <s>, the question, the answer, </s>; no words around them.
         "released": ChatTemplate((BOS,), (), (), (EOS,), pictures_first=True),
@@ -169,7 +185,8 @@ def segments_of(
 
     if template.pictures_first:
         add(*(Picture(picture) for picture in dialogue[0].images))
-    add(*template.begin)
+    system = dialogue[0].system
+    add(*template.beginning(system))
     for number, exchange in enumerate(dialogue):
         add(*template.before)
         for picture in exchange.images:
@@ -177,6 +194,8 @@ def segments_of(
                 add(Picture(picture))
             if words := picture_text(picture):
                 add(Words(f"{words}\n"))
+        if system and not number and not template.system:
+            add(Words(f"{system}\n"))
         add(Words(exchange.instruction), *template.between)
         if exchange.answer is None:
             break

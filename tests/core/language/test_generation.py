@@ -84,7 +84,7 @@ def test_options_mean_what_they_mean_in_transformers(model: LyricsModel, monkeyp
     from lyrics.core.language.prompts import Exchange
     from lyrics.core.language.soft_prompts import embed
 
-    prompt = model._checked_prompt([Exchange("what?", None, (0,))], encoded, 10)
+    prompt = checked_prompt([Exchange("what?", None, (0,))], encoded, 10, model.spec, model.language_model)
     soft = embed([prompt], encoded.soft_tokens_PQD, lm, "left")
     cases: tuple[dict[str, Any], ...] = (
         {"num_beams": 3},
