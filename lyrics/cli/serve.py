@@ -54,7 +54,7 @@ def serve(
 
     POST /v1/chat/completions, POST /v1/refine, GET /v1/models, /health, /metrics, /openapi.json.
     """
-    from lyrics.workflows.serve.hosting import check_hosts, check_installed, hosts_for
+    from lyrics.workflows.serve.hosting import bound, check_hosts, check_installed, hosts_for, url_of
     from lyrics.workflows.serve.limits import Limits
 
     check_installed()
@@ -68,6 +68,7 @@ def serve(
         waiting=queue,
         batch=batch,
     )
+    names, listening = hosts_for(host, api_key), bound(host, port)
     print_text(f"loading {model} ...", error=True)
     opened = open_model(model, weights, settings, None, device, dtype, download=download)
 
@@ -76,12 +77,7 @@ def serve(
     from lyrics.workflows.serve.server import run
     from lyrics.workflows.serve.worker import Worker
 
-    serving = Serving(
-        Worker(opened, limits),
-        name or Path(model).resolve().name if Path(model).exists() else name or model,
-        limits,
-        Fetcher(allow_image_url or (), max_bytes=limits.body_bytes),
-        api_key,
-        hosts_for(host, api_key),
-    )
-    run(serving, host=host, port=port, ready=lambda address: print_text(f"serving {serving.name} on {address}"))
+    called = name or (Path(model).resolve().name if Path(model).exists() else model)
+    fetcher = Fetcher(allow_image_url or (), max_bytes=limits.body_bytes)
+    serving = Serving(Worker(opened, limits), called, limits, fetcher, api_key, names)
+    run(serving, listening, ready=lambda: print_text(f"serving {called} on {url_of(listening)}"))

@@ -47,17 +47,17 @@ def is_public(address: str) -> bool:
         found = ipaddress.ip_address(address)
     except ValueError:
         return False
-    if isinstance(found, ipaddress.IPv6Address):
-        # ::ffff:0:0/96, 64:ff9b::/96 and 64:ff9b:1::/48, 2002::/16, 2001::/32: an IPv4 address inside.
-        inside = found.ipv4_mapped or found.sixtofour or found.teredo
-        if inside is not None or found in _NAT64 or found in _NAT64_LOCAL or found in _COMPATIBLE or found.scope_id:
-            return False
-    return found.is_global and not found.is_multicast and not found.is_reserved and not found.is_unspecified
+    special = any(found in network for network in _SPECIAL if network.version == found.version)
+    if isinstance(found, ipaddress.IPv6Address) and (found.scope_id or found not in _UNICAST):
+        return False
+    return found.is_global and not (special or found.is_multicast or found.is_reserved)
 
 
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-_NAT64_LOCAL = ipaddress.IPv6Network("64:ff9b:1::/48")
-_COMPATIBLE = ipaddress.IPv6Network("::/96")
+_UNICAST = ipaddress.IPv6Network("2000::/3")
+#: What older versions of ``ipaddress`` call global: IETF protocols (and a cloud's metadata), 6to4, Teredo and its kin.
+_SPECIAL = tuple(
+    map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "100.64.0.0/10", "2001::/23", "2002::/16"))
+)
 
 
 class Fetcher:
@@ -166,6 +166,8 @@ class Fetcher:
             body = response.read(self.max_bytes + 1)
             if len(body) > self.max_bytes:
                 raise self._too_large(name)
+            if response.length:
+                raise http.client.IncompleteRead(body, response.length)
             _left(end)
             return 200, "", body
         finally:

@@ -1,13 +1,15 @@
-"""What is checked before a server is set up. Needs none of its packages."""
+"""What is checked, and had, before a model is loaded for a server. Needs none of its packages."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import socket
 import warnings
 from collections.abc import Iterable
 
-from lyrics.core.errors import MissingRequirementError, SpecError
+from lyrics.core.errors import LyricsError, MissingRequirementError, SpecError
 from lyrics.workflows.serve.guard import LOOPBACK
 
 _HOST = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+")
@@ -43,3 +45,31 @@ def hosts_for(host: str, api_key: str | None) -> frozenset[str] | None:
             stacklevel=2,
         )
     return None
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """Return a socket with that address, on which nobody listens yet; port 0 is any that is free.
+
+    Raises ``LyricsError`` where the address cannot be had.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        found = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise LyricsError(f"--host {host}: is no address of this machine ({error.strerror or error}).") from None
+    try:
+        if os.name == "posix":  # elsewhere this would share the address with whoever has it
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(address)
+    except OSError as error:
+        found.close()
+        raise LyricsError(
+            f"--host {host} --port {port}: cannot be had ({error.strerror or error}); give another port, or 0 for any."
+        ) from None
+    return found
+
+
+def url_of(listening: socket.socket) -> str:
+    """The address of a socket for a browser."""
+    host, port = listening.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

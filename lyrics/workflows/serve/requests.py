@@ -179,10 +179,10 @@ def read_body(kind: type[Body], data: Any) -> Body:
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        # Pydantic puts the member of a union among the keys.
-        path = [str(one) for one in first["loc"] if str(one) not in _MEMBERS]
-        param = ".".join(path)[:200] or None
+        # Of what may be a text or a list, both complaints come; the one that goes further in means something.
+        found = error.errors(include_url=False, include_input=False, include_context=False)
+        first = max(found, key=lambda one: len(one["loc"]))
+        param = _path(first["loc"])[:200] or None
         if first["type"] == "extra_forbidden":
             message = f"{param}: there is no such parameter here."
         else:
@@ -190,10 +190,17 @@ def read_body(kind: type[Body], data: Any) -> Body:
         raise RequestError(message, param) from None
 
 
-_MEMBERS = frozenset(
-    {"str", "list[union]", "list[tagged-union[TextPart,ImagePart]]", "list[TextPart]"}
-    | {"system", "developer", "user", "assistant", "text", "image_url"}
-)
+_TAGS = frozenset({"system", "developer", "user", "assistant", "text", "image_url"})
+
+
+def _path(location: Sequence[str | int]) -> str:
+    """Where in a body something is, without what pydantic puts among the keys: which member of a union it tried."""
+    path: list[str] = []
+    for before, one in zip([None, *location], location, strict=False):
+        tag = isinstance(before, int) and one in _TAGS
+        if not tag and one != "str" and "[" not in str(one):
+            path.append(str(one))
+    return ".".join(path)
 
 
 def conversation(request: ChatRequest, limits: Limits) -> Conversation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -48,27 +49,20 @@ class PatientProtocol(H11Protocol):  # type: ignore[misc]
 
 
 class _Server(uvicorn.Server):  # type: ignore[misc]
-    def __init__(self, config: uvicorn.Config, ready: Callable[[str], None]) -> None:
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
         super().__init__(config)
         self._ready = ready
 
     async def startup(self, sockets: Any = None) -> None:
         await super().startup(sockets)
         if self.started:
-            address = self.servers[0].sockets[0].getsockname()
-            host = f"[{address[0]}]" if ":" in address[0] else address[0]
-            self._ready(f"http://{host}:{address[1]}")
+            self._ready()
 
 
-def run(serving: Serving, *, host: str, port: int, ready: Callable[[str], None]) -> None:
-    """Serve until SIGINT or SIGTERM. ``ready`` is called with the address when requests are taken; port 0 is any.
-
-    Raises ``SystemExit`` where the address cannot be had, as uvicorn does.
-    """
+def run(serving: Serving, listening: socket.socket, *, ready: Callable[[], None]) -> None:
+    """Serve on a socket that has its address, until SIGINT or SIGTERM. ``ready`` is called when requests are taken."""
     config = uvicorn.Config(
         build_app(serving),
-        host=host,
-        port=port,
         http=PatientProtocol,
         ws="none",
         lifespan="on",
@@ -82,7 +76,7 @@ def run(serving: Serving, *, host: str, port: int, ready: Callable[[str], None])
     # uvicorn raises the signal that ended it once more when all is done.
     before = {one: signal.signal(one, lambda *_: None) for one in (signal.SIGINT, signal.SIGTERM)}
     try:
-        _Server(config, ready).run()
+        _Server(config, ready).run([listening])
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
