@@ -5,11 +5,14 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +29,7 @@ from lyrics.workflows.serve.app import Serving, build_app
 from lyrics.workflows.serve.limits import Limits
 from lyrics.workflows.serve.worker import Worker
 from tests.core.small import drawn
+from tests.fresh import ROOT
 from tests.workflows.serve.helpers import Client, data_url, served, until
 
 CHAT = "/v1/chat/completions"
@@ -248,6 +252,32 @@ def test_openais_client_asks_many_things_at_once(openai: Any, scene: Any, wanted
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(ask, range(24)))
+
+
+def test_the_example_runs(client: Client, scene: Any, tmp_path: Path) -> None:
+    """``examples/serving/client.py``."""
+    pytest.importorskip("openai")
+    scene.save(tmp_path / "scene.png")
+    program = ROOT / "examples" / "serving" / "client.py"
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(program),
+            "scene.png",
+            "Where is the orange heart?",
+            f"http://127.0.0.1:{client.port}",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first == "orange heart"
+    assert second.startswith("orange heart [")
+    assert "score 0.9" in second
 
 
 # --- what is refused ---
