@@ -85,7 +85,8 @@ def ask(worker: Worker, talk: Talk, question: str) -> Iterator[tuple[str, Answer
                 break
             assert isinstance(event, Piece)
             text += event.text
-            yield read_answer(text, codec, talk.seen).plain_text, None, talk
+            # Box markup that is not complete yet would be read as text.
+            yield read_answer(text, codec, talk.seen).plain_text.partition("<")[0].rstrip(), None, talk
     finally:
         worker.cancel(job)
     answered = replace(new, answer=event.answer.text)

@@ -64,12 +64,9 @@ function drags(svg) {
   let start = null;
   let rect = null;
   const at = (event) => {
-    const frame = svg.getBoundingClientRect();
-    const clip = (value, end) => Math.min(Math.max(value, 0), end);
-    return [
-      clip(((event.clientX - frame.left) / frame.width) * size[0], size[0]),
-      clip(((event.clientY - frame.top) / frame.height) * size[1], size[1]),
-    ];
+    // The image may be narrower or lower than the element it is drawn in.
+    const here = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
+    return [here.x, here.y].map((value, i) => Math.min(Math.max(value, 0), size[i]));
   };
   const box = (here) => [0, 1].map((i) => Math.min(start[i], here[i])).concat([0, 1].map((i) => Math.max(start[i], here[i])));
   svg.addEventListener("pointerdown", (event) => {

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 pytest.importorskip("gradio")
-playwright = pytest.importorskip("playwright.sync_api")
+pytest.importorskip("playwright")
+
+from playwright import sync_api as playwright
 
 import lyrics
 from lyrics.core.model import LyricsModel
@@ -129,7 +131,7 @@ def test_an_image_is_seen_asked_about_and_its_parts_exchanged(visit: Visit) -> N
     assert "lit" not in thing.get_attribute("class")
 
     page.click("#view [data-layer=boxes]")
-    frame = page.locator("#view svg").bounding_box()
+    frame = page.locator("#view svg image").bounding_box()
     # The gray diamond, in shares of the image.
     corners = [
         (frame["x"] + share * frame["width"], frame["y"] + high * frame["height"])
@@ -183,9 +185,9 @@ def test_the_keyboard_reaches_everything(visit: Visit) -> None:
     names = []
     for _ in range(5):
         page.keyboard.press("Tab")
-        names.append(page.evaluate("document.activeElement.innerText"))
-    assert names[0] == "Masks"
-    row = next(number for number, name in enumerate(names) if "score" in name)
+        names.append(page.evaluate("document.activeElement.textContent || ''"))
+    assert names[0] == "masks"
+    assert any("score" in name for name in names[1:])
     page.locator("#view .row").nth(0).focus()
     assert "lit" in page.locator("#view .thing").first.get_attribute("class")
     page.keyboard.press("Enter")
@@ -193,7 +195,6 @@ def test_the_keyboard_reaches_everything(visit: Visit) -> None:
     page.focus("#question textarea")
     page.keyboard.press("Enter")
     page.wait_for_selector("#said .bot.message")
-    assert row >= 1
 
 
 def test_a_telephone_in_the_dark(browser: Any, address: str) -> None:
