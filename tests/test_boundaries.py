@@ -137,7 +137,8 @@ def may_import(importer: str, name: str) -> bool:
     if layer == "testing":
         return within("lyrics.core", "lyrics.testing")
     if layer in ("workflows", "integrations"):
-        return within("lyrics.core", "lyrics.kernels", "lyrics.workflows", "lyrics.integrations")
+        below = within("lyrics.core", "lyrics.kernels", "lyrics.workflows", "lyrics.integrations")
+        return below or name == "lyrics.__version__"
     if layer == "cli":
         return (
             within("lyrics.core", "lyrics.workflows", "lyrics.cli")

@@ -8,6 +8,7 @@ from lyrics.core.evaluation.benchmark import DatasetBenchmark, Judges
 from lyrics.core.stage1.streams import Features, ProjectedFeatures
 from lyrics.plugins.cached.experts import CachedDetector, CachedSegmenter, CachedTagger
 from lyrics.plugins.causal_lm.model import CausalLM
+from lyrics.plugins.causal_lm.running import RunningCache
 from lyrics.plugins.clip_vit.encoder import VitEncoder
 from lyrics.plugins.connectors.mlp import MlpProjector
 from lyrics.plugins.connectors.resampler import PerceiverResampler
@@ -49,6 +50,8 @@ merging: list[type[contracts.MergesLora]] = [CausalLM]
 caching: list[type[contracts.WithCache]] = [CausalLM]
 packing: list[type[contracts.PacksPrompts]] = [CausalLM]
 resuming: list[type[contracts.ResumesPrompts]] = [CausalLM]
+continuing: list[type[contracts.ContinuesTogether]] = [CausalLM]
+running: list[type[contracts.RunningPrompts]] = [RunningCache]
 quantizing: list[type[contracts.HoldsIn4Bit]] = [CausalLM]
 objectives: list[type[contracts.Objective]] = [ITC, ITM, ICG, MSP]
 choosing: list[type[contracts.ChoosesNegatives]] = [ITC]

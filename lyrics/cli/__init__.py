@@ -22,6 +22,7 @@ from lyrics.cli import (
     conformance,
     convert,
     data,
+    demo,
     doctor,
     evaluate,
     export,
@@ -29,6 +30,7 @@ from lyrics.cli import (
     parts,
     quickstart,
     refine,
+    serve,
     train,
 )
 from lyrics.core.clean_text import printable
@@ -69,6 +71,8 @@ app.command("test-plugin", short_help="The conformance suite over a distribution
 app.command("refine", short_help="Tags, boxes and masks of pictures, as JSON, COCO and drawings.")(refine.refine)
 app.command("ask", short_help="One answer about pictures, boxes in and out.")(ask.ask)
 app.command("chat", short_help="A conversation about pictures.")(chat.chat)
+app.command("serve", short_help="A model over HTTP, as OpenAI's clients ask, boxes in and out.")(serve.serve)
+app.command("demo", short_help="A page: what a model sees, and what it answers.")(demo.demo)
 app.command("convert", cls=convert.ConvertCommand, short_help="Public checkpoints to safetensors that parts read.")(
     convert.convert
 )

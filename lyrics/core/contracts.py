@@ -425,6 +425,45 @@ class ResumesPrompts(Protocol):
         ...
 
 
+class RunningPrompts(Protocol):
+    """Prompts that a language model goes on with together, each at a place of its own: the rows of a running batch.
+
+    Nothing of a row depends on the others but for rounding.
+    """
+
+    def join(self, embeddings_BLD: torch.Tensor, attention_mask_BL: torch.Tensor) -> torch.Tensor:
+        """Read new prompts, left-padded; they become the last rows.
+
+        Returns the logits behind each of them, [B,vocabulary].
+        """
+        ...
+
+    def read(self, ids_R: torch.Tensor) -> torch.Tensor:
+        """Read one token more of every row, int [R] -> the logits behind it, [R,vocabulary]."""
+        ...
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Keep these rows in this order, and drop the others."""
+        ...
+
+
+@runtime_checkable
+class ContinuesTogether(Protocol):
+    """Optional, for a language model that can go on with prompts that came at different times.
+
+    Without it a server answers in whole batches: what comes while one is written waits for its end.
+    """
+
+    @property
+    def ends(self) -> Sequence[int]:
+        """Ids of the tokens that end an answer."""
+        ...
+
+    def running(self) -> RunningPrompts | None:
+        """Return a running batch without rows; None where this model, as it is set up, has no such thing."""
+        ...
+
+
 @runtime_checkable
 class WithCache(Protocol):
     """Optional, for a language model that keeps something for every token while it generates.

@@ -26,12 +26,11 @@ from lyrics.core.language.prompting import (
     NOTHING_DROPPED,
     DroppedText,
     Encoded,
-    check_dialogue,
+    checked_prompt,
     fitted_prompt,
     instructions_of,
     snapped_dialogue,
     spatial_text,
-    too_long,
 )
 from lyrics.core.language.prompts import Dialogue, Exchange, TokenPrompt, cut
 from lyrics.core.language.soft_prompts import answer_losses, embed
@@ -283,7 +282,10 @@ class LyricsModel(SavedModel):
             return []
         if on_text is not None and len(dialogues) > 1:
             raise ValueError(f"on_text follows one conversation, not {len(dialogues)}")
-        prompts = [self._checked_prompt(dialogue, encoded, how.max_new_tokens) for dialogue in dialogues]
+        prompts = [
+            checked_prompt(dialogue, encoded, how.max_new_tokens, self.spec, self.language_model)
+            for dialogue in dialogues
+        ]
         soft = embed(prompts, encoded.soft_tokens_PQD, self.language_model, "left")
         if not is_finite(soft.embeddings_BLD):
             raise refuse(
@@ -301,14 +303,6 @@ class LyricsModel(SavedModel):
             shown = [encoded.refinements[picture] for exchange in dialogue for picture in exchange.images]
             answers.append(read_answer(text, self.spec.codec, shown[-1] if shown else None, Confidence.of(own)))
         return answers
-
-    def _checked_prompt(self, dialogue: Dialogue, encoded: Encoded, max_new_tokens: int) -> TokenPrompt:
-        check_dialogue(dialogue, len(encoded.refinements))
-        room = int(self.language_model.max_positions) - max_new_tokens
-        prompt = self._prompt(dialogue, encoded, room)
-        if len(prompt) > room:
-            raise too_long(prompt, encoded.tokens_per_picture, self.language_model.max_positions, max_new_tokens)
-        return prompt
 
     @overload
     def generate(  # type: ignore[overload-overlap]  # a text is a sequence of texts, too

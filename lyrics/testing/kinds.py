@@ -564,6 +564,40 @@ class LanguageModelContract(ModuleContract):
                     parameter.mul_(-1.0)
         compare([12, *ids, *answer], "weights that have changed")
 
+    def test_prompts_that_came_at_different_times_go_on_together(self) -> None:
+        """Troubleshooting: the logits of a running batch are those of each prompt alone, whatever joins and leaves it.
+        Checked where the part has it (`ContinuesTogether`), and `running()` gives one.
+        """
+        import torch
+
+        from lyrics.core.contracts import ContinuesTogether
+
+        model = self.build()
+        running = model.running() if isinstance(model, ContinuesTogether) else None
+        if running is None:
+            return
+        ends = set(model.ends)
+        assert ends, "no token ends an answer"
+        assert ends <= set(range(len(model.tokenizer))), f"ends are no tokens: {ends}"
+
+        def compare(found: torch.Tensor, rows: list[list[int]], what: str) -> None:
+            whole = [torch.tensor([row]) for row in rows]
+            wanted = [model(model.embed(ids), torch.ones_like(ids))[0, -1] for ids in whole]
+            close(found, torch.stack(wanted), f"logits {what}", tolerance=1e-3)
+
+        with torch.no_grad():
+            first, second = [1, 5, 6, 9], [1, 7]
+            ids, mask = torch.tensor([first, [0, 0, *second]]), torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1]])
+            compare(running.join(model.embed(ids), mask), [first, second], "of two prompts")
+            first, second = [*first, 8], [*second, 10]
+            compare(running.read(torch.tensor([8, 10])), [first, second], "of a token more")
+            third = [1, 11, 12, 13, 5, 6, 7]
+            ids = torch.tensor([third])
+            compare(running.join(model.embed(ids), torch.ones_like(ids)), [third], "of a prompt that joined")
+            running.keep([2, 1])
+            rows = [[*third, 9], [*second, 6]]
+            compare(running.read(torch.tensor([9, 6])), rows, "after a prompt has left")
+
     def test_chat_template_exists(self) -> None:
         from lyrics.core.errors import LyricsError
         from lyrics.core.language.chat_templates import template_named

@@ -37,6 +37,7 @@ class ChatTemplate:
 
     A conversation is ``begin``, then for every exchange ``before``, its content, ``between``, its answer, ``after``.
     ``images_first`` puts the pictures of the first exchange in front of everything, as the released code does.
+    ``system`` is the text in ``begin`` that a system turn replaces; empty where there is no such turn.
     """
 
     begin: tuple[Segment, ...]
@@ -45,6 +46,15 @@ class ChatTemplate:
     after: tuple[Segment, ...]
     answer_prefix: str = ""
     images_first: bool = False
+    system: str = ""
+
+    def beginning(self, system: str) -> tuple[Segment, ...]:
+        """``begin`` with these words in place of the template's own, where it has any."""
+        if not (system and self.system):
+            return self.begin
+        return tuple(
+            Words(one.text.replace(self.system, system)) if isinstance(one, Words) else one for one in self.begin
+        )
 
     def segments(self, dialogue: Dialogue, image_text: Callable[[int], str]) -> list[tuple[Segment, bool]]:
         """Return a conversation as segments (``WritesPrompts``)."""
@@ -55,7 +65,8 @@ class ChatTemplate:
 
         if self.images_first:
             add(*(Picture(picture) for picture in dialogue[0].images))
-        add(*self.begin)
+        system = dialogue[0].system
+        add(*self.beginning(system))
         for number, exchange in enumerate(dialogue):
             add(*self.before)
             for picture in exchange.images:
@@ -63,6 +74,8 @@ class ChatTemplate:
                     add(Picture(picture))
                 if words := image_text(picture):
                     add(Words(f"{words}\n"))
+            if system and not number and not self.system:
+                add(Words(f"{system}\n"))
             add(Words(exchange.instruction), *self.between)
             if exchange.answer is None:
                 break
@@ -75,6 +88,11 @@ class ChatTemplate:
         return tuple(segment.token for segment in self.after if isinstance(segment, Special))
 
 
+_VICUNA = (
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and "
+    "polite answers to the user's questions."
+)
+_QWEN = "You are a helpful assistant."
 #: By the name that a language model's option ``chat_template`` gives.
 TEMPLATES: Mapping[str, ChatTemplate] = MappingProxyType(
     {
@@ -82,29 +100,25 @@ TEMPLATES: Mapping[str, ChatTemplate] = MappingProxyType(
         "plain": ChatTemplate((BOS,), (), (Words("\n"),), (EOS,)),
         # FastChat's conversation template vicuna_v1.1.
         "vicuna-v1.1": ChatTemplate(
-            (
-                BOS,
-                Words(
-                    "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
-                    "helpful, detailed, and polite answers to the user's questions. "
-                ),
-            ),
+            (BOS, Words(f"{_VICUNA} ")),
             (Words("USER: "),),
             (Words(" ASSISTANT:"),),
             (EOS,),
             answer_prefix=" ",
+            system=_VICUNA,
         ),
         # Qwen's, without a system message of its own.
         "chatml": ChatTemplate(
             (
                 Special("<|im_start|>"),
-                Words("system\nYou are a helpful assistant."),
+                Words(f"system\n{_QWEN}"),
                 Special("<|im_end|>"),
                 Words("\n"),
             ),
             (Special("<|im_start|>"), Words("user\n")),
             (Special("<|im_end|>"), Words("\n"), Special("<|im_start|>"), Words("assistant\n")),
             (Special("<|im_end|>"),),
+            system=_QWEN,
         ),
         # The authors' stage 2: soft tokens, <s>, the question, the answer, </s>; no words around them.
         "released": ChatTemplate((BOS,), (), (), (EOS,), images_first=True),

@@ -99,7 +99,8 @@ class JinjaTemplate:
         found: list[tuple[Segment, bool]] = []
         for number, piece in enumerate(skeleton):
             if isinstance(piece, _Said):
-                found += _filled(piece, turns[piece.turn], image_text)
+                system = turns[0].system if piece.turn == 0 else ""
+                found += _filled(piece, turns[piece.turn], image_text, system)
                 continue
             segments = _split(piece.text, self.tokenizer)
             before = skeleton[number - 1] if number else None
@@ -167,7 +168,8 @@ class JinjaTemplate:
         ) from problem
 
 
-def _filled(place: _Said, turn: Exchange, image_text: Callable[[int], str]) -> list[tuple[Segment, bool]]:
+def _filled(place: _Said, turn: Exchange, image_text: Callable[[int], str], system: str) -> list[tuple[Segment, bool]]:
+    """What stands at a place; ``system`` comes before an instruction, as not every template has a place for it."""
     if place.role == "a":
         return [(Words(place.trimmed(turn.answer or "")), True)]
     found: list[tuple[Segment, bool]] = []
@@ -175,7 +177,9 @@ def _filled(place: _Said, turn: Exchange, image_text: Callable[[int], str]) -> l
         found.append((Picture(picture), False))
         if words := image_text(picture):
             found.append((Words(f"{words}\n"), False))
-    return [*found, (Words(place.trimmed(turn.instruction, left=not turn.images)), False)]
+    if system:
+        found.append((Words(f"{system}\n"), False))
+    return [*found, (Words(place.trimmed(turn.instruction, left=not found)), False)]
 
 
 def _after_an_answer(segments: Sequence[Segment], last: bool) -> list[tuple[Segment, bool]]:

@@ -153,6 +153,18 @@ def _shortened(refinement: Refinement, longest: int, codec: str, tokenizer: Any)
     return spatial_text(replace(refinement, objects=tuple(best[:few])), codec)
 
 
+def checked_prompt(
+    dialogue: Dialogue, encoded: Encoded, max_new_tokens: int, spec: ModelSpec, language_model: LanguageModel
+) -> TokenPrompt:
+    """A conversation that ends with a question as tokens that leave room for ``max_new_tokens``, or ``PromptError``."""
+    check_dialogue(dialogue, len(encoded.refinements))
+    room = int(language_model.max_positions) - max_new_tokens
+    prompt = fitted_prompt(dialogue, encoded, room, spec, language_model)
+    if len(prompt) > room:
+        raise too_long(prompt, encoded.tokens_per_picture, language_model.max_positions, max_new_tokens)
+    return prompt
+
+
 def check_dialogue(dialogue: Dialogue, num_pictures: int) -> None:
     """Raise ``PromptError`` unless a conversation ends with a question that ``num_pictures`` images can be asked."""
     if isinstance(dialogue, str) or not all(isinstance(exchange, Exchange) for exchange in dialogue):

@@ -49,11 +49,16 @@ Segment = Words | Special | Picture
 class Exchange:
     """One instruction with the images it brings into the conversation, and its answer; ``None`` where it is to be
     generated.
+
+    ``system`` of a conversation's first exchange says how all of it is to be answered: it takes the place of the chat
+    template's own words for that, or stands before the instruction where the template has none. Of later exchanges it
+    is not read.
     """
 
     instruction: str
     answer: str | None = None
     images: tuple[int, ...] = ()
+    system: str = ""
 
 
 Dialogue = Sequence[Exchange]

@@ -9,8 +9,9 @@ import io
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Union
+from typing import IO, TYPE_CHECKING, Any, TypeVar, Union
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 _logger = logging.getLogger(__name__)
+Found = TypeVar("Found")
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 #: Checked on the header, before a single pixel is decoded. Below the number at which Pillow itself warns.
@@ -128,11 +130,27 @@ def decode_image(data: bytes, name: str) -> Image.Image:
     return _decoded(io.BytesIO(data), name)
 
 
+def check_header(data: bytes, name: str) -> tuple[int, int]:
+    """Return an image's width and height in pixels as its header says, before a pixel is decoded; it may lie on its
+    side.
+
+    Raises ``ImageError`` as ``decode_image`` for what the header tells.
+    """
+    return _opened(io.BytesIO(data), name, lambda image: image.size)
+
+
 def _decoded(file: IO[bytes], name: str) -> Image.Image:
+    def decode(image: Image.Image) -> Image.Image:
+        _check_extra_memory(image, name)
+        return _upright_rgb(image, name, may_close=True)
+
+    return _opened(file, name, decode)
+
+
+def _opened(file: IO[bytes], name: str, read: Callable[[Image.Image], Found]) -> Found:
     try:
         with Image.open(file, formats=FORMATS) as image:
-            _check_extra_memory(image, name)
-            return _upright_rgb(image, name, may_close=True)
+            return read(image)
     except ImageError:
         raise
     except UnidentifiedImageError:

@@ -26,6 +26,7 @@ from lyrics.plugins.causal_lm import CausalLMOptions
 from lyrics.plugins.causal_lm.configs import longest, text_config
 from lyrics.plugins.causal_lm.kept import kept
 from lyrics.plugins.causal_lm.packing import packs
+from lyrics.plugins.causal_lm.running import RunningCache, can_run
 
 
 class CausalLM(nn.Module):
@@ -190,13 +191,21 @@ class CausalLM(nn.Module):
         past.state, past.weights = cache, self._weights()
         return ids_1L, log_probs_1L
 
+    def running(self) -> RunningCache | None:
+        """Return a running batch; None where the cache of this family cannot hold prompts of different lengths, and
+        where there is none.
+        """
+        if not (self._takes("past_key_values") and self._takes("position_ids")):
+            return None
+        return RunningCache(self.model, self.embed, self._network()) if can_run(self._network().config) else None
+
     def _settings(self, max_new_tokens: int, generation_config: GenerationConfig | None) -> GenerationConfig:
         settings = GenerationConfig(do_sample=False) if generation_config is None else copy.deepcopy(generation_config)
         settings.max_new_tokens = max_new_tokens
         settings.pad_token_id = self.tokenizer.pad_token_id
         settings.bos_token_id = self.tokenizer.bos_token_id
         if settings.eos_token_id is None:
-            settings.eos_token_id = self._ends()
+            settings.eos_token_id = self.ends
         return settings
 
     def _generate(
@@ -244,7 +253,8 @@ class CausalLM(nn.Module):
         written = tuple((id(one), one._version, one.dtype, one.device) for one in self.model.parameters())
         return written, self.lora_merged  # which PEFT does behind the versions' back
 
-    def _ends(self) -> list[int]:
+    @property
+    def ends(self) -> list[int]:
         """Tokens that end an answer: the tokenizer's, the checkpoint's, and those that end a turn of the chat
         template.
         """

@@ -13,6 +13,7 @@ from lyrics.core.answers import Confidence
 from lyrics.core.errors import ContractError, PromptError, SpecError
 from lyrics.core.language.answering import answer_ids
 from lyrics.core.language.generation import _RULES, Decoding, GenerationOptions, decoding
+from lyrics.core.language.prompting import checked_prompt
 from lyrics.core.model import LyricsModel
 from tests.core.small import drawn
 from tests.core.test_model_steps import made
@@ -65,7 +66,7 @@ def test_greedy_is_the_default_and_what_it_was_before_there_were_options(
             do_sample=False,
             pad_token_id=lm.tokenizer.pad_token_id,
             bos_token_id=lm.tokenizer.bos_token_id,
-            eos_token_id=lm._ends(),
+            eos_token_id=lm.ends,
         ),
     )
     assert torch.equal(lm.generate(embeddings, mask, max_new_tokens=12), before)
@@ -84,7 +85,7 @@ def test_options_mean_what_they_mean_in_transformers(model: LyricsModel, monkeyp
     from lyrics.core.language.prompts import Exchange
     from lyrics.core.language.soft_prompts import embed
 
-    prompt = model._checked_prompt([Exchange("what?", None, (0,))], encoded, 10)
+    prompt = checked_prompt([Exchange("what?", None, (0,))], encoded, 10, model.spec, model.language_model)
     soft = embed([prompt], encoded.soft_tokens_PQD, lm, "left")
     cases: tuple[dict[str, Any], ...] = (
         {"num_beams": 3},
@@ -110,7 +111,7 @@ def test_options_mean_what_they_mean_in_transformers(model: LyricsModel, monkeyp
                 attention_mask=soft.mask_BL,
                 max_new_tokens=10,
                 pad_token_id=lm.tokenizer.pad_token_id,
-                eos_token_id=lm._ends(),
+                eos_token_id=lm.ends,
                 **{"do_sample": False, **options},
             )
         assert torch.equal(found, expected), options

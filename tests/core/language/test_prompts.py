@@ -248,3 +248,33 @@ def test_prompts_of_like_length_go_together(lengths: list[int], expected: list[l
     groups = groups_by_length(prompts)
     assert [[len(prompt) for prompt in group] for group in groups] == expected
     assert sorted(prompt.ids for group in groups for prompt in group) == sorted(prompt.ids for prompt in prompts)
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("plain", ["Be brief.\n", "q"]),
+        ("released", ["Be brief.\n", "q"]),
+        ("vicuna-v1.1", ["Be brief. ", "USER: ", "q"]),
+        ("chatml", ["system\nBe brief.", "\n", "user\n", "q"]),
+    ],
+)
+def test_a_system_turn_takes_the_place_of_the_templates_own(template: str, expected: list[str]) -> None:
+    """Or stands before the question where the template has none; it is said once, and is never learned."""
+    talk = (Exchange("q", "a", (), "Be brief."), Exchange("and?"))
+    segments = segments_of(talk, TEMPLATES[template])
+    words = [one.text for one, _ in segments if isinstance(one, Words)]
+    assert words[: len(expected)] == expected
+    assert sum("Be brief." in text for text in words) == 1
+    assert not any("polite" in text or "helpful" in text for text in words)
+    assert all(not learned for one, learned in segments if isinstance(one, Words) and "brief" in one.text)
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_template_names_its_own_system_turn(template: str) -> None:
+    """What ``system`` says is what stands in ``begin``; without a system turn nothing changes."""
+    found = TEMPLATES[template]
+    words = "".join(one.text for one in found.begin if isinstance(one, Words))
+    assert found.system in words
+    assert bool(found.system) == any(letter.isalpha() for letter in words)
+    assert found.beginning("") == found.begin

@@ -197,9 +197,9 @@ def test_chatml_ends_an_answer_at_the_end_of_its_turn() -> None:
     from lyrics.core.language.tokenizers import byte_tokenizer
 
     model = make(chat_template="chatml", adaptation="frozen")
-    assert model._ends() == [model.tokenizer.eos_token_id]
+    assert model.ends == [model.tokenizer.eos_token_id]
     model.tokenizer = byte_tokenizer(("<pad>", "<s>", "</s>", "<|im_end|>"))
-    assert model._ends() == [2, 3]
+    assert model.ends == [2, 3]
 
 
 @pytest.mark.parametrize("bits", ["8bit", "4bit"])

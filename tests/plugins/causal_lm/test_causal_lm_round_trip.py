@@ -119,7 +119,7 @@ def test_a_saved_model_is_the_same_model(tmp_path: Path, family: str) -> None:
     model.save_pretrained(tmp_path / "saved")
     again = LyricsModel.from_pretrained(tmp_path / "saved")
     assert torch.equal(logits(again), expected)
-    assert again.language_model._ends() == model.language_model._ends() == [2, 3]
+    assert again.language_model.ends == model.language_model.ends == [2, 3]
     again.save_pretrained(tmp_path / "twice")
     assert torch.equal(logits(LyricsModel.from_pretrained(tmp_path / "twice")), expected)
 
