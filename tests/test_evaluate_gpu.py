@@ -6,7 +6,6 @@ import importlib.util
 import json
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -16,14 +15,14 @@ from tests.fresh import ROOT
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     spec = importlib.util.spec_from_file_location("evaluate_gpu", ROOT / "scripts" / "evaluate_gpu.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "evaluate_gpu", module)  # its dataclasses look themselves up
     spec.loader.exec_module(module)
-    yield module
+    return module
 
 
 def shell(script: ModuleType, name: str, code: str, limit_s: float = 30, **more):

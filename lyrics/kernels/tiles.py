@@ -317,9 +317,7 @@ def _key_tiles(blocks: np.ndarray, key_block: int, row_step: int) -> tuple[np.nd
     return cols, _table(group_start[group] + offset, count, first_entry[lists], in_list[lists]), entries
 
 
-def _tiles_apart(
-    blocks: np.ndarray, key_block: int, row_step: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+def _tiles_apart(blocks: np.ndarray, key_block: int, row_step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """``_key_tiles`` of blocks that see one interval of keys each and none that another sees, as query sets do that
     read images; None for others.
     """
