@@ -78,7 +78,10 @@ bench: $(READY)
 	OMP_NUM_THREADS=1 $(CPU_BENCH) host --batch 32 --batch 128 --out $(BENCH)/host.json
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/prompts.py --batch 8 --out $(BENCH)/prompts.json
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/loader.py --steps 5 --rounds 3 --out $(BENCH)/loader.json
-	OMP_NUM_THREADS=1 $(CPU_BENCH) step --batch 2 --dtype float32 --lengths equal --lengths drawn --rounds 2 --out $(BENCH)/step.json
+	OMP_NUM_THREADS=1 $(CPU_BENCH) step --batch 2 --dtype float32 --recipe blip2 --lengths true --lengths equal --rounds 2 \
+		--out $(BENCH)/step-blip2.json
+	OMP_NUM_THREADS=1 $(CPU_BENCH) step --batch 2 --dtype float32 --recipe paper --lengths equal --rounds 2 \
+		--out $(BENCH)/step-paper.json
 	$(BIN)/python benchmarks/ratios.py $(BENCH) $(BENCH_FLAGS)
 
 # Each command stops by itself in time; what hangs is killed, and keeps what it had written. The second runs whatever the first found.

@@ -164,13 +164,13 @@ def _checkpoints(run: Path) -> list[Path]:
 
 #: In the order of what one would miss most.
 PARTS = (
-    Part("tests", 150, tests, counted_tests),
-    Part("attention", 150, attention),
-    Part("step", 150, step),
-    Part("training", 120, training, trained_alike),
-    Part("experts", 100, experts),
-    Part("memory", 60, memory),
-    Part("host", 60, host),
+    Part("tests", 130, tests, counted_tests),
+    Part("attention", 140, attention),
+    Part("step", 140, step),
+    Part("training", 100, training, trained_alike),
+    Part("experts", 90, experts),
+    Part("memory", 45, memory),
+    Part("host", 45, host),
 )
 
 
@@ -274,8 +274,11 @@ def run(out: Path, *, wheels: Path | None, rehearse: bool, minutes: float, only:
             found = run_part(part, place, min(part.limit_s * (_REHEARSAL if rehearse else 1), left))
         summary["parts"][part.name] = found
         write()
-        facts = json.dumps(found.get("facts", {}))
-        print(f"{part.name}: {found['status']} ({found.get('seconds', 0)} s) {facts} {found.get('reason', '')}")
+        print(
+            f"{part.name}: {found['status']} ({found.get('seconds', 0)} s)",
+            json.dumps(found.get("facts", {})),
+            found.get("reason", ""),
+        )
 
     if wheels is not None:
         do(Part("install", 120, lambda place: install(wheels, out)))

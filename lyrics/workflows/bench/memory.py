@@ -17,7 +17,7 @@ import torch
 from lyrics.core.inspection.memory import counting, step_loss, training_memory, weight_bytes
 from lyrics.core.loading import build_model
 from lyrics.core.runs.config import TrainConfig
-from lyrics.core.training.frozen import hold_frozen
+from lyrics.core.training.frozen_precision import hold_frozen
 from lyrics.workflows.bench.machine import environment
 
 
