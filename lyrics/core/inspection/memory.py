@@ -235,7 +235,7 @@ def features_like(model: LyricsModel, batch_size: int) -> Features:
     """Return features of the shapes that the encoder and the refiner give, on the meta device."""
     preprocessing = model.encoder.preprocessing
     side = preprocessing.crop or preprocessing.size
-    with torch.no_grad():
+    with torch.set_grad_enabled(model.trains_encoder and torch.is_grad_enabled()):
         tokens = model.encoder(torch.empty(batch_size, 3, side, side, device="meta", dtype=model.dtype))
     local: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     sources = {} if model.refiner is None else model.refiner.local_sources
