@@ -97,7 +97,8 @@ def _rows_of(path: str, entry: Entry, options: Mapping[str, Any], hashes: bool) 
             if stated is None and value == field.default:
                 stated = component.license
             if stated is None and value.startswith(f"{PACKAGED}{entry.source.module.partition('.')[0]}/"):
-                stated = importlib.metadata.metadata(entry.source.distribution).get("License-Expression")
+                about: Any = importlib.metadata.metadata(entry.source.distribution)
+                stated = about.get("License-Expression")
             found.append(_row(f"{path}.{name}", component.name, value, stated, hashes))
     if not found:
         license_ = component.license or _UNKNOWN

@@ -112,9 +112,9 @@ def find_source(
     _refuse_other_kinds(config, auto_class, what, options.checkpoint or "the option config")
     model_type = config.model_type
     config = part_of(config)
-    stated = read_entries(folder)
-    changed = {**_size_of(config), **options.preprocessor} if stated is None else options.preprocessor
-    entries = entries_of(stated, model_type, changed)
+    written = read_entries(folder)
+    changed = {**_size_of(config), **options.preprocessor} if written is None else options.preprocessor
+    entries = entries_of(written, model_type, changed)
     return Source(config, entries, weights, folder, f"{what} {options.checkpoint!r}" if options.checkpoint else what)
 
 
