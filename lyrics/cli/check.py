@@ -77,7 +77,8 @@ def check(
         return
     _print_parts(summary.parts, dtype)
     print_text(f"\ntotal: {summary.parameters:,} parameters, {_size(summary.num_bytes)} in {dtype}")
-    print_text(f"trained in stage 1: {summary.stage1_trainable:,} (query transformer and objectives)")
+    first = "image encoder, query transformer" if "image encoder" in summary.stage2_breakdown else "query transformer"
+    print_text(f"trained in stage 1: {summary.stage1_trainable:,} ({first} and objectives)")
     pieces = ", ".join(f"{name} {count:,}" for name, count in summary.stage2_breakdown.items())
     print_text(f"trained in stage 2: {summary.stage2_trainable:,} ({pieces})")
     if reported is not None and reported.reported_trainable is not None:

@@ -159,7 +159,7 @@ def _sources_in_folder(
         if changes is not None and path in changes.replaced:  # the user named it
             found[path] = _PartSource(BuildContext("pretrained"))
             continue
-        holder = whole if is_frozen_part(path) else folder
+        holder = whole if is_frozen_part(path, resolved.spec) else folder
         if changes is not None and path in changes.quantized:
             holder = None
         if holder is None:  # the folder holds what was trained; this part comes from where the specification says
@@ -167,7 +167,7 @@ def _sources_in_folder(
             continue
         prefix = part_prefix(path)
         files = part_files(holder).get(path)
-        if changes is not None and (path in changes.altered or not is_frozen_part(path)):
+        if changes is not None and (path in changes.altered or not is_frozen_part(path, resolved.spec)):
             # It takes what fits: its options, or the widths of what it reads, are no longer those of the folder.
             found[path] = _PartSource(BuildContext("random", files=files, downloads=downloads))
             continue

@@ -36,7 +36,9 @@ STREAM = "stage2"
 
 
 class ComposedModel(nn.Module):
-    """Image encoder and refiner (both frozen), query transformer, projection, language model, and objectives.
+    """Image encoder and refiner, query transformer, projection, language model, and objectives.
+
+    The refiner is frozen, and the image encoder unless the specification's ``train_image_encoder`` is set.
 
     ``spec`` is the fully resolved specification, with the distribution of every part; it is saved with the weights.
     ``abilities`` says what the parts can do beside what they must; ``shards`` is set while training shares the language
@@ -58,7 +60,8 @@ class ComposedModel(nn.Module):
         spec: ModelSpec,
     ) -> None:
         super().__init__()
-        self.encoder = encoder.requires_grad_(False).eval()
+        self.trains_encoder = spec.train_image_encoder
+        self.encoder = encoder.requires_grad_(self.trains_encoder).eval()
         self.refiner = refiner
         self.query_transformer = query_transformer
         self.projection = nn.Linear(query_transformer.hidden_size, language_model.hidden_size)
@@ -106,9 +109,12 @@ class ComposedModel(nn.Module):
         return self.projection.weight.dtype
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode for the parts that are trained; the image encoder and the refiner stay in evaluation mode."""
+        """Training mode for the parts that are trained; the refiner and a frozen image encoder stay in evaluation
+        mode.
+        """
         super().train(mode)
-        self.encoder.eval()
+        if not self.trains_encoder:
+            self.encoder.eval()
         return self
 
     def trainable_parameters(self, stage: str) -> dict[str, nn.Parameter]:
@@ -116,7 +122,7 @@ class ComposedModel(nn.Module):
 
         Stage ``pretrain`` trains the query transformer and the objectives (section 3.2); stage ``instruct`` the query
         transformer without its vocabulary head, the projection, and what the language model's adaptation leaves
-        trainable (section 3.3).
+        trainable (section 3.3). Both train the image encoder where the specification says so.
         """
         stage1 = self.abilities.stage1
         head = {id(parameter) for parameter in (() if stage1 is None else stage1.stage1_parameters())}
@@ -130,6 +136,7 @@ class ComposedModel(nn.Module):
                 trained = trained or (part == "language_model" and rest in self.adapted)
             else:
                 raise ValueError(f"there is no stage {stage!r}; there are pretrain and instruct")
+            trained = trained or (part == "encoder" and self.trains_encoder)
             parameter.requires_grad_(trained)
             if trained:
                 wanted[name] = parameter

@@ -60,11 +60,14 @@ class LyricsModel(SavedModel):
 
     # --- seeing ------------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def features(self, images: ModelImages, phrases: Phrases = None) -> tuple[Features, tuple[Refinement, ...]]:
-        """Frozen features of prepared images, and what the refiner saw. ``phrases`` replace the tagger's tags."""
+        """Features of prepared images, and what the refiner saw. ``phrases`` replace the tagger's tags.
+
+        They have a gradient where the image encoder is trained, and not otherwise.
+        """
         images = images.normalized()
-        image_tokens_PND = self.encoder(images.by_expert["image_encoder"].pixels_BCHW)
+        with torch.set_grad_enabled(self.trains_encoder and torch.is_grad_enabled()):
+            image_tokens_PND = self.encoder(images.by_expert["image_encoder"].pixels_BCHW)
         if self.refiner is None:
             if phrases is not None:
                 warnings.warn("phrases: have no effect, as this model has no refiner to look for them.", stacklevel=2)

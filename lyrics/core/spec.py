@@ -138,6 +138,9 @@ class ModelSpec(Specification):
     spatial_in_prompt: bool = Field(
         True, description="whether the language model reads the spatial representation as text, after each image"
     )
+    train_image_encoder: bool = Field(
+        False, description="whether both stages train the image encoder, too; it is frozen in the paper"
+    )
 
     distributions: dict[str, str] = Field(default_factory=dict, description=_DISTRIBUTIONS)
 

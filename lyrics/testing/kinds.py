@@ -47,6 +47,18 @@ class ImageEncoderContract(ModuleContract):
         both = self._tokens(encoder, 2)
         close(both[:1], self._tokens(encoder, 1), "tokens of an image alone and in a batch")
 
+    def test_every_parameter_reaches_the_tokens(self) -> None:
+        """Troubleshooting: leave out what tokens do not depend on (pooling heads, skipped layers): an encoder may be
+        trained, and then each parameter must have a gradient.
+        """
+        import torch
+
+        encoder = self.build()
+        tokens = encoder(batch(encoder.preprocessing, 2).pixels_BCHW)
+        (tokens * torch.randn(tokens.shape, generator=torch.Generator().manual_seed(0))).sum().backward()
+        unread = [name for name, one in encoder.named_parameters() if one.requires_grad and one.grad is None]
+        assert not unread, f"the tokens do not depend on {', '.join(unread[:3])}"
+
     def test_is_deterministic_in_evaluation_mode(self) -> None:
         encoder = self.build()
         close(self._tokens(encoder, 2), self._tokens(encoder, 2), "two passes", tolerance=0)

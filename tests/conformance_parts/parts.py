@@ -42,6 +42,8 @@ class Part(nn.Module):
             self.table = nn.Parameter(torch.zeros(3, device="cpu"))
         if self.fault == "state":
             self.register_parameter(f"weight_{random.random()}".replace(".", ""), nn.Parameter(torch.zeros(1)))
+        if self.fault == "unread":
+            self.pooling = nn.Linear(2, 2)
         self.weight = nn.Parameter(torch.randn(3, self.feature_dim))
 
     def features(self, images: ImageBatch) -> tuple[torch.Tensor, torch.Tensor]:

@@ -241,7 +241,7 @@ def features_like(model: LyricsModel, batch_size: int) -> Features:
     """Return zeros of the shapes that the encoder and the refiner give, on the model's device."""
     preprocessing = model.encoder.preprocessing
     side = preprocessing.crop or preprocessing.size
-    with torch.no_grad():
+    with torch.set_grad_enabled(model.trains_encoder and torch.is_grad_enabled()):
         tokens = model.encoder(torch.zeros(batch_size, 3, side, side, device=model.device, dtype=model.dtype))
     local: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     sources = {} if model.refiner is None else model.refiner.local_sources

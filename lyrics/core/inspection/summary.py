@@ -38,7 +38,8 @@ class Summary:
     """A model's parts, and where its trainable parameters are, by stage.
 
     Stage 1 trains the query transformer and the objectives (section 3.2); stage 2 the query transformer, the
-    projection, and what the language model's adaptation leaves trainable (section 3.3).
+    projection, and what the language model's adaptation leaves trainable (section 3.3); both the image encoder where
+    the specification says so.
     """
 
     parts: tuple[PartRow, ...]
@@ -70,14 +71,16 @@ def summarize(model: LyricsModel, resolved: Resolved) -> Summary:
     objectives = sum(count for path, count in trainable.items() if path.startswith("objectives."))
     stage1 = model.abilities.stage1
     head = 0 if stage1 is None else sum(parameter.numel() for parameter in stage1.stage1_parameters())
+    encoder = trainable["image_encoder"]
     stage2 = {
+        **({"image encoder": encoder} if encoder else {}),
         "query transformer": trainable["query_transformer"] - head,
         "projection": trainable["projection"],
         "language model": trainable["language_model"],
     }
     return Summary(
         parts=tuple(rows),
-        stage1_trainable=trainable["query_transformer"] + objectives,
+        stage1_trainable=encoder + trainable["query_transformer"] + objectives,
         stage2_trainable=sum(stage2.values()),
         stage2_breakdown=stage2,
     )

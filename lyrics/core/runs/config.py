@@ -125,6 +125,23 @@ class DataSection(_Section):
     workers: int = Field(2, ge=0, description="loader processes per rank; the samples do not depend on it")
 
 
+class GroupSection(_Section):
+    """What is different for one part of the model."""
+
+    learning_rate: float | None = Field(None, gt=0, description="peak; null: as for all")
+    weight_decay: float | None = Field(None, ge=0, description="null: as for all")
+
+
+#: Parts that may have a group, with the stages that train them.
+_GROUPS = {
+    "image_encoder": ("pretrain", "instruct"),
+    "query_transformer": ("pretrain", "instruct"),
+    "objectives": ("pretrain",),
+    "projection": ("instruct",),
+    "language_model": ("instruct",),
+}
+
+
 class OptimizationSection(_Section):
     """The paper's numbers are the defaults, where it gives them."""
 
@@ -140,6 +157,13 @@ class OptimizationSection(_Section):
     )
     betas: tuple[float, float] = Field((0.9, 0.98), description="of AdamW")
     weight_decay: float = Field(0.05, ge=0, description="not for biases, norms, the temperature and query tokens")
+    groups: dict[
+        Literal["image_encoder", "query_transformer", "objectives", "projection", "language_model"], GroupSection
+    ] = Field(
+        default_factory=dict,
+        description="parts with a learning rate or weight decay of their own, such as image_encoder: {learning_rate: "
+        "1e-5}; the warm-up and the cosine are the same",
+    )
     warmup_share: float = Field(0.15, ge=0, le=1, description="share of the steps in which the rate rises linearly")
     clip_norm: float = Field(1.0, gt=0, description="largest norm of the whole gradient")
     precision: Literal["fp32", "bf16"] = Field(
@@ -237,6 +261,18 @@ class TrainConfig(_Section):
             raise ValueError(
                 "data.features are of images as they are, and a mirrored object looks different: set "
                 "data.augmentation.flip=0 (crops are followed), or data.augmentation=null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _groups_are_trained(self) -> Self:
+        for part in self.optimization.groups:
+            if self.stage not in _GROUPS[part]:
+                raise ValueError(f"optimization.groups.{part}: is not trained in stage {self.stage}; take it out")
+        if "image_encoder" in self.optimization.groups and not self.model.spec.train_image_encoder:
+            raise ValueError(
+                f"optimization.groups.image_encoder: it is frozen; set {_SPEC}.train_image_encoder=true, or take the "
+                "group out"
             )
         return self
 

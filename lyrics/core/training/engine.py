@@ -25,6 +25,7 @@ from lyrics.core.runs.config import TrainConfig
 from lyrics.core.stage1.distributed import average
 from lyrics.core.stage1.reduction import Flags, Reduced, is_finite, reduce_losses, scaled_sum
 from lyrics.core.stage1.state import Loss
+from lyrics.core.training.optimizer import set_rate
 from lyrics.core.training.schedule import learning_rate
 from lyrics.kernels.host_work import host_work
 
@@ -149,8 +150,7 @@ class StepEngine:
         rate = learning_rate(
             step, steps=settings.steps, peak=settings.learning_rate, warmup_share=settings.warmup_share
         )
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_rate(self.optimizer, rate)
         self.optimizer.zero_grad()
         measured, reduced = self._gradients(step, batches, flags)
         norm = self._clip()

@@ -182,6 +182,12 @@ class _Run:
         return outcome
 
     def _engine(self, found: Checkpoint | None, chosen: Path | None) -> StepEngine:
+        trains_encoder = self.config.model.spec.train_image_encoder
+        if trains_encoder and self.config.stage == "pretrain" and self.accelerator.num_processes > 1:
+            raise SpecError(
+                "model.spec.train_image_encoder: stage 1 trains the image encoder on one rank only, since no gradient "
+                "flows back to the hard negatives of other ranks. Train it in stage 2, or on one rank."
+            )
         self.model.train()
         parameters = dict(self.model.trainable_parameters(self.config.stage))
         asking = {id(one) for one in self.model.parameters() if one.requires_grad}

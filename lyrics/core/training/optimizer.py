@@ -7,6 +7,7 @@ checkpoint.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,6 +17,8 @@ from lyrics.core.runs.config import OptimizationSection
 from lyrics.core.training import muon
 from lyrics.core.training.muon import MuonWithAdamW
 
+#: Entry of a group: its learning rate as a share of the rate of all.
+RATE_SHARE = "rate_share"
 _SLOTS = ("step", "exp_avg", "exp_avg_sq")
 
 
@@ -38,20 +41,24 @@ def orthogonalized(name: str, parameter: torch.Tensor) -> bool:
 def build_optimizer(parameters: Mapping[str, nn.Parameter], settings: OptimizationSection) -> torch.optim.Optimizer:
     """Return one group with weight decay and one without.
 
-    With ``optimizer: muon`` the matrices that it takes before them.
+    With ``optimizer: muon`` the matrices that it takes before them. A part with a group of its own in the settings has
+    two of its own, which AdamW updates.
     """
+    own = {name for name in parameters if _part_of(name) in settings.groups}
     matrices = [
         parameter
         for name, parameter in parameters.items()
-        if settings.optimizer == "muon" and orthogonalized(name, parameter)
+        if settings.optimizer == "muon" and orthogonalized(name, parameter) and name not in own
     ]
-    taken = {id(parameter) for parameter in matrices}
-    others = {name: parameter for name, parameter in parameters.items() if id(parameter) not in taken}
-    groups = [
-        {"params": [one for name, one in others.items() if decays(name, one) is decaying], "weight_decay": decay}
-        for decaying, decay in ((True, settings.weight_decay), (False, 0.0))
-    ]
-    groups = [group for group in groups if group["params"]]
+    left_out = {id(parameter) for parameter in matrices} | {id(parameters[name]) for name in own}
+    others = {name: parameter for name, parameter in parameters.items() if id(parameter) not in left_out}
+    groups = _decaying_and_not(others, settings.weight_decay)
+    for part, group in settings.groups.items():
+        members = {name: parameters[name] for name in own if _part_of(name) == part}
+        rate = settings.learning_rate if group.learning_rate is None else group.learning_rate
+        decay = settings.weight_decay if group.weight_decay is None else group.weight_decay
+        share = {"lr": rate, RATE_SHARE: rate / settings.learning_rate}
+        groups += [made | share for made in _decaying_and_not(members, decay)]
     if not matrices:
         return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas)
     return MuonWithAdamW(
@@ -61,6 +68,26 @@ def build_optimizer(parameters: Mapping[str, nn.Parameter], settings: Optimizati
         betas=settings.betas,
         weight_decay=settings.weight_decay,
     )
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group its learning rate, where ``rate`` is that of all."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get(RATE_SHARE, 1.0)
+
+
+def _part_of(name: str) -> str:
+    """The part of the model that a parameter belongs to, as the settings name it."""
+    first = name.partition(".")[0]
+    return "image_encoder" if first == "encoder" else first
+
+
+def _decaying_and_not(parameters: Mapping[str, nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    groups: list[dict[str, Any]] = [
+        {"params": [one for name, one in parameters.items() if decays(name, one) is decaying], "weight_decay": decay}
+        for decaying, decay in ((True, weight_decay), (False, 0.0))
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def _slots(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, tuple[str, ...]]:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from lyrics.core.clean_text import one_line
 from lyrics.core.errors import LyricsError, WeightsError
@@ -97,8 +97,8 @@ def _rows_of(path: str, entry: Entry, options: Mapping[str, Any], hashes: bool) 
             if stated is None and value == field.default:
                 stated = component.license
             if stated is None and value.startswith(f"{PACKAGED}{entry.source.module.partition('.')[0]}/"):
-                about = importlib.metadata.metadata(entry.source.distribution).json
-                stated = cast(str | None, about.get("license_expression"))
+                about: Any = importlib.metadata.metadata(entry.source.distribution)
+                stated = about.get("License-Expression")
             found.append(_row(f"{path}.{name}", component.name, value, stated, hashes))
     if not found:
         license_ = component.license or _UNKNOWN

@@ -126,9 +126,9 @@ def _folder_names() -> dict[str, str]:
     return {path: path.removeprefix("refiner.") for path in _FROZEN_PARTS}
 
 
-def is_frozen_part(path: str) -> bool:
+def is_frozen_part(path: str, spec: ModelSpec) -> bool:
     """Return whether a folder of trained parts leaves out that part; ``path`` is its place in the specification."""
-    return path in _FROZEN_PARTS
+    return path in _FROZEN_PARTS and not (path == "image_encoder" and spec.train_image_encoder)
 
 
 def part_prefix(path: str) -> str:
@@ -152,7 +152,7 @@ def is_frozen(model: ComposedModel, name: str) -> bool:
     """
     if name.startswith("language_model."):
         return name.removeprefix("language_model.") not in model.adapted
-    return name.startswith(("encoder.", "refiner."))
+    return name.startswith("refiner.") or (name.startswith("encoder.") and not model.trains_encoder)
 
 
 def _references(spec: ModelSpec, tensors: Mapping[str, torch.Tensor], frozen: set[str]) -> dict[str, dict[str, Any]]:

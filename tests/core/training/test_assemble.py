@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from lyrics.cli import train as commands
 from lyrics.core.errors import CheckpointError, SpecError
+from lyrics.core.model import LyricsModel
 from lyrics.core.runs.checkpoint import TRAINED_FILE
 from lyrics.core.runs.config import TrainConfig, dump_config, load_config
 from lyrics.core.runs.tensor_file import read_tensors
@@ -81,6 +82,47 @@ def test_a_stage_runs_resumes_and_does_not_depend_on_ranks(tmp_path: Path, stage
     for have, want in zip(values(tmp_path / "two"), values(tmp_path / "one"), strict=True):
         for name in want:
             assert math.isclose(have[name], want[name], rel_tol=1e-6), name
+
+
+TRAINED_ENCODER = {
+    "model__spec__train_image_encoder": True,
+    "optimization__groups": {"image_encoder": {"learning_rate": 1e-4}},
+}
+
+
+def test_a_trained_encoder_is_kept_resumed_and_alike_on_two_ranks(tmp_path: Path) -> None:
+    run(settings(tmp_path / "one", "instruct", **TRAINED_ENCODER))
+    tensors = read_tensors(tmp_path / "one/checkpoints/step-00000004" / TRAINED_FILE)
+    encoder = {name.removeprefix("encoder."): one for name, one in tensors.items() if name.startswith("encoder.")}
+    model = LyricsModel.from_pretrained(tmp_path / "one")
+    assert encoder.keys() == dict(model.encoder.named_parameters()).keys()
+    for name, parameter in model.encoder.named_parameters():
+        assert torch.equal(parameter, encoder[name]), name
+    before = read_tensors(tmp_path / "one/checkpoints/step-00000002" / TRAINED_FILE)
+    moved = {name: (before[f"encoder.{name}"] - one).abs().max() for name, one in encoder.items()}
+    assert 0 < max(moved.values()) < 3e-4, "two steps at a tenth of the rate of all"
+
+    run(
+        settings(tmp_path / "parts", "instruct", **TRAINED_ENCODER),
+        resume_from=str(tmp_path / "one/checkpoints/step-00000002"),
+    )
+    assert trained(tmp_path / "parts") == trained(tmp_path / "one")
+
+    with ranks(2, tmp_path, run, settings(tmp_path / "two", "instruct", **TRAINED_ENCODER)) as children:
+        all_end(children, 120)
+    for have, want in zip(values(tmp_path / "two"), values(tmp_path / "one"), strict=True):
+        assert math.isclose(have["total"], want["total"], rel_tol=1e-6)
+
+
+def refused(config: TrainConfig) -> None:
+    with pytest.raises(SpecError, match="stage 1 trains the image encoder on one rank only"):
+        run(config)
+
+
+def test_stage_1_trains_an_encoder_on_one_rank_only(tmp_path: Path) -> None:
+    run(settings(tmp_path / "one", "pretrain", **TRAINED_ENCODER, optimization__steps=2))
+    with ranks(2, tmp_path, refused, settings(tmp_path / "two", "pretrain", **TRAINED_ENCODER)) as children:
+        all_end(children, 120)
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "instruct"])

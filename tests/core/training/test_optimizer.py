@@ -17,6 +17,7 @@ from lyrics.core.training.optimizer import (
     decays,
     load_optimizer,
     optimizer_tensors,
+    set_rate,
 )
 from lyrics.core.training.schedule import learning_rate
 from tests.core.small import small
@@ -125,3 +126,42 @@ def test_parameters_that_do_not_fit_are_named_and_nothing_is_loaded() -> None:
         with pytest.raises(CheckpointError, match=message):
             load_parameters(parameters, bad, "here")
     assert all(torch.equal(parameters[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_part_may_have_a_rate_and_a_decay_of_its_own(optimizer: str) -> None:
+    named = {
+        "encoder.layer.weight": nn.Parameter(torch.ones(3, 3)),
+        "encoder.layer.bias": nn.Parameter(torch.ones(3)),
+        "query_transformer.layer.weight": nn.Parameter(torch.ones(3, 3)),
+        "projection.bias": nn.Parameter(torch.ones(3)),
+    }
+    groups = {"image_encoder": {"learning_rate": 1e-5, "weight_decay": 0.3}, "projection": {"learning_rate": 2e-4}}
+    settings = OptimizationSection(steps=10, global_batch=4, optimizer=optimizer, groups=groups)
+    made = build_optimizer(named, settings)
+    names = {id(parameter): name for name, parameter in named.items()}
+
+    def by_name(entry: str) -> dict[str, float]:
+        return {names[id(one)]: group[entry] for group in made.param_groups for one in group["params"]}
+
+    first = {
+        "encoder.layer.weight": 1e-5,
+        "encoder.layer.bias": 1e-5,
+        "query_transformer.layer.weight": 1e-4,
+        "projection.bias": 2e-4,
+    }
+    assert by_name("lr") == pytest.approx(first)
+    assert by_name("weight_decay") == {
+        "encoder.layer.weight": 0.3,
+        "encoder.layer.bias": 0.0,
+        "query_transformer.layer.weight": 0.05,
+        "projection.bias": 0.0,
+    }
+    set_rate(made, 5e-5)
+    assert by_name("lr") == pytest.approx({name: rate / 2 for name, rate in first.items()})
+    for parameter in named.values():
+        parameter.grad = torch.ones_like(parameter)
+    made.step()
+    moved = {name: float((parameter - 1).abs().max()) for name, parameter in named.items()}
+    assert moved["encoder.layer.bias"] == pytest.approx(5e-6, rel=0.01)
+    assert moved["projection.bias"] == pytest.approx(1e-4, rel=0.01)
