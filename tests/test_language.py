@@ -174,8 +174,8 @@ def test_help_of_every_command() -> None:
         assert not [flag for flag in flags if "picture" in flag], path
 
 
-#: Where messages say picture still: drawn scenes and what is asked of them, the paper's own words, a path in an example,
-#: and files whose wording is to follow.
+#: Where messages say picture still: drawn scenes and what is asked of them, the paper's own words, a path in an
+#: example, and files whose wording is to follow.
 PICTURES = re.compile(
     r"lyrics/(plugins/(scenes|tiny)/.*|core/data/templates\.py|plugins/(benchmarks|datasets)/__init__\.py"
     r"|cli/(__init__|refine)\.py|core/(types|data/collate|pictures/processor|refining/\w+)\.py"

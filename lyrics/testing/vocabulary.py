@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any, ClassVar
 
+from lyrics.core.json_reading import parse_json
 from lyrics.core.registry.component import Vocabulary
 from lyrics.core.registry.plugin_process import python
 from lyrics.core.registry.registry import PluginSource, Registry, default_registry
@@ -66,7 +66,7 @@ class VocabularyContract(Contract):
             environment = {**os.environ, "PYTHONHASHSEED": seed}
             done = subprocess.run(python(code), capture_output=True, text=True, timeout=120, env=environment)
             assert done.returncode == 0, done.stderr.strip().splitlines()[-1]
-            assert json.loads(done.stdout.splitlines()[-1]) == here, "another process got other words, or another order"
+            assert parse_json(done.stdout.splitlines()[-1]) == here, "another process got other words, or another order"
 
     def test_tokenizer_knows_the_words(self) -> None:
         """Each is one token with and without a space before it; any text comes back; what is saved is the same."""

@@ -89,8 +89,8 @@ class ChatTemplate:
 
 
 _VICUNA = (
-    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and "
-    "polite answers to the user's questions."
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
+    "and polite answers to the user's questions."
 )
 _QWEN = "You are a helpful assistant."
 #: By the name that a language model's option ``chat_template`` gives.

@@ -1,4 +1,7 @@
-"""``mlp-projector``: LLaVA's connector. Shapes: B images, N image tokens, Q soft tokens, R rows of a stream, D width."""
+"""``mlp-projector``: LLaVA's connector.
+
+Shapes: B images, N image tokens, Q soft tokens, R rows of a stream, D width.
+"""
 
 from __future__ import annotations
 

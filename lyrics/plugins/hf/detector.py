@@ -17,7 +17,7 @@ from lyrics.core.errors import SpecError
 from lyrics.core.types import Detection, DetectorOutput, ImageBatch
 from lyrics.plugins.hf import HfDetectorOptions
 from lyrics.plugins.hf.detections import canvases, check_phrases, corners, detections_of, of_one_size, spelling
-from lyrics.plugins.hf.networks import KeepsConfig, Source, find_source, make_network
+from lyrics.plugins.hf.networks import CheckpointSource, KeepsConfig, find_source, make_network
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class HfDetector(KeepsConfig):
     canvas). They exist for every query (the mask is True), whether or not anything was detected or asked for.
     """
 
-    def __init__(self, options: HfDetectorOptions, network: Any, source: Source) -> None:
+    def __init__(self, options: HfDetectorOptions, network: Any, source: CheckpointSource) -> None:
         super().__init__()
         self.options = options
         self.network = network

@@ -20,7 +20,7 @@ from lyrics.core.errors import ContractError, SpecError, WeightsError
 from lyrics.core.weights.pretrained import read_tensors
 from lyrics.core.weights.transformers_files import stored_config
 from lyrics.plugins.hf import HfImageEncoderOptions
-from lyrics.plugins.hf.networks import KeepsConfig, Source, find_source, make_network
+from lyrics.plugins.hf.networks import CheckpointSource, KeepsConfig, find_source, make_network
 
 _VISION = "vision_model."
 _LAYER = re.compile(r"(?:^|\.)layers?\.(\d+)\.")
@@ -45,7 +45,7 @@ class HfImageEncoder(KeepsConfig):
     last norm. What nothing reads then (skipped layers, pooling heads, the mask token) is neither built nor kept.
     """
 
-    def __init__(self, tower: Any, source: Source) -> None:
+    def __init__(self, tower: Any, source: CheckpointSource) -> None:
         super().__init__()
         self.tower = tower
         self.config = tower.config
@@ -149,7 +149,7 @@ def _without_last_layers(config: Any, skip_layers: int, source: str) -> Any:
     return type(config)(**{**entries, "num_hidden_layers": layers - skip_layers})
 
 
-def _check_size(source: Source) -> None:
+def _check_size(source: CheckpointSource) -> None:
     """Raise ``SpecError`` where the tower reads images of one size, and is to get another."""
     config, side = source.config, source.preprocessing.crop or source.preprocessing.size
     made_for = _image_size(config)

@@ -1,4 +1,6 @@
-"""What the parts over transformers' Auto classes have in common: a checkpoint, its configuration, and how it is kept."""
+"""What the parts over transformers' Auto classes have in common: a checkpoint, its configuration, and how
+it is kept.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,7 @@ _INITIALIZER_RANGE = 0.02
 
 
 @dataclass(frozen=True)
-class Source:
+class CheckpointSource:
     """Where a part comes from.
 
     Args:
@@ -68,7 +70,7 @@ def find_source(
     auto_class: Any,
     what: str,
     part_of: Callable[[Any], Any] = lambda config: config,
-) -> Source:
+) -> CheckpointSource:
     """Find a part's configuration and preprocessing; its tensors are not read yet.
 
     Args:
@@ -115,7 +117,9 @@ def find_source(
     written = read_entries(folder)
     changed = {**_size_of(config), **options.preprocessor} if written is None else options.preprocessor
     entries = entries_of(written, model_type, changed)
-    return Source(config, entries, weights, folder, f"{what} {options.checkpoint!r}" if options.checkpoint else what)
+    return CheckpointSource(
+        config, entries, weights, folder, f"{what} {options.checkpoint!r}" if options.checkpoint else what
+    )
 
 
 def _folder(path: Path) -> Path:
@@ -170,7 +174,7 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def make_network(model_class: Any, source: Source, tensors: Mapping[str, Any] | None = None) -> Any:
+def make_network(model_class: Any, source: CheckpointSource, tensors: Mapping[str, Any] | None = None) -> Any:
     """Return the network: of the checkpoint's tensors (``tensors``, where they have been read), or random.
 
     Raises ``WeightsError`` for tensors that are missing, left over or of another shape.
@@ -193,7 +197,9 @@ def _start_apart(config: Any) -> None:
 
 
 class KeepsConfig(nn.Module):
-    """A part whose configuration and preprocessing are kept beside its tensors (``lyrics.core.contracts.WithFiles``)."""
+    """A part whose configuration and preprocessing are kept beside its tensors
+    (``lyrics.core.contracts.WithFiles``).
+    """
 
     config: Any
     entries: Mapping[str, Any]

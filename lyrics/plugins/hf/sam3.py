@@ -27,7 +27,7 @@ from lyrics.core.weights.transformers_files import TOKENIZER_PATTERNS, load_toke
 from lyrics.plugins.hf import Sam3Options
 from lyrics.plugins.hf.clip_words import ClipWords, check_tokenizer, stand_in_tokenizer
 from lyrics.plugins.hf.detections import check_phrases, spelling
-from lyrics.plugins.hf.networks import KeepsConfig, Source, find_source, make_network
+from lyrics.plugins.hf.networks import CheckpointSource, KeepsConfig, find_source, make_network
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Sam3(KeepsConfig):
     canvas), one for each detection, in their order.
     """
 
-    def __init__(self, options: Sam3Options, network: Any, source: Source, words: ClipWords) -> None:
+    def __init__(self, options: Sam3Options, network: Any, source: CheckpointSource, words: ClipWords) -> None:
         super().__init__()
         self.options = options
         self.network = network

@@ -14,7 +14,7 @@ from transformers import AutoModelForMaskGeneration
 from lyrics.core.contracts import BuildContext
 from lyrics.core.refining.box_segmenter import BoxSegmenter
 from lyrics.plugins.hf import HfSegmenterOptions
-from lyrics.plugins.hf.networks import KeepsConfig, Source, find_source, make_network
+from lyrics.plugins.hf.networks import CheckpointSource, KeepsConfig, find_source, make_network
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class HfSegmenter(BoxSegmenter, KeepsConfig):
     SAM-HQ the sum of SAM's first mask and the high-quality one, which its authors take for boxes.
     """
 
-    def __init__(self, network: Any, source: Source, boxes_per_pass: int) -> None:
+    def __init__(self, network: Any, source: CheckpointSource, boxes_per_pass: int) -> None:
         super().__init__(source.preprocessing, int(source.config.prompt_encoder_config.hidden_size), boxes_per_pass)
         self.network = network
         self.config = source.config

@@ -33,7 +33,7 @@ from lyrics.plugins.hf import HfZeroShotDetectorOptions
 from lyrics.plugins.hf.clip_words import ClipWords, check_tokenizer, stand_in_tokenizer
 from lyrics.plugins.hf.detections import canvases, check_phrases, corners, detections_of
 from lyrics.plugins.hf.families import FAMILIES, Family, Grounding, OmDetTurbo, Owl, Round
-from lyrics.plugins.hf.networks import KeepsConfig, Source, find_source, make_network
+from lyrics.plugins.hf.networks import CheckpointSource, KeepsConfig, find_source, make_network
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,9 @@ class HfZeroShotDetector(KeepsConfig):
     Where a network needs a phrase to make them and there is none, they are masked.
     """
 
-    def __init__(self, options: HfZeroShotDetectorOptions, network: Any, source: Source, family: Family) -> None:
+    def __init__(
+        self, options: HfZeroShotDetectorOptions, network: Any, source: CheckpointSource, family: Family
+    ) -> None:
         super().__init__()
         self.options = options
         self.network = network
@@ -165,7 +167,7 @@ def build(options: HfZeroShotDetectorOptions, context: BuildContext) -> HfZeroSh
 
 
 def _tokenizer(
-    options: HfZeroShotDetectorOptions, context: BuildContext, source: Source
+    options: HfZeroShotDetectorOptions, context: BuildContext, source: CheckpointSource
 ) -> tuple[Any, tuple[int, int, int, int]]:
     """The text encoder's tokenizer; and for Grounding DINO its delimiters."""
     vocabulary = int(source.config.text_config.vocab_size)

@@ -19,7 +19,7 @@ from lyrics.core.language.tokenizers import byte_tokenizer
 from lyrics.core.types import ImageBatch, Tag
 from lyrics.core.weights.transformers_files import load_tokenizer
 from lyrics.plugins.hf import ZeroShotTaggerOptions
-from lyrics.plugins.hf.networks import KeepsConfig, Source, find_source, make_network
+from lyrics.plugins.hf.networks import CheckpointSource, KeepsConfig, find_source, make_network
 
 _WORDS_FILE = "words.json"
 #: Words that the text encoder reads together.
@@ -34,7 +34,12 @@ class ZeroShotTagger(KeepsConfig):
     """
 
     def __init__(
-        self, options: ZeroShotTaggerOptions, network: Any, source: Source, tokenizer: Any, words: tuple[str, ...]
+        self,
+        options: ZeroShotTaggerOptions,
+        network: Any,
+        source: CheckpointSource,
+        tokenizer: Any,
+        words: tuple[str, ...],
     ) -> None:
         super().__init__()
         self.options = options

@@ -16,7 +16,7 @@ CHOICE = {"task": "multi-choice", "options": ("a", "b")}
     ("sample", "pretrain", "instruct"),
     [
         (Sample("x", ("a",), extra={"task": "caption"}), "", ""),
-        (Sample(None, turns=(Turn("?", "a"),)), "no picture", ""),
+        (Sample(None, turns=(Turn("?", "a"),)), "no image", ""),
         (Sample("x", extra={"task": "caption"}), "", "nothing to ask"),
         (Sample("x", extra={"task": "rec"}), "", "nothing to ask"),
         (Sample("x", turns=(Turn("?", "a"), Turn("?", "")), extra={"task": "vqa"}), "", "has none"),
