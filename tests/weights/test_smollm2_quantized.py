@@ -48,16 +48,17 @@ def test_lora_learns_beside_quantized_weights(quantized: LyricsModel) -> None:
     part = quantized.language_model
     trained = [one for one in part.parameters() if one.requires_grad]
     assert trained
-    before = [one.detach().clone() for one in part.parameters() if not one.requires_grad]
     ids = torch.tensor([part.tokenizer("The capital of France is Rome.").input_ids])
-    optimizer = torch.optim.SGD(trained, lr=0.1)
+    part(part.embed(ids), torch.ones_like(ids))  # bitsandbytes may lay weights out for the processor when they are used
+    before = [one.detach().clone() for one in part.parameters() if not one.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-2)
     losses: list[Any] = []
-    for _ in range(3):
+    for _ in range(5):
         found = part(part.embed(ids), torch.ones_like(ids))[0, :-1]
         losses.append(torch.nn.functional.cross_entropy(found.float(), ids[0, 1:]))
         losses[-1].backward()
         optimizer.step()
         optimizer.zero_grad()
-    assert losses[-1] < losses[0]
+    assert losses[-1] < 0.9 * losses[0]
     after = [one for one in part.parameters() if not one.requires_grad]
     assert all(torch.equal(one, two) for one, two in zip(after, before, strict=True))

@@ -271,16 +271,16 @@ def load_causal_lm(folder: Path, config: PreTrainedConfig, *, part_of_whole: boo
             key_mapping=_PART_OF_WHOLE if part_of_whole else None,
             **options,
         )
-    _refuse_missing(report["missing_keys"], folder)
+    _refuse_missing(report["missing_keys"], folder, CONFIG_FILE)
     with torch.no_grad():
         check_finite(model.named_parameters(), folder)
     return model
 
 
-def _refuse_missing(keys: Collection[str], source: Path) -> None:
+def _refuse_missing(keys: Collection[str], source: Path, config: str) -> None:
     if missing := sorted(keys):
         raise WeightsError(
-            f"{source}: lacks {len(missing)} tensors of its own configuration: {', '.join(missing[:3])}"
+            f"{source}: lacks {len(missing)} tensors of its own {config}: {', '.join(missing[:3])}"
             f"{', ...' if len(missing) > 3 else ''}. Fetch the checkpoint again."
         )
 
@@ -337,7 +337,7 @@ def load_gguf(file: Path, config: PreTrainedConfig, dtype: torch.dtype) -> tuple
         tokenizer = AutoTokenizer.from_pretrained(
             file.parent, gguf_file=file.name, local_files_only=True, trust_remote_code=False
         )
-    _refuse_missing(report["missing_keys"], file)
+    _refuse_missing(report["missing_keys"], file, "configuration")
     # They are numbers like any others now, and are saved as such.
     for name in ("hf_quantizer", "quantization_method", "is_quantized"):
         model.__dict__.pop(name, None)

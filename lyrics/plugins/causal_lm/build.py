@@ -43,6 +43,9 @@ SPECIAL_TOKENS = ("<pad>", "<s>", "</s>")
 # Says at the first token that lfm2's convolutions would be faster with a package for CUDA, to those who never chose
 # lfm2 as well.
 _LOG_OF_KERNELS = logging.getLogger("transformers.integrations.hub_kernels")
+# Says at every product of two matrices in 8 bits what it is cast to.
+_LOG_OF_CASTS = logging.getLogger("bitsandbytes.autograd._functions")
+_said: set[str] = set()
 
 
 def build(options: CausalLMOptions, context: BuildContext) -> CausalLM:
@@ -124,6 +127,14 @@ def _quiet_about_convolutions(config: PreTrainedConfig) -> None:
         _LOG_OF_KERNELS.addFilter(_not_of_convolutions)
 
 
+def _once(record: logging.LogRecord) -> bool:
+    """Whether a message has not been said before."""
+    message = record.getMessage()
+    new = message not in _said
+    _said.add(message)
+    return new
+
+
 def _not_of_convolutions(record: logging.LogRecord) -> bool:
     return "causal_conv1d" not in record.getMessage()
 
@@ -179,6 +190,7 @@ def _quantization(name: str) -> Any:
         )
     from transformers import BitsAndBytesConfig
 
+    _LOG_OF_CASTS.addFilter(_once)
     if name == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     compute = torch.get_default_dtype()
