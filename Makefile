@@ -4,7 +4,7 @@
 #   make test-fast     what to run while working: nothing that trains, in under two minutes
 #   make test-experts  those, in an environment of their own: torchvision breaks transformers where it does not fit torch, and Triton is large
 #   make test-weights  those of real weights that come as Python packages: SmolLM2-135M and BERT's vocabulary (310 MB)
-#   make test-serve    those of `lyrics serve` and `lyrics demo`, with FastAPI, uvicorn, OpenAI's client and gradio beside the rest (260 MB)
+#   make test-serve    those of `lyrics serve` and `lyrics demo`, with FastAPI, uvicorn, OpenAI's client and gradio (360 MB); the page's in Chromium, if there is one
 #   make check         format, lint and types
 #   make docs          the documentation as a site in site/, warnings are errors; an environment of its own (180 MB)
 #   make bench         the benchmarks that a processor can run, in under ten minutes; their ratios against the committed ones
@@ -61,7 +61,8 @@ test-weights: $(READY) $(WEIGHTS_READY)
 	OMP_NUM_THREADS=2 PYTHONPATH=$(WEIGHTS) $(BIN)/python -m pytest -q tests/weights
 
 test-serve: $(READY) $(SERVE_READY)
-	OMP_NUM_THREADS=1 PYTHONPATH=$(SERVE) $(BIN)/python -m pytest -q tests/workflows/serve/test_app.py tests/workflows/serve/test_fuzz.py tests/workflows/serve/test_server.py
+	OMP_NUM_THREADS=1 PYTHONPATH=$(SERVE) $(BIN)/python -m pytest -q tests/workflows/serve/test_app.py tests/workflows/serve/test_app_fuzz.py \
+		tests/workflows/serve/test_server.py tests/workflows/demo/test_page.py
 
 check: $(READY)
 	$(BIN)/ruff format --check .
@@ -132,7 +133,7 @@ $(WEIGHTS_READY): Makefile $(READY)
 
 $(SERVE_READY): pyproject.toml constraints.txt $(READY)
 	rm -rf $(SERVE)
-	$(BIN)/python -c "import tomllib; extras = tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']; print(*extras['serve'], *extras['demo'], 'openai>=2', sep='\n')" \
+	$(BIN)/python -c "import tomllib; extras = tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']; print(*extras['serve'], *extras['demo'], 'openai>=2', 'playwright>=1.50', sep='\n')" \
 		| $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt --target $(SERVE) -r /dev/stdin
 	@touch $@
 

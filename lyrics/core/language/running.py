@@ -20,6 +20,8 @@ from lyrics.core.language.soft_prompts import SoftPrompts
 if TYPE_CHECKING:
     from transformers import LogitsProcessor
 
+#: What transformers' ``generate`` does where nothing is said.
+_UNLESS_GIVEN = {"temperature": 1.0, "top_k": 50, "top_p": 1.0}
 #: Options of a ``GenerationConfig`` that are more than a choice from one distribution at a time.
 _WHOLE = ("repetition_penalty", "no_repeat_ngram_size", "min_new_tokens", "length_penalty", "early_stopping")
 
@@ -150,11 +152,10 @@ def _warpers(how: Decoding) -> list[LogitsProcessor]:
 
     config, found = how.config, list[LogitsProcessor]()
     assert config is not None
-    defaults = config._get_default_generation_params() if hasattr(config, "_get_default_generation_params") else {}
 
     def of(name: str) -> float | None:
         value: float | None = getattr(config, name)
-        return defaults.get(name) if value is None else value
+        return _UNLESS_GIVEN.get(name) if value is None else value
 
     if (temperature := of("temperature")) not in (None, 1.0):
         found.append(TemperatureLogitsWarper(float(temperature)))  # type: ignore[arg-type]

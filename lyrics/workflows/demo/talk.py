@@ -15,7 +15,7 @@ from lyrics.core.language.generation import Decoding
 from lyrics.core.language.prompts import Exchange
 from lyrics.core.pictures.images import open_image
 from lyrics.core.refining.refinement import Refinement
-from lyrics.workflows.serve.jobs import Answered, AskJob, Event, Failed, Piece, Refined, RefineJob
+from lyrics.workflows.serve.jobs import Answered, AskJob, Event, Failed, TextPiece, Refined, RefineJob
 from lyrics.workflows.serve.worker import Worker
 
 TOKENS = 128
@@ -35,11 +35,15 @@ class Talk:
 
 
 def look(worker: Worker, image: Image.Image) -> Talk:
-    """Begin to talk about an image: what does the refiner see in it? Raises ``ImageError`` and what the worker raises."""
+    """Begin to talk about an image: what does the refiner see in it?
+
+    Raises ``ImageError`` and what the worker raises.
+    """
     upright = open_image(image)
     if upright.width * upright.height > worker.limits.image_pixels:
         raise ImageError(
-            f"the image has {upright.width} x {upright.height} pixels; at most {worker.limits.image_pixels:,} are read.",
+            f"the image has {upright.width} x {upright.height} pixels; at most {worker.limits.image_pixels:,} are "
+            "read.",
             "large",
         )
     if worker.model.refiner is None:
@@ -83,7 +87,7 @@ def ask(worker: Worker, talk: Talk, question: str) -> Iterator[tuple[str, Answer
                 raise event.error
             if isinstance(event, Answered):
                 break
-            assert isinstance(event, Piece)
+            assert isinstance(event, TextPiece)
             text += event.text
             # Box markup that is not complete yet would be read as text.
             yield read_answer(text, codec, talk.seen).plain_text.partition("<")[0].rstrip(), None, talk

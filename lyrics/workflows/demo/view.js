@@ -32,7 +32,12 @@ function lights(node, key) {
 
 function boxed(found, key, color, dashed) {
   const group = draw("g", { class: "thing", "data-key": key });
-  const rect = draw("rect", { ...corners(found.box), fill: "transparent", stroke: color, "vector-effect": "non-scaling-stroke" });
+  const rect = draw("rect", {
+    ...corners(found.box),
+    fill: "transparent",
+    stroke: color,
+    "vector-effect": "non-scaling-stroke",
+  });
   if (dashed) rect.setAttribute("stroke-dasharray", "6 4");
   const title = draw("title", {});
   title.textContent = `${found.tag}: ${found.evidence}`;
@@ -42,7 +47,12 @@ function boxed(found, key, color, dashed) {
 }
 
 function row(found, key, color) {
-  const line = make("button", { type: "button", class: "row", "data-key": key, title: "Put this box into the question" });
+  const line = make("button", {
+    type: "button",
+    class: "row",
+    "data-key": key,
+    title: "Put this box into the question",
+  });
   const swatch = make("span", { class: "swatch", "aria-hidden": "true" });
   swatch.style.background = color;
   line.append(swatch, make("span", { class: "tag" }, found.tag), make("span", { class: "evidence" }, found.evidence));
@@ -68,7 +78,8 @@ function drags(svg) {
     const here = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
     return [here.x, here.y].map((value, i) => Math.min(Math.max(value, 0), size[i]));
   };
-  const box = (here) => [0, 1].map((i) => Math.min(start[i], here[i])).concat([0, 1].map((i) => Math.max(start[i], here[i])));
+  const box = (here) =>
+    [0, 1].map((i) => Math.min(start[i], here[i])).concat([0, 1].map((i) => Math.max(start[i], here[i])));
   svg.addEventListener("pointerdown", (event) => {
     if (event.button !== 0) return;
     start = at(event);
@@ -113,32 +124,73 @@ function render() {
   const shown = props.value;
   root.replaceChildren();
   if (!shown || !shown.image) {
-    root.append(make("p", { class: "evidence" }, "Drop an image, or take one of the examples: what the model sees appears here."));
+    root.append(
+      make(
+        "p",
+        { class: "evidence" },
+        "Drop an image, or take one of the examples: what the model sees appears here.",
+      ),
+    );
     return;
   }
   size = [shown.width, shown.height];
   if (layer === "answer" && !shown.answer) layer = "boxes";
-  const svg = draw("svg", { viewBox: `0 0 ${shown.width} ${shown.height}`, role: "img", "aria-label": "The image with what was found in it" });
-  svg.append(draw("image", { href: shown.image, width: shown.width, height: shown.height, preserveAspectRatio: "none" }));
+  const svg = draw("svg", {
+    viewBox: `0 0 ${shown.width} ${shown.height}`,
+    role: "img",
+    "aria-label": "The image with what was found in it",
+  });
+  svg.append(
+    draw("image", { href: shown.image, width: shown.width, height: shown.height, preserveAspectRatio: "none" }),
+  );
   const answer = shown.answer ? shown.answer.objects : [];
   const answerColor = (found) => (found.supported ? "#0b6e75" : "#b3261e");
-  if (layer === "answer") answer.forEach((found, i) => svg.append(boxed(found, `a${i}`, answerColor(found), !found.supported)));
+  if (layer === "answer")
+    answer.forEach((found, i) => svg.append(boxed(found, `a${i}`, answerColor(found), !found.supported)));
   else
     shown.objects.forEach((found, i) => {
       if (layer === "masks" && found.mask)
-        svg.append(draw("image", { href: found.mask, width: shown.width, height: shown.height, preserveAspectRatio: "none", class: "mask", "data-key": `o${i}` }));
+        svg.append(
+          draw("image", {
+            href: found.mask,
+            width: shown.width,
+            height: shown.height,
+            preserveAspectRatio: "none",
+            class: "mask",
+            "data-key": `o${i}`,
+          }),
+        );
       svg.append(boxed(found, `o${i}`, layer === "masks" ? "transparent" : found.color));
     });
   drags(svg);
   const tags = shown.tags.map((tag) => make("li", { class: "chip" }, `${tag.name} ${tag.score.toFixed(2)}`));
-  root.append(layers(shown), make("div", { class: "frame" }, svg), make("p", { class: "hint" }, "Drag over the image to put a box into the question."));
+  root.append(
+    layers(shown),
+    make("div", { class: "frame" }, svg),
+    make("p", { class: "hint" }, "Drag over the image to put a box into the question."),
+  );
   if (shown.answer) {
     const sure = shown.answer.sure === null ? "" : `, ${Math.round(100 * shown.answer.sure)} % sure of each word`;
-    root.append(listed(`Answer: ${shown.answer.text || "(nothing)"}${sure}`, answer.map((found, i) => row(found, `a${i}`, answerColor(found))), "It points at nothing."));
+    root.append(
+      listed(
+        `Answer: ${shown.answer.text || "(nothing)"}${sure}`,
+        answer.map((found, i) => row(found, `a${i}`, answerColor(found))),
+        "It points at nothing.",
+      ),
+    );
   }
   root.append(
-    listed(`Objects (${shown.parts.detector}, masks: ${shown.parts.segmenter})`, shown.objects.map((found, i) => row(found, `o${i}`, found.color)), "Nothing was found."),
-    make("section", {}, make("h3", {}, `Tags (${shown.parts.tagger})`), tags.length ? make("ul", { class: "chips" }, ...tags) : make("p", { class: "evidence" }, "None.")),
+    listed(
+      `Objects (${shown.parts.detector}, masks: ${shown.parts.segmenter})`,
+      shown.objects.map((found, i) => row(found, `o${i}`, found.color)),
+      "Nothing was found.",
+    ),
+    make(
+      "section",
+      {},
+      make("h3", {}, `Tags (${shown.parts.tagger})`),
+      tags.length ? make("ul", { class: "chips" }, ...tags) : make("p", { class: "evidence" }, "None."),
+    ),
   );
 }
 

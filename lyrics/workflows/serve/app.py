@@ -20,17 +20,17 @@ from lyrics.core.chat import with_boxes
 from lyrics.core.json_reading import parse_json
 from lyrics.core.language.generation import decoding
 from lyrics.core.language.prompts import Exchange
-from lyrics.workflows.serve.failures import Failure, failure
+from lyrics.workflows.serve.failures import Refusal, failure
 from lyrics.workflows.serve.fetching import Fetcher
 from lyrics.workflows.serve.guard import Guard
 from lyrics.workflows.serve.images import data_of, is_data_url, read_image
-from lyrics.workflows.serve.jobs import Answered, AskJob, Event, Failed, Job, Piece, Refined, RefineJob
+from lyrics.workflows.serve.jobs import Answered, AskJob, Event, Failed, Job, TextPiece, Refined, RefineJob
 from lyrics.workflows.serve.limits import Budget, Limits, TooLargeError
 from lyrics.workflows.serve.replies import ChatReply, RefineReply, Reply
 from lyrics.workflows.serve.requests import (
     DEFAULT_TOKENS,
     ChatRequest,
-    Conversation,
+    AskedTurns,
     RefineRequest,
     RequestError,
     conversation,
@@ -105,10 +105,10 @@ async def _http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     texts = {404: "there is nothing at this path.", 405: "this path takes another method."}
     message = texts.get(error.status_code, "the request cannot be met.")
-    return _failed(Failure(error.status_code, message, "no_such_route", headers=error.headers or {}))
+    return _failed(Refusal(error.status_code, message, "no_such_route", headers=error.headers or {}))
 
 
-def _failed(found: Failure) -> Response:
+def _failed(found: Refusal) -> Response:
     return JSONResponse(found.body, found.status, headers=dict(found.headers))
 
 
@@ -189,7 +189,7 @@ class _Routes:
             return _Stream(reply, first, waiter, as_json=as_json)
         try:
             event = first
-            while isinstance(event, Piece):
+            while isinstance(event, TextPiece):
                 event = await waiter.next()
         finally:
             waiter.close()
@@ -268,7 +268,7 @@ class _Routes:
         return read_image(data, name, self.limits, self.budget)
 
     def _ask_job(
-        self, asked: ChatRequest, talk: Conversation, images: list[Image.Image], waiter: _Waiter, *, follow: bool
+        self, asked: ChatRequest, talk: AskedTurns, images: list[Image.Image], waiter: _Waiter, *, follow: bool
     ) -> AskJob:
         codec = self.worker.model.spec.codec
         exchanges: list[Exchange] = []
@@ -341,7 +341,7 @@ class _Waiter:
         finally:
             event.cancel()
         found = event.result()
-        self._ended = not isinstance(found, Piece)
+        self._ended = not isinstance(found, TextPiece)
         if isinstance(found, Failed):
             raise found.error
         return found
@@ -383,7 +383,7 @@ class _Stream(Response):
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             await write(json.dumps(self.reply.first()))
             try:
-                while isinstance(self.event, Piece):
+                while isinstance(self.event, TextPiece):
                     await write(json.dumps(self.reply.piece(self.event.text)))
                     self.event = await self.waiter.next()
                 assert isinstance(self.event, Answered)

@@ -17,7 +17,7 @@ _RETRY_AFTER = "1"
 
 
 @dataclass(frozen=True)
-class Failure:
+class Refusal:
     """A response that is an error."""
 
     status: int
@@ -33,26 +33,26 @@ class Failure:
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
 
-def failure(error: BaseException) -> Failure:
+def failure(error: BaseException) -> Refusal:
     """What a client is told of an error. One of the server's own is logged, with the number that the client is told."""
     text = str(error)
     if isinstance(error, RequestError):
-        return Failure(error.status, text, error.code, error.param)
+        return Refusal(error.status, text, error.code, error.param)
     if isinstance(error, TooLargeError):
-        return Failure(413, text, "too_large")
+        return Refusal(413, text, "too_large")
     if isinstance(error, QueueFullError):
-        return Failure(429, text, "queue_full", headers={"Retry-After": _RETRY_AFTER})
+        return Refusal(429, text, "queue_full", headers={"Retry-After": _RETRY_AFTER})
     if isinstance(error, StoppingError):
-        return Failure(503, text, "stopping", headers={"Retry-After": "10"})
+        return Refusal(503, text, "stopping", headers={"Retry-After": "10"})
     if isinstance(error, LateError):
-        return Failure(408, text, "too_late")
+        return Refusal(408, text, "too_late")
     if isinstance(error, ImageError):
-        return Failure(413 if error.kind == "large" else 400, text, f"image_{error.kind}")
+        return Refusal(413 if error.kind == "large" else 400, text, f"image_{error.kind}")
     if isinstance(error, PromptError | SpecError):
-        return Failure(400, text, "invalid_request")
+        return Refusal(400, text, "invalid_request")
     number = uuid.uuid4().hex[:12]
     _logger.error("request failed, error %s", number, exc_info=error)
     what = "the model gave values that are not finite" if isinstance(error, NotFiniteError) else "the server failed"
     if isinstance(error, LyricsError) and not isinstance(error, NotFiniteError):
         what = "the server cannot do this"
-    return Failure(500, f"{what}; its log says more, under {number}.", "internal_error")
+    return Refusal(500, f"{what}; its log says more, under {number}.", "internal_error")

@@ -1,4 +1,4 @@
-"""Images from elsewhere, for those who allow it: of named hosts, by https, and never from an address that is not public.
+"""Images from elsewhere, for those who allow it: of named hosts, by https, and only from public addresses.
 
 A name is looked up once, every address that it has is checked, and the connection is made to one that was: a name that
 changes between the check and the connection changes nothing. Each redirect is checked as the first address was.
@@ -108,7 +108,8 @@ class Fetcher:
         """The host of a URL that may be fetched, and its path with its query."""
         if not self.hosts:
             raise ImageError(
-                f"{name}: this server fetches nothing; send the image itself, as a data URL (data:image/png;base64,...).",
+                f"{name}: this server fetches nothing; send the image itself, as a data URL "
+                "(data:image/png;base64,...).",
                 "missing",
             )
         if len(url) > 2000 or not url.isascii() or not url.isprintable() or " " in url or "\\" in url:

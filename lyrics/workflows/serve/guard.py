@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from lyrics.workflows.serve.failures import Failure, failure
+from lyrics.workflows.serve.failures import Refusal, failure
 from lyrics.workflows.serve.limits import Budget, LateError, Limits, QueueFullError, TooLargeError
 from lyrics.workflows.serve.metrics import Metrics
 
@@ -99,17 +99,17 @@ class Guard:
                 path = scope["path"]
                 self.metrics.responded(path if path in self.routes else "other", status, time.monotonic() - began)
 
-    def _refusal(self, scope: Scope) -> Failure | None:
+    def _refusal(self, scope: Scope) -> Refusal | None:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         if self.hosts is not None:
             host = headers.get(b"host", b"").decode("latin-1").lower()
             name = host if host.endswith("]") else host.rpartition(":")[0] or host
             if name not in self.hosts:
-                return Failure(403, "the Host header names another machine than this one.", "wrong_host")
+                return Refusal(403, "the Host header names another machine than this one.", "wrong_host")
         if self.api_key is not None and scope["path"] not in _OPEN:
             given = headers.get(b"authorization", b"")
             if not hmac.compare_digest(given, b"Bearer " + self.api_key.encode()):
-                return Failure(
+                return Refusal(
                     401,
                     "this server asks for an API key: Authorization: Bearer KEY.",
                     "invalid_api_key",
@@ -185,7 +185,7 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-async def respond(found: Failure, send: Send, *, close: bool = False) -> None:
+async def respond(found: Refusal, send: Send, *, close: bool = False) -> None:
     """Send an error as a response; ``close``: and take no other request from this connection."""
     import json
 

@@ -20,7 +20,7 @@ _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 @dataclass(frozen=True)
-class Piece:
+class TextPiece:
     """Text that was written of an answer."""
 
     text: str
@@ -58,7 +58,7 @@ class Failed:
     error: Exception
 
 
-Event = Piece | Answered | Refined | Failed
+Event = TextPiece | Answered | Refined | Failed
 _numbers = itertools.count(1)
 
 

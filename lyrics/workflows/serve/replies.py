@@ -15,7 +15,7 @@ from lyrics.core.answers import Answer
 from lyrics.workflows.serve.jobs import Answered
 
 
-class SeenObject(BaseModel):
+class PointedObject(BaseModel):
     """An object that an answer points at."""
 
     tag: str = Field(description="What the answer calls it; empty for a box alone.")
@@ -38,7 +38,7 @@ class Sureness(BaseModel):
 class Evidence(BaseModel):
     """What stands behind an answer."""
 
-    objects: list[SeenObject] = Field(description="In order of mention. Boxes are of the last image.")
+    objects: list[PointedObject] = Field(description="In order of mention. Boxes are of the last image.")
     plain_text: str = Field(description="The answer without its box markup.")
     seen: bool | None = Field(description="Whether the refiner saw any of the objects; null where there are none.")
     problems: list[str] = Field(description="Box text that could not be read.")

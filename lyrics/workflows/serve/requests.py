@@ -153,7 +153,7 @@ class RefineRequest(_Strict):
 
 
 @dataclass(frozen=True)
-class Turn:
+class AskedTurn:
     """An exchange of a conversation, its images not yet read."""
 
     question: str
@@ -163,11 +163,11 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Conversation:
+class AskedTurns:
     """What a request's messages say, in exchanges; the last one has no answer."""
 
     system: str
-    turns: tuple[Turn, ...] = field(default=())
+    turns: tuple[AskedTurn, ...] = field(default=())
 
     @property
     def images(self) -> int:
@@ -203,7 +203,7 @@ def _path(location: Sequence[str | int]) -> str:
     return ".".join(path)
 
 
-def conversation(request: ChatRequest, limits: Limits) -> Conversation:
+def conversation(request: ChatRequest, limits: Limits) -> AskedTurns:
     """Bring a request's messages into exchanges. Raises ``RequestError`` and ``TooLargeError``."""
     if len(request.messages) > limits.messages:
         raise TooLargeError(f"messages: {len(request.messages)} of them; at most {limits.messages} are read.")
@@ -213,7 +213,7 @@ def conversation(request: ChatRequest, limits: Limits) -> Conversation:
     if len(stops) > 4 or not all(0 < len(one) <= 100 for one in stops):
         raise RequestError("stop: give up to 4 texts of 1 to 100 characters.", "stop")
     system: list[str] = []
-    turns: list[Turn] = []
+    turns: list[AskedTurn] = []
     for number, message in enumerate(request.messages):
         where = f"messages.{number}"
         if isinstance(message, InstructionMessage):
@@ -227,21 +227,21 @@ def conversation(request: ChatRequest, limits: Limits) -> Conversation:
             if not turns or turns[-1].answer is not None:
                 raise RequestError(f"{where}: an assistant message answers the user message before it.", where)
             last = turns[-1]
-            turns[-1] = Turn(last.question, _text(message.content or ""), last.images, last.where)
+            turns[-1] = AskedTurn(last.question, _text(message.content or ""), last.images, last.where)
         else:
             images = () if isinstance(message.content, str) else _images(message.content)
-            turn = Turn(_text(message.content), None, images, where)
+            turn = AskedTurn(_text(message.content), None, images, where)
             if turns and turns[-1].answer is None:
                 last = turns.pop()
                 joined = "\n".join(text for text in (last.question, turn.question) if text)
-                turn = Turn(joined, None, last.images + turn.images, last.where)
+                turn = AskedTurn(joined, None, last.images + turn.images, last.where)
             turns.append(turn)
     if not turns or turns[-1].answer is not None:
         raise RequestError("messages: the last one is to be of the user, with a question.", "messages")
     for turn in turns:
         if not turn.question.strip():
             raise RequestError(f"{turn.where}.content: has no text; ask something.", f"{turn.where}.content")
-    found = Conversation("\n".join(system), tuple(turns))
+    found = AskedTurns("\n".join(system), tuple(turns))
     length = len(found.system) + sum(len(turn.question) + len(turn.answer or "") for turn in turns)
     if length > limits.text_chars:
         raise TooLargeError(f"messages: {length:,} characters of text; at most {limits.text_chars:,} are read.")

@@ -1,4 +1,4 @@
-"""The parts of the OpenAPI description that say what bodies hold; bodies are read by ``requests`` and not by FastAPI."""
+"""What the OpenAPI description says of bodies, which are read by ``requests`` and not by FastAPI."""
 
 from __future__ import annotations
 

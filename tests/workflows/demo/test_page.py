@@ -131,7 +131,7 @@ def test_an_image_is_seen_asked_about_and_its_parts_exchanged(visit: Visit) -> N
     assert "lit" not in thing.get_attribute("class")
 
     page.click("#view [data-layer=boxes]")
-    frame = page.locator("#view svg image").bounding_box()
+    frame = page.locator("#view .lyrics-view svg image").bounding_box()
     # The gray diamond, in shares of the image.
     corners = [
         (frame["x"] + share * frame["width"], frame["y"] + high * frame["height"])
@@ -167,8 +167,8 @@ def test_an_image_of_ones_own(visit: Visit, tmp_path: Path) -> None:
     drawn(640, 400).save(tmp_path / "own.png")
     page = visit.page
     page.set_input_files("#picture input[type=file]", str(tmp_path / "own.png"))
-    page.wait_for_selector("#view svg")
-    assert page.locator("#view svg").get_attribute("viewBox") == "0 0 640 400"
+    page.wait_for_selector("#view .lyrics-view svg")
+    assert page.locator("#view .lyrics-view svg").get_attribute("viewBox") == "0 0 640 400"
     page.fill("#question textarea", "What is at <box 0 0 9000 9000>?")
     page.click("#ask")
     page.wait_for_selector("text=does not lie in the picture, which is 640 x 400 pixels")
@@ -204,7 +204,7 @@ def test_a_telephone_in_the_dark(browser: Any, address: str) -> None:
     visit.ask("Where is the orange heart?")
     visit.page.wait_for_selector("#view h3:has-text('Answer')")
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= 375
-    box = visit.page.locator("#view svg").bounding_box()
+    box = visit.page.locator("#view .lyrics-view svg").bounding_box()
     assert 0 <= box["x"] < box["x"] + box["width"] <= 375
     visit.picture("telephone")
     visit.context.close()

@@ -17,7 +17,7 @@ from PIL import Image
 
 from lyrics.core.language.generation import Decoding
 from lyrics.core.language.prompts import Exchange
-from lyrics.workflows.serve.jobs import AskJob, Event, Piece
+from lyrics.workflows.serve.jobs import AskJob, Event, TextPiece
 from lyrics.workflows.serve.worker import Worker
 
 
@@ -46,7 +46,7 @@ def last(events: queue.Queue[Event]) -> tuple[Event, str]:
     text = ""
     while True:
         event = events.get(timeout=120)
-        if not isinstance(event, Piece):
+        if not isinstance(event, TextPiece):
             return event, text
         text += event.text
 

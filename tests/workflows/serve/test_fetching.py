@@ -28,7 +28,7 @@ NOT_PUBLIC = (
     "2002:a9fe:a9fe::1", "2001:0:4136:e378:8000:63bf:3fff:fdd2", "localhost", "", "2130706433", "0x7f.1", "8.8.8.8.8",
 )  # fmt: skip
 
-#: URLs that a client may send: loopback in a dozen spellings, metadata services, other schemes, other ports, user names.
+#: URLs that a client may send: loopback in a dozen spellings, metadata services, other schemes, ports, user names.
 URLS = (
     "http://127.0.0.1/a.png", "https://127.0.0.1/a.png", "https://127.0.0.1:443/", "https://localhost/",
     "https://LOCALHOST/", "https://localhost.localdomain/", "https://127.1/", "https://127.0.1/",

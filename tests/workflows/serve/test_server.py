@@ -158,7 +158,7 @@ def started(*arguments: str) -> tuple[subprocess.Popen[str], Client, str]:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
 def test_a_process_that_is_told_to_stop_meets_what_has_come(folder: str) -> None:
-    """Answers that are being written are written to their end, then it ends with 0; a path says no more than its name."""
+    """Answers that are being written are written to their end, then it ends with 0; of a path the name is told."""
     process, client, name = started("--model", folder)
     try:
         assert name == os.path.basename(folder)

@@ -32,8 +32,9 @@ PIXELS = data_url(drawn())
 #: What no response may hold: where files are, how Python speaks, and where it keeps things.
 TELLTALE = re.compile(r"Traceback|File \"|/root|/home|/tmp|/work|/usr|site-packages| at 0x[0-9a-f]{6}|\.py\b")
 ODD: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 2**31, 2**63, 2**64, -(2**70), 1e308, -1e308, 0.1, "", " ", "x", "\x00", "\ud800", "0", "null",
-    "../../etc/passwd", "{{7*7}}", "${jndi:ldap://x}", "<script>", "%n%s", "a" * 5000, "\U0001f600" * 50, "<br><T>", "</s>",
+    None, True, False, 0, -1, 1, 2**31, 2**63, 2**64, -(2**70), 1e308, -1e308, 0.1, "", " ", "x", "\x00", "\ud800", "0",
+    "null", "../../etc/passwd", "{{7*7}}", "${jndi:ldap://x}", "<script>", "%n%s", "a" * 5000, "\U0001f600" * 50,
+    "<br><T>", "</s>",
     [], [[]], [None], ["x"] * 300, {}, {"": ""}, {"type": "text"}, {"$ref": "#"}, {"__class__": "x"},
 )  # fmt: skip
 
