@@ -431,7 +431,6 @@ def test_no_part_is_asked_what_it_has() -> None:
         "lyrics.core.data.stream: hasattr(errno, name)",
         "lyrics.core.evaluation.runner: hasattr(model, 'generate')",
         # Configurations of transformers.
-        "lyrics.core.language.running: hasattr(config, '_get_default_generation_params')",
         "lyrics.core.weights.transformers_files: hasattr(default, name)",
         "lyrics.core.weights.transformers_files: hasattr(inner, 'model_type')",
     }
@@ -565,7 +564,6 @@ MIRRORED = ("cli", "core", "kernels", "plugins", "workflows")
 ACROSS = {
     "core/test_capabilities.py": "a declared capability decides in building, both steps, training and evaluation",
     "plugins/test_test_options.py": "the test options of every family's experts",
-    "workflows/serve/test_fuzz.py": "malformed requests to the whole server",
 }
 
 

@@ -153,7 +153,7 @@ def test_its_own_tests_pass(site: Path) -> None:
     tests = EXAMPLE / "tests"
     done = run(site, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tests), str(tests))
     assert done.returncode == 0, done.stdout
-    assert "15 passed" in done.stdout, done.stdout
+    assert "16 passed" in done.stdout, done.stdout
 
 
 # --- a query transformer that reads no text ---

@@ -15,7 +15,7 @@ from lyrics.core.language.generation import Decoding
 from lyrics.core.language.prompts import Exchange
 from lyrics.core.pictures.images import open_image
 from lyrics.core.refining.refinement import Refinement
-from lyrics.workflows.serve.jobs import Answered, AskJob, Event, Failed, TextPiece, Refined, RefineJob
+from lyrics.workflows.serve.jobs import Answered, AskJob, Event, Failed, Refined, RefineJob, TextPiece
 from lyrics.workflows.serve.worker import Worker
 
 TOKENS = 128

@@ -24,13 +24,13 @@ from lyrics.workflows.serve.failures import Refusal, failure
 from lyrics.workflows.serve.fetching import Fetcher
 from lyrics.workflows.serve.guard import Guard
 from lyrics.workflows.serve.images import data_of, is_data_url, read_image
-from lyrics.workflows.serve.jobs import Answered, AskJob, Event, Failed, Job, TextPiece, Refined, RefineJob
+from lyrics.workflows.serve.jobs import Answered, AskJob, Event, Failed, Job, Refined, RefineJob, TextPiece
 from lyrics.workflows.serve.limits import Budget, Limits, TooLargeError
 from lyrics.workflows.serve.replies import ChatReply, RefineReply, Reply
 from lyrics.workflows.serve.requests import (
     DEFAULT_TOKENS,
-    ChatRequest,
     AskedTurns,
+    ChatRequest,
     RefineRequest,
     RequestError,
     conversation,

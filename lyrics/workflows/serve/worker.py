@@ -20,7 +20,7 @@ from lyrics.core.language.prompting import Encoded, checked_prompt
 from lyrics.core.language.prompts import TokenPrompt
 from lyrics.core.language.running import RunningAnswers, Writing, can_run
 from lyrics.core.model import LyricsModel
-from lyrics.workflows.serve.jobs import Answered, AnswerText, AskJob, Event, Failed, Job, TextPiece, Refined, RefineJob
+from lyrics.workflows.serve.jobs import Answered, AnswerText, AskJob, Event, Failed, Job, Refined, RefineJob, TextPiece
 from lyrics.workflows.serve.limits import LateError, Limits, QueueFullError, StoppingError
 from lyrics.workflows.serve.metrics import Metrics
 from lyrics.workflows.serve.whole import WholeAnswers, embed_together

@@ -120,6 +120,6 @@ def test_a_tokenizer_is_loaded_in_one_place() -> None:
                     found.append(f"{path.relative_to(ROOT).as_posix()}: {called}")
     file = "lyrics/core/weights/transformers_files.py"
     assert found == [
-        f"{file}: AutoTokenizer.from_pretrained",  # of a GGUF file, which holds its tokenizer
         f"{file}: (tokenizer_class or AutoTokenizer).from_pretrained",
+        f"{file}: AutoTokenizer.from_pretrained",  # of a GGUF file, which holds its tokenizer
     ]
