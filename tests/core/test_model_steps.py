@@ -336,7 +336,7 @@ def test_prompts_that_cannot_be_met(model: LyricsModel) -> None:
         ("   \n", "the prompt is empty"),
         (
             "x" * 100_000,
-            r"the prompt has 100,0\d\d tokens, 1 picture of 8 tokens included; the language model reads 512, 64",
+            r"the prompt has 100,0\d\d tokens, 1 image of 8 tokens included; the language model reads 512, 64",
         ),
     ):
         with pytest.raises(PromptError, match=complaint):
