@@ -11,11 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.commands import Done, Run
 
 # Small tensors on several threads spend their time waiting for each other, the more so beside another test process.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A busy machine is slow at any example; that is no failure of what is tested.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 PARITY = Path(__file__).parents[1].parent / "shared" / "parity"
 
