@@ -430,9 +430,6 @@ def test_no_part_is_asked_what_it_has() -> None:
         "lyrics.core.build: hasattr(nn.ModuleDict(), name)",
         "lyrics.core.data.stream: hasattr(errno, name)",
         "lyrics.core.evaluation.runner: hasattr(model, 'generate')",
-        # Configurations of transformers.
-        "lyrics.core.weights.transformers_files: hasattr(default, name)",
-        "lyrics.core.weights.transformers_files: hasattr(inner, 'model_type')",
     }
 
 

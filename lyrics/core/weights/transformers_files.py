@@ -131,13 +131,16 @@ def config_from_numbers(entries: Mapping[str, Any], where: str) -> PreTrainedCon
     return config
 
 
+_ABSENT = object()
+
+
 def _unknown_entries(entries: Mapping[str, Any], config: Any) -> list[str]:
     """Entries that a configuration keeps without knowing what they are."""
     default = type(config)()
-    found = [name for name in entries if name != "model_type" and not hasattr(default, name)]
+    found = [name for name in entries if name != "model_type" and getattr(default, name, _ABSENT) is _ABSENT]
     for name, value in entries.items():
         inner = getattr(config, name, None)
-        if isinstance(value, Mapping) and hasattr(inner, "model_type"):
+        if isinstance(value, Mapping) and getattr(inner, "model_type", None) is not None:
             found += [f"{name}.{one}" for one in _unknown_entries(value, inner)]
     return found
 

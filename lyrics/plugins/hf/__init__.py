@@ -12,7 +12,7 @@ from pydantic import Field
 
 from lyrics.core.registry.component import Component, NamesWeights, Options, Preset, hookimpl
 from lyrics.plugins.hf import small
-from lyrics.plugins.hf.presets import photo, photo_open
+from lyrics.plugins.hf.presets import modern, photo, photo_open
 
 
 class HfOptions(Options):
@@ -154,6 +154,7 @@ _LICENSES = {
     "ustc-community/dfine-small-obj2coco": "apache-2.0",
     "facebook/sam2.1-hiera-tiny": "apache-2.0",
     "facebook/sam3": "sam-license",
+    "google/siglip2-so400m-patch14-384": "apache-2.0",
 }
 
 
@@ -233,3 +234,4 @@ def lyrics_presets() -> Iterator[Preset]:
         photo_open,
         "a refiner alone for photographs and your own --phrases: MM-Grounding-DINO tiny and SAM 2.1 tiny",
     )
+    yield Preset("modern", modern, "today's parts: SigLIP 2, the refiner photo, MQ-Former, Qwen3-4B; to be trained")

@@ -97,7 +97,7 @@ class HfDetector(KeepsConfig):
             index = self._classes.get(spelling(phrase))
             if index is not None and index not in asked.values():
                 asked[phrase] = index
-            elif index is None and phrase not in self._unknown:
+            elif index is None and phrase not in self._unknown and not next(self.network.parameters()).is_meta:
                 self._unknown.add(phrase)
                 logger.warning(
                     "%.80r is none of the %d classes of this detector; it is not looked for", phrase, len(self._classes)

@@ -5,7 +5,7 @@ The numbers are those of the checkpoints' own configurations; with pretrained we
 
 from __future__ import annotations
 
-from lyrics.core.spec import RefinerSpec, Slot
+from lyrics.core.spec import ModelSpec, ObjectiveSlot, RefinerSpec, Slot
 
 #: D-FINE-S (Peng et al. 2024): 10.3M parameters, 41.5 MB, Apache-2.0; COCO's 80 classes, trained on Objects365 before.
 _D_FINE_SMALL = {
@@ -67,4 +67,51 @@ def photo_open() -> RefinerSpec:
             },
         ),
         segmenter=_sam21_tiny(),
+    )
+
+
+def modern() -> ModelSpec:
+    """Return the paper's model with today's parts: SigLIP 2, the refiner ``photo``, MQ-Former, Qwen3-4B.
+
+    Not in the paper, and nothing has been trained of it: its query transformer begins with random weights.
+    """
+    return ModelSpec(
+        image_encoder=Slot(
+            use="hf-image-encoder",
+            options={
+                "checkpoint": "google/siglip2-so400m-patch14-384",  # 729 tokens of width 1152; Apache-2.0
+                "config": {
+                    "model_type": "siglip",  # as its configuration says of fixed resolutions
+                    "vision_config": {
+                        "hidden_size": 1152,
+                        "intermediate_size": 4304,
+                        "num_hidden_layers": 27,
+                        "num_attention_heads": 16,
+                        "image_size": 384,
+                        "patch_size": 14,
+                    },
+                },
+            },
+        ),
+        refiner=photo(),
+        query_transformer=Slot(use="mqformer", options={"num_visual": 32, "num_grounding": 32}),
+        language_model=Slot(
+            use="causal-lm",
+            options={
+                "architecture": "qwen3",
+                "checkpoint": "Qwen/Qwen3-4B",  # 4.0B parameters; Apache-2.0
+                "vocab_size": 151_936,
+                "hidden_size": 2560,
+                "num_layers": 36,
+                "num_heads": 32,
+                "num_key_value_heads": 8,
+                "intermediate_size": 9728,
+                "tie_word_embeddings": True,
+                "config": {"head_dim": 128},
+                "lora": {"rank": 64, "alpha": 128.0},
+            },
+        ),
+        objectives={
+            name: ObjectiveSlot(use=name, options={"recipe": "paper"}) for name in ("itc", "itm", "icg", "msp")
+        },
     )

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lyrics.core.build import build_refiner
+from lyrics.core.loading import build_model
 from lyrics.core.registry.registry import default_registry
 
 
@@ -48,3 +49,12 @@ def test_the_squares_that_they_read() -> None:
     assert opened.detector is not None
     assert (opened.detector.preprocessing.size, opened.detector.preprocessing.max_size) == (800, 1333)
     assert torch.device("meta") == next(opened.parameters()).device
+
+
+def test_a_model_of_todays_parts() -> None:
+    model = build_model("modern", weights="meta", dtype="bfloat16")
+    assert all(parameter.is_meta for parameter in model.parameters())
+    # SigLIP 2 So400m without its pooling head; Qwen3-4B (4.02B parameters) and LoRA of rank 64 on its q and v
+    assert sum(parameter.numel() for parameter in model.encoder.parameters()) == 412_987_248
+    assert sum(parameter.numel() for parameter in model.language_model.parameters()) == 4_046_061_056
+    assert model.encoder.num_tokens == 729  # type: ignore[attr-defined]
