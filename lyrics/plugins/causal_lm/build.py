@@ -169,6 +169,7 @@ def _from_checkpoint(checkpoint: str, options: CausalLMOptions, context: BuildCo
                 model = load_causal_lm(
                     folder, config, part_of_whole=config is not whole, quantization_config=quantization, dtype=dtype
                 )
+            _keep_differentiable(model)
             tokenizer = load_tokenizer(folder)
     except WeightsError as error:
         raise WeightsError(
@@ -178,6 +179,17 @@ def _from_checkpoint(checkpoint: str, options: CausalLMOptions, context: BuildCo
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     return model, tokenizer
+
+
+def _keep_differentiable(model: nn.Module) -> None:
+    """Let gradients pass weights in 4 bits also after an answer.
+
+    On processors that multiply bfloat16, bitsandbytes lays weights out anew when they are first read without a gradient
+    (``Linear4bit.forward``), and none passes them from then on.
+    """
+    for module in model.modules():
+        if getattr(module, "support_avx512bf16_for_cpu", False):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _quantization(name: str) -> Any:

@@ -233,6 +233,12 @@ def test_quantized_weights_answer_nearly_the_same(bits: str, tmp_path: Path) -> 
     trained = [name for name, one in small.named_parameters() if one.requires_grad]
     assert trained
     assert all("lora_" in name for name in trained)
+    small.generate(small.embed(ids), torch.ones_like(ids), max_new_tokens=1)
+    embeddings = small.embed(ids).detach().requires_grad_()
+    small(embeddings, torch.ones_like(ids)).square().sum().backward()
+    assert embeddings.grad is not None, "no gradient passes the weights after an answer"
+    gradients = [one.grad for name, one in small.named_parameters() if "lora_B" in name]
+    assert all(one is not None and float(one.abs().sum()) > 0 for one in gradients)
 
 
 CHAT = (
