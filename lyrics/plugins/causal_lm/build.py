@@ -189,7 +189,7 @@ def _keep_differentiable(model: nn.Module) -> None:
     """
     for module in model.modules():
         if getattr(module, "support_avx512bf16_for_cpu", False):
-            module.support_avx512bf16_for_cpu = False
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
 def _quantization(name: str) -> Any:
