@@ -79,6 +79,7 @@ EXCEPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "benchmarks/test_step.py": ("times the cases of `lyrics bench`", ("lyrics.workflows.bench",)),
     "benchmarks/training.py": ("describes the machine as `lyrics bench` does", ("lyrics.workflows.bench",)),
     "benchmarks/prompts.py": ("times a case of `lyrics.workflows.bench`", ("lyrics.workflows.bench",)),
+    "benchmarks/serving.py": ("loads the server of `lyrics serve`", ("lyrics.workflows.serve",)),
     "scripts/draw_quickstart.py": ("reads what `lyrics quickstart` wrote", ("lyrics.workflows.quickstart",)),
     "scripts/train_tiny.py": (
         "makes the package's own weights, with the options of the commands",

@@ -249,6 +249,31 @@ class QueryTransformer(nn.Module):
         return torch.stack([one[0] for one in rows]) if wanted == "first" else torch.cat(rows)
 
 
+class Rows:
+    """A running batch that reads each row again from its beginning."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        self.model = model
+        self.rows: list[torch.Tensor] = []
+
+    def join(self, embeddings_BLD: torch.Tensor, attention_mask_BL: torch.Tensor) -> torch.Tensor:
+        new = [row[mask.bool()] for row, mask in zip(embeddings_BLD, attention_mask_BL, strict=True)]
+        self.rows += new
+        return self._last(new)
+
+    def read(self, ids_R: torch.Tensor) -> torch.Tensor:
+        words = self.model.embed(ids_R)
+        self.rows = [torch.cat([row, word[None]]) for row, word in zip(self.rows, words, strict=True)]
+        return self._last(self.rows)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        self.rows = [self.rows[row] for row in (sorted(rows) if self.model.fault == "muddled" else rows)]
+
+    def _last(self, rows: Sequence[torch.Tensor]) -> torch.Tensor:
+        found = [self.model(row[None], torch.ones(1, len(row), dtype=torch.long))[0, -1] for row in rows]
+        return torch.stack(found)
+
+
 class LanguageModel(nn.Module):
     hidden_size = 8
     max_positions = 512
@@ -283,6 +308,14 @@ class LanguageModel(nn.Module):
         return found[..., :4] if self.fault == "width" else found
 
     packs = True
+
+    @property
+    def ends(self) -> list[int]:
+        return [self.tokenizer.eos_token_id]
+
+    def running(self) -> Rows | None:
+        faults = ("width", "vocabulary", "padding", "forgetful", "values")  # which are told by checks of their own
+        return None if self.fault in faults else Rows(self)
 
     def forward(
         self,

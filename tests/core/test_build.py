@@ -269,7 +269,7 @@ def test_model_comes_back_from_its_folder(model: LyricsModel, tmp_path: Path, no
     arguments: Any = ([drawn()], ["what?"])
     assert torch.equal(model.encode(*arguments).soft_tokens_PQD, again.eval().encode(*arguments).soft_tokens_PQD)
     written = sorted(path.name for path in (tmp_path / "new" / "folder").iterdir())
-    assert written == ["model.safetensors", "parts", "preprocessing.json", "spec.json", "tokenizers"]
+    assert written == ["licenses.json", "model.safetensors", "parts", "preprocessing.json", "spec.json", "tokenizers"]
 
 
 def test_folder_may_be_given_as_weights(model: LyricsModel, tmp_path: Path) -> None:

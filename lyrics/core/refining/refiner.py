@@ -253,7 +253,7 @@ def check_detector(
     _expect(
         who,
         len(found.detections) == len(phrases),
-        f"answered {len(found.detections)} of {len(phrases)} pictures",
+        f"answered {len(found.detections)} of {len(phrases)} images",
     )
     _expect(
         who,
