@@ -45,6 +45,7 @@ FINE_STAGE1 = (
         "fine-stage1-one",
         {"one": _captions(1, 2), "two": _captions(2, 3)},
         icg__weight=2.0,
+        msp__weight=2.0,
         msp__options__mask_probability=0.5,
     ),
     _fine_stage1(
