@@ -50,7 +50,7 @@ FINE_STAGE1 = (
     ),
     _fine_stage1(
         "fine-stage1",
-        600,
+        500,
         "fine-stage1-two",
         {"two": _captions(2, 4), "four": _captions(4, 5), "all": _captions(8, 0)},
         icg__weight=2.0,
@@ -127,14 +127,19 @@ def _fine_stage2(name: str, steps: int, after: str, sets: Mapping[str, Any], **s
     return Stage(name, "tiny-fine-stage2", after, given)
 
 
+_LOOKS = ("L", "L", "L", "G")
 #: Stage 2: soft tokens alone first, to a language model that stays as it is, about looks only, so that nothing else can
 #: answer; then with the text beside them and LoRA, about all.
 FINE_STAGE2 = (
     _fine_stage2(
         "fine-2a",
-        800,
+        500,
         "fine-stage1",
-        {"looks": {"questions": ("L", "L", "L", "G"), "seed": 11}},
+        {
+            "one": {"max_objects": 1, "questions": _LOOKS, "seed": 11},
+            "few": {"max_objects": 3, "questions": _LOOKS, "seed": 12},
+            "all": {"questions": _LOOKS, "seed": 13},
+        },
         model__spec__spatial_in_prompt=False,
         model__spec__language_model__options__adaptation="frozen",
         data__drop_text=0.0,
@@ -142,9 +147,9 @@ FINE_STAGE2 = (
     ),
     _fine_stage2(
         "fine-2b",
-        1200,
+        900,
         "fine-2a",
-        {"all": {"questions": (*("L",) * 12, *("G",) * 3, *("T",) * 3, *("LT",) * 2), "seed": 12}},
+        {"all": {"questions": (*("L",) * 12, *("G",) * 3, *("T",) * 3, *("LT",) * 2), "seed": 14}},
     ),
 )
 FINE_STAGES = (*FINE_TEXTS, *FINE_STAGE1, *FINE_STAGE2)
