@@ -147,7 +147,7 @@ FINE_STAGE2 = (
     ),
     _fine_stage2(
         "fine-2b",
-        1500,
+        800,
         "fine-2a",
         {"all": {"questions": (*("L",) * 12, *("G",) * 3, *("T",) * 3, *("LT",) * 2), "seed": 14}},
     ),
