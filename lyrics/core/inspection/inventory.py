@@ -110,7 +110,8 @@ def _preset_status(registry: Registry, name: str, weights: str | None) -> tuple[
 
 def _status(unmet: list[str], needs: Iterable[WeightsNeed]) -> str:
     missing = [f"needs {', '.join(unmet)}"] if unmet else []
-    if advice := "; ".join(need.advice for need in needs if not need.download):
+    # Several parts may miss the same folder.
+    if advice := "; ".join(dict.fromkeys(need.advice for need in needs if not need.download)):
         missing.append(f"needs weights: {advice}")
     if missing:
         return "; ".join(missing)
@@ -156,7 +157,7 @@ def _packaged_problem(value: str) -> str:
     try:
         packaged(value)
     except WeightsError as error:
-        return one_line(str(error))
+        return one_line(str(error).partition("; ")[0])  # what to do is said where the weights are asked for
     return ""
 
 
