@@ -68,9 +68,9 @@ app.command("show", short_help="The options of a component; a preset as YAML.")(
 app.command("check", short_help="Parts, shapes and parameters of a model, before building it.")(check.check)
 app.command("doctor", short_help="What is broken or missing here, and why.")(doctor.doctor)
 app.command("test-plugin", short_help="The conformance suite over a distribution.")(conformance.test_plugin)
-app.command("refine", short_help="Tags, boxes and masks of pictures, as JSON, COCO and drawings.")(refine.refine)
-app.command("ask", short_help="One answer about pictures, boxes in and out.")(ask.ask)
-app.command("chat", short_help="A conversation about pictures.")(chat.chat)
+app.command("refine", short_help="Tags, boxes and masks of images, as JSON, COCO and drawings.")(refine.refine)
+app.command("ask", short_help="One answer about images, boxes in and out.")(ask.ask)
+app.command("chat", short_help="A conversation about images.")(chat.chat)
 app.command("serve", short_help="A model over HTTP, as OpenAI's clients ask, boxes in and out.")(serve.serve)
 app.command("demo", short_help="A page: what a model sees, and what it answers.")(demo.demo)
 app.command("convert", cls=convert.ConvertCommand, short_help="Public checkpoints to safetensors that parts read.")(

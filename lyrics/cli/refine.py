@@ -1,4 +1,4 @@
-"""``lyrics refine IMAGE_OR_FOLDER... --out DIR``: tags, boxes and masks of pictures."""
+"""``lyrics refine IMAGE_OR_FOLDER... --out DIR``: tags, boxes and masks of images."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def refine(
     ] = None,
     device: Annotated[str | None, typer.Option(help="Where the experts run, such as cuda.")] = None,
     dtype: Annotated[str, typer.Option(help="Precision of the experts: float32, bfloat16 or float16.")] = "float32",
-    batch: Annotated[int, typer.Option(min=1, help="Pictures that go through the experts together.")] = 8,
+    batch: Annotated[int, typer.Option(min=1, help="Images that go through the experts together.")] = 8,
     draw: Annotated[
         bool | None,
         typer.Option("--draw/--no-draw", help="Draw boxes, masks and labels.  [default: draw, but not with --shard]"),
@@ -169,7 +169,7 @@ def refine(
             print_text(str(skipped), error=True)
     else:
         rate = summary.refined / summary.seconds if summary.seconds else 0.0
-        print_text(f"refined {summary.refined} pictures ({rate:.1f} images/s); {summary.done_before} were done before")
+        print_text(f"refined {summary.refined} images ({rate:.1f} images/s); {summary.done_before} were done before")
         files = " and ".join(name_for_messages(folder / name) for name in made)
         print_text(f"{summary.objects} objects in {files}")
         if kept is not None:
@@ -201,7 +201,7 @@ def _names(phrases: str) -> list[str]:
 
 
 class _Bar:
-    """A progress bar on standard error with pictures per second, of the last half minute, and the time left."""
+    """A progress bar on standard error with images per second, of the last half minute, and the time left."""
 
     def __init__(self) -> None:
         from collections import deque
