@@ -25,6 +25,7 @@ PRESETS = (
     "lyrics-tiny",
     "lyrics-tiny-fine",
     "lyrics-tiny-stage1",
+    "modern",
 )
 
 
