@@ -61,7 +61,7 @@ test-weights: $(READY) $(WEIGHTS_READY)
 	OMP_NUM_THREADS=2 PYTHONPATH=$(WEIGHTS) $(BIN)/python -m pytest -q tests/weights
 
 test-serve: $(READY) $(SERVE_READY)
-	OMP_NUM_THREADS=1 PYTHONPATH=$(SERVE) $(BIN)/python -m pytest -q tests/workflows/serve/test_app.py tests/workflows/serve/test_app_fuzz.py \
+	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/$(SERVE) $(BIN)/python -m pytest -q tests/workflows/serve/test_app.py tests/workflows/serve/test_app_fuzz.py \
 		tests/workflows/serve/test_server.py tests/workflows/demo/test_page.py
 
 check: $(READY)

@@ -171,7 +171,7 @@ def test_an_image_of_ones_own(visit: Visit, tmp_path: Path) -> None:
     assert page.locator("#view .lyrics-view svg").get_attribute("viewBox") == "0 0 640 400"
     page.fill("#question textarea", "What is at <box 0 0 9000 9000>?")
     page.click("#ask")
-    page.wait_for_selector("text=does not lie in the picture, which is 640 x 400 pixels")
+    page.wait_for_selector("text=does not lie in the image, which is 640 x 400 pixels")
     visit.ask("<img src=x onerror=alert(1)> **what** is _this_?")
     said = page.locator("#said .user.message").last
     assert said.inner_text().strip() == "<img src=x onerror=alert(1)> **what** is _this_?"

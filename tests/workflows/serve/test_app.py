@@ -309,7 +309,7 @@ def test_bodies_that_are_no_requests(client: Client, body: bytes, status: int, s
 @pytest.mark.parametrize(
     ("url", "status", "says"),
     [
-        ("data:image/png;base64,AAAA", 400, "is not a picture"),
+        ("data:image/png;base64,AAAA", 400, "is not an image"),
         ("data:image/png;base64,!", 400, "not valid base64"),
         ("data:text/html;base64,AAAA", 400, "no image's"),
         ("https://images.example.org/a.png", 400, "this server fetches nothing"),
@@ -326,7 +326,7 @@ def test_images_that_are_none(client: Client, url: str, status: int, says: str) 
 
 
 def test_boxes_that_lie_in_no_image(client: Client, scene: Any) -> None:
-    failed(client.ask(scene, "What is at <box 0 0 500 500>?"), 400, "does not lie in the picture, which is 128 x 128")
+    failed(client.ask(scene, "What is at <box 0 0 500 500>?"), 400, "does not lie in the image, which is 128 x 128")
     failed(client.ask("What is at <box 0 0 5 5>?"), 400, "there is no picture")
 
 
