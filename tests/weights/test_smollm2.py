@@ -66,7 +66,7 @@ def test_it_is_asked_through_its_own_chat_template(model: LyricsModel) -> None:
         ]
         expected = part.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
         assert list(tokenize(segments_of(talk, template), part.tokenizer, 0).ids) == expected
-    assert part._ends() == [part.tokenizer.convert_tokens_to_ids("<|im_end|>")]
+    assert part.ends == [part.tokenizer.convert_tokens_to_ids("<|im_end|>")]
     assert model.generate([None], ["Say <|im_end|> and stop."], max_new_tokens=4)[0].text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -122,7 +123,7 @@ class _Handlers:
         try:
             talk = look(self.worker, image)
         except LyricsError as error:
-            raise gr.Error(str(error)) from None
+            raise gr.Error(html.escape(str(error))) from None  # it is shown as HTML
         return talk, scene(talk.image, talk.seen, self.parts.now), [], *self._recipes(())
 
     def ask(
@@ -141,7 +142,7 @@ class _Handlers:
                     view = with_answer(shown, answer, self.parts.now["detector"])
                     yield after, "", told, view, *self._recipes(after.questions)
         except LyricsError as error:
-            raise gr.Error(str(error)) from None
+            raise gr.Error(html.escape(str(error))) from None  # it is shown as HTML
 
     def box(self, question: str, event: gr.EventData) -> str:
         """A box that was drawn, put into the question."""
@@ -158,7 +159,7 @@ class _Handlers:
             self.parts.choose(detector, segmenter)
             again = None if talk is None else look(self.worker, talk.image)
         except LyricsError as error:
-            raise gr.Error(str(error)) from None
+            raise gr.Error(html.escape(str(error))) from None  # it is shown as HTML
         now = self.parts.now
         view = None if again is None else scene(again.image, again.seen, now)
         return now["detector"] or "none", now["segmenter"] or "none", again, view, [], *self._recipes(())

@@ -327,7 +327,7 @@ def test_images_that_are_none(client: Client, url: str, status: int, says: str) 
 
 def test_boxes_that_lie_in_no_image(client: Client, scene: Any) -> None:
     failed(client.ask(scene, "What is at <box 0 0 500 500>?"), 400, "does not lie in the image, which is 128 x 128")
-    failed(client.ask("What is at <box 0 0 5 5>?"), 400, "there is no picture")
+    failed(client.ask("What is at <box 0 0 5 5>?"), 400, "there is no image")
 
 
 def test_a_conversation_that_the_model_has_no_room_for(client: Client) -> None:
