@@ -6,6 +6,7 @@ embedding, D width.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
@@ -27,7 +28,7 @@ class Embedded(Protocol):
     def image_Dhw(self) -> torch.Tensor: ...
 
 
-class BoxSegmenter(nn.Module):
+class BoxSegmenter(nn.Module, ABC):
     """Images and boxes -> per box its mask in the original image, and a local token.
 
     A subclass has the ``network``, ``embed`` and ``mask_logits``. A mask is where the logits are above 0, enlarged
@@ -57,13 +58,13 @@ class BoxSegmenter(nn.Module):
         self.boxes_per_pass = boxes_per_pass
         self._side = preprocessing.pad_to or preprocessing.crop or preprocessing.size
 
+    @abstractmethod
     def embed(self, pixels_CHW: torch.Tensor) -> Any:
         """Return what the decoder reads of one image, prepared and padded; an ``Embedded``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def mask_logits(self, embedding: Any, boxes_px_K4: torch.Tensor) -> torch.Tensor:
         """Return logits [K, ., .] of the masks of boxes (xyxy, pixels of the canvas); they cover the padded canvas."""
-        raise NotImplementedError
 
     def forward(self, images: ImageBatch, boxes: Sequence[Sequence[Box]]) -> SegmenterOutput:
         """Return masks and tokens, in the order of the boxes.
