@@ -12,7 +12,16 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from lyrics.core.registry.component import Component, Options, hookimpl
-from lyrics.plugins.scenes.names import NUMBERS, SPLIT_ROOM, Attributes, FineQuestion, QuestionType, SceneTask, Split
+from lyrics.plugins.scenes.names import (
+    NUMBERS,
+    SPLIT_ROOM,
+    Attributes,
+    Captions,
+    FineQuestion,
+    QuestionType,
+    SceneTask,
+    Split,
+)
 
 _QUESTIONS = (
     "of fine scenes: what is asked, by groups (T: tags and boxes tell; L: one thing's look; G: the whole's; LT: text "
@@ -44,11 +53,18 @@ class ScenesOptions(Options):
         "and rows 2k and 2k + 1 differ in nothing else",
     )
     questions: tuple[FineQuestion, ...] = Field((), description=_QUESTIONS)
+    captions: Captions = Field(
+        "varied",
+        description="of fine scenes, the task caption: varied describes some things and some of their looks; dense "
+        "everything about everything",
+    )
 
     @model_validator(mode="after")
     def _fine_questions_are_of_fine_scenes(self) -> Self:
         if self.questions and self.attributes != "fine":
             raise ValueError("questions are of fine scenes: set attributes=fine, or leave questions out")
+        if self.captions == "dense" and self.attributes != "fine":
+            raise ValueError("dense captions are of fine scenes: set attributes=fine, or leave captions out")
         return self
 
 

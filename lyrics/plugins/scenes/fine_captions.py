@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lyrics.plugins.scenes.draws import Draws
-from lyrics.plugins.scenes.fine_language import Attribute, FineKind
+from lyrics.plugins.scenes.fine_language import ATTRIBUTES, Attribute, FineKind, said, value_of
 from lyrics.plugins.scenes.language import RELATIONS, by_area, joined, place_of, place_phrase, stands, with_article
 from lyrics.plugins.scenes.layout import Scene, Thing
 
@@ -55,6 +55,25 @@ def fine_captions(scene: Scene, draws: Draws) -> tuple[str, ...]:
             captions.append(found)
     captions += [f'the word "{word.text}" {ground_phrase(scene)}, {_things(scene, draws, 2)}' for word in scene.words]
     return tuple(captions)
+
+
+def dense_captions(scene: Scene, draws: Draws) -> tuple[str, ...]:
+    """Everything about everything, each thing's noun before its looks: from left to right, and in any order.
+
+    ``a star, red striped across leaning left with no outline, a ring, ...``. Once the noun is said, only its own
+    look can come next, which teaches whose look is whose.
+    """
+    ordered = sorted(scene.things, key=lambda thing: (thing.box.x1, thing.box.y1))
+    written = [f'the word "{word.text}"' for word in scene.words]
+    return tuple(
+        f"{', '.join([*map(_whole, things), *written])}, {ground_phrase(scene)}"
+        for things in (ordered, draws.shuffled(scene.things))
+    )
+
+
+def _whole(thing: Thing) -> str:
+    looks = [said(name, value_of(thing, name)) for name in ATTRIBUTES]
+    return f"{with_article(thing.shape)}, {' '.join(looks)}"
 
 
 def _things(scene: Scene, draws: Draws, most: int) -> str:

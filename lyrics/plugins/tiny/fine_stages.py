@@ -10,8 +10,8 @@ from typing import Any
 from lyrics.plugins.tiny.stage import Stage
 
 
-def _captions(max_objects: int, seed: int) -> dict[str, Any]:
-    options = {"task": "caption", "attributes": "fine", "max_objects": max_objects, "seed": seed}
+def _captions(max_objects: int, seed: int, captions: str = "dense") -> dict[str, Any]:
+    options = {"task": "caption", "attributes": "fine", "max_objects": max_objects, "seed": seed, "captions": captions}
     return {"use": "scenes", "options": options}
 
 
@@ -32,11 +32,12 @@ def _fine_stage1(name: str, steps: int, after: str | None, sets: Mapping[str, An
 FINE_STAGE1 = (
     _fine_stage1(
         "fine-stage1-one",
-        500,
+        300,
         None,
         {"one": _captions(1, 1)},
         itm=None,
         icg__weight=2.0,
+        msp__weight=3.0,
         msp__options__mask_probability=1.0,
     ),
     _fine_stage1(
@@ -45,15 +46,17 @@ FINE_STAGE1 = (
         "fine-stage1-one",
         {"one": _captions(1, 2), "two": _captions(2, 3)},
         icg__weight=2.0,
-        msp__weight=2.0,
+        msp__weight=4.0,
         msp__options__mask_probability=0.5,
     ),
     _fine_stage1(
         "fine-stage1",
-        500,
+        600,
         "fine-stage1-two",
-        {"two": _captions(2, 4), "four": _captions(4, 5), "all": _captions(8, 0)},
+        {"two": _captions(2, 4), "four": _captions(4, 5), "all": _captions(8, 0), "said": _captions(8, 6, "varied")},
         icg__weight=2.0,
+        msp__weight=3.0,
+        msp__options__mask_probability=0.3,
     ),
 )
 
@@ -112,6 +115,18 @@ FINE_TEXTS = (
         many={"told": 1.0, "questions": (*_BOUND, "LT tally", "L which"), "seed": 111},
         tasks={"plain": False, "questions": ("L", "LT", "T", "G"), "seed": 112},
         asked={"plain": False, "told": 0.0, "questions": ("T",), "seed": 113},
+    ),
+    _fine_text(
+        "fine-text-4",
+        1000,
+        32,
+        "fine-text-3",
+        2e-3,
+        boxes={"max_objects": 4, "told": 1.0, "box_error": 0.02, "questions": _BOUND, "seed": 114},
+        bound={"max_objects": 6, "told": 1.0, "questions": _BOUND, "seed": 115},
+        many={"told": 1.0, "questions": (*_BOUND, "LT tally", "L which"), "seed": 116},
+        tasks={"plain": False, "told": 1.0, "questions": ("L", "LT", "T", "G"), "seed": 117},
+        asked={"plain": False, "told": 0.0, "questions": ("T",), "seed": 118},
     ),
 )
 

@@ -28,6 +28,7 @@ from lyrics.plugins.tiny.expert_vocabulary import (
     LEANS,
     NOUNS,
     OUTLINES,
+    SHAPES,
     TEXTURES,
     WORDS,
     word_tag,
@@ -46,6 +47,9 @@ OF_THINGS: Mapping[str, tuple[str, ...]] = {
     "hidden": HIDDEN,
 }
 OF_SCENES: Mapping[str, tuple[str, ...]] = {"ground": GROUNDS, "texture": TEXTURES}
+#: What the segmenter's token tells of a thing: with its look goes its shape, which is the mask's. So whoever reads a
+#: look there need not search the detector's tokens for whose it is.
+TOLD_BY_SEGMENTER: Mapping[str, tuple[str, ...]] = {"shape": SHAPES, **OF_THINGS}
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,11 @@ class SeenObject(DetectedObject):
     text: str = ""
     ground: str = ""
     texture: str = ""
+
+    @property
+    def shape(self) -> str:
+        """What a thing is; empty of a word."""
+        return self.tag if self.tag in SHAPES else ""
 
 
 def seen_objects(sample: Sample, objects: Sequence[DetectedObject]) -> tuple[SeenObject, ...]:
@@ -148,7 +157,7 @@ class SegmenterWithLooks(nn.Module):
         super().__init__()
         self.segmenter = segmenter
         width = segmenter.feature_dim - 4
-        self.things = nn.ModuleDict({name: nn.Linear(width, len(values)) for name, values in OF_THINGS.items()})
+        self.things = nn.ModuleDict({name: nn.Linear(width, len(values)) for name, values in TOLD_BY_SEGMENTER.items()})
         self.words = PhraseHead(width, tuple(map(word_tag, WORDS)), prior_logit=0.0)
 
 
@@ -158,7 +167,7 @@ def segmenter_looks_loss(module: SegmenterWithLooks, images: ImageBatch, objects
     """
     loss, looks_KD = segmenter_loss_and_looks(module.segmenter, images, objects)
     seen = [one for found in objects for one in found]
-    for name, values in OF_THINGS.items():
+    for name, values in TOLD_BY_SEGMENTER.items():
         rows = [row for row, one in enumerate(seen) if getattr(one, name)]
         wanted = _indices([getattr(seen[row], name) for row in rows], values, looks_KD.device)
         loss = loss + F.cross_entropy(module.things[name](looks_KD[rows]), wanted) if rows else loss

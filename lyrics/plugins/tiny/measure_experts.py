@@ -28,7 +28,7 @@ from lyrics.core.types import DetectedObject, ImageBatch, Preprocessing
 from lyrics.plugins.tiny.detector import TinyDetector
 from lyrics.plugins.tiny.expert_losses import EncoderWithNames, token_targets
 from lyrics.plugins.tiny.expert_vocabulary import WORDS
-from lyrics.plugins.tiny.looks import OF_SCENES, OF_THINGS, EncoderWithLooks, SegmenterWithLooks
+from lyrics.plugins.tiny.looks import OF_SCENES, TOLD_BY_SEGMENTER, EncoderWithLooks, SegmenterWithLooks
 from lyrics.plugins.tiny.segmenter import TinySegmenter
 from lyrics.plugins.tiny.tagger import TinyTagger
 from lyrics.plugins.tiny.train_experts import drawn
@@ -132,8 +132,8 @@ def measure_looks(encoder: EncoderWithLooks, segmenter: SegmenterWithLooks, data
     """What the heads that experts for fine scenes are trained with tell: shares right of scenes, of things, and of
     words.
 
-    The encoder's ``ground`` and ``texture``; the segmenter's attributes of things and ``word``, asked for by true
-    boxes.
+    The encoder's ``ground`` and ``texture``; the segmenter's ``shape`` and attributes of things and ``word``, asked for by
+    true boxes.
     """
     seen = _Scenes(*drawn(dataset, range(len(dataset))))
     right: Counter[str] = Counter()
@@ -147,7 +147,7 @@ def measure_looks(encoder: EncoderWithLooks, segmenter: SegmenterWithLooks, data
         objects = seen.objects[start : start + len(images)]
         _, looks_KD = segmenter.segmenter.predict(images, [[one.box_norm for one in found] for found in objects])
         shown: list[Any] = [one for found in objects for one in found]
-        for name, values in OF_THINGS.items():
+        for name, values in TOLD_BY_SEGMENTER.items():
             _count(right, asked, name, segmenter.things[name](looks_KD), values, [getattr(one, name) for one in shown])
         _count(right, asked, "word", segmenter.words(looks_KD), WORDS, [one.text for one in shown])
     return {"scenes": len(seen.pictures), **{name: right[name] / max(1, count) for name, count in asked.items()}}

@@ -156,12 +156,11 @@ def probe(described: Mapping[str, torch.Tensor], things: Sequence[SeenObject]) -
     chance: dict[str, float] = {}
     shares: dict[str, dict[str, float]] = {}
     for attribute, values in ATTRIBUTES.items():
-        name = "tag" if attribute == "shape" else attribute
-        rows = [row for row, one in enumerate(things) if getattr(one, name)]
+        rows = [row for row, one in enumerate(things) if getattr(one, attribute)]
         if len(rows) < 3:
             continue
         fitted = round(FIT_SHARE * len(rows))
-        labels_N = torch.tensor([values.index(getattr(things[row], name)) for row in rows])
+        labels_N = torch.tensor([values.index(getattr(things[row], attribute)) for row in rows])
         chance[attribute] = labels_N[fitted:].bincount().max().item() / (len(rows) - fitted)
         shares[attribute] = {}
         for describer, all_ND in described.items():

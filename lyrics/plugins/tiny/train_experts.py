@@ -153,6 +153,16 @@ FINE_PLANS = (
         name="tiny-segmenter-2",
         fine=True,
     ),
+    ExpertTraining(
+        "tiny-segmenter",
+        steps=800,
+        batch=16,
+        learning_rate=1e-3,
+        after="tiny-segmenter-2",
+        first_row=2600 * 16,
+        name="tiny-segmenter-3",
+        fine=True,
+    ),
     ExpertTraining("tiny-tagger", steps=800, batch=16, learning_rate=2e-3, after="tiny-detector", fine=True),
 )
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import re
 
+import pytest
+
 from lyrics.plugins.scenes import ScenesOptions
 from lyrics.plugins.scenes.dataset import Scenes
 from lyrics.plugins.scenes.fine_captions import MOST_LISTED, described, ground_phrase
@@ -79,3 +81,28 @@ def test_a_phrase_names_what_it_is_asked_to() -> None:
     assert described(thing, ()) == f"a {thing.shape}"
     assert described(thing, ("fill",)) == f"a {thing.shape} striped across"
     assert described(thing, ("color",)).split()[-2:] == [thing.colour, thing.shape]
+
+
+def test_dense_captions_tell_everything_and_nouns_before_looks() -> None:
+    data = Scenes(ScenesOptions(attributes="fine", scenes=200, captions="dense"))
+    for row in range(200):
+        scene, captions = data.scene(row), data[row].captions
+        ordered = sorted(scene.things, key=lambda thing: (thing.box.x1, thing.box.y1))
+        told = []
+        for thing in ordered:
+            outline = "a dark outline" if thing.outline == "dark" else "no outline"
+            lean = "upright" if thing.lean == "upright" else f"leaning {thing.lean}"
+            told.append(f"a {thing.shape}, {thing.colour} {thing.fill} {lean} with {outline}")
+        written = [f'the word "{word.text}"' for word in scene.words]
+        assert captions[0] == f"{', '.join([*told, *written])}, {ground_phrase(scene)}"
+        assert len(captions) == 2
+        assert sorted(captions[1]) == sorted(captions[0])
+        assert all(captions[1].count(one) >= told.count(one) for one in told)
+        assert not {*captions} & {*data[row ^ 1].captions}
+    assert any(data[row].captions[0] != data[row].captions[1] for row in range(200))
+    assert data[5].captions == Scenes(ScenesOptions(attributes="fine", scenes=9, captions="dense"))[5].captions
+
+
+def test_plain_scenes_have_no_dense_captions() -> None:
+    with pytest.raises(ValueError, match="dense captions are of fine scenes: set attributes=fine"):
+        ScenesOptions(captions="dense")

@@ -136,6 +136,7 @@ def test_looks_are_counted_where_there_are_any():
         "scenes": 40,
         "ground": sum(found[0].ground == "pale" for found in FINE_TRUTH) / 40,
         "texture": sum(found[0].texture == "plain" for found in FINE_TRUTH) / 40,
+        "shape": sum(one.tag == "circle" for one in things) / len(things),
         "color": sum(one.color == "red" for one in things) / len(things),
         "fill": sum(one.fill == "solid" for one in things) / len(things),
         "lean": sum(one.lean == "left" for one in things) / len(things),
