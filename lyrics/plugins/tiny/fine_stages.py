@@ -51,7 +51,7 @@ FINE_STAGE1 = (
     ),
     _fine_stage1(
         "fine-stage1",
-        600,
+        450,
         "fine-stage1-two",
         {"two": _captions(2, 4), "four": _captions(4, 5), "all": _captions(8, 0), "said": _captions(8, 6, "varied")},
         icg__weight=2.0,
@@ -142,7 +142,8 @@ def _fine_stage2(name: str, steps: int, after: str, sets: Mapping[str, Any], **s
     return Stage(name, "tiny-fine-stage2", after, given)
 
 
-_LOOKS = ("L", "L", "L", "G")
+#: Without the text none of the answers is a box: its numbers would be most of the loss.
+_LOOKS = (*(f"L {name}" for name in ("color", "fill", "lean", "outline", "check", "presence", "word")), "G")
 #: Stage 2: soft tokens alone first, to a language model that stays as it is, about looks only, so that nothing else can
 #: answer; then with the text beside them and LoRA, about all.
 FINE_STAGE2 = (
@@ -162,9 +163,14 @@ FINE_STAGE2 = (
     ),
     _fine_stage2(
         "fine-2b",
-        800,
+        1000,
         "fine-2a",
-        {"all": {"questions": (*("L",) * 12, *("G",) * 3, *("T",) * 3, *("LT",) * 2), "seed": 14}},
+        {
+            "all": {
+                "questions": (*("L",) * 11, "L which", *("G",) * 2, *("T",) * 2, "T absent", *("LT",) * 3),
+                "seed": 14,
+            }
+        },
     ),
 )
 FINE_STAGES = (*FINE_TEXTS, *FINE_STAGE1, *FINE_STAGE2)
