@@ -26,12 +26,22 @@ class ConvertCommand(TyperCommand):
         from lyrics.core.conversion.formats import formats
 
         with formatter.section("Formats"):
-            formatter.write_dl([(known.name, known.summary) for known in formats()])
+            formatter.write_dl(
+                [
+                    (known.name, " ".join([known.summary, *(f"({one})" for one in known.published)]))
+                    for known in formats()
+                ]
+            )
 
 
 def convert(
     source: Annotated[
-        Path, typer.Argument(metavar="SRC", help="The checkpoint: a file, or a folder with one or with shards.")
+        str,
+        typer.Argument(
+            metavar="SRC",
+            help="The checkpoint: a file, or a folder with one or with shards; or hub:OWNER/NAME/FILE or an https "
+            "address, which is fetched.",
+        ),
     ],
     dest: Annotated[Path, typer.Argument(metavar="DEST", help="The folder to write; it must not exist, or be empty.")],
     format: Annotated[str, typer.Option("--from", metavar="FORMAT", help="Format of SRC, one of those below.")],
@@ -59,7 +69,11 @@ def convert(
     """
     from lyrics.core.conversion.convert import convert as run
 
-    report = run(source, dest, format, spec=renamed_option("--model", model, "--spec", spec), beside=_folders(given))
+    def say(line: str) -> None:
+        print_text(f"fetching {line}", error=True)
+
+    spec = renamed_option("--model", model, "--spec", spec)
+    report = run(source, dest, format, spec=spec, beside=_folders(given), say=say)
     if json:
         print_json(report.to_json())
         return
@@ -72,8 +86,8 @@ def convert(
         ("left, not used", report.left),
     ):
         print_text(f"{what}: {len(names):,}{_first(names)}")
-    for file in report.files:
-        print_text(f"beside the weights: {file}")
+    for file in report.beside:
+        print_text(f"beside the weights: {_files([file])}")
     for note in report.notes:
         print_text(f"note: {note}")
     print_text(f"every key: {dest / 'conversion.json'}")

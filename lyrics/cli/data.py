@@ -69,6 +69,95 @@ def merge(
         print_text(f"{done.rows:,} rows of {done.shards} shards, {done.skipped:,} skipped: {', '.join(files)}")
 
 
+@app.command("filter", short_help="Score how well each row's image and text belong together.")
+def filter_rows(
+    name: Name,
+    out: Annotated[Path, typer.Option(help="The file of scores to write, such as laion.safetensors.")],
+    root: Root = None,
+    settings: SetOption = None,
+    column: Annotated[str, typer.Option(help="The number of each record that says it.")] = "similarity",
+    model: Annotated[
+        str | None,
+        typer.Option(help="A model or run of stage 1, which says it of each pair: itm, a probability; itc, a cosine."),
+    ] = None,
+    at_least: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--at-least", metavar="NAME=NUMBER", help="Count the rows that reach it; may be given several times."
+        ),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Pairs that a model scores together.")] = 32,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read and prepare images for a model.")] = 2,
+    device: Annotated[str | None, typer.Option(help="Where a model runs, such as cuda; a GPU if there is one.")] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Write a score for each row; training then reads those that reach a threshold.
+
+    \b
+    lyrics data filter laion --root LAION --out laion.safetensors
+    lyrics pretrain CONFIG --set data.sets.laion.scores=laion.safetensors \\
+      --set 'data.sets.laion.at_least={similarity: 0.3}'
+
+    Without --model it is the number that each record has under the name --column, such as LAION's similarity. A row
+    that cannot be read has no score, and is not read in training.
+    """
+    import numpy as np
+
+    from lyrics.core.data.relevance import rows_reaching, write_scores
+    from lyrics.core.errors import SpecError
+    from lyrics.core.evaluation.relevance import column_scores, model_scores
+
+    thresholds = _thresholds(at_least)
+    if not out.parent.is_dir():
+        raise SpecError(f"--out {out}: there is no folder {out.parent}.")
+    data = _built(name, root, settings)
+
+    def say(line: str) -> None:
+        print_text(line, error=True)
+
+    if model is None:
+        found = column_scores(data, column, say)
+    else:
+        import torch
+
+        from lyrics.core.loading import load_model
+
+        place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        found = model_scores(load_model(model, device=place), data, batch=batch, workers=workers, say=say)
+    write_scores(out, found.scores, {"data_set": name, "by": model or f"column {column}"})
+    rows = len(data)
+    kept = len(rows_reaching(found.scores, thresholds, rows, str(out))) if thresholds else None
+    quantiles = {
+        kind: [float(one) for one in np.nanquantile(scores, (0.05, 0.25, 0.5, 0.75, 0.95))]
+        for kind, scores in found.scores.items()
+    }
+    if json:
+        print_json({"rows": rows, "unread": dict(found.unread), "quantiles": quantiles, "kept": kept, "file": str(out)})
+        return
+    print_text(
+        f"{out}: {rows:,} rows"
+        + "".join(f"; {count:,} without a score ({what})" for what, count in found.unread.items())
+    )
+    for kind, values in quantiles.items():
+        print_text(f"{kind}: 5, 25, 50, 75, 95 % of the rows lie below {', '.join(f'{one:.3f}' for one in values)}")
+    if kept is not None:
+        print_text(f"{kept:,} rows reach {', '.join(f'{kind} >= {least:g}' for kind, least in thresholds.items())}")
+
+
+def _thresholds(given: list[str] | None) -> dict[str, float]:
+    """``["similarity=0.3"]`` -> ``{"similarity": 0.3}``. Raises ``SpecError``."""
+    from lyrics.core.errors import SpecError
+
+    found = {}
+    for one in given or ():
+        kind, _, number = one.partition("=")
+        try:
+            found[kind.strip()] = float(number)
+        except ValueError:
+            raise SpecError(f"--at-least {one}: write NAME=NUMBER, such as --at-least similarity=0.3.") from None
+    return found
+
+
 @app.command("import-refs", short_help="RefCOCO's refs(*).p to JSON, once.")
 def import_refs(
     source: Annotated[Path, typer.Argument(help="refs(unc).p or the like.")],

@@ -543,6 +543,18 @@ class CountsCorrect(Objective, Protocol):
 
 
 @runtime_checkable
+class ScoresPairs(Objective, Protocol):
+    """Optional, for an objective that tells how well an image and a text belong together."""
+
+    def relevance(self, outputs: StreamOutputs) -> Mapping[str, torch.Tensor]:
+        """Return scores [B] of this rank's own pairs by a name of their own, larger where they fit better.
+
+        ``outputs`` are those of its ``streams``.
+        """
+        ...
+
+
+@runtime_checkable
 class RestoresText(Objective, Protocol):
     """Optional, for an objective that hides tokens of the spatial text and has them restored."""
 

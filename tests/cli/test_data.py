@@ -163,3 +163,29 @@ def test_the_commands_import_nothing_heavy() -> None:
     from tests.fresh import fresh
 
     assert fresh("import lyrics.cli.data").returncode == 0
+
+
+def test_filter_writes_the_similarity_that_shards_bring(tmp_path: Path) -> None:
+    """LAION's column in the json of its shards: from the tar to the rows that training reads."""
+    from lyrics.core.data.relevance import read_scores
+
+    root = tmp_path / "laion"
+    root.mkdir()
+    pairs = [("0", 0.35), ("1", 0.12), ("2", 0.31)]
+    members = [one for key, score in pairs for one in sample_members(key, f"a {key}", similarity=score)]
+    write_tar(root / "00000.tar", members)
+    run("index", root / "00000.tar")
+    file = tmp_path / "scores.safetensors"
+    arguments = ("filter", "laion", "--root", root, "--out", file)
+    out, _ = run(*arguments, "--at-least", "similarity=0.3")
+    assert f"{file}: 3 rows" in out
+    assert "2 rows reach similarity >= 0.3" in out
+    assert read_scores(file)["similarity"].tolist() == pytest.approx([0.35, 0.12, 0.31])
+    out, _ = run(*arguments, "--at-least", "similarity=0.3", "--json")
+    assert json.loads(out)["kept"] == 2
+    with pytest.raises(SpecError, match="no record has a number 'clip'"):
+        run(*arguments, "--column", "clip")
+    with pytest.raises(SpecError, match="write NAME=NUMBER"):
+        run(*arguments, "--at-least", "similarity")
+    with pytest.raises(SpecError, match="there is no folder"):
+        run("filter", "laion", "--root", root, "--out", tmp_path / "no" / "scores.safetensors")

@@ -12,8 +12,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from lyrics.core.conversion.formats import Format, find_format, recognize, run_c
 from lyrics.core.errors import SpecError, WeightsError, did_you_mean
 from lyrics.core.registry.registry import Registry
 from lyrics.core.resolve import Resolved, resolve, wire
+from lyrics.core.weights.published import fetch, is_published
 
 if TYPE_CHECKING:
     from lyrics.core.conversion.plan import ConversionPlan, SourceCheckpoint
@@ -43,8 +44,8 @@ class ConversionReport:
     """What became of every key.
 
     ``taken`` keys kept their name; ``renamed`` says under which names a key's values are now; ``new`` names are of the
-    model and not of the source, and are initialized; ``left`` keys of the source are not used. ``setting`` is what to
-    set in a spec to use the result.
+    model and not of the source, and are initialized; ``left`` keys of the source are not used. ``files`` are put beside
+    the weights, as ``beside`` has them with their hashes.
     """
 
     format: str
@@ -57,6 +58,7 @@ class ConversionReport:
     left: tuple[str, ...]
     files: tuple[str, ...]
     notes: tuple[str, ...]
+    beside: tuple[Origin, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -70,12 +72,14 @@ def convert(
     spec: str | None = None,
     beside: Mapping[str, str | os.PathLike[str]] | None = None,
     registry: Registry | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> ConversionReport:
     """Convert a checkpoint to a folder that the component reads, or of a whole model to a model folder.
 
     Args:
-        source: a file, or a folder with the only file of weights or with an index. Pickled files are read by a
-            process of their own.
+        source: a file, or a folder with the only file of weights or with an index; or where a file is published
+            (``hub:OWNER/NAME/FILE``, ``https://...``), which is fetched, with what the format declares beside it.
+            Pickled files are read by a process of their own.
         dest: the folder to write; there is none of that name yet, or an empty one. It appears whole or not at all.
         format: one of ``formats``.
         spec: a preset or a YAML or JSON file whose part states the checkpoint's sizes; without one, the component's
@@ -84,6 +88,7 @@ def convert(
             tensors and no checkpoint holds: a tokenizer, a tag list. Where none is given, a stand-in is written and a
             note of the report says so.
         registry: where components are looked up; everything installed unless given.
+        say: told of what is fetched.
 
     Raises:
         UnknownNameError: there is no such format.
@@ -95,9 +100,10 @@ def convert(
         PluginError: the converter is broken.
     """
     wanted = find_format(format, registry)
-    path, target = Path(source), Path(dest)
-    if not path.exists():
-        raise WeightsError(f"{path}: no such file or folder.")
+    named, target = os.fspath(source), Path(dest)
+    if not is_published(named) and not Path(named).exists():
+        where = f" {_such_as(wanted)} may be named as SRC, and is then fetched." if wanted.published else ""
+        raise WeightsError(f"{named}: no such file or folder.{where}")
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise WeightsError(f"{target}: is there already; name a folder that does not exist or is empty.")
     # What is wrong with the spec is said before torch is imported and gigabytes are read.
@@ -112,6 +118,7 @@ def convert(
     try:
         result = work / "result"
         result.mkdir()
+        path = _fetched(named, wanted, work / "fetched", say) if is_published(named) else Path(named)
         with opened(path, work / "unpickled") as checkpoint:
             _check_marks(checkpoint, wanted, registry)
             if resolved is not None and wanted.whole_model:
@@ -121,13 +128,26 @@ def convert(
                 plan = convert_model(checkpoint, wanted, resolved, result, given)
             else:
                 label, plan = _convert_part(checkpoint, wanted, resolved, result)
-            report = _report(checkpoint, plan, wanted, label, source_files(path), sorted(result.glob("*.safetensors")))
+            read = source_files(path)
+            report = _report(checkpoint, plan, wanted, label, read, sorted(result.glob("*.safetensors")))
         text = json.dumps(report.to_json(), indent=2, ensure_ascii=False) + "\n"
         (result / REPORT_FILE).write_text(text, encoding="utf-8")
         os.replace(result, target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return report
+
+
+def _such_as(wanted: Format) -> str:
+    return " or ".join(wanted.published)
+
+
+def _fetched(name: str, wanted: Format, folder: Path, say: Callable[[str], None]) -> Path:
+    """What was named by where it is published, and beside it what the format says belongs there."""
+    path = fetch(name, folder, say)
+    for file, address in wanted.beside.items():
+        fetch(address, folder, say).rename(folder / file)
+    return path
 
 
 def _check_given(given: Mapping[str, Path], wanted: Format, resolved: Resolved | None) -> None:
@@ -212,6 +232,7 @@ def _report(
         left=tuple(sorted(set(checkpoint) - set(names))),
         files=tuple(sorted(plan.files)),
         notes=plan.notes,
+        beside=tuple(replace(_origin(file), file=name) for name, file in sorted(plan.files.items())),
     )
 
 

@@ -35,6 +35,16 @@ class Format:
         return frozenset(mark for _, converter in self.declared for mark in converter.marks)
 
     @property
+    def published(self) -> tuple[str, ...]:
+        """Where checkpoints of the format are to be had, in a form that ``convert`` takes."""
+        return tuple(dict.fromkeys(one for _, converter in self.declared for one in converter.published))
+
+    @property
+    def beside(self) -> dict[str, str]:
+        """What belongs beside a checkpoint and is published elsewhere: file name -> its address."""
+        return {name: address for _, converter in self.declared for name, address in converter.beside.items()}
+
+    @property
     def whole_model(self) -> bool:
         return any(converter.whole_model for _, converter in self.declared)
 

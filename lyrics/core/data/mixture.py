@@ -100,6 +100,10 @@ class Mixture:
         self._starts = [0, *accumulate(self._places)][:-1]
         self._permutations = Permutations(seed, "mixture")
 
+    def reseeded(self, seed: int) -> Mixture:
+        """Return the same with another seed."""
+        return Mixture(self.sources, seed, self.group)
+
     def __len__(self) -> int:
         """Rows of all sources that are in whole groups: the positions of one epoch where there are no weights."""
         return sum(source.rows // self.group for source in self.sources) * self.group

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from lyrics.core.contracts import Dataset
 from lyrics.core.data.ledger import BadSample, Ledger
 from lyrics.core.data.mixture import Mixture, Place
+from lyrics.core.data.phases import PhasedMixture
 from lyrics.core.errors import DatasetError, GeometryError, ImageError, SampleError, StorageError
 from lyrics.core.types import Sample
 
@@ -79,7 +80,7 @@ class SampleStream:
 
     def __init__(
         self,
-        mixture: Mixture,
+        mixture: Mixture | PhasedMixture,
         datasets: Mapping[str, Dataset],
         *,
         ledger: Ledger | None = None,

@@ -138,6 +138,10 @@ class Converter:
         summary: one line for ``lyrics convert --help``.
         whole_model: the checkpoint is of a model whose other parts convert their own tensors; the format has the
             name of the preset that it fills, and the plan names tensors as the component's own state dict does.
+        published: where checkpoints of the format are to be had, each in a form that ``lyrics convert`` takes as SRC
+            (``hub:OWNER/NAME/FILE`` or an address).
+        beside: what belongs beside a checkpoint and is published elsewhere: file name -> its address (``https://``). A
+            SRC that is fetched has them fetched, too; their SHA-256 go into the report.
     """
 
     format: str
@@ -145,6 +149,8 @@ class Converter:
     marks: tuple[str, ...] = ()
     summary: str = ""
     whole_model: bool = False
+    published: tuple[str, ...] = ()
+    beside: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", self.format):

@@ -52,6 +52,9 @@ class ModelSection(_Section):
         description="a run folder or checkpoint whose trained tensors are loaded over the weights: stage 2 starts "
         "from stage 1",
     )
+    allow_random_start: bool = Field(
+        True, description="whether stage 1 may begin with a query transformer that no checkpoint fills"
+    )
 
 
 class DataSlot(Slot):
@@ -60,6 +63,26 @@ class DataSlot(Slot):
     weight: float | None = Field(
         None, gt=0, description="share of samples, relative to the other weights; for all sets or for none"
     )
+    during: tuple[float, float] = Field(
+        (0.0, 1.0), description="first and last share of the run's steps in which the set is read: (0.5, 1) is phase 2"
+    )
+    scores: str | None = Field(None, description="file of 'lyrics data filter': relevance of each row's image and text")
+    at_least: dict[str, float] = Field(
+        default_factory=dict,
+        description="rows are read whose scores reach these, such as {similarity: 0.3} or {itm: 0.5}; needs scores",
+    )
+
+    @model_validator(mode="after")
+    def _is_read(self) -> Self:
+        begin, end = self.during
+        if not 0 <= begin < end <= 1:
+            raise ValueError(f"during={list(self.during)}: is two shares of the steps, 0 <= first < last <= 1")
+        if self.scores is not None and not self.at_least:
+            raise ValueError(
+                f"scores={self.scores}: say which rows are read: at_least={{NAME: THRESHOLD}}, with a NAME that the "
+                "file has"
+            )
+        return self
 
 
 class AugmentationSection(_Section):
@@ -246,6 +269,15 @@ class TrainConfig(_Section):
             )
         if self.strategy == "fsdp2" and settings.compile:
             raise ValueError("strategy fsdp2 has not been tried with optimization.compile; set one of them back")
+        return self
+
+    @model_validator(mode="after")
+    def _neighbors_stay(self) -> Self:
+        if self.data.group > 1 and (sets := [name for name, slot in self.data.sets.items() if slot.at_least]):
+            raise ValueError(
+                f"data.sets.{sets[0]}.at_least leaves rows out, so that those which data.group={self.data.group} keeps "
+                "together would no longer be neighbors; set one of them back"
+            )
         return self
 
     @model_validator(mode="after")

@@ -11,6 +11,7 @@ from lyrics.core.data.augmentation import Augmentation
 from lyrics.core.data.build import build_dataset
 from lyrics.core.data.collate import Collator
 from lyrics.core.data.fitting import Fitting
+from lyrics.core.data.relevance import relevant
 from lyrics.core.errors import LyricsError, SpecError
 from lyrics.core.loading import build_model
 from lyrics.core.refining.features import StoredFeatures
@@ -22,6 +23,7 @@ from lyrics.core.resolve import declaring, resolve
 from lyrics.core.runs.config import TrainConfig
 from lyrics.core.spec import Slot
 from lyrics.core.trained import start_from
+from lyrics.core.training.begin import check_start
 from lyrics.core.training.frozen_precision import hold_frozen
 from lyrics.core.training.held_out import HeldOut
 from lyrics.core.training.loop import Evaluate, Outcome, say, train
@@ -48,7 +50,8 @@ def run(
             "model.spec.objectives: is empty, so stage 1 has nothing to train; give it one at least: --set "
             "model.spec.objectives.NAME=NAME, with a NAME that 'lyrics list objective' shows."
         )
-    datasets = _fitting(build_datasets(config.data.sets, "data.sets"), config)
+    check_start(config)
+    datasets = _fitting(relevant(build_datasets(config.data.sets, "data.sets"), config.data.sets), config)
     refined, features = read_refined(config), read_features(config)
     torch.manual_seed(config.seed)  # random weights are a function of the seed, and alike on all ranks
     model = build_model(config.model.spec, weights=config.model.weights, without_experts=features is not None)

@@ -13,7 +13,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from lyrics.core.contracts import Dataset, InShards
+from lyrics.core.data.fitting import Fitting
 from lyrics.core.data.mixture import Mixture, Source
+from lyrics.core.data.phases import PhasedMixture
+from lyrics.core.data.relevance import Kept
 from lyrics.core.data.sampler import StepSampler
 from lyrics.core.data.stream import SampleStream
 from lyrics.core.errors import SpecError
@@ -21,28 +24,47 @@ from lyrics.core.refining.features import features_fingerprint
 from lyrics.core.runs.config import TrainConfig
 
 
-def build_mixture(config: TrainConfig, datasets: Mapping[str, Dataset]) -> Mixture:
-    """Return the order of the run over data sets by the configuration's names."""
-    sources = []
+def build_mixture(config: TrainConfig, datasets: Mapping[str, Dataset]) -> Mixture | PhasedMixture:
+    """Return the order of the run over data sets by the configuration's names.
+
+    Raises ``SpecError`` for a set whose share of the steps holds none, and as ``Mixture`` does.
+    """
+    sources, spans = [], []
     for name, slot in config.data.sets.items():
         data = datasets[name]
         sources.append(Source(name, len(data), slot.weight, data.shard_sizes if isinstance(data, InShards) else None))
-    return Mixture(sources, config.seed, config.data.group)
+        spans.append(_span(config, name))
+    if all(span == (0, None) for span in spans):
+        return Mixture(sources, config.seed, config.data.group)
+    return PhasedMixture(sources, spans, config.seed, config.data.group)
 
 
-def data_facts(config: TrainConfig, mixture: Mixture) -> dict[str, Any]:
+def _span(config: TrainConfig, name: str) -> tuple[int, int | None]:
+    """The first position at which a set is read, and the one after the last."""
+    during, steps = config.data.sets[name].during, config.optimization.steps
+    begin, end = (round(share * steps) for share in during)
+    if begin >= end:
+        raise SpecError(f"data.sets.{name}.during={list(during)}: holds no whole step of {steps}; widen it.")
+    batch = config.optimization.global_batch
+    return begin * batch, None if during[1] == 1 else end * batch
+
+
+def data_facts(
+    config: TrainConfig, mixture: Mixture | PhasedMixture, datasets: Mapping[str, Dataset]
+) -> dict[str, Any]:
     """Return what decides which samples a run sees and in which form, as plain data, with a digest of it all.
 
     Folders are left out: the same files may lie elsewhere. So is the seed, which a checkpoint keeps by itself.
     """
     facts: dict[str, Any] = {
-        "order": Mixture(mixture.sources, 0, mixture.group).fingerprint(),
+        "order": mixture.reseeded(0).fingerprint(),
         "sets": {
             name: {
                 "use": slot.use,
                 "options": {key: value for key, value in slot.options.items() if key not in ("root", "images")},
                 "rows": source.rows,
                 "weight": slot.weight,
+                **({} if (kept := _kept(datasets[name])) is None else {"kept": kept}),
             }
             for (name, slot), source in zip(config.data.sets.items(), mixture.sources, strict=True)
         },
@@ -56,6 +78,13 @@ def data_facts(config: TrainConfig, mixture: Mixture) -> dict[str, Any]:
     }
     facts["digest"] = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     return facts
+
+
+def _kept(data: Dataset) -> str | None:
+    """A hash of which rows are read, where not all are."""
+    while isinstance(data, Fitting):
+        data = data.data
+    return data.fingerprint() if isinstance(data, Kept) else None
 
 
 def _sha256(path: str) -> str:

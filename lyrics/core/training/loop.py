@@ -136,7 +136,7 @@ class _Run:
 
             sharding.check_model(model, config.stage)
         mixture = build_mixture(config, datasets)
-        self.facts = data_facts(config, mixture)
+        self.facts = data_facts(config, mixture, datasets)
         self.stream = SampleStream(mixture, datasets, ledger=Ledger(self.folder.ledger_file))
         self.collate = collate
         self.writer: CheckpointWriter | None = None

@@ -23,6 +23,7 @@ from lyrics.core.data.readers import (
     TarRecords,
     captioned,
     columns_of,
+    scores_of,
     shards_in,
     tar_sample,
 )
@@ -74,4 +75,6 @@ def _address(record: Any) -> Sample:
     row = Row(record)
     caption, url = ("TEXT", "URL") if row.has("URL") or row.has("TEXT") else ("caption", "url")
     # A site without an alt text has a null there.
-    return captioned(None, row.text(caption) if row.value(caption) is not None else "", url=row.text(url))
+    return captioned(
+        None, row.text(caption) if row.value(caption) is not None else "", url=row.text(url), **scores_of(row)
+    )

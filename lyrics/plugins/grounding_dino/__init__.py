@@ -163,6 +163,9 @@ def lyrics_components() -> Iterator[Component]:
         "lyrics.plugins.grounding_dino.public:convert",
         marks=("transformer.level_embed", "feat_map.weight"),
         summary="Grounding DINO (groundingdino_swint_ogc.pth)",
+        published=(
+            "https://github.com/IDEA-Research/GroundingDINO/releases/download/v0.1.0-alpha/groundingdino_swint_ogc.pth",
+        ),
     )
     yield Component(
         kind="detector",

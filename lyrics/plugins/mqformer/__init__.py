@@ -91,12 +91,14 @@ _SMALL = {
     "max_positions": 64,
 }
 
+_LAVIS = "https://storage.googleapis.com/sfr-vision-language-research/LAVIS/models/BLIP2"
 _BLIP2 = (
     Converter(
         "blip2-lavis",
         "lyrics.plugins.mqformer.public:convert_lavis",
         marks=("Qformer.bert.embeddings.LayerNorm.weight", "query_tokens"),
-        summary="BLIP-2 stage 1 from LAVIS (ViT-g or ViT-L): where the query transformer starts from",
+        summary="BLIP-2 stage 1 from LAVIS (ViT-L or ViT-g): where the query transformer starts from",
+        published=(f"{_LAVIS}/blip2_pretrained_vitL.pth", f"{_LAVIS}/blip2_pretrained.pth"),
     ),
     Converter(
         "blip2-transformers",

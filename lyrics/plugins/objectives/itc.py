@@ -92,6 +92,11 @@ class ITC(nn.Module):
             best_query(all_images_NQE, text_BE).T / temperature,
         )
 
+    def relevance(self, outputs: StreamOutputs) -> dict[str, torch.Tensor]:
+        """Return ``itc``: the cosine of each image with its own text, from -1 to 1."""
+        image_BQE, text_BE = self.features(outputs)
+        return {"itc": torch.einsum("bqe,be->bq", image_BQE.float(), text_BE.float()).amax(dim=1)}
+
     def features(self, outputs: StreamOutputs) -> tuple[torch.Tensor, torch.Tensor]:
         """Normalized features: images [B, Q or 1, E] and texts [B, E]."""
         queries = [outputs(QUERIES, name) for name in self.query_segments]

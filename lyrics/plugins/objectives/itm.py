@@ -91,6 +91,10 @@ class ITM(nn.Module):
         judged = sum(parts[1:], parts[0]).argmax(dim=1)
         return {"ITM accuracy": (int((judged == labels).sum()), len(labels))}
 
+    def relevance(self, outputs: StreamOutputs) -> dict[str, torch.Tensor]:
+        """Return ``itm``: the probability that image and caption are a pair, as those queries say that see it."""
+        return {"itm": self.logits(outputs, POSITIVE)[0].float().softmax(dim=1)[:, 1]}
+
     def logits(self, outputs: StreamOutputs, name: str) -> list[torch.Tensor]:
         """Return logits [R, 2] of each pooled kind of query (recipe released: of all queries together)."""
         queries = [outputs(name, segment) for segment in "VG" if segment in self.segments]

@@ -20,6 +20,11 @@ from pydantic import Field, model_validator
 from lyrics.core.registry.component import Component, Converter, NamesWeights, Options, hookimpl
 
 PATCH_SIZE = 4
+#: Upstream's two lists, which are in its source and in no checkpoint, as of its commit 7cb804a: these bytes for good.
+_DATA = (
+    "https://raw.githubusercontent.com/xinyu1205/recognize-anything/7cb804a8609e9f4b1a50b7f31436d2df40bb9481/ram/data"
+)
+_LISTS = {name: f"{_DATA}/{name}" for name in ("ram_tag_list.txt", "ram_tag_list_threshold.txt")}
 
 
 class SwinOptions(Options):
@@ -126,6 +131,8 @@ def lyrics_components() -> Iterator[Component]:
                 "lyrics.plugins.ram_plus.public:convert",
                 marks=("label_embed", "wordvec_proj.weight", "reweight_scale"),
                 summary="RAM++ (ram_plus_swin_large_14m.pth), with its tag list and thresholds beside it",
+                published=("hub:xinyu1205/recognize-anything-plus-model/ram_plus_swin_large_14m.pth",),
+                beside=_LISTS,
             ),
         ),
     )
@@ -143,6 +150,8 @@ def lyrics_components() -> Iterator[Component]:
                 "lyrics.plugins.ram_plus.public:convert",
                 marks=("label_embed", "wordvec_proj.weight"),
                 summary="RAM (ram_swin_large_14m.pth), with its tag list and thresholds beside it",
+                published=("hub:xinyu1205/recognize_anything_model/ram_swin_large_14m.pth",),
+                beside=_LISTS,
             ),
             Converter("lyrics-released-14b", "lyrics.plugins.ram_plus.public:convert_released", whole_model=True),
         ),

@@ -116,6 +116,7 @@ def lyrics_components() -> Iterator[Component]:
             "lyrics.plugins.sam_hq.public:convert",
             marks=("mask_decoder.hf_token.weight", "image_encoder.pos_embed"),
             summary="SAM-HQ (sam_hq_vit_h.pth; the smaller ones with --model)",
+            published=("hub:lkeab/hq-sam/sam_hq_vit_h.pth",),
         ),
     )
     yield Component(

@@ -38,6 +38,7 @@ from lyrics.core.data.readers.samples import (
     answers_of,
     captioned,
     question_and_answers,
+    scores_of,
     tar_sample,
 )
 from lyrics.core.data.readers.tar import TarRecords, shards_in, write_index
@@ -67,6 +68,7 @@ __all__ = [
     "listed",
     "question_and_answers",
     "records_of",
+    "scores_of",
     "shards_in",
     "taken_apart",
     "tar_sample",

@@ -2,9 +2,10 @@
 
 ``Sample.extra`` holds plain data for instruction templates and benchmarks, under these keys: ``task`` (a task of
 ``lyrics.core.data.templates``), ``answers`` (all reference answers, as text), ``answer_records`` (as they stand in the
-file, where they are records), ``options`` (of a multiple choice; the turn's answer is the text of the right one),
-``boxes_dropped`` (how many annotated boxes were none: without an area, wholly outside of the image, or without a
-name), ``objects_of`` (see ``lyrics.core.data.known``), and the identifiers that the set itself uses.
+file, where they are records), ``scores`` (numbers of a record of web data, by name), ``options`` (of a multiple choice;
+the turn's answer is the text of the right one), ``boxes_dropped`` (how many annotated boxes were none: without an area,
+wholly outside of the image, or without a name), ``objects_of`` (see ``lyrics.core.data.known``), and the identifiers
+that the set itself uses.
 """
 
 from __future__ import annotations
@@ -36,7 +37,17 @@ def tar_sample(record: Mapping[str, Any]) -> Sample:
         raise SampleError(f"{record['key']!r} has no image that is read; {record['why']}.", "member")
     about = Row(record["json"] if record["json"] is not None else {}, "its json")
     caption = clean(record["txt"]) if record["txt"] is not None else about.text("caption")
-    return captioned(record["image"], [caption], key=record["key"], **kept(about, ("url",)))
+    return captioned(record["image"], [caption], key=record["key"], **kept(about, ("url",)), **scores_of(about))
+
+
+def scores_of(row: Row) -> dict[str, Any]:
+    """Return ``{"scores": {name: number}}``: the numbers of a record, such as LAION's ``similarity``."""
+    found = {
+        name: float(value)
+        for name, value in row.fields.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    return {"scores": found} if found else {}
 
 
 def question_and_answers(
