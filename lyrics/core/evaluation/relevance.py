@@ -76,7 +76,7 @@ def model_scores(
     scorers = [one for one in model.losses.values() if isinstance(one, ScoresPairs)]
     if not scorers:
         raise SpecError(
-            "no objective of this model tells how well an image and a text belong together; give the model of a stage 1 "
+            "no objective of this model tells how well an image and a text belong together; give the model of stage 1 "
             "that was trained to match or to compare them."
         )
     model.eval()

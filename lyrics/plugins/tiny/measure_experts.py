@@ -132,8 +132,8 @@ def measure_looks(encoder: EncoderWithLooks, segmenter: SegmenterWithLooks, data
     """What the heads that experts for fine scenes are trained with tell: shares right of scenes, of things, and of
     words.
 
-    The encoder's ``ground`` and ``texture``; the segmenter's ``shape`` and attributes of things and ``word``, asked for by
-    true boxes.
+    The encoder's ``ground`` and ``texture``; the segmenter's ``shape`` and attributes of things and ``word``, asked for
+    by true boxes.
     """
     seen = _Scenes(*drawn(dataset, range(len(dataset))))
     right: Counter[str] = Counter()
