@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,6 +125,8 @@ def config_from_numbers(entries: Mapping[str, Any], where: str) -> PreTrainedCon
     try:
         config = made(**entries)
         unknown = _unknown_entries(entries, config)
+    except ImportError as error:
+        raise needs_package(where, error) from error
     except Exception as error:  # a configuration class validates in ways of its own
         raise SpecError(f"{where}: no configuration of a {model_type!r}: {first_line(error)}.") from error
     if unknown:
@@ -137,7 +140,12 @@ _ABSENT = object()
 def _unknown_entries(entries: Mapping[str, Any], config: Any) -> list[str]:
     """Entries that a configuration keeps without knowing what they are."""
     default = type(config)()
-    found = [name for name in entries if name != "model_type" and getattr(default, name, _ABSENT) is _ABSENT]
+    written = default.to_dict()  # what some classes read and keep under another name
+    found = [
+        name
+        for name in entries
+        if name != "model_type" and name not in written and getattr(default, name, _ABSENT) is _ABSENT
+    ]
     for name, value in entries.items():
         inner = getattr(config, name, None)
         if isinstance(value, Mapping) and getattr(inner, "model_type", None) is not None:
@@ -460,6 +468,16 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple | list) else value
 
 
+def needs_package(where: str, error: ImportError) -> MissingRequirementError:
+    """Return what a model of transformers lacks that is made with another package, such as timm."""
+    found = re.search(r"requires the (\S+) library", str(error))
+    if found is None:
+        return MissingRequirementError(f"{where}: needs a package that is not installed: {first_line(error)}.")
+    return MissingRequirementError(
+        f"{where}: needs the package {found[1]}, which is not installed. Run: pip install {found[1].lower()}"
+    )
+
+
 @contextlib.contextmanager
 def _explained(where: Path, what: str, advice: str = "Fetch or save it again.") -> Iterator[None]:
     """Whatever a damaged file makes transformers raise becomes one ``WeightsError``."""
@@ -467,5 +485,7 @@ def _explained(where: Path, what: str, advice: str = "Fetch or save it again.") 
         yield
     except WeightsError:
         raise
+    except ImportError as error:
+        raise needs_package(str(where), error) from error
     except Exception as error:  # a file of any content can make transformers raise anything
         raise WeightsError(f"{where}: {what}: {first_line(error)}. {advice}") from error

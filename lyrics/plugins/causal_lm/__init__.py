@@ -153,6 +153,12 @@ def lyrics_components() -> Iterable[Component]:
         options=CausalLMOptions,
         summary="any causal language model of transformers, with LoRA, frozen or fully trained",
         license="code Apache-2.0; weights: the checkpoint's (Vicuna v1.5: Llama 2 Community License)",
+        # Of checkpoints that presets name, as their model cards state it.
+        weights_licenses={
+            "lmsys/vicuna-7b-v1.5": "llama2",
+            "lmsys/vicuna-13b-v1.5": "llama2",
+            "Qwen/Qwen3-4B": "apache-2.0",
+        },
         test_options={
             "vocab_size": 300,
             "hidden_size": 32,

@@ -32,6 +32,8 @@ _NORM_OF_POOLED = ("clip_vision_model", "chinese_clip_vision_model")
 _NORMS = ("post_layernorm", "layernorm", "layer_norm", "norm", "rms_norm")
 #: Model types that fit their positions to any size of image without being asked to.
 _ANY_SIZE = ("dinov2", "dinov2_with_registers", "dinov3_vit", "dinov3_convnext", "swin", "swinv2")
+#: Model types that read patches of images of any shape, each with its own mask, and no tensor of images of one size.
+_PATCHES = ("siglip2", "siglip2_vision_model")
 #: Entries of a configuration that are of a backbone.
 _OF_BACKBONES = ("out_features", "out_indices", "stage_names", "_out_features", "_out_indices")
 #: Parameters that only pre-training reads.
@@ -111,6 +113,12 @@ def _tower_config(config: Any, checkpoint: str | None) -> Any:
 
     Raises ``WeightsError`` for a model that gives no sequence of image tokens.
     """
+    if config.model_type in _PATCHES:
+        raise WeightsError(
+            f"image encoder: {checkpoint or 'the option config'} is SigLIP 2 in its NaFlex form (model type "
+            f"{config.model_type!r}), which reads patches of images of any shape; images here are squares of one size. "
+            "Take one of SigLIP 2's checkpoints of a fixed size, such as google/siglip2-so400m-patch14-384."
+        )
     found = getattr(config, "vision_config", config)
     if type(found) not in AutoModel._model_mapping or not _is_of_images(found):
         raise WeightsError(

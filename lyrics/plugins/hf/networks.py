@@ -24,6 +24,7 @@ from lyrics.core.weights.transformers_files import (
     compare_config,
     config_from_numbers,
     load_config,
+    needs_package,
     refuse_disagreements,
     stored_config,
     write_config,
@@ -177,13 +178,17 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def make_network(model_class: Any, source: CheckpointSource, tensors: Mapping[str, Any] | None = None) -> Any:
     """Return the network: of the checkpoint's tensors (``tensors``, where they have been read), or random.
 
-    Raises ``WeightsError`` for tensors that are missing, left over or of another shape.
+    Raises ``WeightsError`` for tensors that are missing, left over or of another shape, and
+    ``MissingRequirementError`` for a network whose backbone is of a package that is not installed.
     """
-    if source.weights is not None:
-        state = read_tensors(source.weights) if tensors is None else tensors
-        return load_transformers(model_class, source.config, state, source.name)
-    _start_apart(source.config)
-    return model_class(source.config)
+    try:
+        if source.weights is not None:
+            state = read_tensors(source.weights) if tensors is None else tensors
+            return load_transformers(model_class, source.config, state, source.name)
+        _start_apart(source.config)
+        return model_class(source.config)
+    except ImportError as error:  # a backbone of timm
+        raise needs_package(source.name, error) from error
 
 
 def _start_apart(config: Any) -> None:

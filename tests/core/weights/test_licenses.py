@@ -38,6 +38,28 @@ def test_presets_for_photographs_are_under_apache() -> None:
     assert all(row.source.startswith("https://huggingface.co/") and row.asks == ASKS["apache-2.0"] for row in rows)
 
 
+#: Of these no model card was at hand.
+UNKNOWN = {"openmmlab-community/mm_grounding_dino_tiny_o365v1_goldg_v3det"}
+
+
+def test_what_presets_name_has_a_license_and_is_known_by_what_that_asks_for() -> None:
+    registry = default_registry()
+    left = set()
+    for preset, _ in registry.presets:
+        spec = preset.spec()
+        resolved = resolve_refiner(preset.name) if isinstance(spec, RefinerSpec) else resolve(preset.name)
+        for row in license_rows(resolved.spec, hashes=False):
+            if row.license == "not stated" or row.asks.startswith("not known"):
+                left.add(row.checkpoint)
+    assert left == UNKNOWN
+
+
+def test_language_models_of_presets_have_their_own_licenses() -> None:
+    for name, license_ in (("lyrics-13b", "llama2"), ("lyrics-7b", "llama2"), ("modern", "apache-2.0")):
+        (row,) = [row for row in license_rows(resolve(name).spec) if row.path == "language_model.checkpoint"]
+        assert (row.license, row.asks) == (license_, ASKS[license_])
+
+
 @pytest.mark.parametrize(
     ("header", "license_", "asks"),
     [

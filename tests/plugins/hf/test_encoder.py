@@ -135,3 +135,11 @@ def test_images_of_another_size_are_refused() -> None:
     encoder = build(HfImageEncoderOptions(config={"model_type": "dinov2", **ENCODERS["dinov2"]}), RANDOM)
     with pytest.raises(ContractError, match=r"\[B, 3, 32, 32\], not \[1, 3, 32, 48\]"):
         encoder(torch.zeros(1, 3, 32, 48))
+
+
+@pytest.mark.parametrize("model_type", ["siglip2", "siglip2_vision_model"])
+def test_naflex_is_refused_in_words(model_type: str) -> None:
+    with pytest.raises(
+        WeightsError, match=rf"is SigLIP 2 in its NaFlex form \(model type '{model_type}'\).*fixed size"
+    ):
+        build(HfImageEncoderOptions(config={"model_type": model_type}), BuildContext("random"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors.torch import save_file
 from transformers import AutoModelForMaskGeneration, Sam2VideoConfig, Sam2VideoModel
 
 from lyrics.core.contracts import BuildContext
-from lyrics.core.errors import WeightsError
+from lyrics.core.errors import MissingRequirementError, WeightsError
 from lyrics.core.geometry import Box
 from lyrics.core.pictures.processor import prepare
 from lyrics.core.types import ImageBatch
@@ -111,3 +114,18 @@ def test_random_masks_differ_from_image_to_image() -> None:
 def test_what_is_no_segmenter_is_refused() -> None:
     with pytest.raises(WeightsError, match=r"'yolos', which is none of transformers' AutoModelForMaskGeneration"):
         build(HfSegmenterOptions(config={"model_type": "yolos"}), BuildContext("random"))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("timm") is not None, reason="timm is here; tests/experts runs EdgeTAM")
+def test_a_backbone_of_timm_is_asked_for(tmp_path: Path) -> None:
+    """Whether the configuration, a checkpoint's or a stated one, or the network needs it."""
+    message = r"needs the package timm, which is not installed\. Run: pip install timm$"
+    without = {"model_type": "timm_wrapper", "architecture": "repvit_m1.dist_in1k"}
+    for backbone in (without, {**without, "label_names": ["a"], "num_classes": 1}):
+        config = {"model_type": "edgetam", "vision_config": {"backbone_config": backbone}}
+        with pytest.raises(MissingRequirementError, match=rf"^segmenter.*{message}"):
+            build(HfSegmenterOptions(config=config), BuildContext("random"))
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        save_file({"a": torch.zeros(2)}, tmp_path / "model.safetensors")
+        with pytest.raises(MissingRequirementError, match=message):
+            read(tmp_path)
