@@ -113,31 +113,46 @@ def packaged(name: str) -> Path:
     return path
 
 
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Return every tensor of a ``.safetensors`` file, or of those of a folder, on the CPU.
+def read_tensors(path: Path, prefixes: Sequence[str] = ()) -> dict[str, torch.Tensor]:
+    """Return the tensors of a ``.safetensors`` file, or of those of a folder, on the CPU.
 
     They have the precision of the file.
+
+    Args:
+        path: the file or the folder.
+        prefixes: how keys of the wanted part of a whole model may begin. Of the first that any key begins with, those
+            keys alone are read, and named without it; all keys where none does.
 
     Raises:
         WeightsError: there is no safetensors file, one cannot be read, or two hold the same key.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     files = _tensor_files(path)
+    names = {name for file in files for name in _read_file(file, None)} if prefixes else set()
+    prefix = next((one for one in prefixes if any(name.startswith(one) for name in names)), "")
     tensors: dict[str, torch.Tensor] = {}
     for file in files:
-        try:
-            part = load_file(file)
-        except (SafetensorError, OSError) as error:
-            raise WeightsError(f"{file} cannot be read as safetensors: {error}") from error
+        part = {name.removeprefix(prefix): tensor for name, tensor in _read_file(file, prefix).items()}
         if twice := sorted(tensors.keys() & part.keys()):
             raise WeightsError(
-                f"{twice[0]!r} is in more than one safetensors file of {path}. Keep one checkpoint in a folder, or "
-                "name the file."
+                f"{prefix + twice[0]!r} is in more than one safetensors file of {path}. Keep one checkpoint in a "
+                "folder, or name the file."
             )
         tensors.update(part)
     return tensors
+
+
+def _read_file(file: Path, prefix: str | None) -> dict[str, Any]:
+    """The tensors of a file whose keys begin so; None: all keys, and no tensor."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as opened:
+            keys = list(opened.keys())
+            if prefix is None:
+                return dict.fromkeys(keys)
+            return {key: opened.get_tensor(key) for key in keys if key.startswith(prefix)}
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{file} cannot be read as safetensors: {error}") from error
 
 
 def read_headers(path: Path) -> list[TensorHeader]:

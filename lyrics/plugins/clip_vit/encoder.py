@@ -134,13 +134,15 @@ def build_eva(options: EvaVitGOptions, context: BuildContext) -> VitEncoder:
         options,
         files=context.files,
         checkpoint=checkpoint,
-        model_types=("blip-2", "blip_2_vision_model"),
+        model_types=("blip-2", "blip_2_vision_model", "instructblip"),
         numbers_of=_numbers_of,
         from_numbers=lambda numbers: Blip2VisionConfig(
             **_names(numbers), layer_norm_eps=1e-5, initializer_range=INITIALIZER_RANGE
         ),
     )
     config = getattr(config, "vision_config", config)
+    if not isinstance(config, Blip2VisionConfig):  # InstructBLIP's is the same by another name
+        config = _blip2_config(config)
     if options.layer_norm_eps is not None:
         config.layer_norm_eps = options.layer_norm_eps
     if checkpoint is not None:
@@ -148,6 +150,10 @@ def build_eva(options: EvaVitGOptions, context: BuildContext) -> VitEncoder:
     else:
         tower = Blip2VisionModel(config)
     return VitEncoder(tower, _squash(config.image_size)).eval()
+
+
+def _blip2_config(config: Any) -> Any:
+    return Blip2VisionConfig(**{name: value for name, value in config.to_dict().items() if name != "model_type"})
 
 
 #: Option -> name in transformers' configuration of the tower.
@@ -185,9 +191,7 @@ def _pretrained(model_class: Any, config: Any, checkpoint: str, path: Path, unre
     Whole models (CLIPModel, Blip2Model, the released Lyrics) keep their tower under ``vision_model.``, and what is
     outside of it is left alone; a tower saved alone has no prefix.
     """
-    tensors = read_tensors(path)
-    if any(name.startswith(PREFIX) for name in tensors):
-        tensors = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items() if name.startswith(PREFIX)}
+    tensors = read_tensors(path, (PREFIX,))
     tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(unread)}
     return load_transformers(model_class, config, tensors, f"the vision tower of {checkpoint!r}")
 
