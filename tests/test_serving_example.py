@@ -184,7 +184,8 @@ def test_label_studio_takes_what_the_server_gives(
             value = box["value"]
             corners = [value["x"], value["y"], value["x"] + value["width"], value["y"] + value["height"]]
             assert np.allclose(corners, found.box_norm.to_px((100, 100)), atol=0.01)
-            pixels = decode_rle(mask["value"]["rle"]).reshape(128, 128, 4)[:, :, 3] > 0
+            width, height = refinement.size_px
+            pixels = decode_rle(mask["value"]["rle"]).reshape(height, width, 4)[:, :, 3] > 0
             assert Mask.from_array(pixels) == found.mask
     # And it finds what is wrong, so that it says something that it finds nothing.
     tasks[0]["predictions"][0]["result"][0]["value"]["rectanglelabels"] = ["no such label"]

@@ -1,9 +1,13 @@
-"""Malformed requests of forty kinds from many clients at once, with clients beside them that behave well."""
+"""Malformed requests of forty kinds from many clients at once, with clients beside them that behave well.
+
+``LYRICS_REQUESTS`` and ``LYRICS_CLIENTS`` say how many; the figures in docs/serving.md are of a run with 10,000 and 64.
+"""
 
 from __future__ import annotations
 
 import http.client
 import json
+import os
 import random
 import re
 import socket
@@ -27,7 +31,7 @@ from tests.workflows.serve.helpers import Client, data_url, served
 from tests.workflows.serve.test_fetching import URLS
 
 CHAT = "/v1/chat/completions"
-REQUESTS, THREADS = 480, 16
+REQUESTS, THREADS = int(os.environ.get("LYRICS_REQUESTS", "480")), int(os.environ.get("LYRICS_CLIENTS", "16"))
 PIXELS = data_url(drawn())
 #: What no response may hold: where files are, how Python speaks, and where it keeps things.
 TELLTALE = re.compile(r"Traceback|File \"|/root|/home|/tmp|/work|/usr|site-packages| at 0x[0-9a-f]{6}|\.py\b")
@@ -165,7 +169,7 @@ def hang_up(client: Client, draw: random.Random) -> None:
             time.sleep(draw.random() / 10)
 
 
-def test_nothing_that_is_sent_harms_the_server(client: Client) -> None:
+def test_nothing_that_is_sent_harms_the_server(client: Client, record_property: Any) -> None:
     """Only answers and refusals come back, nothing tells where it runs, and who asks well is answered rightly."""
     found: Counter[int] = Counter()
     wrong: list[str] = []
@@ -204,7 +208,8 @@ def test_nothing_that_is_sent_harms_the_server(client: Client) -> None:
         thread.join()
     assert wrong == []
     assert found[400] > 150, found
-    assert found[0] < 20, found
+    assert found[0] < REQUESTS / 20, found
+    record_property("statuses", dict(found))
     assert {200, 404, 405, 413} <= found.keys()
     assert client("GET", "/health")[0] == 200
     end = time.monotonic() + 30
