@@ -32,6 +32,7 @@ from lyrics.core.refining.index import KeySet, key_of
 from lyrics.core.refining.inputs import SUFFIXES, FilePicture, InputPicture, find_pictures
 from lyrics.core.refining.refiner import RefinerOutput, VisualRefiner
 from lyrics.core.refining.rows import (
+    DRAWN_FOLDER,
     OBJECTS_FILE,
     SKIPPED_FILE,
     drawing_key,
@@ -59,7 +60,6 @@ __all__ = [
     "refine_files",
 ]
 
-DRAWN_FOLDER = "drawn"
 #: So many failures of the experts, before anything was ever refined, are the experts' fault and not the pictures'.
 GIVE_UP_AFTER = 16
 # No side of a JPEG may be longer.
@@ -148,7 +148,8 @@ def refine_files(
         draw: write ``drawn/NAME.jpg`` with boxes, masks and labels; the row's ``drawn`` says which.
         phrases: what to look for in every picture, in place of the tagger's tags.
         redo: drop the rows of ``out`` that another refiner made, and do their pictures again.
-        formats: made of all rows at the end: any of ``jsonl`` (which is always there), ``coco``, ``parquet``, ``yolo``.
+        formats: made of all rows at the end: any of ``jsonl`` (which is always there), ``coco``, ``parquet``, ``yolo``,
+            ``html``.
         shard: do its pictures alone, into a folder of its own in ``out`` (``Shard.folder``); drawings go to ``out``.
             Formats are made when the shards are merged.
         features: keep the experts' local tokens, too, in ``features.bin`` beside the rows, for training without the

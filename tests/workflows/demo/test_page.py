@@ -40,7 +40,7 @@ PALE = """() => {
   };
   const over = (top, below) => [0, 1, 2].map((i) => top[i] * top[3] + below[i] * (1 - top[3])).concat([1]);
   const light = (color) => {
-    const [r, g, b] = color.map((part) => part / 255).map((part) =>
+    const [r, g, b] = color.slice(0, 3).map((part) => part / 255).map((part) =>
       part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
@@ -55,17 +55,21 @@ PALE = """() => {
       continue;
     if (!holder.checkVisibility({ opacityProperty: true, visibilityProperty: true })) continue;
     const layers = [];
-    let opacity = 1;
     for (let one = holder; one; one = one.parentElement) {
-      const style = getComputedStyle(one);
-      opacity *= Number(style.opacity);
-      layers.push(rgba(style.backgroundColor));
+      const { backgroundColor, opacity } = getComputedStyle(one);
+      layers.unshift([rgba(backgroundColor), Number(opacity)]);
     }
-    const ground = layers.reverse().reduce((below, top) => over(top, below), [255, 255, 255, 1]);
     const style = getComputedStyle(holder);
-    const ink = rgba(style.color);
-    const seen = over([ink[0], ink[1], ink[2], ink[3] * opacity], ground);
-    const [low, high] = [light(seen), light(ground)].sort((a, b) => a - b);
+    // What shows at last, with or without ink: an element is painted whole, and then let shine through.
+    const painted = (depth, below, ink) => {
+      if (depth === layers.length) return ink ? over(ink, below) : below;
+      const [color, opacity] = layers[depth];
+      const whole = painted(depth + 1, over(color, below), ink);
+      return over([...whole.slice(0, 3), opacity], below);
+    };
+    const white = [255, 255, 255, 1];
+    const [low, high] = [painted(0, white, rgba(style.color)), painted(0, white, null)]
+      .map(light).sort((a, b) => a - b);
     const size = parseFloat(style.fontSize);
     const large = size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700);
     const contrast = (high + 0.05) / (low + 0.05);

@@ -1,10 +1,13 @@
 """Malformed requests of forty kinds from many clients at once, with clients beside them that behave well.
 
-``LYRICS_REQUESTS`` and ``LYRICS_CLIENTS`` say how many; the figures in docs/serving.md are of a run with 10,000 and 64.
+``LYRICS_REQUESTS``, ``LYRICS_CLIENTS`` and ``LYRICS_HANGUPS`` say how many; the figures in docs/serving.md are of a run
+with 10,000, 64 and 500.
 """
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import http.client
 import json
 import os
@@ -27,12 +30,14 @@ from lyrics.workflows.serve.limits import Limits
 from lyrics.workflows.serve.worker import Worker
 from tests.core.small import drawn
 from tests.core.test_model_steps import made
-from tests.workflows.serve.helpers import Client, data_url, served
+from tests.workflows.serve.helpers import Client, data_url, served, until
 from tests.workflows.serve.test_fetching import URLS
 
 CHAT = "/v1/chat/completions"
 REQUESTS, THREADS = int(os.environ.get("LYRICS_REQUESTS", "480")), int(os.environ.get("LYRICS_CLIENTS", "16"))
+HANGUPS = int(os.environ.get("LYRICS_HANGUPS", "64"))
 PIXELS = data_url(drawn())
+LIMITS = Limits(body_bytes=400_000, image_pixels=1_000_000, body_seconds=5.0, seconds=60.0, tokens=400)
 #: What no response may hold: where files are, how Python speaks, and where it keeps things.
 TELLTALE = re.compile(r"Traceback|File \"|/root|/home|/tmp|/work|/usr|site-packages| at 0x[0-9a-f]{6}|\.py\b")
 ODD: tuple[Any, ...] = (
@@ -44,9 +49,13 @@ ODD: tuple[Any, ...] = (
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
-    limits = Limits(body_bytes=400_000, image_pixels=1_000_000, body_seconds=5.0, seconds=60.0, tokens=32)
-    with served(build_app(Serving(Worker(made(), limits), "small", limits))) as one:
+def worker() -> Worker:
+    return Worker(made(), LIMITS)
+
+
+@pytest.fixture(scope="module")
+def client(worker: Worker) -> Iterator[Client]:
+    with served(build_app(Serving(worker, "small", LIMITS))) as one:
         yield one
 
 
@@ -218,3 +227,42 @@ def test_nothing_that_is_sent_harms_the_server(client: Client, record_property: 
         time.sleep(0.05)
     assert "\nlyrics_waiting_requests 0\n" in text
     assert set(re.findall(r'route="([^"]*)"', text)) <= {*ROUTES, "other"}
+
+
+def tasks() -> int:
+    """Tasks of event loops that are not done."""
+    return sum(isinstance(one, asyncio.Task) and not one.done() for one in gc.get_objects())
+
+
+def test_clients_that_hang_up_leave_nothing_behind(
+    client: Client, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the midst of an answer that would go on for long: its place, its memory and its tasks are free soon."""
+    assert worker._running is not None
+    monkeypatch.setattr(worker._running, "ends", frozenset())
+    until(lambda: worker.writing == worker.waiting == 0)
+    before = tasks()
+    body = {"messages": [{"role": "user", "content": "what is this?"}], "max_tokens": 400, "stream": True}
+    data = json.dumps(body).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+    heard: Counter[str] = Counter()
+
+    def hang_up_often(first: int) -> None:
+        for _ in range(first, HANGUPS, THREADS):
+            with socket.create_connection(("127.0.0.1", client.port), timeout=120) as one:
+                one.sendall(head.encode() + data)
+                heard[one.recv(400).split()[1].decode()] += 1
+
+    threads = [threading.Thread(target=hang_up_often, args=(number_,)) for number_ in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    until(lambda: worker.writing == worker.waiting == 0, 30)
+    until(lambda: tasks() <= before + 2, 30)
+    assert sum(heard.values()) == HANGUPS
+    assert heard["200"] >= HANGUPS / 2, heard
+    assert set(heard) <= {"200", "429", "503"}
+    monkeypatch.undo()
+    assert "\nlyrics_held_bytes 0\n" in client("GET", "/metrics")[1]
+    assert client("POST", CHAT, {"messages": [{"role": "user", "content": "what?"}], "max_tokens": 2})[0] == 200
