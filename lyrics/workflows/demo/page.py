@@ -93,8 +93,21 @@ def build_page(worker: Worker, parts: Parts, name: str, examples: Sequence[Image
                     elem_id="view",
                 )
                 with gr.Accordion("The same as a command, and in Python", open=False):
-                    shell = gr.Code(command(name, {}, ()), language="shell", label="Command", elem_id="shell")
-                    python = gr.Code(program(name, {}, ()), language="python", label="Python", elem_id="python")
+                    # Without a language: gradio's colors for it are too pale on white.
+                    shell = gr.Code(
+                        command(name, {}, ()),
+                        language=None,
+                        label="Command",
+                        elem_id="shell",
+                        show_line_numbers=False,
+                    )
+                    python = gr.Code(
+                        program(name, {}, ()),
+                        language=None,
+                        label="Python",
+                        elem_id="python",
+                        show_line_numbers=False,
+                    )
         recipes = [shell, python]
         picture.change(handlers.look, picture, [talk, shown, said, *recipes], api_name="look")
         asking: Any = {"fn": handlers.ask, "inputs": [talk, question, said, shown]}
