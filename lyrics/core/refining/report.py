@@ -68,7 +68,7 @@ def write_report(folder: Path) -> Path:
 def _skipped(found: Iterable[tuple[str, ImageError]]) -> tuple[Counter[str], list[str]]:
     """How often each kind of fault, and the first reasons."""
     kinds: Counter[str] = Counter()
-    reasons = []
+    reasons: list[str] = []
     for _, error in found:
         kinds[error.kind] += 1
         if len(reasons) < _REASONS:
