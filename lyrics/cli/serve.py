@@ -49,6 +49,10 @@ def serve(
     timeout: Annotated[float, typer.Option("--timeout", min=1, help="Seconds for a request, waiting included.")] = 120,
     queue: Annotated[int, typer.Option("--queue", min=1, help="Requests that may wait; then 429.")] = 64,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Answers that are written together.")] = 16,
+    image_cache: Annotated[
+        int,
+        typer.Option("--image-cache", min=0, metavar="MIB", help="Of what was seen in images, should they come again."),
+    ] = 256,
 ) -> None:
     """Serve a model in the form of OpenAI's chat completions, with boxes in and out, until Ctrl+C or SIGTERM.
 
@@ -67,6 +71,7 @@ def serve(
         seconds=timeout,
         waiting=queue,
         batch=batch,
+        seen_bytes=image_cache * 2**20,
     )
     names, listening = hosts_for(host, api_key), bound(host, port)
     print_text(f"loading {model} ...", error=True)

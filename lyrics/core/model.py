@@ -119,6 +119,18 @@ class LyricsModel(SavedModel):
             width = self.projection.out_features
             return Encoded(self.projection.weight.new_zeros(0, self.query_transformer.num_queries, width), (), ())
         features, refinements = self.features(images, phrases)
+        return self.encode_features(features, refinements, instructions, dropped=dropped)
+
+    def encode_features(
+        self,
+        features: Features,
+        refinements: Sequence[Refinement],
+        instructions: Sequence[str],
+        *,
+        dropped: DroppedText = NOTHING_DROPPED,
+    ) -> Encoded:
+        """Encode what ``features`` returned of one or more images; ``encode_images`` without looking at them."""
+        refinements = tuple(refinements)
         stream = self._stream(dropped.read(refinements), instructions)
         outputs = self.query_transformer([stream], features)
         queries_PQD = torch.cat([outputs(STREAM, segment) for segment in stream.wanted], dim=1)

@@ -7,7 +7,6 @@ An answer *stays the same* where its text, boxes included, is letter for letter 
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,17 +17,14 @@ from lyrics.core.conditions import CLEAR, Condition
 from lyrics.core.evaluation.answering import BenchmarkRun
 from lyrics.core.evaluation.benchmark import Verdict, group_of, reference_text
 from lyrics.core.evaluation.predictions import write_whole
+from lyrics.core.reports import pages
 from lyrics.core.reports.plots import Bars, Lines, Panel, Point, chart
 
 NAME = "conditions"
 ALL = "all"
 #: Lines of a panel, and examples of a group on the page.
 _LINES, _EXAMPLES = 4, 3
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
-_STYLE = """body{font:15px/1.4 sans-serif;margin:2em}
-table{border-collapse:collapse;margin:1em 0}svg{max-width:100%;height:auto}
-td,th{padding:.2em .7em;border-bottom:1px solid #ddd;text-align:left;vertical-align:top}
-td.changed{background:#fff3d6}"""
+_TEMPLATE = Path(__file__).parent / "comparison.html"
 
 
 @dataclass(frozen=True)
@@ -238,30 +234,15 @@ def _same(found: ConditionReport, condition: Condition, group: str) -> float | N
 def page(found: ConditionReport) -> str:
     """Return an HTML page that loads nothing and runs nothing: the table, the curves, and answers side by side."""
     columns, rows = table(found)
-    said = "".join(f"<li>{html.escape(note)}</li>" for note in notes(found))
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        f"<title>{html.escape(found.name)}: does the model look?</title><style>{_STYLE}</style></head>\n<body>"
-        f"<h1>{html.escape(found.name)}: does the model "
-        f"look?</h1>\n{_html(columns, rows)}<ul>{said}</ul>\n{chart(panels(found))}<h2>Answers</h2>\n"
-        f"{_html(*_examples(found))}</body></html>\n"
+    return pages.page(
+        _TEMPLATE,
+        title=f"{found.name}: does the model look?",
+        columns=columns,
+        rows=rows,
+        notes=notes(found),
+        chart=chart(panels(found)),
+        examples=_examples(found),
     )
-
-
-def _html(columns: Sequence[str], rows: Sequence[Sequence[str]], changed: Sequence[Sequence[bool]] = ()) -> str:
-    marked = changed or [[False] * len(columns)] * len(rows)
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f"<td{' class=changed' if other else ''}>{html.escape(cell)}</td>"
-            for cell, other in zip(row, each, strict=True)
-        )
-        + "</tr>\n"
-        for row, each in zip(rows, marked, strict=True)
-    )
-    return f"<table><tr>{head}</tr>\n{body}</table>\n"
 
 
 def _examples(found: ConditionReport) -> tuple[list[str], list[list[str]], list[list[bool]]]:

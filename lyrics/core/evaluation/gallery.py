@@ -5,10 +5,8 @@ Each image is shown with the boxes of the answer and of the reference.
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -19,17 +17,12 @@ from lyrics.core.evaluation.predictions import Line
 from lyrics.core.pictures.drawing import draw_objects
 from lyrics.core.pictures.images import open_image
 from lyrics.core.pictures.inputs import picture_list
+from lyrics.core.reports import pages
 from lyrics.core.types import DetectedObject, Sample
 
 CASES = 24
 _SIDE_PX = 360
-# Nothing on the page may run or be fetched, whatever a model or a data set wrote.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-_STYLE = """body{font:15px/1.4 sans-serif;margin:2em;max-width:70em}figure{display:flex;gap:1em;margin:0 0 1.5em;
-border-top:1px solid #ccc;padding-top:1em}dl{display:grid;grid-template-columns:max-content 1fr;gap:.2em 1em;
-align-content:start;
-margin:0}dt{color:#666}
-dd{margin:0;overflow-wrap:anywhere;white-space:pre-wrap}img{max-width:360px;align-self:start}"""
+_TEMPLATE = Path(__file__).parent / "gallery.html"
 
 
 def gallery(
@@ -45,18 +38,17 @@ def gallery(
     ``picture`` opens a sample's image; None where the benchmark has none to open.
     """
     worst = sorted(range(len(samples)), key=lambda row: (marks[row], row))[:CASES]
-    summary = ", ".join(f"{score} {value:.2f}" for score, value in scores.items())
-    figures = "\n".join(_figure(samples[row], lines[row], marks[row], picture) for row in worst)
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        f"<title>{html.escape(name)}: worst cases</title><style>{_STYLE}</style></head>\n<body>"
-        f"<h1>{html.escape(name)}: the {len(worst)} worst of "
-        f"{len(samples)}</h1><p>{html.escape(summary)}</p>\n{figures}\n</body></html>\n"
+    return pages.page(
+        _TEMPLATE,
+        title=f"{name}: worst cases",
+        name=name,
+        count=len(samples),
+        summary=", ".join(f"{score} {value:.2f}" for score, value in scores.items()),
+        cases=[_case(samples[row], lines[row], marks[row], picture) for row in worst],
     )
 
 
-def _figure(sample: Sample, line: Line, mark: float, picture: Callable[[Sample], Any] | None) -> str:
+def _case(sample: Sample, line: Line, mark: float, picture: Callable[[Sample], Any] | None) -> dict[str, Any]:
     rows = {
         "sample": line.id,
         "asked": line.prompt,
@@ -76,9 +68,7 @@ def _figure(sample: Sample, line: Line, mark: float, picture: Callable[[Sample],
             rows["picture"] = str(error)
     # Boxes are of the last image.
     drawn = [*map(_small, shown[:-1]), *(_drawn(one, sample, line) for one in shown[-1:])]
-    images = "".join(f'<img alt="" src="{_data_url(one)}">' for one in drawn)
-    cells = "".join(f"<dt>{html.escape(key)}</dt><dd>{html.escape(value)}</dd>" for key, value in rows.items())
-    return f"<figure>{images}<dl>{cells}</dl></figure>"
+    return {"rows": rows, "images": [pages.data_url(one) for one in drawn]}
 
 
 def _drawn(picture: Image.Image, sample: Sample, line: Line) -> Image.Image:
@@ -93,9 +83,3 @@ def _small(picture: Image.Image) -> Image.Image:
     small = picture.copy()
     small.thumbnail((_SIDE_PX, _SIDE_PX))
     return small
-
-
-def _data_url(picture: Image.Image) -> str:
-    out = io.BytesIO()
-    picture.convert("RGB").save(out, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode('ascii')}"

@@ -32,6 +32,7 @@ from lyrics.core.refining.index import KeySet, key_of
 from lyrics.core.refining.inputs import SUFFIXES, FilePicture, InputPicture, find_images
 from lyrics.core.refining.refiner import RefinerOutput, VisualRefiner
 from lyrics.core.refining.rows import (
+    DRAWN_FOLDER,
     OBJECTS_FILE,
     SKIPPED_FILE,
     drawing_key,
@@ -59,7 +60,6 @@ __all__ = [
     "refine_files",
 ]
 
-DRAWN_FOLDER = "drawn"
 #: So many failures of the experts, before anything was ever refined, are the experts' fault and not the images'.
 GIVE_UP_AFTER = 16
 # No side of a JPEG may be longer.

@@ -20,6 +20,7 @@ from lyrics.core.refining.refinement import Refinement, name_from_json, name_to_
 
 OBJECTS_FILE = "objects.jsonl"
 SKIPPED_FILE = "skipped.jsonl"
+DRAWN_FOLDER = "drawn"
 
 
 def read_refinements(file: str | os.PathLike[str]) -> Iterator[Refinement]:

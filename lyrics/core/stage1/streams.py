@@ -198,6 +198,15 @@ class Features:
     def num_images(self) -> int:
         return int(self.image_tokens_BND.shape[0])
 
+    def row(self, image: int) -> Features:
+        """Return one image's features, without those of the others in memory."""
+        own = slice(image, image + 1)
+        return Features(
+            self.image_tokens_BND[own].clone(),
+            {name: (tokens[own].clone(), mask[own].clone()) for name, (tokens, mask) in self.local.items()},
+            None if self.image_mask_BN is None else self.image_mask_BN[own].clone(),
+        )
+
     def followed_by(self, other: Features) -> Features:
         """Return the images of both, ``other``'s last. The shorter one's local tokens are padded with masked ones."""
         image_tokens_BND, _ = _both((self.image_tokens_BND,) * 2, (other.image_tokens_BND,) * 2)

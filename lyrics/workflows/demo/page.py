@@ -93,9 +93,24 @@ def build_page(worker: Worker, parts: Parts, name: str, examples: Sequence[Image
                     elem_id="view",
                 )
                 with gr.Accordion("The same as a command, and in Python", open=False):
-                    shell = gr.Code(command(name, {}, ()), language="shell", label="Command", elem_id="shell")
-                    python = gr.Code(program(name, {}, ()), language="python", label="Python", elem_id="python")
+                    # Without a language: gradio's colors for it are too pale on white.
+                    shell = gr.Code(
+                        command(name, {}, ()),
+                        language=None,
+                        label="Command",
+                        elem_id="shell",
+                        show_line_numbers=False,
+                    )
+                    python = gr.Code(
+                        program(name, {}, ()),
+                        language=None,
+                        label="Python",
+                        elem_id="python",
+                        show_line_numbers=False,
+                    )
         recipes = [shell, python]
+        # Somebody else may have exchanged parts since the page was built.
+        page.load(handlers.now, None, [detector, segmenter, *recipes], api_name=False)
         picture.change(handlers.look, picture, [talk, shown, said, *recipes], api_name="look")
         asking: Any = {"fn": handlers.ask, "inputs": [talk, question, said, shown]}
         asking |= {"outputs": [talk, question, said, shown, *recipes]}
@@ -115,6 +130,11 @@ def build_page(worker: Worker, parts: Parts, name: str, examples: Sequence[Image
 class _Handlers:
     def __init__(self, worker: Worker, parts: Parts, name: str) -> None:
         self.worker, self.parts, self.name = worker, parts, name
+
+    def now(self) -> tuple[str, ...]:
+        """The parts that are in use, for a page that is opened."""
+        now = self.parts.now
+        return now["detector"] or "none", now["segmenter"] or "none", *self._recipes(())
 
     def look(self, image: Image.Image | None) -> tuple[Any, ...]:
         """A new image: nothing was said about it yet."""

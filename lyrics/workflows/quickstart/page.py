@@ -2,113 +2,72 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-# Nothing on the page may run or be fetched.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-_STYLE = """body{font:16px/1.45 sans-serif;margin:1rem auto;max-width:60rem;padding:0 1rem;color:#222}
-figure{display:inline-block;vertical-align:top;margin:0 1rem 1.5rem 0;width:min(18rem,100%)}
-img{width:100%;image-rendering:auto}
-table{border-collapse:collapse;width:100%;font-size:.85rem}
-dl{font-size:.9rem}dd{margin:0 0 .3rem 1rem}small{color:#777}
-td,th{text-align:left;border-top:1px solid #ddd;padding:.1rem .3rem}code{background:#f2f2f2}"""
+from lyrics.core.reports import pages
+
+_TEMPLATE = Path(__file__).parent / "quickstart.html"
+#: A photograph need not be as large as it came.
 _SHOWN_SIDE_PX = 600
 
 
 def page(result: dict[str, Any], drawn: Sequence[Image.Image], *, own: bool) -> str:
     """Return one HTML page that needs no other file and no network, and is readable on a phone."""
-    figures = "\n".join(_figure(one, picture) for one, picture in zip(result["pictures"], drawn, strict=True))
-    warning = (
-        "<p><strong>lyrics-tiny knows drawn shapes and words only.</strong> What it says of a photograph means "
-        "nothing.</p>"
-        if own
-        else "<p>Scenes of the test split, which were in no training.</p>"
-    )
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}"><title>lyrics quickstart</title>'
-        f"<style>{_STYLE}</style></head>\n<body><h1>What lyrics-tiny sees</h1>{warning}"
-        "<p>Names, boxes and masks are the experts'; the answers are the language model's: mostly right about words, "
-        "counts, places, relations and what is not there, and often wrong about what is in a box and about things that "
-        f"only their size tells apart.</p>\n{figures}\n<h2>What the language model reads</h2>"
-        f"<p>Soft tokens: {result['soft_tokens'][0]} of width {result['soft_tokens'][1]}, and of the first image "
-        f"this text:</p><p><code>{html.escape(result['spatial_text'])}</code></p>"
-        f"{_swap(result['swap'])}{_training(result['training'])}</body></html>\n"
+    return pages.page(
+        _TEMPLATE,
+        title="lyrics quickstart",
+        own=own,
+        pictures=[_picture(one, picture) for one, picture in zip(result["pictures"], drawn, strict=True)],
+        soft_tokens=result["soft_tokens"],
+        spatial_text=result["spatial_text"],
+        swap=_swap(result["swap"]),
+        training=[_stage(name, steps) for name, steps in result["training"].items()],
     )
 
 
-def _swap(swap: Mapping[str, Any] | None) -> str:
+def _picture(one: Mapping[str, Any], picture: Image.Image) -> dict[str, Any]:
+    large = max(picture.size) > _SHOWN_SIDE_PX
+    return {
+        "name": Path(one["picture"]).name,
+        "image": pages.data_url(picture, _SHOWN_SIDE_PX, lossless=not large),
+        "objects": [(found["tag"], f"{found['score']:.2f}", _box(found)) for found in one["objects"]],
+        "conversation": [
+            {
+                "question": turn["question"],
+                "answer": turn["plain_text"] or turn["text"],
+                "boxes": [_box(seen) for seen in turn["objects"]],
+                "truth": turn["truth"],
+            }
+            for turn in one["conversation"]
+        ],
+    }
+
+
+def _box(found: Mapping[str, Any]) -> str:
+    return ", ".join(f"{value:.0f}" for value in found["box_px"])
+
+
+def _swap(swap: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if swap is None:
-        return ""
-    rows = "".join(
-        f"<tr><td>{html.escape(Path(one['picture']).name)}</td><td>{one['both']}</td>"
-        f"<td>{html.escape(', '.join(one['trained detector alone']) or '-')}</td>"
-        f"<td>{html.escape(', '.join(one['annotations alone']) or '-')}</td></tr>"
-        for one in swap["pictures"]
-    )
-    settings = " ".join(f"--set {path}={slot['use']}" for path, slot in swap["overrides"].items())
-    return (
-        "<h2>Another detector</h2><p>A part is swapped by naming another one. Here the annotations take the places of "
-        f"tagger and detector (<code>{html.escape(settings)}</code>), so what differs is what the trained ones missed "
-        "or made up:</p><table><tr><th>image</th><th>objects of both</th><th>trained detector "
-        f"alone</th><th>annotations alone</th></tr>{rows}</table>"
-    )
+        return None
+    return {
+        "settings": " ".join(f"--set {path}={slot['use']}" for path, slot in swap["overrides"].items()),
+        "rows": [
+            (
+                Path(one["picture"]).name,
+                one["both"],
+                ", ".join(one["trained detector alone"]) or "-",
+                ", ".join(one["annotations alone"]) or "-",
+            )
+            for one in swap["pictures"]
+        ],
+    }
 
 
-def _training(training: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
-    tables = []
-    for stage, steps in training.items():
-        names = list(steps[0])
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
-        rows = "".join(
-            f"<tr><td>{number}</td>{''.join(f'<td>{step[name]:.3f}</td>' for name in names)}</tr>"
-            for number, step in enumerate(steps, 1)
-        )
-        tables.append(f"<h3>{html.escape(stage)}</h3><table><tr><th>step</th>{head}</tr>{rows}</table>")
-    return (
-        "<h2>Training works here</h2><p>The first steps of both stages with a new query transformer; the losses have "
-        "hardly begun to fall. "
-        "<code>lyrics pretrain tiny-stage1</code> goes on.</p>" + "".join(tables)
-    )
-
-
-def _figure(one: dict[str, Any], picture: Image.Image) -> str:
-    buffer, kind = io.BytesIO(), "png"
-    if max(picture.size) > _SHOWN_SIDE_PX:  # a photograph, which need not be as large as it came
-        picture.thumbnail((_SHOWN_SIDE_PX, _SHOWN_SIDE_PX))
-        kind = "jpeg"
-    picture.save(buffer, kind)
-    rows = "".join(
-        f"<tr><td>{html.escape(found['tag'])}</td><td>{found['score']:.2f}</td>"
-        f"<td>{', '.join(f'{value:.0f}' for value in found['box_px'])}</td></tr>"
-        for found in one["objects"]
-    )
-    table = (
-        f"<table><tr><th>object</th><th>score</th><th>box, px</th></tr>{rows}</table>"
-        if rows
-        else "<p>nothing found</p>"
-    )
-    data = base64.b64encode(buffer.getvalue()).decode()
-    name = html.escape(Path(one["picture"]).name)
-    return (
-        f'<figure><img alt="{name}" src="data:image/{kind};base64,{data}"><figcaption>{name}</figcaption>{table}'
-        f"{_conversation(one['conversation'])}</figure>"
-    )
-
-
-def _conversation(turns: Sequence[Mapping[str, Any]]) -> str:
-    rows = []
-    for turn in turns:
-        boxes = "".join(f" ({', '.join(f'{value:.0f}' for value in seen['box_px'])})" for seen in turn["objects"])
-        truth = f" <small>true: {html.escape(turn['truth'])}</small>" if turn["truth"] else ""
-        answer = html.escape(turn["plain_text"] or turn["text"])
-        rows.append(f"<dt>{html.escape(turn['question'])}</dt><dd><b>{answer}</b>{boxes}{truth}</dd>")
-    return f"<dl>{''.join(rows)}</dl>"
+def _stage(name: str, steps: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    rows = [(number, *(f"{value:.3f}" for value in step.values())) for number, step in enumerate(steps, 1)]
+    return {"name": name, "head": ["step", *steps[0]], "rows": rows}

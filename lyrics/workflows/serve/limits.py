@@ -27,6 +27,7 @@ class Limits:
         looks: images that are looked at together.
         memory_bytes: bodies and decoded images of all requests that are being met.
         connections: at once.
+        seen_bytes: what was seen in images that may be shown again.
     """
 
     body_bytes: int = 32 * 2**20
@@ -43,6 +44,7 @@ class Limits:
     looks: int = 8
     memory_bytes: int = 2**30
     connections: int = 256
+    seen_bytes: int = 256 * 2**20
 
 
 class QueueFullError(LyricsError):

@@ -34,7 +34,7 @@ class Metrics:
         self._lock = threading.Lock()
         self._requests: dict[tuple[str, int], int] = {}
         self._tokens = {"prompt": 0, "answer": 0}
-        self._canceled = 0
+        self._canceled = self._recalled = 0
         self._seconds = _Histogram(_SECONDS)
         self._first = _Histogram(_SECONDS)
         self._looks = _Histogram(_SIZES)
@@ -61,10 +61,12 @@ class Metrics:
         with self._lock:
             self._canceled += 1
 
-    def looked(self, images: int) -> None:
-        """So many images were looked at together."""
+    def looked(self, images: int, *, recalled: int) -> None:
+        """So many images were looked at together, and so many were known already."""
         with self._lock:
-            self._looks.add(images)
+            if images:
+                self._looks.add(images)
+            self._recalled += recalled
 
     def stepped(self, answers: int) -> None:
         """A token of so many answers was written together."""
@@ -85,6 +87,8 @@ class Metrics:
             yield f'lyrics_tokens_total{{kind="{kind}"}} {count}'
         yield from _head("lyrics_disconnects_total", "counter", "Clients that went away before their answer.")
         yield f"lyrics_disconnects_total {self._canceled}"
+        yield from _head("lyrics_recalled_images_total", "counter", "Images whose looks were known from before.")
+        yield f"lyrics_recalled_images_total {self._recalled}"
         for name, value in now.items():
             yield from _head(f"lyrics_{name}", "gauge", f"{name.replace('_', ' ').capitalize()} at this moment.")
             yield f"lyrics_{name} {value}"

@@ -23,6 +23,7 @@ from lyrics.core.model import LyricsModel
 from lyrics.workflows.serve.jobs import Answered, AnswerText, AskJob, Event, Failed, Job, Refined, RefineJob, TextPiece
 from lyrics.workflows.serve.limits import LateError, Limits, QueueFullError, StoppingError
 from lyrics.workflows.serve.metrics import Metrics
+from lyrics.workflows.serve.seen import SeenImages
 from lyrics.workflows.serve.whole import WholeAnswers, embed_together
 
 _logger = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class Worker:
 
     def _take_model(self, model: LyricsModel) -> None:
         self.model = model
+        self._seen = SeenImages(model, self.limits.seen_bytes)
         language_model = model.language_model
         prompts = language_model.running() if isinstance(language_model, ContinuesTogether) else None
         self._running: RunningAnswers | None = None
@@ -190,19 +192,30 @@ class Worker:
         refiner = self.model.refiner
         if refiner is None:
             raise LyricsError("this model has no refiner, so there is nothing that finds objects.")
-        images = [job.images[0] for job in jobs]
-        phrases = [job.phrases for job in jobs if isinstance(job, RefineJob) and job.phrases is not None]
-        self.metrics.looked(len(images))
+        refining = [job for job in jobs if isinstance(job, RefineJob)]
+        new = []
+        for job in refining:
+            known = self._seen.recall(job.images[0]) if job.phrases is None else None
+            if known is None:
+                new.append(job)
+            else:
+                self._finish(job, Refined(known))
+        self.metrics.looked(len(new), recalled=len(refining) - len(new))
+        if not new:
+            return
+        images = [job.images[0] for job in new]
+        phrases = [job.phrases for job in new if job.phrases is not None]
         found = refiner(images, phrases or None)
-        for job, refinement in zip(jobs, found, strict=True):
+        for job, refinement in zip(new, found, strict=True):
             self._finish(job, Refined(refinement))
 
     def _look(self, jobs: Sequence[Job]) -> None:
         asking = [job for job in jobs if isinstance(job, AskJob)]
         images = [image for job in asking for image in job.images]
-        if images:
-            self.metrics.looked(len(images))
-        encoded = self.model.look(images, [question for job in asking for question in job.questions])
+        before = self._seen.looked
+        encoded = self._seen.look(images, [question for job in asking for question in job.questions])
+        looked = self._seen.looked - before
+        self.metrics.looked(looked, recalled=len(images) - looked)
         start = 0
         together: list[_Open] = []
         for job in asking:

@@ -82,7 +82,7 @@ def test_the_files(tmp_path: Path) -> None:
     assert "&lt;L&gt;" in page
     assert "default-src 'none'" in page
     assert "<script" not in page
-    assert "class=changed>perhaps" in page
+    assert 'class="changed">perhaps' in page
     ElementTree.fromstring((folder / "conditions.svg").read_text())
 
 

@@ -346,7 +346,7 @@ def test_the_gallery_shows_the_worst_and_runs_nothing(tmp_path: Path) -> None:
     page = (tmp_path / NAME / "worst.html").read_text(encoding="utf-8")
     assert "<script" not in page
     assert "&lt;script&gt;" in page
-    assert page.count("<figure>") == 7
+    assert page.count('<figure class="case">') == 7
     assert page.count('src="data:image/jpeg;base64,') == page.count("<img ") == 7
     assert "default-src 'none'" in page
     order = [page.index(f"<dd>{n}:{100 + n}</dd>") for n in (1, 6, 0, 2, 3, 4, 5)]

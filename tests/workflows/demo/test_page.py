@@ -27,6 +27,57 @@ from tests.core.small import drawn
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium (apt-get install chromium)")
+#: Texts on a page whose contrast with what they stand on is less than WCAG 2 asks for at level AA: 4.5, or 3 where they
+#: are large. What is disabled may be pale.
+PALE = """() => {
+  const dot = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  const rgba = (color) => {
+    dot.clearRect(0, 0, 1, 1);
+    dot.fillStyle = color;
+    dot.fillRect(0, 0, 1, 1);
+    const [r, g, b, a] = dot.getImageData(0, 0, 1, 1).data;
+    return [r, g, b, a / 255];
+  };
+  const over = (top, below) => [0, 1, 2].map((i) => top[i] * top[3] + below[i] * (1 - top[3])).concat([1]);
+  const light = (color) => {
+    const [r, g, b] = color.slice(0, 3).map((part) => part / 255).map((part) =>
+      part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const pale = [];
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  let count = 0;
+  while (texts.nextNode()) {
+    const holder = texts.currentNode.parentElement;
+    const said = texts.currentNode.textContent.trim();
+    const box = holder.getBoundingClientRect();
+    if (!said || box.width < 2 || box.height < 2 || holder.closest("svg, script, style, :disabled, [aria-disabled=true]"))
+      continue;
+    if (!holder.checkVisibility({ opacityProperty: true, visibilityProperty: true })) continue;
+    const layers = [];
+    for (let one = holder; one; one = one.parentElement) {
+      const { backgroundColor, opacity } = getComputedStyle(one);
+      layers.unshift([rgba(backgroundColor), Number(opacity)]);
+    }
+    const style = getComputedStyle(holder);
+    // What shows at last, with or without ink: an element is painted whole, and then let shine through.
+    const painted = (depth, below, ink) => {
+      if (depth === layers.length) return ink ? over(ink, below) : below;
+      const [color, opacity] = layers[depth];
+      const whole = painted(depth + 1, over(color, below), ink);
+      return over([...whole.slice(0, 3), opacity], below);
+    };
+    const white = [255, 255, 255, 1];
+    const [low, high] = [painted(0, white, rgba(style.color)), painted(0, white, null)]
+      .map(light).sort((a, b) => a - b);
+    const size = parseFloat(style.fontSize);
+    const large = size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700);
+    const contrast = (high + 0.05) / (low + 0.05);
+    count += 1;
+    if (contrast < (large ? 3 : 4.5)) pale.push(`${said.slice(0, 40)}: ${contrast.toFixed(2)}`);
+  }
+  return { count, pale };
+}"""
 #: A machine with other things to do takes its time.
 PATIENCE_MS = 180_000
 
@@ -89,6 +140,11 @@ class Visit:
         self.page.wait_for_selector(f"#said .bot.message >> nth={before}")
         self.page.wait_for_function("document.querySelector('#question textarea').value === ''")
         return str(self.page.locator("#said .bot.message").nth(before).inner_text()).strip()
+
+    def check_contrast(self) -> None:
+        found = self.page.evaluate(PALE)
+        assert found["count"] > 15
+        assert found["pale"] == []
 
     def picture(self, name: str) -> None:
         """A screenshot, where ``LYRICS_SCREENSHOTS`` names a folder for them."""
@@ -157,6 +213,10 @@ def test_an_image_is_seen_asked_about_and_its_parts_exchanged(visit: Visit) -> N
     assert "--set refiner.segmenter=null" in page.locator("#shell .cm-content").inner_text()
     assert "'refiner.segmenter': None" in page.locator("#python .cm-content").inner_text()
     visit.picture("swapped")
+    visit.check_contrast()
+    other = Visit(visit.context.browser, page.url)
+    other.page.wait_for_function("document.querySelector('#segmenter input').value === 'none'")
+    other.context.close()
     page.click("#segmenter input")
     page.locator("[role=option]:has-text('tiny-segmenter')").click()
     page.wait_for_selector("#view h3:has-text('masks: tiny-segmenter')")
@@ -176,6 +236,20 @@ def test_an_image_of_ones_own(visit: Visit, tmp_path: Path) -> None:
     said = page.locator("#said .user.message").last
     assert said.inner_text().strip() == "<img src=x onerror=alert(1)> **what** is _this_?"
     assert page.locator("#said img[src=x]").count() == 0
+
+
+def test_what_is_too_pale_is_found(browser: Any) -> None:
+    """The measure of the tests below."""
+    page = browser.new_page()
+    gray = "<p style='color: #767676'>enough</p><p style='color: #777777'>little</p><h1 style='color: #888'>large</h1>"
+    veiled = (
+        "<div style='background: #000; opacity: 0.5'><p style='color: #fff'>veiled</p></div><button disabled>x</button>"
+    )
+    page.set_content(gray + veiled)
+    found = page.evaluate(PALE)
+    page.close()
+    assert found["count"] == 4
+    assert [one.partition(":")[0] for one in found["pale"]] == ["little", "veiled"]
 
 
 def test_the_keyboard_reaches_everything(visit: Visit) -> None:
@@ -207,6 +281,7 @@ def test_a_telephone_in_the_dark(browser: Any, address: str) -> None:
     box = visit.page.locator("#view .lyrics-view svg").bounding_box()
     assert 0 <= box["x"] < box["x"] + box["width"] <= 375
     visit.picture("telephone")
+    visit.check_contrast()
     visit.context.close()
     assert (visit.complaints, visit.strangers) == ([], [])
 

@@ -27,6 +27,7 @@ from lyrics.plugins.causal_lm.model import CausalLM
 from lyrics.workflows.serve import app
 from lyrics.workflows.serve.app import Serving, build_app
 from lyrics.workflows.serve.limits import Limits
+from lyrics.workflows.serve.seen import SeenImages
 from lyrics.workflows.serve.worker import Worker
 from tests.core.small import drawn
 from tests.fresh import ROOT
@@ -366,7 +367,7 @@ def test_an_error_of_its_own_tells_a_number_and_no_more(
         raise RuntimeError("secret in /home/somebody/model.py")
 
     with monkeypatch.context() as patch:
-        patch.setattr(LyricsModel, "look", broken)
+        patch.setattr(SeenImages, "look", broken)
         status, data, _ = client("POST", CHAT, HELLO)
         assert (status, data["error"]["type"]) == (500, "server_error")
         assert "secret" not in json.dumps(data)

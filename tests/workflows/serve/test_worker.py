@@ -19,6 +19,7 @@ from lyrics.core.types import DetectedObject
 from lyrics.plugins.causal_lm.model import CausalLM
 from lyrics.workflows.serve.jobs import Answered, Event, Failed, Refined, RefineJob
 from lyrics.workflows.serve.limits import LateError, Limits, QueueFullError, StoppingError
+from lyrics.workflows.serve.seen import SeenImages
 from lyrics.workflows.serve.worker import Worker
 from tests.core.small import drawn
 from tests.core.test_model_steps import RED, made
@@ -171,14 +172,14 @@ def test_what_cannot_be_met_harms_nobody_else(model: LyricsModel) -> None:
 
 
 def test_a_model_that_fails_in_one_request(model: LyricsModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    look = LyricsModel.look
+    look = SeenImages.look
 
-    def broken(self: Any, images: Any, questions: Any, **more: Any) -> Any:
+    def broken(self: Any, images: Any, questions: Any) -> Any:
         if "break" in questions:
             raise RuntimeError("injected")
-        return look(self, images, questions, **more)
+        return look(self, images, questions)
 
-    monkeypatch.setattr(LyricsModel, "look", broken)
+    monkeypatch.setattr(SeenImages, "look", broken)
     worker = Worker(model)
     good = submitted(worker, QUESTIONS[0], IMAGES[0])[1]
     bad = submitted(worker, "break", IMAGES[0])[1]
@@ -191,16 +192,16 @@ def test_a_model_that_fails_in_one_request(model: LyricsModel, monkeypatch: pyte
 
 
 def test_numbers_that_are_not_finite_in_one_request(model: LyricsModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    encode = LyricsModel.encode_images
+    encode = LyricsModel.encode_features
 
-    def poisoned(self: Any, images: Any, instructions: Any, **more: Any) -> Any:
-        found = encode(self, images, instructions, **more)
+    def poisoned(self: Any, features: Any, seen: Any, instructions: Any, **more: Any) -> Any:
+        found = encode(self, features, seen, instructions, **more)
         for row, text in enumerate(instructions):
             if text == "poison":
                 found.soft_tokens_PQD[row] = torch.nan
         return found
 
-    monkeypatch.setattr(LyricsModel, "encode_images", poisoned)
+    monkeypatch.setattr(LyricsModel, "encode_features", poisoned)
     worker = Worker(model)
     good = submitted(worker, QUESTIONS[0], IMAGES[0])[1]
     bad = submitted(worker, "poison", IMAGES[0])[1]
@@ -321,6 +322,9 @@ def test_images_are_refined_together(monkeypatch: pytest.MonkeyPatch, model: Lyr
 
     class Other:
         spec, language_model = model.spec, model.language_model
+
+        def eval(self) -> Any:
+            return self
 
     other: Any = Other()
     other.refiner = refiner
