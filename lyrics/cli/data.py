@@ -46,7 +46,7 @@ def index(tars: Annotated[list[Path], typer.Argument(help="Tar shards, as img2da
 def merge(
     folder: Annotated[Path, typer.Argument(help="The --out of 'lyrics refine --shard I/N'.")],
     formats: Annotated[
-        str, typer.Option("--format", help="What to write of jsonl (always), coco, parquet, yolo and html.")
+        str, typer.Option("--format", help="What to write of jsonl (always), coco, parquet and yolo.")
     ] = "jsonl,coco",
     json: JsonFlag = False,
 ) -> None:

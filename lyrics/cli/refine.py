@@ -55,7 +55,7 @@ def refine(
         typer.Option("--draw/--no-draw", help="Draw boxes, masks and labels.  [default: draw, but not with --shard]"),
     ] = None,
     formats: Annotated[
-        str, typer.Option("--format", help="What to write of jsonl (always), coco, parquet, yolo and html.")
+        str, typer.Option("--format", help="What to write of jsonl (always), coco, parquet and yolo.")
     ] = "jsonl,coco",
     shard: Annotated[
         str | None,

@@ -26,7 +26,6 @@ from lyrics.core.refining.refinement import (
     name_to_json,
     numbered,
 )
-from lyrics.core.refining.report import REPORT_FILE, write_report
 from lyrics.core.refining.rows import (
     OBJECTS_FILE,
     SKIPPED_FILE,
@@ -198,16 +197,6 @@ def batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield batch
 
 
-WRITERS: Mapping[str, Callable[[Path], Path]] = {
-    "coco": write_coco,
-    "parquet": write_parquet,
-    "yolo": write_yolo,
-    "html": write_report,
-}
+WRITERS: Mapping[str, Callable[[Path], Path]] = {"coco": write_coco, "parquet": write_parquet, "yolo": write_yolo}
 #: Format -> what it is written as.
-FILES: Mapping[str, str] = {
-    "coco": COCO_FILE,
-    "parquet": PARQUET_FILE,
-    "yolo": YOLO_FOLDER,
-    "html": REPORT_FILE,
-}
+FILES: Mapping[str, str] = {"coco": COCO_FILE, "parquet": PARQUET_FILE, "yolo": YOLO_FOLDER}

@@ -110,7 +110,7 @@ def test_yolo_has_a_label_file_and_a_link_for_each_image(folder: Path) -> None:
 def test_an_unknown_format_is_named_before_anything_is_done() -> None:
     assert check_formats(["jsonl", "coco", "jsonl"]) == ("jsonl", "coco")
     with pytest.raises(
-        UnknownNameError, match=r"format 'cocoa': there are jsonl, coco, parquet, yolo and html\. Did you mean"
+        UnknownNameError, match=r"format 'cocoa': there are jsonl, coco, parquet and yolo\. Did you mean"
     ):
         check_formats(["cocoa"])
 
