@@ -23,6 +23,9 @@ PYTEST_FLAGS ?= -q -n 2 --dist loadfile
 EXPERTS := .venv-experts
 EXPERTS_READY := $(EXPERTS)/.ready
 
+RAY := .venv-ray
+RAY_READY := $(RAY)/.ready
+
 DOCS := .venv-docs
 DOCS_READY := $(DOCS)/.ready
 
@@ -108,6 +111,11 @@ $(READY): EXTRAS := dev
 $(READY): pyproject.toml constraints.txt
 	$(environment)
 	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m compileall -q lyrics
+	@touch $@
+
+$(RAY_READY): EXTRAS := dev,scale
+$(RAY_READY): pyproject.toml constraints.txt
+	$(environment)
 	@touch $@
 
 # groundingdino-py asks for opencv-python, which does not import on a machine without libGL; the headless build takes its place there.
