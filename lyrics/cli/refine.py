@@ -76,7 +76,10 @@ def refine(
         str, typer.Option(help="local: this process; ray: Ray Data (extra scale), on this machine or on a cluster.")
     ] = "local",
     address: Annotated[str | None, typer.Option(help="Of a Ray cluster; without it Ray starts here.")] = None,
-    cores: Annotated[int, typer.Option(min=1, help="CPU cores of one Ray actor, where there are no GPUs.")] = 4,
+    cores: Annotated[
+        int | None,
+        typer.Option(min=1, help="CPU cores of one Ray actor, where there are no GPUs.  [default: at most 4]"),
+    ] = None,
     column: Annotated[str | None, typer.Option(help="Column of parquet files that holds the images.")] = None,
     redo: Annotated[
         bool, typer.Option("--redo", help="Drop what another refiner or other phrases left in --out, and do it again.")
@@ -106,8 +109,8 @@ def refine(
 
     if engine not in ("local", "ray"):
         raise UnknownNameError(f"--engine {engine}: is local or ray.")
-    if engine == "local" and address is not None:
-        raise SpecError("--address: is of a Ray cluster; give --engine ray with it.")
+    if engine == "local" and (address is not None or cores is not None):
+        raise SpecError(f"{'--address' if address is not None else '--cores'}: is of Ray; give --engine ray with it.")
     if weights not in ("pretrained", "random"):
         raise UnknownNameError(f"--weights {weights}: is pretrained or random.")
     dtype = dtype_name(dtype)
@@ -131,14 +134,16 @@ def refine(
         from lyrics.core.resolve import resolve_refiner
         from lyrics.workflows.refine_ray import RayOptions, RefinerRecipe, refine_on_ray
 
-        parts = resolve_refiner(spec, overrides).spec.refiner
-        assert parts is not None
-        phrase_list = None if asked is None else tuple(asked)
-        recipe = RefinerRecipe({"refiner": parts.model_dump(mode="json")}, weights, dtype, phrase_list)
-        with _Bar() as bar:
-            merged = refine_on_ray(
-                recipe, found, out, options=RayOptions(address, cores, batch), formats=wanted, progress=bar.update
-            )
+        resolved = resolve_refiner(spec, overrides).spec.model_dump(mode="json")
+        recipe = RefinerRecipe(resolved, weights, dtype, None if asked is None else tuple(asked))
+        options = RayOptions(address, cores, batch)
+        try:
+            with _Bar() as bar:
+                merged = refine_on_ray(recipe, found, out, options=options, formats=wanted, progress=bar.update)
+        except OSError as error:
+            raise LyricsError(
+                f"--out {name_for_messages(out)}: cannot be written: {error.strerror or error}."
+            ) from error
         written = [name_as_text(str(path)) for path in merged.files]
         if json:
             print_json({"rows": merged.rows, "skipped": merged.skipped, "files": written})

@@ -3,7 +3,8 @@
 Images are opened and resized by tasks on CPU cores, experts are held by one actor for each GPU, or for some cores each.
 Rows come out as parquet shards in ``OUT/ray/rows`` and are brought together at the end, sorted by path, as those of
 shards are. A second start lists only pictures that have no row there. (Ray's own ``CheckpointConfig`` would hold a
-whole core for its filter: on two cores nothing is left to read with, and the run stands still.)
+whole core for its filter: on two cores nothing is left to read with, and the run stands still. It would not say what
+is left to do, either.)
 
 Only lists of our own making are read by Ray's readers. Everything that a worker needs comes with the task: the resolved
 specification, never code.
@@ -14,21 +15,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
 from lyrics.core.arrow import import_arrow
 from lyrics.core.build import build_refiner
 from lyrics.core.contracts import Weights
-from lyrics.core.data.refine_inputs import picture_at
+from lyrics.core.data.refine_inputs import is_address, picture_at
 from lyrics.core.errors import ImageError, LyricsError, MissingRequirementError
 from lyrics.core.files import name_for_messages
-from lyrics.core.json_reading import parse_json, read_json_object
+from lyrics.core.json_reading import read_json_object
 from lyrics.core.lease import Lease
 from lyrics.core.pictures.model_inputs import ModelImages, joined
 from lyrics.core.pictures.processor import Processor
@@ -38,13 +37,18 @@ from lyrics.core.refining.inputs import InputPicture
 from lyrics.core.refining.refine_files import FORMATS, GIVE_UP_AFTER
 from lyrics.core.refining.refiner import VisualRefiner
 from lyrics.core.refining.rows import OBJECTS_FILE, SKIPPED_FILE, row_line, skipped_line, written_whole
-from lyrics.core.refining.shards import MergeSummary, merge_lines
+from lyrics.core.refining.shards import SHARDS_FOLDER, MergeSummary, check_merged, merge_lines
 from lyrics.core.registry.registry import describe
 from lyrics.core.types import Preprocessing
+from lyrics.workflows.ray_rows import RowCounter, RowShards, name_and_place, row_id
 
 RAY_FOLDER = "ray"
 #: Names in a file of the list that Ray reads.
 _NAMES_OF_A_FILE = 512
+#: Rows in a file at most; or a thousandth of what there is to do, which is lost where all is killed.
+_ROWS_OF_A_FILE = 512
+#: So often a batch is given to an actor again that died of it, or of something else.
+_TRIES = 4
 #: Cores of a task that reads names, opens images, or writes rows: all three find room on the one core that the experts
 #: leave on a machine of two. What takes as many as the experts would be run in their process, and nothing beside them.
 _LIST, _OPEN, _WRITE = 0.2, 0.5, 0.2
@@ -56,12 +60,12 @@ class RayOptions:
 
     Args:
         address: of a cluster, as ``ray.init`` has it; None starts Ray on this machine.
-        cores: of one actor, where there are no GPUs.
+        cores: of one actor, where there are no GPUs; as many of four as a machine can spare unless given.
         batch_size: images that go through the experts together.
     """
 
     address: str | None = None
-    cores: int = 4
+    cores: int | None = None
     batch_size: int = 8
 
 
@@ -95,8 +99,8 @@ def refine_on_ray(
 ) -> MergeSummary:
     """Refine pictures that are files or in object stores, wherever Ray has room, into ``out``.
 
-    ``out`` is a folder that all machines of the cluster see. A bad picture is a row with its error; it is not tried
-    again by a second start.
+    ``out`` is a folder that all machines of the cluster see. A bad picture is a row with its error; as without Ray, the
+    next start tries it again.
 
     Raises:
         MissingRequirementError: Ray or pyarrow is not installed.
@@ -110,18 +114,18 @@ def refine_on_ray(
     with ExitStack() as stack:
         stack.enter_context(Lease(out, "refining into"))
         _same_as_before(work, recipe, out)
-        rows = _Rows(work / "rows", arrow)
-        finished = rows.finished()
-        total, waiting = _write_names(pictures, work / "names", arrow, finished)
+        rows = RowShards(work / "rows", arrow)
+        made_by = rows.refiner()
+        total, waiting = _write_names(pictures, work / "names", arrow, rows.keys())
         progress(total - waiting, total)
         if waiting:
             _start(ray, options, stack)
-            watch = stack.enter_context(_Watch(work / "rows", total - waiting, total, progress, arrow))
-            _run(ray, recipe, options, work)
-            watch.stop()
-            if (left := len(finished) + waiting - len(rows.finished())) > 0:
+            folder = rows.begin()
+            with RowCounter(folder, total - waiting, total, progress, arrow):
+                _run(ray, recipe, options, work / "names", folder, waiting, made_by)
+            if left := waiting - len(rows.keys(last_start=True)):
                 raise LyricsError(f"Ray left {left} of {waiting} pictures without a row; start again for the rest.")
-        rows.check()
+            rows.refiner()
         return merge_lines(out, {OBJECTS_FILE: rows.lines(), SKIPPED_FILE: rows.skipped_lines()}, 1, wanted)
 
 
@@ -139,7 +143,8 @@ def import_ray() -> Any:
 
 
 def _same_as_before(work: Path, recipe: RefinerRecipe, out: Path) -> None:
-    """Raise ``LyricsError`` where the rows in ``work`` are of another refiner, or ``out`` has rows of a plain run."""
+    """Raise ``LyricsError`` where the rows in ``work`` are of another refiner, or ``out`` has rows of other runs."""
+    check_merged(out, "without --engine ray")
     now = {"spec": recipe.spec, "weights": recipe.weights, "dtype": recipe.dtype, "phrases": recipe.phrases}
     now = json.loads(json.dumps(now))
     file = work / "refiner.json"
@@ -149,20 +154,15 @@ def _same_as_before(work: Path, recipe: RefinerRecipe, out: Path) -> None:
                 f"{name_for_messages(out)}: holds rows of another refiner or of other phrases; give another --out."
             )
         return
-    if (out / OBJECTS_FILE).exists():
-        raise LyricsError(
-            f"{name_for_messages(out / OBJECTS_FILE)}: was made without --engine ray; give another --out."
-        )
+    if (out / SHARDS_FOLDER).exists():
+        raise LyricsError(f"{name_for_messages(out)}: holds rows of runs with --shard; give another --out.")
     work.mkdir(parents=True, exist_ok=True)
     with written_whole(file) as opened:
         opened.write(json.dumps(now, indent=1).encode())
 
 
 def _write_names(pictures: Iterable[InputPicture], folder: Path, arrow: Any, finished: KeySet) -> tuple[int, int]:
-    """Write the list that Ray reads, and return how many pictures there are, and how many of them have no row yet.
-
-    A name may be any bytes: they are written as hexadecimal digits, with those of where it is.
-    """
+    """Write the list that Ray reads, and return how many pictures there are, and how many of them have no row yet."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     total = waiting = 0
@@ -182,8 +182,7 @@ def _write_names(pictures: Iterable[InputPicture], folder: Path, arrow: Any, fin
             seen.add(key)
             total += 1
             if key not in finished:
-                where = one.name if "://" in one.name else os.path.abspath(one.name)
-                yield f"{os.fsencode(one.name).hex()} {os.fsencode(where).hex()}"
+                yield row_id(one.name, one.name if is_address(one.name) else os.path.abspath(one.name))
 
     for number, ids in enumerate(batched(without_row(), _NAMES_OF_A_FILE)):
         arrow.parquet.write_table(arrow.table({"id": ids}), folder / f"{number:08}.parquet")
@@ -192,6 +191,7 @@ def _write_names(pictures: Iterable[InputPicture], folder: Path, arrow: Any, fin
 
 
 def _start(ray: Any, options: RayOptions, stack: ExitStack) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it tells its makers of each start otherwise
     quiet = {"log_to_driver": False, "logging_level": "error", "ignore_reinit_error": True}
     try:
         if not ray.is_initialized():
@@ -203,22 +203,41 @@ def _start(ray: Any, options: RayOptions, stack: ExitStack) -> None:
         raise LyricsError(f"Ray {where}cannot be used: {describe(error)}") from error
 
 
-def _actors(ray: Any, options: RayOptions) -> tuple[int, dict[str, float]]:
-    """How many actors, and what each takes. Cores are left for opening images: without any, nothing would move."""
-    there = ray.cluster_resources()
-    cores, gpus = int(there.get("CPU", 0)), int(there.get("GPU", 0))
-    if cores < 2:
-        raise LyricsError(f"Ray has {cores} CPU core; two are needed, one for the experts and one to open images.")
-    if gpus:
-        return min(gpus, cores - 1), {"num_gpus": 1, "num_cpus": 1}
-    each = min(options.cores, cores - 1)
-    return max(1, (cores - 1) // each), {"num_cpus": each}
+def actors(machines: Iterable[Mapping[str, float]], cores: int | None) -> tuple[int, dict[str, float]]:
+    """Return how many actors there are, and what each takes.
+
+    Cores are left for opening images: without any, nothing would move.
+
+    Args:
+        machines: what each has, as Ray counts it: ``CPU`` and ``GPU``.
+        cores: of one actor where there are no GPUs.
+
+    Raises:
+        LyricsError: there are not two cores, or no machine has so many.
+    """
+    each_has = [(int(one.get("CPU", 0)), int(one.get("GPU", 0))) for one in machines]
+    total = sum(cpus for cpus, _ in each_has)
+    if total < 2:
+        raise LyricsError(f"Ray has {total} CPU core; two are needed, one for the experts and one to open images.")
+    if any(gpus for _, gpus in each_has):
+        return min(sum(min(one) for one in each_has), total - 1), {"num_gpus": 1, "num_cpus": 1}
+    largest = max(cpus for cpus, _ in each_has)
+    most = largest - (largest == total)
+    if cores is not None and cores > most:
+        raise LyricsError(f"--cores {cores}: an actor can have {most} here, one core is left to open images.")
+    each = cores or min(4, most)
+    # An actor lives on one machine.
+    count = sum(cpus // each for cpus, _ in each_has)
+    return count - (count * each > total - 1), {"num_cpus": each}
 
 
-def _run(ray: Any, recipe: RefinerRecipe, options: RayOptions, work: Path) -> None:
+def _run(
+    ray: Any, recipe: RefinerRecipe, options: RayOptions, names: Path, rows: Path, waiting: int, made_by: str | None
+) -> None:
+    """Refine the pictures of the list in ``names`` into shards in ``rows``."""
     from ray.data import ActorPoolStrategy, DataContext
 
-    count, each = _actors(ray, options)
+    count, each = actors((node["Resources"] for node in ray.nodes() if node["Alive"]), options.cores)
     context = DataContext.get_current()
     before = context.enable_progress_bars
     context.enable_progress_bars = False
@@ -227,27 +246,41 @@ def _run(ray: Any, recipe: RefinerRecipe, options: RayOptions, work: Path) -> No
     }
     try:
         (
-            ray.data.read_parquet(str((work / "names").absolute()), ray_remote_args={"num_cpus": _LIST})
+            ray.data.read_parquet(str(names.absolute()), ray_remote_args={"num_cpus": _LIST})
             .map_batches(Opener(preprocessing), batch_size=options.batch_size, batch_format="numpy", num_cpus=_OPEN)
             .map_batches(
                 Seer,
-                fn_constructor_args=(recipe, int(each.get("num_cpus", 1)), "num_gpus" in each),
+                fn_constructor_args=(recipe, int(each["num_cpus"]), "num_gpus" in each, made_by),
                 batch_size=options.batch_size,
                 batch_format="numpy",
                 compute=ActorPoolStrategy(size=count),
+                max_task_retries=_TRIES,
                 **each,
             )
-            .write_parquet(str((work / "rows").absolute()), ray_remote_args={"num_cpus": _WRITE})
+            .write_parquet(
+                str(rows.absolute()),
+                min_rows_per_file=max(1, min(_ROWS_OF_A_FILE, waiting // 1000)),
+                ray_remote_args={"num_cpus": _WRITE},
+            )
         )
-    except LyricsError:
-        raise
     except Exception as error:  # Ray wraps whatever a worker raised
+        if (ours := _ours(error)) is not None:
+            raise type(ours)(str(ours)) from error
         cause = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise LyricsError(f"Ray stopped: {cause}. Rows that are finished are kept; start again for the rest.") from (
             error
         )
     finally:
         context.enable_progress_bars = before
+
+
+def _ours(error: BaseException | None) -> LyricsError | None:
+    """Find the error that a worker of ours raised, as it was raised."""
+    while error is not None:
+        if type(error).__module__ == LyricsError.__module__:
+            return cast(LyricsError, error)
+        error = getattr(error, "cause", None) or error.__cause__
+    return None
 
 
 class Opener:
@@ -261,18 +294,28 @@ class Opener:
 
         prepared = np.empty(len(batch["id"]), dtype=object)
         for index, one in enumerate(batch["id"]):
-            name, where = (os.fsdecode(bytes.fromhex(part)) for part in str(one).split())
+            name, where = name_and_place(str(one))
             try:
                 prepared[index] = self.processor.images([picture_at(where).open()], names=[name])
             except ImageError as error:
-                prepared[index] = (error.kind, str(error))
+                prepared[index] = (error.kind, str(error).replace(where, name))
         return {"id": batch["id"], "prepared": prepared}
 
 
 class Seer:
-    """Holds the experts; gives the line of ``objects.jsonl`` of each image, or of ``skipped.jsonl``."""
+    """Holds the experts; gives the line of ``objects.jsonl`` of each image, or of ``skipped.jsonl``.
 
-    def __init__(self, recipe: RefinerRecipe, threads: int, on_gpu: bool) -> None:
+    Args:
+        recipe: of the refiner.
+        threads: of one that is not on a GPU.
+        on_gpu: or not.
+        made_by: digest of the refiner that made the rows that are there, None where there are none.
+
+    Raises:
+        LyricsError: the refiner is another one, or fails on everything.
+    """
+
+    def __init__(self, recipe: RefinerRecipe, threads: int, on_gpu: bool, made_by: str | None = None) -> None:
         import torch
 
         if not on_gpu:
@@ -280,23 +323,33 @@ class Seer:
         self.phrases = recipe.phrases
         self.refiner = recipe.build("cuda" if on_gpu else None)
         self.digest = self.refiner.digest(recipe.phrases)
+        if made_by not in (None, self.digest):
+            raise LyricsError(
+                f"the rows that are there were made with other weights (refiner {made_by}; this is {self.digest}); "
+                "give another --out."
+            )
+        self.ever_worked, self.failed = made_by is not None, 0
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         import numpy as np
 
-        lines = np.empty(len(batch["id"]), dtype=object)
-        kinds = np.full(len(batch["id"]), "", dtype=object)
+        count = len(batch["id"])
+        lines, kinds = np.empty(count, dtype=object), np.empty(count, dtype=object)
         opened = {index: one for index, one in enumerate(batch["prepared"]) if isinstance(one, ModelImages)}
         seen = dict(zip(opened, self._lines(list(opened.values())), strict=True))
         for index, one in enumerate(batch["prepared"]):
-            name = _name_of(str(batch["id"][index]))
-            found = seen.get(index) if index in seen else ImageError(one[1], one[0])
+            found = seen[index] if index in seen else ImageError(one[1], one[0])
             if isinstance(found, ImageError):
+                name, _ = name_and_place(str(batch["id"][index]))
                 kinds[index], lines[index] = found.kind, skipped_line(name, found).decode("utf-8")
             else:
-                assert found is not None
-                lines[index] = found.decode("utf-8")
-        return {"id": batch["id"], "kind": kinds.astype(str), "line": lines.astype(str)}
+                kinds[index], lines[index] = "", found.decode("utf-8")
+        return {
+            "id": batch["id"],
+            "kind": kinds.astype(str),
+            "line": lines.astype(str),
+            "refiner": np.full(count, self.digest),
+        }
 
     def _lines(self, images: Sequence[ModelImages]) -> list[bytes | ImageError]:
         if not images:
@@ -305,100 +358,19 @@ class Seer:
             together = self.refiner.placed(joined(images))
             phrases = None if self.phrases is None else [list(self.phrases)] * len(images)
             found = self.refiner.refine(together, phrases).refinements
-            return [row_line(one.to_json() | {"refiner": self.digest}) for one in found]
+            lines: list[bytes | ImageError] = [row_line(one.to_json() | {"refiner": self.digest}) for one in found]
+            self.ever_worked = True
+            return lines
         except Exception as error:  # an expert may raise anything
             if len(images) > 1:
                 return [line for one in images for line in self._lines([one])]
             reason = str(error) if isinstance(error, LyricsError) else f"an expert failed: {describe(error)}"
-            return [ImageError(f"{name_for_messages(images[0].names[0])}: {reason}", "expert")]
-
-
-# --- what came out ---
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """The parquet shards that Ray wrote. One that cannot be read is of a task that died: its rows come again."""
-
-    folder: Path
-    arrow: Any
-
-    def _tables(self, *columns: str) -> Iterator[Any]:
-        for path in sorted(self.folder.rglob("*.parquet")):
-            try:
-                yield self.arrow.parquet.read_table(path, columns=list(columns))
-            except (self.arrow.ArrowException, OSError):
-                continue
-
-    def finished(self) -> KeySet:
-        """Keys of the pictures that have a row."""
-        found = KeySet()
-        for table in self._tables("id"):
-            for one in table["id"].to_pylist():
-                if (key := key_of(_name_of(one))) not in found:
-                    found.add(key)
-        return found
-
-    def _of(self, *, skipped: bool) -> Iterator[bytes]:
-        for table in self._tables("kind", "line"):
-            for kind, line in zip(table["kind"].to_pylist(), table["line"].to_pylist(), strict=True):
-                if bool(kind) == skipped:
-                    yield line.encode("utf-8")
-
-    def lines(self) -> Iterator[bytes]:
-        return self._of(skipped=False)
-
-    def skipped_lines(self) -> Iterator[bytes]:
-        return self._of(skipped=True)
-
-    def check(self) -> None:
-        """Raise ``LyricsError`` where the experts failed on everything."""
-        if next(self.lines(), None) is not None:
-            return
-        skipped = [parse_json(line) for line in islice(self.skipped_lines(), GIVE_UP_AFTER)]
-        if len(skipped) == GIVE_UP_AFTER and all(one["kind"] == "expert" for one in skipped):
-            raise LyricsError(
-                f"the experts failed on every picture, so that the refiner seems to be broken; remove {self.folder} "
-                f"before the next start. The first failure: {skipped[0]['reason']}"
-            )
-
-
-def _name_of(row_id: str) -> str:
-    return os.fsdecode(bytes.fromhex(row_id.split()[0]))
-
-
-class _Watch:
-    """Counts finished rows every two seconds, for a progress bar."""
-
-    def __init__(self, folder: Path, done: int, total: int, progress: Callable[[int, int], None], arrow: Any) -> None:
-        self.folder, self.done, self.total, self.progress, self.arrow = folder, done, total, progress, arrow
-        # Those that are there hold what was done before.
-        self.counts: dict[Path, int] = dict.fromkeys(folder.rglob("*.parquet"), 0)
-        self.over = threading.Event()
-        self.thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> _Watch:
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.over.set()
-        self.thread.join()
-
-    def stop(self) -> None:
-        """Count a last time."""
-        self.__exit__()
-        self._count()
-
-    def _watch(self) -> None:
-        while not self.over.wait(2.0):
-            self._count()
-
-    def _count(self) -> None:
-        for path in self.folder.rglob("*.parquet") if self.folder.is_dir() else ():
-            if path not in self.counts:
-                try:
-                    self.counts[path] = self.arrow.parquet.read_metadata(path).num_rows
-                except (self.arrow.ArrowException, OSError):
-                    continue  # is being written
-        self.progress(min(self.done + sum(self.counts.values()), self.total), self.total)
+            if (name := name_for_messages(images[0].names[0])) not in reason:
+                reason = f"{name}: {reason}"
+            self.failed += 1
+            if self.failed >= GIVE_UP_AFTER and not self.ever_worked:
+                raise LyricsError(
+                    f"the experts failed on each of the first {self.failed} pictures, so that the refiner seems to be "
+                    f"broken. The last failure: {reason}"
+                ) from None
+            return [ImageError(reason, "expert")]

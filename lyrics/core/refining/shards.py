@@ -139,12 +139,17 @@ def merge_shards(out: Path, formats: Iterable[str]) -> MergeSummary:
 
 def merge_rows(out: Path, folders: list[Path], formats: Iterable[str]) -> MergeSummary:
     """``merge_shards`` of folders that are finished, into a folder that is ours alone."""
-    if (out / OBJECTS_FILE).exists() and not (out / MERGED_FILE).exists():
-        raise LyricsError(
-            f"{name_for_messages(out / OBJECTS_FILE)}: was made by a run without --shard; move it away before merging."
-        )
+    check_merged(out, "by a run without --shard")
     lines = {name: _lines([folder / name for folder in folders]) for name in (OBJECTS_FILE, SKIPPED_FILE)}
     return merge_lines(out, lines, len(folders), formats)
+
+
+def check_merged(out: Path, how: str) -> None:
+    """Raise ``LyricsError`` where ``out`` holds rows that merging would write over: made some other way, ``how``."""
+    if (out / OBJECTS_FILE).exists() and not (out / MERGED_FILE).exists():
+        raise LyricsError(
+            f"{name_for_messages(out / OBJECTS_FILE)}: was made {how}; move it away, or give another folder."
+        )
 
 
 def merge_lines(out: Path, lines: Mapping[str, Iterator[bytes]], parts: int, formats: Iterable[str]) -> MergeSummary:
