@@ -124,7 +124,7 @@ def refine_on_ray(
             with RowCounter(folder, total - waiting, total, progress, arrow):
                 _run(ray, recipe, options, work / "names", folder, waiting, made_by)
             if left := waiting - len(rows.keys(last_start=True)):
-                raise LyricsError(f"Ray left {left} of {waiting} pictures without a row; start again for the rest.")
+                raise LyricsError(f"Ray left {left} of {waiting} images without a row; start again for the rest.")
             rows.refiner()
         return merge_lines(out, {OBJECTS_FILE: rows.lines(), SKIPPED_FILE: rows.skipped_lines()}, 1, wanted)
 
@@ -370,7 +370,7 @@ class Seer:
             self.failed += 1
             if self.failed >= GIVE_UP_AFTER and not self.ever_worked:
                 raise LyricsError(
-                    f"the experts failed on each of the first {self.failed} pictures, so that the refiner seems to be "
+                    f"the experts failed on each of the first {self.failed} images, so that the refiner seems to be "
                     f"broken. The last failure: {reason}"
                 ) from None
             return [ImageError(reason, "expert")]

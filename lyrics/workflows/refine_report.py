@@ -98,10 +98,10 @@ def find(folder: Path) -> Findings:
         if len(chosen) < SAMPLES or key > chosen[0][0]:
             (heapq.heappush if len(chosen) < SAMPLES else heapq.heapreplace)(chosen, (key, found.images, row, where))
     found.samples = [refinement_of(row, where) for _, _, row, where in sorted(chosen, reverse=True, key=lambda x: x[0])]
-    for _, error in read_skipped(folder / SKIPPED_FILE):
-        found.failures[error.kind] += 1
+    for _, failure in read_skipped(folder / SKIPPED_FILE):
+        found.failures[failure.kind] += 1
         if len(found.failure_reasons) < _FAILURES:
-            found.failure_reasons.append(str(error))
+            found.failure_reasons.append(str(failure))
     return found
 
 

@@ -119,7 +119,7 @@ def test_experts_that_fail_on_everything_stop_the_run_and_those_of_other_weights
         raise RuntimeError("broken")
 
     seer.refiner.refine = fail  # type: ignore[method-assign,assignment]
-    with pytest.raises(LyricsError, match=r"the experts failed on each of the first 16 pictures.*broken"):
+    with pytest.raises(LyricsError, match=r"the experts failed on each of the first 16 images.*broken"):
         seer(batch)
     with pytest.raises(LyricsError, match="were made with other weights"):
         Seer(RECIPE, 1, False, made_by="0123456789abcdef")

@@ -89,8 +89,10 @@ def embed(network: Any, pixels_BCHW: torch.Tensor) -> list[torch.Tensor]:
 
 def _projected(level_BHWC: torch.Tensor, lateral: nn.Conv2d, further: nn.Conv2d | None = None) -> torch.Tensor:
     """A projection of 1x1, or two after each other as one, of a map [B, H, W, C]; returns [B, C, H, W]."""
+    assert lateral.bias is not None
     weight_OC, bias_O = lateral.weight[:, :, 0, 0], lateral.bias
     if further is not None:
+        assert further.bias is not None
         outer_OC = further.weight[:, :, 0, 0]
         bias_O = further.bias + outer_OC @ bias_O
         weight_OC = outer_OC @ weight_OC
