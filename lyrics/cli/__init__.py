@@ -30,6 +30,7 @@ from lyrics.cli import (
     parts,
     quickstart,
     refine,
+    report,
     serve,
     train,
 )
@@ -69,6 +70,7 @@ app.command("check", short_help="Parts, shapes and parameters of a model, before
 app.command("doctor", short_help="What is broken or missing here, and why.")(doctor.doctor)
 app.command("test-plugin", short_help="The conformance suite over a distribution.")(conformance.test_plugin)
 app.command("refine", short_help="Tags, boxes and masks of images, as JSON, COCO and drawings.")(refine.refine)
+app.command("report", short_help="One page of what refine found: counts, scores, samples.")(report.report)
 app.command("ask", short_help="One answer about images, boxes in and out.")(ask.ask)
 app.command("chat", short_help="A conversation about images.")(chat.chat)
 app.command("serve", short_help="A model over HTTP, as OpenAI's clients ask, boxes in and out.")(serve.serve)

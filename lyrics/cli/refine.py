@@ -72,6 +72,14 @@ def refine(
             "detector's the K nearest to objects.",
         ),
     ] = None,
+    engine: Annotated[
+        str, typer.Option(help="local: this process; ray: Ray Data (extra scale), on this machine or on a cluster.")
+    ] = "local",
+    address: Annotated[str | None, typer.Option(help="Of a Ray cluster; without it Ray starts here.")] = None,
+    cores: Annotated[
+        int | None,
+        typer.Option(min=1, help="CPU cores of one Ray actor, where there are no GPUs.  [default: at most 4]"),
+    ] = None,
     column: Annotated[str | None, typer.Option(help="Column of parquet files that holds the images.")] = None,
     redo: Annotated[
         bool, typer.Option("--redo", help="Drop what another refiner or other phrases left in --out, and do it again.")
@@ -91,7 +99,7 @@ def refine(
     from lyrics.cli._overrides import parse_overrides
     from lyrics.core.data.refine_inputs import RefineInputs
     from lyrics.core.dtypes import dtype_name
-    from lyrics.core.errors import ImageError, LyricsError, UnknownNameError
+    from lyrics.core.errors import ImageError, LyricsError, SpecError, UnknownNameError
     from lyrics.core.files import name_as_text, name_for_messages
     from lyrics.core.refining.features import FEATURES_FILE, FeatureOptions
     from lyrics.core.refining.formats import COCO_FILE, FILES, check_formats
@@ -99,6 +107,10 @@ def refine(
     from lyrics.core.refining.rows import read_skipped
     from lyrics.core.refining.shards import Shard
 
+    if engine not in ("local", "ray"):
+        raise UnknownNameError(f"--engine {engine}: is local or ray.")
+    if engine == "local" and (address is not None or cores is not None):
+        raise SpecError(f"{'--address' if address is not None else '--cores'}: is of Ray; give --engine ray with it.")
     if weights not in ("pretrained", "random"):
         raise UnknownNameError(f"--weights {weights}: is pretrained or random.")
     dtype = dtype_name(dtype)
@@ -114,6 +126,32 @@ def refine(
     if refined is not None:
         for part in ("tagger", "detector", "segmenter"):
             overrides.setdefault(f"refiner.{part}", {"use": "cached", "options": {"file": str(refined)}})
+
+    if engine == "ray":
+        given = {"--shard": shard, "--features": features, "--draw": draw, "--redo": redo, "--device": device}
+        if without := [name for name, value in given.items() if value]:
+            raise SpecError(f"{without[0]}: has no effect with --engine ray; leave it out.")
+        from lyrics.core.resolve import resolve_refiner
+        from lyrics.workflows.refine_ray import RayOptions, RefinerRecipe, refine_on_ray
+
+        resolved = resolve_refiner(spec, overrides).spec.model_dump(mode="json")
+        recipe = RefinerRecipe(resolved, weights, dtype, None if asked is None else tuple(asked))
+        options = RayOptions(address, cores, batch)
+        try:
+            with _Bar() as bar:
+                merged = refine_on_ray(recipe, found, out, options=options, formats=wanted, progress=bar.update)
+        except OSError as error:
+            raise LyricsError(
+                f"--out {name_for_messages(out)}: cannot be written: {error.strerror or error}."
+            ) from error
+        written = [name_as_text(str(path)) for path in merged.files]
+        if json:
+            print_json({"rows": merged.rows, "skipped": merged.skipped, "files": written})
+        else:
+            print_text(f"{merged.rows:,} images refined, {merged.skipped:,} skipped: {', '.join(written)}")
+        if strict and merged.skipped:
+            raise typer.Exit(1)
+        return
 
     import torch
 

@@ -90,6 +90,25 @@ class SeenTogether:
         return cls(tuple(one.tags for one in seen), tuple(one.objects for one in seen), local)
 
 
+def joined(images: Sequence[ModelImages]) -> ModelImages:
+    """Return pictures that were prepared one by one as the batch that preparing them together gives."""
+    batches: dict[str, ImageBatch] = {}
+    for expert in images[0].by_expert:
+        parts = [one.by_expert[expert] for one in images]
+        high = max(part.pixels_BCHW.shape[2] for part in parts)
+        wide = max(part.pixels_BCHW.shape[3] for part in parts)
+        pixels_BCHW = parts[0].pixels_BCHW.new_zeros(sum(map(len, parts)), 3, high, wide)
+        row = 0
+        for part in parts:
+            _, _, height, width = part.pixels_BCHW.shape
+            pixels_BCHW[row : row + len(part), :, :height, :width] = part.pixels_BCHW
+            row += len(part)
+        frames = tuple(frame for part in parts for frame in part.frames)
+        batches[expert] = ImageBatch(pixels_BCHW, frames, tuple(name for part in parts for name in part.names))
+    names = tuple(name for one in images for name in one.names)
+    return ModelImages(names, tuple(size for one in images for size in one.sizes_px), batches)
+
+
 class ModelInputs(UserDict[str, Any]):
     """What ``model.processor(...)`` returns, for ``model.generate(**inputs)`` or ``model(**inputs)``.
 

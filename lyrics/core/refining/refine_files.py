@@ -43,7 +43,7 @@ from lyrics.core.refining.rows import (
     row_line,
     skipped_line,
 )
-from lyrics.core.refining.shards import Shard
+from lyrics.core.refining.shards import MERGED_FILE, Shard
 from lyrics.core.registry.registry import describe
 
 __all__ = [
@@ -165,7 +165,9 @@ def refine_files(
     own = out if shard is None else shard.folder(out)
     own.mkdir(parents=True, exist_ok=True)
     with Lease(own, "refining into"):
-        if shard is not None:
+        if shard is None:
+            (out / MERGED_FILE).unlink(missing_ok=True)  # rows come to it that no merging knows of
+        else:
             shard.begin(out)
         run = _Run(refiner, own, out / DRAWN_FOLDER, draw, phrases, redo, shard, features)
         summary = run.over(pictures, batch_size, progress)

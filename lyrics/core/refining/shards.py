@@ -12,7 +12,7 @@ import itertools
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -139,29 +139,42 @@ def merge_shards(out: Path, formats: Iterable[str]) -> MergeSummary:
 
 def merge_rows(out: Path, folders: list[Path], formats: Iterable[str]) -> MergeSummary:
     """``merge_shards`` of folders that are finished, into a folder that is ours alone."""
+    check_merged(out, "by a run without --shard")
+    lines = {name: _lines([folder / name for folder in folders]) for name in (OBJECTS_FILE, SKIPPED_FILE)}
+    return merge_lines(out, lines, len(folders), formats)
+
+
+def check_merged(out: Path, how: str) -> None:
+    """Raise ``LyricsError`` where ``out`` holds rows that merging would write over: made some other way, ``how``."""
     if (out / OBJECTS_FILE).exists() and not (out / MERGED_FILE).exists():
         raise LyricsError(
-            f"{name_for_messages(out / OBJECTS_FILE)}: was made by a run without --shard; move it away before merging."
+            f"{name_for_messages(out / OBJECTS_FILE)}: was made {how}; move it away, or give another folder."
         )
+
+
+def merge_lines(out: Path, lines: Mapping[str, Iterator[bytes]], parts: int, formats: Iterable[str]) -> MergeSummary:
+    """Write lines of ``objects.jsonl`` and ``skipped.jsonl``, by these names, sorted by path and each picture once.
+
+    ``parts`` is how many they come from, for the summary.
+    """
     with written_whole(out / MERGED_FILE) as file:
-        file.write(row_line({"folders": [str(folder.relative_to(out)) for folder in folders]}))
+        file.write(row_line({"merged": parts}))
     counts: dict[str, int] = {}
     for name in (OBJECTS_FILE, SKIPPED_FILE):
         with written_whole(out / name) as file, tempfile.TemporaryDirectory(dir=out, prefix=".sorting-") as aside:
-            rows = itertools.chain.from_iterable(_lines(folder / name) for folder in folders)
-            counts[name] = _write_sorted(rows, file, Path(aside))
+            counts[name] = _write_sorted(lines[name], file, Path(aside))
     files = [out / OBJECTS_FILE, out / SKIPPED_FILE, *write_formats(out, formats)]
-    return MergeSummary(len(folders), counts[OBJECTS_FILE], counts[SKIPPED_FILE], tuple(files))
+    return MergeSummary(parts, counts[OBJECTS_FILE], counts[SKIPPED_FILE], tuple(files))
 
 
-def _lines(path: Path) -> Iterator[bytes]:
-    for _, row in read_rows(path):
+def _lines(paths: list[Path]) -> Iterator[bytes]:
+    for _, row in itertools.chain.from_iterable(map(read_rows, paths)):
         # Features stay with their shard, where training finds them.
         yield row_line({key: value for key, value in row.items() if key != "features"})
 
 
 def _write_sorted(lines: Iterator[bytes], file: IO[bytes], aside: Path) -> int:
-    """Write lines sorted by their images' paths, as folders are listed; return how many there are.
+    """Write lines sorted by their images' paths, as folders are listed, and each image once; return how many.
 
     As much as memory may hold is sorted at a time and laid ``aside``; the sorted files are then merged.
     """
@@ -184,12 +197,16 @@ def _write_sorted(lines: Iterator[bytes], file: IO[bytes], aside: Path) -> int:
                 path.unlink()
 
         while chunk := _some(lines):
-            total += len(chunk)
             chunk.sort(key=_path_of)
             runs.append(lay_aside(chunk))
             if len(runs) == _FILES_AT_ONCE:
                 runs = [lay_aside(merged(runs))]
-        file.writelines(merged(runs))
+        last: tuple[str, ...] | None = None
+        for line in merged(runs):
+            if (path := _path_of(line)) != last:
+                file.write(line)
+                total += 1
+            last = path
     return total
 
 

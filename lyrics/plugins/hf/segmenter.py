@@ -15,6 +15,7 @@ from lyrics.core.contracts import BuildContext
 from lyrics.core.refining.box_segmenter import BoxSegmenter
 from lyrics.plugins.hf import HfSegmenterOptions
 from lyrics.plugins.hf.networks import CheckpointSource, KeepsConfig, find_source, make_network
+from lyrics.plugins.hf.sam2 import embed, is_lean, make_lean
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,17 @@ class HfSegmenter(BoxSegmenter, KeepsConfig):
     def __init__(self, network: Any, source: CheckpointSource, boxes_per_pass: int) -> None:
         super().__init__(source.preprocessing, int(source.config.prompt_encoder_config.hidden_size), boxes_per_pass)
         self.network = network
+        self._lean = is_lean(network)
+        if self._lean:
+            make_lean(network)
         self.config = source.config
         self.entries = source.entries
 
     def embed(self, pixels_CHW: torch.Tensor) -> _Embedding:
         """Return what the decoder reads of one image."""
+        if self._lean:
+            maps = embed(self.network, pixels_CHW[None])
+            return _Embedding(maps, maps[-1][0])
         given = self.network.get_image_embeddings(pixels_CHW[None])
         if isinstance(given, tuple):  # SAM-HQ: the embedding, and those of earlier layers
             return _Embedding(given, given[0][0])
