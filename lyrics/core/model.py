@@ -90,8 +90,7 @@ class LyricsModel(SavedModel):
 
         Args:
             images: an image or several, whatever ``lyrics.core.pictures.images.open_image`` opens; or prepared ones.
-            instructions: one for each image; a text alone for one image. None: the query transformer reads no
-                instruction.
+            instructions: one for each image; a text alone for one image. None: none is read.
             phrases, condition: as for ``generate``; who sees blurred images (``lyrics.core.conditions``).
 
         Raises:
@@ -119,18 +118,12 @@ class LyricsModel(SavedModel):
             width = self.projection.out_features
             return Encoded(self.projection.weight.new_zeros(0, self.query_transformer.num_queries, width), (), ())
         features, refinements = self.features(images, phrases)
-        return self.encode_features(features, refinements, instructions, dropped=dropped)
+        return self.encode_features(features, refinements, instructions, dropped)
 
     def encode_features(
-        self,
-        features: Features,
-        refinements: Sequence[Refinement],
-        instructions: Sequence[str],
-        *,
-        dropped: DroppedText = NOTHING_DROPPED,
+        self, features: Features, refinements: tuple[Refinement, ...], instructions: Sequence[str], dropped: DroppedText
     ) -> Encoded:
         """Encode what ``features`` returned of one or more images; ``encode_images`` without looking at them."""
-        refinements = tuple(refinements)
         stream = self._stream(dropped.read(refinements), instructions)
         outputs = self.query_transformer([stream], features)
         queries_PQD = torch.cat([outputs(STREAM, segment) for segment in stream.wanted], dim=1)
@@ -180,7 +173,6 @@ class LyricsModel(SavedModel):
         """Stage 1 (section 3.2): every objective's loss as a sum and a count over this rank's batch.
 
         Random draws (masked objects, hard negatives) are functions of (``seed``, ``step``, the samples' positions).
-
         Raises ``ValueError`` for a model without objectives.
         """
         features, texts = self.pretraining_inputs(batch, seed, step)
@@ -198,8 +190,7 @@ class LyricsModel(SavedModel):
     ) -> tuple[Features, PretrainBatch]:
         """Return what the objectives read of a batch: frozen features, and texts as token ids.
 
-        ``kinds`` also says of each spatial token whether it is markup, of a name or of a coordinate; measurements tell
-        these apart.
+        ``kinds`` also says of each spatial token whether it is markup, of a name or of a coordinate (to measure each).
         """
         if not self.objectives:
             raise ValueError(

@@ -1,7 +1,7 @@
-"""The parquet shards that ``lyrics refine --engine ray`` writes: which pictures have a row, their lines, and a count.
+"""The parquet shards that ``lyrics refine --engine ray`` writes: which images have a row, their lines, and a count.
 
-Each start writes into a folder of its own, ``rows/00003``. A picture that was skipped is tried again by the next start,
-as in a run without Ray, so that of skipped pictures the last start alone tells.
+Each start writes into a folder of its own, ``rows/00003``. An image that was skipped is tried again by the next start,
+as in a run without Ray, so that of skipped images the last start alone tells.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lyrics.core.refining.index import KeySet, key_of
 
 
 def row_id(name: str, where: str) -> str:
-    """Return the name of a picture and where it is as text that any file can hold: a name may be any bytes."""
+    """Return the name of an image and where it is as text that any file can hold: a name may be any bytes."""
     return f"{os.fsencode(name).hex()} {os.fsencode(where).hex()}"
 
 
@@ -60,7 +60,7 @@ class RowShards:
                 continue
 
     def keys(self, *, last_start: bool = False) -> KeySet:
-        """Keys of the pictures that were refined by any start; or of all that the last start refined or skipped."""
+        """Keys of the images that were refined by any start; or of all that the last start refined or skipped."""
         found = KeySet()
         for folder in self.starts[-1:] if last_start else self.starts:
             for table in self._tables(folder, "id", "kind"):

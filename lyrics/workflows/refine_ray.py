@@ -2,7 +2,7 @@
 
 Images are opened and resized by tasks on CPU cores, experts are held by one actor for each GPU, or for some cores each.
 Rows come out as parquet shards in ``OUT/ray/rows`` and are brought together at the end, sorted by path, as those of
-shards are. A second start lists only pictures that have no row there. (Ray's own ``CheckpointConfig`` would hold a
+shards are. A second start lists only images that have no row there. (Ray's own ``CheckpointConfig`` would hold a
 whole core for its filter: on two cores nothing is left to read with, and the run stands still. It would not say what
 is left to do, either.)
 
@@ -97,15 +97,15 @@ def refine_on_ray(
     formats: Iterable[str] = FORMATS,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> MergeSummary:
-    """Refine pictures that are files or in object stores, wherever Ray has room, into ``out``.
+    """Refine images that are files or in object stores, wherever Ray has room, into ``out``.
 
-    ``out`` is a folder that all machines of the cluster see. A bad picture is a row with its error; as without Ray, the
+    ``out`` is a folder that all machines of the cluster see. A bad image is a row with its error; as without Ray, the
     next start tries it again.
 
     Raises:
         MissingRequirementError: Ray or pyarrow is not installed.
-        LyricsError: Ray cannot be reached, or has too few cores; ``out`` is in use, or was made by another refiner; a
-            picture is neither a file nor an address; or the experts failed on everything.
+        LyricsError: Ray cannot be reached, or has too few cores; ``out`` is in use, or was made by another refiner; an
+            image is neither a file nor an address; or the experts failed on everything.
     """
     wanted = check_formats(formats)
     ray, arrow = import_ray(), import_arrow()
@@ -162,7 +162,7 @@ def _same_as_before(work: Path, recipe: RefinerRecipe, out: Path) -> None:
 
 
 def _write_names(pictures: Iterable[InputPicture], folder: Path, arrow: Any, finished: KeySet) -> tuple[int, int]:
-    """Write the list that Ray reads, and return how many pictures there are, and how many of them have no row yet."""
+    """Write the list that Ray reads, and return how many images there are, and how many of them have no row yet."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     total = waiting = 0
@@ -234,7 +234,7 @@ def actors(machines: Iterable[Mapping[str, float]], cores: int | None) -> tuple[
 def _run(
     ray: Any, recipe: RefinerRecipe, options: RayOptions, names: Path, rows: Path, waiting: int, made_by: str | None
 ) -> None:
-    """Refine the pictures of the list in ``names`` into shards in ``rows``."""
+    """Refine the images of the list in ``names`` into shards in ``rows``."""
     from ray.data import ActorPoolStrategy, DataContext
 
     count, each = actors((node["Resources"] for node in ray.nodes() if node["Alive"]), options.cores)

@@ -91,7 +91,7 @@ class SeenTogether:
 
 
 def joined(images: Sequence[ModelImages]) -> ModelImages:
-    """Return pictures that were prepared one by one as the batch that preparing them together gives."""
+    """Return images that were prepared one by one as the batch that preparing them together gives."""
     batches: dict[str, ImageBatch] = {}
     for expert in images[0].by_expert:
         parts = [one.by_expert[expert] for one in images]

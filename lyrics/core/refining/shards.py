@@ -153,7 +153,7 @@ def check_merged(out: Path, how: str) -> None:
 
 
 def merge_lines(out: Path, lines: Mapping[str, Iterator[bytes]], parts: int, formats: Iterable[str]) -> MergeSummary:
-    """Write lines of ``objects.jsonl`` and ``skipped.jsonl``, by these names, sorted by path and each picture once.
+    """Write lines of ``objects.jsonl`` and ``skipped.jsonl``, by these names, sorted by path and each image once.
 
     ``parts`` is how many they come from, for the summary.
     """

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from lyrics.core.finite import is_finite
-from lyrics.core.language.prompting import Encoded
+from lyrics.core.language.prompting import NOTHING_DROPPED, Encoded
 from lyrics.core.model import LyricsModel
 from lyrics.core.refining.refinement import Refinement
 from lyrics.core.stage1.streams import Features
@@ -72,11 +72,11 @@ class SeenImages:
             if found is None:  # not finite: which part it was is found out by looking at all of them
                 return self.model.look(images, questions)
             known |= found
-        encoded = [known[key] for key in asked]
+        read = [known[key] for key in asked]
         return Encoded(
-            torch.cat([one.soft_tokens_PQD for one in encoded]),
-            tuple(refinement for one in encoded for refinement in one.refinements),
-            tuple(text for one in encoded for text in one.spatial_texts),
+            torch.cat([one.soft_tokens_PQD for one in read]),
+            tuple(refinement for one in read for refinement in one.refinements),
+            tuple(text for one in read for text in one.spatial_texts),
         )
 
     def recall(self, image: Image.Image) -> Refinement | None:
@@ -100,9 +100,9 @@ class SeenImages:
         features = each[0].features
         for one in each[1:]:
             features = features.followed_by(one.features)
-        encoded = self.model.encode_features(
-            features, [one.refinement for one in each], [question for _, question in unread]
-        )
+        refinements = tuple(one.refinement for one in each)
+        questions = [question for _, question in unread]
+        encoded = self.model.encode_features(features, refinements, questions, NOTHING_DROPPED)
         if not is_finite(encoded.soft_tokens_PQD):
             return None
         for digest in new:

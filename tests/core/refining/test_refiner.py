@@ -189,7 +189,7 @@ def change_first(**fields: Any) -> Callable[[DetectorOutput], Any]:
     return lambda found: ((replace(found.detections[0][0], **fields), *found.detections[0][1:]), *found.detections[1:])
 
 
-broken("too few tags", "the tagger gave tags for 1 of 2 pictures", tagger=Expert(lambda images: [[]]))
+broken("too few tags", "the tagger gave tags for 1 of 2 images", tagger=Expert(lambda images: [[]]))
 broken(
     "too few detections",
     "the detector answered 1 of 2 images",
