@@ -51,7 +51,8 @@ PALE = """() => {
     const holder = texts.currentNode.parentElement;
     const said = texts.currentNode.textContent.trim();
     const box = holder.getBoundingClientRect();
-    if (!said || box.width < 2 || box.height < 2 || holder.closest("svg, script, style, :disabled, [aria-disabled=true]"))
+    const skipped = "svg, script, style, :disabled, [aria-disabled=true]";
+    if (!said || box.width < 2 || box.height < 2 || holder.closest(skipped))
       continue;
     if (!holder.checkVisibility({ opacityProperty: true, visibilityProperty: true })) continue;
     const layers = [];
