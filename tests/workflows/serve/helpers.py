@@ -45,7 +45,7 @@ def last(events: queue.Queue[Event]) -> tuple[Event, str]:
     """The event that ends a job, and what was told before it."""
     text = ""
     while True:
-        event = events.get(timeout=120)
+        event = events.get(timeout=600)
         if not isinstance(event, TextPiece):
             return event, text
         text += event.text
@@ -78,7 +78,7 @@ class Client:
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
     ) -> tuple[int, Any, dict[str, str]]:
         """Status, body (as JSON where it is), headers."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
         try:
             data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
             given = {"Content-Type": "application/json"} if body is not None else {}

@@ -156,7 +156,7 @@ KINDS: tuple[Callable[[random.Random], bytes], ...] = (changed, changed, changed
 
 def send(client: Client, draw: random.Random) -> tuple[int, str]:
     """One malformed request: of a kind above, or one whose HTTP is odd, too."""
-    connection = http.client.HTTPConnection("127.0.0.1", client.port, timeout=120)
+    connection = http.client.HTTPConnection("127.0.0.1", client.port, timeout=600)
     try:
         body = draw.choice(KINDS)(draw)
         path = draw.choice([CHAT] * 6 + ["/v1/refine", "/v1/models/x", "/nothing", "/../etc/passwd", "/openapi.json"])
@@ -254,7 +254,7 @@ def test_clients_that_hang_up_leave_nothing_behind(
 
     def hang_up_often(first: int) -> None:
         for _ in range(first, HANGUPS, THREADS):
-            with socket.create_connection(("127.0.0.1", client.port), timeout=120) as one:
+            with socket.create_connection(("127.0.0.1", client.port), timeout=600) as one:
                 one.sendall(head.encode() + data)
                 heard[one.recv(400).split()[1].decode()] += 1
 
