@@ -54,6 +54,8 @@ def quickstart(
             print_text(f"  - {turn['question']}\n    {turn['text'].strip()}{truth}")
     if found:
         print_text("\nlyrics-tiny knows drawn shapes and words only; what it says of a photograph means nothing.")
+    if result["twins"] is not None:
+        _print_twins(result["twins"])
     if result["swap"] is not None:
         _print_swap(result["swap"]["pictures"])
     for stage, steps in result["training"].items():
@@ -76,10 +78,24 @@ def quickstart(
     )
 
 
+def _print_twins(twins: Mapping[str, Any]) -> None:
+    print_text(f"\n{twins['model']}, asked what only the pixels tell; in brackets with the soft tokens of the twin:")
+    for row in twins["answers"]:
+        if row["told_by"] == "pixels":
+            print_text(
+                f"  {Path(row['picture']).name}  {row['question']}  {row['answer']}"
+                f"{'' if row['right'] else ' (true: ' + row['truth'] + ')'}  [{row['with_the_twins_soft_tokens']}]"
+            )
+    for told, right in twins["right"].items():
+        print_text(f"  told by the {told}: {right['own']} of {right['asked']} right, {right['twin']} with the twin's")
+
+
 def _print_swap(pictures: Sequence[Mapping[str, Any]]) -> None:
+    from lyrics.workflows.quickstart.page import difference_text
+
     print_text("\nwith the annotations in the detector's place (--set refiner.detector=cached):")
     for one in pictures:
-        wrong, missed = ", ".join(one["trained detector alone"]), ", ".join(one["annotations alone"])
-        rest = f"; trained detector alone: {wrong}" if wrong else ""
-        rest += f"; annotations alone: {missed}" if missed else ""
-        print_text(f"  {Path(one['picture']).name}: {one['both']} objects the same{rest}")
+        if one["trained detector alone"] or one["annotations alone"]:
+            print_text(f"  {difference_text(one)}")
+    same = sum(one["both"] for one in pictures)
+    print_text(f"  {same} objects are the same in both")

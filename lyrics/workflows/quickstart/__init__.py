@@ -1,7 +1,7 @@
 """The main job in one function: what ``lyrics-tiny`` sees in drawn scenes or in a user's image, and a report of it.
 
-``dialogue`` asks about them, ``swap`` exchanges a part, ``training`` takes steps of both stages, ``page`` writes the
-report.
+``dialogue`` asks about them, ``twins`` asks what only the pixels tell, ``swap`` exchanges a part, ``training`` takes
+steps of both stages, ``page`` writes the report.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from lyrics.workflows.quickstart.dialogue import conversation, referring
 from lyrics.workflows.quickstart.page import page
 from lyrics.workflows.quickstart.swap import OVERRIDES, annotated, difference
 from lyrics.workflows.quickstart.training import few_steps
+from lyrics.workflows.quickstart.twins import MODEL, ask_twins, draw_twins
 
 SCENES = 6
 SEED = 0
@@ -71,6 +72,7 @@ def run(pictures: Sequence[Path], out: Path, *, progress: Callable[[str], None])
         "soft_tokens": list(encoded[0].soft_tokens_PQD.shape[1:]),
         "spatial_text": encoded[0].spatial_texts[0],
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "twins": None if pictures else _twins(out, progress),
         "swap": _swapped(opened, truth, refinements, progress) if truth else None,
         "training": _trained(progress),
         "report": str(out / REPORT),
@@ -106,6 +108,13 @@ def _scenes(
         truth.append((*sample.objects, *words))
         questions.append(sample.turns)
     return found, truth, questions
+
+
+def _twins(out: Path, progress: Callable[[str], None]) -> dict[str, Any]:
+    from lyrics.core.loading import build_model
+
+    progress(f"asking {MODEL} what only the pixels tell ...")
+    return ask_twins(build_model(MODEL).eval(), *draw_twins(out))
 
 
 def _swapped(

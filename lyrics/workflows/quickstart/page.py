@@ -6,6 +6,7 @@ import base64
 import html
 import io
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -41,26 +42,69 @@ def page(result: dict[str, Any], drawn: Sequence[Image.Image], *, own: bool) -> 
         f"only their size tells apart.</p>\n{figures}\n<h2>What the language model reads</h2>"
         f"<p>Soft tokens: {result['soft_tokens'][0]} of width {result['soft_tokens'][1]}, and of the first image "
         f"this text:</p><p><code>{html.escape(result['spatial_text'])}</code></p>"
-        f"{_swap(result['swap'])}{_training(result['training'])}</body></html>\n"
+        f"{_twins(result['twins'])}{_swap(result['swap'])}{_training(result['training'])}</body></html>\n"
     )
+
+
+def _twins(twins: Mapping[str, Any] | None) -> str:
+    """The answers of twins, one figure a drawing; what was wrong is said as plainly as what was right."""
+    if twins is None:
+        return ""
+    figures = []
+    for path, rows in groupby(twins["answers"], key=lambda row: row["picture"]):
+        shown = "".join(
+            f"<tr><td>{html.escape(row['question'])}</td><td>{html.escape(row['truth'])}</td>"
+            f"{_judged(row['answer'], row['right'])}"
+            f"{_judged(row['with_the_twins_soft_tokens'], row['right_with_the_twins'])}</tr>"
+            for row in rows
+        )
+        name = html.escape(Path(path).name)
+        data = base64.b64encode(Path(path).read_bytes()).decode()
+        figures.append(
+            f'<figure><img alt="{name}" src="data:image/png;base64,{data}"><figcaption>{name}</figcaption><table><tr>'
+            f"<th>question</th><th>true</th><th>answer</th><th>with the twin's soft tokens</th></tr>{shown}</table>"
+            "</figure>"
+        )
+    pixels, text = twins["right"]["pixels"], twins["right"]["text"]
+    return (
+        f"<h2>What only the pixels tell</h2><p>Twins have the same tags and boxes, and look different. "
+        f"{html.escape(twins['model'])} answers {pixels['own']} of {pixels['asked']} questions about looks rightly, "
+        f"and {pixels['twin']} with the soft tokens of the twin, all else being equal; of "
+        f"{text['asked']} questions that the text of tags and boxes answers, {text['own']} and "
+        f"{text['twin']}.</p>{''.join(figures)}"
+    )
+
+
+def _judged(answer: str, right: bool) -> str:
+    return f"<td>{html.escape(answer)} {'&#10003;' if right else '&#10007;'}</td>"
 
 
 def _swap(swap: Mapping[str, Any] | None) -> str:
     if swap is None:
         return ""
-    rows = "".join(
-        f"<tr><td>{html.escape(Path(one['picture']).name)}</td><td>{one['both']}</td>"
-        f"<td>{html.escape(', '.join(one['trained detector alone']) or '-')}</td>"
-        f"<td>{html.escape(', '.join(one['annotations alone']) or '-')}</td></tr>"
-        for one in swap["pictures"]
-    )
+    changed = [one for one in swap["pictures"] if one["trained detector alone"] or one["annotations alone"]]
+    rows = "".join(f"<li>{html.escape(difference_text(one))}</li>" for one in changed)
+    same = sum(one["both"] for one in swap["pictures"])
     settings = " ".join(f"--set {path}={slot['use']}" for path, slot in swap["overrides"].items())
     return (
         "<h2>Another detector</h2><p>A part is swapped by naming another one. Here the annotations take the places of "
         f"tagger and detector (<code>{html.escape(settings)}</code>), so what differs is what the trained ones missed "
-        "or made up:</p><table><tr><th>image</th><th>objects of both</th><th>trained detector "
-        f"alone</th><th>annotations alone</th></tr>{rows}</table>"
+        f"or made up. {same} objects are the same in both"
+        + (f"; the differences:</p><ul>{rows}</ul>" if changed else ", and nothing differs.</p>")
     )
+
+
+def difference_text(one: Mapping[str, Any]) -> str:
+    """What the trained detector and the annotations say of an image, in words: ``scene-1.png: only ...``."""
+    parts = [
+        f"{who} alone: {', '.join(names)}"
+        for who, names in (
+            ("the trained detector", one["trained detector alone"]),
+            ("the annotations", one["annotations alone"]),
+        )
+        if names
+    ]
+    return f"{Path(one['picture']).name}: {one['both']} objects the same; {'; '.join(parts)}"
 
 
 def _training(training: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
