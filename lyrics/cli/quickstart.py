@@ -65,21 +65,21 @@ def quickstart(
             f"{steps[-1][name]:.2f}"
         )
     print_text(
-        "\nThe language model is mostly right about words, counts, places, relations and what is not there, and often "
-        "wrong about what is in a box and about things that only their size tells apart; docs/tiny.md has the figures."
+        "\nThe language model is mostly right about what is there, how many, where, and about the ground, and often "
+        "wrong about which of several things looks how, and about what is written; docs/tiny.md has the figures."
     )
     print_text(f"report: {result['report']}")
     first = result["pictures"][0]["picture"]
     print_text(
         "Three things to try next:\n"
         f"  lyrics chat {first} --model lyrics-tiny\n"
-        "  lyrics evaluate --model lyrics-tiny --benchmark scenes --limit 20 --out scores\n"
+        "  lyrics evaluate --model lyrics-tiny --benchmark scenes --limit 24 --soft own,shuffled --out scores\n"
         "  lyrics pretrain tiny-stage1 --out runs/stage1"
     )
 
 
 def _print_twins(twins: Mapping[str, Any]) -> None:
-    print_text(f"\n{twins['model']}, asked what only the pixels tell; in brackets with the soft tokens of the twin:")
+    print_text("\nasked what only the pixels tell; in brackets with the soft tokens of the twin:")
     for row in twins["answers"]:
         if row["told_by"] == "pixels":
             print_text(

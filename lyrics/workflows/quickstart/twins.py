@@ -13,6 +13,7 @@ from lyrics.core.data.build import build_dataset
 from lyrics.core.evaluation.metrics.exact import exact_match
 from lyrics.core.evaluation.prompts import PROMPTS, prompt_of
 from lyrics.core.language.prompts import Exchange
+from lyrics.workflows.quickstart.dialogue import in_pixels
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from lyrics.core.model import LyricsModel
     from lyrics.core.types import Sample
 
-MODEL = "lyrics-tiny-fine"
 PAIRS = 3
 #: What is asked of every drawing, and whether the text of tags and boxes answers it.
 ASKED = {
@@ -34,19 +34,23 @@ ASKED = {
 _MAX_NEW_TOKENS = 16
 
 
-def draw_twins(out: Path) -> tuple[list[tuple[str, Image.Image]], list[list[Sample]]]:
-    """Draw scenes of the split ``test`` into ``out``, twins side by side; return them with the questions of each."""
+def draw_twins(out: Path, first_row: int = 0) -> tuple[list[tuple[str, Image.Image]], list[list[Sample]]]:
+    """Draw scenes of the split ``test`` into ``out``, from an even row on, twins side by side.
+
+    Return them with the questions of each.
+    """
     data = {
         questions: build_dataset(
             "lyrics-vl/scenes",
-            {"split": "test", "scenes": 2 * PAIRS, "task": "vqa", "attributes": "fine", "questions": (questions,)},
+            {"split": "test", "scenes": first_row + 2 * PAIRS, "task": "vqa", "questions": (questions,)},
         )
         for questions in ASKED
     }
     first = next(iter(data.values()))
     drawn, asked = [], []
-    for row in range(2 * PAIRS):
-        path, image = out / f"twin-{row // 2}-{'ab'[row % 2]}.png", first.picture(first[row])
+    for place in range(2 * PAIRS):
+        row = first_row + place
+        path, image = out / f"twin-{place // 2}-{'ab'[place % 2]}.png", first.picture(first[row])
         assert image is not None
         image.save(path)
         drawn.append((str(path), image))
@@ -69,14 +73,15 @@ def ask_twins(
         seen = (encoded, replace(encoded, soft_tokens_PQD=encoded.soft_tokens_PQD[other]))
         dialogues = [[Exchange(prompt, images=(index,))] for index, prompt in enumerate(prompts)]
         answers = [model.answer(dialogues, one, max_new_tokens=_MAX_NEW_TOKENS) for one in seen]
-        for (path, _), sample, own, exchanged in zip(drawn, samples, *answers, strict=True):
+        for (path, image), sample, own, exchanged in zip(drawn, samples, *answers, strict=True):
             turn = sample.turns[0]
+            shown = in_pixels(turn, image.size)
             rows.append(
                 {
                     "picture": path,
                     "told_by": ASKED[kind],
-                    "question": turn.instruction,
-                    "truth": turn.answer,
+                    "question": shown.instruction,
+                    "truth": shown.answer,
                     "answer": own.text.strip(),
                     "right": bool(exact_match(own.text, [turn.answer])),
                     "with_the_twins_soft_tokens": exchanged.text.strip(),
@@ -84,7 +89,7 @@ def ask_twins(
                 }
             )
     rows.sort(key=lambda row: row["picture"])
-    return {"model": MODEL, "answers": rows, "right": {told: _right(rows, told) for told in ("pixels", "text")}}
+    return {"answers": rows, "right": {told: _right(rows, told) for told in ("pixels", "text")}}
 
 
 def _right(rows: Sequence[dict[str, Any]], told_by: str) -> dict[str, int]:
