@@ -24,7 +24,7 @@ from lyrics.core.training.loop import say
 from lyrics.core.weights.model_folder import save_folder
 from lyrics.core.weights.tensors import WEIGHTS_FILE
 from lyrics.plugins.tiny.extend_vocabulary import carry_over
-from lyrics.plugins.tiny.fine_stages import FINE_STAGE1, FINE_STAGES, FINE_TEXTS
+from lyrics.plugins.tiny.fine_stages import FINE_STAGE1, FINE_STAGE2, FINE_STAGES, FINE_TEXTS
 from lyrics.plugins.tiny.plain_stages import PLAIN_STAGES, PLAIN_TEXTS
 from lyrics.plugins.tiny.presets import (
     PLAIN_LANGUAGE_MODEL,
@@ -48,8 +48,8 @@ BEGINNING = f"{LANGUAGE_MODEL}-begun"
 STAGES = (*PLAIN_TEXTS, *FINE_STAGES)
 #: Stage -> the folder of its model.
 MODELS = {
-    **dict.fromkeys(("stage1", "fine-stage1"), TINY_STAGE1_WEIGHTS.rpartition("/")[2]),
-    **dict.fromkeys(("stage2", "fine-2b"), TINY_WEIGHTS.rpartition("/")[2]),
+    **dict.fromkeys(("stage1", FINE_STAGE1[-1].name), TINY_STAGE1_WEIGHTS.rpartition("/")[2]),
+    **dict.fromkeys(("stage2", FINE_STAGE2[-1].name), TINY_WEIGHTS.rpartition("/")[2]),
 }
 _CHECKPOINT = "model.spec.language_model.options.checkpoint"
 _EXPERTS = ("image_encoder", "refiner.tagger", "refiner.detector", "refiner.segmenter")

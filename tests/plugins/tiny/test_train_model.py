@@ -21,7 +21,15 @@ from lyrics.plugins.tiny.presets import (
     lyrics_tiny,
     lyrics_tiny_plain,
 )
-from lyrics.plugins.tiny.train_model import FINE_STAGES, FINE_TEXTS, PLAIN_STAGES, PLAIN_TEXTS, STAGES
+from lyrics.plugins.tiny.train_model import (
+    FINE_STAGE1,
+    FINE_STAGE2,
+    FINE_STAGES,
+    FINE_TEXTS,
+    PLAIN_STAGES,
+    PLAIN_TEXTS,
+    STAGES,
+)
 from lyrics.plugins.tiny.trained_weights import OPTIONS_KEY, weights_file
 
 SHORT = {
@@ -168,8 +176,8 @@ def test_all_files_are_listed(trained):
 def test_the_names_of_the_package_are_those_of_the_folders():
     assert TINY_LANGUAGE_MODEL.endswith(f"/weights/{train_model.LANGUAGE_MODEL}")
     assert TINY_STAGE1_WEIGHTS.endswith(f"/weights/{train_model.MODELS['stage1']}")
-    assert TINY_WEIGHTS.endswith(f"/weights/{train_model.MODELS['fine-2b']}")
-    assert train_model.MODELS["stage1"] == train_model.MODELS["fine-stage1"]
+    assert TINY_WEIGHTS.endswith(f"/weights/{train_model.MODELS[FINE_STAGE2[-1].name]}")
+    assert train_model.MODELS["stage1"] == train_model.MODELS[FINE_STAGE1[-1].name]
 
 
 def test_the_fine_stages_follow_each_other_and_begin_with_what_the_plain_texts_left(tmp_path):
@@ -211,7 +219,6 @@ def test_soft_tokens_come_before_text_and_looks_before_all(tmp_path):
 
 def test_the_last_fine_text_leaves_the_language_model_of_stage_2(trained, tmp_path):
     """One step each of the first text and of both parts of stage 2; what ships names the preset's own files."""
-    by_name = {stage.name: stage for stage in FINE_STAGES}
     short = {**SHORT, "optimization.precision": "fp32"}
     weights = tmp_path / "weights"
     write_experts(weights, fine=True)
@@ -224,13 +231,14 @@ def test_the_last_fine_text_leaves_the_language_model_of_stage_2(trained, tmp_pa
     run = run_tensors(tmp_path, last.name)
     for name, tensor in load_file(folder / "model.safetensors").items():
         assert torch.equal(tensor, run[f"language_model.model.{name}"].half()), name
-    train_model.train_stage(by_name["fine-2a"], tmp_path, {**short, "model.start_from": None})
-    train_model.train_stage(by_name["fine-2b"], tmp_path, short)
-    first, then = run_tensors(tmp_path, "fine-2a"), run_tensors(tmp_path, "fine-2b")
+    train_model.train_stage(FINE_STAGE2[0], tmp_path, {**short, "model.start_from": None})
+    for stage in FINE_STAGE2[1:]:
+        train_model.train_stage(stage, tmp_path, short)
+    first, then = run_tensors(tmp_path, FINE_STAGE2[0].name), run_tensors(tmp_path, FINE_STAGE2[-1].name)
     assert {name.split(".")[0] for name in first} == {"query_transformer", "projection"}
     assert {name.split(".")[0] for name in then} == {"query_transformer", "projection", "language_model"}
     assert all("lora" in name for name in then if name.startswith("language_model"))
-    train_model.export_model(tmp_path, weights, by_name["fine-2b"])
-    spec = json.loads((weights / train_model.MODELS["fine-2b"] / "spec.json").read_text())
+    train_model.export_model(tmp_path, weights, FINE_STAGE2[-1])
+    spec = json.loads((weights / train_model.MODELS[FINE_STAGE2[-1].name] / "spec.json").read_text())
     assert spec["language_model"]["options"]["checkpoint"] == lyrics_tiny().language_model.options["checkpoint"]
     assert spec["image_encoder"]["options"]["checkpoint"] is None, "the experts that ship"
