@@ -7,6 +7,7 @@ python scripts/draw_quickstart.py quickstart [docs/pictures/quickstart.png]
 from __future__ import annotations
 
 import json
+import re
 import sys
 import textwrap
 from pathlib import Path
@@ -21,6 +22,7 @@ from lyrics.workflows.quickstart import RESULT
 
 SHOWN, CELL, TEXT_HEIGHT, GAP = 3, 384, 150, 12
 INK, QUIET = (20, 20, 20), (110, 110, 110)
+BOX = re.compile(r"<box ([0-9 ]+)>")
 
 
 def cell(entry: dict[str, Any], folder: Path) -> Image.Image:
@@ -34,6 +36,10 @@ def cell(entry: dict[str, Any], folder: Path) -> Image.Image:
     ]
     scale = CELL // max(size)
     drawn = draw_objects(picture.resize((size[0] * scale, size[1] * scale), Image.Resampling.NEAREST), objects)
+    for turn in entry["conversation"]:  # a box that is asked about
+        for corners in BOX.findall(turn["question"]):
+            box = [scale * int(edge) for edge in corners.split()]
+            ImageDraw.Draw(drawn).rectangle(box, outline="white", width=3)
     sheet = Image.new("RGB", (CELL, CELL + TEXT_HEIGHT), "white")
     sheet.paste(drawn, ((CELL - drawn.width) // 2, (CELL - drawn.height) // 2))
     pen, font, y = ImageDraw.Draw(sheet), ImageFont.load_default(size=14), CELL + 8
@@ -43,7 +49,7 @@ def cell(entry: dict[str, Any], folder: Path) -> Image.Image:
         named = turn["text"].removeprefix("a ").removeprefix("an ")
         if turn["truth"] not in ("", turn["text"], named):
             answer += f"   (true: {turn['truth']})"
-        for text, ink in ((turn["question"], QUIET), (answer, INK)):
+        for text, ink in ((BOX.sub("the white box", turn["question"]), QUIET), (answer, INK)):
             for line in textwrap.wrap(text, 52):
                 pen.text((4 if ink == QUIET else 20, y), line, fill=ink, font=font)
                 y += 18

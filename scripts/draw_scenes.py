@@ -28,7 +28,7 @@ SEVERAL = ("mixed", "conversation")
 
 def cell(task: str, index: int) -> Image.Image:
     """One scene twice as large, its boxes in thin black and white lines, and a sample of it underneath."""
-    data = build_dataset("scenes", {"task": task, "split": "test"})
+    data = build_dataset("scenes", {"attributes": "plain", "task": task, "split": "test"})
     sample = data[index]
     picture = data.picture(sample)
     picture = picture.resize((picture.width * CELL // 128, picture.height * CELL // 128), Image.Resampling.NEAREST)

@@ -2,15 +2,15 @@
 not done again.
 
 python scripts/train_tiny.py experts --out runs/tiny  # train the four experts, write runs/tiny/weights
-python scripts/train_tiny.py model --out runs/tiny  # then the language model, stages 1 and 2
+python scripts/train_tiny.py model --out runs/tiny  # then the language model on plain and fine texts, stages 1 and 2
 torchrun --nproc-per-node 2 scripts/train_tiny.py model --out runs/tiny --only text-8  # two processes; then without
 python scripts/train_tiny.py all --out runs/tiny  # both
 python scripts/train_tiny.py export --out runs/tiny  # write the weights of the newest checkpoints, finished or not
 python scripts/train_tiny.py measure --weights runs/tiny/weights --split test --scenes 1000
-python scripts/train_tiny.py experts --fine --out runs/fine  # those for fine scenes, in a folder of their own
-python scripts/train_tiny.py probe --weights runs/fine/weights  # what each of them carries
-python scripts/train_tiny.py align --split test --scenes 1000  # what stage 1 taught
-python scripts/train_tiny.py align --fine --out runs/fine  # the same on fine scenes, with its gates
+python scripts/train_tiny.py probe --split test  # what each expert carries
+python scripts/train_tiny.py align --split test --scenes 1000  # what stage 1 taught, and its gates
+python scripts/train_tiny.py all --plain --out runs/plain  # lyrics-tiny-plain, in a folder of its own
+python scripts/train_tiny.py align --plain --out runs/plain  # what its stage 1 taught
 python scripts/train_tiny.py card --split test --out card  # these, and what the whole model answers
 python scripts/train_tiny.py read --split test --scenes 100  # what the language model reads
 python scripts/train_tiny.py annotate --split test --scenes 100 --to objects.jsonl  # what the experts should find
@@ -25,7 +25,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lyrics import LyricsError, LyricsModel, Refinement, build_dataset, build_model
+from lyrics import Condition, LyricsError, LyricsModel, Refinement, build_dataset, build_model
 from lyrics.cli._overrides import parse_overrides
 from lyrics.cli.evaluate import asked_benchmarks
 from lyrics.evaluation import alignment, evaluate
@@ -40,12 +40,13 @@ from lyrics.plugins.tiny import (
 from lyrics.plugins.tiny.measure_reading import reading_accuracy
 from lyrics.training import several_processes
 
+EVERY_STAGE = (*train_model.STAGES, *train_model.PLAIN_STAGES)
 #: Scenes that the card's figures are of: of the experts, of stage 1, of the whole model.
 CARD_SCENES = (500, 1000, 200)
 
 
 def experts(given: argparse.Namespace) -> None:
-    for plan in train_experts.FINE_PLANS if given.fine else train_experts.PLANS:
+    for plan in train_experts.PLAIN_PLANS if given.plain else train_experts.FINE_PLANS:
         if given.only in (None, plan.name):
             train_experts.train_expert(plan, given.out, train_experts.scenes_for(plan), say)
             train_experts.export(plan.component, given.out, given.out / "weights")
@@ -53,11 +54,11 @@ def experts(given: argparse.Namespace) -> None:
 
 def model(given: argparse.Namespace) -> None:
     settings = parse_overrides(given.set)
-    for stage in train_model.FINE_STAGES if given.fine else train_model.STAGES:
-        if given.only in (None, stage.name):
-            train_model.train_stage(stage, given.out, settings)
-            if stage.name in train_model.MODELS and not several_processes():
-                train_model.export_model(given.out, given.out / "weights", stage)
+    asked = [stage for stage in EVERY_STAGE if stage.name == given.only]
+    for stage in asked or train_model.stages(given.out, plain=given.plain):
+        train_model.train_stage(stage, given.out, settings)
+        if stage.name in train_model.MODELS and not several_processes():
+            train_model.export_model(given.out, given.out / "weights", stage)
 
 
 def everything(given: argparse.Namespace) -> None:
@@ -68,39 +69,39 @@ def everything(given: argparse.Namespace) -> None:
 def export(given: argparse.Namespace) -> None:
     to = given.to or given.out / "weights"
     if given.what in ("experts", "all"):
-        for component in dict.fromkeys(plan.component for plan in train_experts.PLANS):
+        for component in dict.fromkeys(plan.component for plan in train_experts.FINE_PLANS):
             step = train_experts.export(component, given.out, to)
             say(f"{component}: weights of step {step}")
-    for stage in train_model.STAGES:
+    for stage in train_model.PLAIN_STAGES if given.plain else train_model.STAGES:
         if stage.name in train_model.MODELS and given.what in (stage.name, "all"):
             train_model.export_model(given.out, to, stage)
 
 
 def measured(given: argparse.Namespace) -> None:
-    figures: dict[str, Any] = expert_figures(given.weights, given.split, given.scenes, fine=given.fine)
+    figures: dict[str, Any] = expert_figures(given.weights, given.split, given.scenes, fine=not given.plain)
     if given.out is not None:
         encoder: Any = train_experts.trained("tiny-vit", given.out)[0]
-        dataset = train_experts.scenes(given.split, given.scenes, fine=given.fine)
-        if given.fine:
+        dataset = train_experts.scenes(given.split, given.scenes, fine=not given.plain)
+        if given.plain:
+            figures["encoder"] = measure_experts.measure_encoder(encoder, dataset)
+        else:
             segmenter: Any = train_experts.trained("tiny-segmenter", given.out)[0]
             figures["looks"] = measure_experts.measure_looks(encoder, segmenter, dataset)
-        else:
-            figures["encoder"] = measure_experts.measure_encoder(encoder, dataset)
     say(json.dumps(figures, indent=1))
 
 
 def probed(given: argparse.Namespace) -> None:
-    """What each expert for fine scenes carries; fails where that is not as it is meant."""
+    """What each expert carries; fails where that is not as it is meant."""
     names = ("tiny-vit", "tiny-detector", "tiny-segmenter")
-    encoder, detector, segmenter = (train_experts.build_expert(name, given.weights, fine=True) for name in names)
-    dataset = train_experts.scenes(given.split, given.things, fine=True)  # each has one at least
+    encoder, detector, segmenter = (train_experts.build_expert(name, given.weights) for name in names)
+    dataset = train_experts.scenes(given.split, given.things)  # each has one at least
     found = probe_experts.probe(*probe_experts.describe(encoder, detector, segmenter, dataset, given.things))
     say(json.dumps({"split": given.split, **found.to_json()}, indent=1) if given.json else probe_experts.table(found))
     if found.otherwise():
         raise LyricsError("not as meant: " + "; ".join(found.otherwise()))
 
 
-def expert_figures(weights: Path, split: str, scenes: int, *, fine: bool = False) -> dict[str, Any]:
+def expert_figures(weights: Path, split: str, scenes: int, *, fine: bool = True) -> dict[str, Any]:
     tagger, detector, segmenter = (
         train_experts.build_expert(name, weights, fine=fine)
         for name in ("tiny-tagger", "tiny-detector", "tiny-segmenter")
@@ -110,25 +111,21 @@ def expert_figures(weights: Path, split: str, scenes: int, *, fine: bool = False
 
 
 def aligned(given: argparse.Namespace) -> None:
-    """What stage 1 taught; with ``--fine`` also its gates, and fails where one is not passed."""
-    if given.fine:
-        gated(given)
-        return
-    stage = next(stage for stage in train_model.STAGES if stage.recipe == "tiny-stage1")
-    if given.out is None:
-        model = build_model(given.model)
-    else:
+    """What stage 1 taught, and its gates; fails where one is not passed. Of plain scenes there are no gates."""
+    if given.plain:
+        if given.out is None:
+            raise LyricsError("--plain: nothing of it ships; give the folder of its runs with --out.")
+        stage = next(stage for stage in train_model.PLAIN_STAGES if stage.recipe == "tiny-plain-stage1")
         model = train_model.trained_model(train_model.stage_config(stage, given.out))
-    say(json.dumps(alignment_figures(model, given.split, given.scenes), indent=1))
-
-
-def gated(given: argparse.Namespace) -> None:
-    if given.out is None:
-        raise LyricsError("--fine: nothing of it ships yet; give the folder of its runs with --out.")
+        say(json.dumps(alignment_figures(model, given.split, given.scenes, attributes="plain"), indent=1))
+        return
     named = {stage.name: stage for stage in train_model.FINE_STAGE1}
     if (name := given.stage or train_model.FINE_STAGE1[-1].name) not in named:
         raise LyricsError(f"--stage {name}: there are {', '.join(named)}.")
-    model = train_model.trained_model(train_model.stage_config(named[name], given.out))
+    if given.out is None:
+        model = build_model(given.model).eval()
+    else:
+        model = train_model.trained_model(train_model.stage_config(named[name], given.out))
     figures, found = stage1_gates.measure_gates(
         model, given.split, scenes=given.scenes, probes=given.probes, say=progress
     )
@@ -137,8 +134,8 @@ def gated(given: argparse.Namespace) -> None:
         raise LyricsError("gates that are not passed: " + "; ".join(missed))
 
 
-def alignment_figures(model: LyricsModel, split: str, scenes: int) -> dict[str, Any]:
-    dataset = build_dataset("lyrics-vl/scenes", {"split": split, "task": "caption"})
+def alignment_figures(model: LyricsModel, split: str, scenes: int, attributes: str = "fine") -> dict[str, Any]:
+    dataset = build_dataset("lyrics-vl/scenes", {"split": split, "task": "caption", "attributes": attributes})
     found = alignment(model, dataset, samples=scenes, say=progress)
     shares = {name: {"share": round(share, 4), "of": count} for name, (share, count) in sorted(found.shares.items())}
     captions = {name: round(score, 4) for name, score in found.caption_scores.items()}
@@ -147,7 +144,7 @@ def alignment_figures(model: LyricsModel, split: str, scenes: int) -> dict[str, 
 
 
 def card(given: argparse.Namespace) -> None:
-    """All figures of the card: of the experts, of stage 1, of the whole model.
+    """All figures of the card: of the experts, of stage 1, of the whole model, with another scene's soft tokens, too.
 
     Answers that are in ``given.out`` are not made again.
     """
@@ -158,12 +155,14 @@ def card(given: argparse.Namespace) -> None:
         built,
         given.out,
         about={name: {"model": "lyrics-tiny", **known} for name, known in about.items()},
+        conditions=[Condition(soft="shuffled")],
         progress=lambda name, done, total: progress(f"{done} of {total} answers"),
     )
     figures = {
         "experts": expert_figures(trained_weights.WEIGHTS, given.split, of_experts),
         "lyrics-tiny-stage1": alignment_figures(build_model("lyrics-tiny-stage1"), given.split, of_stage1),
         "lyrics-tiny": {name: value for name, value in whole.to_json().items() if name != "details"},
+        "conditions": whole.details["conditions"],
     }
     say(json.dumps(figures, indent=1))
 
@@ -173,9 +172,9 @@ def read(given: argparse.Namespace) -> None:
     if given.stage is None:
         model = build_model("lyrics-tiny", overrides={"refiner": None}).eval()
     else:
-        stage = next(stage for stage in train_model.FINE_TEXTS if stage.name == given.stage)
+        stage = next(stage for stage in EVERY_STAGE if stage.name == given.stage)
         model = train_model.trained_model(train_model.stage_config(stage, given.out))
-        options["attributes"] = "fine"
+    options["attributes"] = "plain" if given.stage in [one.name for one in train_model.PLAIN_TEXTS] else "fine"
     found = reading_accuracy(model.language_model, build_dataset("lyrics-vl/scene-texts", options), given.scenes)
     say(json.dumps({kind: {"share": round(share, 4), "of": count} for kind, (share, count) in found.items()}, indent=1))
 
@@ -213,27 +212,29 @@ def main() -> None:
 
     stage = stages.add_parser("experts", help="train the image encoder, tagger, detector and segmenter")
     stage.add_argument("--out", type=Path, required=True, help="folder for checkpoints and weights")
-    names = dict.fromkeys(plan.name for plan in (*train_experts.PLANS, *train_experts.FINE_PLANS))
+    names = dict.fromkeys(plan.name for plan in (*train_experts.FINE_PLANS, *train_experts.PLAIN_PLANS))
     stage.add_argument("--only", choices=list(names), help="this one alone")
-    stage.add_argument("--fine", action="store_true", help="those for fine scenes")
+    stage.add_argument("--plain", action="store_true", help="those for plain scenes")
     stage.set_defaults(run=experts)
 
-    every_stage = (*train_model.STAGES, *train_model.FINE_STAGES)
+    stage_names = list(dict.fromkeys(one.name for one in EVERY_STAGE))
     stage = stages.add_parser("model", help="train the language model on text, then stage 1 and stage 2")
     stage.add_argument("--out", type=Path, required=True, help="folder for the runs and weights")
-    stage.add_argument("--only", choices=[stage.name for stage in every_stage], help="this stage alone")
-    stage.add_argument("--fine", action="store_true", help="the model for fine scenes")
+    stage.add_argument("--only", choices=stage_names, help="this stage alone")
+    stage.add_argument("--plain", action="store_true", help="lyrics-tiny-plain")
     stage.add_argument("--set", action="append", metavar="PATH=VALUE", help="change the stages' configurations")
     stage.set_defaults(run=model)
 
     stage = stages.add_parser("all", help="experts, then model")
     stage.add_argument("--out", type=Path, required=True, help="folder for checkpoints, runs and weights")
-    stage.set_defaults(run=everything, only=None, set=None, fine=False)
+    stage.add_argument("--plain", action="store_true", help="lyrics-tiny-plain")
+    stage.set_defaults(run=everything, only=None, set=None)
 
     stage = stages.add_parser("export", help="write weights of the newest checkpoints")
     stage.add_argument("--what", choices=["experts", *train_model.MODELS, "all"], default="all")
     stage.add_argument("--out", type=Path, required=True, help="folder with the checkpoints")
     stage.add_argument("--to", type=Path, help="folder for the weights; OUT/weights unless given")
+    stage.add_argument("--plain", action="store_true", help="lyrics-tiny-plain")
     stage.set_defaults(run=export)
 
     stage = stages.add_parser("measure", help="tags, boxes and masks on scenes that were not trained on")
@@ -241,25 +242,25 @@ def main() -> None:
     stage.add_argument("--split", choices=["validation", "test", "held-out"], default="test")
     stage.add_argument("--scenes", type=positive, default=1000)
     stage.add_argument("--out", type=Path, help="folder with the checkpoints: measures also what their heads tell")
-    stage.add_argument("--fine", action="store_true", help="experts for fine scenes, on fine scenes")
+    stage.add_argument("--plain", action="store_true", help="experts for plain scenes, on plain scenes")
     stage.set_defaults(run=measured)
 
-    stage = stages.add_parser("probe", help="what each expert for fine scenes carries: linear probes by attribute")
-    stage.add_argument("--weights", type=Path, required=True, help="folder of the experts' weights")
+    stage = stages.add_parser("probe", help="what each expert carries: linear probes by attribute")
+    stage.add_argument("--weights", type=Path, default=trained_weights.WEIGHTS, help="the shipped ones unless given")
     stage.add_argument("--split", choices=["validation", "test"], default="test")
     stage.add_argument("--things", type=positive, default=3000)
     stage.add_argument("--json", action="store_true", help="figures in place of a table")
     stage.set_defaults(run=probed)
 
-    stage = stages.add_parser("align", help="retrieval, matching, masked objects and captions after stage 1")
+    stage = stages.add_parser("align", help="what stage 1 taught, and whether it passes its gates")
     one = stage.add_mutually_exclusive_group()
     one.add_argument("--model", default="lyrics-tiny-stage1", help="a preset")
     one.add_argument("--out", type=Path, help="folder with a run of stage 1, measured in place of a preset")
     stage.add_argument("--split", choices=["validation", "test", "held-out"], default="test")
     stage.add_argument("--scenes", type=positive, default=1000)
-    stage.add_argument("--fine", action="store_true", help="stage 1 on fine scenes, and whether it passes its gates")
-    stage.add_argument("--stage", help="with --fine, which of its stages; the last unless given")
-    stage.add_argument("--probes", type=positive, default=1500, help="with --fine, scenes of one thing for the probes")
+    stage.add_argument("--plain", action="store_true", help="stage 1 of lyrics-tiny-plain, by --out")
+    stage.add_argument("--stage", help="with --out, which of its stages; the last unless given")
+    stage.add_argument("--probes", type=positive, default=1500, help="scenes of one thing for the probes")
     stage.set_defaults(run=aligned)
 
     stage = stages.add_parser(
@@ -274,8 +275,9 @@ def main() -> None:
     stage.add_argument("--split", choices=["validation", "test", "held-out"], default="test")
     stage.add_argument("--scenes", type=positive, default=100)
     stage.add_argument("--objects", type=int, default=8, help="objects of a scene at most")
-    stage.add_argument("--stage", choices=[one.name for one in train_model.FINE_TEXTS], help="of fine scenes, by a run")
-    stage.add_argument("--out", type=Path, default=Path("runs/fine"), help="with --stage: the folder with its run")
+    texts = [one.name for one in EVERY_STAGE if one.recipe == "tiny-text"]
+    stage.add_argument("--stage", choices=list(dict.fromkeys(texts)), help="after this stage, by a run")
+    stage.add_argument("--out", type=Path, default=Path("runs/tiny"), help="with --stage: the folder with its run")
     stage.set_defaults(run=read)
 
     stage = stages.add_parser(

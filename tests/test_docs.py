@@ -41,7 +41,7 @@ def test_the_first_pages_run(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     answer, queries, error, same = done.stdout.splitlines()
-    assert re.fullmatch(r"red circle \[\d+, \d+, \d+, \d+\]", answer)
+    assert re.fullmatch(r"circle \[\d+, \d+, \d+, \d+\]", answer)
     assert (queries, same) == ("24", "True")
     assert "Did you mean 'num_heads'?" in error
 

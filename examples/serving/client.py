@@ -1,4 +1,4 @@
-"""Ask a running ``lyrics serve`` about an image: python client.py scene.png "Where is the orange heart?" [ADDRESS]"""
+"""Ask a running ``lyrics serve`` about an image: python client.py scene.png "Where is the diamond?" [ADDRESS]"""
 
 import base64
 import mimetypes

@@ -54,6 +54,8 @@ def quickstart(
             print_text(f"  - {turn['question']}\n    {turn['text'].strip()}{truth}")
     if found:
         print_text("\nlyrics-tiny knows drawn shapes and words only; what it says of a photograph means nothing.")
+    if result["twins"] is not None:
+        _print_twins(result["twins"])
     if result["swap"] is not None:
         _print_swap(result["swap"]["pictures"])
     for stage, steps in result["training"].items():
@@ -63,23 +65,37 @@ def quickstart(
             f"{steps[-1][name]:.2f}"
         )
     print_text(
-        "\nThe language model is mostly right about words, counts, places, relations and what is not there, and often "
-        "wrong about what is in a box and about things that only their size tells apart; docs/tiny.md has the figures."
+        "\nThe language model is mostly right about what is there, how many, where, and about the ground, and often "
+        "wrong about which of several things looks how, and about what is written; docs/tiny.md has the figures."
     )
     print_text(f"report: {result['report']}")
     first = result["pictures"][0]["picture"]
     print_text(
         "Three things to try next:\n"
         f"  lyrics chat {first} --model lyrics-tiny\n"
-        "  lyrics evaluate --model lyrics-tiny --benchmark scenes --limit 20 --out scores\n"
+        "  lyrics evaluate --model lyrics-tiny --benchmark scenes --limit 24 --soft own,shuffled --out scores\n"
         "  lyrics pretrain tiny-stage1 --out runs/stage1"
     )
 
 
+def _print_twins(twins: Mapping[str, Any]) -> None:
+    print_text("\nasked what only the pixels tell; in brackets with the soft tokens of the twin:")
+    for row in twins["answers"]:
+        if row["told_by"] == "pixels":
+            print_text(
+                f"  {Path(row['picture']).name}  {row['question']}  {row['answer']}"
+                f"{'' if row['right'] else ' (true: ' + row['truth'] + ')'}  [{row['with_the_twins_soft_tokens']}]"
+            )
+    for told, right in twins["right"].items():
+        print_text(f"  told by the {told}: {right['own']} of {right['asked']} right, {right['twin']} with the twin's")
+
+
 def _print_swap(pictures: Sequence[Mapping[str, Any]]) -> None:
+    from lyrics.workflows.quickstart.page import difference_text
+
     print_text("\nwith the annotations in the detector's place (--set refiner.detector=cached):")
     for one in pictures:
-        wrong, missed = ", ".join(one["trained detector alone"]), ", ".join(one["annotations alone"])
-        rest = f"; trained detector alone: {wrong}" if wrong else ""
-        rest += f"; annotations alone: {missed}" if missed else ""
-        print_text(f"  {Path(one['picture']).name}: {one['both']} objects the same{rest}")
+        if one["trained detector alone"] or one["annotations alone"]:
+            print_text(f"  {difference_text(one)}")
+    same = sum(one["both"] for one in pictures)
+    print_text(f"  {same} objects are the same in both")

@@ -20,7 +20,7 @@ from tests.workflows.ablations.test_amount_tuning import MEASURING
 from tests.workflows.ablations.toys import stages
 
 ROWS = [ScoreRow("full", None, 0, "scenes-test", "rec: accuracy (IoU >= 0.5)", 12.5, 5)]
-FEW = ("--option", "scenes.scenes=5", "--limit", "5", "--batch", "5")
+FEW = ("--option", "scenes.scenes=5", "--option", "scenes.attributes=plain", "--limit", "5", "--batch", "5")
 
 
 @pytest.fixture

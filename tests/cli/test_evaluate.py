@@ -47,9 +47,8 @@ def fails(result: Result, kind: type[Exception], *parts: str) -> None:
 def test_two_splits_in_one_command(evaluate: Callable[..., Result], tmp_path: Path) -> None:
     root, out = files("gqa", tmp_path / "gqa")["root"], tmp_path / "out"
     files("refcoco", tmp_path / "refs")
-    done = evaluate(
-        "--benchmark", "gqa,scenes:held-out", "--data", f"gqa={root}", "--option", "scenes.scenes=2", "--out", out
-    )
+    options = ("--option", "scenes.scenes=2", "--option", "scenes.attributes=plain")
+    done = evaluate("--benchmark", "gqa,scenes:held-out", "--data", f"gqa={root}", *options, "--out", out)
     assert done.exit_code == 0, done.output
     assert Parrot.answered == 2 + 2 * 5
     assert (out / "gqa-testdev-balanced" / "predictions.jsonl").is_file()
@@ -82,7 +81,8 @@ def test_split_applies_to_those_without_their_own(evaluate: Callable[..., Result
 
 
 def test_shards(evaluate: Callable[..., Result], tmp_path: Path) -> None:
-    arguments = ("--benchmark", "scenes", "--option", "scenes.scenes=1", "--out", tmp_path)
+    options = ("--option", "scenes.scenes=1", "--option", "scenes.attributes=plain")
+    arguments = ("--benchmark", "scenes", *options, "--out", tmp_path)
     for part in ("0/2", "1/2"):
         done = evaluate(*arguments, "--shard", part)
         assert done.exit_code == 0, done.output
@@ -140,7 +140,7 @@ def test_shards(evaluate: Callable[..., Result], tmp_path: Path) -> None:
             SpecError,
             ("--choose-threshold and --shard",),
         ),
-        (("--benchmark", "scenes", "--rescore"), LyricsError, ("1000 of 1000 predictions are missing",)),
+        (("--benchmark", "scenes", "--rescore"), LyricsError, ("2400 of 2400 predictions are missing",)),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -174,7 +174,7 @@ def test_a_real_model_answers(tmp_path: Path) -> None:
     from lyrics.core.loading import build_model
     from tests.core.small import small
 
-    scenes = build_benchmark("scenes", {"scenes": 1}, registry=REGISTRY)
+    scenes = build_benchmark("scenes", {"scenes": 1, "attributes": "plain"}, registry=REGISTRY)
     object.__setattr__(scenes, "max_new_tokens", 4)
     model = build_model(small(language_model__options__max_positions=512), weights="random").eval()
     (result,) = run(model, {"scenes-test": scenes}, tmp_path, batch=3)
@@ -201,7 +201,8 @@ def real(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
 
 
 def test_conditions(real: Callable[..., Result], tmp_path: Path) -> None:
-    arguments = ("--benchmark", "scenes", "--option", "scenes.scenes=2", "--out", tmp_path)
+    options = ("--option", "scenes.scenes=2", "--option", "scenes.attributes=plain")
+    arguments = ("--benchmark", "scenes", *options, "--out", tmp_path)
     asked = ("--soft", "own,shuffled,zero", "--blur", "0,4", "--blur-parts", "encoder,experts", "--drop-tokens", "0.5")
     done = real(*arguments, *asked)
     assert done.exit_code == 0, done.output
@@ -219,7 +220,7 @@ def test_conditions(real: Callable[..., Result], tmp_path: Path) -> None:
 
 
 def test_the_threshold_chosen_on_validation_is_read_on_test(real: Callable[..., Result], tmp_path: Path) -> None:
-    few = ("--option", "scenes.scenes=2", "--out", tmp_path)
+    few = ("--option", "scenes.scenes=2", "--option", "scenes.attributes=plain", "--out", tmp_path)
     done = real("--benchmark", "scenes:validation", "--choose-threshold", "1", *few)
     assert done.exit_code == 0, done.output
     file = tmp_path / "scenes-validation" / "abstaining.json"

@@ -259,7 +259,7 @@ def with_detector(feature_dim: Any, kind: str = "detector") -> Registry:
 
 
 def test_wiring_of_the_presets() -> None:
-    assert wired() == Wiring(128, {"detector": 100, "segmenter": 68})
+    assert wired() == Wiring(128, {"detector": 36, "segmenter": 68})
     assert wired(preset="lyrics-13b") == Wiring(1024, {"detector": 260, "segmenter": 260})
     assert wired(preset="lyrics-released-14b") == Wiring(1408, {"detector": 260})
     assert wired(preset="blip2-13b") == Wiring(1024, {})
@@ -282,27 +282,27 @@ MISFITS: list[tuple[str, Mapping[str, Any], str]] = [
     (
         TINY,
         {"query_transformer.options.local_dims": {"detector": 99, "segmenter": 68}},
-        "refiner.detector 'tiny-detector' gives feature_dim 100, but query_transformer 'mqformer' is set to read 99",
+        "refiner.detector 'tiny-detector' gives feature_dim 36, but query_transformer 'mqformer' is set to read 99",
     ),
     (
         TINY,
-        {"query_transformer.options.local_dims": {"detector": 100, "segmenter": 69}},
+        {"query_transformer.options.local_dims": {"detector": 36, "segmenter": 69}},
         "refiner.segmenter 'tiny-segmenter' gives feature_dim 68, but query_transformer 'mqformer' is set to read 69",
     ),
     (
         TINY,
-        {"query_transformer.options.local_dims": {"detector": 100}},
+        {"query_transformer.options.local_dims": {"detector": 36}},
         "query_transformer.options.local_dims: 'mqformer' does not read tokens of a segmenter, but refiner.segmenter "
         "gives them",
     ),
     (
         TINY,
-        {"query_transformer.options.local_dims": {"detector": 100, "segmenter": 68}, "refiner.segmenter": None},
+        {"query_transformer.options.local_dims": {"detector": 36, "segmenter": 68}, "refiner.segmenter": None},
         "'mqformer' reads tokens of a segmenter, but refiner.segmenter gives none",
     ),
     (
         TINY,
-        {"query_transformer.options.local_dims": {"detector": 100}, "refiner": None},
+        {"query_transformer.options.local_dims": {"detector": 36}, "refiner": None},
         "'mqformer' reads tokens of a detector, but refiner.detector gives none",
     ),
     (
@@ -323,7 +323,7 @@ MISFITS: list[tuple[str, Mapping[str, Any], str]] = [
     (
         "lyrics-released-14b",
         {"refiner.detector": "tiny-detector"},
-        "refiner.detector 'tiny-detector' gives feature_dim 100, but query_transformer 'mqformer' is set to read 260",
+        "refiner.detector 'tiny-detector' gives feature_dim 36, but query_transformer 'mqformer' is set to read 260",
     ),
 ]
 
@@ -338,7 +338,7 @@ def test_misfit_gives_both_numbers_and_what_mends_it(preset: str, overrides: Map
 
 
 def test_numbers_that_are_pinned_rightly_fit() -> None:
-    pinned = {"query_transformer.options.local_dims": {"detector": 100, "segmenter": 68}}
+    pinned = {"query_transformer.options.local_dims": {"detector": 36, "segmenter": 68}}
     assert wired({**pinned, "query_transformer.options.image_dim": 128}) == wired()
 
 

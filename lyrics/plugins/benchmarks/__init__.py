@@ -39,7 +39,7 @@ class ScenesBenchmarkOptions(Options):
     max_objects: int = Field(8, ge=1, le=20, description="most objects of a scene")
     seed: int = Field(0, ge=0, lt=2**64, description="another seed is another world")
     attributes: Literal["plain", "fine"] = Field(
-        "plain", description="fine: twins that tags and boxes do not tell apart, asked in groups (docs/scenes.md)"
+        "fine", description="fine: twins that tags and boxes do not tell apart, asked in groups (docs/scenes.md)"
     )
 
 

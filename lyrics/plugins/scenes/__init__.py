@@ -47,10 +47,9 @@ class ScenesOptions(Options):
     max_objects: int = Field(8, ge=1, le=len(NUMBERS) - 1, description="most objects of a scene; the fewest is 1")
     seed: int = Field(0, ge=0, lt=2**64, description="another seed is another world")
     attributes: Attributes = Field(
-        "plain",
+        "fine",
         description="fine: tags are shapes alone; color, fill, lean, outline, ground and spelling are in the pixels "
-        "only, "
-        "and rows 2k and 2k + 1 differ in nothing else",
+        "only, and rows 2k and 2k + 1 differ in nothing else; plain: tags are colors with shapes",
     )
     questions: tuple[FineQuestion, ...] = Field((), description=_QUESTIONS)
     captions: Captions = Field(
@@ -93,7 +92,7 @@ class SceneTextsOptions(Options):
         "have listed boxes",
     )
     seed: int = Field(0, ge=0, lt=2**64, description="another seed is another world")
-    attributes: Attributes = Field("plain", description="as for scenes")
+    attributes: Attributes = Field("plain", description="as for scenes, which are fine unless this is said of them")
     questions: tuple[FineQuestion, ...] = Field((), description=_QUESTIONS)
     told: float = Field(
         0.7,

@@ -18,8 +18,8 @@ from typing import Annotated, Self
 from pydantic import Field, field_validator, model_validator
 
 from lyrics.core.registry.component import Component, NamesWeights, Options, Preset, Recipe, Vocabulary, hookimpl
-from lyrics.plugins.tiny.expert_vocabulary import VOCABULARY, normalised
-from lyrics.plugins.tiny.presets import TINY_STAGE1_WEIGHTS, TINY_WEIGHTS, lyrics_tiny, lyrics_tiny_fine, tiny_refiner
+from lyrics.plugins.tiny.expert_vocabulary import NOUNS, normalised
+from lyrics.plugins.tiny.presets import TINY_STAGE1_WEIGHTS, TINY_WEIGHTS, lyrics_tiny, lyrics_tiny_plain, tiny_refiner
 
 LICENCE = "as lyrics; the weights were trained on scenes, which lyrics draws itself"
 
@@ -50,7 +50,7 @@ class _TrainedOptions(Options):
 class TinyVitOptions(_TrainedOptions):
     """Options of ``tiny-vit``."""
 
-    image_size: int = Field(112, ge=8, description="side in pixels of the square that images are squashed to")
+    image_size: int = Field(56, ge=8, description="side in pixels of the square that images are squashed to")
     patch_size: int = Field(8, ge=4, le=32, description="pixels per token along each side; a power of two")
     width: int = Field(128, ge=8, multiple_of=8, description="width of a token")
     blocks: int = Field(4, ge=0, description="residual blocks of the last stage of the convolutional trunk")
@@ -75,7 +75,7 @@ class TinyVitOptions(_TrainedOptions):
 
 class _VocabularyOptions(_TrainedOptions):
     vocabulary: tuple[str, ...] = Field(
-        VOCABULARY,
+        NOUNS,
         min_length=1,
         description="the names it knows; a name's logit is made of those of its words (quoted: letters)",
     )
@@ -118,12 +118,12 @@ class TinyDetectorOptions(_VocabularyOptions):
     )
     max_detections: int = Field(100, ge=1, description="most detections per image; the best are kept")
     queries: int | None = Field(
-        None,
+        16,
         ge=1,
         description="tokens per image: the best so many that stand for different boxes; null: one for each cell",
     )
     query_width: int | None = Field(
-        None,
+        32,
         ge=4,
         multiple_of=4,
         description="names and boxes are read from so many channels of a cell; null: from all",
@@ -142,11 +142,11 @@ class TinySegmenterOptions(_TrainedOptions):
     image_size: int = Field(
         128, ge=16, multiple_of=8, description="longest side in pixels, and side of the padded square"
     )
-    width: int = Field(64, ge=8, multiple_of=8, description="channels of the image's features")
+    width: int = Field(48, ge=8, multiple_of=8, description="channels of the image's features")
     blocks: int = Field(2, ge=0, description="residual blocks of the image's features")
     roi_size: int = Field(28, ge=4, description="side of the grid of samples over a box from which its mask is made")
     look_width: int | None = Field(
-        None,
+        64,
         ge=4,
         multiple_of=4,
         description="tokens tell in so many channels what the masked part looks like; null: features averaged over "
@@ -170,7 +170,7 @@ def lyrics_components() -> Iterator[Component]:
         name="tiny-vit",
         build="lyrics.plugins.tiny.vit:build",
         options=TinyVitOptions,
-        summary="small vision transformer on a convolutional trunk for drawn scenes: 196 tokens of width 128",
+        summary="small vision transformer on a convolutional trunk for drawn scenes: 49 tokens of width 128",
         license=LICENCE,
         test_options={"image_size": 32, "width": 16, "blocks": 1, "layers": 1, "heads": 2},
     )
@@ -188,8 +188,7 @@ def lyrics_components() -> Iterator[Component]:
         name="tiny-detector",
         build="lyrics.plugins.tiny.detector:build",
         options=TinyDetectorOptions,
-        summary="small anchor-free detector for drawn scenes, with a fixed vocabulary; one token per cell of 8 x 8 "
-        "pixels",
+        summary="small anchor-free detector for drawn scenes, with a fixed vocabulary; its best 16 queries are tokens",
         license=LICENCE,
         test_options={
             "image_size": 32,
@@ -198,6 +197,7 @@ def lyrics_components() -> Iterator[Component]:
             "vocabulary": _TEST_VOCABULARY,
             "score_threshold": 0.0,
             "rival_iou": 1.0,
+            "query_width": 8,
         },
     )
     yield Component(
@@ -207,7 +207,7 @@ def lyrics_components() -> Iterator[Component]:
         options=TinySegmenterOptions,
         summary="small box-prompted segmenter for drawn scenes",
         license=LICENCE,
-        test_options={"image_size": 32, "width": 16, "blocks": 1, "roi_size": 8},
+        test_options={"image_size": 32, "width": 16, "blocks": 1, "roi_size": 8, "look_width": 8},
     )
 
 
@@ -226,10 +226,10 @@ def lyrics_presets() -> Iterable[Preset]:
         weights=TINY_STAGE1_WEIGHTS,
     )
     yield Preset(
-        "lyrics-tiny-fine",
-        lyrics_tiny_fine,
-        "lyrics-tiny for fine scenes, whose tags do not say what things look like; to be trained, its experts first "
-        "(docs/fine-experts.md)",
+        "lyrics-tiny-plain",
+        lyrics_tiny_plain,
+        "lyrics-tiny for plain scenes, whose tags say what things look like; to be trained, its experts first "
+        "(docs/tiny-story.md)",
     )
     yield Preset("tiny-refiner", tiny_refiner, "a refiner alone: the experts of lyrics-tiny, for drawn scenes")
 
@@ -241,13 +241,13 @@ def lyrics_recipes() -> Iterable[Recipe]:
         "tiny-text", f"{recipes}:tiny_text", "what the language model of lyrics-tiny learns first: to read scenes"
     )
     yield Recipe("tiny-stage1", f"{recipes}:tiny_stage1", "stage 1 of lyrics-tiny on drawn scenes, on a CPU")
-    yield Recipe(
-        "tiny-fine-stage1", f"{recipes}:tiny_fine_stage1", "stage 1 of lyrics-tiny-fine on fine scenes, on a CPU"
-    )
-    yield Recipe(
-        "tiny-fine-stage2", f"{recipes}:tiny_fine_stage2", "stage 2 of lyrics-tiny-fine on fine scenes, on a CPU"
-    )
     yield Recipe("tiny-stage2", f"{recipes}:tiny_stage2", "stage 2 of lyrics-tiny on drawn scenes, on a CPU")
+    yield Recipe(
+        "tiny-plain-stage1", f"{recipes}:tiny_plain_stage1", "stage 1 of lyrics-tiny-plain on plain scenes, on a CPU"
+    )
+    yield Recipe(
+        "tiny-plain-stage2", f"{recipes}:tiny_plain_stage2", "stage 2 of lyrics-tiny-plain on plain scenes, on a CPU"
+    )
 
 
 @hookimpl

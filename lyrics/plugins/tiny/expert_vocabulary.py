@@ -1,5 +1,5 @@
-"""The names that the tiny experts know unless their options say otherwise: every colour with every shape, and the words
-that are written.
+"""The names that the tiny experts know: nouns unless their options say otherwise; of plain scenes every colour with
+every shape, and the words that are written.
 
 They are what ``scenes`` can show; a test compares the two.
 """

@@ -1,6 +1,4 @@
-"""The stages that train the model of ``lyrics-tiny-fine``, in their order: the language model goes on from that of
-plain scenes.
-"""
+"""The stages that train ``lyrics-tiny``, in their order: the language model goes on from that of plain scenes."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ def _fine_stage1(name: str, steps: int, after: str | None, sets: Mapping[str, An
         "optimization.steps": steps,
         **{f"model.spec.objectives.{path.replace('__', '.')}": value for path, value in settings.items()},
     }
-    return Stage(name, "tiny-fine-stage1", after, given)
+    return Stage(name, "tiny-stage1", after, given)
 
 
 #: Stage 1 on fine scenes. Both what a box says and what a thing looks like is learned from scenes of one thing, and
@@ -139,7 +137,7 @@ def _fine_stage2(name: str, steps: int, after: str, sets: Mapping[str, Any], **s
         "optimization.steps": steps,
         **{path.replace("__", "."): value for path, value in settings.items()},
     }
-    return Stage(name, "tiny-fine-stage2", after, given)
+    return Stage(name, "tiny-stage2", after, given)
 
 
 #: Without the text none of the answers is a box: its numbers would be most of the loss.

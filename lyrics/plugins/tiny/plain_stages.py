@@ -1,4 +1,4 @@
-"""The stages that train the model of ``lyrics-tiny`` for plain scenes, in their order."""
+"""The stages that train ``lyrics-tiny-plain``, in their order. ``lyrics-tiny`` begins with its texts."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ _POINTING = (*("height",) * 3, *("beside",) * 2, "extreme", "search")
 #: that is "yes" for one half of the words and "no" for the other. What follows asks more often for what was still
 #: wrong, later also in the words of the tasks: plain skill does not carry over. What is topmost or lowest was at chance
 #: among four and eight objects, and is learnt from two.
-STAGES = (
+PLAIN_TEXTS = (
     _text(
         "text-1",
         400,
@@ -278,6 +278,9 @@ STAGES = (
         choices={"turns": 8, "types": (*("choice",) * 3, "place-choice", "word-choice"), "seed": 64},
         tasks={"plain": False, "turns": 7, "seed": 65},
     ),
-    Stage("stage1", "tiny-stage1"),
-    Stage("stage2", "tiny-stage2", "stage1", {"optimization.steps": 400}),
+)
+PLAIN_STAGES = (
+    *PLAIN_TEXTS,
+    Stage("stage1", "tiny-plain-stage1"),
+    Stage("stage2", "tiny-plain-stage2", "stage1", {"optimization.steps": 400}),
 )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lyrics.core.spec import ModelSpec, ObjectiveSlot, RefinerSpec, Slot
-from lyrics.plugins.tiny.expert_vocabulary import NOUNS
+from lyrics.plugins.tiny.expert_vocabulary import VOCABULARY
 
 #: What ships of ``lyrics-tiny`` beside its experts: the language model that can read, what stage 1 trained, and what
 #: both stages did.
@@ -14,16 +14,16 @@ TINY_LANGUAGE_MODEL = "package:lyrics/plugins/tiny/weights/language-model"
 TINY_STAGE1_WEIGHTS = "package:lyrics/plugins/tiny/weights/stage1"
 TINY_WEIGHTS = "package:lyrics/plugins/tiny/weights/model"
 
-#: Where the experts for fine scenes are until they ship.
-FINE_EXPERTS = "package:lyrics/plugins/tiny/fine_experts"
-#: What the experts for fine scenes are, by component. They are unlike each other, as those of the paper are: the
-#: encoder sees a small image as a whole, the detector tells nouns and boxes in few tokens, the segmenter what a masked
-#: part looks like.
-FINE_OPTIONS: Mapping[str, Mapping[str, Any]] = {
-    "tiny-vit": {"image_size": 56},
-    "tiny-tagger": {"vocabulary": NOUNS},
-    "tiny-detector": {"vocabulary": NOUNS, "queries": 16, "query_width": 32},
-    "tiny-segmenter": {"width": 48, "look_width": 64},
+#: Where the weights of ``lyrics-tiny-plain``, which do not ship, are looked for.
+PLAIN_WEIGHTS = "package:lyrics/plugins/tiny/plain_weights"
+PLAIN_LANGUAGE_MODEL = f"{PLAIN_WEIGHTS}/language-model-plain"
+#: What the experts for plain scenes are, by component, where they are not as the defaults: names are a color with a
+#: shape or a word, and every expert tells all of it.
+PLAIN_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "tiny-vit": {"image_size": 112},
+    "tiny-tagger": {"vocabulary": VOCABULARY},
+    "tiny-detector": {"vocabulary": VOCABULARY, "queries": None, "query_width": None},
+    "tiny-segmenter": {"width": 64, "look_width": None},
 }
 
 
@@ -38,7 +38,12 @@ def tiny_refiner() -> RefinerSpec:
 
 
 def lyrics_tiny() -> ModelSpec:
-    """The same code paths at toy size, for the embedded world ``scenes``: runs on a laptop's CPU, offline."""
+    """The same code paths at toy size, for the embedded world ``scenes``, whose tags and boxes do not say what things
+    look like: runs on a laptop's CPU, offline.
+
+    Its experts are unlike each other, as those of the paper are: the encoder sees a small image as a whole, the
+    detector tells nouns and boxes in few tokens, the segmenter what a masked part looks like.
+    """
     return ModelSpec(
         image_encoder=Slot(use="tiny-vit"),
         refiner=tiny_refiner(),
@@ -56,6 +61,10 @@ def lyrics_tiny() -> ModelSpec:
                 "vocab_size": 1856,  # the built-in word tokenizer's, padded
                 "builtin_tokenizer": "words",
                 "tokenizer": None,
+                # A box is to be read off the local tokens, and written: neither is learned in a few thousand steps from
+                # four raw numbers and a thousand words without an order (docs/fine-stage1.md).
+                "box_features": "fourier",
+                "numbers_in_order": True,
             },
         ),
         language_model=Slot(
@@ -84,40 +93,44 @@ def lyrics_tiny() -> ModelSpec:
             },
         ),
         objectives={
-            name: ObjectiveSlot(use=name, options={"recipe": "paper"}) for name in ("itc", "itm", "icg", "msp")
+            # Boxes alone tell most images apart; captions are to do it, too.
+            "itc": ObjectiveSlot(use="itc", options={"recipe": "paper", "drop_spatial": 0.5}),
+            # Grounding queries alone read what tells twins apart, and in the paper's way they see no caption.
+            "itm": ObjectiveSlot(use="itm", options={"recipe": "released"}),
+            "icg": ObjectiveSlot(use="icg", options={"recipe": "paper"}),
+            "msp": ObjectiveSlot(use="msp", options={"recipe": "paper"}),
         },
     )
 
 
-def lyrics_tiny_fine() -> ModelSpec:
-    """``lyrics-tiny`` with experts for fine scenes, whose tags and boxes do not say what things look like."""
-    plain = lyrics_tiny()
-    refiner = tiny_refiner()
-    # A box is to be read off the local tokens, and written: neither is learned in a few thousand steps from four raw
-    # numbers and a thousand words without an order (docs/tiny.md).
-    reads_boxes = {"box_features": "fourier", "numbers_in_order": True}
-    queries = plain.query_transformer
-    return plain.model_copy(
+def lyrics_tiny_plain() -> ModelSpec:
+    """``lyrics-tiny`` with experts for plain scenes, whose tags say what things look like (docs/tiny-story.md)."""
+    fine = lyrics_tiny()
+    refiner, queries, language_model = fine.refiner, fine.query_transformer, fine.language_model
+    assert refiner is not None
+    own = {"box_features", "numbers_in_order"}
+    return fine.model_copy(
         update={
-            "image_encoder": _fine("tiny-vit"),
-            "query_transformer": queries.model_copy(update={"options": {**queries.options, **reads_boxes}}),
-            "objectives": {
-                **plain.objectives,
-                # Boxes alone tell most images apart; captions are to do it, too.
-                "itc": ObjectiveSlot(use="itc", options={"recipe": "paper", "drop_spatial": 0.5}),
-                # Grounding queries alone read what tells twins apart, and in the paper's way they see no caption.
-                "itm": ObjectiveSlot(use="itm", options={"recipe": "released"}),
-            },
+            "image_encoder": _plain("tiny-vit"),
             "refiner": refiner.model_copy(
                 update={
-                    "tagger": _fine("tiny-tagger"),
-                    "detector": _fine("tiny-detector"),
-                    "segmenter": _fine("tiny-segmenter"),
+                    "tagger": _plain("tiny-tagger"),
+                    "detector": _plain("tiny-detector"),
+                    "segmenter": _plain("tiny-segmenter"),
                 }
             ),
+            "query_transformer": queries.model_copy(
+                update={"options": {name: value for name, value in queries.options.items() if name not in own}}
+            ),
+            "language_model": language_model.model_copy(
+                update={"options": {**language_model.options, "checkpoint": PLAIN_LANGUAGE_MODEL}}
+            ),
+            "objectives": {
+                name: ObjectiveSlot(use=name, options={"recipe": "paper"}) for name in ("itc", "itm", "icg", "msp")
+            },
         }
     )
 
 
-def _fine(component: str) -> Slot:
-    return Slot(use=component, options={**FINE_OPTIONS[component], "checkpoint": FINE_EXPERTS})
+def _plain(component: str) -> Slot:
+    return Slot(use=component, options={**PLAIN_OPTIONS[component], "checkpoint": PLAIN_WEIGHTS})

@@ -12,13 +12,7 @@ from lyrics.core.runs.config import (
     TrainConfig,
 )
 from lyrics.core.spec import Slot
-from lyrics.plugins.tiny.presets import lyrics_tiny, lyrics_tiny_fine
-
-
-def _on_scenes(task: str) -> EvaluationSection:
-    return EvaluationSection(
-        every_steps=500, sets={"scenes": Slot(use="scenes", options={"task": task, "split": "validation"})}
-    )
+from lyrics.plugins.tiny.presets import lyrics_tiny, lyrics_tiny_plain
 
 
 def tiny_text() -> TrainConfig:
@@ -42,31 +36,14 @@ def tiny_text() -> TrainConfig:
 
 
 def tiny_stage1() -> TrainConfig:
-    """Stage 1 of ``lyrics-tiny`` on the embedded scenes: runs on a laptop's CPU."""
-    return TrainConfig(
-        stage="pretrain",
-        out="runs/tiny-stage1",
-        model=ModelSection(spec=lyrics_tiny()),
-        data=DataSection(
-            sets={"scenes": DataSlot(use="scenes", options={"task": "caption"})},
-            # A crop would make captions false that count things or say where they are.
-            augmentation=None,
-        ),
-        optimization=OptimizationSection(steps=900, global_batch=32, learning_rate=2e-3, optimizer="muon"),
-        checkpoint=CheckpointSection(every_steps=100),
-        evaluation=_on_scenes("caption"),
-    )
-
-
-def tiny_fine_stage1() -> TrainConfig:
     """Stage 1 on fine scenes, both twins of a pair in every batch: what tells them apart is in their pixels and
     captions alone.
     """
     fine = {"task": "caption", "attributes": "fine"}
     return TrainConfig(
         stage="pretrain",
-        out="runs/tiny-fine-stage1",
-        model=ModelSection(spec=lyrics_tiny_fine()),
+        out="runs/tiny-stage1",
+        model=ModelSection(spec=lyrics_tiny()),
         data=DataSection(sets={"scenes": DataSlot(use="scenes", options=fine)}, augmentation=None, group=2),
         optimization=OptimizationSection(steps=2000, global_batch=32, learning_rate=2e-3, optimizer="muon"),
         checkpoint=CheckpointSection(every_steps=100),
@@ -77,24 +54,6 @@ def tiny_fine_stage1() -> TrainConfig:
 
 
 def tiny_stage2() -> TrainConfig:
-    """Stage 2 of ``lyrics-tiny`` on the embedded scenes. Give ``model.start_from`` the run folder of stage 1."""
-    return TrainConfig(
-        stage="instruct",
-        out="runs/tiny-stage2",
-        model=ModelSection(spec=lyrics_tiny()),
-        data=DataSection(
-            # Several turns about an image: looking at it costs as much as they do.
-            sets={"scenes": DataSlot(use="scenes", options={"task": "conversation"})},
-            augmentation=None,  # as in stage 1
-            snap_iou=0.5,  # so few steps teach to copy a box, and not to mend it
-        ),
-        optimization=OptimizationSection(steps=1000, global_batch=16, learning_rate=1e-3),
-        checkpoint=CheckpointSection(every_steps=200),
-        evaluation=_on_scenes("mixed"),
-    )
-
-
-def tiny_fine_stage2() -> TrainConfig:
     """Stage 2 on fine scenes, without text for some images, so that soft tokens must answer.
 
     Give ``model.start_from``.
@@ -104,8 +63,8 @@ def tiny_fine_stage2() -> TrainConfig:
     questions = (*("L",) * 12, *("G",) * 3, *("T",) * 3, *("LT",) * 2)
     return TrainConfig(
         stage="instruct",
-        out="runs/tiny-fine-stage2",
-        model=ModelSection(spec=lyrics_tiny_fine()),
+        out="runs/tiny-stage2",
+        model=ModelSection(spec=lyrics_tiny()),
         data=DataSection(
             sets={"scenes": DataSlot(use="scenes", options={**fine, "questions": questions})},
             augmentation=None,  # as in stage 1
@@ -120,3 +79,43 @@ def tiny_fine_stage2() -> TrainConfig:
             every_steps=400, sets={"scenes": Slot(use="scenes", options={**fine, "task": "vqa", "split": "validation"})}
         ),
     )
+
+
+def tiny_plain_stage1() -> TrainConfig:
+    """Stage 1 of ``lyrics-tiny-plain`` on plain scenes."""
+    return TrainConfig(
+        stage="pretrain",
+        out="runs/tiny-plain-stage1",
+        model=ModelSection(spec=lyrics_tiny_plain()),
+        data=DataSection(
+            sets={"scenes": DataSlot(use="scenes", options={"task": "caption", "attributes": "plain"})},
+            # A crop would make captions false that count things or say where they are.
+            augmentation=None,
+        ),
+        optimization=OptimizationSection(steps=900, global_batch=32, learning_rate=2e-3, optimizer="muon"),
+        checkpoint=CheckpointSection(every_steps=100),
+        evaluation=_on_plain_scenes("caption"),
+    )
+
+
+def tiny_plain_stage2() -> TrainConfig:
+    """Stage 2 of ``lyrics-tiny-plain`` on plain scenes. Give ``model.start_from`` the run folder of stage 1."""
+    return TrainConfig(
+        stage="instruct",
+        out="runs/tiny-plain-stage2",
+        model=ModelSection(spec=lyrics_tiny_plain()),
+        data=DataSection(
+            # Several turns about an image: looking at it costs as much as they do.
+            sets={"scenes": DataSlot(use="scenes", options={"task": "conversation", "attributes": "plain"})},
+            augmentation=None,  # as in stage 1
+            snap_iou=0.5,  # so few steps teach to copy a box, and not to mend it
+        ),
+        optimization=OptimizationSection(steps=1000, global_batch=16, learning_rate=1e-3),
+        checkpoint=CheckpointSection(every_steps=200),
+        evaluation=_on_plain_scenes("mixed"),
+    )
+
+
+def _on_plain_scenes(task: str) -> EvaluationSection:
+    options = {"task": task, "attributes": "plain", "split": "validation"}
+    return EvaluationSection(every_steps=500, sets={"scenes": Slot(use="scenes", options=options)})

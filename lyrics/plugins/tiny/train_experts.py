@@ -54,7 +54,7 @@ from lyrics.plugins.tiny.looks import (
     seen_objects,
     segmenter_looks_loss,
 )
-from lyrics.plugins.tiny.presets import FINE_OPTIONS
+from lyrics.plugins.tiny.presets import PLAIN_OPTIONS
 from lyrics.plugins.tiny.trained_weights import OPTIONS_KEY, list_files, load_weights, weights_file
 
 Say = Callable[[str], None]
@@ -84,15 +84,15 @@ class ExpertTraining:
     name: str = ""
     #: The most objects of a scene. Crowded scenes have more small things on large ones, which are what is missed.
     max_objects: int = 8
-    #: Whether it is for fine scenes, with ``FINE_OPTIONS``.
+    #: Whether it is for fine scenes; others have ``PLAIN_OPTIONS``.
     fine: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or self.component)
 
 
-#: In the order of training. The last one of a component is the one that ships.
-PLANS = (
+#: The experts for plain scenes, in the order of training. The last one of a component is the one that is used.
+PLAIN_PLANS = (
     ExpertTraining("tiny-detector", steps=1200, batch=16, learning_rate=2e-3),
     ExpertTraining("tiny-segmenter", steps=300, batch=16, learning_rate=2e-3, after="tiny-detector"),
     ExpertTraining("tiny-vit", steps=2500, batch=16, learning_rate=1e-3, after="tiny-detector"),
@@ -137,7 +137,7 @@ PLANS = (
     ),
 )
 
-#: The experts for fine scenes, in a folder of their own.
+#: The experts that ship, those for fine scenes.
 FINE_PLANS = (
     ExpertTraining("tiny-detector", steps=1500, batch=16, learning_rate=2e-3, fine=True),
     ExpertTraining("tiny-vit", steps=1500, batch=32, learning_rate=1e-3, fine=True),
@@ -184,7 +184,7 @@ _FINE_LOSSES: Mapping[str, Callable[[Any, ImageBatch, Any], torch.Tensor]] = {
     "tiny-segmenter": segmenter_looks_loss,
     "tiny-vit": encoder_looks_loss,
 }
-_LOSSES: Mapping[str, Callable[[Any, ImageBatch, Any], torch.Tensor]] = {
+_PLAIN_LOSSES: Mapping[str, Callable[[Any, ImageBatch, Any], torch.Tensor]] = {
     "tiny-detector": detector_loss,
     "tiny-tagger": tagger_loss,
     "tiny-segmenter": segmenter_loss,
@@ -193,11 +193,11 @@ _LOSSES: Mapping[str, Callable[[Any, ImageBatch, Any], torch.Tensor]] = {
 
 
 def options_of(component: str, *, fine: bool) -> Options:
-    """What an expert is built with: its defaults, or those for fine scenes."""
-    return _OPTIONS[component](**(FINE_OPTIONS[component] if fine else {}))
+    """What an expert is built with: its defaults, which are for fine scenes, or those for plain ones."""
+    return _OPTIONS[component](**({} if fine else PLAIN_OPTIONS[component]))
 
 
-def build_expert(component: str, folder: Path | None = None, *, fine: bool = False) -> Any:
+def build_expert(component: str, folder: Path | None = None, *, fine: bool = True) -> Any:
     """An expert in evaluation mode: with the weights of ``folder``, or untrained, the same every time.
 
     Raises ``WeightsError`` for a file that is missing or does not fit.
@@ -257,7 +257,7 @@ def train_expert(plan: ExpertTraining, out: Path, dataset: Dataset, say: Say = p
     fit(
         module,
         batches(dataset, plan, expert_of(module).preprocessing, first=done),
-        (_FINE_LOSSES if plan.fine else _LOSSES)[plan.component],
+        (_FINE_LOSSES if plan.fine else _PLAIN_LOSSES)[plan.component],
         steps=plan.steps,
         learning_rate=plan.learning_rate,
         optimizer=optimizer,
@@ -303,7 +303,7 @@ def _borrow(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, torch.
     return borrowed
 
 
-def scenes(split: str, count: int, max_objects: int = 8, *, fine: bool = False) -> Dataset:
+def scenes(split: str, count: int, max_objects: int = 8, *, fine: bool = True) -> Dataset:
     """The first ``count`` rows of a split of ``scenes``."""
     options = {"split": split, "scenes": count, "max_objects": max_objects}
     return build_dataset("scenes", {**options, "attributes": "fine" if fine else "plain"})
@@ -375,7 +375,9 @@ def trained(component: str, out: Path) -> tuple[nn.Module, int]:
 
 
 def _trained(component: str, out: Path) -> tuple[nn.Module, Checkpoint]:
-    made = [plan.name for plan in (*PLANS, *FINE_PLANS) if plan.component == component and (out / plan.name).is_dir()]
+    made = [
+        plan.name for plan in (*PLAIN_PLANS, *FINE_PLANS) if plan.component == component and (out / plan.name).is_dir()
+    ]
     name = made[-1] if made else component
     checkpoint = _newest(name, out)
     module = _trainable(component, fine=checkpoint.state["plan"]["fine"])
@@ -392,7 +394,7 @@ def export(component: str, out: Path, folder: Path) -> int:
     options = options_of(component, fine=checkpoint.state["plan"]["fine"])
     state = {name: tensor.half().contiguous() for name, tensor in expert_of(module).state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
-    told = {"format": "pt", OPTIONS_KEY: options.model_dump_json(exclude_unset=True)}
+    told = {"format": "pt", OPTIONS_KEY: options.model_dump_json(exclude={"checkpoint"})}
     (folder / weights_file(component)).write_bytes(tensors_to_bytes(state, told))
     list_files(folder)
     return checkpoint.step

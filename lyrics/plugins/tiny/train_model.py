@@ -1,6 +1,6 @@
 """How the model around the experts of ``lyrics-tiny`` is trained: its stages, and what they leave as files.
 
-The experts come before (``lyrics.plugins.tiny.train_experts``); the stages take theirs from the package.
+The experts come before (``lyrics.plugins.tiny.train_experts``), into the same folder.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from lyrics.core.weights.model_folder import save_folder
 from lyrics.core.weights.tensors import WEIGHTS_FILE
 from lyrics.plugins.tiny.extend_vocabulary import carry_over
 from lyrics.plugins.tiny.fine_stages import FINE_STAGE1, FINE_STAGE2, FINE_STAGES, FINE_TEXTS
-from lyrics.plugins.tiny.plain_stages import STAGES
+from lyrics.plugins.tiny.plain_stages import PLAIN_STAGES, PLAIN_TEXTS
 from lyrics.plugins.tiny.presets import (
+    PLAIN_LANGUAGE_MODEL,
     TINY_LANGUAGE_MODEL,
     TINY_STAGE1_WEIGHTS,
     TINY_WEIGHTS,
     lyrics_tiny,
-    lyrics_tiny_fine,
+    lyrics_tiny_plain,
 )
 from lyrics.plugins.tiny.stage import Stage
 from lyrics.plugins.tiny.trained_weights import list_files
@@ -40,17 +41,20 @@ Say = Callable[[str], None]
 
 #: Names of the folders that the stages' weights are written to.
 LANGUAGE_MODEL = TINY_LANGUAGE_MODEL.rpartition("/")[2]
-#: The language model that the fine texts begin with.
+AFTER_PLAIN_TEXTS = PLAIN_LANGUAGE_MODEL.rpartition("/")[2]
+#: The language model that the fine texts begin with: that of the plain ones, with all words of today's tokenizer.
 BEGINNING = f"{LANGUAGE_MODEL}-begun"
+#: Those of ``lyrics-tiny``, in their order: a language model that reads plain scenes learns to read fine ones.
+STAGES = (*PLAIN_TEXTS, *FINE_STAGES)
 #: Stage -> the folder of its model.
 MODELS = {
-    **dict.fromkeys(("stage1", "fine-stage1"), TINY_STAGE1_WEIGHTS.rpartition("/")[2]),
-    **dict.fromkeys(("stage2", "fine-2b"), TINY_WEIGHTS.rpartition("/")[2]),
+    **dict.fromkeys(("stage1", FINE_STAGE1[-1].name), TINY_STAGE1_WEIGHTS.rpartition("/")[2]),
+    **dict.fromkeys(("stage2", FINE_STAGE2[-1].name), TINY_WEIGHTS.rpartition("/")[2]),
 }
 _CHECKPOINT = "model.spec.language_model.options.checkpoint"
 _EXPERTS = ("image_encoder", "refiner.tagger", "refiner.detector", "refiner.segmenter")
-#: After them the language model is what the next stages build on.
-LAST_TEXTS = (next(stage for stage in reversed(STAGES) if stage.recipe == "tiny-text"), FINE_TEXTS[-1])
+#: Last text -> the folder of its language model, which the next stages build on.
+LAST_TEXTS = {PLAIN_TEXTS[-1].name: AFTER_PLAIN_TEXTS, FINE_TEXTS[-1].name: LANGUAGE_MODEL}
 
 
 def stage_config(stage: Stage, out: Path, settings: Mapping[str, Any] | None = None) -> TrainConfig:
@@ -61,36 +65,45 @@ def stage_config(stage: Stage, out: Path, settings: Mapping[str, Any] | None = N
     if stage in FINE_TEXTS:
         given[_CHECKPOINT] = str(out / "weights" / BEGINNING)
     elif stage.recipe != "tiny-text":
-        given[_CHECKPOINT] = str(out / "weights" / LANGUAGE_MODEL)
-    if stage in (*FINE_STAGE1, *FINE_STAGE2):
+        given[_CHECKPOINT] = str(out / "weights" / (LANGUAGE_MODEL if stage in FINE_STAGES else AFTER_PLAIN_TEXTS))
+    if stage.recipe != "tiny-text":
         given |= {f"model.spec.{part}.options.checkpoint": str(out / "weights") for part in _EXPERTS}
     if stage in FINE_STAGE1:
         given[_CHECKPOINT] = None  # stage 1 asks the language model nothing
     return load_config(stage.recipe, {**given, **(settings or {})})
 
 
+def stages(out: Path, *, plain: bool) -> tuple[Stage, ...]:
+    """What there is to train in a folder. Where the language model that fine texts begin with lies in ``out/weights``
+    already, plain texts are not trained.
+    """
+    if plain:
+        return PLAIN_STAGES
+    return FINE_STAGES if (out / "weights" / BEGINNING).is_dir() else STAGES
+
+
 def train_stage(stage: Stage, out: Path, settings: Mapping[str, Any] | None = None) -> None:
-    """Train a stage, or go on with it; what is finished is not done again. After the last text, the language model is
-    written to ``out/weights``, where the next stages find it; where several processes train, the same call by one
-    process afterwards writes it.
+    """Train a stage, or go on with it; what is finished is not done again. After the last plain and the last fine text
+    the language model is written to ``out/weights``, where the next stages find it; where several processes train, the
+    same call by one process afterwards writes it.
 
     Raises what training raises (``lyrics.core.training.assemble.run``).
     """
     config = stage_config(stage, out, settings)
     if stage in FINE_TEXTS and not (out / "weights" / BEGINNING).is_dir():
-        carry_over(TINY_LANGUAGE_MODEL, out / "weights" / BEGINNING)
+        carry_over(str(out / "weights" / AFTER_PLAIN_TEXTS), out / "weights" / BEGINNING)
     run(config)
-    if stage in LAST_TEXTS and not several_processes():
-        export_language_model(config, out / "weights")
+    if stage.name in LAST_TEXTS and not several_processes():
+        export_language_model(config, out / "weights", LAST_TEXTS[stage.name])
 
 
-def export_language_model(config: TrainConfig, weights: Path) -> None:
-    """Write the language model that a run of ``tiny-text`` has trained so far to a folder in ``weights``, in half
-    precision.
+def export_language_model(config: TrainConfig, weights: Path, name: str = LANGUAGE_MODEL) -> None:
+    """Write the language model that a run of ``tiny-text`` has trained so far to the folder ``name`` in ``weights``, in
+    half precision.
     """
     # The recipe's own: one that holds a model of transformers.
     language_model: Any = trained_model(config).language_model
-    folder = weights / LANGUAGE_MODEL
+    folder = weights / name
     language_model.model.half().save_pretrained(folder)
     language_model.tokenizer.save_pretrained(folder)
     list_files(weights)
@@ -99,13 +112,13 @@ def export_language_model(config: TrainConfig, weights: Path) -> None:
 def export_model(out: Path, weights: Path, stage: Stage) -> None:
     """Write what stage 1 or stage 2 has trained so far to its model folder in ``weights``, in half precision.
 
-    Its specification is the preset's: the language model that it names is the one in the package. What stage 1 does not
-    train is random, the same every time.
+    Its specification is the preset's: the language model and the experts that it names are those in the package. What
+    stage 1 does not train is random, the same every time.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = trained_model(stage_config(stage, out))
-    model.spec = model.spec.with_overrides(_packaged(lyrics_tiny_fine() if stage in FINE_STAGES else lyrics_tiny()))
+    model.spec = model.spec.with_overrides(_packaged(lyrics_tiny() if stage in FINE_STAGES else lyrics_tiny_plain()))
     folder = weights / MODELS[stage.name]
     save_folder(model, folder, trainable_only=True)
     tensors = load_file(folder / WEIGHTS_FILE)
@@ -114,7 +127,7 @@ def export_model(out: Path, weights: Path, stage: Stage) -> None:
 
 
 def _packaged(preset: ModelSpec) -> dict[str, Any]:
-    """The checkpoints that a preset names, of the language model and of experts that have one."""
+    """The checkpoints that a preset names, of the language model and of the experts; None: those that ship."""
     refiner = preset.refiner
     assert refiner is not None
     slots = {
@@ -125,9 +138,7 @@ def _packaged(preset: ModelSpec) -> dict[str, Any]:
         "refiner.segmenter": refiner.segmenter,
     }
     return {
-        f"{path}.options.checkpoint": slot.options["checkpoint"]
-        for path, slot in slots.items()
-        if slot is not None and "checkpoint" in slot.options
+        f"{path}.options.checkpoint": slot.options.get("checkpoint") for path, slot in slots.items() if slot is not None
     }
 
 

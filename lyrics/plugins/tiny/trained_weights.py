@@ -18,6 +18,7 @@ from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import WeightsError
 from lyrics.core.registry.component import Options
 from lyrics.core.weights.pretrained import load_module, locate_checkpoint, read_tensors
+from lyrics.plugins.tiny.presets import PLAIN_WEIGHTS
 
 WEIGHTS = Path(__file__).parent / "weights"
 #: File name -> sha256, in ``WEIGHTS``.
@@ -89,8 +90,21 @@ def materialize(module: nn.Module, component: str, options: Options, context: Bu
     """
     if context.weights == "pretrained":
         checkpoint = getattr(options, "checkpoint", None)
-        folder = WEIGHTS if checkpoint is None else locate_checkpoint(checkpoint, downloads=context.downloads)
+        folder = WEIGHTS if checkpoint is None else _located(component, checkpoint, downloads=context.downloads)
         load_weights(module, component, options, folder)
+
+
+def _located(component: str, checkpoint: str, *, downloads: bool) -> Path:
+    try:
+        return locate_checkpoint(checkpoint, downloads=downloads)
+    except WeightsError as error:
+        if checkpoint != PLAIN_WEIGHTS:
+            raise
+        raise WeightsError(
+            f"{component}: the weights of lyrics-tiny-plain do not ship; train them (python scripts/train_tiny.py all "
+            "--plain --out runs/plain) and copy runs/plain/weights to lyrics/plugins/tiny/plain_weights "
+            "(docs/tiny-story.md), or build with weights='random'."
+        ) from error
 
 
 def _shown(name: str, value: object) -> str:

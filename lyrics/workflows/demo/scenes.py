@@ -11,7 +11,11 @@ _DATASET, _OPTIONS = "lyrics-vl/scenes", {"split": "test", "task": "dialogue"}
 
 
 def scenes(count: int = 6, side_px: int = 256) -> list[Image.Image]:
-    """Return drawn scenes, enlarged so that people see them well."""
+    """Return drawn scenes, enlarged so that people see them well: their longer side is ``side_px``."""
     data = build_dataset(_DATASET, {**_OPTIONS, "scenes": count})
     found = [data.picture(data[row]) for row in range(count)]
-    return [one.resize((side_px, side_px), Image.Resampling.LANCZOS) for one in found]
+    times = [side_px / max(one.size) for one in found]
+    return [
+        one.resize((round(one.width * large), round(one.height * large)), Image.Resampling.LANCZOS)
+        for one, large in zip(found, times, strict=True)
+    ]

@@ -1,7 +1,7 @@
 """The main job in one function: what ``lyrics-tiny`` sees in drawn scenes or in a user's image, and a report of it.
 
-``dialogue`` asks about them, ``swap`` exchanges a part, ``training`` takes steps of both stages, ``page`` writes the
-report.
+``dialogue`` asks about them, ``twins`` asks what only the pixels tell, ``swap`` exchanges a part, ``training`` takes
+steps of both stages, ``page`` writes the report.
 """
 
 from __future__ import annotations
@@ -10,20 +10,26 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from lyrics.core.masks import Mask
 from lyrics.core.refining.refinement import Refinement
 from lyrics.core.types import DetectedObject, Turn
-from lyrics.workflows.quickstart.dialogue import conversation, referring
+from lyrics.workflows.quickstart.dialogue import conversation, in_pixels, referring
 from lyrics.workflows.quickstart.page import page
 from lyrics.workflows.quickstart.swap import OVERRIDES, annotated, difference
 from lyrics.workflows.quickstart.training import few_steps
+from lyrics.workflows.quickstart.twins import ask_twins, draw_twins
+
+if TYPE_CHECKING:
+    from lyrics.core.model import LyricsModel
 
 SCENES = 6
 SEED = 0
+#: What the detector calls whatever is written.
+_WORD = "word"
 RESULT, REPORT = "result.json", "report.html"
 #: Shorter images are enlarged before boxes and labels are drawn.
 _DRAWN_SIDE_PX = 384
@@ -71,6 +77,7 @@ def run(pictures: Sequence[Path], out: Path, *, progress: Callable[[str], None])
         "soft_tokens": list(encoded[0].soft_tokens_PQD.shape[1:]),
         "spatial_text": encoded[0].spatial_texts[0],
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "twins": None if pictures else _twins(model, out, progress),
         "swap": _swapped(opened, truth, refinements, progress) if truth else None,
         "training": _trained(progress),
         "report": str(out / REPORT),
@@ -100,12 +107,15 @@ def _scenes(
         assert picture is not None
         picture.save(path)
         found.append((str(path), picture))
-        words = [
-            DetectedObject(f'word "{word["text"]}"', Box(*word["box_norm"]), 1.0) for word in sample.extra["words"]
-        ]
+        words = [DetectedObject(_WORD, Box(*word["box_norm"]), 1.0) for word in sample.extra["words"]]
         truth.append((*sample.objects, *words))
-        questions.append(sample.turns)
+        questions.append(tuple(in_pixels(turn, picture.size) for turn in sample.turns))
     return found, truth, questions
+
+
+def _twins(model: LyricsModel, out: Path, progress: Callable[[str], None]) -> dict[str, Any]:
+    progress("asking what only the pixels tell ...")
+    return ask_twins(model, *draw_twins(out, SCENES))
 
 
 def _swapped(

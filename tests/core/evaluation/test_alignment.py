@@ -42,7 +42,7 @@ def model() -> LyricsModel:
 
 @pytest.fixture(scope="module")
 def scenes():
-    return build_dataset("scenes", {"split": "validation", "scenes": 7, "task": "caption"})
+    return build_dataset("scenes", {"split": "validation", "scenes": 7, "task": "caption", "attributes": "plain"})
 
 
 @pytest.fixture(autouse=True)
@@ -138,7 +138,7 @@ def test_masked_coordinates_are_near_within_two_hundredths(model, scenes, monkey
 def test_captions_of_twins_are_judged_of_both_images(model, monkeypatch) -> None:
     """Rows 0 and 1 are twins, 2 and 3 have one caption for both and are left out, 4 has no twin."""
     captions = ["a red star", "a blue star", "a ring", "a ring", "a heart"]
-    drawn = build_dataset("scenes", {"split": "validation", "scenes": 5, "task": "caption"})
+    drawn = build_dataset("scenes", {"split": "validation", "scenes": 5, "task": "caption", "attributes": "plain"})
 
     class Told:
         def __len__(self) -> int:

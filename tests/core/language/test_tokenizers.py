@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 from typing import Any, get_args
@@ -71,9 +72,12 @@ def test_a_known_word_with_its_space_a_number_and_markup_are_one_token_each() ->
 def test_the_vocabulary_holds_what_scenes_and_templates_say(split: str) -> None:
     """Letters by themselves appear only as options and first letters."""
     texts = [re.sub(r"\{[^}]*\}", "", one) for templates in TEMPLATES.values() for one in templates]
-    fine = {"task": "caption", "attributes": "fine"}
-    for options in (*({"task": task} for task in get_args(SceneTask)), fine):
-        data = build_dataset("scenes", {"scenes": 40, "split": split, **options})
+    worlds = [
+        *itertools.product(get_args(SceneTask), ["plain"]),
+        ("caption", "fine"),
+    ]  # the rest of it in test_fine_texts
+    for task, attributes in worlds:
+        data = build_dataset("scenes", {"scenes": 40, "split": split, "task": task, "attributes": attributes})
         for row in range(len(data)):
             sample = data[row]
             texts += [*sample.captions, *(found.tag for found in sample.objects)]

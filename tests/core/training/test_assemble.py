@@ -47,7 +47,7 @@ def settings(out: Path, stage: str, **changes: Any) -> TrainConfig:
         "device": "cpu",
         "model": {"spec": spec.model_dump(mode="json"), "weights": "random"},
         "data": {
-            "sets": {"scenes": {"use": "scenes", "options": {"task": task, "scenes": 64}}},
+            "sets": {"scenes": {"use": "scenes", "options": {"task": task, "scenes": 64, "attributes": "plain"}}},
             "augmentation": {"flip": 0.5} if stage == "pretrain" else None,
             "workers": 0,
         },

@@ -23,7 +23,10 @@ from tests.core.small import drawn
 from tests.core.test_model_steps import collated, example, made
 from tests.core.training.test_assemble import settings
 
-SCENES = {"use": "scenes", "options": {"task": "caption", "split": "validation", "scenes": 40}}
+SCENES = {
+    "use": "scenes",
+    "options": {"task": "caption", "split": "validation", "scenes": 40, "attributes": "plain"},
+}
 THING = Box(0.2, 0.2, 0.6, 0.6)
 
 

@@ -39,7 +39,9 @@ from tests.core.training.test_assemble import settings, values
 UNANSWERED, POISONED, UNSEEN = range(20, 24), 29, range(36, 40)
 HELD_OUT = {
     "evaluation__every_steps": 3,
-    "evaluation__sets": {"scenes": {"use": "scenes", "options": {"task": "mixed", "scenes": 10}}},
+    "evaluation__sets": {
+        "scenes": {"use": "scenes", "options": {"task": "mixed", "scenes": 10, "attributes": "plain"}}
+    },
     "evaluation__samples": 6,
     "evaluation__batch": 2,
     "evaluation__max_new_tokens": 3,

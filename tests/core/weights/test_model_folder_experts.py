@@ -113,7 +113,7 @@ def _folder(kind: str) -> str:
 def _seen(model: LyricsModel) -> torch.Tensor:
     """Everything that the experts tell of an image, as one row."""
     images = model.processor.images([drawn()], model.device, dtype=model.dtype)
-    phrases = None if model.refiner is None else [["red circle", "dog"]]
+    phrases = None if model.refiner is None else [["circle", "dog"]]
     features, _ = model.features(images, phrases)
     local = [tokens.flatten() for tokens, _ in features.local.values()]
     return torch.cat([features.image_tokens_BND.flatten(), *local])

@@ -1,4 +1,4 @@
-"""The benchmark on drawn scenes: a model that knows the truth has full marks, and each part sees its own
+"""The benchmark on plain scenes: a model that knows the truth has full marks, and each part sees its own
 mistakes only.
 """
 
@@ -21,7 +21,7 @@ from tests.plugins.benchmarks.conftest import REGISTRY
 
 @pytest.fixture(scope="module")
 def benchmark_() -> Any:
-    return build_benchmark("scenes", {"scenes": 40}, registry=REGISTRY)
+    return build_benchmark("scenes", {"scenes": 40, "attributes": "plain"}, registry=REGISTRY)
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ PRESETS = (
     "lyrics-mini",
     "lyrics-released-14b",
     "lyrics-tiny",
-    "lyrics-tiny-fine",
+    "lyrics-tiny-plain",
     "lyrics-tiny-stage1",
     "modern",
 )
@@ -125,7 +125,7 @@ def test_objectives_are_the_four_with_weight_one(resolved: Mapping[str, Resolved
         assert list(objectives) == (["itc", "itm", "icg"] if name == "blip2-13b" else ["itc", "itm", "icg", "msp"])
         assert {slot.weight for slot in objectives.values()} == {1.0}
         recipes = {slot.use: slot.options["recipe"] for slot in objectives.values()}
-        if name == "lyrics-tiny-fine":
+        if name in ("lyrics-tiny", "lyrics-tiny-stage1"):
             assert recipes.pop("itm") == "released"  # docs/fine-stage1.md says why
         assert set(recipes.values()) == {"released" if name == "lyrics-released-14b" else "paper"}
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -29,8 +30,13 @@ class TestContract(DatasetContract):
     component = "scenes"
 
 
+class TestContractOfPlainScenes(DatasetContract):
+    component = "scenes"
+    options: ClassVar[Any] = {"scenes": 20, "task": "mixed", "attributes": "plain"}
+
+
 def scenes(**options: object) -> Scenes:
-    return Scenes(ScenesOptions(**options))
+    return Scenes(ScenesOptions(**{"attributes": "plain", **options}))
 
 
 def test_tags_are_the_tiny_experts_vocabulary() -> None:
@@ -201,7 +207,7 @@ def test_rows_are_the_same_in_another_process() -> None:
         "import hashlib, numpy as np\n"
         "from lyrics.plugins.scenes import ScenesOptions\n"
         "from lyrics.plugins.scenes.dataset import Scenes\n"
-        "data = Scenes(ScenesOptions(task='mixed', split='test'))\n"
+        "data = Scenes(ScenesOptions(task='mixed', split='test', attributes='plain'))\n"
         "digest = hashlib.sha256()\n"
         "for index in range(60):\n"
         "    sample = data[index]\n"

@@ -17,7 +17,7 @@ SPLIT_ROWS = [("train", 700), ("held-out", 250)]
 
 
 def samples(task: str, split: str, rows: int) -> list[Sample]:
-    data = Scenes(ScenesOptions(task=task, split=split))
+    data = Scenes(ScenesOptions(task=task, split=split, attributes="plain"))
     return [data[index] for index in range(rows)]
 
 

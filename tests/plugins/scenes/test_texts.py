@@ -28,7 +28,7 @@ TEXTS = build_dataset("scene-texts", {"split": "validation", "scenes": 60})
 
 
 def test_the_first_instruction_begins_with_everything_that_is_in_the_scene() -> None:
-    scenes = Scenes(ScenesOptions(split="validation", scenes=60))
+    scenes = Scenes(ScenesOptions(split="validation", scenes=60, attributes="plain"))
     for row in range(60):
         written, _, instruction = TEXTS[row].turns[0].instruction.partition("\n")
         found = sorted(
@@ -104,7 +104,7 @@ def test_conversations_fit_into_the_tiny_language_model() -> None:
 
 def test_plain_questions_differ_and_their_answers_are_right() -> None:
     texts = build_dataset("scene-texts", {"split": "test", "plain": True})
-    scenes = Scenes(ScenesOptions(split="test"))
+    scenes = Scenes(ScenesOptions(split="test", attributes="plain"))
     counts = []
     for row in range(150):
         sample, turns = scenes[row], texts[row].turns[1:]
@@ -136,7 +136,7 @@ def test_plain_questions_may_be_of_some_types_alone() -> None:
 
 def test_sides_are_true_and_each_as_frequent_as_its_opposite() -> None:
     texts = build_dataset("scene-texts", {"split": "test", "plain": True, "types": ("side",), "repeat": False})
-    scenes = Scenes(ScenesOptions(split="test"))
+    scenes = Scenes(ScenesOptions(split="test", attributes="plain"))
     said = Counter[str]()
     for row in range(200):
         for turn, kind in zip(texts[row].turns, texts[row].extra["question_types"], strict=True):
@@ -154,7 +154,7 @@ def found_by(row: int, kind: str) -> Iterator[tuple[str, SpatialObject]]:
     """
     options = {"split": "test", "plain": True, "types": (kind,), "repeat": False}
     sample = build_dataset("scene-texts", options)[row]
-    things = list(Scenes(ScenesOptions(split="test"))[row].extra["things"])
+    things = list(Scenes(ScenesOptions(split="test", attributes="plain"))[row].extra["things"])
     for turn, given in zip(sample.turns, sample.extra["question_types"], strict=True):
         if given != kind:  # nothing has a rival
             continue
@@ -214,7 +214,7 @@ def test_an_amount_is_of_a_colour_with_a_shape_that_is_mostly_there() -> None:
     # No question is asked twice, and there are more pairs to deny than things: so only one for each scene.
     options = {"split": "test", "plain": True, "types": ("amount",), "repeat": False, "turns": 1}
     texts = build_dataset("scene-texts", options)
-    scenes = Scenes(ScenesOptions(split="test"))
+    scenes = Scenes(ScenesOptions(split="test", attributes="plain"))
     said = Counter[str]()
     for row in range(300):
         for turn in texts[row].turns:
@@ -228,7 +228,7 @@ def test_an_amount_is_of_a_colour_with_a_shape_that_is_mostly_there() -> None:
 
 def test_what_is_told_by_its_size_has_another_like_it_of_another_size() -> None:
     texts = build_dataset("scene-texts", {"split": "test", "plain": True, "types": ("sized",), "repeat": False})
-    scenes = Scenes(ScenesOptions(split="test"))
+    scenes = Scenes(ScenesOptions(split="test", attributes="plain"))
     said = Counter[str]()
     for row in range(100):
         things = list(scenes[row].extra["things"])
@@ -251,7 +251,7 @@ def test_what_is_told_by_its_size_has_another_like_it_of_another_size() -> None:
 )
 def test_a_choice_has_its_answer_among_four_options_each_letter_as_often_as_the_others(chosen: str, asks: str) -> None:
     texts = build_dataset("scene-texts", {"split": "test", "plain": True, "types": (chosen,), "repeat": False})
-    scenes = Scenes(ScenesOptions(split="test"))
+    scenes = Scenes(ScenesOptions(split="test", attributes="plain"))
     letters = Counter[str]()
     for row in range(150):
         for turn, kind in zip(texts[row].turns, texts[row].extra["question_types"], strict=True):
@@ -271,7 +271,7 @@ def test_a_choice_has_its_answer_among_four_options_each_letter_as_often_as_the_
 
 def test_what_is_searched_for_is_there_as_often_as_not_under_a_name_of_two_words() -> None:
     texts = build_dataset("scene-texts", {"split": "test", "plain": True, "types": ("search",), "repeat": False})
-    scenes = Scenes(ScenesOptions(split="test"))
+    scenes = Scenes(ScenesOptions(split="test", attributes="plain"))
     there, absent, longer = 0, 0, 0
     for row in range(150):
         things = list(scenes[row].extra["things"])

@@ -1,4 +1,6 @@
-"""The four experts with random weights, small or as their options say by default."""
+"""The four experts with random weights, small or as their options say by default, but for tokens: of every cell, and
+of features averaged over a mask, unless a test asks for others.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +34,9 @@ def tagger(**options: object) -> TinyTagger:
 
 def detector(**options: object) -> TinyDetector:
     torch.manual_seed(0)
-    return detector_file.build(TinyDetectorOptions(**options), RANDOM).eval()
+    return detector_file.build(TinyDetectorOptions(**{"queries": None, "query_width": None, **options}), RANDOM).eval()
 
 
 def segmenter(**options: object) -> TinySegmenter:
     torch.manual_seed(0)
-    return segmenter_file.build(TinySegmenterOptions(**options), RANDOM).eval()
+    return segmenter_file.build(TinySegmenterOptions(**{"look_width": None, **options}), RANDOM).eval()

@@ -13,7 +13,7 @@ from lyrics.plugins.tiny.expert_vocabulary import NOUNS, VOCABULARY, WORDS
 from lyrics.plugins.tiny.looks import EncoderWithLooks, SegmenterWithLooks
 from tests.plugins.tiny import builders
 
-DATASET = train_experts.scenes("test", 40)
+DATASET = train_experts.scenes("test", 40, fine=False)
 _, TRUTH = train_experts.drawn(DATASET, range(40))
 PREPROCESSING = Preprocessing(resize="longest", size=16, mean=(0.5,) * 3, std=(0.5,) * 3, pad_to=16)
 
@@ -108,7 +108,7 @@ def test_encoder_that_always_names_the_same():
     assert min(o.box_norm.area for o in things) < figures["box IoU"] < max(o.box_norm.area for o in things)
 
 
-FINE = train_experts.scenes("test", 40, fine=True)
+FINE = train_experts.scenes("test", 40)
 _, FINE_TRUTH = train_experts.drawn(FINE, range(40))
 
 

@@ -20,7 +20,7 @@ def model() -> LyricsModel:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         overrides = {"language_model.options.checkpoint": None, "refiner.tagger": None}
-        return build_model("lyrics-tiny-fine", weights="random", overrides=overrides).eval()
+        return build_model("lyrics-tiny", weights="random", overrides=overrides).eval()
 
 
 def test_pooled_queries_are_means_of_each_kind_whatever_the_batch(

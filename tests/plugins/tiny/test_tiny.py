@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from lyrics.core.contracts import BuildContext
 from lyrics.plugins import tiny
-from lyrics.plugins.tiny.expert_vocabulary import COLOURS, SHAPES, VOCABULARY, WORDS, word_tag
+from lyrics.plugins.tiny.expert_vocabulary import COLOURS, NOUNS, SHAPES, VOCABULARY, WORDS, word_tag
 from lyrics.plugins.tiny.phrases import PhraseHead
 from lyrics.testing import DetectorContract, ImageEncoderContract, SegmenterContract, TaggerContract
 
@@ -35,14 +35,19 @@ class TestTinySegmenter(SegmenterContract):
     component = "tiny-segmenter"
 
 
+class TestTinyDetectorOfAllCells(DetectorContract):
+    component = "tiny-detector"
+    options: ClassVar[Any] = {**OPTIONS["tiny-detector"], "queries": None, "query_width": None}
+
+
 class TestTinyDetectorWithQueries(DetectorContract):
     component = "tiny-detector"
     options: ClassVar[Any] = {**OPTIONS["tiny-detector"], "queries": 5, "query_width": 8, "query_threshold": 0.0}
 
 
-class TestTinySegmenterWithLooks(SegmenterContract):
+class TestTinySegmenterWithoutLooks(SegmenterContract):
     component = "tiny-segmenter"
-    options: ClassVar[Any] = {**OPTIONS["tiny-segmenter"], "look_width": 12}
+    options: ClassVar[Any] = {**OPTIONS["tiny-segmenter"], "look_width": None}
 
 
 def test_together_they_have_at_most_two_million_parameters():
@@ -52,14 +57,14 @@ def test_together_they_have_at_most_two_million_parameters():
     assert 1_000_000 < sum(p.numel() for module in built for p in module.parameters()) <= 2_000_000
 
 
-def test_default_vocabulary_is_every_colour_with_every_shape_and_the_words():
+def test_default_vocabulary_is_the_nouns_and_that_of_plain_scenes_every_colour_with_every_shape_and_the_words():
     things = [name for name in VOCABULARY if not name.startswith("word ")]
     assert len(things) == len(set(things)) == len(COLOURS) * len(SHAPES) == 64
     assert "red circle" in things
     assert [name for name in VOCABULARY if name not in things] == [word_tag(text) for text in WORDS]
     assert word_tag("STOP") == 'word "STOP"'
     assert len(WORDS) == len(set(WORDS)) == 64
-    assert tiny.TinyTaggerOptions().vocabulary == tiny.TinyDetectorOptions().vocabulary == VOCABULARY
+    assert tiny.TinyTaggerOptions().vocabulary == tiny.TinyDetectorOptions().vocabulary == NOUNS == (*SHAPES, "word")
 
 
 def test_the_written_word_blue_shares_nothing_with_the_colour():

@@ -47,7 +47,7 @@ class Stopping:
         return self.dataset.picture(sample)
 
 
-@pytest.mark.parametrize("plans", [train_experts.PLANS, train_experts.FINE_PLANS], ids=["plain", "fine"])
+@pytest.mark.parametrize("plans", [train_experts.PLAIN_PLANS, train_experts.FINE_PLANS], ids=["plain", "fine"])
 def test_every_expert_has_a_plan_and_begins_after_those_that_it_borrows_from(plans):
     assert {plan.component for plan in plans} == {"tiny-detector", "tiny-segmenter", "tiny-tagger", "tiny-vit"}
     names = [plan.name for plan in plans]
@@ -56,20 +56,21 @@ def test_every_expert_has_a_plan_and_begins_after_those_that_it_borrows_from(pla
     assert {plan.fine for plan in plans} == {plans is train_experts.FINE_PLANS}
 
 
-@pytest.mark.parametrize("component", train_experts.FINE_OPTIONS)
-def test_experts_for_fine_scenes_are_trained_exported_and_built(component, tmp_path):
-    plan = train_experts.ExpertTraining(component, steps=1, batch=1, learning_rate=1e-3, fine=True)
+@pytest.mark.parametrize("fine", [True, False], ids=["fine", "plain"])
+@pytest.mark.parametrize("component", train_experts.PLAIN_OPTIONS)
+def test_experts_for_either_scenes_are_trained_exported_and_built(component, fine, tmp_path):
+    plan = train_experts.ExpertTraining(component, steps=1, batch=1, learning_rate=1e-3, fine=fine)
     module = train_experts.train_expert(plan, tmp_path, train_experts.scenes_for(plan), lambda line: None)
     assert train_experts.export(component, tmp_path, tmp_path / "weights") == 1
-    found = train_experts.build_expert(component, tmp_path / "weights", fine=True)
+    found = train_experts.build_expert(component, tmp_path / "weights", fine=fine)
     own = train_experts.expert_of(module).state_dict()
     assert all(torch.equal(tensor, own[name].half().float()) for name, tensor in found.state_dict().items())
     with pytest.raises(WeightsError, match=f"^{component}: .* does not fit the trained weights"):
-        train_experts.build_expert(component, tmp_path / "weights")
+        train_experts.build_expert(component, tmp_path / "weights", fine=not fine)
 
 
 def test_a_stopped_training_goes_on(tmp_path, every_step_is_saved):
-    dataset = train_experts.scenes("train", 6)
+    dataset = train_experts.scenes("train", 6, fine=False)
     whole = train_experts.train_expert(SEGMENTER, tmp_path / "whole", dataset, lambda line: None)
     lines = []
     with pytest.raises(Stopped):
@@ -85,21 +86,27 @@ def test_a_stopped_training_goes_on(tmp_path, every_step_is_saved):
 def test_layers_are_borrowed_and_the_rest_is_as_ever(tmp_path):
     plan = replace(SEGMENTER, after="tiny-detector", steps=1)
     with pytest.raises(WeightsError, match="holds no training of tiny-detector"):
-        train_experts.train_expert(plan, tmp_path / "empty", train_experts.scenes("train", 2))
-    detector = train_experts.train_expert(DETECTOR, tmp_path, train_experts.scenes("train", 1), lambda line: None)
+        train_experts.train_expert(plan, tmp_path / "empty", train_experts.scenes("train", 2, fine=False))
+    detector = train_experts.train_expert(
+        DETECTOR, tmp_path, train_experts.scenes("train", 1, fine=False), lambda line: None
+    )
     lines = []
     with pytest.raises(Stopped):
-        train_experts.train_expert(plan, tmp_path, Stopping(train_experts.scenes("train", 2), 0), lines.append)
+        train_experts.train_expert(
+            plan, tmp_path, Stopping(train_experts.scenes("train", 2, fine=False), 0), lines.append
+        )
     # 4 tensors of each of two downsamplings, 8 of each of two blocks
     assert lines == ["tiny-segmenter: 24 of 54 tensors begin as those of tiny-detector"]
-    segmenter = train_experts.build_expert("tiny-segmenter")
+    segmenter = train_experts.build_expert("tiny-segmenter", fine=False)
     train_experts._borrow(dict(segmenter.named_parameters()), detector.state_dict())
     assert torch.equal(segmenter.trunk.stages[1][0].depthwise.weight, detector.trunk.stages[1][0].depthwise.weight)
     assert torch.equal(segmenter.trunk.norm.weight, torch.ones(64))
 
 
 def test_export_is_what_was_trained(tmp_path):
-    module = train_experts.train_expert(DETECTOR, tmp_path, train_experts.scenes("train", 1), lambda line: None)
+    module = train_experts.train_expert(
+        DETECTOR, tmp_path, train_experts.scenes("train", 1, fine=False), lambda line: None
+    )
     assert train_experts.export("tiny-detector", tmp_path, tmp_path / "weights") == 1
     (file,) = (tmp_path / "weights").glob("*.safetensors")
     stored = load_file(file)
@@ -107,19 +114,19 @@ def test_export_is_what_was_trained(tmp_path):
     assert all(torch.equal(stored[name], tensor.half()) for name, tensor in module.state_dict().items())
     listed = json.loads((tmp_path / "weights" / "sha256.json").read_text())
     assert listed == {"tiny-detector.safetensors": hashlib.sha256(file.read_bytes()).hexdigest()}
-    loaded = train_experts.build_expert("tiny-detector", tmp_path / "weights")
+    loaded = train_experts.build_expert("tiny-detector", tmp_path / "weights", fine=False)
     assert torch.equal(loaded.objectness.weight, module.objectness.weight.half().float())
 
 
 def test_the_encoder_is_kept_without_its_heads(tmp_path):
     plan = train_experts.ExpertTraining("tiny-vit", steps=1, batch=1, learning_rate=1e-3)
-    module = train_experts.train_expert(plan, tmp_path, train_experts.scenes("train", 1), lambda line: None)
+    module = train_experts.train_expert(plan, tmp_path, train_experts.scenes("train", 1, fine=False), lambda line: None)
     train_experts.export("tiny-vit", tmp_path, tmp_path / "weights")
     assert load_file(tmp_path / "weights" / "tiny-vit.safetensors").keys() == module.encoder.state_dict().keys()
 
 
 def test_words_are_objects_whose_mask_is_their_box():
-    dataset = train_experts.scenes("train", 40)
+    dataset = train_experts.scenes("train", 40, fine=False)
     pictures, objects = train_experts.drawn(dataset, range(40))
     tags = {obj.tag for found in objects for obj in found}
     assert tags <= set(VOCABULARY)
@@ -138,8 +145,8 @@ def test_words_are_objects_whose_mask_is_their_box():
 
 
 def test_batches_depend_on_their_number_alone():
-    dataset = train_experts.scenes("train", 8)
-    preprocessing = train_experts.build_expert("tiny-segmenter").preprocessing
+    dataset = train_experts.scenes("train", 8, fine=False)
+    preprocessing = train_experts.build_expert("tiny-segmenter", fine=False).preprocessing
     third, last = islice(train_experts.batches(dataset, SEGMENTER, preprocessing, first=2), 2)
     *_, again, _ = train_experts.batches(dataset, SEGMENTER, preprocessing)
     assert torch.equal(third[0].pixels_BCHW, again[0].pixels_BCHW)
@@ -147,11 +154,13 @@ def test_batches_depend_on_their_number_alone():
 
 
 def test_the_segmenter_is_asked_with_boxes_that_are_a_little_off():
-    dataset = train_experts.scenes("train", 2)
+    dataset = train_experts.scenes("train", 2, fine=False)
     _, true = train_experts.drawn(dataset, range(2))
     for component, moves in (("tiny-segmenter", True), ("tiny-detector", False)):
         plan = replace(SEGMENTER, component=component)
-        ((_, objects),) = train_experts.batches(dataset, plan, train_experts.build_expert(component).preprocessing)
+        ((_, objects),) = train_experts.batches(
+            dataset, plan, train_experts.build_expert(component, fine=False).preprocessing
+        )
         for found, there in zip(objects, true, strict=True):
             for ours, theirs in zip(found, there, strict=True):
                 assert (ours.tag, ours.mask) == (theirs.tag, theirs.mask)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 
 import pytest
@@ -18,9 +19,17 @@ from lyrics.plugins.tiny.presets import (
     TINY_STAGE1_WEIGHTS,
     TINY_WEIGHTS,
     lyrics_tiny,
-    lyrics_tiny_fine,
+    lyrics_tiny_plain,
 )
-from lyrics.plugins.tiny.train_model import FINE_STAGES, FINE_TEXTS, STAGES
+from lyrics.plugins.tiny.train_model import (
+    FINE_STAGE1,
+    FINE_STAGE2,
+    FINE_STAGES,
+    FINE_TEXTS,
+    PLAIN_STAGES,
+    PLAIN_TEXTS,
+    STAGES,
+)
 from lyrics.plugins.tiny.trained_weights import OPTIONS_KEY, weights_file
 
 SHORT = {
@@ -30,21 +39,30 @@ SHORT = {
     "evaluation.every_steps": None,
     "logging.trackers": [],
 }
-BY_NAME = {stage.name: stage for stage in STAGES}
+BY_NAME = {stage.name: stage for stage in (*STAGES, *PLAIN_STAGES)}
 
 
-def test_every_stage_is_a_recipe_that_begins_after_those_before_it(tmp_path):
-    names = [stage.name for stage in STAGES]
+@pytest.mark.parametrize("stages", [STAGES, PLAIN_STAGES], ids=["fine", "plain"])
+def test_every_stage_is_a_recipe_that_begins_after_those_before_it(stages, tmp_path):
+    names = [stage.name for stage in stages]
     assert len(set(names)) == len(names)
-    for place, stage in enumerate(STAGES):
+    for place, stage in enumerate(stages):
         assert stage.after in (None, *names[:place])
         config = train_model.stage_config(stage, tmp_path)
         assert config.out == str(tmp_path / stage.name)
         assert config.model.start_from == (None if stage.after is None else str(tmp_path / stage.after))
 
 
+def test_plain_texts_come_first_unless_what_they_leave_is_there(tmp_path):
+    assert train_model.stages(tmp_path, plain=False) == STAGES == (*PLAIN_TEXTS, *FINE_STAGES)
+    assert train_model.stages(tmp_path, plain=True)[: len(PLAIN_TEXTS)] == PLAIN_TEXTS
+    (tmp_path / "weights" / train_model.BEGINNING).mkdir(parents=True)
+    assert train_model.stages(tmp_path, plain=False) == FINE_STAGES
+    assert train_model.stages(tmp_path, plain=True) == PLAIN_STAGES
+
+
 def test_scenes_grow_until_they_are_whole(tmp_path):
-    texts = [train_model.stage_config(stage, tmp_path) for stage in STAGES if stage.recipe == "tiny-text"]
+    texts = [train_model.stage_config(stage, tmp_path) for stage in PLAIN_TEXTS]
     most = [
         [one.options.get("max_objects", 8) for one in config.data.sets.values()] for config in texts
     ]  # 8 by default
@@ -75,11 +93,22 @@ def test_scenes_grow_until_they_are_whole(tmp_path):
     assert len(set(seeds)) == len(seeds), "no scene is read twice"
 
 
+def write_experts(weights, *, fine):
+    """Untrained experts, as files of a training."""
+    weights.mkdir()
+    for name in ("tiny-vit", "tiny-tagger", "tiny-detector", "tiny-segmenter"):
+        told = {OPTIONS_KEY: train_experts.options_of(name, fine=fine).model_dump_json()}
+        save_file(train_experts.build_expert(name, fine=fine).state_dict(), weights / weights_file(name), told)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run of the last text stage, of stage 1 and of stage 2, one step each, and the weights that they leave."""
+    """A run of the last plain text, and of stage 1 and stage 2 on plain scenes, one step each, and the weights that
+    they leave.
+    """
     out = tmp_path_factory.mktemp("tiny")
-    train_model.train_stage(train_model.LAST_TEXTS[0], out, {**SHORT, "model.start_from": None})
+    write_experts(out / "weights", fine=False)
+    train_model.train_stage(PLAIN_TEXTS[-1], out, {**SHORT, "model.start_from": None})
     for name in ("stage1", "stage2"):
         train_model.train_stage(BY_NAME[name], out, SHORT)
         train_model.export_model(out, out / "weights", BY_NAME[name])
@@ -91,8 +120,8 @@ def run_tensors(out, stage):
 
 
 def test_the_language_model_is_what_its_text_made_of_it(trained):
-    folder = trained / "weights" / train_model.LANGUAGE_MODEL
-    stored, run = load_file(folder / "model.safetensors"), run_tensors(trained, train_model.LAST_TEXTS[0].name)
+    folder = trained / "weights" / train_model.AFTER_PLAIN_TEXTS
+    stored, run = load_file(folder / "model.safetensors"), run_tensors(trained, PLAIN_TEXTS[-1].name)
     assert stored
     for name, tensor in stored.items():
         assert torch.equal(tensor, run[f"language_model.model.{name}"].half()), name
@@ -107,7 +136,7 @@ def test_the_language_model_is_what_its_text_made_of_it(trained):
 def test_what_stage_1_made_ships_by_itself(trained):
     run = run_tensors(trained, "stage1")
     torch.manual_seed(9)
-    model = build_model(lyrics_tiny(), weights="random")
+    model = build_model(lyrics_tiny_plain(), weights="random")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_trained_parts(model, trained / "weights" / train_model.MODELS["stage1"])
@@ -121,9 +150,11 @@ def test_the_model_is_what_stage_2_made_of_it(trained):
     run = run_tensors(trained, "stage2")
     assert {name.split(".")[0] for name in run} == {"query_transformer", "projection", "language_model"}
     spec = json.loads((folder / "spec.json").read_text())
-    assert spec["language_model"]["options"]["checkpoint"] == lyrics_tiny().language_model.options["checkpoint"]
+    preset = lyrics_tiny_plain()
+    assert spec["language_model"]["options"]["checkpoint"] == preset.language_model.options["checkpoint"]
+    assert spec["image_encoder"]["options"]["checkpoint"] == preset.image_encoder.options["checkpoint"]
     torch.manual_seed(9)
-    model = build_model(lyrics_tiny(), weights="random")
+    model = build_model(preset, weights="random")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_trained_parts(model, folder)
@@ -145,13 +176,14 @@ def test_all_files_are_listed(trained):
 def test_the_names_of_the_package_are_those_of_the_folders():
     assert TINY_LANGUAGE_MODEL.endswith(f"/weights/{train_model.LANGUAGE_MODEL}")
     assert TINY_STAGE1_WEIGHTS.endswith(f"/weights/{train_model.MODELS['stage1']}")
-    assert TINY_WEIGHTS.endswith(f"/weights/{train_model.MODELS['stage2']}")
+    assert TINY_WEIGHTS.endswith(f"/weights/{train_model.MODELS[FINE_STAGE2[-1].name]}")
+    assert train_model.MODELS["stage1"] == train_model.MODELS[FINE_STAGE1[-1].name]
 
 
 def test_the_fine_stages_follow_each_other_and_begin_with_what_the_plain_texts_left(tmp_path):
     by_name = {stage.name: stage for stage in FINE_STAGES}
     assert len(by_name) == len(FINE_STAGES)
-    assert not by_name.keys() & BY_NAME.keys()
+    assert not by_name.keys() & {stage.name for stage in PLAIN_STAGES}
     weights = str(tmp_path / "weights")
     for place, stage in enumerate(FINE_STAGES):
         assert stage.after in (None, *[one.name for one in FINE_STAGES[:place]])
@@ -185,15 +217,13 @@ def test_soft_tokens_come_before_text_and_looks_before_all(tmp_path):
     assert shares == {"L": 0.6, "G": 0.1, "T": 0.15, "LT": 0.15}
 
 
-def test_the_last_fine_text_leaves_the_language_model_of_stage_2(tmp_path):
+def test_the_last_fine_text_leaves_the_language_model_of_stage_2(trained, tmp_path):
     """One step each of the first text and of both parts of stage 2; what ships names the preset's own files."""
-    by_name = {stage.name: stage for stage in FINE_STAGES}
     short = {**SHORT, "optimization.precision": "fp32"}
     weights = tmp_path / "weights"
-    weights.mkdir()
-    for name in ("tiny-vit", "tiny-tagger", "tiny-detector", "tiny-segmenter"):
-        told = {OPTIONS_KEY: train_experts.options_of(name, fine=True).model_dump_json()}
-        save_file(train_experts.build_expert(name, fine=True).state_dict(), weights / weights_file(name), told)
+    write_experts(weights, fine=True)
+    begun = train_model.AFTER_PLAIN_TEXTS
+    shutil.copytree(trained / "weights" / begun, weights / begun)
     last = FINE_TEXTS[-1]
     train_model.train_stage(last, tmp_path, {**short, "model.start_from": None})
     assert (weights / train_model.BEGINNING / "model.safetensors").is_file()
@@ -201,14 +231,14 @@ def test_the_last_fine_text_leaves_the_language_model_of_stage_2(tmp_path):
     run = run_tensors(tmp_path, last.name)
     for name, tensor in load_file(folder / "model.safetensors").items():
         assert torch.equal(tensor, run[f"language_model.model.{name}"].half()), name
-    train_model.train_stage(by_name["fine-2a"], tmp_path, {**short, "model.start_from": None})
-    train_model.train_stage(by_name["fine-2b"], tmp_path, short)
-    first, then = run_tensors(tmp_path, "fine-2a"), run_tensors(tmp_path, "fine-2b")
+    train_model.train_stage(FINE_STAGE2[0], tmp_path, {**short, "model.start_from": None})
+    for stage in FINE_STAGE2[1:]:
+        train_model.train_stage(stage, tmp_path, short)
+    first, then = run_tensors(tmp_path, FINE_STAGE2[0].name), run_tensors(tmp_path, FINE_STAGE2[-1].name)
     assert {name.split(".")[0] for name in first} == {"query_transformer", "projection"}
     assert {name.split(".")[0] for name in then} == {"query_transformer", "projection", "language_model"}
     assert all("lora" in name for name in then if name.startswith("language_model"))
-    train_model.export_model(tmp_path, weights, by_name["fine-2b"])
-    spec = json.loads((weights / train_model.MODELS["fine-2b"] / "spec.json").read_text())
-    preset = lyrics_tiny_fine()
-    assert spec["language_model"]["options"]["checkpoint"] == preset.language_model.options["checkpoint"]
-    assert spec["image_encoder"]["options"]["checkpoint"] == preset.image_encoder.options["checkpoint"]
+    train_model.export_model(tmp_path, weights, FINE_STAGE2[-1])
+    spec = json.loads((weights / train_model.MODELS[FINE_STAGE2[-1].name] / "spec.json").read_text())
+    assert spec["language_model"]["options"]["checkpoint"] == lyrics_tiny().language_model.options["checkpoint"]
+    assert spec["image_encoder"]["options"]["checkpoint"] is None, "the experts that ship"

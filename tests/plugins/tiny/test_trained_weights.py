@@ -19,7 +19,7 @@ from lyrics.core.evaluation.alignment import alignment
 from lyrics.core.loading import build_model, load_model
 from lyrics.plugins import tiny
 from lyrics.plugins.tiny import TinyDetectorOptions, measure_experts, train_experts, trained_weights
-from lyrics.plugins.tiny.expert_vocabulary import NOUNS
+from lyrics.plugins.tiny.expert_vocabulary import NOUNS, VOCABULARY
 from lyrics.workflows.parity import ParityQuestion, parity
 
 COMPONENTS = {component.name: component for component in tiny.lyrics_components()}
@@ -41,7 +41,7 @@ def test_the_files_are_those_of_the_list():
     }
     for name, sha256 in listed.items():
         assert hashlib.sha256((trained_weights.WEIGHTS / name).read_bytes()).hexdigest() == sha256, name
-    assert sum(path.stat().st_size for path in files) < 30_000_000
+    assert sum(path.stat().st_size for path in files) < 25_000_000
 
 
 @pytest.mark.parametrize("name", COMPONENTS)
@@ -60,7 +60,7 @@ def test_pretrained_experts_hold_them(name):
         ("tiny-vit", {"heads": 2}, "heads=2 does not fit the trained weights, which are of heads=4. Set heads to that"),
         ("tiny-vit", {"image_size": 224}, "image_size=224"),
         ("tiny-tagger", {"width": 48}, "width=48 .* width=96"),
-        ("tiny-tagger", {"vocabulary": ("dog", "cat")}, "vocabulary of 2 names .* vocabulary of 128 names"),
+        ("tiny-tagger", {"vocabulary": ("dog", "cat")}, "vocabulary of 2 names .* vocabulary of 9 names"),
         ("tiny-detector", {"blocks": 2, "score_threshold": 0.1}, "blocks=2 .* weights='random' and train your own"),
         ("tiny-segmenter", {"roi_size": 14}, "roi_size=14"),
     ],
@@ -86,7 +86,7 @@ def test_a_checkpoint_takes_the_place_of_what_ships(tmp_path):
     ):
         build("tiny-detector", **{**given, "query_width": 32})
     with pytest.raises(WeightsError, match=r"vocabulary of 128 names does not fit .* vocabulary of 9 names"):
-        build("tiny-detector", checkpoint=str(tmp_path))
+        build("tiny-detector", **{**given, "vocabulary": VOCABULARY})
     with pytest.raises(
         WeightsError, match=r"tiny-vit.safetensors are not there; train them first .* leave checkpoint out"
     ):
@@ -94,6 +94,15 @@ def test_a_checkpoint_takes_the_place_of_what_ships(tmp_path):
     save_file(stored, file, metadata={trained_weights.OPTIONS_KEY: '{"depth": 3}'})
     with pytest.raises(WeightsError, match=r'options that this version does not know, {"depth": 3}; export'):
         build("tiny-detector", **given)
+
+
+def test_the_model_of_plain_scenes_says_how_it_is_trained():
+    with pytest.raises(
+        WeightsError, match=r"^tiny-vit: .* do not ship; train them .*all --plain .*docs/tiny-story\.md"
+    ):
+        build_model("lyrics-tiny-plain")
+    with pytest.raises(WeightsError, match="'package:lyrics/nowhere'"):
+        build("tiny-vit", checkpoint="package:lyrics/nowhere")
 
 
 def test_thresholds_are_free():
@@ -124,10 +133,10 @@ def test_files_that_do_not_fit_are_named(tmp_path):
 def test_they_see_scenes_that_they_were_not_trained_on():
     experts = (build(name) for name in ("tiny-tagger", "tiny-detector", "tiny-segmenter"))
     figures = measure_experts.measure(*experts, train_experts.scenes("test", 48))
-    assert figures["tags mAP, things"] > 0.9
-    assert figures["AP50, true tags, things"] > 0.9
-    assert figures["AP50, tagger's tags"] > 0.8
-    assert figures["mIoU, detected boxes"] > 0.8
+    assert figures["tags mAP, things"] > 0.98
+    assert figures["AP50, true tags, things"] > 0.97
+    assert figures["AP50, tagger's tags"] > 0.97
+    assert figures["mIoU, detected boxes"] > 0.93
 
 
 def test_the_refiner_of_lyrics_tiny_is_built_of_them():
@@ -164,8 +173,9 @@ def test_stage_1_ships_and_finds_the_text_of_a_picture():
     model = build_model("lyrics-tiny-stage1")
     captioned = build_dataset("scenes", {"split": "validation", "task": "caption"})
     shares = alignment(model, captioned, samples=40, batch=20).shares
-    assert shares["image to text R@1 of 40"][0] > 0.9
-    assert shares["text to image R@1 of 40"][0] > 0.9
-    assert shares["image to text R@1 of 40, captions alone"][0] > 0.4
+    # Twins have the same tags and boxes, so that captions alone tell them apart.
+    assert shares["image to text R@1 of 40"][0] > 0.8
+    assert shares["text to image R@1 of 40"][0] > 0.8
+    assert shares["image to text R@1 of 40, captions alone"][0] > 0.7
     assert shares["masked names accuracy"][0] > 0.6
-    assert shares["ITM accuracy"][0] > 0.9
+    assert shares["ITM accuracy"][0] > 0.85

@@ -22,7 +22,12 @@ from tests.workflows.ablations.toys import config, evaluating, stages, written
 
 MEASURING = {
     "evaluation__every_steps": 1,
-    "evaluation__sets": {"scenes": {"use": "scenes", "options": {"task": "vqa", "split": "validation", "scenes": 2}}},
+    "evaluation__sets": {
+        "scenes": {
+            "use": "scenes",
+            "options": {"task": "vqa", "split": "validation", "scenes": 2, "attributes": "plain"},
+        }
+    },
     "evaluation__samples": 2,
     "evaluation__max_new_tokens": 2,
 }

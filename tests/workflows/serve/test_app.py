@@ -63,15 +63,13 @@ def client(worker: Worker) -> Iterator[Client]:
 @pytest.fixture(scope="module")
 def wanted(model: LyricsModel, client: Client, scene: Any) -> dict[str, Answer]:
     """What the model answers by itself, before it belongs to the worker: ``client`` asks nothing by itself."""
-    questions = ("Where is the orange heart?", "How big is the gray diamond?", "What is at <box 3 93 24 122>?")
+    questions = ("Where is the diamond?", "What color is the diamond?", "What is at <box 34 23 59 48>?")
     found = {question: model.chat(scene).ask(question, max_new_tokens=16) for question in questions}
-    found["two"] = model.chat(scene, drawn()).ask("Where is the orange heart?", max_new_tokens=16)
+    found["two"] = model.chat(scene, drawn()).ask("Where is the diamond?", max_new_tokens=16)
     talk = model.chat(scene)
-    talk.ask("Where is the orange heart?", max_new_tokens=16)
-    found["turns"] = talk.ask("Is there a purple diamond?", max_new_tokens=16)
-    found["sampled"] = model.chat(scene).ask(
-        "Is there a purple diamond?", temperature=3.0, top_p=0.9, seed=7, max_new_tokens=16
-    )
+    talk.ask("Where is the diamond?", max_new_tokens=16)
+    found["turns"] = talk.ask("Is there a ring?", max_new_tokens=16)
+    found["sampled"] = model.chat(scene).ask("Is there a ring?", temperature=3.0, top_p=0.9, seed=7, max_new_tokens=16)
     return found
 
 
@@ -88,17 +86,17 @@ def failed(found: tuple[int, Any, Any], status: int, says: str = "") -> None:
 
 
 def test_an_answer_points_at_what_the_refiner_saw(client: Client, scene: Any, wanted: dict[str, Answer]) -> None:
-    answer = wanted["Where is the orange heart?"]
-    status, data, _ = client.ask(scene, "Where is the orange heart?", model="lyrics-tiny")
+    answer = wanted["Where is the diamond?"]
+    status, data, _ = client.ask(scene, "Where is the diamond?", model="lyrics-tiny")
     assert status == 200
     (choice,) = data["choices"]
     assert choice["message"] == {"role": "assistant", "content": answer.text}
     assert (choice["finish_reason"], data["object"], data["model"]) == ("stop", "chat.completion", "lyrics-tiny")
-    (heart,) = data["lyrics"]["objects"]
-    assert (heart["tag"], heart["supported"], heart["detected_as"]) == ("orange heart", True, "orange heart")
-    assert heart["score"] > 0.5
-    assert heart["box_px"] == answer.to_json()["objects"][0]["box_px"]
-    assert data["lyrics"]["plain_text"] == "orange heart"
+    (found,) = data["lyrics"]["objects"]
+    assert (found["tag"], found["supported"], found["detected_as"]) == ("diamond", True, "diamond")
+    assert found["score"] > 0.5
+    assert found["box_px"] == answer.to_json()["objects"][0]["box_px"]
+    assert data["lyrics"]["plain_text"] == "diamond"
     assert data["lyrics"]["seen"] is True
     assert data["usage"]["total_tokens"] == data["usage"]["prompt_tokens"] + data["usage"]["completion_tokens"]
     assert data["usage"]["prompt_tokens"] > 32
@@ -107,25 +105,25 @@ def test_an_answer_points_at_what_the_refiner_saw(client: Client, scene: Any, wa
 def test_a_box_in_the_question_and_an_answer_without_objects(
     client: Client, scene: Any, wanted: dict[str, Answer]
 ) -> None:
-    for question in ("How big is the gray diamond?", "What is at <box 3 93 24 122>?"):
+    for question in ("What color is the diamond?", "What is at <box 34 23 59 48>?"):
         status, data, _ = client.ask(scene, question)
         assert (status, data["choices"][0]["message"]["content"]) == (200, wanted[question].text)
         assert (data["lyrics"]["objects"], data["lyrics"]["seen"]) == ([], None)
 
 
 def test_boxes_are_of_the_last_image(client: Client, scene: Any, wanted: dict[str, Answer]) -> None:
-    status, data, _ = client.ask(scene, drawn(), "Where is the orange heart?")
+    status, data, _ = client.ask(scene, drawn(), "Where is the diamond?")
     assert (status, data["choices"][0]["message"]["content"]) == (200, wanted["two"].text)
 
 
 def test_the_content_as_json(client: Client, scene: Any) -> None:
     for stream in (False, True):
         form = {"type": "json_object"}
-        found = client.ask(scene, "Where is the orange heart?", response_format=form, stream=stream)
+        found = client.ask(scene, "Where is the diamond?", response_format=form, stream=stream)
         text = "".join(pieces(found[1])) if stream else found[1]["choices"][0]["message"]["content"]
         data = json.loads(text)
-        assert data["text"] == "orange heart"
-        assert data["objects"][0]["tag"] == "orange heart"
+        assert data["text"] == "diamond"
+        assert data["objects"][0]["tag"] == "diamond"
         assert len(data["objects"][0]["box_px"]) == 4
 
 
@@ -139,9 +137,9 @@ def pieces(stream: str) -> list[str]:
 
 
 def test_a_stream_is_the_answer_in_pieces(client: Client, scene: Any, wanted: dict[str, Answer]) -> None:
-    status, text, headers = client.ask(scene, "Where is the orange heart?", stream=True)
+    status, text, headers = client.ask(scene, "Where is the diamond?", stream=True)
     assert (status, headers["content-type"].partition(";")[0]) == (200, "text/event-stream")
-    assert "".join(pieces(text)) == wanted["Where is the orange heart?"].text
+    assert "".join(pieces(text)) == wanted["Where is the diamond?"].text
     assert len(pieces(text)) > 3
     last = json.loads(text.split("\n\n")[-3].removeprefix("data: "))
     assert last["choices"][0]["finish_reason"] == "stop"
@@ -151,13 +149,11 @@ def test_a_stream_is_the_answer_in_pieces(client: Client, scene: Any, wanted: di
 def test_refining(client: Client, model: LyricsModel, scene: Any) -> None:
     status, data, _ = client("POST", "/v1/refine", {"image": data_url(scene)})
     assert status == 200
-    assert {tag["name"] for tag in data["tags"]} == {"gray diamond", "purple diamond", "orange heart"}
-    assert (data["width"], data["height"], len(data["objects"])) == (128, 128, 3)
-    assert data["objects"][0]["mask"]["size"] == [128, 128]
-    status, data, _ = client(
-        "POST", "/v1/refine", {"image": data_url(scene), "phrases": ["gray diamond"], "masks": False}
-    )
-    assert [found["tag"] for found in data["objects"]] == ["gray diamond"]
+    assert {tag["name"] for tag in data["tags"]} == {"diamond"}
+    assert (data["width"], data["height"], len(data["objects"])) == (128, 96, 1)
+    assert data["objects"][0]["mask"]["size"] == [96, 128]
+    status, data, _ = client("POST", "/v1/refine", {"image": data_url(scene), "phrases": ["diamond"], "masks": False})
+    assert [found["tag"] for found in data["objects"]] == ["diamond"]
     assert data["objects"][0]["mask"] is None
 
 
@@ -203,12 +199,12 @@ def shown(image: Any, text: str) -> Any:
 def test_openais_client(openai: Any, scene: Any, wanted: dict[str, Answer]) -> None:
     """Plain, a second turn with the answer as it came, streamed with counts, sampled with a seed, stopped, refused."""
     assert [one.id for one in openai.models.list()] == ["lyrics-tiny"]
-    first = [shown(scene, "Where is the orange heart?")]
+    first = [shown(scene, "Where is the diamond?")]
     create = openai.chat.completions.create
     reply = create(model="lyrics-tiny", messages=first, max_tokens=16)
-    assert reply.choices[0].message.content == wanted["Where is the orange heart?"].text
+    assert reply.choices[0].message.content == wanted["Where is the diamond?"].text
     assert reply.lyrics["objects"][0]["supported"] is True
-    second = [*first, reply.choices[0].message, {"role": "user", "content": "Is there a purple diamond?"}]
+    second = [*first, reply.choices[0].message, {"role": "user", "content": "Is there a ring?"}]
     again = create(model="lyrics-tiny", messages=second, max_completion_tokens=16)
     assert again.choices[0].message.content == wanted["turns"].text
     options = {"include_usage": True}
@@ -220,7 +216,7 @@ def test_openais_client(openai: Any, scene: Any, wanted: dict[str, Answer]) -> N
     for _ in range(2):
         sampled = create(
             model="lyrics-tiny",
-            messages=[shown(scene, "Is there a purple diamond?")],
+            messages=[shown(scene, "Is there a ring?")],
             temperature=3.0,
             top_p=0.9,
             seed=7,
@@ -240,7 +236,7 @@ def test_openais_client(openai: Any, scene: Any, wanted: dict[str, Answer]) -> N
 
 
 def test_openais_client_asks_many_things_at_once(openai: Any, scene: Any, wanted: dict[str, Answer]) -> None:
-    questions = ("Where is the orange heart?", "How big is the gray diamond?", "What is at <box 3 93 24 122>?")
+    questions = ("Where is the diamond?", "What color is the diamond?", "What is at <box 34 23 59 48>?")
 
     def ask(number: int) -> bool:
         question = questions[number % 3]
@@ -265,7 +261,7 @@ def test_the_example_runs(client: Client, scene: Any, tmp_path: Path) -> None:
             sys.executable,
             str(program),
             "scene.png",
-            "Where is the orange heart?",
+            "Where is the diamond?",
             f"http://127.0.0.1:{client.port}",
         ],
         cwd=tmp_path,
@@ -276,8 +272,8 @@ def test_the_example_runs(client: Client, scene: Any, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.splitlines()
-    assert first == "orange heart"
-    assert second.startswith("orange heart [")
+    assert first == "diamond"
+    assert second.startswith("diamond [")
     assert "score 0.9" in second
 
 
