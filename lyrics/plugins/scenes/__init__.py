@@ -12,16 +12,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from lyrics.core.registry.component import Component, Options, hookimpl
-from lyrics.plugins.scenes.names import (
-    NUMBERS,
-    SPLIT_ROOM,
-    Attributes,
-    Captions,
-    FineQuestion,
-    QuestionType,
-    SceneTask,
-    Split,
-)
+from lyrics.plugins.scenes.names import NUMBERS, SPLIT_ROOM, Attributes, Captions, FineQuestion, QuestionType, SceneTask, Split
 
 _QUESTIONS = (
     "of fine scenes: what is asked, by groups (T: tags and boxes tell; L: one thing's look; G: the whole's; LT: text "
@@ -52,6 +43,12 @@ class ScenesOptions(Options):
         "only, and rows 2k and 2k + 1 differ in nothing else; plain: tags are colors with shapes",
     )
     questions: tuple[FineQuestion, ...] = Field((), description=_QUESTIONS)
+    turns: int = Field(6, ge=1, le=48, description="of fine scenes, the task conversation: turns at most")
+    plain: bool = Field(
+        False,
+        description="of fine scenes, the task conversation: the questions as they are, without the words of the tasks, "
+        "and no captions",
+    )
     captions: Captions = Field(
         "varied",
         description="of fine scenes, the task caption: varied describes some things and some of their looks; dense "
@@ -64,6 +61,11 @@ class ScenesOptions(Options):
             raise ValueError("questions are of fine scenes: set attributes=fine, or leave questions out")
         if self.captions == "dense" and self.attributes != "fine":
             raise ValueError("dense captions are of fine scenes: set attributes=fine, or leave captions out")
+        if (self.plain or self.turns != 6) and (self.attributes, self.task) != ("fine", "conversation"):
+            raise ValueError(
+                "plain and turns are of conversations about fine scenes: set attributes=fine and task=conversation, or "
+                "leave them out"
+            )
         return self
 
 

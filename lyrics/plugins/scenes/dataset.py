@@ -99,7 +99,7 @@ class Scenes:
             return Telling(scene, draws, key).sample("caption", captions=captions(scene, draws))
         told = self.told(index, key)
         if task == "conversation":
-            turns = fine_turns(told, index, self.options.seed, _TURNS_OF_CONVERSATION)
+            turns = fine_turns(told, index, self.options.seed, self.options.turns, plain=self.options.plain)
             return replace(told.sample("text"), turns=turns)
         return fine_sample(told, task)
 

@@ -177,14 +177,14 @@ def fine_sample(told: Told, task: SingleTask | Literal["whole-caption"]) -> Samp
     return _SAMPLES[task](told)
 
 
-def fine_turns(told: Told, index: int, seed: int, most: int) -> tuple[Turn, ...]:
+def fine_turns(told: Told, index: int, seed: int, most: int, *, plain: bool = False) -> tuple[Turn, ...]:
     """A conversation of ``most`` turns about row ``index``: questions, at the end often a description, which tells what
-    was asked.
+    was asked. ``plain`` leaves the questions as they are, and no description ends them.
     """
     draws, most_asked = told.draws, most
     end = draws.unit()
     last: Literal["whole-caption", "grounded-caption"] | None = None
-    if end < _DESCRIPTION_SHARE:
+    if end < _DESCRIPTION_SHARE and not plain:
         last, most_asked = "whole-caption" if end < _CAPTION_SHARE else "grounded-caption", most - 1
     # Twins are asked in the same words.
     position = index // 2 * (3 * most + 1)
@@ -193,8 +193,11 @@ def fine_turns(told: Told, index: int, seed: int, most: int) -> tuple[Turn, ...]
         if len(turns) >= most_asked:
             break
         asked = told.ask()
-        if asked.text not in turns:
-            (turns[asked.text],) = worded(told, asked, seed, position + number)
+        if asked.text in turns:
+            continue
+        question = asked.of(told.twin)
+        as_it_is = (Turn(question.text, question.answer),)
+        (turns[asked.text],) = as_it_is if plain else worded(told, asked, seed, position + number)
     ended = converse(_SAMPLES[last](told), seed=seed, position=position) if last else ()
     return (*turns.values(), *ended)
 

@@ -140,35 +140,24 @@ def _fine_stage2(name: str, steps: int, after: str, sets: Mapping[str, Any], **s
     return Stage(name, "tiny-stage2", after, given)
 
 
-#: Without the text none of the answers is a box: its numbers would be most of the loss.
-_LOOKS = (*(f"L {name}" for name in ("color", "fill", "lean", "outline", "check", "presence", "word")), "G")
-#: Stage 2: soft tokens alone first, to a language model that stays as it is, about looks only, so that nothing else can
-#: answer; then with the text beside them and LoRA, about all.
+#: Asked in few words, many times of each image: so many more looks are told in the same time.
+_SHORT = {"plain": True, "turns": 16}
+#: What a short question asks: looks, and never for a box, whose numbers would be most of the loss.
+_LOOKS = (*(f"L {name}" for name in ("color", "fill", "lean", "outline", "check", "presence", "word")), "G", "LT")
+_ALL = (*("L",) * 11, "L which", *("G",) * 2, *("T",) * 2, "T absent", *("LT",) * 3)
+#: Stage 2: the language model learns to read what the queries tell. They hardly change: at the language model's rate they
+#: forget within some hundred steps whose look is whose, which stage 1 has taught them (docs/fine-stage2.md).
 FINE_STAGE2 = (
     _fine_stage2(
-        "fine-2a",
-        500,
+        "fine-2",
+        1000,
         "fine-stage1",
         {
-            "one": {"max_objects": 1, "questions": _LOOKS, "seed": 11},
-            "few": {"max_objects": 3, "questions": _LOOKS, "seed": 12},
-            "all": {"questions": _LOOKS, "seed": 13},
+            "few": {**_SHORT, "max_objects": 4, "questions": _LOOKS, "seed": 15},
+            "many": {**_SHORT, "questions": _LOOKS, "seed": 16},
+            "all": {"questions": _ALL, "seed": 17},
         },
-        model__spec__spatial_in_prompt=False,
-        model__spec__language_model__options__adaptation="frozen",
-        data__drop_text=0.0,
-        optimization__learning_rate=2e-3,
-    ),
-    _fine_stage2(
-        "fine-2b",
-        1000,
-        "fine-2a",
-        {
-            "all": {
-                "questions": (*("L",) * 11, "L which", *("G",) * 2, *("T",) * 2, "T absent", *("LT",) * 3),
-                "seed": 14,
-            }
-        },
+        optimization__groups={"query_transformer": {"learning_rate": 5e-5}},
     ),
 )
 FINE_STAGES = (*FINE_TEXTS, *FINE_STAGE1, *FINE_STAGE2)

@@ -211,6 +211,9 @@ def test_soft_tokens_come_before_text_and_looks_before_all(tmp_path):
     assert both.model.spec.spatial_in_prompt
     assert both.model.spec.language_model.options["adaptation"] == "lora"
     assert (both.data.drop_text, both.data.drop_queries_text) == (0.3, 0.5)
+    last = by_name["fine-2c"]
+    assert [one.options.get("turns") for one in last.data.sets.values()] == [16, 16, None], "many short questions"
+    assert last.data.sets["all"].options["questions"] == both.data.sets["all"].options["questions"]
     (asked,) = (one.options["questions"] for one in both.data.sets.values())
     groups = [one.split()[0] for one in asked]
     shares = {group: groups.count(group) / len(groups) for group in groups}
