@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from lyrics.core.renaming import moved_names
+
 if TYPE_CHECKING:
     from lyrics.core.contracts import Dataset as Dataset
     from lyrics.core.data.augmentation import Augmentation as Augmentation
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from lyrics.core.pictures.model_inputs import ModelInputs as ModelInputs
     from lyrics.core.pictures.processor import Processor as Processor
     from lyrics.core.pictures.processor import prepare as prepare
-    from lyrics.core.refining.refine_files import find_pictures as find_pictures
+    from lyrics.core.refining.refine_files import find_images as find_images
     from lyrics.tasks import data_collator as data_collator
     from lyrics.tasks import training_data as training_data
 
@@ -56,7 +58,7 @@ _HOMES = {
     "converse": "lyrics.core.data.conversation",
     "data_collator": "lyrics.tasks",
     "draw_objects": "lyrics.core.pictures.drawing",
-    "find_pictures": "lyrics.core.refining.refine_files",
+    "find_images": "lyrics.core.refining.refine_files",
     "open_image": "lyrics.core.pictures.images",
     "prepare": "lyrics.core.pictures.processor",
     "tar_sample": "lyrics.core.data.readers",
@@ -84,7 +86,7 @@ __all__ = [
     "converse",
     "data_collator",
     "draw_objects",
-    "find_pictures",
+    "find_images",
     "open_image",
     "prepare",
     "tar_sample",
@@ -92,8 +94,12 @@ __all__ = [
     "write_index",
 ]
 
+_former = moved_names(__name__, {"find_pictures": "lyrics.data.find_images"})
+
 
 def __getattr__(name: str) -> Any:
+    if name == "find_pictures":
+        return _former(name)
     if name not in _HOMES:
         raise AttributeError(f"module 'lyrics.data' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name]), name)

@@ -94,9 +94,9 @@ def _questions(images: Path | None, file: Path | None, limit: int) -> list[Parit
     if images is None or file is None:
         raise SpecError("--images and --questions: give both, or none for the scenes of the embedded data set.")
 
-    from lyrics.core.refining.refine_files import find_pictures
+    from lyrics.core.refining.refine_files import find_images
 
-    pictures = find_pictures([images])
+    pictures = find_images([images])
     if not pictures:
         raise SpecError(f"--images {images}: holds no image.")
     try:

@@ -26,13 +26,13 @@ def quickstart(
     The results are in report.html.
     """
     from lyrics.core.errors import LyricsError
-    from lyrics.core.refining.refine_files import find_pictures
+    from lyrics.core.refining.refine_files import find_images
     from lyrics.workflows.quickstart import run
 
     def progress(text: str) -> None:
         print(text, file=sys.stderr)
 
-    found = find_pictures(images) if images else []
+    found = find_images(images) if images else []
     if images and not found:
         raise LyricsError(f"{', '.join(map(str, images))}: there is no image in it.")
     try:

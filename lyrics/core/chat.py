@@ -20,6 +20,7 @@ from lyrics.core.language.past import Past
 from lyrics.core.language.prompts import Dialogue, Exchange
 from lyrics.core.pictures.images import ImageLike
 from lyrics.core.pictures.inputs import Phrases, Pictures, instruction_text, picture_list
+from lyrics.core.renaming import renamed
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig
@@ -91,22 +92,23 @@ class Chat:
     the size that ``lyrics check`` counts as its cache.
     """
 
-    def __init__(self, model: Answering, pictures: Sequence[ImageLike] = (), *, max_new_tokens: int = 256) -> None:
+    @renamed(pictures="images")
+    def __init__(self, model: Answering, images: Sequence[ImageLike] = (), *, max_new_tokens: int = 256) -> None:
         self.model = model
         self.max_new_tokens = max_new_tokens
         self.history: list[Exchange] = []
         self.encoded: Encoded | None = None
-        self._waiting = list(pictures)
+        self._waiting = list(images)
         self._past = Past()
 
-    def show(self, *pictures: Pictures) -> None:
+    def show(self, *images: Pictures) -> None:
         """Bring in images that the next question is about."""
-        self._waiting += [one for entry in pictures for one in picture_list(entry)]
+        self._waiting += [one for entry in images for one in picture_list(entry)]
 
     def ask(
         self,
         question: str,
-        *pictures: Pictures,
+        *images: Pictures,
         phrases: Phrases = None,
         on_text: Callable[[str], None] | None = None,
         max_new_tokens: int | None = None,
@@ -119,7 +121,7 @@ class Chat:
 
         Args:
             question: may hold boxes of the last image, as ``<box 10 20 200 180>`` in its pixels.
-            pictures: images, or lists of images, whatever ``lyrics.core.pictures.images.open_image`` opens.
+            images: images, or lists of images, whatever ``lyrics.core.pictures.images.open_image`` opens.
             phrases: for each image that comes in, what the detector looks for in place of the tagger's tags.
             on_text: called with each piece of the answer as it is written.
             max_new_tokens: tokens of the answer at most; unless given here or in ``generation_config``, as many as
@@ -146,7 +148,7 @@ class Chat:
                 "abstaining: whether an answer is withheld is known at its end, so none can be followed as it is "
                 "written; leave out on_text."
             )
-        coming = [*self._waiting, *(one for entry in pictures for one in picture_list(entry))]
+        coming = [*self._waiting, *(one for entry in images for one in picture_list(entry))]
         encoded, indices = self.encoded, tuple[int, ...]()
         if coming or encoded is None:
             before = len(encoded.refinements) if encoded is not None else 0

@@ -54,7 +54,7 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """Pictures as one expert reads them.
+    """Images as one expert reads them.
 
     ``pixels_BCHW`` is float, normalized, zero-padded on the right and at the bottom. ``frames[i].size`` is the (width,
     height) in pixels of image i's canvas before that padding, and the frame maps boxes between the canvas and the
@@ -63,7 +63,7 @@ class ImageBatch:
     (annotations, or a stored refinement, moved with the image by augmentation), for the same experts; None where
     there are none to be had.
 
-    On the way from a loader to a device, pixels are the picture's own uint8, and ``to_normalize`` says how they become
+    On the way from a loader to a device, pixels are the image's own uint8, and ``to_normalize`` says how they become
     floats there (``lyrics.core.pictures.normalizing``). Experts are given none of these.
     """
 
@@ -112,9 +112,9 @@ class Detection:
 class DetectorOutput:
     """What a detector returns for a batch.
 
-    ``detections[i]`` are picture i's, in descending score. ``tokens_BMD`` are its local tokens and ``mask_BM`` (bool)
-    says which exist; a picture without detections may have tokens all the same (Grounding DINO always gives its 900
-    query states). ``masks[i][k]`` is the mask of ``detections[i][k]`` in the original picture; None from a detector
+    ``detections[i]`` are image i's, in descending score. ``tokens_BMD`` are its local tokens and ``mask_BM`` (bool)
+    says which exist; an image without detections may have tokens all the same (Grounding DINO always gives its 900
+    query states). ``masks[i][k]`` is the mask of ``detections[i][k]`` in the original image; None from a detector
     that makes none. Where the refiner has a segmenter, its masks take their place.
     """
 
@@ -151,7 +151,7 @@ class DetectedObject:
 
 @dataclass(frozen=True, eq=False)
 class SeenBefore:
-    """What a refiner saw in a picture of ``size_px`` (width, height), kept for training.
+    """What a refiner saw in an image of ``size_px`` (width, height), kept for training.
 
     ``tokens`` are the local tokens [M,D] of each source (``detector``, ``segmenter``) in half precision, those of the
     segmenter one for each object, in order.

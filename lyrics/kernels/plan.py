@@ -1,6 +1,6 @@
 """Streams, segments and visibility tables -> an attention plan.
 
-The plan is the only description of who sees whom. The reference, the SDPA path, the dense mask and the pictures in the
+The plan is the only description of who sees whom. The reference, the SDPA path, the dense mask and the figures in the
 documentation all come from it.
 
 A *stream group* is R streams with the same segments and the same visibility table: one row per sample, each with its

@@ -130,7 +130,7 @@ class DetectorContract(ModuleContract):
             assert 0 <= detection.score <= 1, detection.score
 
     def test_masks_are_of_the_original_picture(self) -> None:
-        """Troubleshooting: one mask for each detection, in the pixels of the original picture. Checked where the
+        """Troubleshooting: one mask for each detection, in the pixels of the original image. Checked where the
         detector gives masks.
         """
         detector = self.build()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,12 @@ import pytest
 from PIL import Image
 
 import lyrics
+from lyrics import Recipe, Template, Vocabulary, hookimpl
 from lyrics.core.data.build import build_dataset
+from lyrics.core.inspection.inventory import NAMED_KINDS
 from lyrics.core.registry.component import KINDS
 from lyrics.core.registry.registry import PluginSource, Registry, default_registry
+from lyrics.core.runs.config import TrainConfig, load_config
 from lyrics.core.spec import dump, loads_any
 from tests.commands import Run
 from tests.core.small import small
@@ -43,12 +46,14 @@ def test_list_shows_every_part_with_its_state(run: Run) -> None:
     registry = default_registry()
     assert shown >= {(e.component.kind, e.component.name) for e in registry.entries}
     assert shown >= {("preset", preset.name) for preset, _ in registry.presets}
+    assert shown >= {("recipe", recipe.name) for recipe, _ in registry.recipes}
+    assert shown >= {("vocabulary", "words"), ("chat-template", "plain"), ("chat-template", "chatml")}
     assert set(done.data[0]) == {"kind", "name", "distribution", "version", "status", "summary", "weights"}
     table = run("list").out
     assert all(name in table for _, name in shown)
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "preset", "plugin"])
+@pytest.mark.parametrize("kind", [*KINDS, *NAMED_KINDS, "plugin"])
 def test_list_of_one_kind_has_only_that(kind: str, run: Run) -> None:
     everything = run("list", "--json").data
     assert run("list", kind, "--json").data == [row for row in everything if row["kind"] == kind]
@@ -104,6 +109,91 @@ def test_show_prints_a_preset_as_a_file_that_loads(preset: str, run: Run) -> Non
     expected = default_registry().preset(preset)
     for arguments in ((preset,), (f"preset:{preset}",), (f"lyrics-vl/{preset}",), (preset, "--json")):
         assert loads_any(run("show", *arguments).out) == expected
+
+
+@pytest.mark.parametrize("kind", NAMED_KINDS)
+def test_show_knows_everything_that_list_shows(kind: str, run: Run) -> None:
+    found = run("list", kind, "--json").data
+    assert found
+    for row in found:
+        for name in (row["name"], f"{kind}:{row['name']}"):
+            done = run("show", name)
+            assert (done.code, done.err) == (0, ""), name
+            assert done.out.strip()
+            assert json.loads(run("show", name, "--json").out)
+
+
+def test_show_prints_a_recipe_as_a_file_that_loads(tmp_path: Path, run: Run) -> None:
+    for recipe, _ in default_registry().recipes:
+        path = tmp_path / f"{recipe.name}.yaml"
+        path.write_text(run("show", recipe.name).out)
+        assert load_config(path) == load_config(recipe.name)
+        assert load_config(run("show", recipe.name, "--json").data) == load_config(recipe.name)
+
+
+def test_show_prints_the_words_of_a_vocabulary(run: Run) -> None:
+    lists = default_registry().vocabulary("words")
+    assert run("show", "words", "--json").data == {
+        "kind": "vocabulary",
+        "name": "words",
+        "words": [list(words) for words in lists],
+    }
+    lines = run("show", "words").out.splitlines()
+    assert [line.partition(": ")[2].split(", ") for line in lines] == [list(words) for words in lists]
+    assert lines[0].startswith(f"list 1, {len(lists[0])} words: ")
+
+
+def test_show_prints_what_a_chat_template_writes(run: Run) -> None:
+    assert run("show", "vicuna-v1.1").out.endswith(
+        "USER: {image}{objects}\n{instruction} ASSISTANT: {answer}<eos>USER: {instruction} ASSISTANT: {answer}<eos>\n"
+    )
+    assert run("show", "chatml").out.startswith("<|im_start|>system\n")
+
+
+class Named:
+    """A plugin of names alone, some of which are taken."""
+
+    @hookimpl
+    def lyrics_recipes(self) -> Iterable[Recipe]:
+        yield Recipe("acme-run", "tests.cli.test_cli:acme_run", "the scenes, for Acme")
+        yield Recipe("acme-dict", "builtins:dict")
+        yield Recipe("words", "tests.cli.test_cli:acme_run")
+
+    @hookimpl
+    def lyrics_vocabularies(self) -> Iterable[Vocabulary]:
+        yield Vocabulary("words", "tests.cli.test_cli:acme_words")
+
+    @hookimpl
+    def lyrics_templates(self) -> Iterable[Template]:
+        yield Template("acme-chat", "tests.core.language.test_chat_templates:ACME")
+        yield Template("acme-jinja", "tests.core.language.test_chat_templates:ACME_JINJA")
+        yield Template("no path", "nowhere")
+
+
+def acme_run() -> TrainConfig:
+    return load_config("tiny-stage2", {"out": "runs/acme", "optimization.steps": 3})
+
+
+def acme_words() -> list[list[str]]:
+    return [["dog", "cat"]]
+
+
+def test_list_and_show_know_the_names_of_a_stranger(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = Registry([(PluginSource("acme", "1.0", "acme"), Named)])
+    monkeypatch.setattr("lyrics.core.registry.registry.default_registry", lambda: registry)
+    rows = {(row["kind"], row["name"]): row for row in run("list", "--json").data if row["distribution"] == "acme"}
+    assert rows["recipe", "acme-run"]["summary"] == "the scenes, for Acme"
+    assert rows["chat-template", "acme-jinja"]["status"] == "ready"
+    assert rows["chat-template", "no path"]["status"].startswith("broken: ")
+    assert run("show", "acme/acme-run", "--json").data["out"] == "runs/acme"
+    assert "returned a dict, not a TrainConfig" in run("show", "acme-dict").err
+    assert run("show", "acme-chat").out.startswith("Q: {image}{objects}\n{instruction}\nA: {answer}<end>Q: ")
+    assert run("show", "acme-jinja", "--json").data["jinja"].startswith("{% for m in messages %}")
+    done = run("show", "words")
+    assert done.code == 2
+    assert "write one of recipe:words, vocabulary:words." in done.err
+    assert run("show", "vocabulary:words").out == "list 1, 2 words: dog, cat\n"
+    assert "broken" in run("show", "no path").err
 
 
 # --- check ---
@@ -326,7 +416,7 @@ WRONG: Mapping[str, tuple[tuple[str, ...], str]] = {
     "command": (("lsit",), "No such command"),
     "option of a command": (("list", "--jsn"), "No such option"),
     "kind": (("list", "detectors"), "there is no kind 'detectors'. Did you mean 'detector'?"),
-    "name": (("show", "tiny-detectr"), "no component or preset named 'tiny-detectr'. Did you mean 'tiny-detector'?"),
+    "name": (("show", "tiny-detectr"), "nothing is named 'tiny-detectr'. Did you mean 'tiny-detector'?"),
     "kind and name": (("show", "tagger:tiny-detector"), "no tagger named 'tiny-detector'."),
     "preset by kind": (("show", "preset:tiny"), "no preset named 'tiny'. Did you mean 'lyrics-tiny'?"),
     "preset": (("check", "lyrics-tny"), "no preset named 'lyrics-tny'. Did you mean 'lyrics-tiny'?"),

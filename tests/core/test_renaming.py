@@ -12,13 +12,17 @@ import pytest
 import yaml
 
 import lyrics
+import lyrics.data
+from lyrics.core.chat import Chat
 from lyrics.core.errors import LyricsError, SpecError
 from lyrics.core.registry.registry import default_registry
 from lyrics.core.renaming import FormerSettingWarning, current_names, moved_names, renamed
 from lyrics.core.resolve import read_any_spec, resolve, resolve_refiner
 from lyrics.core.runs.config import TrainConfig, dump_config, load_config
 from lyrics.core.spec import RefinerOnlySpec, Specification, validate
-from lyrics.types import Exchange
+from lyrics.data import Augmentation, draw_objects, find_images, prepare
+from lyrics.evaluation import mme_scores
+from lyrics.types import Exchange, Sample
 from tests.core.small import drawn
 
 OLD_STEPS = {"optimisation.steps": 7}
@@ -195,6 +199,28 @@ def test_images_by_their_former_name() -> None:
     with pytest.warns(DeprecationWarning, match=" is now "):
         drawing = refined.draw(picture=drawn())
     assert drawing.tobytes() == refined.draw(drawn()).tobytes()
+    processor = model.processor
+    with pytest.warns(DeprecationWarning, match=r"Processor\.images: pictures is now"):
+        prepared = processor.images(pictures=[drawn()])  # type: ignore[call-arg]
+    ours = processor.images([drawn()]).by_expert["image_encoder"].pixels_BCHW
+    assert prepared.by_expert["image_encoder"].pixels_BCHW.equal(ours)
+    with pytest.warns(DeprecationWarning, match="prepare: pictures is now"):
+        batch = prepare(pictures=[drawn()], preprocessing=processor.preprocessing["image_encoder"])  # type: ignore[call-arg]
+    assert batch.pixels_BCHW.equal(ours)
+    with pytest.warns(DeprecationWarning, match="draw_objects: picture is now"):
+        drawing = draw_objects(picture=drawn(), objects=())  # type: ignore[call-arg]
+    assert drawing.tobytes() == draw_objects(drawn(), ()).tobytes()
+    with pytest.warns(DeprecationWarning, match=r"frame: picture_size is now .*image_size"):
+        frame = Augmentation().frame(Sample("a"), picture_size=(60, 40), seed=0, position=0)  # type: ignore[call-arg]
+    assert frame == Augmentation().frame(Sample("a"), (60, 40), seed=0, position=0)
+    with pytest.warns(DeprecationWarning, match="mme_scores: pictures is now"):
+        scores = mme_scores([True, False], [True, False], ["count"] * 2, pictures=["1"] * 2)  # type: ignore[call-arg]
+    assert scores == mme_scores([True, False], [True, False], ["count"] * 2, ["1"] * 2)
+    with pytest.warns(DeprecationWarning, match=r"Chat\.__init__: pictures is now"):
+        talk = Chat(model, pictures=[drawn()])  # type: ignore[call-arg]
+    assert talk.ask("What?", max_new_tokens=2) == model.chat(drawn()).ask("What?", max_new_tokens=2)
+    with pytest.warns(DeprecationWarning, match=r"find_pictures is now lyrics\.data\.find_images"):
+        assert lyrics.data.find_pictures is find_images  # type: ignore[attr-defined]
 
 
 def test_options_of_a_benchmark_by_former_names() -> None:

@@ -19,6 +19,7 @@ from lyrics.core.geometry import Box, Crop, FlipHorizontal, Frame, Resize
 from lyrics.core.language.codecs import SpatialObject
 from lyrics.core.language.mentions import mention, rewritten
 from lyrics.core.masks import Mask
+from lyrics.core.renaming import renamed
 from lyrics.core.types import DetectedObject, Sample, Turn
 
 # "leftmost", "left-hand", "lefthand", "lefts"; and the two characters in Chinese.
@@ -45,22 +46,23 @@ class Augmentation:
     flip: float = 0.5
     min_visible: float = 0.2
 
-    def frame(self, sample: Sample, picture_size: tuple[int, int], *, seed: int, position: int) -> Frame:
-        """Return what is done to an image of ``picture_size`` (width, height).
+    @renamed(picture_size="image_size")
+    def frame(self, sample: Sample, image_size: tuple[int, int], *, seed: int, position: int) -> Frame:
+        """Return what is done to an image of ``image_size`` (width, height).
 
         Depends on (seed, position), and on whether the texts allow a flip; a flip that they forbid does not change the
         crop.
         """
         random = generator(seed, "augmentation", position)
         mirrored = random.random() < self.flip
-        frame = Frame.of(*picture_size).crop(*self._crop(picture_size, random))
+        frame = Frame.of(*image_size).crop(*self._crop(image_size, random))
         if self.size is not None:
             frame = frame.resize(self.size, self.size)
         return frame.flip() if mirrored and may_flip(sample) else frame
 
-    def _crop(self, picture_size: tuple[int, int], random: np.random.Generator) -> tuple[int, int, int, int]:
+    def _crop(self, image_size: tuple[int, int], random: np.random.Generator) -> tuple[int, int, int, int]:
         """(x, y, width, height) in pixels. As in Inception's training: area and shape are drawn until the crop fits."""
-        width, height = picture_size
+        width, height = image_size
         for _ in range(_TRIES):
             area = width * height * random.uniform(*self.scale)
             ratio = math.exp(random.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))

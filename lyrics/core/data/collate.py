@@ -81,7 +81,7 @@ class InstructionExamples:
 
 @dataclass(frozen=True, eq=False)
 class _Varied:
-    """An example after augmentation: ``known`` are the objects that go with its picture, ``seen`` what was kept."""
+    """An example after augmentation: ``known`` are the objects that go with its image, ``seen`` what was kept."""
 
     sample: Sample
     picture: Image.Image | None
@@ -102,7 +102,7 @@ class Collator:
             ``known_objects``, moved by the augmentation; without any, those of the sample's own objects do that a
             question may know (``lyrics.core.data.known``). Experts that look answers up (``cached``) read them, others
             see for themselves.
-        features: what the refiner saw, kept by ``lyrics refine --features``: it goes with the picture in place of the
+        features: what the refiner saw, kept by ``lyrics refine --features``: it goes with the image in place of the
             experts, moved by the augmentation. Not with ``refined``.
         snap_iou: passed on with batches of stage 2.
         drop_text, drop_queries_text: shares of the images of stage 2 whose spatial text is left out of the prompt,
@@ -179,7 +179,7 @@ class Collator:
         if example.picture is not None and not same_shape(size_px, example.picture.size):
             raise DatasetError(
                 f"{example.sample.image} (data set {example.data_set!r}, row {example.row}) has {example.picture.size} "
-                f"pixels, but {size_px} in the stored refinements: they are of another picture. "
+                f"pixels, but {size_px} in the stored refinements: they are of another image. "
                 "Refine the data set again."
             )
 

@@ -1,6 +1,6 @@
-"""Stored features after a crop: boxes move with the picture, and what leaves it is dropped.
+"""Stored features after a crop: boxes move with the image, and what leaves it is dropped.
 
-A token's state is what the expert saw in the whole picture; only where it is can change. A mirrored object has another
+A token's state is what the expert saw in the whole image; only where it is can change. A mirrored object has another
 state, so that flips are refused before a run begins (``lyrics.core.runs.config``).
 """
 
@@ -17,7 +17,7 @@ from lyrics.core.types import SeenBefore
 
 
 def moved_seen(seen: SeenBefore, frame: Frame, min_visible: float) -> SeenBefore:
-    """Return what was seen in the original picture as shares of the canvas.
+    """Return what was seen in the original image as shares of the canvas.
 
     Objects are moved as ``moved_objects`` does it, and the segmenter's tokens go with them; a token of the detector is
     dropped where less than ``min_visible`` of its box is left. The last four numbers of a token are its box
@@ -49,13 +49,13 @@ def moved_seen(seen: SeenBefore, frame: Frame, min_visible: float) -> SeenBefore
 
 
 def _shares(boxes_M4: np.ndarray, frame: Frame) -> np.ndarray:
-    """Boxes of the original picture as shares of the canvas, cut at its border."""
+    """Boxes of the original image as shares of the canvas, cut at its border."""
     width, height = frame.size
     return np.clip(frame.boxes_to_canvas(boxes_M4) / np.array([width, height, width, height]), 0.0, 1.0)
 
 
 def _visible(boxes_M4: np.ndarray, frame: Frame) -> np.ndarray:
-    """Which share of each box's area the canvas shows. Where a box leaves the original picture, that is out of sight,
+    """Which share of each box's area the canvas shows. Where a box leaves the original image, that is out of sight,
     too.
     """
     width, height = frame.size

@@ -3,7 +3,7 @@
 Each input is gone through as often as wanted and never listed as a whole.
 
 =========================  ============================================  =============================================
-input                      holds                                         a picture's name
+input                      holds                                         an image's name
 =========================  ============================================  =============================================
 a file, a folder           images                                        its path
 ``LIST.txt``               a path or an address on each line             as written there
@@ -44,7 +44,7 @@ _RETRY_DELAYS_S = (0.5, 2.0, 8.0)
 
 
 class RefineInputs:
-    """The pictures of several inputs, one after the other.
+    """The images of several inputs, one after the other.
 
     Args:
         given: paths and addresses, as in the table above.
@@ -93,7 +93,7 @@ class _Folder:
 
 
 def picture_at(where: str) -> InputPicture:
-    """Return the picture at a path or an address."""
+    """Return the image at a path or an address."""
     return _RemotePicture(where) if is_address(where) else FilePicture(Path(where))
 
 

@@ -1,7 +1,7 @@
 """The paper's instruction templates (Table 7), for all eight tasks, in its wording.
 
 What was changed is what the paper's text form had lost, and nothing else: the image marker that begins every template
-(printed ``<image/>`` or ``<Image>``) is left out, because the picture is a segment of the prompt of its own;
+(printed ``<image/>`` or ``<Image>``) is left out, because the image is a segment of the prompt of its own;
 ``\\text{...}``, ``\\{`` and ``\\&`` around placeholders are plain ``{Question}``, ``{Tag}``, ``{Bbox}``,
 ``{Tag & Bbox}`` and ``{Option}``. The paper's punctuation stays, "can you observe the object {Tag}." with its full stop
 included.

@@ -11,11 +11,16 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from lyrics import __version__
 from lyrics.core.clean_text import one_line
 from lyrics.core.errors import LyricsError, WeightsError
+from lyrics.core.language.chat_templates import SUMMARIES
 from lyrics.core.registry.component import KINDS, Component, NamesWeights, Options
-from lyrics.core.registry.registry import Registry, describe
+from lyrics.core.registry.registry import DISTRIBUTION, Registry, describe
 from lyrics.core.weights.pretrained import PACKAGED, is_hub_id, packaged
+
+#: What has a name and is no component, as ``lyrics list`` and ``lyrics show`` call it.
+NAMED_KINDS = ("preset", "recipe", "vocabulary", "chat-template")
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class InventoryRow:
 
     ``status`` is ``ready``, ``ready; downloads ...``, ``needs ...`` or ``broken: ...``; ``weights`` is what pretrained
     weights need. Whether a hub id exists or was downloaded before is not looked at: that is for the network to say.
+    The status of a recipe is empty unless it is broken: what its model and its data need is found out when it is used.
     """
 
     kind: str
@@ -55,9 +61,9 @@ class InventoryRow:
 
 
 def rows(registry: Registry, kind: str | None = None) -> list[InventoryRow]:
-    """Return components, presets, vocabularies and everything that failed, or those of one kind.
+    """Return everything that has a name, and everything that failed, or those of one kind.
 
-    ``preset``, ``vocabulary`` and ``plugin`` count as kinds.
+    Kinds are those of components, ``NAMED_KINDS``, and ``plugin`` for a plugin that failed as a whole.
     """
     found = []
     for entry in registry.entries:
@@ -76,14 +82,25 @@ def rows(registry: Registry, kind: str | None = None) -> list[InventoryRow]:
         found.append(
             InventoryRow("preset", preset.name, source.distribution, source.version, status, preset.summary, needs)
         )
-    for vocabulary, source in registry.vocabularies if kind in (None, "vocabulary") else ():
-        found.append(
-            InventoryRow(
-                "vocabulary", vocabulary.name, source.distribution, source.version, "ready", vocabulary.summary
-            )
-        )
+    named = [
+        *(
+            ("recipe", one.name, source.distribution, source.version, "", one.summary)
+            for one, source in registry.recipes
+        ),
+        *(
+            ("vocabulary", one.name, source.distribution, source.version, "ready", one.summary)
+            for one, source in registry.vocabularies
+        ),
+        *(("chat-template", name, DISTRIBUTION, __version__, "ready", text) for name, text in SUMMARIES.items()),
+        *(
+            ("chat-template", one.name, source.distribution, source.version, "ready", one.summary)
+            for one, source in registry.templates
+        ),
+    ]
+    found += [InventoryRow(*row) for row in named]
     for failure in registry.failures:
-        row_kind = failure.kind if failure.kind in (*KINDS, "preset", "vocabulary") else "plugin"
+        of = failure.kind.replace(" ", "-")
+        row_kind = of if of in (*KINDS, *NAMED_KINDS) else "plugin"
         name = failure.name or failure.source.entry_point
         found.append(
             InventoryRow(

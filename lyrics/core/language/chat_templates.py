@@ -36,7 +36,7 @@ class ChatTemplate:
     """What stands around instructions and answers.
 
     A conversation is ``begin``, then for every exchange ``before``, its content, ``between``, its answer, ``after``.
-    ``images_first`` puts the pictures of the first exchange in front of everything, as the released code does.
+    ``images_first`` puts the images of the first exchange in front of everything, as the released code does.
     ``system`` is the text in ``begin`` that a system turn replaces; empty where there is no such turn.
     """
 
@@ -96,9 +96,7 @@ _QWEN = "You are a helpful assistant."
 #: By the name that a language model's option ``chat_template`` gives.
 TEMPLATES: Mapping[str, ChatTemplate] = MappingProxyType(
     {
-        # Nothing but line breaks, for models that were never taught a chat form (OPT, the tiny model).
         "plain": ChatTemplate((BOS,), (), (Words("\n"),), (EOS,)),
-        # FastChat's conversation template vicuna_v1.1.
         "vicuna-v1.1": ChatTemplate(
             (BOS, Words(f"{_VICUNA} ")),
             (Words("USER: "),),
@@ -107,7 +105,6 @@ TEMPLATES: Mapping[str, ChatTemplate] = MappingProxyType(
             answer_prefix=" ",
             system=_VICUNA,
         ),
-        # Qwen's, without a system message of its own.
         "chatml": ChatTemplate(
             (
                 Special("<|im_start|>"),
@@ -120,8 +117,16 @@ TEMPLATES: Mapping[str, ChatTemplate] = MappingProxyType(
             (Special("<|im_end|>"),),
             system=_QWEN,
         ),
-        # The authors' stage 2: soft tokens, <s>, the question, the answer, </s>; no words around them.
         "released": ChatTemplate((BOS,), (), (), (EOS,), images_first=True),
+    }
+)
+#: One line on each of them.
+SUMMARIES: Mapping[str, str] = MappingProxyType(
+    {
+        "plain": "nothing but line breaks, for models that were never taught a chat form",
+        "vicuna-v1.1": "FastChat's conversation template vicuna_v1.1",
+        "chatml": "Qwen's, without a system message of its own",
+        "released": "the authors' stage 2: soft tokens, <s>, the question, the answer, </s>, no words around them",
     }
 )
 
@@ -197,7 +202,7 @@ def segments_of(
     """Return a conversation as segments, each with whether it is learned. It ends where the first missing answer would
     begin.
 
-    ``image_text`` gives the words that follow a picture, such as its spatial representation.
+    ``image_text`` gives the words that follow an image, such as its spatial representation.
     """
     if not dialogue:
         raise PromptError("a conversation needs at least one instruction.")

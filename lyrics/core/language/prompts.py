@@ -1,4 +1,4 @@
-"""Prompts as lists of segments: words, special tokens and pictures. What stands around a user's words is a chat
+"""Prompts as lists of segments: words, special tokens and images. What stands around a user's words is a chat
 template's (``lyrics.core.language.chat_templates``).
 
 Words are always encoded with reserved tokens split: whatever a user types, a data set holds or a refiner finds stays

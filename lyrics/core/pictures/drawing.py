@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from lyrics.core.renaming import renamed
 from lyrics.core.types import DetectedObject
 
 # Okabe and Ito's palette: told apart with every kind of color vision.
@@ -24,27 +25,28 @@ PALETTE = (
 MASK_OPACITY = 0.1
 
 
-def draw_objects(picture: Image.Image, objects: Sequence[DetectedObject]) -> Image.Image:
-    """Return a copy of ``picture`` with the objects on it; one color per tag.
+@renamed(picture="image")
+def draw_objects(image: Image.Image, objects: Sequence[DetectedObject]) -> Image.Image:
+    """Return a copy of ``image`` with the objects on it; one color per tag.
 
     The best object is drawn last, on top of the others.
     """
     colors = {tag: PALETTE[index % len(PALETTE)] for index, tag in enumerate(sorted({found.tag for found in objects}))}
-    pixels_HWC = np.array(picture.convert("RGB"))
-    stroke = max(2, round(min(picture.size) / 200))
+    pixels_HWC = np.array(image.convert("RGB"))
+    stroke = max(2, round(min(image.size) / 200))
     for found in reversed(objects):
         if found.mask is not None:
             _tint(pixels_HWC, found.mask.to_array(), colors[found.tag], stroke)
     drawn = Image.fromarray(pixels_HWC)
     pen = ImageDraw.Draw(drawn)
-    font = ImageFont.load_default(size=max(12, round(min(picture.size) / 32)))
+    font = ImageFont.load_default(size=max(12, round(min(image.size) / 32)))
     for found in reversed(objects):
-        x1, y1, x2, y2 = found.box_norm.to_px(picture.size)
+        x1, y1, x2, y2 = found.box_norm.to_px(image.size)
         # A dark line around the colored one keeps the box visible on a background of its own color.
         pen.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=(0, 0, 0), width=stroke + 2)
         pen.rectangle((x1, y1, x2, y2), outline=colors[found.tag], width=stroke)
     for found in reversed(objects):
-        _label(pen, picture.size, found, colors[found.tag], font)
+        _label(pen, image.size, found, colors[found.tag], font)
     return drawn
 
 

@@ -22,7 +22,7 @@ from lyrics.kernels.host_work import host_work
 
 @dataclass(frozen=True)
 class ModelImages:
-    """The same pictures as each expert of a model reads them, by the expert's name (``image_encoder``, ``tagger``,
+    """The same images as each expert of a model reads them, by the expert's name (``image_encoder``, ``tagger``,
     ...); those of a loader's batch once they are ``normalized``, which ``to`` does.
 
     ``seen`` is what a refiner saw in them before, where that was kept: it is not looked for again.
@@ -38,7 +38,7 @@ class ModelImages:
 
     @host_work("transfer")
     def to(self, device: torch.device | str | None, dtype: torch.dtype | None = None) -> ModelImages:
-        """The same pictures with their pixels on ``device``, normalized, and of ``dtype``.
+        """The same images with their pixels on ``device``, normalized, and of ``dtype``.
 
         Nobody waits for copies to a GPU; those from pinned memory go on beside what it computes.
         """
@@ -49,11 +49,11 @@ class ModelImages:
         return moved._with_tensors(lambda tensor: tensor.to(dtype=dtype) if tensor.is_floating_point() else tensor)
 
     def normalized(self) -> ModelImages:
-        """The same pictures as experts read them, where a loader left their pixels as bytes."""
+        """The same images as experts read them, where a loader left their pixels as bytes."""
         return replace(self, by_expert={expert: normalized(batch) for expert, batch in self.by_expert.items()})
 
     def pin_memory(self) -> ModelImages:
-        """The same pictures in memory that a GPU reads by itself."""
+        """The same images in memory that a GPU reads by itself."""
         return self._with_tensors(torch.Tensor.pin_memory)
 
     def _with_tensors(self, change: Callable[[torch.Tensor], torch.Tensor]) -> ModelImages:
@@ -69,7 +69,7 @@ class ModelImages:
 
 @dataclass(frozen=True, eq=False)
 class SeenTogether:
-    """What a refiner saw in the pictures of a batch before: tags and objects of each, and local tokens per source.
+    """What a refiner saw in the images of a batch before: tags and objects of each, and local tokens per source.
 
     ``local`` has tokens [B,M,D], padded with zeros, and their mask [B,M], as the experts give them.
     """
@@ -80,7 +80,7 @@ class SeenTogether:
 
     @classmethod
     def of(cls, seen: Sequence[SeenBefore]) -> SeenTogether:
-        """Bring what was seen in single pictures together."""
+        """Bring what was seen in single images together."""
         local = {}
         for source in seen[0].tokens if seen else ():
             tokens = [one.tokens[source] for one in seen]

@@ -1,4 +1,4 @@
-"""Pictures in, one tensor per expert out. Every change of coordinates of an image happens here, and its frame records
+"""Images in, one tensor per expert out. Every change of coordinates of an image happens here, and its frame records
 it.
 
 Shapes: B images, C color channels, H and W pixels.
@@ -21,6 +21,7 @@ from lyrics.core.pictures.images import ImageLike, open_image, picture_name
 from lyrics.core.pictures.inputs import Pictures, instruction_list, picture_list
 from lyrics.core.pictures.model_inputs import ModelImages, ModelInputs, asked
 from lyrics.core.pictures.normalizing import normalized
+from lyrics.core.renaming import renamed
 from lyrics.core.types import DetectedObject, ImageBatch, Preprocessing
 
 _FILTERS = {
@@ -45,7 +46,7 @@ def resized(size_px: tuple[int, int], preprocessing: Preprocessing) -> tuple[int
 
 
 def bytes_of(picture: Image.Image, preprocessing: Preprocessing) -> tuple[np.ndarray, Frame]:
-    """One RGB picture -> uint8 pixels [H,W,3] (not padded), and the frame that leads back to the picture."""
+    """One RGB image -> uint8 pixels [H,W,3] (not padded), and the frame that leads back to the image."""
     frame = Frame.of(*picture.size)
     size_px = resized(picture.size, preprocessing)
     if size_px != picture.size:
@@ -63,13 +64,13 @@ def bytes_of(picture: Image.Image, preprocessing: Preprocessing) -> tuple[np.nda
 
 
 def prepare_one(picture: Image.Image, preprocessing: Preprocessing) -> tuple[torch.Tensor, Frame]:
-    """One RGB picture -> normalized pixels [3,H,W] (not padded) and the frame that leads back to the picture."""
+    """One RGB image -> normalized pixels [3,H,W] (not padded) and the frame that leads back to the image."""
     found = prepare([picture], replace(preprocessing, pad_to=None))
     return found.pixels_BCHW[0], found.frames[0]
 
 
 def _on_square(picture: Image.Image, frame: Frame, preprocessing: Preprocessing) -> tuple[Image.Image, Frame]:
-    """A picture whose longest side is resized already, on a square of that side."""
+    """An image whose longest side is resized already, on a square of that side."""
     side = preprocessing.size
     right, bottom = side - picture.width, side - picture.height
     left, top = (right // 2, bottom // 2) if preprocessing.square == "center" else (0, 0)
@@ -79,20 +80,21 @@ def _on_square(picture: Image.Image, frame: Frame, preprocessing: Preprocessing)
     return square, frame.pad(left, top, right - left, bottom - top)
 
 
+@renamed(pictures="images")
 def prepare(
-    pictures: Sequence[Image.Image],
+    images: Sequence[Image.Image],
     preprocessing: Preprocessing,
     names: Sequence[str] = (),
     known_objects: Sequence[Sequence[DetectedObject] | None] = (),
     *,
     as_bytes: bool = False,
 ) -> ImageBatch:
-    """RGB pictures -> one expert's batch. No pictures give an empty batch.
+    """RGB images -> one expert's batch. No images give an empty batch.
 
     ``as_bytes`` leaves pixels uint8 and, in memory, in the order of the image's own ([B,H,W,C]), to be normalized where
     they are read.
     """
-    prepared = [bytes_of(picture, preprocessing) for picture in pictures]
+    prepared = [bytes_of(image, preprocessing) for image in images]
     side = preprocessing.pad_to or 0
     height = max([side, *(pixels.shape[0] for pixels, _ in prepared)])
     width = max([side, *(pixels.shape[1] for pixels, _ in prepared)])
@@ -189,9 +191,10 @@ class Processor:
             )
         return images
 
+    @renamed(pictures="images")
     def images(
         self,
-        pictures: ImageLike | Sequence[ImageLike],
+        images: ImageLike | Sequence[ImageLike],
         device: torch.device | str | None = None,
         *,
         names: Sequence[str] | None = None,
@@ -203,20 +206,20 @@ class Processor:
         """Open, check and prepare images (whatever ``open_image`` takes) for every expert, as tensors of ``dtype``
         (float32 unless given).
 
-        ``names`` say which pictures they are; a path is its own name unless they are given. ``known_objects``: see
+        ``names`` say which images they are; a path is its own name unless they are given. ``known_objects``: see
         ``ImageBatch``. ``condition`` says who sees them blurred. ``as_bytes`` leaves the pixels of images that are not
         sent to a ``device`` uint8, until ``ModelImages.to`` sends and normalizes them. Raises ``ImageError`` naming the
         file.
         """
-        pictures = picture_list(pictures)
-        opened = [open_image(picture) for picture in pictures]
+        images = picture_list(images)
+        opened = [open_image(image) for image in images]
         if names is None:
-            names = [picture_name(picture) for picture in pictures]
+            names = [picture_name(image) for image in images]
         if len(names) != len(opened) or isinstance(names, str):
             raise ValueError(f"names: a list with one for each of {len(opened)} images, not {names!r}")
         unclear = opened
         if any(condition.blurs(expert) for expert in self.preprocessing):
-            unclear = [picture.filter(ImageFilter.GaussianBlur(condition.blur_px)) for picture in opened]
+            unclear = [image.filter(ImageFilter.GaussianBlur(condition.blur_px)) for image in opened]
         batches = {
             expert: prepare(
                 unclear if condition.blurs(expert) else opened, preprocessing, names, known_objects, as_bytes=as_bytes

@@ -69,11 +69,11 @@ class BoxSegmenter(nn.Module, ABC):
     def forward(self, images: ImageBatch, boxes: Sequence[Sequence[Box]]) -> SegmenterOutput:
         """Return masks and tokens, in the order of the boxes.
 
-        Raises ``ValueError`` unless there is one list of boxes per picture.
+        Raises ``ValueError`` unless there is one list of boxes per image.
         """
         if len(boxes) != len(images) or any(isinstance(own, Box) for own in boxes):
             raise ValueError(
-                f"a segmenter needs one list of boxes for each of the {len(images)} pictures, not {boxes!r:.200}"
+                f"a segmenter needs one list of boxes for each of the {len(images)} images, not {boxes!r:.200}"
             )
         most = max(map(len, boxes), default=0)
         parameter = self.network.mask_decoder.iou_token.weight
@@ -96,7 +96,7 @@ class BoxSegmenter(nn.Module, ABC):
     def _segment(
         self, embedding: Embedded, boxes: Sequence[Box], frame: Frame
     ) -> tuple[tuple[Mask, ...], torch.Tensor]:
-        """Masks and tokens [K, D] of one picture's boxes."""
+        """Masks and tokens [K, D] of one image's boxes."""
         width, height = frame.size
         device = embedding.image_Dhw.device
         boxes_px_K4 = torch.tensor([frame.box_to_canvas(box) for box in boxes], dtype=torch.float32, device=device)
@@ -107,7 +107,7 @@ class BoxSegmenter(nn.Module, ABC):
         for chunk in range(0, len(boxes), self.boxes_per_pass):
             chunk_px_K4 = boxes_px_K4[chunk : chunk + self.boxes_per_pass]
             small_KHW = self.mask_logits(embedding, chunk_px_K4).float()
-            # Box by box from here on: logits of the size of canvas and picture for all of them would be gigabytes.
+            # Box by box from here on: logits of the size of canvas and image for all of them would be gigabytes.
             for box, box_px_4, small_HW in zip(
                 boxes[chunk : chunk + len(small_KHW)], chunk_px_K4, small_KHW, strict=True
             ):

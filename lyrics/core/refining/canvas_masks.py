@@ -51,7 +51,7 @@ def _box_coverage(box_px_4: torch.Tensor, cells: int, cell_px: int) -> torch.Ten
 
 
 class CanvasToOriginal:
-    """Bilinear sampling of a canvas [H, W] at the centers of the original picture's pixels, for a frame of any steps.
+    """Bilinear sampling of a canvas [H, W] at the centers of the original image's pixels, for a frame of any steps.
 
     For a canvas that was only resized this is ``F.interpolate(..., mode="bilinear", align_corners=False)``.
     """
@@ -64,7 +64,7 @@ class CanvasToOriginal:
         self._shown_HW = frame.mask_from_canvas(np.ones((canvas_height, canvas_width), dtype=np.bool_))
 
     def __call__(self, logits_HW: torch.Tensor) -> np.ndarray:
-        """Where the logits are above 0 in the original picture, bool; False where the canvas does not show it."""
+        """Where the logits are above 0 in the original image, bool; False where the canvas does not show it."""
         above, below, down = self._rows
         rows_HW = torch.lerp(logits_HW[above], logits_HW[below], down[:, None])
         left, right, across = self._columns
@@ -73,7 +73,7 @@ class CanvasToOriginal:
 
 
 def _centers_px(frame: Frame, pixels: int, axis: int) -> np.ndarray:
-    """Where on the canvas the centers of the original picture's columns (axis 0) or rows (axis 1) lie, in pixels."""
+    """Where on the canvas the centers of the original image's columns (axis 0) or rows (axis 1) lie, in pixels."""
     edges = np.arange(pixels + 1) / pixels
     boxes_N4 = np.tile([0.0, 0.0, 1.0, 1.0], (pixels, 1))
     boxes_N4[:, axis], boxes_N4[:, axis + 2] = edges[:-1], edges[1:]

@@ -1,7 +1,7 @@
 """What the refiner's experts gave beside objects, kept for training: local tokens in half precision.
 
-``features.bin`` holds, picture after picture, the boxes of its objects (float64, exactly as they were found) and the
-tokens of each source (float16); a picture's row says where (``features``), how many there are of each, and their
+``features.bin`` holds, image after image, the boxes of its objects (float64, exactly as they were found) and the
+tokens of each source (float16); an image's row says where (``features``), how many there are of each, and their
 CRC-32. ``features.json`` says what made them.
 """
 
@@ -67,7 +67,7 @@ class FeatureWriter:
         self.boxes = {source: isinstance(one, TokensWithBoxes) for source, one in refiner.local_sources.items()}
         if options.top is not None and not self.boxes.get("detector"):
             raise SpecError(
-                f"--features {options.top}: {refiner.names['detector']} does not say where in a picture its tokens "
+                f"--features {options.top}: {refiner.names['detector']} does not say where in an image its tokens "
                 "are, so that none can be chosen; give --features all."
             )
         about = {
@@ -87,7 +87,7 @@ class FeatureWriter:
         self.file.close()
 
     def add(self, output: RefinerOutput, index: int) -> dict[str, Any]:
-        """Append the features of picture ``index`` of a batch, and return what its row says of them.
+        """Append the features of image ``index`` of a batch, and return what its row says of them.
 
         Raises ``ImageError`` for tokens that float16 cannot hold.
         """
@@ -122,7 +122,7 @@ class FeatureWriter:
 def nearest(boxes_M4: np.ndarray, objects_K4: np.ndarray, count: int) -> list[int]:
     """Return the rows of the ``count`` boxes (center, size) that overlap most with an object (corners), in order.
 
-    Shares of the picture. Of those that overlap as much the first are taken.
+    Shares of the image. Of those that overlap as much the first are taken.
     """
     half = boxes_M4[:, 2:] / 2
     low_M2, high_M2 = boxes_M4[:, :2] - half, boxes_M4[:, :2] + half
@@ -136,10 +136,10 @@ def nearest(boxes_M4: np.ndarray, objects_K4: np.ndarray, count: int) -> list[in
 
 
 class StoredFeatures:
-    """What a refiner saw, by the picture's name in its data set; read from the disk picture by picture.
+    """What a refiner saw, by the image's name in its data set; read from the disk image by image.
 
-    A name that is not there as written stands for the one picture whose path ends as it does, as for
-    ``StoredRefinements``. Sixty bytes of memory a picture.
+    A name that is not there as written stands for the one image whose path ends as it does, as for
+    ``StoredRefinements``. Sixty bytes of memory an image.
 
     Args:
         folder: the ``--out`` of ``lyrics refine --features``, with or without ``--shard``.
@@ -190,9 +190,9 @@ class StoredFeatures:
         return row
 
     def get(self, name: str) -> SeenBefore | None:
-        """Return what was seen in a picture, or None where there is no such picture.
+        """Return what was seen in an image, or None where there is no such image.
 
-        Raises ``DatasetError`` for a name that may be any of several pictures, and for damaged features.
+        Raises ``DatasetError`` for a name that may be any of several images, and for damaged features.
         """
         rows = [self._read(index) for index in self._find(self._names, self._by_name, name)]
         if not rows:

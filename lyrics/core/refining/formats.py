@@ -94,9 +94,9 @@ def write_coco(folder: Path) -> Path:
 
 
 def write_yolo(folder: Path) -> Path:
-    """Write ``yolo/``: a text file of boxes for each picture, links to the pictures, and ``data.yaml``.
+    """Write ``yolo/``: a text file of boxes for each image, links to the images, and ``data.yaml``.
 
-    ``images.jsonl`` says which picture a label file is of; pictures that are no files of this machine have no link.
+    ``images.jsonl`` says which image a label file is of; images that are no files of this machine have no link.
     """
     names = {one.tag for found in read_refinements(folder / OBJECTS_FILE) for one in found.objects}
     number = {name: index - 1 for name, index in numbered(names).items()}
@@ -133,7 +133,7 @@ def _yolo_lines(found: Refinement, number: Mapping[str, int]) -> Iterator[str]:
 
 
 def write_parquet(folder: Path) -> Path:
-    """Write ``objects.parquet``: a row for each picture, those that were skipped with their ``error``."""
+    """Write ``objects.parquet``: a row for each image, those that were skipped with their ``error``."""
     rows = (row for _, row in read_rows(folder / OBJECTS_FILE))
     skipped: Iterator[Any] = iter(())
     if (folder / SKIPPED_FILE).exists():
@@ -143,7 +143,7 @@ def write_parquet(folder: Path) -> Path:
 
 
 def failed_row(skipped: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row of ``skipped.jsonl`` as a row of a table of all pictures."""
+    """Return a row of ``skipped.jsonl`` as a row of a table of all images."""
     name = {key: skipped[key] for key in ("image", "image_hex") if key in skipped}
     return name | {"error": skipped["reason"], "error_kind": skipped["kind"]}
 

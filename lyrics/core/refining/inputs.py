@@ -1,4 +1,4 @@
-"""The pictures that go into a run: files and folders, found one after the other and never listed as a whole."""
+"""The images that go into a run: files and folders, found one after the other and never listed as a whole."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ SUFFIXES = (
 
 
 class InputPicture(Protocol):
-    """A picture of a run, wherever it is kept.
+    """An image of a run, wherever it is kept.
 
     ``name`` tells it from all others and stands in its row; it may have to be read. ``key`` does too, and never has:
-    it says which shard the picture belongs to.
+    it says which shard the image belongs to.
     """
 
     @property
@@ -62,11 +62,11 @@ class FilePicture:
                 raise ImageError(f"{name}: is a link to a folder, which is not followed.", "folder")
             if not os.access(self.path, os.R_OK | os.X_OK):
                 raise ImageError(f"{name}: is a folder that may not be read by this user.", "unreadable")
-            raise ImageError(f"{name}: is a folder, not a picture.", "folder")
+            raise ImageError(f"{name}: is a folder, not an image.", "folder")
         return open_image(self.path)
 
 
-def find_pictures(paths: Iterable[str | os.PathLike[str]], *, leave_out: Path | None = None) -> list[Path]:
+def find_images(paths: Iterable[str | os.PathLike[str]], *, leave_out: Path | None = None) -> list[Path]:
     """Return files as given, and what is named like an image in given folders, at any depth, sorted; each once.
 
     What is named like an image need not be one: links, FIFOs, devices and folders are listed too, and so are folders
@@ -88,7 +88,7 @@ def find_pictures(paths: Iterable[str | os.PathLike[str]], *, leave_out: Path | 
 
 
 def pictures_inside(folder: Path, leave_out: Path | None = None) -> Iterator[Path]:
-    """Yield what ``find_pictures`` finds in a folder, sorted. Only the names in one folder are held at a time, and
+    """Yield what ``find_images`` finds in a folder, sorted. Only the names in one folder are held at a time, and
     those above it.
     """
     without = None if leave_out is None else os.path.realpath(leave_out)

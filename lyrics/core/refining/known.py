@@ -28,7 +28,7 @@ def warn_of_unknown(experts: Iterable[Expert], images: Iterable[ImageLike]) -> b
 
 
 def warn_of_unknown_pictures(experts: Iterable[Expert], pictures: Iterable[InputPicture]) -> bool:
-    """The same of pictures wherever they are kept."""
+    """The same of images wherever they are kept."""
     return _warn(experts, ((one.open, one.name) for one in pictures))
 
 

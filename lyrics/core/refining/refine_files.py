@@ -1,7 +1,7 @@
-"""The refiner over any number of pictures, in one pass that holds a few at a time: ``objects.jsonl``, drawn pictures,
+"""The refiner over any number of images, in one pass that holds a few at a time: ``objects.jsonl``, drawings,
 and other formats made of them; a second run does only what is missing.
 
-A line of ``objects.jsonl`` is written when its picture is finished, after its drawing, so a run that was killed loses
+A line of ``objects.jsonl`` is written when its image is finished, after its drawing, so a run that was killed loses
 at most one batch. Whatever goes wrong with one file is a line in ``skipped.jsonl`` and never stops the run.
 """
 
@@ -29,7 +29,7 @@ from lyrics.core.pictures.model_inputs import ModelImages
 from lyrics.core.refining.features import FeatureOptions, FeatureWriter
 from lyrics.core.refining.formats import COCO_FILE, FORMATS, batched, check_formats, write_formats
 from lyrics.core.refining.index import KeySet, key_of
-from lyrics.core.refining.inputs import SUFFIXES, FilePicture, InputPicture, find_pictures
+from lyrics.core.refining.inputs import SUFFIXES, FilePicture, InputPicture, find_images
 from lyrics.core.refining.refiner import RefinerOutput, VisualRefiner
 from lyrics.core.refining.rows import (
     OBJECTS_FILE,
@@ -54,13 +54,13 @@ __all__ = [
     "SKIPPED_FILE",
     "SUFFIXES",
     "RefineSummary",
-    "find_pictures",
+    "find_images",
     "read_refinements",
     "refine_files",
 ]
 
 DRAWN_FOLDER = "drawn"
-#: So many failures of the experts, before anything was ever refined, are the experts' fault and not the pictures'.
+#: So many failures of the experts, before anything was ever refined, are the experts' fault and not the images'.
 GIVE_UP_AFTER = 16
 # No side of a JPEG may be longer.
 _LONGEST_JPEG = 65_500
@@ -72,7 +72,7 @@ T = TypeVar("T")
 class RefineSummary:
     """What a run did.
 
-    ``done_before`` counts pictures that an earlier run had finished, ``objects`` those of all rows. ``reasons`` says
+    ``done_before`` counts images that an earlier run had finished, ``objects`` those of all rows. ``reasons`` says
     how many files were skipped for each kind of error, the commonest first; ``skipped_file`` names all of them.
     ``features_bytes`` is the size of the features of all rows.
     """
@@ -93,10 +93,10 @@ class RefineSummary:
 
 @dataclass
 class _Lot:
-    """Pictures that go through the experts together: each open, or with what is wrong with it.
+    """Images that go through the experts together: each open, or with what is wrong with it.
 
     ``prepared`` is what the experts read of those that are open, or the error of making it. ``ends_batch`` counts the
-    pictures of the batch that ends with this lot, 0 where it goes on; ``passed`` those that were found finished before.
+    images of the batch that ends with this lot, 0 where it goes on; ``passed`` those that were found finished before.
     """
 
     entries: list[tuple[InputPicture, Image.Image | ImageError]]
@@ -111,7 +111,7 @@ class _Lot:
 
 @dataclass(frozen=True)
 class _Finished:
-    """A picture's row and drawing, ready to be written."""
+    """An image's row and drawing, ready to be written."""
 
     line: bytes
     objects: int
@@ -135,25 +135,25 @@ def refine_files(
 ) -> RefineSummary:
     """Refine ``pictures`` into the folder ``out``, which is made if need be.
 
-    Every picture ends in one of two files: ``objects.jsonl``, or ``skipped.jsonl`` with the reason. Pictures that fail
+    Every image ends in one of two files: ``objects.jsonl``, or ``skipped.jsonl`` with the reason. Images that fail
     in a batch are tried one by one, so that only those that fail alone are skipped. While the experts look at some
-    pictures, the next are opened and resized in another thread.
+    images, the next are opened and resized in another thread.
 
     Args:
         refiner: any ``VisualRefiner``.
-        pictures: paths, or pictures wherever they are kept. Gone through twice: counted, then refined. One that ``out``
+        pictures: paths, or images wherever they are kept. Gone through twice: counted, then refined. One that ``out``
             already holds, or that comes twice, is not done again.
-        out: holds ``objects.jsonl`` (one picture a line), ``skipped.jsonl``, ``drawn/``, and the files of ``formats``.
-        batch_size: pictures that go through the experts together.
+        out: holds ``objects.jsonl`` (one image a line), ``skipped.jsonl``, ``drawn/``, and the files of ``formats``.
+        batch_size: images that go through the experts together.
         draw: write ``drawn/NAME.jpg`` with boxes, masks and labels; the row's ``drawn`` says which.
-        phrases: what to look for in every picture, in place of the tagger's tags.
-        redo: drop the rows of ``out`` that another refiner made, and do their pictures again.
+        phrases: what to look for in every image, in place of the tagger's tags.
+        redo: drop the rows of ``out`` that another refiner made, and do their images again.
         formats: made of all rows at the end: any of ``jsonl`` (which is always there), ``coco``, ``parquet``, ``yolo``.
-        shard: do its pictures alone, into a folder of its own in ``out`` (``Shard.folder``); drawings go to ``out``.
+        shard: do its images alone, into a folder of its own in ``out`` (``Shard.folder``); drawings go to ``out``.
             Formats are made when the shards are merged.
         features: keep the experts' local tokens, too, in ``features.bin`` beside the rows, for training without the
             experts (``lyrics.core.refining.features``).
-        progress: called with (pictures finished, pictures in all).
+        progress: called with (images finished, images in all).
 
     Raises:
         LyricsError: ``out`` holds rows of another refiner or of other phrases, and not ``redo``; another process is
@@ -259,7 +259,7 @@ class _Run:
                 self.done_before += key not in seen
 
     def _lots(self, pictures: Iterable[InputPicture], batch_size: int) -> Iterator[_Lot]:
-        """Batches of pictures, opened and prepared, in several lots where they are large."""
+        """Batches of images, opened and prepared, in several lots where they are large."""
         for batch in batched(pictures, batch_size):
             lot, pixels = _Lot([]), 0
             for picture in batch:
@@ -299,7 +299,7 @@ class _Run:
                 skipped.write(skipped_line(picture.name, error))
         self.refined += len(finished)
         self._give_up_if_nothing_works()
-        # A row says that all of its picture is done, so its drawing comes first.
+        # A row says that all of its image is done, so its drawing comes first.
         for one in finished:
             self.finished.objects += one.objects
             if one.drawn is not None:
@@ -316,7 +316,7 @@ class _Run:
     def _refined(
         self, opened: Sequence[tuple[InputPicture, Image.Image]], prepared: ModelImages | Exception | None
     ) -> Iterator[tuple[RefinerOutput, int] | ImageError]:
-        """What is seen in each picture, as a batch and its number in it, or why nothing is."""
+        """What is seen in each image, as a batch and its number in it, or why nothing is."""
         if prepared is None:
             return
         failure: Exception | None = None
@@ -340,7 +340,7 @@ class _Run:
             yield ImageError(reason, "expert")
 
     def _finish(self, picture: InputPicture, image: Image.Image, output: RefinerOutput, index: int) -> _Finished:
-        """Raises ``ImageError`` for a picture whose row or drawing cannot be made."""
+        """Raises ``ImageError`` for an image whose row or drawing cannot be made."""
         refinement = output.refinements[index]
         name = name_for_messages(picture.name)
         drawn, drawing = None, b""
@@ -373,7 +373,7 @@ class _Run:
         failed = self.reasons["expert"]
         if self.refined == 0 and not self.ever_worked and failed >= GIVE_UP_AFTER:
             raise LyricsError(
-                f"the experts failed on each of the first {failed} pictures, so that the refiner seems to be "
+                f"the experts failed on each of the first {failed} images, so that the refiner seems to be "
                 f"broken. The first failure: {self.first_failure}"
             )
 

@@ -93,7 +93,7 @@ class VisualRefiner(nn.Module):
         return {name: expert for name, expert in named.items() if expert is not None}
 
     def without_experts(self) -> VisualRefiner:
-        """Return a refiner that sees nothing itself, for pictures of which is known what was seen."""
+        """Return a refiner that sees nothing itself, for images of which is known what was seen."""
         return VisualRefiner(max_objects=self.max_objects, names=self.names, made_of=self.made_of)
 
     def digest(self, phrases: Sequence[str] | None = None) -> str:
@@ -160,7 +160,7 @@ class VisualRefiner(nn.Module):
 
     @torch.no_grad()
     def refine(self, images: ModelImages, phrases: Phrases = None) -> RefinerOutput:
-        """Refine pictures that a processor has prepared, and keep the local tokens; ``phrases`` as above."""
+        """Refine images that a processor has prepared, and keep the local tokens; ``phrases`` as above."""
         if images.seen is not None:
             kept = zip(images.sizes_px, images.seen.tags, images.seen.objects, images.names, strict=True)
             return RefinerOutput(tuple(Refinement(*one) for one in kept), images.seen.local)
@@ -170,7 +170,7 @@ class VisualRefiner(nn.Module):
         if self.tagger is not None and phrases is None:
             tags = self.tagger(images.by_expert["tagger"])
             _expect(
-                self.names["tagger"], len(tags) == len(images), f"gave tags for {len(tags)} of {len(images)} pictures"
+                self.names["tagger"], len(tags) == len(images), f"gave tags for {len(tags)} of {len(images)} images"
             )
         if phrases is None:
             phrases = [[tag.name for tag in found] for found in tags]

@@ -23,7 +23,7 @@ SKIPPED_FILE = "skipped.jsonl"
 
 
 def read_refinements(file: str | os.PathLike[str]) -> Iterator[Refinement]:
-    """Read the pictures of an ``objects.jsonl``. A last line that was cut off (a killed run) is left out.
+    """Read the images of an ``objects.jsonl``. A last line that was cut off (a killed run) is left out.
 
     Raises ``LyricsError`` naming the file and the line that is not valid.
     """
@@ -70,7 +70,7 @@ def row_line(row: Mapping[str, Any]) -> bytes:
 
 
 def skipped_line(name: str, error: ImageError) -> bytes:
-    """Return the line of ``skipped.jsonl`` for a picture that cannot be used."""
+    """Return the line of ``skipped.jsonl`` for an image that cannot be used."""
     record = name_to_json(name) | {"kind": error.kind, "reason": str(error)}
     # A reason may quote a name, or what a stranger's expert said.
     return (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
@@ -78,7 +78,7 @@ def skipped_line(name: str, error: ImageError) -> bytes:
 
 @dataclass
 class FinishedRows:
-    """What an ``objects.jsonl`` holds: keys of its pictures and of their drawings, and how many objects.
+    """What an ``objects.jsonl`` holds: keys of its images and of their drawings, and how many objects.
 
     ``features_end`` is the length in bytes of the features that belong to its rows.
     """
@@ -122,15 +122,15 @@ def finished_rows(path: Path, digest: str, redo: bool) -> FinishedRows:
     elif others:
         made_by = ", ".join(f"{count} by {made}" for made, count in others.most_common(3))
         raise LyricsError(
-            f"{name_for_messages(path)}: holds pictures that another refiner, other weights or other phrases made "
-            f"({made_by}; this is {digest}); give another --out, or --redo to drop those rows and do their pictures "
+            f"{name_for_messages(path)}: holds images that another refiner, other weights or other phrases made "
+            f"({made_by}; this is {digest}); give another --out, or --redo to drop those rows and do their images "
             "again."
         )
     return found
 
 
 def cut_off_half_a_line(path: Path) -> None:
-    """Cut off a last line that a killed run could not finish; its picture is done again."""
+    """Cut off a last line that a killed run could not finish; its image is done again."""
     with path.open("r+b") as file:
         end = file.seek(0, os.SEEK_END)
         kept = end
@@ -153,7 +153,7 @@ def drawing_key(drawn: str) -> bytes:
 
 
 def file_name_for(name: str, suffix: str, taken: KeySet | None) -> str:
-    """Return a name for a file that belongs to the picture ``name``: the last two folders and the file's name, joined.
+    """Return a name for a file that belongs to the image ``name``: the last two folders and the file's name, joined.
 
     With a hash of the name where that is taken, too long or odd; without ``taken`` always.
     """

@@ -1,6 +1,6 @@
-"""One list of pictures shared out over processes that know nothing of each other, and their rows brought together.
+"""One list of images shared out over processes that know nothing of each other, and their rows brought together.
 
-A picture belongs to the shard that a hash of its name says. Each shard has a folder of its own,
+An image belongs to the shard that a hash of its name says. Each shard has a folder of its own,
 ``shards/00003-of-00064`` in the folder of all, with its rows and a marker ``done.json`` that is written last.
 """
 
@@ -53,7 +53,7 @@ class Shard:
         return f"{self.index}/{self.count}"
 
     def holds(self, name: str) -> bool:
-        """Return whether the picture of that name is this shard's; depends on the name and the count alone."""
+        """Return whether the image of that name is this shard's; depends on the name and the count alone."""
         digest = hashlib.sha256(os.fsencode(name)).digest()
         return int.from_bytes(digest[:8], "big") % self.count == self.index
 
@@ -70,7 +70,7 @@ class Shard:
         (self.folder(out) / DONE_FILE).unlink(missing_ok=True)
 
     def finish(self, out: Path, refiner: str, skipped: int) -> None:
-        """Say that all of this shard's pictures are done or skipped."""
+        """Say that all of this shard's images are done or skipped."""
         with written_whole(self.folder(out) / DONE_FILE) as file:
             file.write(row_line({"shard": str(self), "refiner": refiner, "skipped": skipped}))
 
@@ -112,7 +112,7 @@ def finished_shards(out: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class MergeSummary:
-    """What was merged: shards, rows of ``objects.jsonl``, pictures skipped, and the files that were written."""
+    """What was merged: shards, rows of ``objects.jsonl``, images skipped, and the files that were written."""
 
     shards: int
     rows: int
@@ -121,7 +121,7 @@ class MergeSummary:
 
 
 def merge_shards(out: Path, formats: Iterable[str]) -> MergeSummary:
-    """Bring the rows of all shards together in ``out``, sorted by the pictures' paths, and write them in ``formats``.
+    """Bring the rows of all shards together in ``out``, sorted by the images' paths, and write them in ``formats``.
 
     The result does not depend on the number of shards, nor on how often they died. Holds a few thousand rows at a time;
     needs as much room on the disk again while it sorts.
@@ -161,7 +161,7 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 
 def _write_sorted(lines: Iterator[bytes], file: IO[bytes], aside: Path) -> int:
-    """Write lines sorted by their pictures' paths, as folders are listed; return how many there are.
+    """Write lines sorted by their images' paths, as folders are listed; return how many there are.
 
     As much as memory may hold is sorted at a time and laid ``aside``; the sorted files are then merged.
     """

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal, Self
 import yaml
 from pydantic import ConfigDict, Field, model_validator
 
-from lyrics.core.errors import SpecError, UnknownNameError
+from lyrics.core.errors import PluginError, SpecError, UnknownNameError
 from lyrics.core.json_reading import read_text
 from lyrics.core.registry.registry import Registry, default_registry
 from lyrics.core.renamed_fields import FormerNames
@@ -380,10 +380,21 @@ def _read(source: str | Path | Mapping[str, Any], registry: Registry | None) -> 
             raise SpecError(f"{path}: a training configuration is a mapping with keys such as stage and model.")
         return data, f"{path}: "
     try:
-        recipe = (registry or default_registry()).recipe(str(source))
+        config = recipe_named(str(source), registry)
     except UnknownNameError as error:
         raise UnknownNameError(f"{error} A file of a configuration ends in .yaml, .yml or .json.") from None
-    return recipe.model_dump(mode="json"), ""
+    return config.model_dump(mode="json"), ""
+
+
+def recipe_named(name: str, registry: Registry | None = None) -> TrainConfig:
+    """Return the configuration of the recipe ``name``, as its plugin gives it.
+
+    Raises as ``Registry.recipe``; ``PluginError`` also where that is no ``TrainConfig``.
+    """
+    found = (registry or default_registry()).recipe(name)
+    if not isinstance(found, TrainConfig):
+        raise PluginError(f"recipe {name!r} returned a {type(found).__name__}, not a TrainConfig.")
+    return found
 
 
 def _name_the_model(data: dict[str, Any], overrides: dict[str, Any]) -> None:

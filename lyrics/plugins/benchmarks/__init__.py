@@ -21,7 +21,7 @@ class FileOptions(Options):
 
     root: str = Field(description="folder that holds the files of the set (docs/datasets.md)")
     images: str | None = Field(
-        None, description="folder that holds the pictures, where that is not root (several sets share COCO's)"
+        None, description="folder that holds the images, where that is not root (several sets share COCO's)"
     )
 
 
@@ -35,7 +35,7 @@ class ScenesBenchmarkOptions(Options):
         le=1_000_000,
         description="scenes; each is asked five times, for each task, or 12 times if it is fine",
     )
-    side: int = Field(128, ge=128, le=512, description="longer side of the pictures in pixels")
+    side: int = Field(128, ge=128, le=512, description="longer side of the images in pixels")
     max_objects: int = Field(8, ge=1, le=20, description="most objects of a scene")
     seed: int = Field(0, ge=0, lt=2**64, description="another seed is another world")
     attributes: Literal["plain", "fine"] = Field(
@@ -53,12 +53,12 @@ class PopeOptions(Options):
     )
     data: str = Field("scenes", description="data set whose samples have objects")
     root: str | None = Field(None, description="folder that holds the data set's files; null for scenes")
-    images: str | None = Field(None, description="folder that holds its pictures, where that is not root")
+    images: str | None = Field(None, description="folder that holds its images, where that is not root")
     part: str | None = Field("test", description="split of the data set, such as val2014; null for its own default")
     num_images: int = Field(500, ge=1, description="images that are asked about")
     per_image: int = Field(3, ge=1, description="questions about things that are there, and as many about others")
     counted: int | None = Field(
-        1000, ge=1, description="pictures that frequencies are counted over, the first; null for all of the data set"
+        1000, ge=1, description="images that frequencies are counted over, the first; null for all of the data set"
     )
     seed: int = Field(0, ge=0, lt=2**64, description="of the draws")
 
@@ -98,7 +98,7 @@ _ROWS = (
     _Row("vqav2", "questions:vqav2", ("val", "test-dev", "test"), "VQAv2: VQA accuracy", annotators=True),
     _Row("ok-vqa", "questions:ok_vqa", ("val",), "OK-VQA: VQA accuracy", annotators=True),
     _Row("gqa", "questions:gqa", ("testdev-balanced", "val-balanced"), "GQA: exact match"),
-    _Row("sciqa-img", "questions:sciqa_img", ("test", "val"), "ScienceQA, problems with a picture: option letter"),
+    _Row("sciqa-img", "questions:sciqa_img", ("test", "val"), "ScienceQA, problems with an image: option letter"),
     _Row("vizwiz", "questions:vizwiz", ("val", "test"), "VizWiz: VQA accuracy", annotators=True),
     # Questions about written words
     _Row("textvqa", "questions:textvqa", ("val", "test"), "TextVQA: VQA accuracy", annotators=True),

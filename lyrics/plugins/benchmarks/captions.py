@@ -13,17 +13,17 @@ from lyrics.plugins.benchmarks import _data
 
 
 def coco(options: Any, context: BuildContext) -> DatasetBenchmark:
-    """Karpathy's test split (5,000 pictures) unless another is asked for."""
+    """Karpathy's test split (5,000 images) unless another is asked for."""
     return _captions("coco", options)
 
 
 def nocaps(options: Any, context: BuildContext) -> DatasetBenchmark:
-    """Return the validation split (4,500 pictures); the captions of the test split are on a server."""
+    """Return the validation split (4,500 images); the captions of the test split are on a server."""
     return _captions("nocaps", options)
 
 
 def flickr30k(options: Any, context: BuildContext) -> DatasetBenchmark:
-    """Karpathy's test split: 1,000 pictures."""
+    """Karpathy's test split: 1,000 images."""
     return _captions("flickr30k", options)
 
 

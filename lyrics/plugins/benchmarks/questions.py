@@ -1,4 +1,4 @@
-"""Questions: VQAv2, OK-VQA, GQA, ScienceQA with pictures, VizWiz, and about written words TextVQA and OCR-VQA (Table
+"""Questions: VQAv2, OK-VQA, GQA, ScienceQA with images, VizWiz, and about written words TextVQA and OCR-VQA (Table
 2).
 """
 
@@ -37,7 +37,7 @@ def gqa(options: Any, context: BuildContext) -> DatasetBenchmark:
 
 
 def sciqa_img(options: Any, context: BuildContext) -> DatasetBenchmark:
-    """Return the problems of ScienceQA that have a picture: 2,017 in the test split."""
+    """Return the problems of ScienceQA that have an image: 2,017 in the test split."""
     ask = partial(prompt_of, template=PROMPTS["multi-choice"])
     return DatasetBenchmark(_data.of("scienceqa", options), ask, judges.options, keep=_has_picture)
 

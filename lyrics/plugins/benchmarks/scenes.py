@@ -46,7 +46,7 @@ _TAG = re.compile(
 
 @dataclass(frozen=True)
 class ScenesBenchmark:
-    """Keeps the ``benchmark`` contract, with pictures and judge (``lyrics.core.evaluation.benchmark``)."""
+    """Keeps the ``benchmark`` contract, with images and judge (``lyrics.core.evaluation.benchmark``)."""
 
     data: Mapping[Task, Dataset]
     scenes: int

@@ -32,7 +32,7 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class SamHq(BoxSegmenter):
-    """Images and boxes -> per box its mask in the original picture, and a local token.
+    """Images and boxes -> per box its mask in the original image, and a local token.
 
     A mask is the first mask of SAM plus the high-quality mask (the authors' default for a box), above a logit of 0,
     enlarged as the authors do: bilinear to the canvas, cut to the image, bilinear to the original image. A box that

@@ -41,9 +41,9 @@ class ScenesOptions(Options):
     task: SceneTask = Field(
         "caption",
         description="what is said of a scene; mixed draws a single task for each, conversation takes several. The "
-        "pictures stay the same",
+        "images stay the same",
     )
-    side: int = Field(128, ge=128, le=512, description="longer side of the pictures in pixels; some are not square")
+    side: int = Field(128, ge=128, le=512, description="longer side of the images in pixels; some are not square")
     max_objects: int = Field(8, ge=1, le=len(NUMBERS) - 1, description="most objects of a scene; the fewest is 1")
     seed: int = Field(0, ge=0, lt=2**64, description="another seed is another world")
     attributes: Attributes = Field(

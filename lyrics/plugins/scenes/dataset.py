@@ -47,7 +47,7 @@ from lyrics.plugins.scenes.telling import Telling
 
 _TURNS_OF_DIALOGUE = 3
 _TURNS_OF_CONVERSATION = 6
-#: Of referring expressions, those that nothing in the picture matches.
+#: Of referring expressions, those that nothing in the image matches.
 _ABSENT_SHARE = 0.15
 
 
@@ -122,7 +122,7 @@ class Scenes:
         """Raises ``ValueError`` for a sample of another split."""
         split, _, index = (sample.image or "").partition("/")
         if split != self.options.split or not index.isdecimal():
-            raise ValueError(f"{sample.image!r} is no picture of the split {self.options.split!r} of scenes")
+            raise ValueError(f"{sample.image!r} is no image of the split {self.options.split!r} of scenes")
         draw = draw_fine_scene if self.options.attributes == "fine" else draw_scene
         return draw(self.scene(int(index)), self.options.seed)
 
@@ -132,7 +132,7 @@ def build(options: ScenesOptions, context: BuildContext) -> Scenes:
 
 
 def sample_of(scene: Scene, task: SingleTask, draws: Draws, key: str) -> Sample:
-    """What is said of a scene for a task; ``key`` names its picture."""
+    """What is said of a scene for a task; ``key`` names its image."""
     return _SAMPLES[task](Telling(scene, draws, key))
 
 

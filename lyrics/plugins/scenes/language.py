@@ -15,7 +15,7 @@ from lyrics.plugins.scenes.draws import Draws
 from lyrics.plugins.scenes.layout import Scene, Thing
 from lyrics.plugins.scenes.names import NUMBERS, PLURALS
 
-#: A centre between these shares of the picture's side is in the first, second or last third, and well inside of it.
+#: A center between these shares of the image's side is in the first, second or last third, and well inside of it.
 _THIRDS = ((0.0, 0.28), (0.38, 0.62), (0.72, 1.0))
 _ROWS, _COLUMNS = ("top", "", "bottom"), ("left", "", "right")
 PLACES = tuple(" ".join(filter(None, (row, column))) or "center" for row in _ROWS for column in _COLUMNS)

@@ -1,7 +1,7 @@
 """A scene before it is drawn: which things lie where, what of each is to be seen, and which words are written.
 
 After the first thing, the others are laid from the largest to the smallest, so the smaller lie on top. Letters: H and W
-pixels of the picture.
+pixels of the image.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class Scene:
     def mask(self, index: int) -> Mask:
         """The pixels of a thing that are to be seen.
 
-        As ``Mask.from_array``, but looking at the thing's own part of the picture only.
+        As ``Mask.from_array``, but looking at the thing's own part of the image only.
         """
         thing = self.things[index]
         if thing.partly_hidden or thing.canvas is not None:

@@ -13,7 +13,7 @@ PLURALS = {shape: {"cross": "crosses"}.get(shape, f"{shape}s") for shape in (*SH
 #: once.
 HELD_OUT = frozenset((colour, SHAPES[(3 * index + 2) % 8]) for index, colour in enumerate(COLOURS))
 
-#: Side of an object as a share of the picture's shorter side. The gaps keep the words apart.
+#: Side of an object as a share of the image's shorter side. The gaps keep the words apart.
 SIZES = {"small": (0.125, 0.165), "medium": (0.22, 0.28), "large": (0.36, 0.46)}
 
 #: What a scene's things have beside color, shape and size: ``plain`` is nothing, ``fine`` is all of the following, none

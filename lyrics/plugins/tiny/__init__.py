@@ -50,7 +50,7 @@ class _TrainedOptions(Options):
 class TinyVitOptions(_TrainedOptions):
     """Options of ``tiny-vit``."""
 
-    image_size: int = Field(112, ge=8, description="side in pixels of the square that pictures are squashed to")
+    image_size: int = Field(112, ge=8, description="side in pixels of the square that images are squashed to")
     patch_size: int = Field(8, ge=4, le=32, description="pixels per token along each side; a power of two")
     width: int = Field(128, ge=8, multiple_of=8, description="width of a token")
     blocks: int = Field(4, ge=0, description="residual blocks of the last stage of the convolutional trunk")
@@ -116,7 +116,7 @@ class TinyDetectorOptions(_VocabularyOptions):
         description="of two boxes for different phrases that overlap more, the better stays: a thing has one name; "
         "1: both stay",
     )
-    max_detections: int = Field(100, ge=1, description="most detections per picture; the best are kept")
+    max_detections: int = Field(100, ge=1, description="most detections per image; the best are kept")
     queries: int | None = Field(
         None,
         ge=1,
@@ -142,8 +142,8 @@ class TinySegmenterOptions(_TrainedOptions):
     image_size: int = Field(
         128, ge=16, multiple_of=8, description="longest side in pixels, and side of the padded square"
     )
-    width: int = Field(64, ge=8, multiple_of=8, description="channels of the picture's features")
-    blocks: int = Field(2, ge=0, description="residual blocks of the picture's features")
+    width: int = Field(64, ge=8, multiple_of=8, description="channels of the image's features")
+    blocks: int = Field(2, ge=0, description="residual blocks of the image's features")
     roi_size: int = Field(28, ge=4, description="side of the grid of samples over a box from which its mask is made")
     look_width: int | None = Field(
         None,
@@ -159,7 +159,7 @@ class TinySegmenterOptions(_TrainedOptions):
         return (self.look_width or self.width) + 4
 
 
-# Phrases that the conformance suite asks for, one of each picture, so that it sees detections.
+# Phrases that the conformance suite asks for, one of each image, so that it sees detections.
 _TEST_VOCABULARY = ("red circle", "dog")
 
 

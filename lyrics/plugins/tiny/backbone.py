@@ -1,8 +1,8 @@
-"""A convolutional trunk in which a picture's features depend on that picture alone.
+"""A convolutional trunk in which an image's features depend on that image alone.
 
-Pictures of different sizes share a batch padded on the right and at the bottom. Everything outside a picture is set to
+Images of different sizes share a batch padded on the right and at the bottom. Everything outside an image is set to
 zero after every operation that could have written there, which is what a convolution pads with by itself, and
-normalisation is over channels only, so neither the padding nor the other pictures of the batch reach a feature.
+normalisation is over channels only, so neither the padding nor the other images of the batch reach a feature.
 
 Shapes: B images, C channels, H and W pixels or cells.
 """
@@ -58,7 +58,7 @@ class ConvTrunk(nn.Module):
         widths: channels of each stage.
         blocks: residual blocks of each stage, as many numbers as ``widths``.
 
-    The stride is ``2 ** len(widths)``; a picture of ``w`` pixels has ``ceil(w / stride)`` cells.
+    The stride is ``2 ** len(widths)``; an image of ``w`` pixels has ``ceil(w / stride)`` cells.
     """
 
     def __init__(self, widths: tuple[int, ...], blocks: tuple[int, ...]) -> None:
@@ -73,7 +73,7 @@ class ConvTrunk(nn.Module):
         self.norm = ChannelNorm(widths[-1])
 
     def forward(self, pixels_BCHW: torch.Tensor, pixel_mask_BHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pixels [B,3,H,W] and their bool mask [B,H,W] -> features [B,C,h,w], zero outside the picture, and the bool
+        """Pixels [B,3,H,W] and their bool mask [B,H,W] -> features [B,C,h,w], zero outside the image, and the bool
         mask [B,h,w].
         """
         mask_BHW = pixel_mask_BHW

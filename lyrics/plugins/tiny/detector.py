@@ -35,7 +35,7 @@ class CellPredictions:
 
     Args:
         states_BMD: the states that the rest is read from; on padding they mean nothing.
-        mask_BM: True for cells of the picture, False for padding.
+        mask_BM: True for cells of the image, False for padding.
         centres_px_M2: (x, y) of the cells' centres in pixels of the canvas.
         objectness_BM: logits.
         boxes_px_BM4: xyxy in pixels of the canvas, not clipped to it.
@@ -107,7 +107,7 @@ class TinyDetector(KnowsScenes, nn.Module):
         )
         centres_px_M2 = (torch.stack([columns, rows], dim=-1).flatten(0, 1) + 0.5) * stride
         placed = self.placing(states_BMD)
-        # Distances are exponentials, in cells (FCOS, section 3.1); beyond exp(5) cells there is no picture.
+        # Distances are exponentials, in cells (FCOS, section 3.1); beyond exp(5) cells there is no image.
         distances_px = self.distances(placed).clamp(max=5.0).exp() * stride
         boxes_px_BM4 = torch.cat([centres_px_M2 - distances_px[..., :2], centres_px_M2 + distances_px[..., 2:]], dim=-1)
         return CellPredictions(
@@ -120,8 +120,8 @@ class TinyDetector(KnowsScenes, nn.Module):
         )
 
     def forward(self, images: ImageBatch, phrases: Sequence[Sequence[str]]) -> DetectorOutput:
-        """``phrases[i]`` are looked for in picture i. Boxes come back in the original picture."""
-        assert len(phrases) == len(images), "one list of phrases per picture"
+        """``phrases[i]`` are looked for in image i. Boxes come back in the original image."""
+        assert len(phrases) == len(images), "one list of phrases per image"
         cells = self.predict(images)
         boxes_norm_BM4 = self._to_original(cells.boxes_px_BM4, images)
         tokens_BMD = torch.cat([cells.states_BMD, to_centre_size(boxes_norm_BM4)], dim=-1) * cells.mask_BM[..., None]
@@ -154,7 +154,7 @@ class TinyDetector(KnowsScenes, nn.Module):
 
     @staticmethod
     def _to_original(boxes_px_BM4: torch.Tensor, images: ImageBatch) -> torch.Tensor:
-        """Boxes on the canvas [B,M,4] -> normalised in the original picture, clipped to it, without gradient."""
+        """Boxes on the canvas [B,M,4] -> normalised in the original image, clipped to it, without gradient."""
         boxes_norm_BM4 = torch.zeros_like(boxes_px_BM4)
         for row_M4, boxes_px_M4, frame in zip(boxes_norm_BM4, boxes_px_BM4, images.frames, strict=True):
             boxes_norm_M4 = frame.boxes_from_canvas(boxes_px_M4.detach().double().cpu().numpy())
@@ -164,7 +164,7 @@ class TinyDetector(KnowsScenes, nn.Module):
     def _detections(
         self, boxes_norm_M4: torch.Tensor, scores_MP: torch.Tensor, wanted: Sequence[str]
     ) -> tuple[Detection, ...]:
-        """The detections of one picture, best first: suppressed among the boxes of each phrase, then among those of
+        """The detections of one image, best first: suppressed among the boxes of each phrase, then among those of
         all.
         """
         found: list[Detection] = []

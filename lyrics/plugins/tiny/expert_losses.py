@@ -1,11 +1,11 @@
-"""Training the tiny experts on pictures whose objects are known.
+"""Training the tiny experts on images whose objects are known.
 
-Each ``*_loss`` here takes a module, prepared pictures and their objects (tag, box and mask in the original picture),
+Each ``*_loss`` here takes a module, prepared images and their objects (tag, box and mask in the original image),
 and gives the scalar that ``fit`` descends::
 
     fit(detector, batches, detector_loss, steps=2000)
 
-Shapes: B images, N objects of one picture, P names of a vocabulary, M cells or image tokens.
+Shapes: B images, N objects of one image, P names of a vocabulary, M cells or image tokens.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def fit(
 
 
 def tagger_loss(tagger: TinyTagger, images: ImageBatch, objects: Objects) -> torch.Tensor:
-    """A picture's targets are the tags of its objects; tags outside the vocabulary are ignored."""
+    """An image's targets are the tags of its objects; tags outside the vocabulary are ignored."""
     targets_BP = [tagger.phrases.targets([obj.tag for obj in found]).sum(0).clamp(max=1) for found in objects]
     return multilabel_loss(tagger.logits(images), torch.stack(targets_BP))
 

@@ -43,7 +43,7 @@ class _Scenes:
     objects: Objects
 
     def batches(self, preprocessing: Preprocessing) -> Iterator[tuple[ImageBatch, int]]:
-        """Prepared pictures, and the place of the first."""
+        """Prepared images, and the place of the first."""
         for start in range(0, len(self.pictures), _BATCH):
             yield prepare(self.pictures[start : start + _BATCH], preprocessing), start
 
@@ -59,7 +59,7 @@ def measure(tagger: TinyTagger, detector: TinyDetector, segmenter: TinySegmenter
     - ``AP50, ...``: mean over names of the average precision of boxes at IoU 0.5, asked for all names, for the
       tagger's tags, and for the true tags; the last also for things and for words alone.
     - ``boxes precision``, ``boxes recall``: of what is detected for the tagger's tags.
-    - ``mIoU, ...``: mean over things of the overlap of masks, in the original picture: asked for by true boxes; by
+    - ``mIoU, ...``: mean over things of the overlap of masks, in the original image: asked for by true boxes; by
       detected boxes (for the tagger's tags) over the things that were detected, and over all things, one that was not
       counting 0.
     """

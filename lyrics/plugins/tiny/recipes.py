@@ -83,7 +83,7 @@ def tiny_stage2() -> TrainConfig:
         out="runs/tiny-stage2",
         model=ModelSection(spec=lyrics_tiny()),
         data=DataSection(
-            # Several turns about a picture: looking at it costs as much as they do.
+            # Several turns about an image: looking at it costs as much as they do.
             sets={"scenes": DataSlot(use="scenes", options={"task": "conversation"})},
             augmentation=None,  # as in stage 1
             snap_iou=0.5,  # so few steps teach to copy a box, and not to mend it

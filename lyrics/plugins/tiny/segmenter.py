@@ -1,6 +1,6 @@
 """``tiny-segmenter``: the mask and a token of whatever a box holds.
 
-The picture's features are computed once. A grid of samples over each box, and a margin around it, takes both those
+The image's features are computed once. A grid of samples over each box, and a margin around it, takes both those
 features and the pixels themselves, so that edges stay sharp; a small network turns the samples into a mask.
 
 Shapes: B images, K boxes, R samples along each side of a box, C channels, D = C + 4 width of a token, h and w cells.
@@ -63,7 +63,7 @@ def sample(
 
 
 def pasted(logits_RR: torch.Tensor, region_px_4: npt.NDArray[np.float64], frame: Frame) -> Mask:
-    """A region's mask logits as a mask of the original picture: bilinear, inside where above 0, nothing outside the
+    """A region's mask logits as a mask of the original image: bilinear, inside where above 0, nothing outside the
     region.
     """
     width, height = frame.original_size
@@ -114,7 +114,7 @@ class LookEncoder(nn.Module):
 
 
 class TinySegmenter(KnowsScenes, nn.Module):
-    """Images and boxes -> masks of the original pictures, and a token per box.
+    """Images and boxes -> masks of the original images, and a token per box.
 
     Local tokens [B,K,width + 4]: the image's features averaged over the mask, and the box (center x, center y, width,
     height; normalized in the original image). With ``look_width`` it is so many channels in place of ``width``, which a
@@ -179,8 +179,8 @@ class TinySegmenter(KnowsScenes, nn.Module):
         return torch.cat(logits), torch.cat(looks)
 
     def forward(self, images: ImageBatch, boxes: Sequence[Sequence[Box]]) -> SegmenterOutput:
-        """``boxes[i]`` are in picture i's original; masks and tokens come in their order."""
-        assert len(boxes) == len(images), "one list of boxes per picture"
+        """``boxes[i]`` are in image i's original; masks and tokens come in their order."""
+        assert len(boxes) == len(images), "one list of boxes per image"
         logits_KRR, looks_KC = self.predict(images, boxes)
         counts = [len(wanted) for wanted in boxes]
         tokens_BKD = looks_KC.new_zeros(len(boxes), max(counts, default=0), self.feature_dim)

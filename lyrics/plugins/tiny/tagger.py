@@ -1,4 +1,4 @@
-"""``tiny-tagger``: which names of a fixed vocabulary a picture shows.
+"""``tiny-tagger``: which names of a fixed vocabulary an image shows.
 
 Shapes: B images, D width, P names of the vocabulary, h and w cells.
 """
@@ -18,7 +18,7 @@ from lyrics.plugins.tiny.trained_weights import materialize
 
 
 class TinyTagger(KnowsScenes, nn.Module):
-    """Every cell of 8 x 8 pixels votes for every name; the picture's logit is the smooth maximum of its cells' logits.
+    """Every cell of 8 x 8 pixels votes for every name; the image's logit is the smooth maximum of its cells' logits.
 
     Votes are cast where the thing is, so that colour and shape of one object stay together.
     """

@@ -1,6 +1,6 @@
 """The losses that the tiny experts are trained with, as plain functions of tensors.
 
-Shapes: B images, P names of a vocabulary, M cells, N objects of one picture, K boxes, R samples along a side of a box.
+Shapes: B images, P names of a vocabulary, M cells, N objects of one image, K boxes, R samples along a side of a box.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CENTRE_RADIUS = 1.5
 def multilabel_loss(logits: torch.Tensor, targets: torch.Tensor, *, gamma_negative: float = 2.0) -> torch.Tensor:
     """Loss for independent labels, summed over labels and averaged over the leading dimensions.
 
-    The asymmetric loss of Ridnik et al. 2021 (equation 4) with its gamma for positives 0: negatives, of which a picture
+    The asymmetric loss of Ridnik et al. 2021 (equation 4) with its gamma for positives 0: negatives, of which an image
     has many, are weighted by their probability to the power of ``gamma_negative``. With 0 it is binary cross-entropy.
 
     Args:
@@ -78,9 +78,9 @@ def detection_loss(
     answering cells.
 
     Args:
-        cells: ``TinyDetector.predict`` of B pictures.
-        boxes_px: per picture its objects' boxes [N,4], xyxy in pixels of the canvas.
-        names: per picture its objects' names [N,P], 0 or 1.
+        cells: ``TinyDetector.predict`` of B images.
+        boxes_px: per image its objects' boxes [N,4], xyxy in pixels of the canvas.
+        names: per image its objects' names [N,P], 0 or 1.
         stride: pixels per cell.
 
     A batch without objects is trained on objectness alone.

@@ -78,7 +78,7 @@ class ExpertTraining:
     batch: int
     learning_rate: float
     after: str | None = None
-    #: The row of its first picture.
+    #: The row of its first image.
     first_row: int = 0
     #: Its folder; one expert may be trained more than once.
     name: str = ""
@@ -331,7 +331,7 @@ def annotated(sample: Sample, size_px: tuple[int, int]) -> tuple[DetectedObject,
 
 
 def drawn(dataset: Dataset, rows: Sequence[int]) -> tuple[list[Image], list[tuple[DetectedObject, ...]]]:
-    """The pictures of some rows, and what is in them."""
+    """The images of some rows, and what is in them."""
     pictures, objects = [], []
     for row in rows:
         sample = dataset[row]

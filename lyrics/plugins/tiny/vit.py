@@ -1,4 +1,4 @@
-"""``tiny-vit``: a small vision transformer on a convolutional trunk, which learns shapes from far fewer pictures than
+"""``tiny-vit``: a small vision transformer on a convolutional trunk, which learns shapes from far fewer images than
 attention does.
 
 Shapes: B images, H and W pixels, N image tokens, D width.
@@ -64,11 +64,11 @@ class TinyVit(KnowsScenes, nn.Module):
         self.norm = nn.LayerNorm(options.width)
 
     def forward(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
-        """Raises ``ContractError`` for pictures of another size."""
+        """Raises ``ContractError`` for images of another size."""
         size = self.preprocessing.size
         if pixels_BCHW.shape[1:] != (3, size, size):
             raise ContractError(
-                f"tiny-vit reads pictures of shape (batch, 3, {size}, {size}), not {tuple(pixels_BCHW.shape)}; "
+                f"tiny-vit reads images of shape (batch, 3, {size}, {size}), not {tuple(pixels_BCHW.shape)}; "
                 "prepare them as its `preprocessing` says"
             )
         everywhere_BHW = pixels_BCHW.new_ones(pixels_BCHW.shape[0], size, size, dtype=torch.bool)

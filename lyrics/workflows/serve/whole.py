@@ -17,7 +17,7 @@ from lyrics.core.language.soft_prompts import SoftPrompts, embed
 def embed_together(
     prompts: Sequence[TokenPrompt], soft_tokens: Sequence[torch.Tensor], language_model: LanguageModel
 ) -> tuple[list[TokenPrompt], SoftPrompts]:
-    """Prompts with soft tokens [P,Q,D] of their own as one batch, padded on the left, in which pictures count from 0
+    """Prompts with soft tokens [P,Q,D] of their own as one batch, padded on the left, in which images count from 0
     over all of them.
     """
     numbered, first = [], 0

@@ -70,6 +70,6 @@ def test_which_texts_are_dropped_is_a_function_of_seed_and_position() -> None:
 @pytest.mark.parametrize("stored_px", [(48, 64), (64, 64)])
 def test_a_refinement_of_a_turned_or_cropped_picture_is_refused(stored_px: tuple[int, int]) -> None:
     with pytest.raises(
-        DatasetError, match=r"a.jpg \(data set 'set', row 3\) has \(64, 48\) pixels, but .* another pic"
+        DatasetError, match=r"a.jpg \(data set 'set', row 3\) has \(64, 48\) pixels, but .* another image"
     ):
         shown(stored_px)

@@ -29,7 +29,7 @@ from lyrics.core.refining.refine_files import (
     GIVE_UP_AFTER,
     OBJECTS_FILE,
     SKIPPED_FILE,
-    find_pictures,
+    find_images,
     read_refinements,
     refine_files,
 )
@@ -70,7 +70,7 @@ def pictures(tmp_path: Path) -> Path:
 
 def test_a_folder_becomes_lines_coco_and_drawings(refiner: VisualRefiner, pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    found = find_pictures([pictures])
+    found = find_images([pictures])
     assert [path.relative_to(pictures).as_posix() for path in found] == ["a.png", "b.jpg", "c.jpg", "deeper/a.png"]
     seen: list[tuple[int, int]] = []
     summary = refine_files(refiner, found, out, batch_size=2, progress=lambda done, total: seen.append((done, total)))
@@ -89,7 +89,7 @@ def test_a_folder_becomes_lines_coco_and_drawings(refiner: VisualRefiner, pictur
     assert len(coco["annotations"]) == sum(len(line["objects"]) for line in lines) == summary.objects
     assert {annotation["category_id"] for annotation in coco["annotations"]} <= {c["id"] for c in coco["categories"]}
     drawings = sorted((out / DRAWN_FOLDER).iterdir())
-    assert len(drawings) == 3, "two pictures called a.png must not share a drawing"
+    assert len(drawings) == 3, "two images called a.png must not share a drawing"
     assert [json.loads(line)["image"] for line in (out / SKIPPED_FILE).read_text().splitlines()] == [
         str(pictures / "c.jpg")
     ]
@@ -97,7 +97,7 @@ def test_a_folder_becomes_lines_coco_and_drawings(refiner: VisualRefiner, pictur
 
 def test_a_second_run_does_only_what_is_missing(refiner: VisualRefiner, pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    found = find_pictures([pictures])
+    found = find_images([pictures])
     refine_files(refiner, found[:1], out, draw=False)
     first = (out / OBJECTS_FILE).read_text()
     summary = refine_files(refiner, found, out, draw=False)
@@ -111,7 +111,7 @@ def test_a_second_run_does_only_what_is_missing(refiner: VisualRefiner, pictures
 
 
 def test_cached_experts_give_back_what_was_written(refiner: VisualRefiner, pictures: Path, tmp_path: Path) -> None:
-    found = [path for path in find_pictures([pictures]) if path.name != "c.jpg"]
+    found = [path for path in find_images([pictures]) if path.name != "c.jpg"]
     refine_files(refiner, found, tmp_path / "out", draw=False)
     file = tmp_path / "out" / OBJECTS_FILE
     cached = {"use": "cached", "options": {"file": str(file)}}
@@ -175,8 +175,8 @@ def test_annotated_boxes_come_through_in_their_place(tmp_path: Path) -> None:
 
 def test_missing_and_empty_inputs_say_so(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="no such file or folder"):
-        find_pictures([tmp_path / "nothing"])
-    assert find_pictures([tmp_path]) == []
+        find_images([tmp_path / "nothing"])
+    assert find_images([tmp_path]) == []
     with pytest.raises(SpecError, match="nothing to refine with"):
         build_refiner("blip2-13b", weights="random")
 
@@ -287,7 +287,7 @@ def _refine_until(writes: int, refiner: VisualRefiner, found: Sequence[Path], ou
 def test_a_run_that_is_killed_anywhere_and_repeated_gives_the_same_bytes(pictures: Path, tmp_path: Path) -> None:
     """SIGKILL before each write that reaches the disk in turn: drawings, rows, the files at the end."""
     Image.new("RGB", (64, 48)).save(pictures / "a.webp")  # wants the drawing of a.png
-    found, refiner = find_pictures([pictures]), Choosy(0, RuntimeError())
+    found, refiner = find_images([pictures]), Choosy(0, RuntimeError())
     refine_files(refiner, found, tmp_path / "whole", batch_size=2)
     whole = snapshot(tmp_path / "whole")
     assert len(whole) == 4 + len(found) - 1  # three files, the lock, and no drawing of the damaged picture
@@ -309,7 +309,7 @@ def test_one_picture_one_drawing(refiner: VisualRefiner, tmp_path: Path) -> None
         Image.new("RGB", (20, 20)).save(folder / name)
     (tmp_path / "in_b").mkdir()
     Image.new("RGB", (20, 20)).save(tmp_path / "in_b" / "same.jpg")
-    found = find_pictures([tmp_path / "in", tmp_path / "in_b"])
+    found = find_images([tmp_path / "in", tmp_path / "in_b"])
     first = refine_files(refiner, found[:3], tmp_path / "out", batch_size=1)
     summary = refine_files(refiner, found, tmp_path / "out", batch_size=4)
     assert (first.refined, summary.refined, summary.skipped) == (3, 4, {})
@@ -333,7 +333,7 @@ def test_of_a_batch_that_fails_only_the_culprit_is_skipped(error: Exception, tmp
     for number, width in enumerate((10, 11, 12, 13)):
         Image.new("RGB", (width, 5)).save(tmp_path / f"{number}.png")
     refiner = Choosy(12, error)
-    summary = refine_files(refiner, find_pictures([tmp_path]), tmp_path / "out", draw=False)
+    summary = refine_files(refiner, find_images([tmp_path]), tmp_path / "out", draw=False)
     assert refiner.batches == [4, 1, 1, 1, 1]
     assert (summary.refined, list(summary.skipped), summary.reasons) == (3, [str(tmp_path / "2.png")], {"expert": 1})
     (skipped,) = rows(tmp_path / "out" / SKIPPED_FILE)
@@ -364,7 +364,7 @@ def test_a_row_or_drawing_that_cannot_be_made_skips_its_picture_alone(
             seen = (Odd(size, name=name) for size, name in zip(images.sizes_px, images.names, strict=True))
             return RefinerOutput(tuple(seen), {})
 
-    summary = refine_files(Odder(), find_pictures([tmp_path]), tmp_path / "out")
+    summary = refine_files(Odder(), find_images([tmp_path]), tmp_path / "out")
     assert (summary.refined, list(summary.skipped)) == (1, [str(tmp_path / "10.png")])
     assert summary.reasons == {"drawing" if what == "draw" else "expert": 1}
 
@@ -373,8 +373,8 @@ def test_experts_that_fail_on_everything_stop_the_run(tmp_path: Path) -> None:
     for number in range(GIVE_UP_AFTER + 4):
         Image.new("RGB", (10, 5)).save(tmp_path / f"{number:02}.png")
     refiner = Choosy(10, RuntimeError("wrong device"))
-    found = find_pictures([tmp_path])
-    with pytest.raises(LyricsError, match=f"failed on each of the first {GIVE_UP_AFTER} pictures.*wrong device"):
+    found = find_images([tmp_path])
+    with pytest.raises(LyricsError, match=f"failed on each of the first {GIVE_UP_AFTER} images.*wrong device"):
         refine_files(refiner, found, tmp_path / "out", draw=False)
     assert len(rows(tmp_path / "out" / SKIPPED_FILE)) == GIVE_UP_AFTER
     # Once it has worked, it is the pictures that are odd, in later runs too.
@@ -388,7 +388,7 @@ def test_large_pictures_go_through_the_experts_in_smaller_lots(tmp_path: Path, m
     for number in range(5):
         Image.new("RGB", (10, 5)).save(tmp_path / f"{number}.png")
     refiner = Choosy(0, RuntimeError())
-    assert refine_files(refiner, find_pictures([tmp_path]), tmp_path / "out", batch_size=4, draw=False).refined == 5
+    assert refine_files(refiner, find_images([tmp_path]), tmp_path / "out", batch_size=4, draw=False).refined == 5
     assert refiner.batches == [2, 2, 1]
 
 
@@ -402,7 +402,7 @@ def test_results_of_two_refiners_are_not_mixed(pictures: Path, tmp_path: Path) -
         torch.manual_seed(seed)
         return build_refiner("tiny-refiner", overrides=SEE_ANYTHING | overrides, weights="random")
 
-    found, out = find_pictures([pictures]), tmp_path / "out"
+    found, out = find_images([pictures]), tmp_path / "out"
     refine_files(build(0), found[:1], out, draw=False)
     same = rows(out / OBJECTS_FILE)[0]["refiner"]
     assert refine_files(build(0), found[:2], out, draw=False).done_before == 1
@@ -442,7 +442,7 @@ def test_a_refiner_that_reads_files_is_another_when_they_change(tmp_path: Path) 
 
 
 def test_phrases_are_looked_for_in_every_picture(refiner: VisualRefiner, pictures: Path, tmp_path: Path) -> None:
-    refine_files(refiner, find_pictures([pictures]), tmp_path / "out", draw=False, phrases=["red circle", "blue ring"])
+    refine_files(refiner, find_images([pictures]), tmp_path / "out", draw=False, phrases=["red circle", "blue ring"])
     found = rows(tmp_path / "out" / OBJECTS_FILE)
     assert {obj["tag"] for row in found for obj in row["objects"]} <= {"red circle", "blue ring"}
     assert all(row["objects"] and not row["tags"] for row in found)
@@ -484,7 +484,7 @@ def test_a_name_that_is_no_text_is_kept_byte_for_byte(refiner: VisualRefiner, tm
     for name in (b"caf\xe9.png", b"caf\xe8.png"):
         with open(folder + b"/" + name, "wb") as file:
             Image.new("RGB", (9, 8)).save(file, "PNG")
-    found = find_pictures([tmp_path / "in"])
+    found = find_images([tmp_path / "in"])
     assert refine_files(refiner, found, tmp_path / "out").refined == 2
     back = [os.fsencode(one.name) for one in read_refinements(tmp_path / "out" / OBJECTS_FILE)]
     assert back == [folder + b"/caf\xe8.png", folder + b"/caf\xe9.png"]
@@ -496,10 +496,10 @@ def test_a_name_that_is_no_text_is_kept_byte_for_byte(refiner: VisualRefiner, tm
 
 def test_the_drawings_of_an_earlier_run_are_no_pictures(refiner: VisualRefiner, pictures: Path) -> None:
     out = pictures / "out"
-    found = find_pictures([pictures], leave_out=out / DRAWN_FOLDER)
+    found = find_images([pictures], leave_out=out / DRAWN_FOLDER)
     refine_files(refiner, found, out)
     assert list((out / DRAWN_FOLDER).iterdir())
-    assert find_pictures([pictures], leave_out=out / DRAWN_FOLDER) == found
+    assert find_images([pictures], leave_out=out / DRAWN_FOLDER) == found
 
 
 def test_a_mask_drawn_in_its_window_is_the_mask_drawn_whole() -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lyrics.core.errors import SpecError
-from lyrics.core.registry.registry import default_registry
+from lyrics import Recipe, hookimpl
+from lyrics.core.errors import PluginError, SpecError
+from lyrics.core.registry.registry import PluginSource, Registry, _installed, _limited, default_registry
 from lyrics.core.runs.config import TrainConfig, digest, dump_config, load_config
 from tests.fresh import fresh
 
@@ -29,6 +31,31 @@ def test_a_recipe_survives_its_file(name: str, tmp_path: Path) -> None:
     path.write_text(dump_config(config))
     assert load_config(path) == config
     assert digest(load_config(path)) == digest(config)
+
+
+class Acme:
+    @hookimpl
+    def lyrics_recipes(self) -> Iterable[Recipe]:
+        yield Recipe("acme-run", "tests.core.runs.test_config:acme_run", "short")
+        yield Recipe("acme-number", "tests.core.runs.test_config:acme_number")
+
+
+def acme_run() -> TrainConfig:
+    return load_config(MINIMAL)
+
+
+def acme_number() -> int:
+    return 7
+
+
+def test_recipes_of_plugins() -> None:
+    """One is loaded as any other, with overrides; what is none is said to be none, with its name."""
+    registry = Registry([*_limited(_installed()), (PluginSource("acme", "1.0", "acme"), Acme)])
+    for name in ("acme-run", "acme/acme-run"):
+        config = load_config(name, {"optimization.steps": 3}, registry=registry)
+        assert (config.optimization.steps, str(config.out)) == (3, "runs/a")
+    with pytest.raises(PluginError, match="recipe 'acme-number' returned a int, not a TrainConfig"):
+        load_config("acme-number", registry=registry)
 
 
 def test_loading_needs_no_torch() -> None:

@@ -111,7 +111,7 @@ def test_no_boxes(small, pictures, sizes):
 @pytest.mark.parametrize("boxes", [[], [[], []], [BOXES[0]]])
 def test_one_list_of_boxes_per_picture(small, pictures, boxes):
     component = small()
-    with pytest.raises(ValueError, match="one list of boxes for each of the 1 pictures"):
+    with pytest.raises(ValueError, match="one list of boxes for each of the 1 images"):
         component(pictures(component, (80, 60)), boxes)
 
 

@@ -251,5 +251,5 @@ def test_rows_and_pictures_that_do_not_exist_are_refused() -> None:
     for index in (-1, 5):
         with pytest.raises(IndexError, match="rows 0 to 4"):
             data[index]
-    with pytest.raises(ValueError, match="'train/0' is no picture of the split 'test'"):
+    with pytest.raises(ValueError, match="'train/0' is no image of the split 'test'"):
         scenes(split="test").picture(data[0])

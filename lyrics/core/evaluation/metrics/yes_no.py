@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from lyrics.core.errors import LyricsError
+from lyrics.core.renaming import renamed
 
 PERCEPTION = (
     *("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR"),
@@ -33,8 +34,9 @@ def yes_or_no(answer: str) -> bool | None:
     return None if found is None else found[1].lower().startswith("y")
 
 
+@renamed(pictures="images")
 def mme_scores(
-    said: Sequence[bool | None], right: Sequence[bool], categories: Sequence[str], pictures: Sequence[str]
+    said: Sequence[bool | None], right: Sequence[bool], categories: Sequence[str], images: Sequence[str]
 ) -> dict[str, float]:
     """Return ``MME perception``, ``MME cognition`` and each subtask's score, from 0 to 200.
 
@@ -44,24 +46,24 @@ def mme_scores(
         said: answers in order; None, neither yes nor no, is wrong.
         right: the true answers.
         categories: subtask of each question, spelled as in ``PERCEPTION`` and ``COGNITION``.
-        pictures: name of the image of each question, unique within its subtask.
+        images: name of the image of each question, unique within its subtask.
 
     Raises ``LyricsError`` for an unknown subtask, and for an image that has not two questions.
     """
     known = (*PERCEPTION, *COGNITION)
     pairs: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
-    for answer, truth, category, picture in zip(said, right, categories, pictures, strict=True):
+    for answer, truth, category, image in zip(said, right, categories, images, strict=True):
         if category not in known:
             raise LyricsError(f"MME has no subtask {category!r}; it has {', '.join(known)}.")
-        pairs[category][picture].append(answer == truth)
+        pairs[category][image].append(answer == truth)
     scores: dict[str, float] = {}
-    for category, by_picture in pairs.items():
-        for picture, marks in by_picture.items():
+    for category, by_image in pairs.items():
+        for image, marks in by_image.items():
             if len(marks) != 2:
-                raise LyricsError(f"MME asks two questions about an image; {category} {picture!r} has {len(marks)}.")
-        every = [mark for marks in by_picture.values() for mark in marks]
-        both = sum(all(marks) for marks in by_picture.values())
-        scores[category] = 100 * sum(every) / len(every) + 100 * both / len(by_picture)
+                raise LyricsError(f"MME asks two questions about an image; {category} {image!r} has {len(marks)}.")
+        every = [mark for marks in by_image.values() for mark in marks]
+        both = sum(all(marks) for marks in by_image.values())
+        scores[category] = 100 * sum(every) / len(every) + 100 * both / len(by_image)
     sums = {
         f"MME {part}": sum(scores[name] for name in names if name in scores)
         for part, names in (("perception", PERCEPTION), ("cognition", COGNITION))
