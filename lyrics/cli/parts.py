@@ -10,7 +10,7 @@ import typer
 from lyrics.cli._output import JsonFlag, print_json, print_table, print_text
 
 if TYPE_CHECKING:
-    from lyrics.core.registry.registry import Entry, Registry
+    from lyrics.core.registry.registry import Entry, PluginSource, Registry
 
 
 def list_parts(
@@ -65,8 +65,13 @@ def show(
     if not colon and {entry.component.kind for entry in matches} == {"dataset", "benchmark"}:
         # A benchmark has the name of its data set; "benchmark:NAME" shows the benchmark.
         matches = [entry for entry in matches if entry.component.kind == "dataset"]
-    records = (registry.presets, registry.recipes, registry.vocabularies, registry.templates)
-    named: dict[str, set[str]] = {
+    records: tuple[list[tuple[Any, PluginSource]], ...] = (
+        registry.presets,
+        registry.recipes,
+        registry.vocabularies,
+        registry.templates,
+    )
+    named = {
         of: {spelling for one, source in found for spelling in (one.name, f"{source.distribution}/{one.name}")}
         for of, found in zip(NAMED_KINDS, records, strict=True)
     }

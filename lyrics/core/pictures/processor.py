@@ -226,8 +226,8 @@ class Processor:
             )
             for expert, preprocessing in self.preprocessing.items()
         }
-        images = ModelImages(tuple(names), tuple(picture.size for picture in opened), batches)
-        return images.to(device, dtype) if device is not None or dtype is not None else images
+        prepared = ModelImages(tuple(names), tuple(image.size for image in opened), batches)
+        return prepared.to(device, dtype) if device is not None or dtype is not None else prepared
 
 
 def _flat(images: Pictures | Sequence[Pictures]) -> list[ImageLike]:
