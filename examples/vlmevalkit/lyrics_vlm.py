@@ -38,7 +38,7 @@ class LyricsVLM:
         self.dump_image: Callable[[Any], Any] | None = None
 
     def set_dump_image(self, dump_image: Callable[[Any], Any]) -> None:
-        """VLMEvalKit's way to write a row's pictures to files, for prompts of our own."""
+        """VLMEvalKit's way to write a row's images to files, for prompts of our own."""
         self.dump_image = dump_image
 
     def use_custom_prompt(self, dataset: str) -> bool:
@@ -58,14 +58,14 @@ class LyricsVLM:
     def generate(self, message: str | Sequence[Mapping[str, str]], dataset: str | None = None) -> str:
         """The answer in the form that the prompt asks for: words without boxes, or the letter of an option.
 
-        ``message`` is a text, or pictures (paths) and texts in order; pictures come first here. Raises ``ValueError``
+        ``message`` is a text, or images (paths) and texts in order; images come first here. Raises ``ValueError``
         for a video.
         """
         parts = [{"type": "text", "value": message}] if isinstance(message, str) else message
         pictures = [part["value"] for part in parts if part["type"] == "image"]
         texts = [part["value"] for part in parts if part["type"] == "text"]
         if other := {part["type"] for part in parts} - {"image", "text"}:
-            raise ValueError(f"{dataset}: has {', '.join(sorted(other))}; lyrics reads pictures and texts.")
+            raise ValueError(f"{dataset}: has {', '.join(sorted(other))}; lyrics reads images and texts.")
         prompt = words_of("\n".join(texts))
         (answer,) = self.model.generate([pictures], [prompt], max_new_tokens=self.max_new_tokens)
         return rewritten(answer, prompt)

@@ -48,7 +48,7 @@ def show(
     ],
     json: JsonFlag = False,
 ) -> None:
-    """Show a component's options, a preset or a recipe as YAML, a vocabulary's words, or what a chat template writes."""
+    """Show a component's options, a preset or recipe as YAML, a vocabulary's words, or a chat template."""
     from lyrics.core.errors import AmbiguousNameError, UnknownNameError, did_you_mean
     from lyrics.core.inspection.inventory import NAMED_KINDS
     from lyrics.core.language.chat_templates import TEMPLATES
@@ -120,7 +120,7 @@ def _show_named(registry: Registry, kind: str, name: str, json: bool) -> None:
 
 
 def _show_template(registry: Registry, name: str, json: bool) -> None:
-    """A conversation of two exchanges as the template writes it; one in Jinja, which needs a tokenizer, as it stands."""
+    """Print a conversation of two exchanges as the template writes it, or the source of a template in Jinja."""
     from lyrics.core.language.chat_templates import template_named
     from lyrics.core.language.jinja_templates import JinjaTemplate
     from lyrics.core.language.prompts import BOS, EOS, Exchange, Segment, Special, Words

@@ -1,4 +1,4 @@
-"""The detector. Shapes: B pictures, C channels, H and W pixels, M local tokens, D feature width."""
+"""The detector. Shapes: B images, C channels, H and W pixels, M local tokens, D feature width."""
 
 import torch
 from PIL import ImageColor
@@ -27,7 +27,7 @@ class AcmeBoxes(nn.Module):
         return DetectorOutput(found, tokens_BMD, torch.ones_like(tokens_BMD[..., 0], dtype=torch.bool))
 
     def find(self, pixels_CHW, frame, phrases):
-        """The detections in one picture; ``frame`` leads from its canvas back to the picture."""
+        """The detections in one image; ``frame`` leads from its canvas back to the image."""
         for phrase in phrases:
             for name in [word for word in phrase.lower().split() if word in ImageColor.colormap][:1]:
                 color_C = pixels_CHW.new_tensor(ImageColor.getrgb(name)) / 255
