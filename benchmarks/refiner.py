@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from lyrics import Box, BuildContext, Refinement
-from lyrics.data import Processor, find_pictures, open_image, prepare
+from lyrics.data import Processor, find_images, open_image, prepare
 from lyrics.types import DetectedObject, ImageBatch, Mask, Tag
 from lyrics.workflows.bench.machine import environment
 
@@ -61,7 +61,7 @@ def main() -> None:
         if name == "batch":
             command.add_argument("--experts", nargs="+", default=EXPERTS, choices=EXPERTS)
     given = parser.parse_args()
-    pictures = find_pictures(given.pictures)[: given.count]
+    pictures = find_images(given.pictures)[: given.count]
     if not pictures:
         parser.error("no pictures there")
     before = {"load_at_start": os.getloadavg()} | environment()

@@ -16,7 +16,7 @@ from PIL import Image
 from lyrics.core.data.readers import write_index
 from lyrics.core.data.refine_inputs import RefineInputs
 from lyrics.core.errors import DatasetError, ImageError, LyricsError
-from lyrics.core.refining.inputs import find_pictures
+from lyrics.core.refining.inputs import find_images
 from lyrics.core.refining.refine_files import OBJECTS_FILE, refine_files
 from lyrics.core.refining.rows import read_refinements
 from lyrics.core.refining.shards import Shard, merge_shards
@@ -56,8 +56,8 @@ def sizes(inputs: RefineInputs) -> list[tuple[int, int] | str]:
 
 def test_a_folder_is_gone_through_in_the_order_of_its_list(folder: Path) -> None:
     inputs = RefineInputs([str(folder)])
-    assert [one.name for one in inputs] == [str(path) for path in find_pictures([folder])]
-    assert [one.name for one in inputs] == [str(path) for path in sorted(find_pictures([folder]))], "and again"
+    assert [one.name for one in inputs] == [str(path) for path in find_images([folder])]
+    assert [one.name for one in inputs] == [str(path) for path in sorted(find_images([folder]))], "and again"
     assert sizes(inputs) == [(20, 16), (21, 16), (22, 16), (23, 16), "format"]
 
 
@@ -183,7 +183,7 @@ def test_a_folder_in_an_object_store_is_one_on_the_disk(store: Any, folder: Path
     inputs = RefineInputs(["memory://bucket"])
     assert sizes(inputs) == sizes(RefineInputs([str(folder)]))
     names = [one.name for one in inputs]
-    assert names == [f"memory:///bucket/{path.relative_to(folder)}" for path in find_pictures([folder])]
+    assert names == [f"memory:///bucket/{path.relative_to(folder)}" for path in find_images([folder])]
     done = refine_files(AtOnce(), inputs, tmp_path / "out", draw=False, formats=["coco", "yolo"])
     assert (done.refined, done.reasons) == (4, {"format": 1})
     assert refine_files(AtOnce(), inputs, tmp_path / "out", draw=False).done_before == 4

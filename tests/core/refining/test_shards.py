@@ -17,7 +17,7 @@ from PIL import Image
 from lyrics.core.errors import LyricsError, SpecError
 from lyrics.core.lease import Lease
 from lyrics.core.refining import shards
-from lyrics.core.refining.inputs import find_pictures
+from lyrics.core.refining.inputs import find_images
 from lyrics.core.refining.refine_files import COCO_FILE, OBJECTS_FILE, SKIPPED_FILE, refine_files
 from lyrics.core.refining.shards import DONE_FILE, Shard, merge_shards
 from tests.core.refining.scale import AtOnce, Numbers
@@ -32,7 +32,7 @@ def pictures(tmp_path: Path) -> list[Path]:
         Image.new("RGB", (20 + number, 16)).save(folder / f"{number}.png")
     for name in ("0/bad.jpg", "1/bad.jpg", "2/none.png"):
         (tmp_path / "in" / name).write_bytes(b"" if "none" in name else b"hello")
-    return find_pictures([tmp_path / "in"])
+    return find_images([tmp_path / "in"])
 
 
 def merged_files(out: Path) -> dict[str, bytes]:
@@ -181,5 +181,5 @@ def test_one_writer_for_a_shard_and_a_run_that_goes_on_takes_the_marker_back(
     for number in range(20):
         Image.new("RGB", (9, 9)).save(tmp_path / "in" / f"new-{number}.png")
     with pytest.raises(KeyboardInterrupt):
-        refine_files(Broken(), find_pictures([tmp_path / "in"]), tmp_path / "out", draw=False, shard=shard)
+        refine_files(Broken(), find_images([tmp_path / "in"]), tmp_path / "out", draw=False, shard=shard)
     assert not marker.exists()
