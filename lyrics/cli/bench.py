@@ -78,8 +78,8 @@ def step(
     """Time the stage-1 step: the paper's in one dense pass per objective (N1), in BLIP-2's way (N3), and packed;
     BLIP-2's with transformers' Q-Former, and packed.
 
-    The texts' lengths: padded (all of the maximum), true (shorter, the rivals padded to the maximum), equal (shorter,
-    nobody pads) and drawn (of each sample, the rivals padded to the longest of the batch).
+    Lengths of the texts: padded (all of the maximum), true (shorter, the rivals padded to the maximum), equal (shorter,
+    without padding) and drawn (for each sample, the rivals padded to the longest of the batch).
 
     Losses are compared before anything is timed; the variants take turns in one process. The paper's size needs about
     12 GiB of memory and several minutes on a CPU. On a GPU a case that fails is a row that says why, and the exit code

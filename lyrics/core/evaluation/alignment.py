@@ -82,10 +82,10 @@ def alignment(
     - Retrieval: each image among the texts of all samples, and the other way round (R@1). A text is the sample's
       caption with the refiner's spatial text, as the contrastive objective has it; ``captions alone`` leaves the
       spatial text empty.
-    - What else the objectives count (``accuracy``), batch by batch: pairs judged, hard negatives among ``batch``
-      samples; tokens foretold, the masks drawn as for a step that never comes. Of masked coordinates also those that
-      are restored to within ``NEAR`` of the image's side: of all, and of objects that are the only ones masked of their
-      image (of several, only their order tells which is which).
+    - What else the objectives count (``accuracy``), batch by batch: pairs judged, with hard negatives among ``batch``
+      samples, and tokens predicted, with masks drawn as for a step that is never trained. For masked coordinates also
+      the share restored to within ``NEAR`` of the image's side, for all, and for objects that are the only masked one
+      of their image (with several, only their order tells which is which).
     - With ``twins``, rows 2k and 2k + 1 being images of one layout: how often a caption is judged to match its own
       image, and not to match the twin's. The spatial text is the image's own in both. Captions that both twins have
       are left out.

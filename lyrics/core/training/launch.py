@@ -70,7 +70,7 @@ def check_ranks(found: int, wanted: int | None) -> None:
     """Raise ``SpecError`` unless this run has the processes that it was launched for.
 
     Without this a launcher that starts one process instead of two (``accelerate launch --cpu --num_processes 2``) would
-    train all the same, more slowly and with nobody told.
+    train nevertheless, more slowly and without a message.
     """
     advice = "Start them with: torchrun --nproc-per-node N --no-python lyrics ... (and --nnodes for several machines)."
     launched = int(os.environ.get("WORLD_SIZE", "1"))
