@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from lyrics.core.contracts import BuildContext as BuildContext
     from lyrics.core.conversion.plan import Beside as Beside
     from lyrics.core.conversion.plan import ConversionPlan as ConversionPlan
-    from lyrics.core.conversion.plan import Piece as Piece
-    from lyrics.core.conversion.plan import SourceCheckpoint as SourceCheckpoint
     from lyrics.core.errors import ImageError as ImageError
     from lyrics.core.geometry import Box as Box
     from lyrics.core.geometry import Frame as Frame
@@ -25,6 +23,10 @@ if TYPE_CHECKING:
     from lyrics.core.language.prompts import Words as Words
     from lyrics.core.language.tokenizers import builtin_tokenizer as builtin_tokenizer
     from lyrics.core.masks import Mask as Mask
+    from lyrics.core.public_models import PublicCheckpoint as PublicCheckpoint
+    from lyrics.core.public_models import PublicPlan as PublicPlan
+    from lyrics.core.public_models import renamed_pieces as renamed_pieces
+    from lyrics.core.public_models import wrapped_names as wrapped_names
     from lyrics.core.refining.refinement import Refinement as Refinement
     from lyrics.core.spec import RefinerSpec as RefinerSpec
     from lyrics.core.stage1.batch import PretrainBatch as PretrainBatch
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
     from lyrics.core.types import SegmenterOutput as SegmenterOutput
     from lyrics.core.types import Tag as Tag
     from lyrics.core.types import Turn as Turn
+    from lyrics.core.weights.pieces import Piece as Piece
+    from lyrics.core.weights.pieces import SourceCheckpoint as SourceCheckpoint
 
 # Public name -> the module that defines it.
 _HOMES = {
@@ -67,14 +71,16 @@ _HOMES = {
     "ImageError": "lyrics.core.errors",
     "Loss": "lyrics.core.stage1.state",
     "Mask": "lyrics.core.masks",
-    "Piece": "lyrics.core.conversion.plan",
+    "Piece": "lyrics.core.weights.pieces",
     "Preprocessing": "lyrics.core.types",
     "PretrainBatch": "lyrics.core.stage1.batch",
+    "PublicCheckpoint": "lyrics.core.public_models",
+    "PublicPlan": "lyrics.core.public_models",
     "Refinement": "lyrics.core.refining.refinement",
     "RefinerSpec": "lyrics.core.spec",
     "Sample": "lyrics.core.types",
     "SegmenterOutput": "lyrics.core.types",
-    "SourceCheckpoint": "lyrics.core.conversion.plan",
+    "SourceCheckpoint": "lyrics.core.weights.pieces",
     "Spatial": "lyrics.core.stage1.batch",
     "Special": "lyrics.core.language.prompts",
     "SpecialTokens": "lyrics.core.stage1.streams",
@@ -88,6 +94,8 @@ _HOMES = {
     "builtin_tokenizer": "lyrics.core.language.tokenizers",
     "full": "lyrics.core.stage1.streams",
     "merge": "lyrics.core.stage1.streams",
+    "renamed_pieces": "lyrics.core.public_models",
+    "wrapped_names": "lyrics.core.public_models",
 }
 
 __all__ = [
@@ -111,6 +119,8 @@ __all__ = [
     "Piece",
     "Preprocessing",
     "PretrainBatch",
+    "PublicCheckpoint",
+    "PublicPlan",
     "Refinement",
     "RefinerSpec",
     "Sample",
@@ -129,6 +139,8 @@ __all__ = [
     "builtin_tokenizer",
     "full",
     "merge",
+    "renamed_pieces",
+    "wrapped_names",
 ]
 
 

@@ -53,6 +53,7 @@ FLOORS = (
     ("lyrics.core.model",),
     ("lyrics.core.saving",),
     ("lyrics.core.trained",),
+    ("lyrics.core.public_models",),
     ("lyrics.core.data",),
     ("lyrics.core.build",),
     ("lyrics.core.chat",),

@@ -14,6 +14,7 @@ from lyrics.core.build import build_resolved
 from lyrics.core.changes import stand_ins
 from lyrics.core.errors import SpecError, WeightsError
 from lyrics.core.model import LyricsModel
+from lyrics.core.public_models import find_public, load_public
 from lyrics.core.registry.registry import default_registry
 from lyrics.core.resolve import read_spec, resolve
 from lyrics.core.saving import load_saved
@@ -91,7 +92,8 @@ def load_model(
 
     Args:
         name: a folder that ``save_pretrained`` wrote, the folder of a training run or one of its checkpoints, a
-            preset, a spec file, or a hub id (``owner/name``), looked for in this order.
+            preset, a spec file, or a hub id (``owner/name``), looked for in this order. Folder and hub id may also be
+            of a public model that a plugin reads (``lyrics.PublicModel``): LLaVA-1.5, BLIP-2, InstructBLIP.
         overrides: of the specification. Of a saved model or a run, only the parts that they change are built anew
             (``lyrics.core.changes``).
         weights: ``pretrained`` or ``random``, for a preset or a spec file.
@@ -116,6 +118,10 @@ def load_model(
         raise SpecError(f"weights={weights}: {name} is a saved model, which brings its own; leave weights out.")
     if Path(name).is_dir():
         return load_saved(LyricsModel, name, overrides=overrides, downloads=downloads, device=device, dtype=dtype)
+    asked = downloads is not False  # the user named the hub id
+    public = find_public(name, downloads=asked)
+    if public is not None:
+        return load_public(LyricsModel, public, overrides=overrides, downloads=asked, device=device, dtype=dtype)
     return LyricsModel.from_pretrained(
         name, overrides=overrides, downloads=bool(downloads), device=device, dtype=dtype
     ).eval()

@@ -17,13 +17,14 @@ from lyrics.core.build import build_resolved
 from lyrics.core.changes import overridden
 from lyrics.core.composed import ComposedModel
 from lyrics.core.errors import WeightsError
+from lyrics.core.public_models import find_public, load_public
 from lyrics.core.resolve import resolve
 from lyrics.core.runs.folder import find_run
 from lyrics.core.spec import load
 from lyrics.core.trained import trained_model
 from lyrics.core.weights import hub
 from lyrics.core.weights.licenses import license_rows
-from lyrics.core.weights.model_folder import save_folder, spec_file
+from lyrics.core.weights.model_folder import SPEC_FILE, save_folder, spec_file
 
 M = TypeVar("M", bound=ComposedModel)
 
@@ -166,12 +167,12 @@ def load_saved(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
 ) -> M:
-    """Load the model of a local folder, in evaluation mode: one that ``save_pretrained`` wrote, or that of a training
-    run.
+    """Load the model of a local folder, in evaluation mode: one that ``save_pretrained`` wrote, that of a training
+    run, or a public one.
 
     Args:
         model_class: what is made of the parts.
-        folder: a model folder, the folder of a run, or a checkpoint of one.
+        folder: a model folder, the folder of a run, a checkpoint of one, or a public model's.
         overrides: of its specification; only the parts that they change are built anew.
         base: for a model folder that holds trained parts only, one that has the frozen parts.
         downloads, device, dtype: as for ``lyrics.build_model``.
@@ -187,6 +188,13 @@ def load_saved(
             )
         return trained_model(
             model_class, run, overrides=overrides, downloads=bool(downloads), device=device, dtype=dtype
+        )
+    public = None if (Path(folder) / SPEC_FILE).is_file() else find_public(os.fspath(folder))
+    if public is not None:
+        if base is not None:
+            raise WeightsError(f"base={os.fspath(base)!r}: {folder} is a public model, which has all of its parts.")
+        return load_public(
+            model_class, public, overrides=overrides, downloads=bool(downloads), device=device, dtype=dtype
         )
     spec, changes = load(spec_file(folder)), None
     if overrides:

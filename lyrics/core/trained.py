@@ -19,7 +19,8 @@ from lyrics.core.changes import Changes, overridden
 from lyrics.core.composed import ComposedModel
 from lyrics.core.contracts import Weights
 from lyrics.core.dtypes import torch_dtype
-from lyrics.core.errors import CheckpointError
+from lyrics.core.errors import CheckpointError, WeightsError
+from lyrics.core.public_models import find_public, start_from_public
 from lyrics.core.resolve import resolve
 from lyrics.core.runs import checkpoint as checkpoints
 from lyrics.core.runs.config import TrainConfig, load_config
@@ -73,7 +74,7 @@ def trained_model(
         if blind:
             how: Weights = "random" if weights == "random" else "pretrained"
             attach_experts(model, trained, weights=how, downloads=downloads)
-        _load(model, run, config, chosen)
+        _load(model, run, config, chosen, downloads)
         if overrides:
             model = build_changed(model, resolved, changes, run.folder)
     if config.stage == "pretrain" and config.model.weights in ("pretrained", "random"):
@@ -85,14 +86,14 @@ def trained_model(
     return _converted(model, resolved, device, None if dtype is None else torch_dtype(dtype)).eval()
 
 
-def _load(model: ComposedModel, run: Run, config: TrainConfig, checkpoint: Path) -> None:
+def _load(model: ComposedModel, run: Run, config: TrainConfig, checkpoint: Path, downloads: bool) -> None:
     """Load what the run began with, then what it trained."""
-    gone: CheckpointError | None = None
+    gone: CheckpointError | WeightsError | None = None
     if config.model.start_from is not None:
         before = _where_it_ran(run, config, config.model.start_from)
         try:
-            start_from(model, before, say=lambda text: None)
-        except CheckpointError as error:
+            start_from(model, before, say=lambda text: None, downloads=downloads)
+        except (CheckpointError, WeightsError) as error:
             gone = error
     names = load_trained(model, checkpoint, str(checkpoint))
     if gone is None:
@@ -151,11 +152,22 @@ def _converted(model: M, resolved: Any, device: Any, dtype: torch.dtype | None) 
     return model if device is None else model.to(device)
 
 
-def start_from(model: ComposedModel, path: str, say: Callable[[str], None]) -> None:
+def start_from(model: ComposedModel, path: str, say: Callable[[str], None], *, downloads: bool = True) -> None:
     """Load the trained tensors of a checkpoint, or of a run folder's newest one, over the model's.
 
-    Raises ``CheckpointError`` where there is none, or it is damaged or does not fit.
+    Of a public model, by its folder or its hub id, what fits is loaded (``lyrics.core.public_models``); ``downloads``
+    says whether it may be fetched.
+
+    Raises ``CheckpointError`` where there is none, or it is damaged or does not fit, and ``WeightsError`` for a public
+    model that cannot be read.
     """
+    try:
+        public = find_public(path, downloads=downloads)
+    except WeightsError as error:
+        raise CheckpointError(f"model.start_from={path}: is no run folder, and no public model: {error}") from error
+    if public is not None:
+        start_from_public(model, public, say, downloads=downloads)
+        return
     folder: Path | None = Path(path)
     assert folder is not None
     if step_of(folder) is None:

@@ -171,8 +171,8 @@ BROKEN: tuple[Broken, ...] = (
         "broken-nohook",
         "def lyrics_components():\n    return []",
         "lookup",
-        "it implements none of lyrics_components, lyrics_presets, lyrics_recipes, lyrics_vocabularies and "
-        "lyrics_templates (is @hookimpl missing?).",
+        "it implements none of lyrics_components, lyrics_presets, lyrics_recipes, lyrics_vocabularies, "
+        "lyrics_templates and lyrics_public_models (is @hookimpl missing?).",
     ),
     Broken(
         "broken-slow",

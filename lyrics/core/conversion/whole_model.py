@@ -34,6 +34,7 @@ from lyrics.core.conversion.plan import (
 )
 from lyrics.core.errors import SpecError, WeightsError
 from lyrics.core.model import LyricsModel
+from lyrics.core.public_models import wrapped_names
 from lyrics.core.resolve import Part, Resolved, resolve
 from lyrics.core.spec import dump
 from lyrics.core.weights.model_folder import SPEC_FILE, save_beside
@@ -175,19 +176,14 @@ def _plan_part(
 
 
 def _transformers_names(module: nn.Module, own: list[str], prefix: str, part: Part) -> ConversionPlan:
-    """Return a part that wraps one transformers model: names within it are the source's.
-
-    PEFT puts ``base_layer`` into them and adds its own.
-    """
-    from transformers import PreTrainedModel
-
-    where = next((f"{name}." for name, inner in module.named_modules() if isinstance(inner, PreTrainedModel)), None)
-    if where is None or not all(name.startswith(where) for name in own):
+    """Return a part that wraps one transformers model: names within it are the source's."""
+    names = wrapped_names(module)
+    if not names:
         raise WeightsError(
             f"{part.path}: {part.label} does not wrap a transformers model, whose tensors the format holds."
         )
     new = tuple(name for name in own if _is_lora(name))
-    kept = {name: name.removeprefix(where).replace(".base_layer.", ".") for name in own if name not in new}
+    kept = {name: names[name] for name in own if name not in new}
     beside = _TOKENIZER if part.path == "language_model" else None
     return ConversionPlan({name: Piece((f"{prefix}{theirs}",)) for name, theirs in kept.items()}, new, beside=beside)
 

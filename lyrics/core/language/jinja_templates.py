@@ -3,18 +3,22 @@
 A template is rendered with marks in the place of what users and data sets say, so that it sees none of their words:
 what stands between the marks is the template's own, and may hold special tokens; the words come in afterwards, and are
 encoded as words (``lyrics.core.language.prompts``). transformers renders in a sandbox.
+
+The template of a model that looks at images writes their token by itself where a message has some: it is given messages
+in parts, as transformers' processors give them, and an image comes in the place of each such token. Before any other
+template's instruction stand its images.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from lyrics.core.errors import PromptError
-from lyrics.core.language.prompts import EOS, Dialogue, Exchange, Picture, Segment, Special, Words
+from lyrics.core.language.prompts import BOS, EOS, Dialogue, Exchange, Picture, Segment, Special, Words
 
 # What templates call the switch of thinking: answers are to begin with the answer.
 _THINKING_OFF: Mapping[str, bool] = {"enable_thinking": False, "thinking": False}
@@ -50,8 +54,10 @@ class _Written:
 
 
 _Skeleton = tuple[_Written | _Said, ...]
-#: Tokenizer -> what its templates look like, by template, turns of the conversation, and whether it is answered.
-_skeletons: WeakKeyDictionary[Any, dict[tuple[str, int, bool], _Skeleton]] = WeakKeyDictionary()
+#: Tokenizer -> what its templates look like, by template, images of each turn, and whether the last is answered.
+_skeletons: WeakKeyDictionary[Any, dict[tuple[str, tuple[int, ...], bool], _Skeleton]] = WeakKeyDictionary()
+#: Tokenizer -> whether its templates write the token of an image.
+_shows: WeakKeyDictionary[Any, dict[str, bool]] = WeakKeyDictionary()
 
 
 def own_template(tokenizer: Any) -> str | None:
@@ -95,21 +101,25 @@ class JinjaTemplate:
         """
         turns = _until_unanswered(dialogue)
         answered = turns[-1].answer is not None
-        skeleton = self._skeleton(len(turns), answered)
+        shows = self.shows_images
+        skeleton = self._skeleton(tuple(len(turn.images) if shows else 0 for turn in turns), answered)
+        images = iter([picture for turn in turns for picture in turn.images] if shows else [])
         found: list[tuple[Segment, bool]] = []
         for number, piece in enumerate(skeleton):
             if isinstance(piece, _Said):
                 system = turns[0].system if piece.turn == 0 else ""
-                found += _filled(piece, turns[piece.turn], image_text, system)
+                found += _filled(piece, turns[piece.turn], image_text, system, shows)
                 continue
-            segments = _split(piece.text, self.tokenizer)
+            segments = self._with_images(_split(piece.text, self.tokenizer), images)
             before = skeleton[number - 1] if number else None
             if isinstance(before, _Said) and before.role == "a":
                 last = answered and number == len(skeleton) - 1
                 found += _after_an_answer(segments, last)
             else:
                 found += [(segment, piece.learned) for segment in segments]
-        return found
+        if next(images, None) is not None:
+            raise PromptError(_NOT_ONCE.format("image"))
+        return self._as_one_text(found)
 
     @property
     def ends(self) -> tuple[str, ...]:
@@ -118,20 +128,66 @@ class JinjaTemplate:
         after = [one for one, learned in self.segments(dialogue, lambda picture: "") if learned]
         return tuple(one.token for one in after if isinstance(one, Special))
 
-    def _skeleton(self, turns: int, answered: bool) -> _Skeleton:
+    @property
+    def shows_images(self) -> bool:
+        """Whether the template writes the tokenizer's token of an image where a message in parts has one."""
+        known = _shows.setdefault(self.tokenizer, {})
+        if self.source not in known:
+            known[self.source] = self._writes_image_token()
+        return known[self.source]
+
+    def _writes_image_token(self) -> bool:
+        token = _image_token(self.tokenizer)
+        if token is None:
+            return False
+        try:
+            text = self._rendered(_messages((1,), parts=True)[:1], True)
+        except PromptError:  # it reads messages of text alone
+            return False
+        return text.count(token) == 1 and len(_MARK.findall(text)) == 1
+
+    def _with_images(self, segments: Sequence[Segment], images: Iterator[int]) -> list[Segment]:
+        """What a template wrote, with images in the place of their tokens."""
+        if not self.shows_images:
+            return list(segments)
+        found: list[Segment] = []
+        for one in segments:
+            if isinstance(one, Special) and one.token == _image_token(self.tokenizer):
+                picture = next(images, None)
+                if picture is None:
+                    raise PromptError(_NOT_ONCE.format("image"))
+                found.append(Picture(picture))
+            else:
+                found.append(one)
+        return found
+
+    def _as_one_text(self, found: Sequence[tuple[Segment, bool]]) -> list[tuple[Segment, bool]]:
+        """Segments as transformers encodes the text of them: all but the first words stand within it.
+
+        Processors of images leave it to the tokenizer to begin it.
+        """
+        begun = False
+        if self.shows_images and found and found[0][0] != Special(str(self.tokenizer.bos_token)):
+            begun = self.tokenizer.bos_token_id in self.tokenizer("a")["input_ids"][:1]
+        inside = [
+            (replace(one, inside=True) if number and isinstance(one, Words) else one, learned)
+            for number, (one, learned) in enumerate(found)
+        ]
+        return [(BOS, False), *inside] if begun else inside
+
+    def _skeleton(self, images: tuple[int, ...], answered: bool) -> _Skeleton:
         known = _skeletons.setdefault(self.tokenizer, {})
-        key = (self.source, turns, answered)
+        key = (self.source, images, answered)
         if key not in known:
-            known[key] = self._made(turns, answered)
+            known[key] = self._made(images, answered)
         return known[key]
 
-    def _made(self, turns: int, answered: bool) -> _Skeleton:
-        """The template of a conversation with so many instructions, all but perhaps the last of them answered."""
-        messages = [
-            {"role": role, "content": f"{_OPEN}{role[0]}{turn}{_CLOSE}"}
-            for turn in range(turns)
-            for role in ("user", "assistant")
-        ]
+    def _made(self, images: tuple[int, ...], answered: bool) -> _Skeleton:
+        """The template of a conversation whose instructions bring so many images, all but perhaps the last of them
+        answered.
+        """
+        turns = len(images)
+        messages = _messages(images, parts=self.shows_images)
         # What the model sees when it is to answer each of them.
         asked = [self._rendered(messages[: 2 * turn + 1], True) for turn in range(turns)]
         if not answered:
@@ -143,7 +199,7 @@ class JinjaTemplate:
             whole = asked[-1] + whole[last[0].start() :]
         return _parsed(whole, asked, True)
 
-    def _rendered(self, messages: Sequence[Mapping[str, str]], asks: bool) -> str:
+    def _rendered(self, messages: Sequence[Mapping[str, Any]], asks: bool) -> str:
         """Raises ``PromptError`` that says what the template finds wrong."""
         problem: Exception | None = None
         source = _ONE_DAY + self.source if "strftime_now" in self.source else self.source
@@ -168,13 +224,43 @@ class JinjaTemplate:
         ) from problem
 
 
-def _filled(place: _Said, turn: Exchange, image_text: Callable[[int], str], system: str) -> list[tuple[Segment, bool]]:
-    """What stands at a place; ``system`` comes before an instruction, as not every template has a place for it."""
+_NOT_ONCE = (
+    "the chat template of the language model's tokenizer does not write every {} once and in order; set "
+    "language_model.options.chat_template to a named one."
+)
+
+
+def _image_token(tokenizer: Any) -> str | None:
+    """The token that stands for an image in the prompts of a model that looks at some, if it has one."""
+    found = getattr(tokenizer, "image_token", None)
+    return found if isinstance(found, str) and found else None
+
+
+def _messages(images: tuple[int, ...], *, parts: bool) -> list[dict[str, Any]]:
+    """Marks as messages: an instruction and an answer for each turn, which brings so many images."""
+    found: list[dict[str, Any]] = []
+    for turn, count in enumerate(images):
+        for role in ("user", "assistant"):
+            text = f"{_OPEN}{role[0]}{turn}{_CLOSE}"
+            shown = [{"type": "image"}] * (count if role == "user" else 0)
+            content = [*shown, {"type": "text", "text": text}]
+            found.append({"role": role, "content": content if parts else text})
+    return found
+
+
+def _filled(
+    place: _Said, turn: Exchange, image_text: Callable[[int], str], system: str, shown: bool
+) -> list[tuple[Segment, bool]]:
+    """What stands at a place; ``system`` comes before an instruction, as not every template has a place for it.
+
+    ``shown``: the template has written the images.
+    """
     if place.role == "a":
         return [(Words(place.trimmed(turn.answer or "")), True)]
     found: list[tuple[Segment, bool]] = []
     for picture in turn.images:
-        found.append((Picture(picture), False))
+        if not shown:
+            found.append((Picture(picture), False))
         if words := image_text(picture):
             found.append((Words(f"{words}\n"), False))
     if system:
@@ -224,10 +310,7 @@ def _parsed(text: str, asked: Sequence[str], answered: bool) -> _Skeleton:
     pieces.append(_Written(text[end:]))
     turns = len(asked) + (not answered)
     if said != [(turn, role) for turn in range(turns) for role in "ua"][: None if answered else -1]:
-        raise PromptError(
-            "the chat template of the language model's tokenizer does not write every instruction and every answer "
-            "once and in order; set language_model.options.chat_template to a named one."
-        )
+        raise PromptError(_NOT_ONCE.format("instruction and every answer"))
     last = pieces[-1]
     return tuple(piece for piece in pieces if isinstance(piece, _Said) or piece.text or (answered and piece is last))
 

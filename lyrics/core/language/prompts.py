@@ -8,6 +8,7 @@ tokens are put there later (``lyrics.core.language.soft_prompts``).
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Hashable, Sequence, Set
@@ -22,9 +23,14 @@ from lyrics.core.renaming import renamed
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """Text, of whatever origin."""
+    """Text, of whatever origin.
+
+    ``inside``: it stands within a text, and goes on from the special token or the image before it; a tokenizer that
+    begins a text with a space begins it without one.
+    """
 
     text: str
+    inside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +112,12 @@ def tokenize(segments: Sequence[tuple[Segment, bool]], tokenizer: Any, tokens_pe
     ids: list[int] = []
     targets: list[bool] = []
     slots: list[tuple[int, int]] = []
-    text, text_start = "", 0
+    text, text_start, inside = "", 0, False
     for segment, learned in segments:
         if isinstance(segment, Words):
+            inside = inside if text else segment.inside
             text += segment.text
-            encoded = encode_words(tokenizer, text)
+            encoded = encode_words(tokenizer, text, inside=inside)
             # What this piece changed at the end of the text before it belongs to this piece.
             kept = _common_prefix(ids[text_start:], encoded)
             del ids[text_start + kept :], targets[text_start + kept :]
@@ -128,13 +135,35 @@ def tokenize(segments: Sequence[tuple[Segment, bool]], tokenizer: Any, tokens_pe
     return TokenPrompt(tuple(ids), tuple(targets), tuple(slots))
 
 
-def encode_words(tokenizer: Any, text: str) -> list[int]:
+def encode_words(tokenizer: Any, text: str, *, inside: bool = False) -> list[int]:
     """Return the ids of a text in which nothing becomes a reserved token (``reserved_ids``).
+
+    ``inside``: as for ``Words``.
 
     Characters that no text has, such as half a surrogate pair, are read as U+FFFD: what a shell or a data set passes on
     of bytes that are not UTF-8 harms no more than itself.
     """
-    return encode_texts(tokenizer, (text,))[0]
+    return encode_texts(_within_a_text(tokenizer) if inside else tokenizer, (text,))[0]
+
+
+#: Tokenizer -> the same without the space with which it begins a text.
+_within: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+
+
+def _within_a_text(tokenizer: Any) -> Any:
+    """The tokenizer as it reads on behind a special token: Llama's begins the first piece of a text alone with a space,
+    unless it is of the older kind, which begins every piece so.
+    """
+    splitter = getattr(getattr(tokenizer, "backend_tokenizer", None), "pre_tokenizer", None)
+    if getattr(splitter, "prepend_scheme", None) != "first":
+        return tokenizer
+    if tokenizer not in _within:
+        plain = copy.deepcopy(tokenizer)
+        changed = plain.backend_tokenizer.pre_tokenizer
+        changed.prepend_scheme = "never"
+        plain.backend_tokenizer.pre_tokenizer = changed
+        _within[tokenizer] = plain
+    return _within[tokenizer]
 
 
 def encode_texts(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""The records a plugin yields: components, presets, recipes, vocabularies, and the options a component takes.
+"""The records a plugin yields: components, presets, recipes and others, and the options a component takes.
 
 This file is all that a plugin's manifest needs, and it imports no torch::
 
@@ -248,6 +248,27 @@ class Template:
 
     name: str
     template: str
+    summary: str = ""
+
+
+@dataclass(frozen=True)
+class PublicModel:
+    """Models of another project that are read into parts of this library, told by their ``config.json``.
+
+    ``lyrics.load_model`` and ``lyrics ask --model`` then take a folder or a hub id of such a model, and
+    ``model.start_from`` begins training with its trained parts.
+
+    Args:
+        name: kebab-case, unique within the distribution.
+        model_type: what the entry of that name in ``config.json`` says.
+        read: ``"package.module:callable"``, called with a ``PublicCheckpoint``; returns a ``PublicPlan`` (both in
+            ``lyrics.types``). Imported when such a model is read.
+        summary: one line.
+    """
+
+    name: str
+    model_type: str
+    read: str
     summary: str = ""
 
 

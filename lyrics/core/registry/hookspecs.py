@@ -1,4 +1,4 @@
-"""The five hooks a plugin may implement. All return iterables of frozen records; none does I/O or imports torch.
+"""The six hooks a plugin may implement. All return iterables of frozen records; none does I/O or imports torch.
 
 An entry point in group ``lyrics`` names a light module that holds the hooks::
 
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import pluggy
 
-from lyrics.core.registry.component import Component, Preset, Recipe, Template, Vocabulary
+from lyrics.core.registry.component import Component, Preset, PublicModel, Recipe, Template, Vocabulary
 
 hookspec = pluggy.HookspecMarker("lyrics")
 
@@ -98,4 +98,18 @@ def lyrics_templates() -> Iterable[Template]:  # type: ignore[empty-body]
         @hookimpl
         def lyrics_templates():
             yield Template("acme-chat", "acme_boxes.chat:ACME_CHAT", "the form that Acme's models were taught")
+    """
+
+
+@hookspec
+def lyrics_public_models() -> Iterable[PublicModel]:  # type: ignore[empty-body]
+    """Models of other projects that this plugin reads into parts, by the ``model_type`` of their ``config.json``.
+
+    A complete example::
+
+        from lyrics import PublicModel, hookimpl
+
+        @hookimpl
+        def lyrics_public_models():
+            yield PublicModel("acme-vlm", "acme_vlm", "acme_boxes.public:read", "Acme's models that answer")
     """

@@ -18,6 +18,7 @@ from lyrics.core.registry.component import (
     Converter,
     Options,
     Preset,
+    PublicModel,
     Recipe,
     Template,
     Vocabulary,
@@ -116,6 +117,19 @@ def problem_with_template(record: Any) -> str | None:
         return (
             f"chat template {record.name!r}: template must be 'package.module:attribute', not {_repr(record.template)}."
         )
+    return None
+
+
+def problem_with_public_model(record: Any) -> str | None:
+    if not isinstance(record, PublicModel):
+        return f"lyrics_public_models yielded a {type(record).__name__}, not a lyrics.PublicModel."
+    if problem := _problem_with_name(record.name, "public model"):
+        return problem
+    for field_name in ("model_type", "summary"):
+        if not isinstance(value := getattr(record, field_name), str):
+            return f"public model {record.name!r}: {field_name} must be a string, not {_repr(value)}."
+    if not isinstance(record.read, str) or not _BUILD.fullmatch(record.read):
+        return f"public model {record.name!r}: read must be 'package.module:callable', not {_repr(record.read)}."
     return None
 
 

@@ -38,6 +38,7 @@ from lyrics.core.registry.component import (
     NamesVocabulary,
     Options,
     Preset,
+    PublicModel,
     Recipe,
     Template,
     Vocabulary,
@@ -50,7 +51,7 @@ DISTRIBUTION = "lyrics-vl"
 #: What a user can do about a plugin that is in the way.
 _LEAVE_OUT = "Until that is fixed, uninstall it or set LYRICS_PLUGINS=none (or to the names of those to keep)."
 HEAVY_MODULES = ("torch", "transformers", "triton", "timm", "torchvision")
-R = TypeVar("R", Component, Preset, Recipe, Vocabulary, Template)
+R = TypeVar("R", Component, Preset, Recipe, Vocabulary, Template, PublicModel)
 N = TypeVar("N", Preset, Recipe, Vocabulary, Template)
 #: Most characters of what a record says in words.
 _LONGEST = {"summary": 160, "license": 200, "install": 300, "reported_note": 1000}
@@ -109,6 +110,7 @@ class Plugin:
     recipes: list[Recipe] = field(default_factory=list)
     vocabularies: list[Vocabulary] = field(default_factory=list)
     templates: list[Template] = field(default_factory=list)
+    public_models: list[PublicModel] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 
 
@@ -133,6 +135,7 @@ _HOOKS = (
     _Hook("lyrics_recipes", "recipes", "recipe", judging.problem_with_recipe),
     _Hook("lyrics_vocabularies", "vocabularies", "vocabulary", judging.problem_with_vocabulary),
     _Hook("lyrics_templates", "templates", "chat template", judging.problem_with_template),
+    _Hook("lyrics_public_models", "public_models", "public model", judging.problem_with_public_model),
 )
 #: What a name may be of that is no component.
 _NAMED = tuple(hook.kind for hook in _HOOKS if hook.kind)
@@ -193,6 +196,24 @@ class Registry:
     def templates(self) -> list[tuple[Template, PluginSource]]:
         found = [(template, plugin.source) for plugin in self.plugins for template in plugin.templates]
         return sorted(found, key=lambda pair: (pair[0].name, pair[1].distribution))
+
+    @property
+    def public_models(self) -> list[tuple[PublicModel, PluginSource]]:
+        found = [(model, plugin.source) for plugin in self.plugins for model in plugin.public_models]
+        return sorted(found, key=lambda pair: (pair[0].name, pair[1].distribution))
+
+    def public_model(self, model_type: str) -> tuple[PublicModel, PluginSource] | None:
+        """Return what reads models of that ``model_type``, and the plugin that brings it; None where nothing does.
+
+        Raises ``AmbiguousNameError`` where two plugins do.
+        """
+        found = [(model, source) for model, source in self.public_models if model.model_type == model_type]
+        if len(found) > 1:
+            providers = " and ".join(str(source) for _, source in found)
+            raise AmbiguousNameError(
+                f"models of the type {model_type!r} are read by {providers}; limit them with LYRICS_PLUGINS."
+            )
+        return found[0] if found else None
 
     def component(self, kind: str, name: str) -> Entry:
         """Return the component called ``name``, bare or as ``distribution/name``.

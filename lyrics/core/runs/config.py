@@ -50,7 +50,7 @@ class ModelSection(_Section):
     start_from: str | None = Field(
         None,
         description="a run folder or checkpoint whose trained tensors are loaded over the weights: stage 2 starts "
-        "from stage 1",
+        "from stage 1; or a public model, by its folder or hub id, of which is taken what fits",
     )
     allow_random_start: bool = Field(
         True, description="whether stage 1 may begin with a query transformer that no checkpoint fills"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -54,6 +54,10 @@ Weights are in safetensors; nothing here is unpickled. Each part's weights keep 
 """
 
 
+#: Files that say what a model is: all but its tensors.
+_SMALL = ("*.json", "*.txt", "*.model", "*.jinja")
+
+
 class Pushed(Protocol):
     """What is uploaded: a model that saves itself to a folder and writes its own card."""
 
@@ -83,20 +87,29 @@ def local_folder(
             f"there is no model folder {name!r}, and it is no hub id (owner/name) either. "
             "A preset or a specification is built by lyrics.build_model."
         )
+    options = {
+        "revision": revision,
+        "token": token,
+        "cache_dir": cache_dir,
+        "local_files_only": local_files_only,
+        "force_download": force_download,
+    }
+    return _fetched(name, _PATTERNS, **options)
+
+
+def small_files(name: str, *, downloads: bool = True) -> Path:
+    """Return the local folder with the files of a hub repository that say what it is, without its tensors.
+
+    Raises ``WeightsError`` when the hub does not give it.
+    """
+    return _fetched(name, _SMALL, local_files_only=not downloads)
+
+
+def _fetched(name: str, patterns: Sequence[str], **options: Any) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(
-            snapshot_download(
-                name,
-                revision=revision,
-                token=token,
-                cache_dir=cache_dir,
-                local_files_only=local_files_only,
-                force_download=force_download,
-                allow_patterns=list(_PATTERNS),
-            )
-        )
+        return Path(snapshot_download(name, allow_patterns=list(patterns), **options))
     except (OSError, ValueError) as error:
         raise WeightsError(
             f"{name!r} is no local folder, and the hub did not give it: {first_line(error)}. Check the name and the "

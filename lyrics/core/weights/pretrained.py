@@ -113,22 +113,32 @@ def packaged(name: str) -> Path:
     return path
 
 
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Return every tensor of a ``.safetensors`` file, or of those of a folder, on the CPU.
+def read_tensors(path: Path, prefixes: Sequence[str] = ()) -> dict[str, torch.Tensor]:
+    """Return the tensors of a ``.safetensors`` file, or of those of a folder, on the CPU.
 
     They have the precision of the file.
+
+    Args:
+        path: the file or the folder.
+        prefixes: how keys of the wanted part of a whole model may begin. Of the first that any key begins with, those
+            keys alone are read, and named without it; all keys where none does.
 
     Raises:
         WeightsError: there is no safetensors file, one cannot be read, or two hold the same key.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError, safe_open
 
     files = _tensor_files(path)
+    prefix = ""
+    if prefixes:
+        headers = _names(files)
+        prefix = next((one for one in prefixes if any(name.startswith(one) for name in headers)), "")
     tensors: dict[str, torch.Tensor] = {}
     for file in files:
         try:
-            part = load_file(file)
+            with safe_open(file, framework="pt") as opened:
+                wanted = [key for key in opened.keys() if key.startswith(prefix)]  # noqa: SIM118
+                part = {key.removeprefix(prefix): opened.get_tensor(key) for key in wanted}
         except (SafetensorError, OSError) as error:
             raise WeightsError(f"{file} cannot be read as safetensors: {error}") from error
         if twice := sorted(tensors.keys() & part.keys()):
@@ -148,6 +158,12 @@ def read_headers(path: Path) -> list[TensorHeader]:
     from lyrics.core.weights.tensors import file_headers
 
     return [header for file in _tensor_files(path) for header in file_headers(file).values()]
+
+
+def _names(files: Sequence[Path]) -> set[str]:
+    from lyrics.core.weights.tensors import file_headers
+
+    return {name for file in files for name in file_headers(file)}
 
 
 def _tensor_files(path: Path) -> list[Path]:

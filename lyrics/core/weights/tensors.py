@@ -97,6 +97,11 @@ def load_tensors(wanted: Mapping[str, torch.Tensor], folder: str | os.PathLike[s
                 tensor.copy_(found)
 
 
+def tensor_files(folder: str | os.PathLike[str]) -> list[Path]:
+    """Return the files that hold the tensors of a folder. Raises ``WeightsError`` where there is none."""
+    return sorted(set(_files(Path(folder)).values()))
+
+
 def tensor_headers(folder: str | os.PathLike[str]) -> dict[str, TensorHeader]:
     """Return the shape and type of every tensor of a folder. Raises ``WeightsError`` for a file that cannot be read."""
     where = _files(Path(folder))

@@ -185,9 +185,7 @@ def _pretrained(model_class: Any, config: Any, checkpoint: str, path: Path, unre
     Whole models (CLIPModel, Blip2Model, the released Lyrics) keep their tower under ``vision_model.``, and what is
     outside of it is left alone; a tower saved alone has no prefix.
     """
-    tensors = read_tensors(path)
-    if any(name.startswith(PREFIX) for name in tensors):
-        tensors = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items() if name.startswith(PREFIX)}
+    tensors = read_tensors(path, (PREFIX,))
     tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(unread)}
     return load_transformers(model_class, config, tensors, f"the vision tower of {checkpoint!r}")
 

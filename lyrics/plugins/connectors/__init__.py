@@ -10,7 +10,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from lyrics.core.registry.component import Component, Options, hookimpl
+from lyrics.core.registry.component import Component, Options, PublicModel, hookimpl
 
 
 class _ConnectorOptions(Options):
@@ -83,4 +83,11 @@ def lyrics_components() -> Iterator[Component]:
         summary="Flamingo's connector: learned queries read the image tokens; reads no text and no objects",
         license="Apache-2.0",
         test_options={"hidden_size": 8, "num_queries": 3, "num_layers": 2, "num_heads": 2},
+    )
+
+
+@hookimpl
+def lyrics_public_models() -> Iterator[PublicModel]:
+    yield PublicModel(
+        "llava", "llava", "lyrics.plugins.connectors.llava:read", "LLaVA-1.5 (llava-hf/llava-1.5-7b-hf) and its kind"
     )

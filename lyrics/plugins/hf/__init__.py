@@ -50,6 +50,10 @@ class HfImageEncoderOptions(HfOptions):
         ge=0,
         description="last layers left out, neither built nor loaded; with 0 tokens have passed the last norm, else not",
     )
+    last_norm: bool = Field(
+        True,
+        description="whether tokens of the last layer pass the tower's last norm; some models were trained without",
+    )
 
     @property
     def feature_dim(self) -> int | None:

@@ -22,7 +22,15 @@ from lyrics.core.weights.transformers_files import stored_config
 from lyrics.plugins.hf import HfImageEncoderOptions
 from lyrics.plugins.hf.networks import CheckpointSource, KeepsConfig, find_source, make_network
 
-_VISION = "vision_model."
+#: How the names of a tower's tensors begin in a whole model, the longest first: CLIP's, LLaVA's as published and as
+#: transformers saves it now.
+_VISION = (
+    "vision_model.",
+    "model.vision_tower.vision_model.",
+    "model.vision_tower.",
+    "vision_tower.vision_model.",
+    "vision_tower.",
+)
 _LAYER = re.compile(r"(?:^|\.)layers?\.(\d+)\.")
 #: Modules that only look at a pooled image, which nobody reads here.
 _POOLING = ("pooler", "head")
@@ -42,7 +50,8 @@ class HfImageEncoder(KeepsConfig):
     """Pixels [B,3,H,W] -> the tower's tokens [B,N,feature_dim]: class and register tokens first, where it has them.
 
     ``skip_layers=0`` gives ``last_hidden_state``; n > 0 the hidden state n layers before the last one's, without the
-    last norm. What nothing reads then (skipped layers, pooling heads, the mask token) is neither built nor kept.
+    last norm; so does ``last_norm=False`` of the last one. What nothing reads then (skipped layers, pooling heads, the
+    mask token) is neither built nor kept.
     """
 
     def __init__(self, tower: Any, source: CheckpointSource) -> None:
@@ -96,10 +105,10 @@ def build(options: HfImageEncoderOptions, context: BuildContext) -> HfImageEncod
         source = replace(source, config=_without_last_layers(source.config, options.skip_layers, source.name))
     _check_size(source)
     model_class = AutoModel._model_mapping[type(source.config)]
-    skipped = options.skip_layers > 0
+    skipped = options.skip_layers > 0 or not options.last_norm
     tensors = None
     if source.weights is not None:
-        tensors = _of_the_tower(read_tensors(source.weights), source.config)
+        tensors = _of_the_tower(read_tensors(source.weights, _VISION), source.config)
         tensors |= _unread(model_class, source.config, tensors, skipped=skipped)
     tower = make_network(model_class, source, tensors)
     _drop_unread(tower, skipped=skipped)
@@ -177,9 +186,7 @@ def _unread(
 
 def _of_the_tower(tensors: Mapping[str, torch.Tensor], config: Any) -> dict[str, torch.Tensor]:
     """The tower's tensors of a checkpoint of the tower or of a whole model, by their names in the tower."""
-    if any(name.startswith(_VISION) for name in tensors):
-        tensors = {name.removeprefix(_VISION): one for name, one in tensors.items() if name.startswith(_VISION)}
-    elif any(name.startswith(f"{config.model_type}.") for name in tensors):  # of a classifier
+    if any(name.startswith(f"{config.model_type}.") for name in tensors):  # of a classifier
         prefix = f"{config.model_type}."
         tensors = {name.removeprefix(prefix): one for name, one in tensors.items() if name.startswith(prefix)}
     layers = getattr(config, "num_hidden_layers", None)
