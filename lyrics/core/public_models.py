@@ -104,6 +104,7 @@ class PublicPlan:
         unread: patterns of whole keys that nothing depends on.
         new: patterns of whole names of ours that the checkpoint has nothing for and that nothing reads.
         tokenizers: spec path of a part that reads text -> its tokenizer, where its options do not name it.
+        lacks: in words, what it lacks to be a model that answers; training may begin with it all the same.
     """
 
     spec: ModelSpec
@@ -111,6 +112,7 @@ class PublicPlan:
     unread: tuple[str, ...] = ()
     new: tuple[str, ...] = ()
     tokenizers: Mapping[str, Any] = field(default_factory=dict)
+    lacks: str = ""
 
 
 @dataclass(frozen=True)
@@ -202,6 +204,11 @@ def load_public(
         SpecError: an override is not valid.
     """
     plan = found.plan()
+    if plan.lacks:
+        raise WeightsError(
+            f"{found.name}: lacks {plan.lacks}, so it cannot answer; training begins with it by "
+            f"model.start_from={found.name}."
+        )
     spec, changes = overridden(plan.spec, overrides) if overrides else (plan.spec, Changes())
     resolved = resolve(spec)
     with _tensors(found, downloads) as source:
@@ -226,7 +233,11 @@ def start_from_public(model: ComposedModel, found: FoundModel, say: Callable[[st
     plan = found.plan()
     with _tensors(found, downloads) as source:
         shapes = source.shapes()
-        pieces = {name: piece for name, piece in plan.pieces(model, shapes).items() if name.startswith(_TRAINED)}
+        pieces = {
+            name: piece
+            for name, piece in plan.pieces(model, shapes).items()
+            if name.startswith(_TRAINED) and shapes.keys() >= set(piece.keys)
+        }
         left = _fill(model, pieces, source, shapes)
     taken = (pieces.keys() & stored_tensors(model).keys()) - set(left)
     if not taken:

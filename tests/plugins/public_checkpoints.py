@@ -11,14 +11,30 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.processors import TemplateProcessing
 from transformers import (
+    BertTokenizer,
+    Blip2Config,
+    Blip2ForConditionalGeneration,
+    Blip2ForImageTextRetrieval,
+    Blip2Processor,
+    BlipImageProcessorPil,
     CLIPImageProcessorPil,
     CLIPVisionConfig,
+    InstructBlipConfig,
+    InstructBlipForConditionalGeneration,
+    InstructBlipProcessor,
     LlamaConfig,
     LlamaTokenizer,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
+    OPTConfig,
+    PreTrainedTokenizerFast,
 )
 
 from lyrics.core.language.prompting import Encoded, checked_prompt
@@ -85,6 +101,108 @@ def save_llava(
     text = llama_config(len(tokenizer) + 5) if text is None else text
     config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=tokenizer.image_token_id, **changed)
     model = LlavaForConditionalGeneration(config).eval()
+    return _saved(model, processor, folder)
+
+
+def byte_level_tokenizer() -> Any:
+    """In the manner of OPT's: every text begins with ``</s>``, which ends one, too."""
+    alphabet = sorted(ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate(("<s>", "<pad>", "</s>", "<unk>", *alphabet))}
+    merges = [("Q", "u"), ("\u0120", "W"), ("h", "a"), ("\u0120", "A"), ("\u0120W", "ha")]
+    for left, right in merges:
+        vocabulary.setdefault(left + right, len(vocabulary))
+    tokenizer = Tokenizer(BPE(vocabulary, merges))
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = ByteLevelDecoder()
+    tokenizer.post_processor = TemplateProcessing(single="</s> $A", special_tokens=[("</s>", 2)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="</s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
+    )
+
+
+def bert_tokenizer() -> Any:
+    """Letters as pieces, and the token that BLIP-2 adds."""
+    letters = "abcdefghijklmnopqrstuvwxyz?:.|"
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{one}" for one in letters), "what", "is"]
+    tokenizer = BertTokenizer(vocab={token: index for index, token in enumerate(tokens)})
+    tokenizer.add_special_tokens({"bos_token": "[DEC]"})
+    return tokenizer
+
+
+_VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+    "initializer_range": 0.2,
+}
+_FORMER = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "encoder_hidden_size": 16,
+    "initializer_range": 0.2,
+    "max_position_embeddings": 64,
+}
+
+
+def _blip_images() -> Any:
+    return BlipImageProcessorPil(size={"height": 28, "width": 28})
+
+
+def save_blip2(folder: Path, *, text: Any = None, former: Mapping[str, Any] | None = None) -> tuple[Any, Any]:
+    """Save a random BLIP-2 model with OPT; return it and its processor."""
+    processor = Blip2Processor(_blip_images(), byte_level_tokenizer(), num_query_tokens=4)
+    words = len(processor.tokenizer)
+    opt = {"vocab_size": words + 3, "hidden_size": 24, "ffn_dim": 48, "num_hidden_layers": 2, "init_std": 0.3}
+    opt |= {"num_attention_heads": 4, "word_embed_proj_dim": 24, "max_position_embeddings": 128}
+    torch.manual_seed(0)
+    config = Blip2Config(
+        vision_config=_VISION,
+        qformer_config={**_FORMER, **(former or {})},
+        text_config=(OPTConfig(**opt) if text is None else text).to_dict(),
+        num_query_tokens=4,
+        image_token_index=processor.tokenizer.convert_tokens_to_ids("<image>"),
+    )
+    model = Blip2ForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        model.query_tokens.normal_()
+    return _saved(model, processor, folder)
+
+
+def save_blip2_stage1(folder: Path) -> Any:
+    """Save a random first stage of BLIP-2; return it."""
+    torch.manual_seed(0)
+    config = Blip2Config(
+        vision_config=_VISION,
+        qformer_config={**_FORMER, "use_qformer_text_input": True, "vocab_size": 320},
+        num_query_tokens=4,
+        image_text_hidden_size=20,
+    )
+    model = Blip2ForImageTextRetrieval(config).eval()
+    model.save_pretrained(folder)
+    return model
+
+
+def save_instructblip(folder: Path, **changed: Any) -> tuple[Any, Any]:
+    """Save a random InstructBLIP model with Llama; return it and its processor."""
+    tokenizer = llama_tokenizer(image_token=False)
+    processor = InstructBlipProcessor(_blip_images(), tokenizer, bert_tokenizer(), num_query_tokens=4)
+    torch.manual_seed(0)
+    config = InstructBlipConfig(
+        vision_config=_VISION,
+        qformer_config={**_FORMER, "vocab_size": 320},
+        text_config=llama_config(len(processor.tokenizer) + 5).to_dict(),
+        num_query_tokens=4,
+        image_token_index=processor.tokenizer.convert_tokens_to_ids("<image>"),
+        **changed,
+    )
+    model = InstructBlipForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        model.query_tokens.normal_()
     return _saved(model, processor, folder)
 
 

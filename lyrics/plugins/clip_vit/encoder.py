@@ -134,13 +134,16 @@ def build_eva(options: EvaVitGOptions, context: BuildContext) -> VitEncoder:
         options,
         files=context.files,
         checkpoint=checkpoint,
-        model_types=("blip-2", "blip_2_vision_model"),
+        model_types=("blip-2", "blip_2_vision_model", "instructblip"),
         numbers_of=_numbers_of,
         from_numbers=lambda numbers: Blip2VisionConfig(
             **_names(numbers), layer_norm_eps=1e-5, initializer_range=INITIALIZER_RANGE
         ),
     )
     config = getattr(config, "vision_config", config)
+    if not isinstance(config, Blip2VisionConfig):  # InstructBLIP's is the same by another name
+        entries = {name: value for name, value in config.to_dict().items() if name != "model_type"}
+        config = Blip2VisionConfig(**entries)
     if options.layer_norm_eps is not None:
         config.layer_norm_eps = options.layer_norm_eps
     if checkpoint is not None:

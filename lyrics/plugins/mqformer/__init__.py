@@ -7,7 +7,16 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from lyrics.core.registry.component import Component, Converter, NamesVocabulary, NamesWeights, Options, hookimpl
+from lyrics.core.registry.component import (
+    Component,
+    Converter,
+    NamesVocabulary,
+    NamesWeights,
+    Options,
+    PublicModel,
+    Template,
+    hookimpl,
+)
 
 
 class QFormerOptions(Options):
@@ -137,4 +146,20 @@ def lyrics_components() -> Iterator[Component]:
         license="Apache-2.0",
         test_options=_SMALL,
         converters=_BLIP2,
+    )
+
+
+@hookimpl
+def lyrics_public_models() -> Iterator[PublicModel]:
+    module = "lyrics.plugins.mqformer.blip2"
+    yield PublicModel("blip2", "blip-2", f"{module}:read_blip2", "BLIP-2 with OPT (Salesforce/blip2-opt-2.7b), stage 1")
+    yield PublicModel(
+        "instructblip", "instructblip", f"{module}:read_instructblip", "Salesforce/instructblip-vicuna-7b and its kind"
+    )
+
+
+@hookimpl
+def lyrics_templates() -> Iterator[Template]:
+    yield Template(
+        "blip2-qa", "lyrics.plugins.mqformer.blip2:BLIP2_QA", "Question: ... Answer: ..., as BLIP-2 is asked"
     )

@@ -85,7 +85,15 @@ RELEASED_STAGE2 = Naming(
     nested="attention",
     head=None,
 )
-NAMINGS = (LAVIS, TRANSFORMERS, RELEASED_STAGE1, RELEASED_STAGE2)
+INSTRUCTBLIP = Naming(
+    name="instructblip",
+    encoder="qformer.encoder.layer",
+    embeddings="qformer.embeddings",
+    embedding_norm="qformer.embeddings.layernorm",
+    nested="attention",
+    head=None,
+)
+NAMINGS = (LAVIS, TRANSFORMERS, RELEASED_STAGE1, RELEASED_STAGE2, INSTRUCTBLIP)
 
 
 def detect_naming(keys: Iterable[str]) -> Naming | None:
