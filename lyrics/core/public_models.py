@@ -80,8 +80,8 @@ class PublicCheckpoint:
         family = text_config.model_type
         if getattr(text_config, "is_encoder_decoder", False):
             raise self.refuse(
-                f"its language model is an encoder-decoder ({family!r}), and no part of this library runs one: a prompt "
-                "here is read and gone on with by one causal language model."
+                f"its language model is an encoder-decoder ({family!r}), and no part of this library runs one: prompts "
+                "are read and gone on with by one causal language model."
             )
         if type(text_config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
             raise self.refuse(f"its language model is a {family!r}, which is no causal language model of transformers.")

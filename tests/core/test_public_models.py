@@ -74,10 +74,10 @@ def change(name: str, folder: Path) -> str:
 
     public.rewritten(folder, changed)
     return {
-        "missing": r"multi_modal_projector\.linear_1\.weight is missing, which becomes query_transformer\.mlp\.0\.weight",
+        "missing": r"linear_1\.weight is missing, which becomes query_transformer\.mlp\.0\.weight",
         "missing in the language model": r"nothing in it becomes language_model\.model\.model\.norm\.weight \[32\]",
         "unknown": "image_newline is not part of the model",
-        "of another width": r"linear_2\.weight \[32, 31\] gives \[32, 31\], but projection\.weight is \[32, 32\] by its",
+        "of another width": r"\[32, 31\] gives \[32, 31\], but projection\.weight is \[32, 32\] by its",
         "of another width in the tower": r"fc1\.weight \[32, 17\] gives \[32, 17\], but encoder\.tower\.",
     }[name]
 

@@ -60,7 +60,7 @@ def photograph(seed: int = 0) -> Image.Image:
 
 
 def llama_tokenizer(*, legacy: bool = False, image_token: bool = True) -> Any:
-    """Byte fallback, single characters and a few merges; of the older kind every piece of a text begins with a space."""
+    """Byte fallback, characters and a few merges; with the older kind every piece of a text begins with a space."""
     vocabulary = {token: index for index, token in enumerate(("<unk>", "<s>", "</s>"))}
     vocabulary |= {f"<0x{byte:02X}>": 3 + byte for byte in range(256)}
     merges = [("▁", "U"), ("h", "i"), ("▁", "W"), ("▁", "A"), ("i", "s"), ("▁", "is"), ("h", "a"), ("▁W", "ha")]

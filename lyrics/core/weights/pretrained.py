@@ -126,28 +126,33 @@ def read_tensors(path: Path, prefixes: Sequence[str] = ()) -> dict[str, torch.Te
     Raises:
         WeightsError: there is no safetensors file, one cannot be read, or two hold the same key.
     """
-    from safetensors import SafetensorError, safe_open
-
     files = _tensor_files(path)
-    prefix = ""
-    if prefixes:
-        headers = _names(files)
-        prefix = next((one for one in prefixes if any(name.startswith(one) for name in headers)), "")
+    names = {name for file in files for name in _read_file(file, None)} if prefixes else set()
+    prefix = next((one for one in prefixes if any(name.startswith(one) for name in names)), "")
     tensors: dict[str, torch.Tensor] = {}
     for file in files:
-        try:
-            with safe_open(file, framework="pt") as opened:
-                wanted = [key for key in opened.keys() if key.startswith(prefix)]  # noqa: SIM118
-                part = {key.removeprefix(prefix): opened.get_tensor(key) for key in wanted}
-        except (SafetensorError, OSError) as error:
-            raise WeightsError(f"{file} cannot be read as safetensors: {error}") from error
+        part = {name.removeprefix(prefix): tensor for name, tensor in _read_file(file, prefix).items()}
         if twice := sorted(tensors.keys() & part.keys()):
             raise WeightsError(
-                f"{twice[0]!r} is in more than one safetensors file of {path}. Keep one checkpoint in a folder, or "
-                "name the file."
+                f"{prefix + twice[0]!r} is in more than one safetensors file of {path}. Keep one checkpoint in a "
+                "folder, or name the file."
             )
         tensors.update(part)
     return tensors
+
+
+def _read_file(file: Path, prefix: str | None) -> dict[str, Any]:
+    """The tensors of a file whose keys begin so; None: all keys, and no tensor."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as opened:
+            keys = list(opened.keys())
+            if prefix is None:
+                return dict.fromkeys(keys)
+            return {key: opened.get_tensor(key) for key in keys if key.startswith(prefix)}
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{file} cannot be read as safetensors: {error}") from error
 
 
 def read_headers(path: Path) -> list[TensorHeader]:
@@ -158,12 +163,6 @@ def read_headers(path: Path) -> list[TensorHeader]:
     from lyrics.core.weights.tensors import file_headers
 
     return [header for file in _tensor_files(path) for header in file_headers(file).values()]
-
-
-def _names(files: Sequence[Path]) -> set[str]:
-    from lyrics.core.weights.tensors import file_headers
-
-    return {name for file in files for name in file_headers(file)}
 
 
 def _tensor_files(path: Path) -> list[Path]:

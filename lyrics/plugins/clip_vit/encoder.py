@@ -142,8 +142,7 @@ def build_eva(options: EvaVitGOptions, context: BuildContext) -> VitEncoder:
     )
     config = getattr(config, "vision_config", config)
     if not isinstance(config, Blip2VisionConfig):  # InstructBLIP's is the same by another name
-        entries = {name: value for name, value in config.to_dict().items() if name != "model_type"}
-        config = Blip2VisionConfig(**entries)
+        config = _blip2_config(config)
     if options.layer_norm_eps is not None:
         config.layer_norm_eps = options.layer_norm_eps
     if checkpoint is not None:
@@ -151,6 +150,10 @@ def build_eva(options: EvaVitGOptions, context: BuildContext) -> VitEncoder:
     else:
         tower = Blip2VisionModel(config)
     return VitEncoder(tower, _squash(config.image_size)).eval()
+
+
+def _blip2_config(config: Any) -> Any:
+    return Blip2VisionConfig(**{name: value for name, value in config.to_dict().items() if name != "model_type"})
 
 
 #: Option -> name in transformers' configuration of the tower.

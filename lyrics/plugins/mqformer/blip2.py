@@ -25,8 +25,8 @@ from lyrics.plugins.mqformer.build import tokenizer_of
 from lyrics.plugins.mqformer.convert import INSTRUCTBLIP, TRANSFORMERS, Naming, from_upstream, sources
 from lyrics.plugins.mqformer.model import MQFormer
 
-#: The form in which BLIP-2 is asked (arXiv 2301.12597, section 4.2): the image, then words that an answer follows. OPT's
-#: answers end with the line.
+#: The form in which BLIP-2 is asked (arXiv 2301.12597, section 4.2): the image, then words that an answer follows.
+#: OPT's answers end with the line.
 BLIP2_QA = ChatTemplate(
     (BOS,), (Words("Question: "),), (Words(" Answer:"),), (Words("\n"),), answer_prefix=" ", images_first=True
 )
@@ -115,7 +115,10 @@ def read_instructblip(checkpoint: PublicCheckpoint) -> PublicPlan:
 
 
 def _former_options(checkpoint: PublicCheckpoint) -> dict[str, Any]:
-    """Options of ``qformer`` that the configuration states. Raises ``WeightsError`` for an activation that it has not."""
+    """Options of ``qformer`` that the configuration states.
+
+    Raises ``WeightsError`` for an activation that it does not have.
+    """
     config = checkpoint.config
     numbers = config.qformer_config
     if numbers.hidden_act not in ("gelu", "relu"):

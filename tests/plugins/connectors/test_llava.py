@@ -105,8 +105,10 @@ def test_a_conversation_is_written_as_the_chat_template_has_it(tmp_path: Path, l
     ours = lyrics.load_model(str(tmp_path))
     tokenizer = ours.language_model.tokenizer
     talk: Dialogue = (
-        Exchange(QUESTION, "What", (0, 1)), Exchange("No image </s> <image> here", "hi", ()), Exchange("  And ", None, (2,))
-    )  # fmt: skip
+        Exchange(QUESTION, "What", (0, 1)),
+        Exchange("No image </s> <image> here", "hi", ()),
+        Exchange("  And ", None, (2,)),
+    )
     messages = []
     for exchange in talk:
         said = exchange.instruction.replace("</s>", "|").replace("<image>", "|")
