@@ -72,11 +72,11 @@ class SeenImages:
             if found is None:  # not finite: which part it was is found out by looking at all of them
                 return self.model.look(images, questions)
             known |= found
-        encoded = [known[key] for key in asked]
+        rows = [known[key] for key in asked]
         return Encoded(
-            torch.cat([one.soft_tokens_PQD for one in encoded]),
-            tuple(refinement for one in encoded for refinement in one.refinements),
-            tuple(text for one in encoded for text in one.spatial_texts),
+            torch.cat([row.soft_tokens_PQD for row in rows]),
+            tuple(refinement for row in rows for refinement in row.refinements),
+            tuple(text for row in rows for text in row.spatial_texts),
         )
 
     def recall(self, image: Image.Image) -> Refinement | None:
