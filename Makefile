@@ -75,7 +75,7 @@ test-weights: $(READY) $(WEIGHTS_READY)
 
 test-serve: $(READY) $(SERVE_READY)
 	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/$(SERVE) $(BIN)/python -m pytest -q tests/workflows/serve/test_app.py tests/workflows/serve/test_app_fuzz.py \
-		tests/workflows/serve/test_server.py tests/workflows/demo/test_page.py
+		tests/workflows/serve/test_server.py tests/workflows/serve/test_schema_traffic.py tests/workflows/demo/test_page.py
 
 test-web: $(READY) $(SERVE_READY)
 	@command -v chromium || command -v chromium-browser || command -v google-chrome \

@@ -196,7 +196,7 @@ def load_public(
         found: which one.
         overrides: of its specification. A part that they replace is built from its own weights; of the others what
             does not fit any more stays random, and is warned of.
-        downloads: whether its tensors, or what overrides name, may be fetched from the hub.
+        downloads: whether its tensors may be fetched from the hub; what overrides name may be in any case.
         device, dtype: as for ``lyrics.build_model``.
 
     Raises:
@@ -214,7 +214,8 @@ def load_public(
     with _tensors(found, downloads) as source:
         shapes = source.shapes()
         pieces = _accounted(_outline(model_class, plan, found, source), plan, shapes, found.name)
-        model = build_resolved(model_class, resolved, downloads=downloads, device=device, dtype=dtype)
+        named = downloads or bool(changes.replaced)  # what an override names was named by the user
+        model = build_resolved(model_class, resolved, downloads=named, device=device, dtype=dtype)
         own = _read_by_themselves(plan.spec, found.name) | changes.replaced.keys()
         left = _fill(model, {name: one for name, one in pieces.items() if part_of(name) not in own}, source, shapes)
     for path, reader in readers(model).items():

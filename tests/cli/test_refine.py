@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -198,3 +199,35 @@ def test_names_that_are_no_text_are_printed(form: tuple[str, ...], spec: str, tm
     assert "caf\\xe9\\n" in done.err or form
     if form:
         assert [os.path.basename(path) for path in done.data["skipped"]] == ["zero.png"]
+
+
+def test_a_full_disk_is_one_sentence_and_the_next_run_goes_on(
+    spec: str, folder: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["refine", str(folder), "--spec", spec, "--weights", "random", "--out", str(tmp_path / "out")]
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        done = run(*command)
+    assert (done.code, sentences(done.err)) == (1, 1)
+    assert "out: cannot be written: No space left on device." in done.err
+    assert run(*command).code == 0
+    rows = (tmp_path / "out" / OBJECTS_FILE).read_text().splitlines()
+    assert [Path(json.loads(line)["image"]).name for line in rows] == ["good.png"]
+
+
+def test_what_has_no_effect_with_an_engine_is_refused(spec: str, folder: Path, tmp_path: Path, run: Run) -> None:
+    command = ["refine", str(folder), "--spec", spec, "--weights", "random", "--out", str(tmp_path / "out")]
+    for given, expected in (
+        (["--engine", "spark"], "--engine spark: is local or ray."),
+        (["--address", "auto"], "--address: is of Ray; give --engine ray with it."),
+        (["--cores", "2"], "--cores: is of Ray; give --engine ray with it."),
+        (["--engine", "ray", "--shard", "0/2"], "--shard: has no effect with --engine ray; leave it out."),
+        (["--engine", "ray", "--features", "all"], "--features: has no effect with --engine ray; leave it out."),
+    ):
+        done = run(*command, *given)
+        assert (done.code, expected in done.err) == (2, True), done.err
+    assert not (tmp_path / "out").exists()

@@ -65,8 +65,8 @@ def causal_config(config: PreTrainedConfig, source: object, *, finished: bool = 
 
     problem = ""
     text = text_config(config)
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and text is not config:
-        config = text  # of a model that looks, too, in transformers' form of a text model around which others stand
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and type(text) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        config = text  # of a model that looks, too, and has no causal head of its own (LLaVA, BLIP-2)
     family = config.model_type
     # Encoders have a causal head, too, which reads from left to right only where they are configured as decoders.
     decodes = getattr(config, "is_decoder", None)

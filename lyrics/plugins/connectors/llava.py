@@ -103,6 +103,8 @@ def _tokenizer(checkpoint: PublicCheckpoint) -> Any:
     token = tokenizer.convert_ids_to_tokens(index) if 0 <= index < len(tokenizer) else None
     if token is None:
         raise checkpoint.refuse(f"image_token_index is {index}, and its tokenizer has no such token.")
+    if "image_token" not in tokenizer.SPECIAL_TOKENS_ATTRIBUTES:  # those that are saved with a tokenizer
+        tokenizer.SPECIAL_TOKENS_ATTRIBUTES = [*tokenizer.SPECIAL_TOKENS_ATTRIBUTES, "image_token"]
     tokenizer.image_token = token
     if own_template(tokenizer) is None:
         found = next((one for file in _TEMPLATES if (one := _template_in(checkpoint, file))), None)

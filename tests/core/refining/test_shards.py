@@ -162,6 +162,17 @@ def test_rows_of_another_run_are_not_written_over(pictures: list[Path], tmp_path
     assert (tmp_path / "out" / OBJECTS_FILE).read_bytes() == before
 
 
+def test_rows_that_a_plain_run_added_to_merged_ones_are_not_written_over(pictures: list[Path], tmp_path: Path) -> None:
+    refine_files(AtOnce(), pictures[:10], tmp_path / "out", draw=False, shard=Shard(0, 1))
+    merge_shards(tmp_path / "out", ["jsonl"])
+    merge_shards(tmp_path / "out", ["jsonl"])
+    assert refine_files(AtOnce(), pictures, tmp_path / "out", draw=False).refined > 0
+    before = (tmp_path / "out" / OBJECTS_FILE).read_bytes()
+    with pytest.raises(LyricsError, match="was made by a run without --shard; move it away"):
+        merge_shards(tmp_path / "out", ["jsonl"])
+    assert (tmp_path / "out" / OBJECTS_FILE).read_bytes() == before
+
+
 def test_one_writer_for_a_shard_and_a_run_that_goes_on_takes_the_marker_back(
     pictures: list[Path], tmp_path: Path
 ) -> None:

@@ -75,7 +75,7 @@ def configuration(folder: Path, config: PreTrainedConfig) -> str:
     [
         (CLIPConfig(), r"is a model of the type 'clip', which has no causal language-model head"),
         (AutoConfig.for_model("dinov2"), r"of the type 'dinov2', which has no causal"),
-        (AutoConfig.for_model("llava"), r"of the type 'llava', which has no causal"),
+        (AutoConfig.for_model("siglip"), r"of the type 'siglip', which has no causal"),
         (AutoConfig.for_model("t5"), r"of the type 't5', which has no causal"),
         (AutoConfig.for_model("bart"), r"is an encoder-decoder \('bart'\)"),
         (AutoConfig.for_model("bert"), r"is an encoder \('bert'\): every token sees those behind it"),

@@ -147,6 +147,21 @@ def test_a_checkpoint_without_a_chat_template_or_with_an_older_file(tmp_path: Pa
     assert found[:20] == expected[:20]
 
 
+def test_a_tokenizer_that_does_not_name_the_token_of_an_image(tmp_path: Path) -> None:
+    """As older checkpoints have it; the configuration does."""
+    save_llava(tmp_path / "public")
+    expected = public.encoded(lyrics.load_model(str(tmp_path / "public")), IMAGES)[0].ids
+    file = tmp_path / "public" / "tokenizer_config.json"
+    entries = json.loads(file.read_text())
+    for name in ("image_token", "extra_special_tokens", "model_specific_special_tokens", "processor_class"):
+        entries.pop(name, None)
+    file.write_text(json.dumps(entries))
+    ours = lyrics.load_model(str(tmp_path / "public"))
+    assert public.encoded(ours, IMAGES)[0].ids == expected
+    ours.save_pretrained(tmp_path / "saved")
+    assert public.encoded(lyrics.load_model(str(tmp_path / "saved")), IMAGES)[0].ids == expected
+
+
 def test_a_saved_model_answers_the_same(tmp_path: Path) -> None:
     save_llava(tmp_path / "public")
     ours = lyrics.load_model(str(tmp_path / "public"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from transformers import T5Config
 import lyrics
 from lyrics.core.errors import WeightsError
 from lyrics.core.trained import start_from
+from lyrics.core.training.assemble import run
 from lyrics.plugins.mqformer.model import MQFormer
+from tests.core.training.test_assemble import settings
 from tests.plugins import public_checkpoints as public
 from tests.plugins.public_checkpoints import QUESTION, photograph, save_blip2, save_blip2_stage1, save_instructblip
 
@@ -148,6 +151,18 @@ def test_a_stage_starts_from_the_models_that_answer(tmp_path: Path) -> None:
     wide = small_mqformer(tmp_path, hidden_size=40)
     with pytest.raises(lyrics.LyricsError, match="none of its tensors fits"):
         start_from(wide, str(tmp_path), said.append)
+
+
+def test_a_run_starts_from_it_and_answers(tmp_path: Path) -> None:
+    save_blip2(tmp_path / "blip2")
+    small = {"optimization__steps": 1, "optimization__global_batch": 2, "checkpoint__every_steps": 1}
+    spec = small_mqformer(tmp_path / "blip2").spec.model_dump(mode="json")
+    run(settings(tmp_path / "run", "instruct", model__spec=spec, model__start_from=str(tmp_path / "blip2"), **small))
+    found = lyrics.load_model(str(tmp_path / "run"))
+    assert isinstance(found.generate(PHOTO, QUESTION, max_new_tokens=3).text, str)
+    shutil.rmtree(tmp_path / "blip2")
+    with pytest.raises(lyrics.LyricsError, match="blip2"):
+        lyrics.load_model(str(tmp_path / "run"))
 
 
 def test_a_stage_starts_from_the_first_stage(tmp_path: Path) -> None:

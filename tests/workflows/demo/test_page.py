@@ -51,9 +51,8 @@ PALE = """() => {
     const holder = texts.currentNode.parentElement;
     const said = texts.currentNode.textContent.trim();
     const box = holder.getBoundingClientRect();
-    const skipped = "svg, script, style, :disabled, [aria-disabled=true]";
-    if (!said || box.width < 2 || box.height < 2 || holder.closest(skipped))
-      continue;
+    if (!said || box.width < 2 || box.height < 2) continue;
+    if (holder.closest("svg, script, style, :disabled, [aria-disabled=true]")) continue;
     if (!holder.checkVisibility({ opacityProperty: true, visibilityProperty: true })) continue;
     const layers = [];
     for (let one = holder; one; one = one.parentElement) {

@@ -1,7 +1,7 @@
 """Malformed requests of forty kinds from many clients at once, with clients beside them that behave well.
 
-``LYRICS_REQUESTS``, ``LYRICS_CLIENTS`` and ``LYRICS_HANGUPS`` say how many; the figures in docs/serving.md are of a run
-with 10,000, 64 and 500.
+``LYRICS_REQUESTS``, ``LYRICS_CLIENTS`` and ``LYRICS_HANGUPS`` say how many; those of the figures in
+docs/serving.md stand there.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Requests that schemathesis makes of the server's own description, right ones and wrong ones.
 
-``LYRICS_EXAMPLES`` says how many of each kind and route; the figures in docs/serving.md are of a run with 1,000.
+``LYRICS_EXAMPLES`` says how many of each kind and route.
 """
 
 from __future__ import annotations
