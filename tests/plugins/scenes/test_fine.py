@@ -146,7 +146,7 @@ def test_the_truth_has_the_attributes() -> None:
     assert sample.extra["texture"] in TEXTURES
     for thing in sample.extra["things"]:
         assert (thing["fill"] in FILLS, thing["lean"] in LEANS, thing["outline"] in OUTLINES) == (True, True, True)
-    assert "ground" not in Scenes(ScenesOptions())[7].extra
+    assert "ground" not in Scenes(ScenesOptions(attributes="plain"))[7].extra
 
 
 def test_the_written_scene_says_word_and_not_which() -> None:

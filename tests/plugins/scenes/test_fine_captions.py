@@ -105,4 +105,4 @@ def test_dense_captions_tell_everything_and_nouns_before_looks() -> None:
 
 def test_plain_scenes_have_no_dense_captions() -> None:
     with pytest.raises(ValueError, match="dense captions are of fine scenes: set attributes=fine"):
-        ScenesOptions(captions="dense")
+        ScenesOptions(attributes="plain", captions="dense")

@@ -144,4 +144,4 @@ def test_options_of_one_world_are_refused_in_the_other() -> None:
     with pytest.raises(ValueError, match="questions are of fine scenes"):
         SceneTextsOptions(questions=("L",))
     with pytest.raises(ValueError, match="questions are of fine scenes"):
-        ScenesOptions(questions=("L",))
+        ScenesOptions(attributes="plain", questions=("L",))
