@@ -12,7 +12,16 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from lyrics.core.registry.component import Component, Options, hookimpl
-from lyrics.plugins.scenes.names import NUMBERS, SPLIT_ROOM, Attributes, Captions, FineQuestion, QuestionType, SceneTask, Split
+from lyrics.plugins.scenes.names import (
+    NUMBERS,
+    SPLIT_ROOM,
+    Attributes,
+    Captions,
+    FineQuestion,
+    QuestionType,
+    SceneTask,
+    Split,
+)
 
 _QUESTIONS = (
     "of fine scenes: what is asked, by groups (T: tags and boxes tell; L: one thing's look; G: the whole's; LT: text "

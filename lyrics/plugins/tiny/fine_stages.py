@@ -145,12 +145,12 @@ _SHORT = {"plain": True, "turns": 16}
 #: What a short question asks: looks, and never for a box, whose numbers would be most of the loss.
 _LOOKS = (*(f"L {name}" for name in ("color", "fill", "lean", "outline", "check", "presence", "word")), "G", "LT")
 _ALL = (*("L",) * 11, "L which", *("G",) * 2, *("T",) * 2, "T absent", *("LT",) * 3)
-#: Stage 2: the language model learns to read what the queries tell. They hardly change: at the language model's rate they
-#: forget within some hundred steps whose look is whose, which stage 1 has taught them (docs/fine-stage2.md).
+#: Stage 2: the language model learns to read what the queries tell. They hardly change: at the language model's rate
+#: they forget within some hundred steps whose look is whose, which stage 1 has taught them (docs/fine-stage2.md).
 FINE_STAGE2 = (
     _fine_stage2(
         "fine-2",
-        1000,
+        800,
         "fine-stage1",
         {
             "few": {**_SHORT, "max_objects": 4, "questions": _LOOKS, "seed": 15},

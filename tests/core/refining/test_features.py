@@ -46,6 +46,8 @@ def spec() -> ModelSpec:
         refiner__tagger__options__vocabulary=NAMES,
         refiner__detector__options__score_threshold=0.0,
         refiner__detector__options__vocabulary=NAMES,
+        refiner__detector__options__queries=None,
+        refiner__detector__options__query_width=None,
         query_transformer__options__hidden_dropout=0.0,
         query_transformer__options__attention_dropout=0.0,
         query_transformer__options__max_positions=256,

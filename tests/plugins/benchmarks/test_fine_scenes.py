@@ -141,6 +141,6 @@ def test_samples_are_plain_data(samples) -> None:
 
 
 def test_plain_scenes_are_as_they_were() -> None:
-    plain = scenes(ScenesBenchmarkOptions(scenes=2), BuildContext(weights="random"))
+    plain = scenes(ScenesBenchmarkOptions(scenes=2, attributes="plain"), BuildContext(weights="random"))
     assert not isinstance(plain, FineScenesBenchmark)
     assert len(list(plain.samples())) == 10

@@ -178,4 +178,4 @@ def test_stage_1_ships_and_finds_the_text_of_a_picture():
     assert shares["text to image R@1 of 40"][0] > 0.8
     assert shares["image to text R@1 of 40, captions alone"][0] > 0.7
     assert shares["masked names accuracy"][0] > 0.6
-    assert shares["ITM accuracy"][0] > 0.85
+    assert shares["ITM accuracy"][0] > 0.8
