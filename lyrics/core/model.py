@@ -118,24 +118,17 @@ class LyricsModel(SavedModel):
         if not len(images):
             width = self.projection.out_features
             return Encoded(self.projection.weight.new_zeros(0, self.query_transformer.num_queries, width), (), ())
-        features, refinements = self.features(images, phrases)
-        return self.encode_features(features, refinements, instructions, dropped=dropped)
+        return self.encode_features(*self.features(images, phrases), instructions, dropped)
 
     def encode_features(
-        self,
-        features: Features,
-        refinements: Sequence[Refinement],
-        instructions: Sequence[str],
-        *,
-        dropped: DroppedText = NOTHING_DROPPED,
+        self, features: Features, refinements: tuple[Refinement, ...], texts: Sequence[str], dropped: DroppedText
     ) -> Encoded:
-        """Encode what ``features`` returned of one or more images; ``encode_images`` without looking at them."""
-        refinements = tuple(refinements)
-        stream = self._stream(dropped.read(refinements), instructions)
+        """Encode what ``features`` returned of one or more images, each with its instruction."""
+        stream = self._stream(dropped.read(refinements), texts)
         outputs = self.query_transformer([stream], features)
         queries_PQD = torch.cat([outputs(STREAM, segment) for segment in stream.wanted], dim=1)
-        texts = dropped.told([spatial_text(refinement, self.spec.codec) for refinement in refinements])
-        return Encoded(self.projection(queries_PQD), refinements, texts)
+        told = dropped.told([spatial_text(refinement, self.spec.codec) for refinement in refinements])
+        return Encoded(self.projection(queries_PQD), refinements, told)
 
     # --- training ----------------------------------------------------------------------------------------------------
 
@@ -183,8 +176,9 @@ class LyricsModel(SavedModel):
 
         Raises ``ValueError`` for a model without objectives.
         """
-        features, texts = self.pretraining_inputs(batch, seed, step)
-        return pretrain_losses(self.query_transformer, self.losses, features, texts, negatives)
+        return pretrain_losses(
+            self.query_transformer, self.losses, *self.pretraining_inputs(batch, seed, step), negatives
+        )
 
     def pretraining_accuracy(
         self, batch: PretrainExamples, *, seed: int = 0, step: int = 0
@@ -233,8 +227,7 @@ class LyricsModel(SavedModel):
             dialogues = [snapped_dialogue(one, encoded, batch.snap_iou, self.spec.codec) for one in dialogues]
         prompts = [cut(self._prompt(dialogue, encoded, limit), limit, queries) for dialogue in dialogues]
         # Ranks that share out the language model must all run it equally often.
-        shared = self.shards is not None
-        losses = answer_losses(prompts, encoded.soft_tokens_PQD, self.language_model, one_pass=shared)
+        losses = answer_losses(prompts, encoded.soft_tokens_PQD, self.language_model, one_pass=self.shards is not None)
         return {"answer": Loss(torch.stack([one.sum for one in losses]).sum(), sum(one.count for one in losses))}
 
     # --- answering ---------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from lyrics.core.finite import is_finite
-from lyrics.core.language.prompting import Encoded
+from lyrics.core.language.prompting import NOTHING_DROPPED, Encoded
 from lyrics.core.model import LyricsModel
 from lyrics.core.refining.refinement import Refinement
 from lyrics.core.stage1.streams import Features
@@ -100,9 +100,9 @@ class SeenImages:
         features = each[0].features
         for one in each[1:]:
             features = features.followed_by(one.features)
-        encoded = self.model.encode_features(
-            features, [one.refinement for one in each], [question for _, question in unread]
-        )
+        refinements = tuple(one.refinement for one in each)
+        questions = [question for _, question in unread]
+        encoded = self.model.encode_features(features, refinements, questions, NOTHING_DROPPED)
         if not is_finite(encoded.soft_tokens_PQD):
             return None
         for digest in new:

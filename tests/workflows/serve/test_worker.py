@@ -194,8 +194,8 @@ def test_a_model_that_fails_in_one_request(model: LyricsModel, monkeypatch: pyte
 def test_numbers_that_are_not_finite_in_one_request(model: LyricsModel, monkeypatch: pytest.MonkeyPatch) -> None:
     encode = LyricsModel.encode_features
 
-    def poisoned(self: Any, features: Any, seen: Any, instructions: Any, **more: Any) -> Any:
-        found = encode(self, features, seen, instructions, **more)
+    def poisoned(self: Any, features: Any, seen: Any, instructions: Any, dropped: Any) -> Any:
+        found = encode(self, features, seen, instructions, dropped)
         for row, text in enumerate(instructions):
             if text == "poison":
                 found.soft_tokens_PQD[row] = torch.nan
