@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Literal, Unpack, overload
 
 import torch
@@ -112,8 +113,7 @@ class LyricsModel(SavedModel):
     ) -> Encoded:
         """Encode prepared images into soft tokens; training may leave spatial text out of what is read and told.
 
-        One stream {V, G, S, C} in which everything sees everything (section 3.3: "semantic-aware visual feature
-        extraction"); S is the spatial text and C the instruction, each where the spec's ``sees`` names it.
+        One stream {V, G, S, C} in which everything sees everything (section 3.3); S spatial text, C instruction.
         """
         if not len(images):
             width = self.projection.out_features
@@ -176,9 +176,8 @@ class LyricsModel(SavedModel):
 
         Raises ``ValueError`` for a model without objectives.
         """
-        return pretrain_losses(
-            self.query_transformer, self.losses, *self.pretraining_inputs(batch, seed, step), negatives
-        )
+        features, texts = self.pretraining_inputs(batch, seed, step)
+        return pretrain_losses(self.query_transformer, self.losses, features, texts, negatives)
 
     def pretraining_accuracy(
         self, batch: PretrainExamples, *, seed: int = 0, step: int = 0
@@ -227,7 +226,8 @@ class LyricsModel(SavedModel):
             dialogues = [snapped_dialogue(one, encoded, batch.snap_iou, self.spec.codec) for one in dialogues]
         prompts = [cut(self._prompt(dialogue, encoded, limit), limit, queries) for dialogue in dialogues]
         # Ranks that share out the language model must all run it equally often.
-        losses = answer_losses(prompts, encoded.soft_tokens_PQD, self.language_model, one_pass=self.shards is not None)
+        shared = self.shards is not None
+        losses = answer_losses(prompts, encoded.soft_tokens_PQD, self.language_model, one_pass=shared)
         return {"answer": Loss(torch.stack([one.sum for one in losses]).sum(), sum(one.count for one in losses))}
 
     # --- answering ---------------------------------------------------------------------------------------------------
@@ -383,9 +383,7 @@ class LyricsModel(SavedModel):
         Raises ``NotFiniteError`` naming the first part that gives NaN or infinity.
         """
 
-        def encode() -> Encoded:
-            return self.encode(images, instructions, phrases=phrases, condition=condition)
-
+        encode = partial(self.encode, images, instructions, phrases=phrases, condition=condition)
         training = self.training
         self.eval()
         try:
