@@ -27,11 +27,9 @@ from PIL import Image
 from torch import nn
 from transformers import AutoConfig, AutoModelForObjectDetection, Sam2Config, Sam2Model
 
-from lyrics import Box
-from lyrics.core.build import build_refiner
+from lyrics import Box, VisualRefiner, build_refiner
 from lyrics.core.refining.refine_files import refine_files
-from lyrics.core.refining.refiner import VisualRefiner
-from lyrics.data import find_pictures, open_image
+from lyrics.data import find_images, open_image
 from lyrics.types import Detection, DetectorOutput, ImageBatch
 from lyrics.workflows.bench.machine import environment
 
@@ -146,7 +144,7 @@ def main() -> None:
     torch.manual_seed(0)
     before = {"load_at_start": os.getloadavg()} | environment()
     with tempfile.TemporaryDirectory() as folder:
-        paths = find_pictures(given.pictures)[: given.count] if given.pictures else _noise(Path(folder), given.count)
+        paths = find_images(given.pictures)[: given.count] if given.pictures else _noise(Path(folder), given.count)
         refiner = build_refiner("photo", weights="random")
         refiner.detector = SixBoxes(refiner.detector)  # type: ignore[assignment]
         digest = refiner.digest()

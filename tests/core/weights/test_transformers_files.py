@@ -32,7 +32,7 @@ ALLOWED = {
     ): "a class of transformers, its configuration and tensors: no folder is named",
     ("core/weights/pretrained.py", "locate_checkpoint"): "fetches what the user names, safetensors and text alone",
     ("core/weights/published.py", "_from_hub"): "one file that the user names, for the converter's process alone",
-    ("core/weights/hub.py", "local_folder"): "fetches what the user names, safetensors and text alone",
+    ("core/weights/hub.py", "_fetched"): "fetches what the user names, safetensors and text alone",
     ("plugins/causal_lm/build.py", "_model_of"): "a configuration that load_config read; trust_remote_code=False",
 }
 
