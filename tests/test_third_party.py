@@ -132,7 +132,7 @@ def test_its_objects_reach_the_rest_of_the_model(used: Mapping[str, Any]) -> Non
     assert used["soft"] == [2, 32, 192]
     assert used["answers"] == 1
     widths = {width for name, width in used["local_dims"].items() if name.endswith("detector")}
-    assert widths == {16}, "the query transformer was built for its feature_dim, 12, padded to a multiple of 8"
+    assert widths == {80}, "its feature_dim, 12, and 64 waves of the box, padded to a multiple of 8"
     assert used["origin"] == "acme-boxes 0.1.0"
 
 

@@ -417,7 +417,7 @@ def test_part_without_a_width_may_have_an_option_of_that_name() -> None:
 
 def test_width_that_only_the_built_part_knows_is_compared_too() -> None:
     registry = with_part("detector", Stub(feature_dim=4, preprocessing=SQUARE))
-    pinned = {"query_transformer.options.local_dims": {"detector": 5, "segmenter": 20}}
+    pinned = {"query_transformer.options.local_dims": {"detector": 5, "segmenter": 12}}
     with pytest.raises(WiringError, match=r"'acme' gives feature_dim 4, but .* is set to read 5; set .*\.detector=4"):
         build_model(small(), overrides={"refiner.detector": "acme", **pinned}, weights="random", registry=registry)
 

@@ -194,6 +194,7 @@ def lyrics_components() -> Iterator[Component]:
             "image_size": 32,
             "width": 16,
             "blocks": 1,
+            "query_threshold": 0.0,  # random weights are sure of nothing
             "vocabulary": _TEST_VOCABULARY,
             "score_threshold": 0.0,
             "rival_iou": 1.0,

@@ -146,7 +146,8 @@ class TinyDetector(KnowsScenes, nn.Module):
         mask_BQ = torch.zeros(best_BQD.shape[:2], dtype=torch.bool, device=tokens_BMD.device)
         sure_BM = cells.objectness_BM.detach().float().sigmoid().masked_fill(~cells.mask_BM, -1.0).cpu()
         for row, (sure_M, boxes_norm_M4) in enumerate(zip(sure_BM, boxes_norm_BM4.float().cpu(), strict=True)):
-            rows = (sure_M >= self.query_threshold).nonzero().flatten()
+            # What is not a number stays, so that it is seen where values are checked.
+            rows = (~(sure_M < self.query_threshold)).nonzero().flatten()
             kept = non_maximum_suppression(boxes_norm_M4[rows], sure_M[rows], self.nms_iou)[: self.queries]
             best_BQD[row, : len(kept)] = tokens_BMD[row, rows[kept].to(tokens_BMD.device)]
             mask_BQ[row, : len(kept)] = True
