@@ -12,12 +12,14 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 
-#: A file of this package, other than those that measure, says where a wait was asked for.
-_OWN = "/lyrics/"
+#: A file of this package, other than those that measure, says where a wait was asked for. The package's folder, not any
+#: of its name: a clone is mostly called so, too, and may hold the environment with torch.
+_OWN = f"{Path(__file__).parents[2].as_posix()}/"
 
 
 @dataclass
@@ -48,8 +50,9 @@ class FakeDevice:
             return ""
         for frame in reversed(traceback.extract_stack()):
             name = frame.filename.replace("\\", "/")
-            if _OWN in name and "/workflows/bench/" not in name:
-                return f"{name.rpartition(_OWN)[2]}:{frame.lineno} {frame.name}"
+            inside = name.removeprefix(_OWN)
+            if inside != name and not inside.startswith("workflows/bench/"):
+                return f"{inside}:{frame.lineno} {frame.name}"
         return "elsewhere"
 
     def _read(self, value: torch.Tensor) -> Any:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
+import lyrics
 from lyrics.workflows.bench.fake_device import fake_device
 
 
@@ -40,3 +43,17 @@ def test_afterwards_the_meta_device_is_as_it_was() -> None:
         torch.ones(1, device="meta").item()
     with pytest.raises(NotImplementedError, match="meta"):
         torch.ones(1, device="meta").cpu()
+
+
+def test_a_clone_that_is_called_like_the_package_is_not_the_package() -> None:
+    """``git clone .../lyrics`` holds ``lyrics/.venv/.../torch``; only the package's own files are places."""
+    package = Path(lyrics.__file__).parent.as_posix()
+    files = (
+        "/home/me/lyrics/.venv/lib/torch/_ops.py",
+        f"{package}/core/somewhere.py",
+        f"{package}/workflows/bench/x.py",
+    )
+    with fake_device() as device:
+        for file in files:
+            exec(compile("value.item()", file, "exec"), {"value": torch.empty((), device="meta")})
+    assert device.waits == ["elsewhere", "core/somewhere.py:1 <module>", "elsewhere"]
