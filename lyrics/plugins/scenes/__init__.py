@@ -61,15 +61,15 @@ class ScenesOptions(Options):
     captions: Captions = Field(
         "varied",
         description="of fine scenes, the task caption: varied describes some things and some of their looks; dense "
-        "everything about everything",
+        "everything about everything; regions everything about some things, each with its box",
     )
 
     @model_validator(mode="after")
     def _fine_questions_are_of_fine_scenes(self) -> Self:
         if self.questions and self.attributes != "fine":
             raise ValueError("questions are of fine scenes: set attributes=fine, or leave questions out")
-        if self.captions == "dense" and self.attributes != "fine":
-            raise ValueError("dense captions are of fine scenes: set attributes=fine, or leave captions out")
+        if self.captions != "varied" and self.attributes != "fine":
+            raise ValueError(f"{self.captions} captions are of fine scenes: set attributes=fine, or leave captions out")
         if (self.plain or self.turns != 6) and (self.attributes, self.task) != ("fine", "conversation"):
             raise ValueError(
                 "plain and turns are of conversations about fine scenes: set attributes=fine and task=conversation, or "

@@ -15,7 +15,7 @@ from lyrics.plugins.scenes import ScenesOptions
 from lyrics.plugins.scenes.drawing import draw_scene
 from lyrics.plugins.scenes.draws import Draws
 from lyrics.plugins.scenes.fine import make_fine_scene
-from lyrics.plugins.scenes.fine_captions import dense_captions, fine_captions
+from lyrics.plugins.scenes.fine_captions import FINE_CAPTIONS
 from lyrics.plugins.scenes.fine_drawing import draw_fine_scene
 from lyrics.plugins.scenes.fine_questions import Twins
 from lyrics.plugins.scenes.fine_samples import Told, fine_sample, fine_turns
@@ -95,8 +95,8 @@ class Scenes:
         if task == "caption":  # of one twin, so its draws are its own
             scene = self.scene(index)
             draws = Draws(generator(self.options.seed, "scenes: language", scene.number))
-            captions = dense_captions if self.options.captions == "dense" else fine_captions
-            return Telling(scene, draws, key).sample("caption", captions=captions(scene, draws))
+            captions = FINE_CAPTIONS[self.options.captions](scene, draws)
+            return Telling(scene, draws, key).sample("caption", captions=captions)
         told = self.told(index, key)
         if task == "conversation":
             turns = fine_turns(told, index, self.options.seed, self.options.turns, plain=self.options.plain)

@@ -6,12 +6,14 @@ model cannot wait for the same words at the same place.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from lyrics.core.language.codecs import format_box
 from lyrics.plugins.scenes.draws import Draws
-from lyrics.plugins.scenes.fine_language import ATTRIBUTES, Attribute, FineKind, said, value_of
+from lyrics.plugins.scenes.fine_language import ATTRIBUTES, Attribute, FineKind, boxed, said, value_of
 from lyrics.plugins.scenes.language import RELATIONS, by_area, joined, place_of, place_phrase, stands, with_article
 from lyrics.plugins.scenes.layout import Scene, Thing
+from lyrics.plugins.scenes.names import Captions
 
 #: Things that one caption lists at most.
 MOST_LISTED = 3
@@ -71,9 +73,29 @@ def dense_captions(scene: Scene, draws: Draws) -> tuple[str, ...]:
     )
 
 
-def _whole(thing: Thing) -> str:
-    looks = [said(name, value_of(thing, name)) for name in ATTRIBUTES]
-    return f"{with_article(thing.shape)}, {' '.join(looks)}"
+def region_captions(scene: Scene, draws: Draws) -> tuple[str, ...]:
+    """Everything about some things in any order, each thing's noun and box before its looks, as descriptions of regions
+    are: ``a star at <Bbox>(5,20),(310,999)</Bbox>, red striped across ...``. A box tells things of one noun apart.
+    """
+    written = [f'the word "{word.text}" at {format_box(word.box)}' for word in scene.words]
+    captions = []
+    for _ in range(2):
+        things = [_whole(thing, boxed(thing)) for thing in draws.shuffled(scene.things)[:MOST_LISTED]]
+        captions.append(f"{', '.join([*things, *written])}, {ground_phrase(scene)}")
+    return tuple(captions)
+
+
+#: Kind of captions -> those of a scene.
+FINE_CAPTIONS: Mapping[Captions, Callable[[Scene, Draws], tuple[str, ...]]] = {
+    "varied": fine_captions,
+    "dense": dense_captions,
+    "regions": region_captions,
+}
+
+
+def _whole(thing: Thing, name: str | None = None) -> str:
+    looks = [said(attribute, value_of(thing, attribute)) for attribute in ATTRIBUTES]
+    return f"{with_article(name or thing.shape)}, {' '.join(looks)}"
 
 
 def _things(scene: Scene, draws: Draws, most: int) -> str:

@@ -45,7 +45,7 @@ SPLIT_ROOM = 1_000_000_000
 SingleTask = Literal["caption", "vqa", "text-vqa", "grounded-caption", "rec", "referential", "multi-choice", "dialogue"]
 SINGLE_TASKS: tuple[SingleTask, ...] = get_args(SingleTask)
 #: How much a caption of a fine scene tells.
-Captions = Literal["varied", "dense"]
+Captions = Literal["varied", "dense", "regions"]
 SceneTask = Literal[SingleTask, "mixed", "conversation"]
 SCENE_TASKS: tuple[SceneTask, ...] = get_args(SceneTask)
 #: What each scene is asked in the task ``conversation``, in any order.

@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from lyrics.core.language.codecs import format_box
 from lyrics.plugins.scenes import ScenesOptions
 from lyrics.plugins.scenes.dataset import Scenes
 from lyrics.plugins.scenes.fine_captions import MOST_LISTED, described, ground_phrase
@@ -103,6 +104,29 @@ def test_dense_captions_tell_everything_and_nouns_before_looks() -> None:
     assert data[5].captions == Scenes(ScenesOptions(attributes="fine", scenes=9, captions="dense"))[5].captions
 
 
-def test_plain_scenes_have_no_dense_captions() -> None:
-    with pytest.raises(ValueError, match="dense captions are of fine scenes: set attributes=fine"):
-        ScenesOptions(attributes="plain", captions="dense")
+def test_regions_tell_everything_of_the_thing_in_the_box() -> None:
+    data = Scenes(ScenesOptions(attributes="fine", scenes=200, captions="regions"))
+    seen = set()
+    for row in range(200):
+        scene, captions = data.scene(row), data[row].captions
+        assert len(captions) == 2
+        for caption in captions:
+            boxed = dict(re.findall(r"a (\w+ at <Bbox>\S+</Bbox>), ([^,]+)(?=, )", caption))
+            assert len(boxed) == min(len(scene.things), MOST_LISTED), caption
+            for name, looks in boxed.items():
+                (thing,) = [one for one in scene.things if name == f"{one.shape} at {format_box(one.box)}"]
+                outline = "a dark outline" if thing.outline == "dark" else "no outline"
+                lean = "upright" if thing.lean == "upright" else f"leaning {thing.lean}"
+                assert looks == f"{thing.colour} {thing.fill} {lean} with {outline}"
+                seen.add((row, name))
+            for word in scene.words:
+                assert f', the word "{word.text}" at {format_box(word.box)}, ' in caption
+            assert caption.endswith(f", {ground_phrase(scene)}")
+        assert not {*captions} & {*data[row ^ 1].captions}
+    assert len(seen) > 0.8 * sum(len(data.scene(row).things) for row in range(200)), "any of many"
+
+
+@pytest.mark.parametrize("captions", ["dense", "regions"])
+def test_plain_scenes_have_varied_captions_alone(captions: str) -> None:
+    with pytest.raises(ValueError, match=f"{captions} captions are of fine scenes: set attributes=fine"):
+        ScenesOptions(attributes="plain", captions=captions)
