@@ -29,9 +29,13 @@ def box_waves(boxes_BM4: torch.Tensor) -> torch.Tensor:
     """
     boxes_BM4 = boxes_BM4 if boxes_BM4.dtype == torch.float64 else boxes_BM4.float()
     center_BM2, half_BM2 = boxes_BM4[..., :2], boxes_BM4[..., 2:] / 2
-    sides_BM4 = torch.cat([center_BM2 - half_BM2, center_BM2 + half_BM2], dim=-1)
-    frequencies = math.pi * 2.0 ** torch.arange(BANDS, device=boxes_BM4.device, dtype=boxes_BM4.dtype)
-    phases = (sides_BM4[..., None] * frequencies).flatten(-2)
+    return side_waves(torch.cat([center_BM2 - half_BM2, center_BM2 + half_BM2], dim=-1))
+
+
+def side_waves(sides_4: torch.Tensor) -> torch.Tensor:
+    """Return sines and cosines [..,WIDTH] of x1, y1, x2, y2 [..,4], as shares of the image's sides (fp32 or fp64)."""
+    frequencies = math.pi * 2.0 ** torch.arange(BANDS, device=sides_4.device, dtype=sides_4.dtype)
+    phases = (sides_4[..., None] * frequencies).flatten(-2)
     return torch.cat([phases.sin(), phases.cos()], dim=-1)
 
 

@@ -64,6 +64,7 @@ def lyrics_tiny() -> ModelSpec:
                 # A box is to be read off the local tokens, and written: neither is learned in a few thousand steps from
                 # four raw numbers and a thousand words without an order (docs/fine-stage1.md).
                 "box_features": "fourier",
+                "text_boxes": "fourier",
                 "numbers_in_order": True,
             },
         ),
@@ -108,7 +109,7 @@ def lyrics_tiny_plain() -> ModelSpec:
     fine = lyrics_tiny()
     refiner, queries, language_model = fine.refiner, fine.query_transformer, fine.language_model
     assert refiner is not None
-    own = {"box_features", "numbers_in_order"}
+    own = {"box_features", "text_boxes", "numbers_in_order"}
     return fine.model_copy(
         update={
             "image_encoder": _plain("tiny-vit"),
