@@ -87,6 +87,7 @@ FLOORS = (
     ("lyrics.core.lease",),
     (
         "lyrics.core.arrow",
+        "lyrics.core.box_waves",
         "lyrics.core.clean_text",
         "lyrics.core.conditions",
         "lyrics.core.dtypes",

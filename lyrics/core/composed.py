@@ -23,11 +23,12 @@ from lyrics.core.contracts import (
 from lyrics.core.errors import SpecError, WeightsError
 from lyrics.core.language.prompts import encode_texts
 from lyrics.core.language.spatial_tokens import object_tokens, spatial_kinds
+from lyrics.core.language.text_boxes import box_marks, find_regions
 from lyrics.core.pictures.processor import Processor
 from lyrics.core.refining.refinement import Refinement
 from lyrics.core.refining.refiner import VisualRefiner
 from lyrics.core.spec import ModelSpec
-from lyrics.core.stage1.batch import ObjectTokens
+from lyrics.core.stage1.batch import ObjectTokens, Regions
 from lyrics.core.stage1.distributed import SharedOut
 from lyrics.core.stage1.streams import QUERY_SEGMENTS, SpecialTokens, Stream, Text, full
 from lyrics.kernels.host_work import host_work
@@ -191,6 +192,19 @@ class ComposedModel(nn.Module):
     def _special(self) -> SpecialTokens:
         reader = self.abilities.text
         return SpecialTokens.none() if reader is None else SpecialTokens.from_tokenizer(reader.tokenizer)
+
+    def _regions(self, captions: Text) -> Regions:
+        """Raises ``SpecError`` where the query transformer's tokenizer does not write a box in whole numbers."""
+        reader = self.abilities.text
+        assert reader is not None  # a caption was read
+        marks = box_marks(reader.tokenizer)
+        if marks is None:
+            raise SpecError(
+                "objectives: one of them reads boxes in captions, and the query transformer's tokenizer does not write "
+                "every number up to 999 as one token. Take it out, or set query_transformer.options.builtin_tokenizer "
+                "to one of words."
+            )
+        return find_regions(captions, marks)
 
     def _stream(self, refinements: Sequence[Refinement], instructions: Sequence[str]) -> Stream:
         return self.stage2_stream(self._objects(refinements).rows(), self._words(instructions))

@@ -42,6 +42,7 @@ from lyrics.core.refining.refinement import Refinement
 from lyrics.core.renaming import renamed
 from lyrics.core.saving import SavedModel
 from lyrics.core.stage1.batch import PretrainBatch, Spatial
+from lyrics.core.stage1.distributed import world_size
 from lyrics.core.stage1.negatives import Negatives
 from lyrics.core.stage1.state import Loss
 from lyrics.core.stage1.step import pretrain_accuracy, pretrain_losses
@@ -172,11 +173,15 @@ class LyricsModel(SavedModel):
     ) -> dict[str, Loss]:
         """Stage 1 (section 3.2): every objective's loss as a sum and a count over this rank's batch.
 
+        Where one process trains, an objective of weight 0 is not computed.
         Random draws (masked objects, hard negatives) are functions of (``seed``, ``step``, the samples' positions).
         Raises ``ValueError`` for a model without objectives.
         """
         features, texts = self.pretraining_inputs(batch, seed, step)
-        return pretrain_losses(self.query_transformer, self.losses, features, texts, negatives)
+        losses = self.losses
+        if world_size() == 1:  # data parallelism waits for a gradient of every parameter
+            losses = {name: loss for name, loss in losses.items() if self.spec.objectives[name].weight} or losses
+        return pretrain_losses(self.query_transformer, losses, features, texts, negatives)
 
     def pretraining_accuracy(
         self, batch: PretrainExamples, *, seed: int = 0, step: int = 0
@@ -199,14 +204,16 @@ class LyricsModel(SavedModel):
             )
         features, refinements = self.features(batch.images.to(self.device, self.dtype))
         objects = self._objects(refinements)
+        captions = Text.from_lists(self._words(batch.captions))
         return features, PretrainBatch(
             Spatial.from_tokens(objects, self._kinds(refinements, objects) if kinds else None),
-            Text.from_lists(self._words(batch.captions)),
+            captions,
             torch.tensor(batch.positions, dtype=torch.int64),
             self._special(),
             seed,
             step,
             torch.tensor(batch.image_ids, dtype=torch.int64),
+            lambda: self._regions(captions),
         )
 
     def instruction_step(self, batch: InstructionExamples, *, longest: int | None = None) -> dict[str, Loss]:

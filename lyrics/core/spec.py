@@ -62,7 +62,10 @@ class ObjectiveSlot(Slot):
     """A loss of stage 1 and its factor in the sum."""
 
     weight: float = Field(
-        1.0, ge=0, description="factor of this loss in the sum; equation 5 of the paper is the plain sum"
+        1.0,
+        ge=0,
+        description="factor of this loss in the sum; equation 5 of the paper is the plain sum. 0 keeps its parameters "
+        "for a later stage, and does not compute it",
     )
 
 

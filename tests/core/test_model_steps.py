@@ -90,6 +90,25 @@ def test_stage_1_gives_every_loss_and_trains_what_it_should(model: LyricsModel) 
     assert not any(one.requires_grad for name, one in model.named_parameters() if name not in trained)
 
 
+def test_an_objective_of_weight_0_is_kept_and_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = {"itc": {"use": "itc", "weight": 0.0}, "itm": {"use": "itm", "weight": 0.0}, "icg": "icg"}
+    model = made(objectives=parts)
+    batch = collated(model, "pretrain", *(example(position) for position in range(3)))
+    trained = model.trainable_parameters("pretrain")
+    assert any(name.startswith("objectives.itm.") for name in trained)
+    losses = model.pretraining_step(batch, seed=0, step=0)
+    assert set(losses) == {"icg"}
+    model.zero_grad()
+    losses["icg"].sum.backward()
+    assert all(one.grad is None for name, one in trained.items() if name.startswith("objectives."))
+    # Several processes average a gradient of every parameter.
+    monkeypatch.setattr("lyrics.core.model.world_size", lambda: 2)
+    assert set(model.pretraining_step(batch, seed=0, step=0)) == {"itc", "itm", "icg"}
+    monkeypatch.undo()
+    nothing = {name: {"use": name, "weight": 0.0} for name in parts}
+    assert set(made(objectives=nothing).pretraining_step(batch, seed=0, step=0)) == set(parts), "a step has a loss"
+
+
 def test_stage_1_masks_objects_as_seed_step_and_position_say(model: LyricsModel) -> None:
     batch = collated(model, "pretrain", *(example(position) for position in range(4)))
     counts = {model.pretraining_step(batch, seed=0, step=step)["msp"].count for step in range(12)}

@@ -5,7 +5,7 @@ Letters: B samples of this rank, L tokens (padded).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,6 +101,18 @@ class Spatial:
 
 
 @dataclass(frozen=True, eq=False)
+class Regions:
+    """The R boxes that a batch's captions give, and the words that they say of each.
+
+    ``sample_R`` is the row of the caption (int64) and ``sides_norm_R4`` x1, y1, x2, y2 (float32).
+    """
+
+    sample_R: torch.Tensor
+    sides_norm_R4: torch.Tensor
+    words: Text
+
+
+@dataclass(frozen=True, eq=False)
 class PretrainBatch:
     """Texts of B samples; host tensors throughout.
 
@@ -112,6 +124,7 @@ class PretrainBatch:
         seed, step: see ``sample_B``.
         image_B: int64 identity of each image, so that two samples of one image are not each other's negatives;
             None means that every sample has its own image.
+        regions: finds the boxes in the captions; None: nobody can.
     """
 
     spatial: Spatial
@@ -121,6 +134,7 @@ class PretrainBatch:
     seed: int = 0
     step: int = 0
     image_B: torch.Tensor | None = None
+    regions: Callable[[], Regions] | None = None
 
     def __len__(self) -> int:
         return int(self.sample_B.shape[0])

@@ -84,11 +84,6 @@ class MQFormerOptions(QFormerOptions):
         "raw",
         description="the box in a local token (last four numbers): as it is, or also as waves of its sides",
     )
-    text_boxes: Literal["tokens", "fourier"] = Field(
-        "tokens",
-        description="a box in a text: its tokens alone, or also waves of its sides at its last number; the built-in "
-        "tokenizers of words have them",
-    )
 
     @property
     def segments(self) -> tuple[str, ...]:

@@ -31,11 +31,11 @@ class Trunk(Protocol):
     num_queries: int
     local_dims: dict[str, int]
     query_tokens_QD: nn.Parameter
+    word_embeddings: nn.Embedding
+    position_embeddings: nn.Embedding
     embedding_norm: nn.LayerNorm
     image_norm: nn.Module
     layers: nn.ModuleList
-
-    def embed_text(self, ids_L: torch.Tensor, positions_L: torch.Tensor) -> torch.Tensor: ...
 
     def read_local(self, name: str, tokens: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]: ...
 
@@ -75,7 +75,7 @@ def forward_dense(
     for name, text in sorted(stream.text.items(), key=lambda item: "SC".index(item[0])):
         size = text.ids_RL.shape[1]
         positions = torch.arange(size, device=device) + text.first_position
-        parts.append(model.embed_text(text.ids_RL.to(device), positions))
+        parts.append(model.word_embeddings(text.ids_RL.to(device)) + model.position_embeddings(positions))
         segments[name] = slice(length, length + size)
         exists.append(text.mask_RL)
         length += size

@@ -25,13 +25,14 @@ from torch import nn
 from torch.amp.autocast_mode import is_autocast_available
 from torch.utils.checkpoint import checkpoint
 
+from lyrics.core.box_waves import WIDTH
 from lyrics.core.errors import ContractError, SpecError
 from lyrics.core.language.tokenizers import numbers_in_order
 from lyrics.core.stage1.streams import Features, ProjectedFeatures, SpecialTokens, Stream, StreamOutputs
 from lyrics.kernels import CrossPlan, Plan, prepare
 from lyrics.kernels.attention import Prepared
 from lyrics.plugins.mqformer import MQFormerOptions, QFormerOptions
-from lyrics.plugins.mqformer.boxes import WIDTH, side_waves, with_box_waves
+from lyrics.plugins.mqformer.boxes import with_box_waves
 from lyrics.plugins.mqformer.dense import forward_dense
 from lyrics.plugins.mqformer.layers import (
     KeysAndValues,
@@ -41,7 +42,6 @@ from lyrics.plugins.mqformer.layers import (
     padded,
 )
 from lyrics.plugins.mqformer.packing import Sizes, Tables, lower
-from lyrics.plugins.mqformer.text_boxes import BoxMarks, box_marks, boxes_in_text
 
 SPECIAL_TOKENS = ("[PAD]", "[CLS]", "[SEP]", "[MASK]", "[BOS]", "[DEC]", "[MLM]")
 
@@ -83,12 +83,6 @@ class MQFormer(nn.Module):
         self.query_tokens_QD = nn.Parameter(torch.empty(self.num_queries, self.hidden_size))
         self.word_embeddings = nn.Embedding(padded(options.vocab_size, 64), self.hidden_size)
         self.position_embeddings = nn.Embedding(options.max_positions, self.hidden_size)
-        self.text_box_waves = (
-            nn.Linear(WIDTH, self.hidden_size, bias=False)
-            if isinstance(options, MQFormerOptions) and options.text_boxes == "fourier"
-            else None
-        )
-        self._box_marks: tuple[Any, BoxMarks] | None = None  # of which tokenizer
         self.embedding_norm = nn.LayerNorm(self.hidden_size, eps=options.layer_norm_eps)
         self.image_norm: nn.Module = nn.LayerNorm(image_dim) if options.normalize_image_tokens else nn.Identity()
         self.layers = nn.ModuleList(
@@ -109,14 +103,12 @@ class MQFormer(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=std)
-            if isinstance(module, nn.Linear) and module.bias is not None:
+            if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
         for layer in self.layers:
             grounding = cast(Layer, layer).local_attention
             if grounding is not None:
                 grounding.reset_parameters_xavier()
-        if self.text_box_waves is not None:  # weights that were trained without it begin where they ended
-            nn.init.zeros_(self.text_box_waves.weight)
         weight = self.word_embeddings.weight
         if self.options.numbers_in_order and not weight.is_meta and not numbers_in_order(weight, self.tokenizer):
             warnings.warn(
@@ -226,37 +218,8 @@ class MQFormer(nn.Module):
     def embed(self, tables: Tables) -> tuple[torch.Tensor, torch.Tensor]:
         """Queries (no position, but the LayerNorm) and text, packed."""
         queries = self.query_tokens_QD.expand(tables.num_sets, -1, -1).reshape(-1, self.hidden_size)
-        text = self.embed_text(tables.ids_T, tables.positions_T)
+        text = self.word_embeddings(tables.ids_T) + self.position_embeddings(tables.positions_T)
         return self._embedding_tail(queries), self._embedding_tail(text)
-
-    def embed_text(self, ids_L: torch.Tensor, positions_L: torch.Tensor) -> torch.Tensor:
-        """Return words, positions and boxes of tokens [..,L], before the LayerNorm: [..,L,D].
-
-        Raises:
-            SpecError: boxes are to be read as waves, and the tokenizer does not write a number as one token.
-        """
-        text_LD = self.word_embeddings(ids_L) + self.position_embeddings(positions_L)
-        if self.text_box_waves is None:
-            return text_LD
-        found_L, sides_L4 = boxes_in_text(ids_L, positions_L.expand_as(ids_L), self._marks(ids_L.device))
-        waves_LW = torch.where(found_L[..., None], side_waves(sides_L4), 0.0).to(self.text_box_waves.weight.dtype)
-        return text_LD + self.text_box_waves(waves_LW)
-
-    def _marks(self, device: torch.device) -> BoxMarks:
-        """What boxes are made of, for today's tokenizer: a model folder may bring another."""
-        if self._box_marks is None or self._box_marks[0] is not self.tokenizer:
-            marks = box_marks(self.tokenizer, self.word_embeddings.num_embeddings)
-            if marks is None:
-                raise SpecError(
-                    "query_transformer.options.text_boxes: fourier needs a tokenizer that writes every number up to "
-                    "999 and '),(' as one token, such as a built-in one of words; set it to tokens."
-                )
-            self._box_marks = self.tokenizer, marks
-        tokenizer, marks = self._box_marks
-        if marks.values.device != device:
-            marks = marks._replace(values=marks.values.to(device))
-            self._box_marks = tokenizer, marks
-        return marks
 
     def _embedding_tail(self, rows_TD: torch.Tensor) -> torch.Tensor:
         return F.dropout(self.embedding_norm(rows_TD), self.options.hidden_dropout, self.training)

@@ -1,6 +1,6 @@
-"""The four objectives of stage 1. This manifest imports no torch.
+"""The objectives of stage 1: the paper's four, and region words. This manifest imports no torch.
 
-Each has the recipe ``paper`` (the default) and the recipe ``released``, which reproduces the authors' published code;
+Each of the four has the recipe ``paper`` (the default) and the recipe ``released``, which reproduces the authors' published code;
 with a query transformer without grounding queries the latter is BLIP-2's stage 1.
 """
 
@@ -67,7 +67,19 @@ class MSPOptions(ObjectiveOptions):
         return ("V", "S")
 
 
-_SUMMARIES: dict[str, tuple[type[ObjectiveOptions], str]] = {
+class RegionOptions(Options):
+    """Region words."""
+
+    num_layers: int = Field(2, ge=1, description="layers of the decoder that reads the queries")
+    num_heads: int = Field(4, ge=1, description="its attention heads")
+
+    @property
+    def needs_segments(self) -> tuple[str, ...]:
+        """What the query transformer must have: queries to read, and a reader of captions."""
+        return ("V", "C")
+
+
+_SUMMARIES: dict[str, tuple[type[Options], str]] = {
     "itc": (ITCOptions, "image-text contrastive: pooled queries against [BOS] and [CLS], negatives from all ranks"),
     "itm": (
         ITMOptions,
@@ -75,6 +87,7 @@ _SUMMARIES: dict[str, tuple[type[ObjectiveOptions], str]] = {
     ),
     "icg": (ICGOptions, "image-grounded caption generation: a causal caption that sees the queries"),
     "msp": (MSPOptions, "masked spatial prediction: whole objects, tag and box, restored from the queries"),
+    "regions": (RegionOptions, "region words: what captions say of a box, told from the box (not of the paper)"),
 }
 
 

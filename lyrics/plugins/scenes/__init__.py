@@ -61,7 +61,7 @@ class ScenesOptions(Options):
     captions: Captions = Field(
         "varied",
         description="of fine scenes, the task caption: varied describes some things and some of their looks; dense "
-        "everything about everything; regions everything about some things, each with its box",
+        "everything about everything; regions the same, each thing with its box",
     )
 
     @model_validator(mode="after")

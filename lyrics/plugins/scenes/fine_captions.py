@@ -68,21 +68,18 @@ def dense_captions(scene: Scene, draws: Draws) -> tuple[str, ...]:
     ordered = sorted(scene.things, key=lambda thing: (thing.box.x1, thing.box.y1))
     written = [f'the word "{word.text}"' for word in scene.words]
     return tuple(
-        f"{', '.join([*map(_whole, things), *written])}, {ground_phrase(scene)}"
+        f"{', '.join([*(_whole(thing, thing.shape) for thing in things), *written])}, {ground_phrase(scene)}"
         for things in (ordered, draws.shuffled(scene.things))
     )
 
 
 def region_captions(scene: Scene, draws: Draws) -> tuple[str, ...]:
-    """Everything about some things in any order, each thing's noun and box before its looks, as descriptions of regions
-    are: ``a star at <Bbox>(5,20),(310,999)</Bbox>, red striped across ...``. A box tells things of one noun apart.
+    """Everything about everything, in any order, each thing's noun and box before its looks:
+    ``a star at <Bbox>(5,20),(310,999)</Bbox>, red striped across ...``. A box tells things of one noun apart.
     """
-    written = [f'the word "{word.text}" at {format_box(word.box)}' for word in scene.words]
-    captions = []
-    for _ in range(2):
-        things = [_whole(thing, boxed(thing)) for thing in draws.shuffled(scene.things)[:MOST_LISTED]]
-        captions.append(f"{', '.join([*things, *written])}, {ground_phrase(scene)}")
-    return tuple(captions)
+    things = [_whole(thing, boxed(thing)) for thing in draws.shuffled(scene.things)]
+    written = [f'the word at {format_box(word.box)}, "{word.text}"' for word in scene.words]
+    return (f"{', '.join([*things, *written])}, {ground_phrase(scene)}",)
 
 
 #: Kind of captions -> those of a scene.
@@ -93,9 +90,9 @@ FINE_CAPTIONS: Mapping[Captions, Callable[[Scene, Draws], tuple[str, ...]]] = {
 }
 
 
-def _whole(thing: Thing, name: str | None = None) -> str:
+def _whole(thing: Thing, name: str) -> str:
     looks = [said(attribute, value_of(thing, attribute)) for attribute in ATTRIBUTES]
-    return f"{with_article(name or thing.shape)}, {' '.join(looks)}"
+    return f"{with_article(name)}, {' '.join(looks)}"
 
 
 def _things(scene: Scene, draws: Draws, most: int) -> str:

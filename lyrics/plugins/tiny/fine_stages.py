@@ -13,30 +13,17 @@ def _captions(max_objects: int, seed: int, captions: str = "dense") -> dict[str,
     return {"use": "scenes", "options": options}
 
 
-def _regions(seed: int) -> dict[str, Any]:
-    """Captions of regions, and some of the other two kinds, so that what a noun tells and retrieval are kept."""
-    return {
-        "two": _captions(2, seed, "regions"),
-        "four": _captions(4, seed + 1, "regions"),
-        "all": _captions(8, seed + 2, "regions"),
-        "nouns": _captions(8, seed + 3),
-        "said": _captions(8, seed + 4, "varied"),
-    }
-
-
 def _fine_stage1(
     name: str,
     steps: int,
     after: str | None,
     sets: Mapping[str, Any],
-    text_boxes: str = "tokens",
     **settings: Any,
 ) -> Stage:
     """Stage 1 on fine scenes. ``settings`` are of the objectives: ``msp__weight=2``."""
     given: dict[str, Any] = {
         "data.sets": sets,
         "optimization.steps": steps,
-        "model.spec.query_transformer.options.text_boxes": text_boxes,
         **{f"model.spec.objectives.{path.replace('__', '.')}": value for path, value in settings.items()},
     }
     return Stage(name, "tiny-stage1", after, given)
@@ -77,22 +64,27 @@ FINE_STAGE1 = (
     ),
     _fine_stage1(
         "fine-stage1-regions",
-        500,
+        400,
         "fine-stage1-nouns",
-        _regions(21),
-        icg__weight=2.0,
-        msp__weight=3.0,
-        msp__options__mask_probability=0.3,
+        {"four": _captions(4, 21, "regions"), "all": _captions(8, 22, "regions")},
+        itc__weight=0.0,
+        itm__weight=0.0,
+        icg__weight=0.0,
+        msp__weight=0.0,
     ),
     _fine_stage1(
         "fine-stage1",
-        600,
+        300,
         "fine-stage1-regions",
-        _regions(31),
-        text_boxes="fourier",
+        {
+            "all": _captions(8, 31, "regions"),
+            "nouns": _captions(8, 32),
+            "said": _captions(8, 33, "varied"),
+        },
         icg__weight=2.0,
         msp__weight=3.0,
         msp__options__mask_probability=0.3,
+        regions__weight=2.0,
     ),
 )
 

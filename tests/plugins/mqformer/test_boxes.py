@@ -9,11 +9,12 @@ import math
 import pytest
 import torch
 
+from lyrics.core.box_waves import BANDS, WIDTH, box_waves
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import ContractError, SpecError, WeightsError
 from lyrics.core.stage1.streams import Features, Stream, Text, full
 from lyrics.plugins.mqformer import MQFormerOptions
-from lyrics.plugins.mqformer.boxes import BANDS, WIDTH, box_waves, with_box_waves
+from lyrics.plugins.mqformer.boxes import with_box_waves
 from lyrics.plugins.mqformer.build import build_mqformer
 from lyrics.plugins.mqformer.convert import from_upstream, load_converted, to_upstream
 from tests.plugins.objectives.cases import features, small_model
