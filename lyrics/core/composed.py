@@ -29,7 +29,7 @@ from lyrics.core.refining.refinement import Refinement
 from lyrics.core.refining.refiner import VisualRefiner
 from lyrics.core.spec import ModelSpec
 from lyrics.core.stage1.batch import ObjectTokens, Regions
-from lyrics.core.stage1.distributed import SharedOut
+from lyrics.core.stage1.distributed import SharedOut, world_size
 from lyrics.core.stage1.streams import QUERY_SEGMENTS, SpecialTokens, Stream, Text, full
 from lyrics.kernels.host_work import host_work
 
@@ -100,6 +100,13 @@ class ComposedModel(nn.Module):
     def losses(self) -> dict[str, Objective]:
         """The objectives by name, as what they are."""
         return cast(dict[str, Objective], dict(self.objectives.items()))
+
+    def computed_losses(self) -> dict[str, Objective]:
+        """Those of a training step: of one process all whose weight is not 0, and of several all, as data parallelism
+        waits for a gradient of every parameter.
+        """
+        counted = {name: loss for name, loss in self.losses.items() if self.spec.objectives[name].weight}
+        return counted if counted and world_size() == 1 else self.losses
 
     @property
     def device(self) -> torch.device:

@@ -42,7 +42,6 @@ from lyrics.core.refining.refinement import Refinement
 from lyrics.core.renaming import renamed
 from lyrics.core.saving import SavedModel
 from lyrics.core.stage1.batch import PretrainBatch, Spatial
-from lyrics.core.stage1.distributed import world_size
 from lyrics.core.stage1.negatives import Negatives
 from lyrics.core.stage1.state import Loss
 from lyrics.core.stage1.step import pretrain_accuracy, pretrain_losses
@@ -173,15 +172,11 @@ class LyricsModel(SavedModel):
     ) -> dict[str, Loss]:
         """Stage 1 (section 3.2): every objective's loss as a sum and a count over this rank's batch.
 
-        Where one process trains, an objective of weight 0 is not computed.
         Random draws (masked objects, hard negatives) are functions of (``seed``, ``step``, the samples' positions).
         Raises ``ValueError`` for a model without objectives.
         """
         features, texts = self.pretraining_inputs(batch, seed, step)
-        losses = self.losses
-        if world_size() == 1:  # data parallelism waits for a gradient of every parameter
-            losses = {name: loss for name, loss in losses.items() if self.spec.objectives[name].weight} or losses
-        return pretrain_losses(self.query_transformer, losses, features, texts, negatives)
+        return pretrain_losses(self.query_transformer, self.computed_losses(), features, texts, negatives)
 
     def pretraining_accuracy(
         self, batch: PretrainExamples, *, seed: int = 0, step: int = 0
@@ -199,12 +194,10 @@ class LyricsModel(SavedModel):
         """
         if not self.objectives:
             raise ValueError(
-                "this model has no objectives, so there is nothing to pretrain; give its spec some of those that "
-                "'lyrics list objective' names"
+                "this model has no objectives, so there is nothing to pretrain; name some of 'lyrics list objective'"
             )
         features, refinements = self.features(batch.images.to(self.device, self.dtype))
-        objects = self._objects(refinements)
-        captions = Text.from_lists(self._words(batch.captions))
+        objects, captions = self._objects(refinements), Text.from_lists(self._words(batch.captions))
         return features, PretrainBatch(
             Spatial.from_tokens(objects, self._kinds(refinements, objects) if kinds else None),
             captions,
@@ -212,8 +205,8 @@ class LyricsModel(SavedModel):
             self._special(),
             seed,
             step,
-            torch.tensor(batch.image_ids, dtype=torch.int64),
-            lambda: self._regions(captions),
+            image_B=torch.tensor(batch.image_ids, dtype=torch.int64),
+            regions=lambda: self._regions(captions),
         )
 
     def instruction_step(self, batch: InstructionExamples, *, longest: int | None = None) -> dict[str, Loss]:

@@ -102,7 +102,7 @@ def test_an_objective_of_weight_0_is_kept_and_not_computed(monkeypatch: pytest.M
     losses["icg"].sum.backward()
     assert all(one.grad is None for name, one in trained.items() if name.startswith("objectives."))
     # Several processes average a gradient of every parameter.
-    monkeypatch.setattr("lyrics.core.model.world_size", lambda: 2)
+    monkeypatch.setattr("lyrics.core.composed.world_size", lambda: 2)
     assert set(model.pretraining_step(batch, seed=0, step=0)) == {"itc", "itm", "icg"}
     monkeypatch.undo()
     nothing = {name: {"use": name, "weight": 0.0} for name in parts}

@@ -1,7 +1,7 @@
 """The objectives of stage 1: the paper's four, and region words. This manifest imports no torch.
 
-Each of the four has the recipe ``paper`` (the default) and the recipe ``released``, which reproduces the authors' published code;
-with a query transformer without grounding queries the latter is BLIP-2's stage 1.
+Each of the four has the recipe ``paper`` (the default) and the recipe ``released``, which reproduces the authors'
+published code; with a query transformer without grounding queries the latter is BLIP-2's stage 1.
 """
 
 from __future__ import annotations

@@ -61,8 +61,8 @@ class RegionWords(nn.Module):
         """Cross-entropy to each word said of a region, averaged over its words, and summed over the regions."""
         regions = _regions(state.batch)
         if regions is None:
-            nothing = sum(state.outputs(QUERIES, name).sum() for name in self.query_segments) * 0.0
-            return Loss(nothing + sum(one.sum() for one in self.parameters()) * 0.0, 0)
+            read = [state.outputs(QUERIES, name) for name in self.query_segments]
+            return Loss(torch.stack([one.sum() for one in (*read, *self.parameters())]).sum() * 0.0, 0)
         log_RV = F.log_softmax(_exact(self._read(state, regions)), dim=1)
         words_RW, mask_RW = regions.words.ids_RL.to(log_RV.device), regions.words.mask_RL.to(log_RV.device)
         said_RW = log_RV.gather(1, words_RW) * mask_RW

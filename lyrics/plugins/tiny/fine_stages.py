@@ -64,7 +64,7 @@ FINE_STAGE1 = (
     ),
     _fine_stage1(
         "fine-stage1-regions",
-        400,
+        900,
         "fine-stage1-nouns",
         {"four": _captions(4, 21, "regions"), "all": _captions(8, 22, "regions")},
         itc__weight=0.0,
