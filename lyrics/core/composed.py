@@ -21,8 +21,7 @@ from lyrics.core.contracts import (
     QueryTransformer,
 )
 from lyrics.core.errors import SpecError, WeightsError
-from lyrics.core.language.prompts import encode_texts
-from lyrics.core.language.spatial_tokens import object_tokens, spatial_kinds
+from lyrics.core.language.spatial_tokens import spatial_kinds
 from lyrics.core.pictures.processor import Processor
 from lyrics.core.refining.refinement import Refinement
 from lyrics.core.refining.refiner import VisualRefiner
@@ -30,7 +29,7 @@ from lyrics.core.spec import ModelSpec
 from lyrics.core.stage1.batch import ObjectTokens
 from lyrics.core.stage1.distributed import SharedOut
 from lyrics.core.stage1.streams import QUERY_SEGMENTS, SpecialTokens, Stream, Text, full
-from lyrics.kernels.host_work import host_work
+from lyrics.core.stage1.texts import Texts
 
 STREAM = "stage2"
 
@@ -157,17 +156,13 @@ class ComposedModel(nn.Module):
 
     # --- texts as token ids ----------------------------------------------------------------------
 
-    @host_work("tokenize objects")
-    def _objects(self, refinements: Sequence[Refinement]) -> ObjectTokens:
-        """Return each image's objects as token ids, nothing for a query transformer without text.
+    @property
+    def texts(self) -> Texts:
+        """How objects and captions become the query transformer's token ids."""
+        return Texts.of(self.abilities.text, self.spec.codec)
 
-        Two places are left for special tokens.
-        """
-        reader = self.abilities.text
-        if reader is None:
-            return ObjectTokens.none(len(refinements))
-        seen = [(found.objects, found.size_px) for found in refinements]
-        return object_tokens(seen, reader.tokenizer, self.spec.codec, reader.max_positions - 2)
+    def _objects(self, refinements: Sequence[Refinement]) -> ObjectTokens:
+        return self.texts.objects(refinements)
 
     def _kinds(self, refinements: Sequence[Refinement], objects: ObjectTokens) -> list[list[list[int]]]:
         """Return what each token of ``objects`` is, object by object."""
@@ -179,18 +174,11 @@ class ComposedModel(nn.Module):
             for found, count in zip(refinements, objects.objects_B.tolist(), strict=True)
         ]
 
-    @host_work("tokenize captions")
     def _words(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the same of texts, cut where the query transformer's positions end."""
-        reader = self.abilities.text
-        if reader is None:
-            return [[] for _ in texts]
-        longest = reader.max_positions - 2
-        return [ids[:longest] for ids in encode_texts(reader.tokenizer, texts)]
+        return self.texts.words(texts)
 
     def _special(self) -> SpecialTokens:
-        reader = self.abilities.text
-        return SpecialTokens.none() if reader is None else SpecialTokens.from_tokenizer(reader.tokenizer)
+        return self.texts.special()
 
     def _stream(self, refinements: Sequence[Refinement], instructions: Sequence[str]) -> Stream:
         return self.stage2_stream(self._objects(refinements).rows(), self._words(instructions))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Literal, Unpack, overload
 
 import torch
@@ -41,11 +42,11 @@ from lyrics.core.pictures.model_inputs import ModelImages, asked
 from lyrics.core.refining.refinement import Refinement
 from lyrics.core.renaming import renamed
 from lyrics.core.saving import SavedModel
-from lyrics.core.stage1.batch import PretrainBatch, Spatial
+from lyrics.core.stage1.batch import PretrainBatch
 from lyrics.core.stage1.negatives import Negatives
 from lyrics.core.stage1.state import Loss
 from lyrics.core.stage1.step import pretrain_accuracy, pretrain_losses
-from lyrics.core.stage1.streams import Features, Text
+from lyrics.core.stage1.streams import Features
 from lyrics.core.training_output import TrainingOutput, step_number, training_output
 
 if TYPE_CHECKING:
@@ -175,8 +176,12 @@ class LyricsModel(SavedModel):
         Random draws (masked objects, hard negatives) are functions of (``seed``, ``step``, the samples' positions).
         Raises ``ValueError`` for a model without objectives.
         """
-        features, texts = self.pretraining_inputs(batch, seed, step)
-        return pretrain_losses(self.query_transformer, self.losses, features, texts, negatives)
+        ahead = batch.ahead
+        if ahead is None or not self.training or not ahead.is_of(seed, step):
+            features, texts = self.pretraining_inputs(batch, seed, step)
+            return pretrain_losses(self.query_transformer, self.losses, features, texts, negatives)
+        features, _ = self.features(batch.images.to(self.device, self.dtype))
+        return pretrain_losses(self.query_transformer, self.losses, features, ahead.batch, negatives, ahead.planned)
 
     def pretraining_accuracy(
         self, batch: PretrainExamples, *, seed: int = 0, step: int = 0
@@ -198,16 +203,9 @@ class LyricsModel(SavedModel):
                 "'lyrics list objective' names"
             )
         features, refinements = self.features(batch.images.to(self.device, self.dtype))
-        objects = self._objects(refinements)
-        return features, PretrainBatch(
-            Spatial.from_tokens(objects, self._kinds(refinements, objects) if kinds else None),
-            Text.from_lists(self._words(batch.captions)),
-            torch.tensor(batch.positions, dtype=torch.int64),
-            self._special(),
-            seed,
-            step,
-            torch.tensor(batch.image_ids, dtype=torch.int64),
-        )
+        kinds_of = partial(self._kinds, refinements) if kinds else None
+        texts = self.texts.batch(refinements, batch.captions, batch.positions, batch.image_ids, seed, step, kinds_of)
+        return features, texts
 
     def instruction_step(self, batch: InstructionExamples, *, longest: int | None = None) -> dict[str, Loss]:
         """Stage 2 (section 3.3): next-token loss on answers and what ends them, as one sum and count called ``answer``.
