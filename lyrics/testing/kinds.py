@@ -393,19 +393,20 @@ class QueryTransformerContract(ModuleContract):
         from lyrics.core.contracts import PlansAhead
 
         transformer = self.build()
-        if not isinstance(transformer, PlansAhead):
+        plans: PlansAhead | None = transformer if isinstance(transformer, PlansAhead) else None
+        if plans is None:
             return
         features, stream = self._features(), self._stream(transformer, [0, 1], None)
         tokens = {name: int(own.shape[1]) for name, (own, _) in features.local.items()}
-        planner = copy.deepcopy(transformer.planner(int(features.image_tokens_BND.shape[1])))
+        planner = copy.deepcopy(plans.planner(int(features.image_tokens_BND.shape[1])))
         planned = copy.deepcopy(planner([stream], features.num_images, tokens))
         projected = transformer.project(features)
-        found, wanted = transformer.run_planned(planned, projected), transformer([stream], projected)
+        found, wanted = plans.run_planned(planned, projected), transformer([stream], projected)
         assert found is not None, "it was laid out for these features"
         for segment in stream.wanted:
             close(found(stream.name, segment), wanted(stream.name, segment), f"outputs of {segment}, laid out before")
         other = planner([stream], features.num_images + 1, tokens)
-        assert transformer.run_planned(other, projected) is None, "it was laid out for other features"
+        assert plans.run_planned(other, projected) is None, "it was laid out for other features"
 
     def test_trains_in_stage_1(self) -> None:
         """Troubleshooting: a step with all objectives that the segments allow.
