@@ -21,17 +21,15 @@ from lyrics.core.contracts import (
     QueryTransformer,
 )
 from lyrics.core.errors import SpecError, WeightsError
-from lyrics.core.language.prompts import encode_texts
-from lyrics.core.language.spatial_tokens import object_tokens, spatial_kinds
-from lyrics.core.language.text_boxes import box_marks, find_regions
+from lyrics.core.language.spatial_tokens import spatial_kinds
 from lyrics.core.pictures.processor import Processor
 from lyrics.core.refining.refinement import Refinement
 from lyrics.core.refining.refiner import VisualRefiner
 from lyrics.core.spec import ModelSpec
-from lyrics.core.stage1.batch import ObjectTokens, Regions
+from lyrics.core.stage1.batch import ObjectTokens
 from lyrics.core.stage1.distributed import SharedOut, world_size
 from lyrics.core.stage1.streams import QUERY_SEGMENTS, SpecialTokens, Stream, Text, full
-from lyrics.kernels.host_work import host_work
+from lyrics.core.stage1.texts import Texts
 
 STREAM = "stage2"
 
@@ -165,17 +163,13 @@ class ComposedModel(nn.Module):
 
     # --- texts as token ids ----------------------------------------------------------------------
 
-    @host_work("tokenize objects")
-    def _objects(self, refinements: Sequence[Refinement]) -> ObjectTokens:
-        """Return each image's objects as token ids, nothing for a query transformer without text.
+    @property
+    def texts(self) -> Texts:
+        """How objects and captions become the query transformer's token ids."""
+        return Texts.of(self.abilities.text, self.spec.codec)
 
-        Two places are left for special tokens.
-        """
-        reader = self.abilities.text
-        if reader is None:
-            return ObjectTokens.none(len(refinements))
-        seen = [(found.objects, found.size_px) for found in refinements]
-        return object_tokens(seen, reader.tokenizer, self.spec.codec, reader.max_positions - 2)
+    def _objects(self, refinements: Sequence[Refinement]) -> ObjectTokens:
+        return self.texts.objects(refinements)
 
     def _kinds(self, refinements: Sequence[Refinement], objects: ObjectTokens) -> list[list[list[int]]]:
         """Return what each token of ``objects`` is, object by object."""
@@ -187,31 +181,11 @@ class ComposedModel(nn.Module):
             for found, count in zip(refinements, objects.objects_B.tolist(), strict=True)
         ]
 
-    @host_work("tokenize captions")
     def _words(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the same of texts, cut where the query transformer's positions end."""
-        reader = self.abilities.text
-        if reader is None:
-            return [[] for _ in texts]
-        longest = reader.max_positions - 2
-        return [ids[:longest] for ids in encode_texts(reader.tokenizer, texts)]
+        return self.texts.words(texts)
 
     def _special(self) -> SpecialTokens:
-        reader = self.abilities.text
-        return SpecialTokens.none() if reader is None else SpecialTokens.from_tokenizer(reader.tokenizer)
-
-    def _regions(self, captions: Text) -> Regions:
-        """Raises ``SpecError`` where the query transformer's tokenizer does not write a box in whole numbers."""
-        reader = self.abilities.text
-        assert reader is not None  # a caption was read
-        marks = box_marks(reader.tokenizer)
-        if marks is None:
-            raise SpecError(
-                "objectives: one of them reads boxes in captions, and the query transformer's tokenizer does not write "
-                "every number up to 999 as one token. Take it out, or set query_transformer.options.builtin_tokenizer "
-                "to one of words."
-            )
-        return find_regions(captions, marks)
+        return self.texts.special()
 
     def _stream(self, refinements: Sequence[Refinement], instructions: Sequence[str]) -> Stream:
         return self.stage2_stream(self._objects(refinements).rows(), self._words(instructions))

@@ -287,6 +287,37 @@ class WithStage1Parameters(Protocol):
         ...
 
 
+@runtime_checkable
+class PlansAhead(Protocol):
+    """Optional, for a query transformer that lays streams out before their features are there.
+
+    In training a loader's worker then makes the tables of a step's first pass, and they are on the device when the
+    step begins.
+    """
+
+    def planner(self, image_tokens: int) -> Callable[[Sequence[Stream], int, Mapping[str, int]], Planned]:
+        """Return what lays streams out for a model as this one is now (device, type, training).
+
+        Called as ``planner(streams, images, local_tokens)`` with the number of images and of each source's local
+        tokens, in another process: it is pickled, holds no parameters, and touches no device. ``image_tokens`` are
+        those of each image.
+        """
+        ...
+
+    def run_planned(self, planned: Any, features: Any) -> StreamOutputs | None:
+        """Run what a planner has laid out over what ``project`` has returned; the outputs are those of a call.
+
+        None where it was laid out for other numbers of images or tokens.
+        """
+        ...
+
+
+class Planned(Protocol):
+    """What a planner returns: host tensors, pickled on the way from a worker."""
+
+    def pin_memory(self) -> Any: ...
+
+
 class LanguageModel(Module, Protocol):
     """Embeds token ids, reads embeddings, and generates from embeddings.
 
@@ -492,7 +523,8 @@ class HoldsIn4Bit(Protocol):
 class Objective(Module, Protocol):
     """Says which streams it needs, and turns their outputs into a (sum, count) of its loss.
 
-    A module that owns its heads.
+    A module that owns its heads. Its streams do not depend on the values of its parameters: in training they are also
+    declared in loader workers, by a copy of it on the meta device.
 
     Options may declare ``needs_segments`` (a field or property): the segments that its streams cannot be without. A
     query transformer that lacks one is then refused before anything is built. A loss that compares samples of a batch
@@ -600,6 +632,7 @@ class Abilities:
     """
 
     text: ReadsText | None
+    ahead: PlansAhead | None
     stage1: WithStage1Parameters | None
     lora: MergesLora | None
     cache: WithCache | None
@@ -609,6 +642,7 @@ class Abilities:
     def of(cls, query_transformer: QueryTransformer, language_model: LanguageModel) -> Abilities:
         return cls(
             text=reader_of(query_transformer),
+            ahead=query_transformer if isinstance(query_transformer, PlansAhead) else None,
             stage1=query_transformer if isinstance(query_transformer, WithStage1Parameters) else None,
             lora=language_model if isinstance(language_model, MergesLora) else None,
             cache=language_model if isinstance(language_model, WithCache) else None,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Literal, Unpack, overload
 
 import torch
@@ -41,11 +42,11 @@ from lyrics.core.pictures.model_inputs import ModelImages, asked
 from lyrics.core.refining.refinement import Refinement
 from lyrics.core.renaming import renamed
 from lyrics.core.saving import SavedModel
-from lyrics.core.stage1.batch import PretrainBatch, Spatial
+from lyrics.core.stage1.batch import PretrainBatch
 from lyrics.core.stage1.negatives import Negatives
 from lyrics.core.stage1.state import Loss
 from lyrics.core.stage1.step import pretrain_accuracy, pretrain_losses
-from lyrics.core.stage1.streams import Features, Text
+from lyrics.core.stage1.streams import Features
 from lyrics.core.training_output import TrainingOutput, step_number, training_output
 
 if TYPE_CHECKING:
@@ -175,8 +176,12 @@ class LyricsModel(SavedModel):
         Random draws (masked objects, hard negatives) are functions of (``seed``, ``step``, the samples' positions).
         Raises ``ValueError`` for a model without objectives.
         """
-        features, texts = self.pretraining_inputs(batch, seed, step)
-        return pretrain_losses(self.query_transformer, self.computed_losses(), features, texts, negatives)
+        ahead, losses = batch.ahead, self.computed_losses()
+        if ahead is None or not self.training or not ahead.is_of(seed, step):
+            features, texts = self.pretraining_inputs(batch, seed, step)
+            return pretrain_losses(self.query_transformer, losses, features, texts, negatives)
+        features, _ = self.features(batch.images.to(self.device, self.dtype))
+        return pretrain_losses(self.query_transformer, losses, features, ahead.batch, negatives, ahead.planned)
 
     def pretraining_accuracy(
         self, batch: PretrainExamples, *, seed: int = 0, step: int = 0
@@ -197,17 +202,9 @@ class LyricsModel(SavedModel):
                 "this model has no objectives, so there is nothing to pretrain; name some of 'lyrics list objective'"
             )
         features, refinements = self.features(batch.images.to(self.device, self.dtype))
-        objects, captions = self._objects(refinements), Text.from_lists(self._words(batch.captions))
-        return features, PretrainBatch(
-            Spatial.from_tokens(objects, self._kinds(refinements, objects) if kinds else None),
-            captions,
-            torch.tensor(batch.positions, dtype=torch.int64),
-            self._special(),
-            seed,
-            step,
-            image_B=torch.tensor(batch.image_ids, dtype=torch.int64),
-            regions=lambda: self._regions(captions),
-        )
+        kinds_of = partial(self._kinds, refinements) if kinds else None
+        texts = self.texts.batch(refinements, batch.captions, batch.positions, batch.image_ids, seed, step, kinds_of)
+        return features, texts
 
     def instruction_step(self, batch: InstructionExamples, *, longest: int | None = None) -> dict[str, Loss]:
         """Stage 2 (section 3.3): next-token loss on answers and what ends them, as one sum and count called ``answer``.

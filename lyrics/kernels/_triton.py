@@ -13,14 +13,14 @@ from __future__ import annotations
 import os
 import statistics
 from collections.abc import Callable
-from dataclasses import astuple
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 import torch
 import triton
 
 from lyrics.kernels import _triton_kernels as kernels
-from lyrics.kernels._triton_configs import CANDIDATES, SHIPPED, Config, Key, key_of
+from lyrics.kernels._triton_configs import CANDIDATES, SHIPPED, Config, Key, generation_of, key_of, length_of
 from lyrics.kernels.cross import CrossPlan
 from lyrics.kernels.plan import Plan
 from lyrics.kernels.tiles import HostTiles, Tiles, host_tiles, tiles_of
@@ -85,13 +85,28 @@ def _config_for(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan | 
     return _tuned.get(key, SHIPPED[key])
 
 
-def host_tables(
-    plan: Plan | CrossPlan, device: torch.device, dtype: torch.dtype, head_dim: int, dropout_p: float
-) -> HostTiles:
-    """The tables that the attentions will read for such tensors; see ``lyrics.kernels.attention.prepare``."""
-    key = key_of(plan, device, dtype, head_dim, dropout_p > 0)
-    config = _tuned.get(key, SHIPPED[key])
-    return host_tiles(plan, config.row_block, config.key_block, config.row_step)
+@dataclass(frozen=True)
+class _HostTables:
+    """Makes the tables that the attentions will read, in this process or in one that may not touch the device."""
+
+    generation: int
+    dtype: torch.dtype
+    head_dim: int
+    dropout: bool
+    tuned: dict[Key, Config] = field(default_factory=dict)
+
+    def __call__(self, plan: Plan | CrossPlan) -> HostTiles:
+        key = Key(self.generation, self.dtype, self.head_dim, self.dropout, length_of(plan))
+        config = self.tuned.get(key, SHIPPED[key])
+        return host_tiles(plan, config.row_block, config.key_block, config.row_step)
+
+
+def host_tables(device: torch.device, dtype: torch.dtype, head_dim: int, dropout_p: float) -> _HostTables:
+    """What makes the tables that the attentions will read for such tensors; see ``lyrics.kernels.attention.prepare``.
+
+    The device is asked now and not again.
+    """
+    return _HostTables(generation_of(device), dtype, head_dim, dropout_p > 0, _tuned)
 
 
 def segment_attention(

@@ -119,10 +119,12 @@ def length_of(plan: Plan | CrossPlan) -> int:
     return length
 
 
-def key_of(plan: Plan | CrossPlan, device: torch.device, dtype: torch.dtype, head_dim: int, dropout: bool) -> Key:
-    """Return the case that such queries and this plan are.
-
-    A CPU, where the interpreter runs, counts as the oldest generation.
-    """
+def generation_of(device: torch.device) -> int:
+    """Return the device's generation. A CPU, where the interpreter runs, counts as the oldest one."""
     major = torch.cuda.get_device_capability(device)[0] if device.type == "cuda" else GENERATIONS[0]
-    return Key(min(major, GENERATIONS[-1]), dtype, head_dim, dropout, length_of(plan))
+    return min(major, GENERATIONS[-1])
+
+
+def key_of(plan: Plan | CrossPlan, device: torch.device, dtype: torch.dtype, head_dim: int, dropout: bool) -> Key:
+    """Return the case that such queries and this plan are."""
+    return Key(generation_of(device), dtype, head_dim, dropout, length_of(plan))

@@ -12,8 +12,8 @@ import importlib
 import importlib.util
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import ModuleType
 
@@ -22,8 +22,8 @@ import torch
 
 from lyrics.kernels.cross import CrossPlan
 from lyrics.kernels.plan import Plan
-from lyrics.kernels.tiles import HostTiles
-from lyrics.kernels.upload import to_device
+from lyrics.kernels.tiles import NUM_TABLES, HostTiles, TileSizes, keep_tiles
+from lyrics.kernels.upload import Parcel, to_device
 
 logger = logging.getLogger(__name__)
 
@@ -159,24 +159,64 @@ def _choose(device: torch.device, dtype: torch.dtype, head_dim: int, dropout: bo
     raise AssertionError("sdpa and the reference serve everything")
 
 
+#: Makes the tables that an implementation reads of a plan. It can be pickled, and asks no device.
+HostTables = Callable[[Plan | CrossPlan], HostTiles]
+
+
+def host_tables(
+    device: torch.device, dtype: torch.dtype, head_dim: int, dropout_p: float = 0.0, impl: str = "auto"
+) -> HostTables | None:
+    """Return what makes the tables of plans for such tensors, in this process or in another; None where ``impl`` reads
+    none. Arguments as for ``prepare``.
+    """
+    maker = getattr(_LOADED[_served_by(impl, device, dtype, head_dim, dropout_p > 0)], "host_tables", None)
+    made: HostTables | None = None if maker is None else maker(device, dtype, head_dim, dropout_p)
+    return made
+
+
 @dataclass(frozen=True, eq=False)
 class Prepared:
     """What ``prepare`` has sent: the caller's ``arrays`` on the device, and the tables of plans, for ``keep``."""
 
     arrays: list[torch.Tensor]
     device: torch.device
-    _made: Sequence[HostTiles]
+    _sizes: Sequence[TileSizes]
     _sent: list[torch.Tensor]
 
     def keep(self, plans: Sequence[Plan | CrossPlan]) -> None:
         """Give the plans their tables: those that ``prepare`` got, in the same order, with their per-token tables on
         the device.
         """
-        first = 0
-        for plan, made in zip(plans, self._made, strict=False):  # there are none where the implementation has no tables
-            last = first + len(made.arrays)
-            made.keep(plan, self._sent[first:last], self.device)
-            first = last
+        # There are no sizes where the implementation has no tables.
+        for number, (plan, sizes) in enumerate(zip(plans, self._sizes, strict=False)):
+            tables = self._sent[number * NUM_TABLES : (number + 1) * NUM_TABLES]
+            keep_tiles(plan, sizes, tables, self.device)
+
+
+@dataclass(frozen=True, eq=False)
+class PackedTables:
+    """What ``prepare`` sends, still on the host: ``arrays`` of the caller and the tables of plans in one parcel."""
+
+    parcel: Parcel
+    count: int
+    sizes: tuple[TileSizes, ...]
+
+    @classmethod
+    def of(
+        cls, tables: HostTables | None, plans: Sequence[Plan | CrossPlan], arrays: Sequence[np.ndarray]
+    ) -> PackedTables:
+        made = [] if tables is None else [tables(plan) for plan in plans]
+        parcel = Parcel.of([*arrays, *(array for one in made for array in one.arrays)])
+        return cls(parcel, len(arrays), tuple(one.sizes for one in made))
+
+    def pin_memory(self) -> PackedTables:
+        """The same in memory that a GPU reads by itself."""
+        return replace(self, parcel=self.parcel.pin_memory())
+
+    def sent(self, device: torch.device) -> Prepared:
+        """Copy all of it to ``device`` at once; the host does not wait."""
+        sent = self.parcel.sent(device)
+        return Prepared(sent[: self.count], device, self.sizes, sent[self.count :])
 
 
 def prepare(
@@ -194,12 +234,10 @@ def prepare(
     Other arguments say what the attentions will be called with. It is no mistake if they turn out otherwise: what a
     plan lacks is then made when it is needed.
     """
-    host_tables = getattr(_LOADED[_served_by(impl, device, dtype, head_dim, dropout_p > 0)], "host_tables", None)
-    made: list[HostTiles] = []
-    if host_tables is not None:
-        made = [host_tables(plan, device, dtype, head_dim, dropout_p) for plan in plans]
+    tables = host_tables(device, dtype, head_dim, dropout_p, impl)
+    made = [] if tables is None else [tables(plan) for plan in plans]
     sent = to_device([*arrays, *(array for one in made for array in one.arrays)], device)
-    return Prepared(sent[: len(arrays)], device, made, sent[len(arrays) :])
+    return Prepared(sent[: len(arrays)], device, [one.sizes for one in made], sent[len(arrays) :])
 
 
 def segment_attention(

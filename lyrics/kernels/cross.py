@@ -33,6 +33,11 @@ class CrossPlan:
         """The same plan with its queries and keys named by these, the same numbers elsewhere."""
         return replace(self, row_id_SQ=row_id_SQ, col_id_M=col_id_M)
 
+    def masked(self, key_mask_IM: torch.Tensor | None) -> CrossPlan:
+        """The same plan with another mask, which is for as many keys; arguments and errors as ``build_cross_plan``."""
+        mask = _checked_mask(key_mask_IM, self.num_images, len(self.col_id_M))
+        return self if mask is self.key_mask_IM else replace(self, key_mask_IM=mask)
+
     @property
     def counts_I(self) -> list[int]:
         """How many query sets read each image."""
@@ -85,18 +90,22 @@ def build_cross_plan(
     index = image_index_S.to("cpu", torch.int64)
     if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < num_images:
         raise PlanError(f"query sets read images {int(index.min())} .. {int(index.max())}, and there are {num_images}.")
-    if key_mask_IM is not None:
-        if key_mask_IM.shape != (num_images, num_keys) or key_mask_IM.dtype != torch.bool:
-            raise PlanError(
-                f"the key mask is {key_mask_IM.dtype} {tuple(key_mask_IM.shape)}, not bool ({num_images}, {num_keys})."
-            )
-        # Elsewhere looking would be waiting.
-        if key_mask_IM.device.type == "cpu" and num_keys and bool(key_mask_IM.all()):
-            key_mask_IM = None
     return CrossPlan(
         image_index_S=index,
         num_images=num_images,
-        key_mask_IM=key_mask_IM,
+        key_mask_IM=_checked_mask(key_mask_IM, num_images, num_keys),
         row_id_SQ=row_id_SQ,
         col_id_M=torch.arange(num_keys, dtype=torch.int32, device=row_id_SQ.device),
     )
+
+
+def _checked_mask(key_mask_IM: torch.Tensor | None, num_images: int, num_keys: int) -> torch.Tensor | None:
+    """None where all keys surely exist."""
+    if key_mask_IM is None:
+        return None
+    if key_mask_IM.shape != (num_images, num_keys) or key_mask_IM.dtype != torch.bool:
+        raise PlanError(
+            f"the key mask is {key_mask_IM.dtype} {tuple(key_mask_IM.shape)}, not bool ({num_images}, {num_keys})."
+        )
+    # Elsewhere looking would be waiting.
+    return None if key_mask_IM.device.type == "cpu" and num_keys and bool(key_mask_IM.all()) else key_mask_IM

@@ -25,6 +25,9 @@ from lyrics.kernels.host_work import host_work
 from lyrics.kernels.plan import COLUMNS, Plan, changes, ragged, within
 from lyrics.kernels.upload import to_device
 
+#: Rows of a row tile, keys of a key tile, rows of an entry, at most.
+TileSizes = tuple[int, int, int]
+
 ROW_TILE = 7
 KEY_TILE = 4
 ENTRY = 3
@@ -122,24 +125,29 @@ def blocks_of(plan: Plan | CrossPlan) -> Blocks:
 class HostTiles:
     """Tables of tiles before they are on a device."""
 
-    sizes: tuple[int, int, int]
+    sizes: TileSizes
     arrays: tuple[np.ndarray, ...]
     """``rows``, ``row_tiles``, ``cols``, ``key_tiles`` and ``entries`` of ``Tiles``."""
 
-    def keep(self, plan: Plan | CrossPlan, tables: Sequence[torch.Tensor], device: torch.device) -> Tiles:
-        """The plan has them from now on: ``tables`` are the arrays on ``device``, the plan's per-token tables are
-        there, too.
-        """
-        exists = key_exists_of(plan)
-        rows, row_tiles, cols, key_tiles, entries = tables
-        row_id, col_id = _identities(plan, device)
-        key_exists = None if exists is None else exists.to(device).view(torch.uint8)
-        found = Tiles(rows, row_tiles, cols, key_tiles, entries, row_id, col_id, key_exists)
-        plan.derived[_key(self.sizes, device)] = found
-        return found
+
+#: How many tables there are of a plan.
+NUM_TABLES = 5
 
 
-def _key(sizes: tuple[int, int, int], device: torch.device) -> tuple[object, ...]:
+def keep_tiles(plan: Plan | CrossPlan, sizes: TileSizes, tables: Sequence[torch.Tensor], device: torch.device) -> Tiles:
+    """Give a plan the tables of ``host_tiles``, which are on ``device`` by now; the plan's per-token tables are there,
+    too.
+    """
+    exists = key_exists_of(plan)
+    rows, row_tiles, cols, key_tiles, entries = tables
+    row_id, col_id = _identities(plan, device)
+    key_exists = None if exists is None else exists.to(device).view(torch.uint8)
+    found = Tiles(rows, row_tiles, cols, key_tiles, entries, row_id, col_id, key_exists)
+    plan.derived[_key(sizes, device)] = found
+    return found
+
+
+def _key(sizes: TileSizes, device: torch.device) -> tuple[object, ...]:
     return ("tiles", *sizes, str(device))
 
 
@@ -159,7 +167,7 @@ def tiles_of(plan: Plan | CrossPlan, row_block: int, key_block: int, row_step: i
     found = plan.derived.get(_key((row_block, key_block, row_step), device))
     if found is None:
         made = host_tiles(plan, row_block, key_block, row_step)
-        found = made.keep(plan, to_device(made.arrays, device), device)
+        found = keep_tiles(plan, made.sizes, to_device(made.arrays, device), device)
     tiles: Tiles = found
     return tiles
 

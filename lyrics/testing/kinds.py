@@ -251,10 +251,8 @@ class QueryTransformerContract(ModuleContract):
             torch.randn(2, self.context["image_tokens"], self.context["image_dim"], generator=generator), local
         )
 
-    def _queries(
-        self, transformer: Any, features: Any, rows: Sequence[int], text: Sequence[Sequence[int]] | None = None
-    ) -> Any:
-        """Outputs of the visual queries of the images ``rows``, with or without a text that they see."""
+    def _stream(self, transformer: Any, rows: Sequence[int], text: Sequence[Sequence[int]] | None) -> Any:
+        """The queries of the images ``rows``, with or without a text that they see."""
         import torch
 
         from lyrics.core.stage1.streams import Stream, Text, full
@@ -262,11 +260,18 @@ class QueryTransformerContract(ModuleContract):
         index = torch.tensor(rows)
         words = {} if text is None or "C" not in transformer.segments else {"C": Text.from_lists(text)}
         segments = [segment for segment in transformer.segments if segment in "VG"] + list(words)
-        stream = Stream(
+        return Stream(
             "queries", full("".join(segments)), sample_R=index, image_index_R=index, text=words, wanted={"V": "all"}
         )
+
+    def _queries(
+        self, transformer: Any, features: Any, rows: Sequence[int], text: Sequence[Sequence[int]] | None = None
+    ) -> Any:
+        """Outputs of the visual queries of such a stream."""
+        import torch
+
         with torch.no_grad():
-            return transformer([stream], features)("queries", "V")
+            return transformer([self._stream(transformer, rows, text)], features)("queries", "V")
 
     def _caption(self, transformer: Any, text: Sequence[Sequence[int]], images: Sequence[int], wanted: Any) -> Any:
         """Outputs of captions, read from left to right, that see the queries of the images."""
@@ -378,6 +383,30 @@ class QueryTransformerContract(ModuleContract):
         assert logits.ndim == 2, f"logits are {tuple(logits.shape)}, not [n, V]"
         assert len(logits) == 5, f"logits of 5 tokens are {tuple(logits.shape)}"
         assert logits.shape[1] >= len(transformer.tokenizer), "fewer logits than words"
+
+    def test_a_pass_laid_out_before_is_the_pass(self) -> None:
+        """Troubleshooting: `run_planned` gives what a call gives, and None for features of other numbers. Checked where
+        the part has it (`PlansAhead`).
+        """
+        import copy
+
+        from lyrics.core.contracts import PlansAhead
+
+        transformer = self.build()
+        plans: PlansAhead | None = transformer if isinstance(transformer, PlansAhead) else None
+        if plans is None:
+            return
+        features, stream = self._features(), self._stream(transformer, [0, 1], None)
+        tokens = {name: int(own.shape[1]) for name, (own, _) in features.local.items()}
+        planner = copy.deepcopy(plans.planner(int(features.image_tokens_BND.shape[1])))
+        planned = copy.deepcopy(planner([stream], features.num_images, tokens))
+        projected = transformer.project(features)
+        found, wanted = plans.run_planned(planned, projected), transformer([stream], projected)
+        assert found is not None, "it was laid out for these features"
+        for segment in stream.wanted:
+            close(found(stream.name, segment), wanted(stream.name, segment), f"outputs of {segment}, laid out before")
+        other = planner([stream], features.num_images + 1, tokens)
+        assert plans.run_planned(other, projected) is None, "it was laid out for other features"
 
     def test_trains_in_stage_1(self) -> None:
         """Troubleshooting: a step with all objectives that the segments allow.
@@ -762,6 +791,21 @@ class ObjectiveContract(ModuleContract):
                     f"{segments}"
                 )
             objective_loss(objective, self.context["query_dim"], [2, 1], [3, 2], segments=segments)
+
+    def test_streams_do_not_depend_on_values_of_parameters(self) -> None:
+        """Troubleshooting: in training, loader workers declare the streams with a copy on the meta device, where
+        tensors have no values. What they depend on belongs into options, or attributes that are no tensors.
+        """
+        import torch
+
+        from lyrics.core.stage1.texts import twin
+
+        objective = self.build().train()
+        batch = pretrain_batch([2, 1], [3, 2])
+        for one, other in zip(objective.streams(batch), twin(objective, "meta").streams(batch), strict=True):
+            assert (one.name, dict(one.visibility)) == (other.name, dict(other.visibility)), f"stream {one.name!r}"
+            for segment, text in one.text.items():
+                assert torch.equal(text.ids_RL, other.text[segment].ids_RL), f"{segment} of stream {one.name!r}"
 
 
 class DatasetContract(ComponentContract):

@@ -6,7 +6,7 @@ import random
 import socket
 import threading
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -148,6 +148,18 @@ class Joined:
         return Joined(self.features.followed_by(nothing), self.fault)
 
 
+@dataclass(frozen=True)
+class Kept:
+    """Streams that are laid out when they are run."""
+
+    streams: Sequence[Stream]
+    images: int
+    local_tokens: Mapping[str, int]
+
+    def pin_memory(self) -> Kept:
+        return self
+
+
 class QueryTransformer(nn.Module):
     """One layer of attention, by the plain definition of streams: row by row, every token as its table says."""
 
@@ -174,6 +186,15 @@ class QueryTransformer(nn.Module):
 
     def token_logits(self, hidden_nD: torch.Tensor) -> torch.Tensor:
         return hidden_nD @ self.words.T
+
+    def planner(self, image_tokens: int) -> type[Kept]:
+        return Kept
+
+    def run_planned(self, planned: Kept, features: Any) -> StreamOutputs | None:
+        if features.num_images != planned.images:
+            return None
+        found = self(planned.streams, features)
+        return found if self.fault != "planned" else StreamOutputs.of({("queries", "V"): -found("queries", "V")})
 
     def seen(self, features: Features) -> torch.Tensor:
         """What the images show: [B, D]."""
@@ -431,6 +452,8 @@ class Objective(nn.Module):
 
     def streams(self, batch: PretrainBatch) -> list[Stream]:
         rows = torch.arange(len(batch))
+        if self.fault == "values" and bool(self.bias.any()):
+            return []
         text: dict[str, Text] = {"C": batch.caption}
         return [
             Stream(

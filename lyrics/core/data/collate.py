@@ -29,6 +29,7 @@ from lyrics.core.pictures.model_inputs import SeenTogether
 from lyrics.core.pictures.processor import ModelImages, Processor
 from lyrics.core.refining.features import StoredFeatures
 from lyrics.core.refining.refinement import Refinement
+from lyrics.core.stage1.texts import StepTexts
 from lyrics.core.types import DetectedObject, Sample, SeenBefore, Turn
 
 
@@ -41,19 +42,22 @@ class PretrainExamples:
         captions: one description of each; may be empty.
         positions: where each stands in the data order; fixes every random draw about it.
         image_ids: identity of each image before augmentation: samples of one image are not each other's negatives.
+        ahead: what the step reads of the texts, where what the refiner finds was known before it began.
     """
 
     images: ModelImages
     captions: tuple[str, ...]
     positions: tuple[int, ...]
     image_ids: tuple[int, ...]
+    ahead: StepTexts | None = None
 
     def __len__(self) -> int:
         return len(self.positions)
 
     def pin_memory(self) -> Self:
         """Called by a loader whose batches go to a GPU."""
-        return replace(self, images=self.images.pin_memory())
+        ahead = None if self.ahead is None else self.ahead.pin_memory()
+        return replace(self, images=self.images.pin_memory(), ahead=ahead)
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ and a comma, and ends with the next comma, or with the caption.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +33,7 @@ class BoxMarks(NamedTuple):
     """The id of ``)</Bbox>``."""
 
 
+@functools.lru_cache(maxsize=8)  # it looks up a thousand words
 def box_marks(tokenizer: Any) -> BoxMarks | None:
     """Return the ids that boxes are made of; None where a number or a piece of markup is not one token."""
     vocabulary = tokenizer.get_vocab()

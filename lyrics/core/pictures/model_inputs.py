@@ -56,6 +56,11 @@ class ModelImages:
         """The same images in memory that a GPU reads by itself."""
         return self._with_tensors(torch.Tensor.pin_memory)
 
+    def tensors(self) -> list[torch.Tensor]:
+        """Pixels, and local tokens with their masks where they were seen before."""
+        seen = [] if self.seen is None else [one for pair in self.seen.local.values() for one in pair]
+        return [*(batch.pixels_BCHW for batch in self.by_expert.values()), *seen]
+
     def _with_tensors(self, change: Callable[[torch.Tensor], torch.Tensor]) -> ModelImages:
         changed = {
             expert: replace(batch, pixels_BCHW=change(batch.pixels_BCHW)) for expert, batch in self.by_expert.items()

@@ -5,7 +5,7 @@ Letters: B samples of this rank, L tokens (padded).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -124,7 +124,7 @@ class PretrainBatch:
         seed, step: see ``sample_B``.
         image_B: int64 identity of each image, so that two samples of one image are not each other's negatives;
             None means that every sample has its own image.
-        regions: finds the boxes in the captions; None: nobody can.
+        regions: the boxes in the captions; None: the tokenizer does not write a box in whole numbers.
     """
 
     spatial: Spatial
@@ -134,7 +134,7 @@ class PretrainBatch:
     seed: int = 0
     step: int = 0
     image_B: torch.Tensor | None = None
-    regions: Callable[[], Regions] | None = None
+    regions: Regions | None = None
 
     def __len__(self) -> int:
         return int(self.sample_B.shape[0])

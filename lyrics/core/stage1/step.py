@@ -19,6 +19,8 @@ from lyrics.core.contracts import (
     ChoosesNegatives,
     CountsCorrect,
     Objective,
+    Planned,
+    PlansAhead,
     Projected,
     QueryTransformer,
     WithNegatives,
@@ -30,6 +32,7 @@ from lyrics.core.stage1.distributed import fetch_rows, rank, world_size
 from lyrics.core.stage1.negatives import NegativePairs, Negatives, draw_negatives, negative_pairs
 from lyrics.core.stage1.state import Loss, StepState
 from lyrics.core.stage1.streams import Features, Stream, merge
+from lyrics.core.stage1.texts import first_streams
 from lyrics.kernels.host_work import host_work
 
 
@@ -39,9 +42,10 @@ def pretrain_losses(
     features: Features,
     batch: PretrainBatch,
     negatives: Negatives | None = None,
+    planned: Planned | None = None,
 ) -> dict[str, Loss]:
     """All losses of one step on this rank; arguments as ``pretrain_state``."""
-    state = pretrain_state(query_transformer, objectives, features, batch, negatives)
+    state = pretrain_state(query_transformer, objectives, features, batch, negatives, planned)
     return {name: objective.loss(state) for name, objective in objectives.items()}
 
 
@@ -51,6 +55,7 @@ def pretrain_state(
     features: Features,
     batch: PretrainBatch,
     negatives: Negatives | None = None,
+    planned: Planned | None = None,
 ) -> StepState:
     """Both passes of one step on this rank: what the objectives compute their losses from.
 
@@ -60,11 +65,16 @@ def pretrain_state(
         features: frozen features of this rank's B images.
         batch: texts of the same samples.
         negatives: pairs to use instead of drawing them.
+        planned: the first pass as the query transformer's planner laid it out for these objectives and this batch
+            (``lyrics.core.stage1.texts``); None: it is laid out now.
     """
     device = features.image_tokens_BND.device
     memory = query_transformer.project(features)
-    streams = _streams(objectives, batch)
-    outputs = query_transformer(streams, memory)
+    outputs = None
+    if planned is not None and isinstance(query_transformer, PlansAhead):
+        outputs = query_transformer.run_planned(planned, memory)
+    if outputs is None:
+        outputs = query_transformer(first_streams(objectives, batch), memory)
     chooser = next((objective for objective in objectives.values() if isinstance(objective, ChoosesNegatives)), None)
     similarity = None if chooser is None else chooser.similarity(outputs, batch)
     pairs = None
@@ -78,11 +88,6 @@ def pretrain_state(
             outputs = outputs.joined(query_transformer([stream for stream in second if stream.num_rows], memory))
     reader = reader_of(query_transformer)
     return StepState(batch, outputs, _no_logits if reader is None else reader.token_logits, similarity, pairs)
-
-
-@host_work("lay out")
-def _streams(objectives: Mapping[str, Objective], batch: PretrainBatch) -> list[Stream]:
-    return merge([stream for objective in objectives.values() for stream in objective.streams(batch)])
 
 
 @host_work("lay out")

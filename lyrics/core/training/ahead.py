@@ -1,8 +1,8 @@
-"""Fetch the next step's batches, and send their images, while the device computes this one's."""
+"""Fetch the next step's batches, send their images, and have them looked at, while the device computes this one's."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
@@ -45,16 +45,25 @@ class ImagesToDevice:
     Args:
         steps: what a ``StepLoader`` gives.
         device: a CUDA device.
+        early: what else is made of a batch on that stream, once its images are there
+            (``lyrics.core.training.early``).
     """
 
-    def __init__(self, steps: Iterator[tuple[Sequence[Any], float]], device: torch.device) -> None:
-        self.steps, self.device = steps, device
+    def __init__(
+        self,
+        steps: Iterator[tuple[Sequence[Any], float]],
+        device: torch.device,
+        early: Callable[[Any], Any] = lambda batch: batch,
+    ) -> None:
+        self.steps, self.device, self.early = steps, device, early
         self.stream = torch.cuda.Stream(device)
+        # The model was brought there on the other stream; from now on nothing that is read here changes.
+        self.stream.wait_stream(torch.cuda.current_stream(device))
 
     def __iter__(self) -> Iterator[tuple[list[Any], float]]:
         for batches, waited_s in self.steps:
             with torch.cuda.stream(self.stream):
-                sent = [replace(batch, images=batch.images.to(self.device)) for batch in batches]
+                sent = [self.early(replace(batch, images=batch.images.to(self.device))) for batch in batches]
             yield sent, waited_s
 
     def arrived(self, batches: Sequence[Any]) -> None:
@@ -65,5 +74,5 @@ class ImagesToDevice:
         current = torch.cuda.current_stream(self.device)
         current.wait_stream(self.stream)
         for batch in batches:
-            for one in batch.images.by_expert.values():
-                one.pixels_BCHW.record_stream(current)
+            for tensor in batch.images.tensors():
+                tensor.record_stream(current)

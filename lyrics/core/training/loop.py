@@ -33,6 +33,7 @@ from lyrics.core.trained import load_parameters
 from lyrics.core.training import launch, resume
 from lyrics.core.training.ahead import Ahead, ImagesToDevice
 from lyrics.core.training.batches import MicroBatches, StepLoader, build_mixture, data_facts
+from lyrics.core.training.early import Early, all_of, looks_ahead
 from lyrics.core.training.engine import StageModule, StepEngine, compile_blocks
 from lyrics.core.training.held_out import Evaluation
 from lyrics.core.training.optimizer import build_optimizer, load_optimizer, optimizer_tensors
@@ -243,8 +244,12 @@ class _Run:
         device = self.accelerator.device
         gpu = device.type == "cuda"
         batches_of = self._batches(start)
-        loader = StepLoader(self.stream, batches_of, self.collate, self.config.data.workers, pinned=gpu)
-        sender = ImagesToDevice(iter(loader), device) if gpu else None
+        with self.accelerator.autocast():
+            early = Early.of(self.collate, self.model, self.config)
+        loader = StepLoader(self.stream, batches_of, early, self.config.data.workers, pinned=gpu)
+        looks = looks_ahead(self.model, device, self.accelerator.autocast, say)
+        meanwhile = all_of([*([] if looks is None else [looks]), early.with_texts])
+        sender = ImagesToDevice(iter(loader), device, meanwhile) if gpu else None
         ahead = Ahead(iter(loader if sender is None else sender))
         with Recorder(self.folder, self.accelerator, self.config, start) as recorder:
             began = time.perf_counter()
@@ -252,7 +257,7 @@ class _Run:
                 if sender is not None:
                     sender.arrived(batches)
                 flags = Flags(request.asked, self._saves_fail())
-                # A GPU goes on with this step while the next one's batches are fetched and sent.
+                # A GPU goes on with this step while the next one's batches are fetched, sent and looked at.
                 result = engine(step, batches, flags, ahead.fetch if gpu else None)
                 step += 1
                 recorder.step(step, result, batches, time.perf_counter() - began, waited_s)

@@ -30,7 +30,7 @@ from lyrics.core.errors import ContractError, SpecError
 from lyrics.core.language.tokenizers import numbers_in_order
 from lyrics.core.stage1.streams import Features, ProjectedFeatures, SpecialTokens, Stream, StreamOutputs
 from lyrics.kernels import CrossPlan, Plan, prepare
-from lyrics.kernels.attention import Prepared
+from lyrics.kernels.attention import Prepared, host_tables
 from lyrics.plugins.mqformer import MQFormerOptions, QFormerOptions
 from lyrics.plugins.mqformer.boxes import with_box_waves
 from lyrics.plugins.mqformer.dense import forward_dense
@@ -41,7 +41,7 @@ from lyrics.plugins.mqformer.layers import (
     pad_width,
     padded,
 )
-from lyrics.plugins.mqformer.packing import Sizes, Tables, lower
+from lyrics.plugins.mqformer.packing import Keys, PlannedPass, Planner, Sizes, Tables, lower, place
 
 SPECIAL_TOKENS = ("[PAD]", "[CLS]", "[SEP]", "[MASK]", "[BOS]", "[DEC]", "[MLM]")
 
@@ -180,7 +180,21 @@ class MQFormer(nn.Module):
         ``project``.
         """
         memory = features if isinstance(features, ProjectedFeatures) else self.project(features)
-        tables = lower(self.sizes, streams, memory, self._prepare)
+        return self._run(lower(self.sizes, streams, memory, self._prepare), memory)
+
+    def planner(self, image_tokens: int) -> Planner:
+        """See ``PlansAhead`` in ``lyrics.core.contracts``."""
+        tables = host_tables(**self._attention())
+        return Planner(self.sizes, image_tokens, tuple(self.local_dims), tables)
+
+    def run_planned(self, planned: PlannedPass, features: ProjectedFeatures) -> StreamOutputs | None:
+        """See ``PlansAhead`` in ``lyrics.core.contracts``."""
+        if planned.laid.keys != Keys.of(features):
+            return None
+        prepared = planned.tables.sent(self.query_tokens_QD.device)
+        return self._run(place(self.sizes, planned.laid, prepared, features), features)
+
+    def _run(self, tables: Tables, memory: ProjectedFeatures) -> StreamOutputs:
         queries_TD, text_TD = self.embed(tables)
         seeds = self._seeds()
         for number, module in enumerate(self.layers):
@@ -197,18 +211,20 @@ class MQFormer(nn.Module):
 
     def _prepare(self, plans: Sequence[Plan | CrossPlan], arrays: Sequence[np.ndarray]) -> Prepared:
         """Tables to the device, with those that the layers' attention will read."""
+        return prepare(plans, arrays, **self._attention())
+
+    def _attention(self) -> dict[str, Any]:
+        """What the layers' attention will be called with."""
         weight = self.query_tokens_QD
         kind = weight.device.type
         cast_to = is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-        return prepare(
-            plans,
-            arrays,
-            device=weight.device,
-            dtype=torch.get_autocast_dtype(kind) if cast_to else weight.dtype,
-            head_dim=self.hidden_size // self.options.num_heads,
-            dropout_p=self.options.attention_dropout if self.training else 0.0,
-            impl=self.options.attention,
-        )
+        return {
+            "device": weight.device,
+            "dtype": torch.get_autocast_dtype(kind) if cast_to else weight.dtype,
+            "head_dim": self.hidden_size // self.options.num_heads,
+            "dropout_p": self.options.attention_dropout if self.training else 0.0,
+            "impl": self.options.attention,
+        }
 
     @property
     def special(self) -> SpecialTokens:

@@ -7,7 +7,8 @@ images, N image tokens, M local tokens, D width, H heads, d head width, n select
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,10 +16,12 @@ import torch
 from lyrics.core.errors import ContractError
 from lyrics.core.stage1.streams import ProjectedFeatures, Stream
 from lyrics.kernels import CrossPlan, Layout, Plan, build_cross_plan, build_plan
-from lyrics.kernels.attention import Prepared
+from lyrics.kernels.attention import HostTables, PackedTables, Prepared
 from lyrics.kernels.host_work import host_work
 from lyrics.kernels.plan import within
 from lyrics.plugins.mqformer.layers import Rows
+
+_NOTHING = torch.zeros(0, dtype=torch.int32)
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,96 @@ class Packed:
     """For each wanted segment its rows among ``kept``, and the shape they are returned in."""
 
 
-@host_work("lay out")
+@dataclass(frozen=True)
+class Keys:
+    """How much there is to read: images, and the tokens of each; None where no layer reads such."""
+
+    images: int
+    image_tokens: int | None
+    local_tokens: int | None
+
+    @classmethod
+    def of(cls, memory: ProjectedFeatures) -> Keys:
+        image, local = (
+            None if not found else int(next(iter(found.values()))[0].shape[1]) for found in (memory.image, memory.local)
+        )
+        return cls(memory.num_images, image, local)
+
+
+@dataclass(frozen=True, eq=False)
+class LaidOut:
+    """A call on the host: all of its plans, and ``arrays``, what their rows and tokens are called and where they lie.
+
+    ``plans`` are those of self-attention, of the last layer's, and of the cross-attentions over image and local tokens,
+    of all layers and of the last; None where nobody reads. Masks are the features' and not in them.
+    """
+
+    keys: Keys
+    plans: tuple[Plan, Plan, CrossPlan | None, CrossPlan | None, CrossPlan | None, CrossPlan | None]
+    arrays: tuple[np.ndarray, ...]
+    kept_queries: int
+    num_sets: int
+    shapes: Mapping[tuple[str, str], tuple[int, ...]]
+    """Of each wanted segment, in the order of ``arrays``."""
+
+    @property
+    def present(self) -> list[Plan | CrossPlan]:
+        return [plan for plan in self.plans if plan is not None]
+
+    def without_arrays(self) -> LaidOut:
+        """The same without what ``arrays`` and tables made of the plans say: small, for another process."""
+        every, last, visual, grounding, last_visual, last_grounding = self.plans
+        plans = (
+            *(_without_ids(every), _without_ids(last), _unread(visual), _unread(grounding)),
+            *(_unread(last_visual), _unread(last_grounding)),
+        )
+        return replace(self, plans=plans, arrays=())
+
+
+def _without_ids(plan: Plan) -> Plan:
+    return replace(plan, row_id_T=_NOTHING, col_id_T=_NOTHING, derived=_short(plan.derived))
+
+
+def _unread(plan: CrossPlan | None) -> CrossPlan | None:
+    if plan is None:
+        return None
+    return replace(plan, row_id_SQ=_NOTHING, col_id_M=_NOTHING, derived=_short(plan.derived))
+
+
+def _short(derived: Mapping[Any, Any]) -> dict[Any, Any]:
+    return {key: value for key, value in derived.items() if isinstance(value, int)}
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedPass:
+    """A call that was laid out before its features were there; see ``plan_ahead``."""
+
+    laid: LaidOut
+    tables: PackedTables
+
+    def pin_memory(self) -> PlannedPass:
+        """Called by a loader whose batches go to a GPU."""
+        return replace(self, tables=self.tables.pin_memory())
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Lays streams out for features that are not there yet; may be pickled. See ``PlansAhead`` in
+    ``lyrics.core.contracts``.
+    """
+
+    sizes: Sizes
+    image_tokens: int
+    local_sources: tuple[str, ...]
+    tables: HostTables | None
+
+    def __call__(self, streams: Sequence[Stream], images: int, local_tokens: Mapping[str, int]) -> PlannedPass:
+        local = sum(local_tokens.get(name, 0) for name in self.local_sources) if self.local_sources else None
+        laid = lay_out(self.sizes, streams, Keys(images, self.image_tokens, local))
+        tables = PackedTables.of(self.tables, laid.present, laid.arrays)
+        return PlannedPass(laid.without_arrays(), tables)  # with what the tables have found out about the plans
+
+
 def lower(
     sizes: Sizes,
     streams: Sequence[Stream],
@@ -78,36 +170,50 @@ def lower(
 
     ``prepare`` is ``lyrics.kernels.prepare`` for the layers' attention.
     """
+    laid = lay_out(sizes, streams, Keys.of(memory))
+    return place(sizes, laid, prepare(laid.present, laid.arrays), memory)
+
+
+@host_work("lay out")
+def lay_out(sizes: Sizes, streams: Sequence[Stream], keys: Keys) -> LaidOut:
+    """Everything of ``lower`` that needs no device and no features."""
     packed = pack(sizes, streams)
-    num_sets = len(packed.set_image)
-    num_query_rows = num_sets * sizes.num_queries
-    visual, grounding = _cross_plans(sizes, packed.plan.row_id_T, packed.set_image, memory)
+    cross = _cross_plans(sizes, packed.plan.row_id_T, packed.set_image, keys)
     kept_images = packed.set_image[packed.kept[: packed.kept_queries : sizes.num_queries] // max(1, sizes.num_queries)]
-    last_visual, last_grounding = (
-        _cross_plans(sizes, packed.last.row_id_T, kept_images, memory) if sizes.last_reads else (None, None)
+    last_cross = _cross_plans(sizes, packed.last.row_id_T, kept_images, keys) if sizes.last_reads else (None, None)
+    most_keys = max((len(one.col_id_M) for one in cross if one is not None), default=0)
+    arrays = (
+        *(packed.plan.row_id_T.numpy(), packed.last.row_id_T.numpy(), np.arange(most_keys), packed.kept),
+        *(packed.ids, packed.positions, *(found for found, _ in packed.where.values())),
     )
-    plans: list[Plan | CrossPlan] = [
-        packed.plan,
-        packed.last,
-        *(p for p in (visual, grounding, last_visual, last_grounding) if p is not None),
-    ]
-    ids = (packed.plan.row_id_T.numpy(), packed.last.row_id_T.numpy())
-    rows = [found for found, _ in packed.where.values()]
-    keys = np.arange(max((len(one.col_id_M) for one in (visual, grounding) if one is not None), default=0))
-    prepared = prepare(plans, (*ids, keys, packed.kept, packed.ids, packed.positions, *rows))
-    every_ids, last_ids, key_ids, kept, text_ids, positions, *rows_there = prepared.arrays
-    plan, last = packed.plan.placed(every_ids, every_ids), packed.last.placed(last_ids, every_ids)
-    placed = [
-        _placed(sizes, visual, every_ids, key_ids, visual=True),
-        _placed(sizes, grounding, every_ids, key_ids, visual=False),
-        _placed(sizes, last_visual, last_ids, key_ids, visual=True),
-        _placed(sizes, last_grounding, last_ids, key_ids, visual=False),
-    ]
+    shapes = {key: shape for key, (_, shape) in packed.where.items()}
+    plans = (packed.plan, packed.last, *cross, *last_cross)
+    return LaidOut(keys, plans, arrays, packed.kept_queries, len(packed.set_image), shapes)
+
+
+@host_work("lay out")
+def place(sizes: Sizes, laid: LaidOut, prepared: Prepared, memory: ProjectedFeatures) -> Tables:
+    """What was laid out and is on the device by now, as the layers read it."""
+    every_ids, last_ids, key_ids, kept, text_ids, positions, *rows = prepared.arrays
+    every, last, *cross = laid.plans
+    plan, last = every.placed(every_ids, every_ids), last.placed(last_ids, every_ids)
+    masks = (memory.image_mask_BN, memory.local_mask_BM)
+    read = (laid.keys.image_tokens or 0, laid.keys.local_tokens or 0)
+    placed: list[CrossPlan | None] = []
+    for number, one in enumerate(cross):
+        if one is None:
+            placed.append(None)
+            continue
+        kind = number % 2  # visual, grounding
+        ids_PQ = _query_ids(sizes, every_ids if number < 2 else last_ids, len(one.image_index_S))
+        queries = ids_PQ[:, : sizes.num_visual] if kind == 0 else ids_PQ[:, sizes.num_visual :]
+        placed.append(one.placed(queries, key_ids[: read[kind]]).masked(masks[kind]))
     prepared.keep([plan, last, *(one for one in placed if one is not None)])
-    where = {key: (found, shape) for found, (key, (_, shape)) in zip(rows_there, packed.where.items(), strict=True)}
+    where = {key: (found, shape) for found, (key, shape) in zip(rows, laid.shapes.items(), strict=True)}
+    num_query_rows = laid.num_sets * sizes.num_queries
     every_rows = Rows(plan, None, num_query_rows, placed[0], placed[1])
-    last_rows = Rows(last, kept, packed.kept_queries, placed[2], placed[3])
-    return Tables(every_rows, last_rows, text_ids, positions, num_sets, where)
+    last_rows = Rows(last, kept, laid.kept_queries, placed[2], placed[3])
+    return Tables(every_rows, last_rows, text_ids, positions, laid.num_sets, where)
 
 
 @host_work("lay out")
@@ -144,37 +250,23 @@ def _mask(ids_RL: np.ndarray, lengths_R: np.ndarray) -> np.ndarray:
 
 
 def _cross_plans(
-    sizes: Sizes, row_id_T: torch.Tensor, set_image: np.ndarray, memory: ProjectedFeatures
+    sizes: Sizes, row_id_T: torch.Tensor, set_image: np.ndarray, keys: Keys
 ) -> tuple[CrossPlan | None, CrossPlan | None]:
-    if not len(set_image):
-        return None, None
-    found: list[CrossPlan | None] = []
-    for queries, keys_and_values, mask in (
-        (slice(0, sizes.num_visual), memory.image, memory.image_mask_BN),
-        (slice(sizes.num_visual, None), memory.local, memory.local_mask_BM),
-    ):
-        if not keys_and_values:
-            found.append(None)
-            continue
-        num_keys = next(iter(keys_and_values.values()))[0].shape[1]
-        rows = _query_ids(sizes, row_id_T, len(set_image))[:, queries]
-        found.append(build_cross_plan(torch.from_numpy(set_image), mask, memory.num_images, rows, num_keys))
-    return found[0], found[1]
+    """Of image and of local tokens."""
+    ids_PQ = _query_ids(sizes, row_id_T, len(set_image))
+    index = torch.from_numpy(set_image)
+
+    def over(num_keys: int | None, rows: torch.Tensor) -> CrossPlan | None:
+        found = num_keys is not None and len(set_image) > 0
+        return build_cross_plan(index, None, keys.images, rows, num_keys or 0) if found else None
+
+    return over(keys.image_tokens, ids_PQ[:, : sizes.num_visual]), over(
+        keys.local_tokens, ids_PQ[:, sizes.num_visual :]
+    )
 
 
 def _query_ids(sizes: Sizes, row_id_T: torch.Tensor, num_sets: int) -> torch.Tensor:
     return row_id_T[: num_sets * sizes.num_queries].view(num_sets, sizes.num_queries)
-
-
-def _placed(
-    sizes: Sizes, plan: CrossPlan | None, row_id_T: torch.Tensor, key_ids: torch.Tensor, *, visual: bool
-) -> CrossPlan | None:
-    """Return the plan with its queries' and keys' names where those of all rows and keys are."""
-    if plan is None:
-        return None
-    ids_PQ = _query_ids(sizes, row_id_T, len(plan.image_index_S))
-    rows = ids_PQ[:, : sizes.num_visual] if visual else ids_PQ[:, sizes.num_visual :]
-    return plan.placed(rows, key_ids[: len(plan.col_id_M)])
 
 
 def _wanted_rows(

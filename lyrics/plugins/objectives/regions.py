@@ -12,6 +12,7 @@ Letters: B samples, R regions, Q queries, D width, W words of a description, n t
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -86,8 +87,14 @@ class RegionWords(nn.Module):
 
 def _regions(batch: PretrainBatch) -> Regions | None:
     """The regions of a batch; None where its captions give no box."""
-    found = None if batch.regions is None else batch.regions()
-    return found if found is not None and len(found.sample_R) else None
+    if batch.regions is None:
+        warnings.warn(
+            "regions: has no effect, as the query transformer's tokenizer does not write every number up to 999 as one "
+            "token; built-in ones of words do.",
+            stacklevel=3,
+        )
+        return None
+    return batch.regions if len(batch.regions.sample_R) else None
 
 
 def _exact(logits: torch.Tensor) -> torch.Tensor:

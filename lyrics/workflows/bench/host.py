@@ -36,12 +36,14 @@ from lyrics.core.geometry import Box
 from lyrics.core.json_reading import read_json_object
 from lyrics.core.loading import build_model
 from lyrics.core.model import LyricsModel
+from lyrics.core.pictures.model_inputs import SeenTogether
 from lyrics.core.pictures.processor import ModelImages
 from lyrics.core.refining.refinement import Refinement
 from lyrics.core.registry.registry import default_registry
 from lyrics.core.runs.config import TrainConfig
 from lyrics.core.stage1.reduction import Flags
 from lyrics.core.stage1.streams import Features
+from lyrics.core.training.early import Early
 from lyrics.core.training.engine import StageModule, StepEngine
 from lyrics.core.training.frozen_precision import hold_frozen
 from lyrics.core.training.optimizer import build_optimizer
@@ -167,6 +169,7 @@ class HostStep:
         self.model.features = lambda images, phrases=None: self._found  # type: ignore[method-assign,assignment,misc,return-value]
         self.step = 0
         everything = Refinement(_SIZE_PX, (), tuple(self._object(random.Random(0), name) for name in self.names))
+        self._early = Early.of(lambda batch: batch, self.model, config)
         self.model._objects([everything])  # a run that has gone on for a while has met every name
 
     def _pixels(self, expert: str, size: int) -> torch.Tensor:
@@ -214,6 +217,17 @@ class HostStep:
         positions = tuple(range(seed * size, (seed + 1) * size))
         return PretrainExamples(images, captions, positions, positions)
 
+    def prepared(self, batch: PretrainExamples) -> PretrainExamples:
+        """The batch with what a loader's worker makes of it where it is stored what the experts found."""
+        assert self._found is not None
+        features, found = self._found
+        first = self.step * self.config.optimization.global_batch
+        seen = SeenTogether(tuple(one.tags for one in found), tuple(one.objects for one in found), features.local)
+        images = replace(batch.images, seen=seen)
+        positions = tuple(range(first, first + len(batch)))
+        early = self._early.with_texts(replace(batch, images=images, positions=positions))
+        return replace(early, images=batch.images)
+
     def run(self, batch: PretrainExamples) -> None:
         """One step, recorded."""
         result = self.engine(self.step, [batch], Flags())
@@ -235,8 +249,10 @@ def measure(
 ) -> list[dict[str, Any]]:
     """One row per batch size and lengths: medians of ``rounds`` steps in milliseconds of processor time.
 
-    ``own_ms`` sums up the kinds in ``OWN``. Beside the times a row says, of one step, how often the host waited for the
-    device, where, what it copied there, and how many operations it launched.
+    ``own_ms`` sums up the kinds in ``OWN``. ``prepared_ms`` and ``prepared_own_ms`` are of steps whose texts and first
+    pass a loader's worker has prepared, as it does where it is stored what the experts find. Beside the times a row
+    says, of one step that prepares nothing, how often the host waited for the device, where, what it copied there, and
+    how many operations it launched.
     """
     rows = []
     torch.set_num_threads(1)  # what is measured is one processor's work
@@ -265,14 +281,19 @@ def _row(host: HostStep, device: FakeDevice, size: int, lengths: str, rounds: in
         "operations": operations.count,
     }
     found: list[dict[str, float]] = []
+    prepared: list[dict[str, float]] = []
     times = _Times()
     for turn in range(rounds):
         batch = host.batch(size, lengths, 2 + turn)
-        with watched_by(times):
-            times.start()
-            host.run(batch)
-            found.append(times.milliseconds())
-    median = {kind: statistics.median(one[kind] for one in found) for kind in KINDS}
+        for into in (found, prepared):
+            given = host.prepared(batch) if into is prepared else batch
+            with watched_by(times):
+                times.start()
+                host.run(given)
+                into.append(times.milliseconds())
+    median, median_prepared = (
+        {kind: statistics.median(one[kind] for one in steps) for kind in KINDS} for steps in (found, prepared)
+    )
     return {
         "batch": size,
         "lengths": lengths,
@@ -280,13 +301,15 @@ def _row(host: HostStep, device: FakeDevice, size: int, lengths: str, rounds: in
         "own_ms": sum(median[kind] for kind in OWN),
         "launch_ms": sum(median[kind] for kind in LAUNCHES),
         "all_own_ms": [sum(one[kind] for kind in OWN) for one in found],
+        "prepared_ms": median_prepared,
+        "prepared_own_ms": sum(median_prepared[kind] for kind in OWN),
         **counted,
     }
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows as aligned text."""
-    head = ("batch", "lengths", *OWN, "own, ms", "launching, ms", "operations", "waits", "MB copied")
+    head = ("batch", "lengths", *OWN, "own, ms", "prepared, ms", "launching, ms", "operations", "waits", "MB copied")
     lines = [head]
     for row in rows:
         waits = sum(row["waits"].values()) + sum(row["waiting_copies"].values())
@@ -296,6 +319,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
                 row["lengths"],
                 *(f"{row['ms'][kind]:.2f}" for kind in OWN),
                 f"{row['own_ms']:.1f}",
+                f"{row['prepared_own_ms']:.1f}",
                 f"{row['launch_ms']:.0f}",
                 str(row["operations"]),
                 str(waits),

@@ -6,6 +6,8 @@ any values.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -43,11 +45,17 @@ def _attend(
     return out
 
 
-def host_tables(
+def _host_tables(
     plan: Plan | CrossPlan, device: torch.device, dtype: torch.dtype, head_dim: int, dropout_p: float
 ) -> HostTiles:
     config = _config(plan, device, dtype, head_dim, dropout_p)
     return host_tiles(plan, config.row_block, config.key_block, config.row_step)
+
+
+def host_tables(
+    device: torch.device, dtype: torch.dtype, head_dim: int, dropout_p: float
+) -> Callable[[Plan | CrossPlan], HostTiles]:
+    return partial(_host_tables, device=device, dtype=dtype, head_dim=head_dim, dropout_p=dropout_p)
 
 
 def segment_attention(

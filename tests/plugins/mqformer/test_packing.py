@@ -4,6 +4,9 @@ included.
 
 from __future__ import annotations
 
+import pickle
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -45,6 +48,74 @@ def test_one_copy_and_no_wait() -> None:
         outputs("icg", "C").sum().backward()
     assert (device.waits, device.waiting_copies) == ([], [])
     assert device.copies == 1
+
+
+def test_a_pass_that_was_laid_out_before_lays_out_nothing_and_has_the_same_tables(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    streams = [QUERIES, MSP, CAPTION, TEXTS]
+    model = small_model().to("meta")
+    memory = model.project(on("meta", features(3, dtype=torch.float32)))
+    with replaced_by(null_attention):
+        planned = pickle.loads(pickle.dumps(model.planner(9)))(streams, 3, {"detector": 6, "segmenter": 4})
+        planned = pickle.loads(pickle.dumps(planned))
+        there: list[packing.Tables] = []
+        run = model._run
+        monkeypatch.setattr(model, "_run", lambda tables, memory: there.append(tables) or run(tables, memory))
+        model(streams, memory)
+        monkeypatch.setattr(packing, "lay_out", None)
+        monkeypatch.setattr(null_attention, "host_tiles", None)
+        monkeypatch.setattr(kernel_tiles, "host_tiles", None)
+        monkeypatch.setattr(kernel_tiles, "_make_blocks", None)
+        with fake_device() as device:
+            outputs = model.run_planned(planned, memory)
+            assert outputs is not None
+            outputs("icg", "C").sum().backward()
+        assert (device.waits, device.waiting_copies, device.copies) == ([], [], 1)
+        assert model.run_planned(planned, replace(memory, num_images=4)) is None
+    now, before = there
+    assert now.num_sets == before.num_sets
+    for rows, others in ((now.every, before.every), (now.last, before.last)):
+        assert rows.num_query_rows == others.num_query_rows
+        for one, other in ((rows.plan, others.plan), (rows.visual, others.visual), (rows.grounding, others.grounding)):
+            assert one is not None
+            assert other is not None
+            tables, again = (
+                next(found for key, found in plan.derived.items() if isinstance(key, tuple)) for plan in (one, other)
+            )
+            for name in ("rows", "row_tiles", "cols", "key_tiles", "entries", "row_id", "col_id"):
+                assert getattr(tables, name).shape == getattr(again, name).shape, name
+
+
+def test_the_numbers_that_were_packed_before_are_those_that_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = [QUERIES, MSP, CAPTION, TEXTS]
+    model = small_model()
+    memory = model.project(features(3, dtype=torch.float32))
+    there: list[packing.Tables] = []
+    run = model._run
+    with replaced_by(null_attention):
+        planned = pickle.loads(pickle.dumps(model.planner(9)(streams, 3, {"detector": 6, "segmenter": 4})))
+        monkeypatch.setattr(model, "_run", lambda tables, memory: there.append(tables) or run(tables, memory))
+        model(streams, memory)
+        model.run_planned(planned, memory)
+    now, before = there
+    assert torch.equal(now.ids_T, before.ids_T)
+    assert torch.equal(now.positions_T, before.positions_T)
+    assert now.where.keys() == before.where.keys()
+    for key, (found, shape) in now.where.items():
+        assert torch.equal(found, before.where[key][0])
+        assert shape == before.where[key][1]
+    for rows, others in ((now.every, before.every), (now.last, before.last)):
+        for one, other in ((rows.plan, others.plan), (rows.visual, others.visual), (rows.grounding, others.grounding)):
+            assert one is not None
+            assert other is not None
+            tables, again = (
+                next(found for key, found in plan.derived.items() if isinstance(key, tuple)) for plan in (one, other)
+            )
+            for name in ("rows", "row_tiles", "cols", "key_tiles", "entries", "row_id", "col_id", "key_exists"):
+                ours, theirs = getattr(tables, name), getattr(again, name)
+                assert (ours is None and theirs is None) or torch.equal(ours, theirs), name
+    assert torch.equal(now.every.plan.table, before.every.plan.table)
 
 
 def test_the_tables_that_were_sent_are_those_that_are_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,11 @@ import pytest
 
 from lyrics.core.errors import SpecError
 from lyrics.core.runs.config import load_config
+from lyrics.kernels.attention import replaced_by
+from lyrics.kernels.host_work import watched_by
 from lyrics.workflows.bench import host as bench_host
+from lyrics.workflows.bench import null_attention
+from lyrics.workflows.bench.fake_device import fake_device
 from tests.commands import Run
 
 
@@ -23,6 +27,9 @@ def test_a_row_for_each_case() -> None:
         for kind in ("tokenize objects", "lay out", "tiles", "second pass", "negatives", "recorder", "launch backward"):
             assert row["ms"][kind] > 0, kind
         assert row["own_ms"] == pytest.approx(sum(row["ms"][kind] for kind in bench_host.OWN))
+        assert row["prepared_ms"]["tokenize objects"] == row["prepared_ms"]["tokenize captions"] == 0
+        assert row["prepared_ms"]["second pass"] > 0
+        assert row["prepared_own_ms"] == pytest.approx(sum(row["prepared_ms"][kind] for kind in bench_host.OWN))
         assert row["operations"] > 100
         assert row["copied_bytes"] > 0
         assert any("stage1/negatives.py" in place for place in row["waits"])
@@ -55,6 +62,53 @@ def test_a_step_waits_for_the_draw_and_for_its_losses_and_for_nothing_else() -> 
         "core/stage1/reduction.pyread": 1,
     }
     assert row["waiting_copies"] == {}
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_step_that_was_prepared_waits_as_rarely_and_lays_out_its_second_pass_alone(
+    tmp_path: Path, ahead: bool
+) -> None:
+    config = load_config("tiny-stage1")
+    with fake_device() as device, replaced_by(null_attention):
+        host = bench_host.HostStep(config, tmp_path)
+        for seed in (0, 1):
+            batch = host.batch(4, "random", seed)
+            if ahead:
+                batch = host.prepared(batch)
+                assert batch.ahead is not None
+                assert batch.ahead.is_of(config.seed, seed)
+            device.clear()
+            told = Told()
+            with watched_by(told):
+                host.run(batch)
+        host.folder.close()
+    assert [place.partition(":")[0] for place in device.waits] == [
+        "core/stage1/negatives.py",
+        "core/stage1/reduction.py",
+    ]
+    assert device.waiting_copies == []
+    assert ("tokenize objects" in told.said) == (not ahead)
+    assert told.said[: told.said.index("negatives")].count("tiles") == (0 if ahead else told.first_tiles)
+
+
+class Told:
+    """Which kinds of work a step did, in order."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def begin(self, kind: str) -> None:
+        self.said.append(kind)
+
+    def end(self, kind: str) -> None:
+        pass
+
+    @property
+    def first_tiles(self) -> int:
+        """Before negatives were drawn."""
+        count = self.said[: self.said.index("negatives")].count("tiles")
+        assert count > 0
+        return count
 
 
 def test_the_plan_of_a_run_knows_what_bounds_it(run: Run, tmp_path: Path) -> None:
