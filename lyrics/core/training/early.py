@@ -85,7 +85,7 @@ def _steps(model: ComposedModel, config: TrainConfig) -> PreparesSteps:
     planner = None
     if model.abilities.ahead is not None and isinstance(model.encoder, WithNumTokens):
         planner = model.abilities.ahead.planner(model.encoder.num_tokens)
-    twins = {name: twin(one, "meta").train() for name, one in model.computed_losses().items()}
+    twins = {name: twin(model.objectives[name], "meta").train() for name in model.computed_losses()}
     return PreparesSteps(
         model.texts, cast(dict[str, Objective], twins), planner, config.seed, config.optimization.global_batch
     )
