@@ -121,7 +121,10 @@ class SmallModel:
 
 
 def _objectives(part: Part) -> tuple[Entry, ...]:
-    """This library's objectives, where the segments of the built query transformer allow them."""
+    """This library's objectives, where the segments of the built query transformer allow them.
+
+    Without those that read boxes in captions, which those here do not have.
+    """
     from lyrics.core.build import build_part
     from lyrics.core.contracts import BuildContext
     from lyrics.core.spec import validate
@@ -130,7 +133,9 @@ def _objectives(part: Part) -> tuple[Entry, ...]:
         segments = build_part(part, BuildContext("random", image_dim=6, image_tokens=4, local_dims={})).segments
     found = []
     for entry in default_registry().entries:
-        if entry.component.kind == "objective" and entry.source.distribution == "lyrics-vl":
+        if entry.component.kind != "objective" or "reads_boxes_in_captions" in entry.component.capabilities:
+            continue
+        if entry.source.distribution == "lyrics-vl":
             options = validate(dict(entry.component.test_options), entry.component.options)
             needs = declared_segments(Part(entry.component.name, entry, options), "needs_segments") or ()
             if set(needs) <= set(segments):

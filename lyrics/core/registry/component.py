@@ -35,7 +35,7 @@ Kind = Literal[
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 #: What a component says of itself, so that behavior follows from it and not from its name; see ``Component``.
-Capability = Literal["compares_across_batch", "reads_known_objects"]
+Capability = Literal["compares_across_batch", "reads_boxes_in_captions", "reads_known_objects"]
 CAPABILITIES: tuple[Capability, ...] = get_args(Capability)
 
 #: Contract versions this release accepts (``Component.contract``). See ``lyrics.core.contracts`` for what each kind
@@ -184,7 +184,8 @@ class Component:
         capabilities: what the component does beside what every one of its kind does. ``compares_across_batch``: an
             objective compares samples of a batch with each other, so that its loss is no sum over micro-batches.
             ``reads_known_objects``: an expert of the refiner takes the objects that come with an image
-            (``ImageBatch.known_objects``) instead of looking at it.
+            (``ImageBatch.known_objects``) instead of looking at it. ``reads_boxes_in_captions``: an objective has no
+            terms where captions give no box in whole numbers (``PretrainBatch.regions``).
     """
 
     kind: Kind

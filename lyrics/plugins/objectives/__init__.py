@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from lyrics.core.registry.component import Component, Options, hookimpl
+from lyrics.core.registry.component import Capability, Component, Options, hookimpl
 
 Recipe = Literal["paper", "released"]
 
@@ -89,6 +89,10 @@ _SUMMARIES: dict[str, tuple[type[Options], str]] = {
     "msp": (MSPOptions, "masked spatial prediction: whole objects, tag and box, restored from the queries"),
     "regions": (RegionOptions, "region words: what captions say of a box, told from the box (not of the paper)"),
 }
+_CAPABILITIES: dict[str, tuple[Capability, ...]] = {
+    "itc": ("compares_across_batch",),
+    "regions": ("reads_boxes_in_captions",),
+}
 
 
 @hookimpl
@@ -102,5 +106,5 @@ def lyrics_components() -> Iterator[Component]:
             summary=summary,
             license="Apache-2.0",
             test_options={"projection_dim": 16} if name == "itc" else {},
-            capabilities=("compares_across_batch",) if name == "itc" else (),
+            capabilities=_CAPABILITIES.get(name, ()),
         )

@@ -180,13 +180,18 @@ _ALL = (*("L",) * 11, "L which", *("G",) * 2, *("T",) * 2, "T absent", *("LT",) 
 FINE_STAGE2 = (
     _fine_stage2(
         "fine-2",
-        800,
+        1300,
         "fine-stage1",
         {
             "few": {**_SHORT, "max_objects": 4, "questions": _LOOKS, "seed": 15},
             "many": {**_SHORT, "questions": _LOOKS, "seed": 16},
             "all": {"questions": _ALL, "seed": 17},
         },
+        data__sets__few__weight=0.2,
+        data__sets__many__weight=0.5,
+        data__sets__all__weight=0.3,
+        optimization__learning_rate=4e-3,
+        optimization__precision="bf16",
         optimization__groups={"query_transformer": {"learning_rate": 5e-5}},
     ),
 )
