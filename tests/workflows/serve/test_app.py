@@ -323,7 +323,9 @@ def test_images_that_are_none(client: Client, url: str, status: int, says: str) 
 
 
 def test_boxes_that_lie_in_no_image(client: Client, scene: Any) -> None:
-    failed(client.ask(scene, "What is at <box 0 0 500 500>?"), 400, "does not lie in the image, which is 128 x 96 pixels")
+    failed(
+        client.ask(scene, "What is at <box 0 0 500 500>?"), 400, "does not lie in the image, which is 128 x 96 pixels"
+    )
     failed(client.ask("What is at <box 0 0 5 5>?"), 400, "there is no image")
 
 
