@@ -70,6 +70,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 #: Files and folders whose tests train, start many processes, or build large parts; ``make test-fast`` leaves them out.
+#: So it does with single tests that are marked ``long``: thousands of inputs, or a megabyte of one.
 LONG = (
     "cli/test_ablate.py",
     "cli/test_cli.py",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.metadata
 import json
 import re
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,12 @@ def imported(module: ast.Module) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+@functools.cache
+def imports_of(path: Path) -> tuple[str, ...]:
+    """``imported`` of a file, which is read once."""
+    return tuple(imported(tree(path)))
+
+
 def dotted(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
@@ -152,7 +159,7 @@ def may_import(importer: str, name: str) -> bool:
 
 @pytest.mark.parametrize("path", FILES, ids=dotted)
 def test_imports_go_downwards_only(path: Path) -> None:
-    for name in imported(tree(path)):
+    for name in imports_of(path):
         if name.partition(".")[0] == "lyrics":
             assert may_import(dotted(path), name), f"{dotted(path)} imports {name}"
 
@@ -184,7 +191,7 @@ def runs_up(importer: str, name: str) -> bool:
 @pytest.mark.parametrize("path", FILES, ids=dotted)
 def test_no_import_runs_up(path: Path) -> None:
     """Whichever way it is written: at the top, under TYPE_CHECKING, or within a function."""
-    up = sorted({name for name in imported(tree(path)) if name.startswith("lyrics.") and runs_up(dotted(path), name)})
+    up = sorted({name for name in imports_of(path) if name.startswith("lyrics.") and runs_up(dotted(path), name)})
     assert not up, f"{dotted(path)} is on a lower floor than {', '.join(up)}"
 
 
@@ -195,7 +202,7 @@ def test_every_module_has_a_room() -> None:
 def test_there_is_no_circle_of_modules() -> None:
     """Within a room, too; imports within functions and for type checking count."""
     arrows = {
-        module: {module_of(name) for name in imported(tree(path)) if name.startswith("lyrics.")} - {module, "lyrics"}
+        module: {module_of(name) for name in imports_of(path) if name.startswith("lyrics.")} - {module, "lyrics"}
         for module, path in SOURCES.items()
         if module not in FACE
     }
@@ -221,10 +228,10 @@ def test_what_the_floors_refuse(importer: str, code: str) -> None:
     assert any(runs_up(importer, name) for name in imported(ast.parse(code)))
 
 
-def classes_by_name(sources: Mapping[str, ast.Module]) -> dict[str, list[str]]:
+def classes_by_name(sources: Iterable[tuple[str, ast.Module]]) -> dict[str, list[str]]:
     """Every public class of a file's top level -> the modules that define one of that name."""
     found: dict[str, list[str]] = {}
-    for module, one in sources.items():
+    for module, one in sources:
         for node in one.body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 found.setdefault(node.name, []).append(module)
@@ -234,7 +241,7 @@ def classes_by_name(sources: Mapping[str, ast.Module]) -> dict[str, list[str]]:
 def test_no_two_public_classes_have_one_name() -> None:
     twice = {
         name: homes
-        for name, homes in classes_by_name({module: tree(path) for module, path in SOURCES.items()}).items()
+        for name, homes in classes_by_name((module, tree(path)) for module, path in SOURCES.items()).items()
         if len(homes) > 1
     }
     assert not twice, f"one name for one thing: {twice}"
@@ -243,7 +250,7 @@ def test_no_two_public_classes_have_one_name() -> None:
 def test_what_counts_as_two_classes_of_one_name() -> None:
     one = ast.parse("class A: pass\nclass _B: pass\nclass C:\n    class A: pass")
     two = ast.parse("class A: pass\nclass _B: pass\nx = C = 1")
-    assert classes_by_name({"one": one, "two": two}) == {"A": ["one", "two"], "C": ["one"]}
+    assert classes_by_name([("one", one), ("two", two)]) == {"A": ["one", "two"], "C": ["one"]}
 
 
 @pytest.mark.parametrize("module", ["core.model", "plugins.mqformer.model"])
@@ -278,7 +285,7 @@ def test_kernels_stand_on_torch_alone(path: Path) -> None:
     own = {"_triton": {"triton"}, "_flash": {"flash_attn"}}
     back_end = next((modules for prefix, modules in own.items() if path.stem.startswith(prefix)), set())
     allowed = {"torch", "numpy", "lyrics", "__future__", *back_end}
-    found = {name.partition(".")[0] for name in imported(tree(path))}
+    found = {name.partition(".")[0] for name in imports_of(path)}
     assert found - STANDARD <= allowed
 
 
@@ -426,7 +433,7 @@ def test_no_part_is_asked_what_it_has() -> None:
         for path in FILES
         if path.is_relative_to(PACKAGE / "core")
         for node in ast.walk(tree(path))
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "hasattr"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "hasattr"
     }
     assert found == {
         "lyrics.core.build: hasattr(nn.ModuleDict(), name)",
@@ -437,7 +444,7 @@ def test_no_part_is_asked_what_it_has() -> None:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_examples_and_benchmarks_use_public_names(path: Path) -> None:
-    for name in imported(tree(path)):
+    for name in imports_of(path):
         keys = name.split(".")
         if keys[0] != "lyrics":
             continue
@@ -645,13 +652,20 @@ NAMES = {"LOAD_TRUNCATED_IMAGES": "hides damage"}
 KEYWORDS = {"trust_remote_code": "runs a stranger's code", "allow_pickle": "unpickles", "shell": "runs a shell"}
 
 
+def spelled(node: ast.expr) -> str:
+    """A name with its dots; empty for any other expression."""
+    if isinstance(node, ast.Attribute):
+        return f"{spelled(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
 def offenses(module: ast.Module) -> Iterator[str]:
     for name in imported(module):
         if name.partition(".")[0] in MODULES:
             yield f"import of {name}"
     for node in ast.walk(module):
         if isinstance(node, ast.Call):
-            called = ast.unparse(node.func)
+            called = spelled(node.func)
             if called in CALLS:
                 yield f"line {node.lineno}: {called} {CALLS[called]}"
             for keyword in node.keywords:
@@ -666,7 +680,7 @@ def offenses(module: ast.Module) -> Iterator[str]:
                 yield f"line {node.lineno}: {name} {NAMES[name]}"
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant) and node.value.value is None:
             for target in node.targets:
-                if ast.unparse(target).endswith("MAX_IMAGE_PIXELS"):
+                if spelled(target).endswith("MAX_IMAGE_PIXELS"):
                     yield f"line {node.lineno}: MAX_IMAGE_PIXELS = None lets a picture of any size be decoded"
 
 
@@ -692,9 +706,7 @@ def test_pickled_weights_are_opened_once_and_as_weights_only() -> None:
     given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
     assert given["weights_only"] == "True"
     assert not any("safe_globals" in ast.unparse(call.func) for call in calls)
-    readers = [
-        p for p in FILES if any(name.startswith("lyrics.core.conversion.unpickle") for name in imported(tree(p)))
-    ]
+    readers = [p for p in FILES if any(name.startswith("lyrics.core.conversion.unpickle") for name in imports_of(p))]
     assert readers == [PACKAGE / "core" / "conversion" / "plan.py"]
 
 

@@ -6,6 +6,8 @@ Importing this package imports no torch; each command imports what it needs when
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 import warnings
 from typing import Annotated
@@ -105,6 +107,8 @@ def _print_warning(message: Warning | str, category: type[Warning], *_: object) 
 
 def main() -> None:
     """Entry point of the ``lyrics`` command."""
+    # Python looks through every object for garbage as it ends: a second, once torch is there.
+    atexit.register(gc.freeze)
     _shown.clear()
     warnings.simplefilter("always", FormerSettingWarning)
     warnings.showwarning = _print_warning  # type: ignore[assignment]

@@ -480,6 +480,7 @@ def part_of(path: str) -> str:
     return ".".join(keys[:2] if keys[0] in ("refiner", "objectives") else keys[:1])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_mutated_presets_are_valid_or_a_sentence(
     chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -185,8 +185,8 @@ def too_long(prompt: TokenPrompt, num_queries: int, max_positions: int, max_new_
     pictures = f", {shown} image{'s' * (shown != 1)} of {num_queries} tokens included"
     return PromptError(
         f"the prompt has {len(prompt):,} tokens{pictures if shown else ''}; the language model reads "
-        f"{max_positions:,}, {max_new_tokens:,} of which are kept for the answer. Shorten it, or give fewer images "
-        "or max_new_tokens."
+        f"{max_positions:,}, {max_new_tokens:,} of which are kept for the answer. Shorten it, give fewer images, "
+        "or ask for a shorter answer."
     )
 
 

@@ -332,12 +332,19 @@ class _Waiter:
                 return
 
     async def next(self) -> Event:
-        """The next event. Raises what the job failed with, and ``ClientGoneError``."""
+        """The next event. Raises what the job failed with, ``ClientGoneError``, and ``LateError`` where the worker is
+        busy with something else when the job's time is over.
+        """
+        assert self._job is not None
         event = asyncio.ensure_future(self._events.get())
         try:
-            await asyncio.wait({event, self._gone}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                {event, self._gone}, timeout=max(0.0, self._job.left), return_when=asyncio.FIRST_COMPLETED
+            )
             if self._gone.done():
                 raise ClientGoneError
+            if not event.done():
+                raise self._job.lateness()
         finally:
             event.cancel()
         found = event.result()

@@ -13,7 +13,6 @@ from lyrics.workflows.serve.limits import LateError, QueueFullError, StoppingErr
 from lyrics.workflows.serve.requests import RequestError
 
 _logger = logging.getLogger(__name__)
-_RETRY_AFTER = "1"
 
 
 @dataclass(frozen=True)
@@ -41,11 +40,12 @@ def failure(error: BaseException) -> Refusal:
     if isinstance(error, TooLargeError):
         return Refusal(413, text, "too_large")
     if isinstance(error, QueueFullError):
-        return Refusal(429, text, "queue_full", headers={"Retry-After": _RETRY_AFTER})
+        return Refusal(429, text, "queue_full", headers={"Retry-After": str(error.seconds)})
     if isinstance(error, StoppingError):
         return Refusal(503, text, "stopping", headers={"Retry-After": "10"})
     if isinstance(error, LateError):
-        return Refusal(408, text, "too_late")
+        # OpenAI's clients send what took too long once more, and again, unless they are told that it is of no use.
+        return Refusal(408, text, "too_late", headers={"x-should-retry": "false"})
     if isinstance(error, ImageError):
         return Refusal(413 if error.kind == "large" else 400, text, f"image_{error.kind}")
     if isinstance(error, PromptError | SpecError):

@@ -15,6 +15,7 @@ from lyrics.core.language.generation import Decoding
 from lyrics.core.language.prompts import Exchange
 from lyrics.core.language.running import Writing
 from lyrics.core.refining.refinement import Refinement
+from lyrics.workflows.serve.limits import LateError
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
@@ -83,8 +84,17 @@ class Job:
         self.came = time.monotonic()
 
     @property
+    def left(self) -> float:
+        """Seconds until it is too late."""
+        return self.came + self.seconds - time.monotonic()
+
+    @property
     def late(self) -> bool:
-        return time.monotonic() - self.came > self.seconds
+        return self.left < 0
+
+    def lateness(self) -> LateError:
+        """What it fails with then."""
+        return LateError(f"the request took longer than the {self.seconds:g} seconds that it may.")
 
 
 @dataclass(eq=False)

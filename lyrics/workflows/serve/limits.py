@@ -48,7 +48,11 @@ class Limits:
 
 
 class QueueFullError(LyricsError):
-    """There is no room for another request now; there will be."""
+    """There is no room for another request now; there will be, probably in so many seconds."""
+
+    def __init__(self, message: str, seconds: int = 1) -> None:
+        super().__init__(message)
+        self.seconds = seconds
 
 
 class StoppingError(LyricsError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -21,7 +22,7 @@ from lyrics.core.language.prompts import TokenPrompt
 from lyrics.core.language.running import RunningAnswers, Writing, can_run
 from lyrics.core.model import LyricsModel
 from lyrics.workflows.serve.jobs import Answered, AnswerText, AskJob, Event, Failed, Job, Refined, RefineJob, TextPiece
-from lyrics.workflows.serve.limits import LateError, Limits, QueueFullError, StoppingError
+from lyrics.workflows.serve.limits import Limits, QueueFullError, StoppingError
 from lyrics.workflows.serve.metrics import Metrics
 from lyrics.workflows.serve.seen import SeenImages
 from lyrics.workflows.serve.whole import WholeAnswers, embed_together
@@ -97,9 +98,22 @@ class Worker:
         if self._stopping:
             raise StoppingError("the server is stopping; it takes no more requests.")
         if len(self._waiting) >= self.limits.waiting:
+            seconds = self._half_a_queue()
             raise QueueFullError(
-                f"{self.limits.waiting} requests wait already, which is as many as may; try again shortly."
+                f"{self.limits.waiting} requests wait already, which is as many as may; try again in "
+                f"{seconds} second{'s' if seconds > 1 else ''}.",
+                seconds,
             )
+
+    def _half_a_queue(self) -> int:
+        """Seconds, 1 to 60, in which half of those that wait will have had their turn, if the next ones take as long
+        as the last ones: half of what the one that is first in the queue has waited for.
+        """
+        try:
+            waited = time.monotonic() - self._waiting[0].came
+        except IndexError:  # all were taken meanwhile
+            return 1
+        return min(60, max(1, round(waited / 2)))
 
     def submit(self, job: Job) -> None:
         """Take in a job. Raises as ``check_room``."""
@@ -156,7 +170,7 @@ class Worker:
         while self._waiting:
             job = self._waiting[0]
             if job.late:
-                self._fail(self._waiting.popleft(), self._lateness(job))
+                self._fail(self._waiting.popleft(), job.lateness())
                 continue
             images += len(job.images)
             full = isinstance(job, AskJob) and len(self._open) + len(found) >= self.limits.batch
@@ -274,7 +288,7 @@ class Worker:
         if job.canceled:
             job.writing.end = "stop"
         elif job.late and not job.writing.over:
-            job.writing.error = self._lateness(job)
+            job.writing.error = job.lateness()
 
     def _watch(self, writing: Writing) -> None:
         """After a token of an answer that is written alone, within one step."""
@@ -304,9 +318,6 @@ class Worker:
         answer = read_answer(one.text.told, self.model.spec.codec, seen[shown[-1]] if shown else None, confidence)
         finish = "stop" if one.text.stopped else str(writing.end)
         self._finish(job, Answered(answer, seen, len(one.prompt), len(writing.ids), finish))
-
-    def _lateness(self, job: Job) -> LateError:
-        return LateError(f"the request took longer than the {job.seconds:g} seconds that it may.")
 
     def _finish(self, job: Job, event: Event) -> None:
         job.over = True

@@ -379,6 +379,7 @@ PLACES: dict[str, Callable[[str], list[Any]]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", SIX)
 def test_five_thousand_injections(name: str) -> None:
     tokenizer = SIX[name]
@@ -454,6 +455,7 @@ def test_tags_that_a_detector_is_asked_for() -> None:
     assert writer.tokens([]) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", SIX)
 def test_a_megabyte_takes_linear_time(name: str) -> None:
     """16 times the text takes about 16 times as long, as a prompt too; work that grows with the square would take 256

@@ -250,6 +250,18 @@ def test_a_full_queue_takes_no_more_and_has_room_again(model: LyricsModel) -> No
     assert jobs[1][1].empty()
 
 
+@pytest.mark.parametrize("waited, seconds", [(0.0, 1), (20.0, 10), (9_000.0, 60)])
+def test_a_full_queue_says_when_to_come_again(model: LyricsModel, waited: float, seconds: int) -> None:
+    """When half of it will be gone: half the time for which the first in it has waited, within bounds."""
+    worker = Worker(model, Limits(waiting=2))
+    first, _ = submitted(worker, QUESTIONS[0])
+    submitted(worker, QUESTIONS[1])
+    first.came -= waited
+    with pytest.raises(QueueFullError, match=rf"try again in {seconds} seconds?\.") as caught:
+        worker.check_room()
+    assert caught.value.seconds == seconds
+
+
 @pytest.mark.parametrize("runs", [True, False])
 def test_who_goes_away_frees_their_place(
     runs: bool, model: LyricsModel, slow: threading.Event, monkeypatch: pytest.MonkeyPatch
