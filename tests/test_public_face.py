@@ -51,7 +51,7 @@ def test_types_and_lists_need_no_torch() -> None:
 def test_lists_are_of_names_once() -> None:
     everything = lyrics.list_components()
     assert len(everything) == len(set(everything))
-    assert set(lyrics.list_components("objective")) == {"icg", "itc", "itm", "msp"}
+    assert set(lyrics.list_components("objective")) == {"icg", "itc", "itm", "msp", "regions"}
     with pytest.raises(lyrics.SpecError, match=r"no kind 'detectr'.*Did you mean 'detector'"):
         lyrics.list_components("detectr")
 

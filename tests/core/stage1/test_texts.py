@@ -1,4 +1,4 @@
-"""Texts and the first pass made before a step: pickled into another process and back, the same numbers as in the step."""
+"""Texts and the first pass made before a step: pickled and back, the same numbers as in the step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is made of batches before their step: by workers where findings are known, on a GPU's second stream otherwise."""
+"""What is made of batches before their step: by workers where findings are known, else on a GPU's second stream."""
 
 from __future__ import annotations
 
