@@ -13,13 +13,7 @@ def _captions(max_objects: int, seed: int, captions: str = "dense") -> dict[str,
     return {"use": "scenes", "options": options}
 
 
-def _fine_stage1(
-    name: str,
-    steps: int,
-    after: str | None,
-    sets: Mapping[str, Any],
-    **settings: Any,
-) -> Stage:
+def _fine_stage1(name: str, steps: int, after: str | None, sets: Mapping[str, Any], **settings: Any) -> Stage:
     """Stage 1 on fine scenes. ``settings`` are of the objectives: ``msp__weight=2``."""
     given: dict[str, Any] = {
         "data.sets": sets,
@@ -54,37 +48,13 @@ FINE_STAGE1 = (
         msp__options__mask_probability=0.5,
     ),
     _fine_stage1(
-        "fine-stage1-nouns",
+        "fine-stage1",
         450,
         "fine-stage1-two",
         {"two": _captions(2, 4), "four": _captions(4, 5), "all": _captions(8, 0), "said": _captions(8, 6, "varied")},
         icg__weight=2.0,
         msp__weight=3.0,
         msp__options__mask_probability=0.3,
-    ),
-    _fine_stage1(
-        "fine-stage1-regions",
-        900,
-        "fine-stage1-nouns",
-        {"four": _captions(4, 21, "regions"), "all": _captions(8, 22, "regions")},
-        itc__weight=0.0,
-        itm__weight=0.0,
-        icg__weight=0.0,
-        msp__weight=0.0,
-    ),
-    _fine_stage1(
-        "fine-stage1",
-        300,
-        "fine-stage1-regions",
-        {
-            "all": _captions(8, 31, "regions"),
-            "nouns": _captions(8, 32),
-            "said": _captions(8, 33, "varied"),
-        },
-        icg__weight=2.0,
-        msp__weight=3.0,
-        msp__options__mask_probability=0.3,
-        regions__weight=2.0,
     ),
 )
 
@@ -180,18 +150,13 @@ _ALL = (*("L",) * 11, "L which", *("G",) * 2, *("T",) * 2, "T absent", *("LT",) 
 FINE_STAGE2 = (
     _fine_stage2(
         "fine-2",
-        1300,
+        800,
         "fine-stage1",
         {
             "few": {**_SHORT, "max_objects": 4, "questions": _LOOKS, "seed": 15},
             "many": {**_SHORT, "questions": _LOOKS, "seed": 16},
             "all": {"questions": _ALL, "seed": 17},
         },
-        data__sets__few__weight=0.2,
-        data__sets__many__weight=0.5,
-        data__sets__all__weight=0.3,
-        optimization__learning_rate=4e-3,
-        optimization__precision="bf16",
         optimization__groups={"query_transformer": {"learning_rate": 5e-5}},
     ),
 )

@@ -99,8 +99,6 @@ def lyrics_tiny() -> ModelSpec:
             "itm": ObjectiveSlot(use="itm", options={"recipe": "released"}),
             "icg": ObjectiveSlot(use="icg", options={"recipe": "paper"}),
             "msp": ObjectiveSlot(use="msp", options={"recipe": "paper"}),
-            # Of two stars nothing else tells whose color is whose (docs/fine-stage1.md).
-            "regions": ObjectiveSlot(use="regions"),
         },
     )
 
