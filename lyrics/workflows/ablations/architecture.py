@@ -296,9 +296,8 @@ def removed(stages: Stages, evaluating: Evaluating, out: Path, seeds: int, only:
             trained = FULL if variant.of_full else name
             folder = out / trained / f"seed-{seed}"
             first = variant_config(stages.pretrain, trained, seed, folder / "pretrain")
-            if first.model.spec.objectives:
-                start = {"model.start_from": first.out}
-            else:
+            start: dict[str, Any] = {"model.start_from": first.out}
+            if not first.model.spec.objectives:
                 start = {"optimization.steps": _steps_of_both(stages)}
             second = variant_config(stages.finetune, trained, seed, folder / "finetune", **start)
             runs.append((name, seed, first, second))
