@@ -121,7 +121,6 @@ def test_one_tensor_less_or_of_another_shape_is_found(tmp_path: Path, name: str,
     found = find_public(str(folder))
     assert found is not None
     theirs = stored_tensors(transformers_own(folder))
-    outline_public(LyricsModel, found, theirs)
     with pytest.raises(WeightsError, match=r"is missing, which becomes|nothing in it becomes"):
         outline_public(LyricsModel, found, {one: tensor for one, tensor in theirs.items() if one != key})
     other = torch.empty(theirs[key].shape[0] + 64, *theirs[key].shape[1:], device="meta")
