@@ -7,6 +7,7 @@
 #   make test-serve    those of `lyrics serve` and `lyrics demo`, with FastAPI, uvicorn, OpenAI's client, gradio and schemathesis (480 MB); the page's in Chromium, if there is one
 #   make test-web      a minute's worth of these: the page's in Chromium, OpenAI's client, and requests by the server's own description; stops after fifteen
 #   make test-scale    `lyrics refine` in a real Ray on two cores, and over an S3 server of this machine (450 MB); stops after ten minutes
+#   make test-toolkits tasks of lmms-eval, with MMMU's and POPE's own scores, on rows of their format (130 MB)
 #   make check         format, lint and types
 #   make docs          the documentation as a site in site/, warnings are errors; an environment of its own (180 MB)
 #   make bench         the benchmarks that a processor can run, in under ten minutes; their ratios against the committed ones
@@ -42,6 +43,13 @@ SCALE_PACKAGES := ray jsonschema jsonschema-specifications referencing rpds-py a
 	boto3 s3transfer jmespath multidict wrapt aiohappyeyeballs aiosignal frozenlist propcache yarl cryptography cffi pycparser xmltodict \
 	responses blinker itsdangerous
 
+# And lmms-eval with what its evaluator, MMMU and POPE import: of the 157 packages that it asks for, most are other models'.
+TOOLKITS := .venv-toolkits
+TOOLKITS_READY := $(TOOLKITS)/.ready
+TOOLKITS_PACKAGES := lmms-eval datasets evaluate dill multiprocess xxhash pandas python-dateutil pytz tzdata six requests urllib3 certifi \
+	charset-normalizer chardet aiohttp aiohappyeyeballs aiosignal attrs frozenlist multidict propcache yarl httpx httpcore openai distro \
+	jiter sniffio loguru lxml sacrebleu portalocker tabulate colorama pytablewriter python-dotenv sqlitedict tenacity
+
 # Another such folder, with what they ask for.
 SERVE := .venv-serve
 SERVE_READY := $(SERVE)/.ready
@@ -56,7 +64,7 @@ CPU_BENCH = $(BIN)/python -c "from lyrics.cli import main; main()" bench
 BENCH := build/bench
 BENCH_FLAGS ?=
 
-.PHONY: demo test test-fast test-experts test-weights test-serve test-web test-scale check docs bench bench-gpu format clean
+.PHONY: demo test test-fast test-experts test-weights test-serve test-web test-scale test-toolkits check docs bench bench-gpu format clean
 
 demo: $(READY)
 	$(BIN)/lyrics quickstart $(PICTURES)
@@ -89,6 +97,9 @@ test-web: $(READY)
 test-scale: $(READY) $(SCALE_READY)
 	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR):$(CURDIR)/$(SCALE) timeout -k 10 600 $(BIN)/python -m pytest -q tests/workflows/test_refine_ray.py \
 		tests/core/data/test_refine_inputs_s3.py
+
+test-toolkits: $(READY) $(TOOLKITS_READY)
+	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR):$(CURDIR)/$(TOOLKITS) $(BIN)/python -m pytest -q tests/integrations
 
 check: $(READY)
 	$(BIN)/ruff format --check .
@@ -169,5 +180,10 @@ $(SCALE_READY): Makefile constraints.txt $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt --target $(SCALE) $(SCALE_PACKAGES)
 	@touch $@
 
+$(TOOLKITS_READY): Makefile constraints.txt $(READY)
+	rm -rf $(TOOLKITS)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile -c constraints.txt --target $(TOOLKITS) $(TOOLKITS_PACKAGES)
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(EXPERTS) $(WEIGHTS) $(SERVE) $(SCALE) $(DOCS) site .pytest_cache .mypy_cache .ruff_cache build quickstart
+	rm -rf $(VENV) $(EXPERTS) $(WEIGHTS) $(SERVE) $(SCALE) $(TOOLKITS) $(DOCS) site .pytest_cache .mypy_cache .ruff_cache build quickstart

@@ -46,7 +46,10 @@ def ablate(
     ] = None,
     only: Annotated[
         str | None,
-        typer.Option(help="Variants of table 5, some of full,no-vit,no-odm,no-ssm,no-vr,blip2,text-only,soft-only."),
+        typer.Option(
+            help="Variants of table 5, some of full,no-vit,no-odm,no-ssm,no-vr,blip2,mlp-projector,"
+            "perceiver-resampler,text-only,soft-only."
+        ),
     ] = None,
     amounts: Annotated[str | None, typer.Option(help="Shares of stage 1 for figure 4a, such as 0,1/4,1/2,1.")] = None,
     model: Annotated[
@@ -236,9 +239,9 @@ def _names(only: str | None) -> tuple[str, ...]:
 
 
 def _check_only(only: str, readings: Sequence[str]) -> None:
-    from lyrics.workflows.ablations.architecture import BASELINE, chosen
+    from lyrics.workflows.ablations.architecture import BASELINES, chosen
 
-    names = [name for name in _names(only) if name != BASELINE or "removed" not in readings]
+    names = [name for name in _names(only) if name not in BASELINES or "removed" not in readings]
     for reading in readings:
         chosen(names, reading)
 
@@ -279,10 +282,10 @@ class _Job:
 
 
 def _table_5(job: _Job) -> Ablation:
-    from lyrics.workflows.ablations.architecture import ANSWERED, BASELINE, answered, removed, table_5
+    from lyrics.workflows.ablations.architecture import ANSWERED, BASELINES, answered, removed, table_5
 
     rows: list[ScoreRow] = []
-    names = [name for name in job.only if name != BASELINE]
+    names = [name for name in job.only if name not in BASELINES]
     read = [reading for reading in job.readings if reading in ANSWERED]
     for reading in read if names or not job.only else ():
         rows += answered(reading, job.load, job.described, job.evaluating, job.out / reading, names)

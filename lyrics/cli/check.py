@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,10 +13,16 @@ from lyrics.cli._output import JsonFlag, SetOption, print_json, print_table, pri
 
 if TYPE_CHECKING:
     from lyrics.core.inspection.summary import PartRow
+    from lyrics.core.model import LyricsModel
+    from lyrics.core.public_models import FoundModel
+    from lyrics.core.registry.component import Preset
+    from lyrics.core.resolve import Resolved
 
 
 def check(
-    spec: Annotated[str, typer.Argument(help="A preset's name, or a YAML or JSON file.")],
+    spec: Annotated[
+        str, typer.Argument(help="A preset's name, a YAML or JSON file, or a public model by its folder or hub id.")
+    ],
     settings: SetOption = None,
     dtype: Annotated[str, typer.Option(help="Type of the weights that bytes are counted in.")] = "bfloat16",
     batch: Annotated[int, typer.Option(min=1, help="Images of a training step that memory is counted for.")] = 1,
@@ -28,7 +35,7 @@ def check(
 
     Of a refiner alone, the parts, parameters and licenses are printed. --licenses prints, for each checkpoint that a
     part names, where it comes from, its revision or hash, its license, and what that asks for.
-    Downloads and allocates nothing.
+    Allocates nothing, and downloads nothing but the small files of a public model that is named by its hub id.
     """
     from lyrics.cli._overrides import parse_overrides
     from lyrics.core.dtypes import dtype_name
@@ -37,8 +44,16 @@ def check(
     from lyrics.core.spec import RefinerOnlySpec
 
     dtype = dtype_name(dtype)
+    public = _public(spec)
     if licenses:
-        _check_licenses(spec, parse_overrides(settings), json)
+        _check_licenses(spec, public, parse_overrides(settings), json)
+        return
+    if public is not None:
+        from lyrics.core.model import LyricsModel
+        from lyrics.core.public_models import outline_public
+
+        model, resolved = outline_public(LyricsModel, public, overrides=parse_overrides(settings), dtype=dtype)
+        _print_checked(model, resolved, dtype, batch, None, json)
         return
     if isinstance(read_any_spec(spec), RefinerOnlySpec):
         _check_refiner(spec, parse_overrides(settings), dtype, json)
@@ -48,14 +63,44 @@ def check(
 
     # Everything above is quick and needs no torch; a mistake in the spec is reported before torch is imported.
     from lyrics.core.build import build_resolved
-    from lyrics.core.inspection.memory import memory_table
-    from lyrics.core.inspection.summary import summarize
     from lyrics.core.model import LyricsModel
 
     model = build_resolved(LyricsModel, resolved, weights="meta", dtype=dtype)
+    reported = next((p for p, s in default_registry().presets if spec in (p.name, f"{s.distribution}/{p.name}")), None)
+    _print_checked(model, resolved, dtype, batch, reported, json)
+
+
+def _public(name: str) -> FoundModel | None:
+    """The public model of that folder or hub id; None for a preset or a file.
+
+    Raises ``SpecError`` for a model folder of this library: it has a specification, which is to be named.
+    """
+    from lyrics.core.errors import SpecError
+    from lyrics.core.registry.registry import default_registry
+    from lyrics.core.resolve import is_spec_file
+    from lyrics.core.weights.pretrained import is_hub_id
+
+    path = Path(name).expanduser()
+    presets = {f"{source.distribution}/{preset.name}" for preset, source in default_registry().presets}
+    if not path.is_dir() and (name in presets or is_spec_file(name) or path.exists() or not is_hub_id(name)):
+        return None
+
+    from lyrics.core.public_models import find_public
+
+    found = find_public(name)
+    if found is None:
+        raise SpecError(f"{name}: is no public model; of a model folder or a run, check its spec.json.")
+    return found
+
+
+def _print_checked(
+    model: LyricsModel, resolved: Resolved, dtype: str, batch: int, reported: Preset | None, json: bool
+) -> None:
+    from lyrics.core.inspection.memory import memory_table
+    from lyrics.core.inspection.summary import summarize
+
     summary = summarize(model, resolved)
     needed = memory_table(model, batch)
-    reported = next((p for p, s in default_registry().presets if spec in (p.name, f"{s.distribution}/{p.name}")), None)
     if json:
         data: dict[str, Any] = {
             "parts": [dataclasses.asdict(row) for row in summary.parts],
@@ -106,14 +151,17 @@ def check(
     )
 
 
-def _check_licenses(spec: str, overrides: dict[str, Any], json: bool) -> None:
+def _check_licenses(spec: str, public: FoundModel | None, overrides: dict[str, Any], json: bool) -> None:
     from lyrics.core.resolve import read_any_spec, resolve, resolve_refiner
     from lyrics.core.spec import RefinerOnlySpec
     from lyrics.core.weights.licenses import license_rows
 
-    alone = isinstance(read_any_spec(spec), RefinerOnlySpec)
-    resolved = resolve_refiner(spec, overrides).spec if alone else resolve(spec, overrides).spec
-    rows = license_rows(resolved)
+    if public is not None:
+        rows = license_rows(resolve(public.plan().spec, overrides).spec, whole=public.name)
+    elif isinstance(read_any_spec(spec), RefinerOnlySpec):
+        rows = license_rows(resolve_refiner(spec, overrides).spec)
+    else:
+        rows = license_rows(resolve(spec, overrides).spec)
     if json:
         print_json({"licenses": [dataclasses.asdict(row) for row in rows]})
         return

@@ -16,7 +16,7 @@ from lyrics.core.errors import SpecError, WeightsError
 from lyrics.core.model import LyricsModel
 from lyrics.core.public_models import find_public, load_public
 from lyrics.core.registry.registry import default_registry
-from lyrics.core.resolve import read_spec, resolve
+from lyrics.core.resolve import is_spec_file, read_spec, resolve
 from lyrics.core.saving import load_saved
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from lyrics.core.registry.registry import Registry
     from lyrics.core.resolve import SpecLike
-
-SPEC_SUFFIXES = (".yaml", ".yml", ".json")
 
 
 def build_model(
@@ -103,7 +101,7 @@ def load_model(
     """
     presets = {preset.name for preset, _ in default_registry().presets}
     presets |= {f"{source.distribution}/{preset.name}" for preset, source in default_registry().presets}
-    is_hub_id = name.count("/") == 1 and name not in presets and not name.endswith(SPEC_SUFFIXES)
+    is_hub_id = name.count("/") == 1 and name not in presets and not is_spec_file(name)
     if not Path(name).is_dir() and not is_hub_id and _is_path(name):
         raise WeightsError(
             f"{name}: there is no such folder of a model or of a run, and a spec file ends in .yaml, .yml or .json."
@@ -129,4 +127,4 @@ def load_model(
 
 def _is_path(name: str) -> bool:
     """Return whether a name that is neither a preset's nor a hub id can only be meant as that of a folder."""
-    return not name.endswith(SPEC_SUFFIXES) and (name.count("/") > 1 or name.startswith((".", "/", "~")))
+    return not is_spec_file(name) and (name.count("/") > 1 or name.startswith((".", "/", "~")))

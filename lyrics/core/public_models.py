@@ -27,14 +27,22 @@ from lyrics.core.errors import CheckpointError, LyricsError, PluginError, Weight
 from lyrics.core.json_reading import read_json
 from lyrics.core.registry.component import PublicModel
 from lyrics.core.registry.registry import PluginSource, default_registry, describe
-from lyrics.core.resolve import resolve
+from lyrics.core.resolve import Resolved, resolve
 from lyrics.core.runs.folder import find_run
 from lyrics.core.spec import ModelSpec
 from lyrics.core.weights.hub import small_files
 from lyrics.core.weights.model_folder import SPEC_FILE, readers
 from lyrics.core.weights.pieces import Piece, SourceCheckpoint
 from lyrics.core.weights.pretrained import is_hub_id, locate_checkpoint
-from lyrics.core.weights.tensors import bounded, check_finite, check_types, stored_tensors, tensor_files, tensor_headers
+from lyrics.core.weights.tensors import (
+    bounded,
+    check_finite,
+    check_types,
+    shared_names,
+    stored_tensors,
+    tensor_files,
+    tensor_headers,
+)
 from lyrics.core.weights.transformers_files import CONFIG_FILE, MODEL_TENSORS, load_config
 
 if TYPE_CHECKING:
@@ -203,17 +211,14 @@ def load_public(
         WeightsError: it cannot be read, lacks a tensor, has one of another shape, or one that is not known.
         SpecError: an override is not valid.
     """
-    plan = found.plan()
-    if plan.lacks:
-        raise WeightsError(
-            f"{found.name}: lacks {plan.lacks}, so it cannot answer; training begins with it by "
-            f"model.start_from={found.name}."
-        )
+    plan = _answering(found)
     spec, changes = overridden(plan.spec, overrides) if overrides else (plan.spec, Changes())
     resolved = resolve(spec)
     with _tensors(found, downloads) as source:
         shapes = source.shapes()
-        pieces = _accounted(_outline(model_class, plan, found, source), plan, shapes, found.name)
+        with bounded(tensor_headers(source.folder).values(), found.name):
+            outline, _ = _outline(model_class, plan.spec, found)
+        pieces = _accounted(outline, plan, shapes, found.name)
         named = downloads or bool(changes.replaced)  # what an override names was named by the user
         model = build_resolved(model_class, resolved, downloads=named, device=device, dtype=dtype)
         own = _read_by_themselves(plan.spec, found.name) | changes.replaced.keys()
@@ -286,19 +291,58 @@ def renamed_pieces(
     return found
 
 
+def outline_public(
+    model_class: type[M],
+    found: FoundModel,
+    shapes: Mapping[str, torch.Tensor] | None = None,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    dtype: str | torch.dtype | None = None,
+) -> tuple[M, Resolved]:
+    """Return a public model on the meta device, from its small files alone, and its resolved specification.
+
+    Args:
+        model_class: what is made of the parts.
+        found: which one.
+        shapes: its tensors by their keys, where they are known, on the meta device; each is accounted for.
+        overrides: of its specification.
+        dtype: as for ``lyrics.build_model``.
+
+    Raises ``WeightsError`` as ``load_public`` does, ``SpecError`` for an override that is not valid.
+    """
+    plan = _answering(found)
+    if shapes is not None:
+        _accounted(_outline(model_class, plan.spec, found)[0], plan, shapes, found.name)
+    spec = overridden(plan.spec, overrides)[0] if overrides else plan.spec
+    return _outline(model_class, spec, found, dtype)
+
+
+def _outline(
+    model_class: type[M], spec: ModelSpec, found: FoundModel, dtype: str | torch.dtype | None = None
+) -> tuple[M, Resolved]:
+    """The model without values, of the sizes that its configuration says."""
+    local = {f"{path}.options.checkpoint": str(found.folder) for path in _read_by_themselves(spec, found.name)}
+    resolved = resolve(spec.with_overrides(local))
+    return build_resolved(model_class, resolved, weights="meta", dtype=dtype), resolved
+
+
+def _answering(found: FoundModel) -> PublicPlan:
+    """How a model that answers is read. Raises ``WeightsError`` for one that cannot, or that cannot be read."""
+    plan = found.plan()
+    if plan.lacks:
+        raise WeightsError(
+            f"{found.name}: lacks {plan.lacks}, so it cannot answer; training begins with it by "
+            f"model.start_from={found.name}."
+        )
+    return plan
+
+
 @contextmanager
 def _tensors(found: FoundModel, downloads: bool) -> Iterator[SourceCheckpoint]:
     folder = locate_checkpoint(found.name, also=(CONFIG_FILE,), tensors=MODEL_TENSORS, downloads=downloads)
     check_types(tensor_headers(folder), found.name)
     with closing(SourceCheckpoint(folder, tensor_files(folder))) as source:
         yield source
-
-
-def _outline(model_class: type[M], plan: PublicPlan, found: FoundModel, source: SourceCheckpoint) -> M:
-    """The model without values, of the sizes that its configuration says."""
-    local = {f"{path}.options.checkpoint": str(found.folder) for path in _read_by_themselves(plan.spec, found.name)}
-    with bounded(tensor_headers(source.folder).values(), found.name):
-        return build_resolved(model_class, resolve(plan.spec.with_overrides(local)), weights="meta")
 
 
 def _read_by_themselves(spec: ModelSpec, name: str) -> set[str]:
@@ -314,10 +358,11 @@ def _accounted(
     Raises ``WeightsError`` that lists what is missing, of another shape, or not known.
     """
     pieces = plan.pieces(outline, shapes)
-    own = stored_tensors(outline)
+    own = outline.state_dict(keep_vars=True)
     problems = []
-    for ours, tensor in own.items():
-        piece = pieces.get(ours)
+    for names in shared_names(outline):
+        ours = next((name for name in names if name in pieces), names[0])
+        piece, tensor = pieces.get(ours), own[ours]
         if piece is None:
             if not _matches(ours, plan.new):
                 problems.append(f"nothing in it becomes {ours} {list(tensor.shape)}")

@@ -104,7 +104,7 @@ def read_any_spec(spec: RefinerLike, registry: Registry | None = None) -> ModelS
     if not isinstance(spec, str | os.PathLike):
         raise SpecError(f"a spec is a preset's name, a path, a mapping or a ModelSpec, not a {type(spec).__name__}.")
     text = os.fspath(spec)
-    if _is_spec_file(text):
+    if is_spec_file(text):
         return load_any(text)
     # One separator may also be a preset's qualified name, distribution/preset.
     if isinstance(spec, os.PathLike) or text.count(os.sep) > 1 or (os.sep in text and Path(text).exists()):
@@ -112,7 +112,8 @@ def read_any_spec(spec: RefinerLike, registry: Registry | None = None) -> ModelS
     return (registry or default_registry()).preset(text)
 
 
-def _is_spec_file(text: str) -> bool:
+def is_spec_file(text: str) -> bool:
+    """Return whether a name can only be meant as that of a file with a specification."""
     return Path(text).suffix in {".yaml", ".yml", ".json"}
 
 
@@ -125,7 +126,7 @@ def resolve(
     if overrides:
         wanted = overridden(wanted, overrides, registry)
     parts = _find_parts(wanted, registry, overrides)
-    named = isinstance(spec, str) and not _is_spec_file(spec)
+    named = isinstance(spec, str) and not is_spec_file(spec)
     trained = registry.preset_weights(spec) if named else None  # type: ignore[arg-type]
     return Resolved(wanted.with_overrides(_filled_in(parts)), parts, trained)
 

@@ -1,4 +1,7 @@
-"""The model ``lyrics`` of lmms-eval: its arguments everywhere, a whole run where lmms-eval is installed."""
+"""The model ``lyrics`` of lmms-eval: its arguments everywhere, a whole run where lmms-eval is installed.
+
+``make test-toolkits`` runs all of it.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,10 @@ from PIL import Image
 
 from lyrics.core.answers import Answer
 from lyrics.core.errors import SpecError
+from tests.integrations.published import publish
 
 INSTALLED = importlib.util.find_spec("lmms_eval") is not None
-needs_lmms_eval = pytest.mark.skipif(
-    not INSTALLED, reason="lmms-eval is not installed (157 packages; pip install 'lyrics-vl[lmms-eval]')"
-)
+needs_lmms_eval = pytest.mark.skipif(not INSTALLED, reason="lmms-eval is not installed; make test-toolkits has it")
 ADAPTER = "lyrics.integrations.lmms_eval"
 COLORS = ("red", "green", "blue")
 
@@ -103,21 +105,20 @@ def test_the_package_imports_without_lmms_eval() -> None:
             module.lmms_eval_models()
 
 
-TASK = """dataset_path: {data}
-dataset_kwargs: {{load_from_disk: true}}
+TASK = """dataset_path: acme/colors
 task: lyrics_colors
 test_split: test
 output_type: generate_until
 doc_to_visual: !function colors.visuals
 doc_to_text: !function colors.text
 doc_to_target: "answer"
-generation_kwargs: {{max_new_tokens: 4, temperature: 0, do_sample: false, until: ["!"]}}
+generation_kwargs: {max_new_tokens: 4, temperature: 0, do_sample: false, until: ["!"]}
 process_results: !function colors.results
 metric_list:
   - metric: right
     aggregation: mean
     higher_is_better: true
-metadata: {{version: 0.0}}
+metadata: {version: 0.0}
 """
 FUNCTIONS = """
 def visuals(doc):
@@ -146,12 +147,11 @@ def test_lmms_eval_finds_the_model() -> None:
 
 @needs_lmms_eval
 def test_a_task_of_lmms_eval_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A task file and a saved data set: one picture, two, none, and a choice; one answer is wrong."""
+    """A task file and a data set: one picture, two, none, and a choice; one answer is wrong."""
     import datasets
     from lmms_eval.evaluator import simple_evaluate
     from lmms_eval.tasks import TaskManager
 
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     letter = "Which?\nA. blue\nB. red\nAnswer with the option's letter from the given choices directly."
     rows = [
         {"image": Image.new("RGB", (8, 8), color), "question": question, "answer": answer, "times": times}
@@ -163,16 +163,11 @@ def test_a_task_of_lmms_eval_offline(tmp_path: Path, monkeypatch: pytest.MonkeyP
             ("green", "What color?", "grue", 1),
         )
     ]
-    features = datasets.Features(
-        image=datasets.Image(),
-        question=datasets.Value("string"),
-        answer=datasets.Value("string"),
-        times=datasets.Value("int64"),
-    )
-    data = datasets.Dataset.from_list(rows, features=features)
-    datasets.DatasetDict({"test": data}).save_to_disk(str(tmp_path / "data"))
+    text = datasets.Value("string")
+    features = {"image": datasets.Image(), "question": text, "answer": text, "times": datasets.Value("int64")}
+    publish(monkeypatch, tmp_path, "acme/colors", "test", rows, features)
     (tmp_path / "colors.py").write_text(FUNCTIONS)
-    (tmp_path / "lyrics_colors.yaml").write_text(TASK.format(data=tmp_path / "data"))
+    (tmp_path / "lyrics_colors.yaml").write_text(TASK)
     lyrics = importlib.import_module(ADAPTER).Lyrics(model=Seer(), batch_size=2)
     found = simple_evaluate(
         model=lyrics,

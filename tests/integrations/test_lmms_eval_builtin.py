@@ -1,13 +1,12 @@
-"""A built-in task of lmms-eval from end to end, offline: its own file, prompts and metrics, on rows of its format.
+"""Built-in tasks of lmms-eval from end to end, offline: their own files, prompts and metrics, on rows of their format.
 
-A task names its data set by a hub id; a folder of that name in the working directory takes its place.
+Run by ``make test-toolkits``; skipped where lmms-eval is not installed.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,16 @@ from typing import Any
 import pytest
 from PIL import Image
 
+import lyrics
 from lyrics.core.answers import Answer
+from lyrics.core.evaluation.metrics.yes_no import yes_no_scores, yes_or_no
+from lyrics.core.evaluation.toolkits import rewritten
+from tests.integrations.published import publish
 
 pytestmark = [
     pytest.mark.skipif(
         importlib.util.find_spec("lmms_eval") is None or importlib.util.find_spec("datasets") is None,
-        reason="lmms-eval is not installed; pip install 'lyrics-vl[lmms-eval]'",
+        reason="lmms-eval is not installed; make test-toolkits has it",
     ),
     pytest.mark.filterwarnings("ignore"),
 ]
@@ -35,33 +38,113 @@ def evaluated(
     split: str,
     rows: Sequence[Mapping[str, Any]],
     features: Mapping[str, Any],
+    file: str | None = None,
     **arguments: Any,
 ) -> tuple[Mapping[str, float], list[Mapping[str, Any]]]:
-    """Run a task on these rows; returns its metrics and what it logged of each row."""
-    import datasets
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    """Run a task on these rows; returns its metrics and what it logged of each row. ``file`` is the task's, if own."""
     from lmms_eval.evaluator import simple_evaluate
+    from lmms_eval.tasks import TaskManager
 
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.chdir(folder)
-    kept = folder / data / "data"
-    kept.mkdir(parents=True)
-    schema = datasets.Features(features).arrow_schema  # says which columns are images
-    written = [{name: _stored(value) for name, value in row.items()} for row in rows]
-    pq.write_table(pa.Table.from_pylist(written, schema=schema), kept / f"{split}-00000-of-00001.parquet")
+    publish(monkeypatch, folder, data, split, rows, features)
     model = importlib.import_module(ADAPTER).Lyrics(batch_size=2, **arguments)
-    found = simple_evaluate(model=model, tasks=[task], log_samples=True, bootstrap_iters=0)
+    manager = None
+    if file is not None:
+        (folder / "tasks").mkdir()
+        (folder / "tasks" / f"{task}.yaml").write_text(file)
+        manager = TaskManager(include_path=str(folder / "tasks"))
+    found = simple_evaluate(model=model, tasks=[task], task_manager=manager, log_samples=True, bootstrap_iters=0)
     return found["results"][task], found["samples"][task]
 
 
-def _stored(value: Any) -> Any:
-    """An image as a data set keeps it; anything else as it is."""
-    if not isinstance(value, Image.Image):
-        return value
-    file = io.BytesIO()
-    value.save(file, "PNG")
-    return {"bytes": file.getvalue(), "path": None}
+#: The built-in task, asked in the words of its rows alone: what docs/evaluation.md shows.
+PLAIN_POPE = """include: {folder}/pope/pope.yaml
+task: pope_plain
+lmms_eval_specific_kwargs: {{default: {{pre_prompt: "", post_prompt: ""}}}}
+"""
+
+
+def test_pope_in_the_words_that_the_model_was_trained_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shipped model on drawn scenes: the task's scores are this library's of the same answers."""
+    import datasets
+    import lmms_eval.tasks
+
+    scenes = lyrics.build_dataset("scenes", {"task": "vqa", "split": "test"})
+    rows: list[dict[str, Any]] = []
+    for number in range(len(scenes)):
+        sample = scenes[number]
+        turn = sample.turns[0]
+        if turn.answer in ("yes", "no") and [row["answer"] for row in rows].count(turn.answer) < 4:
+            name = {"id": str(number), "question_id": str(number), "image_source": "scene", "category": "random"}
+            rows.append({"question": turn.instruction, "answer": turn.answer, "image": scenes.picture(sample), **name})
+        if len(rows) == 8:
+            break
+    model = lyrics.load_model("lyrics-tiny")
+    said = [
+        model.generate(row["image"], row["question"], max_new_tokens=128).plain_text.lower().strip() for row in rows
+    ]
+    text = datasets.Value("string")
+    features = {"image": datasets.Image()} | dict.fromkeys(
+        ("id", "question_id", "question", "answer", "image_source", "category"), text
+    )
+    scores, samples = evaluated(
+        monkeypatch,
+        tmp_path,
+        "pope_plain",
+        "lmms-lab-encoder/POPE",
+        "test",
+        rows,
+        features,
+        file=PLAIN_POPE.format(folder=Path(lmms_eval.tasks.__file__).parent),
+        model=model,
+    )
+    answers = {sample["doc"]["question_id"]: sample["filtered_resps"][0].lower() for sample in samples}
+    assert [answers[row["question_id"]] for row in rows] == said
+    assert set(said) <= {"yes", "no"}, "the model answers such questions with one word"
+    ours = yes_no_scores([yes_or_no(one) for one in said], [row["answer"] == "yes" for row in rows])
+    for theirs, name in (
+        ("accuracy", "accuracy"),
+        ("precision", "precision"),
+        ("recall", "recall"),
+        ("f1_score", "F1"),
+    ):
+        assert scores[f"pope_{theirs},none"] == pytest.approx(ours[name]), name
+    assert ours["accuracy"] > 0.5
+
+
+PLANTS = ("moss", "fern", "DNA", "a tall pine")
+#: Answers of which MMMU's parser knows what they choose.
+CLEAR = (
+    *("A", "B.", "(B)", "(B) fern", "B. fern", "The answer is (C).", "(A) is wrong, it is (B)", "A or B", "Answer: D"),
+    *("It is DNA that is shown in the image here", "(B), since moss has no leaves", "A fern, so the answer is B"),
+    "The tree of the image is certainly a tall pine",
+)
+#: This library's own forms, and answers in a few words: the parser would draw one, or read another letter in "DNA".
+OWN = {"(b) fern": "B", "b": "B", "fern": "B", "Moss.": "A", "(c) DNA": "C", "(d)": "D", "the answer is (d)": "D"}
+#: Nothing is chosen: the parser draws.
+UNCLEAR = ("", "grass", "I do not know", "(f)")
+
+
+def test_mmmus_parser_reads_the_same_in_rewritten_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lmms_eval.tasks.mmmu import utils
+
+    def parsed(text: str) -> str:
+        index, letters = utils.get_multi_choice_info(list(PLANTS))
+        return str(utils.parse_multi_choice_response(text, letters, index))
+
+    listed = "\n".join(f"{letter}. {plant}" for letter, plant in zip("ABCD", PLANTS, strict=True))
+    prompt = f"Which?\n{listed}\n\nAnswer with the option's letter from the given choices directly."
+    monkeypatch.setattr("random.choice", lambda letters: "drawn")
+
+    def sent(text: str) -> str:
+        return rewritten(Answer(text, plain_text=text), prompt)
+
+    for text in CLEAR:
+        assert parsed(text) != "drawn", text
+        assert parsed(sent(text)) == parsed(text), text
+    for text, letter in OWN.items():
+        assert parsed(sent(text)) == letter, text
+    for text in UNCLEAR:
+        assert parsed(sent(text)) == parsed(text) == "drawn", text
 
 
 class Known:

@@ -7,7 +7,10 @@ answers in three ways:
 
 - words: boxes are taken out of the text, and each thing's name stays in its place;
 - the letter of an option, where the prompt asks for one: "(b) yellow" becomes "B". An answer that chooses nothing
-  that can be told stays as it is, since a toolkit (or its judge) may read more into it;
+  that can be told stays as it is, since a toolkit (or its judge) may read more into it; so does a longer one in which
+  another option's capital letter stands, too, which MMMU's parser weighs;
+- yes or no, where the prompt asks for a single word or for one of the two, and the answer begins with it: "Yes, there
+  is." becomes "Yes" (POPE's task compares the whole answer);
 - a box as ``[x1, y1, x2, y2]``, shares of the image, where the prompt asks for bounding box coordinates between 0
   and 1 (RefCOCO's tasks of lmms-eval): that of the answer's first object.
 """
@@ -25,6 +28,7 @@ from PIL import Image
 from lyrics.core.answers import Answer
 from lyrics.core.errors import LyricsError
 from lyrics.core.evaluation.benchmark import Answerer
+from lyrics.core.evaluation.metrics.exact import plain
 from lyrics.core.evaluation.metrics.options import chosen_option
 
 _ASKS_FOR_LETTER = re.compile(
@@ -35,6 +39,8 @@ _ASKS_FOR_LETTER = re.compile(
 )
 _OPTION = re.compile(r"^\s*(?:\(([A-Z])\)|([A-Z])[.):])\s*(\S.*?)\s*$", re.MULTILINE)
 _ASKS_FOR_BOX = re.compile(r"bounding box coordinate", re.IGNORECASE)
+_ASKS_FOR_A_WORD = re.compile(r"single word|\byes or no\b", re.IGNORECASE)
+_YES_OR_NO = re.compile(r"\s*(yes|no)\s*(?:[,.;:!]|$)", re.IGNORECASE)
 _BETWEEN_0_AND_1 = re.compile(r"between 0 and 1", re.IGNORECASE)
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _IMAGE_MARK = re.compile(r"<image>\s*")
@@ -50,11 +56,28 @@ def rewritten(answer: Answer, prompt: str) -> str:
         if not answer.objects:
             return answer.plain_text
         return "[" + ", ".join(f"{value:.4f}" for value in answer.objects[0].box_norm.as_tuple()) + "]"
+    text = answer.plain_text
     if _ASKS_FOR_LETTER.search(prompt) and (options := options_in(prompt)):
-        chosen = chosen_option(answer.plain_text, options)
-        if chosen is not None:
-            return _LETTERS[chosen]
-    return answer.plain_text
+        return _letter(text, options) or text
+    if _ASKS_FOR_A_WORD.search(prompt) and (said := _YES_OR_NO.match(text)):
+        return said[1]
+    return text
+
+
+def _letter(text: str, options: Sequence[str]) -> str | None:
+    """The letter of the option that an answer chooses, where no parser would read another one."""
+    number = chosen_option(text, options)
+    if number is None:
+        return None
+    letter, option = _LETTERS[number], options[number]
+    words = re.sub(rf"^\s*\(?{letter}\)?[.:,)]?(?!\w)", "", text, count=1, flags=re.IGNORECASE)
+    if plain(words) in ("", plain(option)) or plain(text) == plain(option):
+        return letter
+    seen = f"{text} "  # as MMMU's parser finds letters
+    others = (other for other in _LETTERS[: len(options)] if other != letter)
+    return (
+        None if any(f"({other})" in seen or f"{other} " in seen or f"{other}." in seen for other in others) else letter
+    )
 
 
 def options_in(prompt: str) -> list[str]:

@@ -19,7 +19,7 @@ from lyrics.core.refining.refine_files import read_refinements
 from lyrics.core.refining.refinement import Refinement
 from lyrics.core.refining.stored import StoredRefinements
 from lyrics.core.registry.registry import default_registry
-from lyrics.core.resolve import declaring, resolve
+from lyrics.core.resolve import declared_segments, declaring, resolve
 from lyrics.core.runs.config import TrainConfig
 from lyrics.core.spec import Slot
 from lyrics.core.trained import start_from
@@ -46,6 +46,13 @@ def run(
     of ``lyrics.core.training.loop.train``.
     """
     if config.stage == "pretrain" and not config.model.spec.objectives:
+        reader = resolve(config.model.spec).parts["query_transformer"]
+        segments = declared_segments(reader, "segments")
+        if segments is not None and not set(segments) & {"S", "C"}:
+            raise SpecError(
+                f"model.spec.query_transformer: {reader.entry.component.name!r} reads no text, so it has no stage 1; "
+                "begin with stage 2 (lyrics finetune)."
+            )
         raise SpecError(
             "model.spec.objectives: is empty, so stage 1 has nothing to train; give it one at least: --set "
             "model.spec.objectives.NAME=NAME, with a NAME that 'lyrics list objective' shows."

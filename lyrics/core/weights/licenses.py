@@ -69,11 +69,21 @@ class LicenseRow:
 
 
 def license_rows(
-    spec: ModelSpec | RefinerOnlySpec, *, registry: Registry | None = None, hashes: bool = True
+    spec: ModelSpec | RefinerOnlySpec,
+    *,
+    whole: str | None = None,
+    registry: Registry | None = None,
+    hashes: bool = True,
 ) -> tuple[LicenseRow, ...]:
     """Return a row for each checkpoint that the parts of a resolved specification name.
 
-    ``hashes=False`` leaves local tensors unread. Parts that are not installed are left out.
+    Args:
+        spec: the specification.
+        whole: the checkpoint of a public model, which holds the parts that name none, too.
+        registry: where parts are looked up; everything installed unless given.
+        hashes: False leaves local tensors unread.
+
+    Parts that are not installed are left out.
     """
     registry = registry or default_registry()
     rows: list[LicenseRow] = []
@@ -83,7 +93,10 @@ def license_rows(
         except LyricsError:
             continue
         if kind != "objective":
-            rows += _rows_of(path, entry, slot.options, hashes)
+            found = _rows_of(path, entry, slot.options, hashes)
+            if whole is not None and not any(row.checkpoint for row in found):
+                found = [_row(path, entry.component.name, whole, None, hashes)]
+            rows += found
     return tuple(rows)
 
 

@@ -50,15 +50,19 @@ class TensorHeader:
 
 def stored_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Return the state dict without the second and later names of a tensor that several modules share."""
-    seen: set[tuple[object, ...]] = set()
-    kept = {}
+    state = model.state_dict(keep_vars=True)
+    return {names[0]: state[names[0]] for names in shared_names(model)}
+
+
+def shared_names(model: torch.nn.Module) -> list[list[str]]:
+    """Return the names of each tensor of the state dict, several where modules share it."""
+    found: dict[tuple[object, ...], list[str]] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         storage = id(tensor) if tensor.is_meta else tensor.data_ptr()
-        key = (storage, tensor.shape, tensor.stride())
-        if tensor.numel() == 0 or key not in seen:
-            kept[name] = tensor
-            seen.add(key)
-    return kept
+        # Empty tensors share an address, and nothing else.
+        key = (storage, tensor.shape, tensor.stride()) if tensor.numel() else (name,)
+        found.setdefault(key, []).append(name)
+    return list(found.values())
 
 
 def save_tensors(tensors: Mapping[str, torch.Tensor], folder: Path) -> None:

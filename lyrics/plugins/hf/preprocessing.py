@@ -141,7 +141,7 @@ def entries_of(stated: Mapping[str, Any] | None, model_type: str, changed: Mappi
     kind = str(named).removesuffix("Fast").removesuffix("Pil").replace("FeatureExtractor", "ImageProcessor")
     if kind not in DEFAULTS:
         kind = PROCESSORS.get(model_type, "")
-    if not kind and not stated and not changed:
+    if not kind and not stated and not changed.keys() & {"image_mean", "do_normalize"}:
         raise SpecError(
             f"it is not known how images are prepared for a {model_type!r} without a {PREPROCESSOR_FILE}; state its "
             "entries in the option preprocessor."

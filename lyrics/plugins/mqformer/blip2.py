@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-import torch
-
 from lyrics.core.composed import ComposedModel
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import SpecError
@@ -22,7 +20,7 @@ from lyrics.core.spec import ModelSpec, Slot
 from lyrics.core.weights.pieces import Piece
 from lyrics.plugins.mqformer import QFormerOptions
 from lyrics.plugins.mqformer.build import tokenizer_of
-from lyrics.plugins.mqformer.convert import INSTRUCTBLIP, TRANSFORMERS, Naming, from_upstream, sources
+from lyrics.plugins.mqformer.convert import GROWING, INSTRUCTBLIP, TRANSFORMERS, Made, Naming, head_keys, sources
 from lyrics.plugins.mqformer.model import MQFormer
 
 #: The form in which BLIP-2 is asked (arXiv 2301.12597, section 4.2): the image, then words that an answer follows.
@@ -182,29 +180,12 @@ class _Pieces:
         if isinstance(former, MQFormer):
             for ours, source in sources(former, self.naming).items():
                 if any(key in keys for key in source.keys):
-                    make = _Made(former, self.naming, ours, source.keys)
-                    found[f"query_transformer.{ours}"] = Piece(source.keys, make, first_rows=ours in _GROWING)
+                    make = Made(former, self.naming, ours)
+                    found[f"query_transformer.{ours}"] = Piece(make.keys, make, first_rows=ours in GROWING)
         for name, slot in model.spec.objectives.items():
-            for ours, theirs in self.naming.heads.get(slot.use.rpartition("/")[2], {}).items():
-                for key in keys:
-                    if key == theirs or key.startswith(f"{theirs}."):
-                        found[f"objectives.{name}.{ours}{key[len(theirs) :]}"] = Piece((key,))
+            for ours, key in head_keys(self.naming, slot.use.rpartition("/")[2], keys).items():
+                found[f"objectives.{name}.{ours}"] = Piece((key,))
         return found
-
-
-#: Tensors of which a larger model may take the first rows.
-_GROWING = ("query_tokens_QD", "word_embeddings.weight")
-
-
-class _Made:
-    """Our tensor ``name`` of upstream's of these keys, stacked and padded."""
-
-    def __init__(self, model: MQFormer, naming: Naming, name: str, keys: tuple[str, ...]) -> None:
-        self.model, self.naming, self.name, self.keys = model, naming, name, keys
-
-    def __call__(self, *tensors: torch.Tensor) -> torch.Tensor:
-        state = dict(zip(self.keys, tensors, strict=True))
-        return from_upstream(state, self.model, self.naming).trunk[self.name]
 
 
 def _in_tower(name: str) -> Iterable[str]:

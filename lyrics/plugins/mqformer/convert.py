@@ -1,11 +1,9 @@
 """Checkpoints of other projects -> this query transformer's weights, and back.
 
-Four namings are read: LAVIS (BLIP-2 stage 1), transformers (``Blip2ForImageTextRetrieval``), and the released Lyrics
-code's stages 1 and
-2. Ours keeps query, key and value of self-attention in one matrix, key and value of cross-attention in another, pads
-   the vocabulary to a
-multiple of 64 and source widths to a multiple of 8; all of that is exact. Key names are facts of the public
-checkpoints.
+The one table of how their keys are spelled: LAVIS' (BLIP-2 stage 1), transformers' BLIP-2 and InstructBLIP, and those
+of the released Lyrics code's stages 1 and 2. Ours keeps query, key and value of self-attention in one matrix, key and
+value of cross-attention in another, pads the vocabulary to a multiple of 64 and source widths to a multiple of 8; all
+of that is exact. Key names are facts of the public checkpoints.
 """
 
 from __future__ import annotations
@@ -169,6 +167,17 @@ def sources(model: MQFormer, naming: Naming) -> dict[str, UpstreamKeys]:
     return found
 
 
+def head_keys(naming: Naming, objective: str, keys: Iterable[str]) -> dict[str, str]:
+    """Return the parameters of an objective -> upstream's keys of them, of those that are among ``keys``."""
+    prefixes = naming.heads.get(objective, {})
+    return {
+        ours + key[len(theirs) :]: key
+        for ours, theirs in prefixes.items()
+        for key in keys
+        if key == theirs or key.startswith(f"{theirs}.")
+    }
+
+
 @dataclass(frozen=True)
 class Converted:
     """A checkpoint in our naming.
@@ -216,15 +225,31 @@ def from_upstream(state: State, model: MQFormer, naming: Naming | None = None) -
         trunk[ours] = tensor
         used.update(source.keys)
     heads: dict[str, dict[str, torch.Tensor]] = {}
-    for objective, prefixes in naming.heads.items():
-        for ours, theirs in prefixes.items():
-            for key in state:
-                if key == theirs or key.startswith(f"{theirs}."):
-                    heads.setdefault(objective, {})[ours + key[len(theirs) :]] = state[key]
-                    used.add(key)
+    for objective in naming.heads:
+        keys = head_keys(naming, objective, state)
+        if keys:
+            heads[objective] = {ours: state[key] for ours, key in keys.items()}
+            used.update(keys.values())
     copies = _check_copies(state, naming)
     rest = tuple(sorted(set(state) - used - set(copies)))
     return Converted(naming.name, trunk, heads, copies, rest)
+
+
+class Made:
+    """Our tensor ``name``, made of upstream's of ``keys``: stacked, and its columns padded; with ``rows``, those, too.
+
+    Rows beyond the checkpoint's are zero.
+    """
+
+    def __init__(self, model: MQFormer, naming: Naming, name: str, *, rows: int | None = None) -> None:
+        self.model, self.naming, self.name, self.rows = model, naming, name, rows
+        self.keys = sources(model, naming)[name].keys
+
+    def __call__(self, *tensors: torch.Tensor) -> torch.Tensor:
+        state = dict(zip(self.keys, tensors, strict=True))
+        made = from_upstream(state, self.model, self.naming).trunk[self.name]
+        missing = 0 if self.rows is None else self.rows - made.shape[0]
+        return torch.nn.functional.pad(made, (0, 0) * (made.ndim - 1) + (0, missing)) if missing else made
 
 
 def _check_copies(state: State, naming: Naming) -> tuple[str, ...]:
@@ -286,6 +311,8 @@ class LoadReport:
     rest: tuple[str, ...]
 
 
+#: Parameters of which a larger model takes the first rows from a checkpoint.
+GROWING = ("query_tokens_QD", "word_embeddings.weight", "token_head.bias")
 #: Parameters that a BLIP-2 checkpoint cannot have.
 _MAY_BE_NEW = re.compile(r"local_attention\.|token_head\.|image_norm\.")
 
@@ -305,12 +332,11 @@ def load_converted(model: MQFormer, converted: Converted) -> LoadReport:
     if forbidden:
         raise WeightsError(f"the checkpoint ({converted.naming}) has nothing for {', '.join(forbidden[:5])}.")
     partly: dict[str, int] = {}
-    growing = {"query_tokens_QD", "word_embeddings.weight", "token_head.bias"}
     with torch.no_grad():
         for name, tensor in converted.trunk.items():
             target = own[name]
             fits = tensor.shape == target.shape
-            if not fits and name in growing and tensor.shape[1:] == target.shape[1:] and len(tensor) <= len(target):
+            if not fits and name in GROWING and tensor.shape[1:] == target.shape[1:] and len(tensor) <= len(target):
                 partly[name] = len(tensor)
                 fits = True
             if not fits:

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
 from lyrics.core.contracts import BuildContext
 from lyrics.core.conversion.plan import Beside, ConversionPlan, Piece, SourceCheckpoint, fewer_tokens, read_tokenizer
@@ -22,6 +21,7 @@ from lyrics.plugins.mqformer.convert import (
     LAVIS,
     RELEASED_STAGE2,
     TRANSFORMERS,
+    Made,
     Naming,
     from_upstream,
     load_converted,
@@ -88,10 +88,10 @@ def convert_released(
             f"query_tokens of the released Lyrics are {report.partly['query_tokens_QD']}, the spec says "
             f"{model.num_queries}; set query_transformer.options.num_visual and num_grounding to the checkpoint's."
         )
-    wanted = sources(model, RELEASED_STAGE2)
     own = model.state_dict()
+    made = {name: Made(model, RELEASED_STAGE2, name, rows=len(own[name])) for name in converted.trunk}
     return ConversionPlan(
-        {name: Piece(wanted[name].keys, _Own(model, name, own[name].shape)) for name in converted.trunk},
+        {name: Piece(one.keys, one) for name, one in made.items()},
         new=report.initialized,
         beside=Beside(
             "the tokenizer of the texts that it reads (BERT's)",
@@ -113,22 +113,6 @@ class _Tokenizer:
         options = self.options.model_copy(update={"tokenizer": str(folder)})
         part.tokenizer = tokenizer_of(options, BuildContext("pretrained"))
         return fewer_tokens(folder, part.tokenizer, words)
-
-
-class _Own:
-    """Our tensor ``name`` of upstream's: stacked and padded as ``from_upstream`` does, and the padding rows of the
-    vocabulary zero.
-    """
-
-    def __init__(self, model: MQFormer, name: str, shape: torch.Size) -> None:
-        self.model, self.name, self.shape = model, name, shape
-        self.keys = sources(model, RELEASED_STAGE2)[name].keys
-
-    def __call__(self, *tensors: torch.Tensor) -> torch.Tensor:
-        state = dict(zip(self.keys, tensors, strict=True))
-        made = from_upstream(state, self.model, RELEASED_STAGE2).trunk[self.name]
-        missing = self.shape[0] - made.shape[0]
-        return F.pad(made, (0, 0) * (made.ndim - 1) + (0, missing)) if missing else made
 
 
 def _on_meta(options: QFormerOptions, context: BuildContext) -> MQFormer:

@@ -8,12 +8,16 @@ specification and trains both stages again. An image encoder cannot be absent, s
 evaluated on blank images. A segmenter has no boxes without a detector, so it goes with it; of the refiner the tagger
 is left then, whose tags reach nothing.
 
+Three rows are other ways to build such a model, without a refiner: BLIP-2's, LLaVA's and Flamingo's. The connectors of
+the last two read no text, so they have no stage 1; stage 2 gets its samples, too.
+
 Two rows ask what reaches the language model by which way, of the whole model: *text only* has the soft tokens of
 another sample, *soft only* has no spatial text in the prompt.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -53,8 +57,10 @@ READINGS = ("blank", "removed", "features")
 #: Readings of a trained model; the other one trains.
 ANSWERED = ("blank", "features")
 FULL = "full"
-BASELINE = "blip2"
-_QFORMER = "qformer"
+#: Other ways, which have to be trained: variant -> query transformer.
+BASELINES: Mapping[str, str] = MappingProxyType(
+    {"blip2": "qformer", "mlp-projector": "mlp-projector", "perceiver-resampler": "perceiver-resampler"}
+)
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,9 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
         "no-odm": Variant("w/o ODM", "refiner.detector", ("detector",)),
         "no-ssm": Variant("w/o SSM", "refiner.segmenter", ("segmenter",)),
         "no-vr": Variant("w/o VR", "refiner", ("tagger", "detector", "segmenter")),
-        BASELINE: Variant("BLIP-2's way", "refiner"),
+        "blip2": Variant("BLIP-2's way", "refiner"),
+        "mlp-projector": Variant("LLaVA's way", "refiner"),
+        "perceiver-resampler": Variant("Flamingo's way", "refiner"),
         "text-only": Variant("text only", condition=Condition(soft="shuffled")),
         "soft-only": Variant("soft only", "refiner", spatial_text=False),
     }
@@ -114,7 +122,7 @@ def chosen(only: Sequence[str], reading: str) -> list[str]:
 
     Raises ``UnknownNameError``; ``SpecError`` for one that the reading does not have.
     """
-    there = [name for name in VARIANTS if name != BASELINE or reading == "removed"]
+    there = [name for name in VARIANTS if name not in BASELINES or reading == "removed"]
     for name in only:
         if name not in VARIANTS:
             raise UnknownNameError(
@@ -215,8 +223,8 @@ def without(spec: ModelSpec, name: str) -> dict[str, Any]:
     check_part(spec, variant.name, variant.part)
     if name in (FULL, "no-vit") or variant.of_full:
         return {}
-    if name == BASELINE:
-        return _blip2(spec)
+    if name in BASELINES:
+        return _baseline(spec, BASELINES[name])
     gone = {
         "no-odm": {"refiner.detector": None, "refiner.segmenter": None},
         "no-ssm": {"refiner.segmenter": None},
@@ -228,32 +236,36 @@ def without(spec: ModelSpec, name: str) -> dict[str, Any]:
     return gone
 
 
-def _blip2(spec: ModelSpec) -> dict[str, Any]:
-    """As the preset ``blip2-13b`` is to ``lyrics-13b``: no refiner, BLIP-2's Q-Former with the visual queries alone,
-    nothing to mask.
+def _baseline(spec: ModelSpec, use: str) -> dict[str, Any]:
+    """As the preset ``blip2-13b`` is to ``lyrics-13b``: no refiner, another query transformer with the visual queries
+    alone, and the objectives that its segments allow: there is nothing to mask, and without text nothing at all.
     """
     registry = default_registry()
-    known = registry.component("query-transformer", _QFORMER).component.options.model_fields
-    options = {key: value for key, value in spec.query_transformer.options.items() if key in known}
-    baseline = resolve(spec, {"query_transformer": {"use": _QFORMER, "options": options}})
-    segments = declared_segments(baseline.parts["query_transformer"], "segments") or ()
-    # Those that its segments allow: there is nothing to mask.
+    known = registry.component("query-transformer", use).component.options.model_fields
+    own = spec.query_transformer.options
+    options = {key: value for key, value in own.items() if key in known}
+    if "num_queries" in known and "num_visual" in own:
+        options["num_queries"] = own["num_visual"]
+    reader = resolve(spec, {"query_transformer": {"use": use, "options": options}})
+    segments = declared_segments(reader.parts["query_transformer"], "segments") or ()
     objectives = {
         name: slot.model_dump(mode="json")
         for name, slot in spec.objectives.items()
-        if set(declared_segments(baseline.parts[f"objectives.{name}"], "needs_segments") or ()) <= set(segments)
+        if set(declared_segments(reader.parts[f"objectives.{name}"], "needs_segments") or ()) <= set(segments)
     }
     return {
         "refiner": None,
-        "query_transformer": {"use": _QFORMER, "options": options},
+        "query_transformer": {"use": use, "options": options},
         "objectives": objectives,
-        "sees": ["instruction"],
+        "sees": ["instruction"] if set(segments) & {"S", "C"} else [],
     }
 
 
 def variant_config(config: TrainConfig, name: str, seed: int, out: Path, **more: Any) -> TrainConfig:
     """Return a stage of a variant."""
     overrides = {f"model.spec.{path}": value for path, value in without(config.model.spec, name).items()}
+    if config.data.drop_queries_text and "spatial" not in overrides.get("model.spec.sees", ("spatial",)):
+        overrides["data.drop_queries_text"] = 0.0
     found = config.with_overrides(overrides)
     if config.data.refined is not None and not declaring(found.model.spec, "reads_known_objects"):
         more["data.refined"] = None
@@ -284,7 +296,9 @@ def removed(stages: Stages, evaluating: Evaluating, out: Path, seeds: int, only:
             trained = FULL if variant.of_full else name
             folder = out / trained / f"seed-{seed}"
             first = variant_config(stages.pretrain, trained, seed, folder / "pretrain")
-            start = {"model.start_from": first.out}
+            start: dict[str, Any] = {"model.start_from": first.out}
+            if not first.model.spec.objectives:
+                start = {"optimization.steps": _steps_of_both(stages)}
             second = variant_config(stages.finetune, trained, seed, folder / "finetune", **start)
             runs.append((name, seed, first, second))
     rows: list[ScoreRow] = []
@@ -292,6 +306,8 @@ def removed(stages: Stages, evaluating: Evaluating, out: Path, seeds: int, only:
         variant = VARIANTS[name]
         what = VARIANTS[FULL].name if variant.of_full else variant.name
         for stage, config in (("stage 1", first), ("stage 2", second)):
+            if config is first and not first.model.spec.objectives:
+                continue
             train_once(config, f"{what}, removed, seed {seed}, {stage}", variant.blank_when_removed)
         if several_processes():
             continue
@@ -310,6 +326,12 @@ def removed(stages: Stages, evaluating: Evaluating, out: Path, seeds: int, only:
     return rows
 
 
+def _steps_of_both(stages: Stages) -> int:
+    """Steps of stage 2 that see as many samples as both stages."""
+    one, two = stages.pretrain.optimization, stages.finetune.optimization
+    return two.steps + math.ceil(one.steps * one.global_batch / two.global_batch)
+
+
 # --- all -----------------------------------------------------------------------------------------------------------
 
 _NOTES = {
@@ -326,8 +348,13 @@ _NOTES = {
 }
 
 
-def _of_full(rows: Sequence[ScoreRow]) -> list[str]:
+def _of_variants(rows: Sequence[ScoreRow]) -> list[str]:
+    without_text = (
+        "no refiner, and a connector that reads no text: there is no stage 1, and stage 2 has its samples, too."
+    )
     said = {
+        "LLaVA's way": f"LLaVA's way: {without_text}",
+        "Flamingo's way": f"Flamingo's way: {without_text}",
         "text only": "text only: the whole model, with the soft tokens of another sample of the same task and "
         "another image.",
         "soft only": "soft only: the whole model, with no spatial text in the language model's prompt; the query "
@@ -346,7 +373,7 @@ def table_5(rows: Sequence[ScoreRow], facts: Mapping[str, str], about: Mapping[s
         "Table 5: the parts of the architecture",
         rows,
         facts,
-        [*(_NOTES[reading] for reading in readings if reading is not None), *_of_full(rows)],
+        [*(_NOTES[reading] for reading in readings if reading is not None), *_of_variants(rows)],
         PUBLISHED,
         about,
     )

@@ -41,6 +41,7 @@ REC = (
     "All values are floating point numbers bounded between 0 and 1. Please provide the bounding box coordinate of the "
     "region this sentence describes: dog"
 )
+POPE = "Is there a dog in the image?\nAnswer the question using a single word or phrase."
 
 
 def plain(text: str) -> Answer:
@@ -60,6 +61,15 @@ def plain(text: str) -> Answer:
         ("(a)", "What does (a) mean?", "(a)"),  # no letter is asked for
         ("B", "Answer with the option's letter: red or blue?", "B"),  # no options are to be seen
         ("no dog", REC, "no dog"),
+        ("(B) Two, and not (C)", SEED, "(B) Two, and not (C)"),  # MMMU's parser takes the last one
+        ("(b) Two (C)", SEED, "(b) Two (C)"),
+        ("A bird, so the answer is (b)", SEED, "A bird, so the answer is (b)"),
+        ("B: Two", SEED, "B"),
+        ("Yes, there is.", POPE, "Yes"),
+        ("no", POPE, "no"),
+        ("No.", "Is it? Please answer yes or no.", "No"),
+        ("No parking", POPE, "No parking"),
+        ("Yes, there is.", "Is there a dog?", "Yes, there is."),  # no word is asked for
     ],
 )
 def test_answers_as_they_are_read(said: str, prompt: str, expected: str) -> None:

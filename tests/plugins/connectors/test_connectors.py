@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +15,13 @@ from PIL import Image
 import lyrics
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import ContractError, SpecError, WiringError
+from lyrics.core.runs.config import load_config
 from lyrics.core.stage1.streams import Features, Stream, full
+from lyrics.core.training.assemble import run
 from lyrics.plugins.connectors import MlpProjectorOptions, PerceiverResamplerOptions
 from lyrics.plugins.connectors.mlp import MlpProjector
 from lyrics.plugins.connectors.resampler import PerceiverResampler
+from tests.core.training.runs import losses
 
 CONTEXT = BuildContext("random", image_dim=12, image_tokens=5)
 SMALL = {"hidden_size": 8, "num_queries": 3, "num_layers": 2, "num_heads": 2}
@@ -119,3 +123,25 @@ def test_a_model_answers_and_learns_with_it(name: str, tmp_path: Any) -> None:
 def test_stage_1_is_refused_with_the_command_that_removes_it(name: str) -> None:
     with pytest.raises(WiringError, match=r"reads visual queries and nothing else.*--set objectives=\{\}"):
         lyrics.build_model("lyrics-tiny", overrides={"query_transformer": name}, weights="random")
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_stage_2_trains_it_on_scenes_and_stage_1_has_nothing_for_it(name: str, tmp_path: Path) -> None:
+    """By the recipes of lyrics-tiny, with the overrides that docs/training.md gives."""
+    changed = {"model.spec.query_transformer": {"use": name, "options": dict(PARTS[name])}, "model.spec.objectives": {}}
+    small = {"optimization.steps": 3, "optimization.global_batch": 2, "data.workers": 0, "checkpoint.every_steps": 3}
+    more = {"out": str(tmp_path / "run"), "evaluation.every_steps": None, "logging.trackers": []}
+    config = load_config("tiny-stage2", {**changed, **small, **more})
+    torch.manual_seed(config.seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        before = lyrics.build_model(config.model.spec, weights=config.model.weights).state_dict()
+        assert run(config).step == 3
+        after = lyrics.load_model(config.out)
+    trained = [key for key in before if key.startswith(("query_transformer.", "projection."))]
+    assert trained
+    assert all(not torch.equal(before[key], after.state_dict()[key]) for key in trained), "some part was not trained"
+    assert all(isinstance(line[1]["answer"], str) for line in losses(tmp_path / "run"))
+    assert isinstance(after.generate(Image.new("RGB", (60, 60)), "what is it?", max_new_tokens=2).text, str)
+    with pytest.raises(SpecError, match=f"{name!r} reads no text, so it has no stage 1; begin with stage 2"):
+        run(load_config("tiny-stage1", {**changed, "out": str(tmp_path / "none")}))

@@ -61,6 +61,21 @@ def test_instructblip_answers_as_transformers_own(tmp_path: Path) -> None:
     torch.testing.assert_close(public.our_logits(again, [PHOTO]), public.our_logits(ours, [PHOTO]))
 
 
+@pytest.mark.parametrize("stored", ["both", "the second"])
+def test_of_tied_weights_either_name_is_read(tmp_path: Path, stored: str) -> None:
+    """OPT's embeddings are its output layer; files hold them under one name, the other, or both."""
+    save_blip2(tmp_path)
+    expected = public.our_logits(lyrics.load_model(str(tmp_path)), [PHOTO])
+
+    def change(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        first = "language_model.model.decoder.embed_tokens.weight"
+        state["language_model.lm_head.weight"] = state[first] if stored == "both" else state.pop(first)
+        return state
+
+    public.rewritten(tmp_path, change)
+    torch.testing.assert_close(public.our_logits(lyrics.load_model(str(tmp_path)), [PHOTO]), expected)
+
+
 def damaged(folder: Path, name: str) -> None:
     def change(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if name == "missing":

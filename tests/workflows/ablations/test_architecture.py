@@ -13,16 +13,25 @@ from lyrics.core.errors import LyricsError, SpecError, UnknownNameError
 from lyrics.core.loading import build_model
 from lyrics.core.model import LyricsModel
 from lyrics.core.resolve import resolve, wire
+from lyrics.core.runs.config import load_config
 from lyrics.core.spec import ModelSpec
 from lyrics.core.training import assemble
 from lyrics.core.training.loop import Outcome
 from lyrics.plugins.paper.presets import blip2_13b, lyrics_13b
 from lyrics.workflows.ablations import architecture, runs
-from lyrics.workflows.ablations.architecture import VARIANTS, answered, chosen, removed, variant_config, without
+from lyrics.workflows.ablations.architecture import (
+    BASELINES,
+    VARIANTS,
+    answered,
+    chosen,
+    removed,
+    variant_config,
+    without,
+)
 from lyrics.workflows.ablations.runs import is_trained, train_once
 from tests.core.small import drawn, small
 from tests.core.training.runs import losses
-from tests.workflows.ablations.toys import config, evaluating, stages, written
+from tests.workflows.ablations.toys import LOSSES, config, evaluating, stages, written
 
 #: The rows that the paper has.
 PARTS = ("full", "no-vit", "no-odm", "no-ssm", "no-vr")
@@ -30,6 +39,8 @@ CACHED = {"use": "cached", "options": {"missing": "empty"}}
 
 
 # --- specifications ---
+
+EXPERTS = ("refiner.tagger", "refiner.detector", "refiner.segmenter")
 
 
 def parts(spec: ModelSpec) -> set[str]:
@@ -45,6 +56,8 @@ def parts(spec: ModelSpec) -> set[str]:
         ("no-ssm", ("refiner.segmenter",)),
         ("no-vr", ("refiner.tagger", "refiner.detector", "refiner.segmenter")),
         ("blip2", ("refiner.tagger", "refiner.detector", "refiner.segmenter", "objectives.msp")),
+        ("mlp-projector", (*EXPERTS, *(f"objectives.{name}" for name in LOSSES))),
+        ("perceiver-resampler", (*EXPERTS, *(f"objectives.{name}" for name in LOSSES))),
     ],
 )
 def test_the_spec_of_each_variant(name: str, gone: tuple[str, ...]) -> None:
@@ -62,6 +75,9 @@ def test_the_spec_of_each_variant(name: str, gone: tuple[str, ...]) -> None:
             wanted.sees,
             None,
         )
+    elif name in BASELINES:
+        assert after.query_transformer.use == name
+        assert (after.sees, after.refiner) == ((), None)
     else:
         assert after.query_transformer == before.query_transformer
 
@@ -85,6 +101,22 @@ def test_stored_objects_are_not_asked_for_where_nobody_reads_them(tmp_path: Path
     assert variant_config(base, "no-odm", 0, tmp_path).data.refined is None
 
 
+@pytest.mark.parametrize("recipes", [("tiny-stage1", "tiny-stage2"), ("tiny-plain-stage1", "tiny-plain-stage2")])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_recipes_fit_each_variant(name: str, recipes: tuple[str, str], tmp_path: Path) -> None:
+    """What is dropped from the text of some samples is not asked for where there is no such text."""
+    for recipe in recipes:
+        found = variant_config(load_config(recipe), name, 0, tmp_path)
+        dropped = found.data.drop_queries_text
+        assert dropped == (load_config(recipe).data.drop_queries_text if "spatial" in found.model.spec.sees else 0)
+
+
+def test_connectors_have_as_many_soft_tokens_as_visual_queries() -> None:
+    spec = small(query_transformer__options__num_visual=3)
+    changed = spec.with_overrides(without(spec, "perceiver-resampler"))
+    assert changed.query_transformer.options["num_queries"] == 3
+
+
 def test_variants_are_chosen_by_name() -> None:
     assert chosen((), "blank") == ["full", "no-vit", "no-odm", "no-ssm", "no-vr", "text-only", "soft-only"]
     assert chosen((), "features") == chosen((), "blank")
@@ -92,8 +124,9 @@ def test_variants_are_chosen_by_name() -> None:
     assert chosen(["no-vr", "full"], "removed") == ["full", "no-vr"]
     with pytest.raises(UnknownNameError, match=r"--only no-sam: .*Did you mean 'no-ssm'"):
         chosen(["no-sam"], "blank")
-    with pytest.raises(SpecError, match="--only blip2: is trained without a refiner; it needs --reading removed"):
-        chosen(["blip2"], "blank")
+    for name in BASELINES:
+        with pytest.raises(SpecError, match=f"--only {name}: is trained without a refiner; it needs --reading removed"):
+            chosen([name], "blank")
 
 
 def test_the_papers_figures() -> None:
@@ -252,12 +285,17 @@ def test_every_variant_is_trained_in_both_stages_and_evaluated(tmp_path: Path) -
         assert (tmp_path / name / "seed-0" / "results" / "scenes-test" / "predictions.jsonl").is_file()
         # These two answer with what was trained for the whole model.
         assert (tmp_path / name / "seed-0" / "finetune").is_dir() == (name in trained)
+    in_both = [name for name in trained if name not in ("mlp-projector", "perceiver-resampler")]
     for name in trained:
         folder = tmp_path / name / "seed-0"
-        for stage in ("pretrain", "finetune"):
-            assert [step for step, _ in losses(folder / stage)] == [1, 2]
+        if name in in_both:
+            for stage in ("pretrain", "finetune"):
+                assert [step for step, _ in losses(folder / stage)] == [1, 2]
+        else:  # it reads no text: no stage 1, and its samples in stage 2
+            assert not (folder / "pretrain").exists()
+            assert [step for step, _ in losses(folder / "finetune")] == [1, 2, 3, 4]
     # The first losses say that the variants differ, and that stage 2 came from stage 1.
-    first = {name: losses(tmp_path / name / "seed-0" / "pretrain")[0][1] for name in trained}
+    first = {name: losses(tmp_path / name / "seed-0" / "pretrain")[0][1] for name in in_both}
     assert len({exact["itc"] for exact in first.values()}) > 3
     assert first["no-vit"]["itc"] != first["full"]["itc"]
     assert "msp" not in first["blip2"]
