@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -196,6 +197,7 @@ def _start(ray: Any, options: RayOptions, stack: ExitStack) -> None:
     try:
         if not ray.is_initialized():
             if options.address:
+                _answers(options.address)
                 ray.init(address=options.address, **_QUIET)
             else:
                 start_here(ray)
@@ -203,6 +205,13 @@ def _start(ray: Any, options: RayOptions, stack: ExitStack) -> None:
     except Exception as error:  # no cluster there, no rights, another version
         where = f"at {options.address} " if options.address else ""
         raise LyricsError(f"Ray {where}cannot be used: {describe(error)}") from error
+
+
+def _answers(address: str) -> None:
+    """Raise ``OSError`` where an address is of a machine and port and nothing is there; Ray would wait for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def start_here(ray: Any, **settings: Any) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -135,6 +136,17 @@ def test_a_ray_that_comes_up_late_is_started_again(monkeypatch: pytest.MonkeyPat
     assert (slow.starts, slow.ended) == (3, 2)
     with pytest.raises(LyricsError, match="Ray cannot be used: Exception: The current node timed out"):
         refine_ray._start(SlowRay(4), RayOptions(), ExitStack())
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "localhost:{}"])
+def test_a_cluster_that_is_not_there_is_said_at_once(address: str) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        where = address.format(free.getsockname()[1])
+        slow = SlowRay(1)
+        with pytest.raises(LyricsError, match=rf"Ray at {where} cannot be used: ConnectionRefusedError: .*refused\.$"):
+            refine_ray._start(slow, RayOptions(address=where), ExitStack())
+    assert slow.starts == 0
 
 
 def test_experts_that_fail_on_everything_stop_the_run_and_those_of_other_weights_do_not_begin(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_embeddings_are_those_of_transformers(levels: list[int], batch: int) -> 
 def test_a_few_windows_at_a_time_are_all_of_them(
     at_once: int, windows: list[int], batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Every number of rows at a time, windows that do not divide the image among them; attention over all by oneDNN, too.
+    # Windows that do not divide the image are among them; attention over all goes by oneDNN, too.
     monkeypatch.setattr(sam2, "_AT_ONCE", at_once)
     monkeypatch.setattr(sam2, "_QUERIES", 5)
     monkeypatch.setattr(sam2, "_MANY", 1)
