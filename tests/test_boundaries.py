@@ -95,6 +95,7 @@ FLOORS = (
         "lyrics.core.files",
         "lyrics.core.grid_sample",
         "lyrics.core.json_reading",
+        "lyrics.core.onednn",
     ),
     ("lyrics.core.renamed_fields",),
     ("lyrics.core.errors", "lyrics.core.renaming"),

@@ -32,3 +32,8 @@ def _escape(match: re.Match[str]) -> str:
 def json_printable(text: str) -> str:
     """Return JSON text with the same characters written as JSON's own escapes; what it stands for stays the same."""
     return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def reason_of(error: BaseException) -> str:
+    """Return one line of what an exception says, without a full stop: it goes on within a sentence."""
+    return one_line(str(error), 300).rstrip(".")

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -52,6 +53,7 @@ _TRIES = 4
 #: Cores of a task that reads names, opens images, or writes rows: all three find room on the one core that the experts
 #: leave on a machine of two. What takes as many as the experts would be run in their process, and nothing beside them.
 _LIST, _OPEN, _WRITE = 0.2, 0.5, 0.2
+_QUIET = {"log_to_driver": False, "logging_level": "error", "ignore_reinit_error": True}
 
 
 @dataclass(frozen=True)
@@ -192,15 +194,41 @@ def _write_names(pictures: Iterable[InputPicture], folder: Path, arrow: Any, fin
 
 def _start(ray: Any, options: RayOptions, stack: ExitStack) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it tells its makers of each start otherwise
-    quiet = {"log_to_driver": False, "logging_level": "error", "ignore_reinit_error": True}
     try:
         if not ray.is_initialized():
-            local = {} if options.address else {"include_dashboard": False}
-            ray.init(address=options.address, **quiet, **local)
+            if options.address:
+                _answers(options.address)
+                ray.init(address=options.address, **_QUIET)
+            else:
+                start_here(ray)
             stack.callback(ray.shutdown)
     except Exception as error:  # no cluster there, no rights, another version
         where = f"at {options.address} " if options.address else ""
         raise LyricsError(f"Ray {where}cannot be used: {describe(error)}") from error
+
+
+def _answers(address: str) -> None:
+    """Raise ``OSError`` where an address is of a machine and port and nothing is there; Ray would wait for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+
+
+def start_here(ray: Any, **settings: Any) -> None:
+    """Start Ray on this machine; ``settings`` are those of ``ray.init``.
+
+    It gives its own processes half a minute to come up, which is too little where many others run. What did not come up
+    is ended, and started again. Raises what the last of three starts raised.
+    """
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")
+    for again in (True, True, False):
+        try:
+            ray.init(include_dashboard=False, **_QUIET, **settings)
+            return
+        except Exception:
+            ray.shutdown()
+            if not again:
+                raise
 
 
 def actors(machines: Iterable[Mapping[str, float]], cores: int | None) -> tuple[int, dict[str, float]]:

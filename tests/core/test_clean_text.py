@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import Field
 
-from lyrics.core.clean_text import json_printable, one_line, printable
+from lyrics.core.clean_text import json_printable, one_line, printable, reason_of
 from lyrics.core.conversion.formats import formats
 from lyrics.core.registry.component import Component, Converter, Options, Preset, hookimpl
 from lyrics.core.registry.registry import PluginSource, Registry, describe
@@ -203,3 +203,8 @@ def test_commands_print_through_one_place() -> None:
         "quickstart.py: text",
         "refine.py: f'skipped: {count - _SHOWN} more'",
     ]
+
+
+def test_a_reason_goes_on_within_a_sentence() -> None:
+    assert reason_of(ValueError("it is\nbroken. It may be another file..")) == "it is broken. It may be another file"
+    assert reason_of(ValueError()) == ""

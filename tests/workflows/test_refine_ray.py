@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from lyrics.core.pictures.model_inputs import ModelImages, joined
 from lyrics.core.refining.refine_files import COCO_FILE, OBJECTS_FILE, SKIPPED_FILE, refine_files
 from lyrics.workflows import refine_ray
 from lyrics.workflows.ray_rows import row_id
-from lyrics.workflows.refine_ray import Opener, RefinerRecipe, Seer, actors, refine_on_ray
+from lyrics.workflows.refine_ray import Opener, RayOptions, RefinerRecipe, Seer, actors, refine_on_ray, start_here
 from tests.commands import Run
 from tests.core.data.tars import write_tar
 
@@ -109,6 +111,44 @@ def test_too_few_cores_are_refused() -> None:
         actors([{"CPU": 16}], 16)
 
 
+class SlowRay:
+    """One whose processes come up in time only at its ``good``th start."""
+
+    def __init__(self, good: int) -> None:
+        self.good, self.starts, self.ended = good, 0, 0
+
+    def init(self, **_: Any) -> None:
+        self.starts += 1
+        if self.starts < self.good:
+            raise Exception("The current node timed out during startup.")
+
+    def is_initialized(self) -> bool:
+        return False
+
+    def shutdown(self) -> None:
+        self.ended += 1
+
+
+def test_a_ray_that_comes_up_late_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_gcs_server_port_wait_time_s", "1")
+    slow = SlowRay(3)
+    start_here(slow)
+    assert (slow.starts, slow.ended) == (3, 2)
+    with pytest.raises(LyricsError, match="Ray cannot be used: Exception: The current node timed out"):
+        refine_ray._start(SlowRay(4), RayOptions(), ExitStack())
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "localhost:{}"])
+def test_a_cluster_that_is_not_there_is_said_at_once(address: str) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        where = address.format(free.getsockname()[1])
+        slow = SlowRay(1)
+        with pytest.raises(LyricsError, match=rf"Ray at {where} cannot be used: ConnectionRefusedError: .*refused\.$"):
+            refine_ray._start(slow, RayOptions(address=where), ExitStack())
+    assert slow.starts == 0
+
+
 def test_experts_that_fail_on_everything_stop_the_run_and_those_of_other_weights_do_not_begin(tmp_path: Path) -> None:
     opened = Opener({name: one.preprocessing for name, one in RECIPE.build().experts.items()})
     paths = [str(path) for path in sorted(images(tmp_path, range(20)).glob("*.png"))]
@@ -149,20 +189,10 @@ def ray() -> Iterator[Any]:
     pytest.importorskip("ray.data", reason="ray[data] is not installed; make test-scale has it")
     monkeypatch = pytest.MonkeyPatch()
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    for tries_left in (2, 1, 0):
-        try:
-            ray.init(
-                num_cpus=2,
-                object_store_memory=200 * 2**20,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level="error",
-            )
-            break
-        except Exception as error:  # Ray waits half a minute for its own processes; a busy machine may need more
-            ray.shutdown()
-            if not tries_left:
-                pytest.skip(f"Ray does not start here: {error}")
+    try:
+        start_here(ray, num_cpus=2, object_store_memory=200 * 2**20)
+    except Exception as error:  # a busy machine
+        pytest.skip(f"Ray does not start here: {error}")
     yield ray
     ray.shutdown()
     monkeypatch.undo()

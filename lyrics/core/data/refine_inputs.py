@@ -27,6 +27,7 @@ from typing import Any
 from PIL import Image
 
 from lyrics.core.arrow import import_arrow
+from lyrics.core.clean_text import reason_of
 from lyrics.core.data.pictures import decode_picture
 from lyrics.core.data.readers.tar import MAX_SAMPLE_BYTES, TarRecords
 from lyrics.core.errors import DatasetError, ImageError, LyricsError, MissingRequirementError, SampleError, did_you_mean
@@ -171,7 +172,7 @@ class _Parquet:
                 columns = {field.name: field.type for field in file.schema_arrow}
                 self.groups = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
         except (arrow.ArrowException, OSError) as error:
-            raise DatasetError(f"{name}: is not a parquet file, or is damaged: {error}.") from error
+            raise DatasetError(f"{name}: is not a parquet file, or is damaged: {reason_of(error)}.") from error
         if column is not None and column not in columns:
             raise DatasetError(f"{name}: has no column {column!r}.{did_you_mean(column, columns)}")
         found = column or next((one for one in COLUMNS if one in columns), None)
@@ -211,7 +212,7 @@ class _Parquet:
                     table = file.read_row_group(group, columns=[self.column], use_threads=False)
             except (arrow.ArrowException, OSError) as error:
                 raise DatasetError(
-                    f"{name_for_messages(self.path)}, row group {group}: cannot be read: {error}."
+                    f"{name_for_messages(self.path)}, row group {group}: cannot be read: {reason_of(error)}."
                 ) from error
             kept = self._group = (group, table.column(0).to_pylist())
         return kept[1][row]

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from lyrics.core.arrow import import_arrow
+from lyrics.core.clean_text import reason_of
 from lyrics.core.errors import LyricsError, UnknownNameError, did_you_mean
 from lyrics.core.files import name_for_messages
 from lyrics.core.refining.index import KeySet, key_of
@@ -187,7 +188,7 @@ def rows_of_parquet(path: Path) -> Iterator[dict[str, Any]]:
                     # A mask that is not there is said; a column that is not there is not.
                     yield {key: value for key, value in row.items() if value is not None}
     except (arrow.ArrowException, OSError) as error:
-        raise LyricsError(f"{name_for_messages(path)}: cannot be read as parquet: {error}.") from error
+        raise LyricsError(f"{name_for_messages(path)}: cannot be read as parquet: {reason_of(error)}.") from error
 
 
 def batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -42,6 +42,7 @@ from lyrics.core.language.phrase_prompts import (
     stand_in_tokenizer,
     tokenizer_delimiters,
 )
+from lyrics.core.onednn import use_onednn
 from lyrics.core.refining.canvas_sizes import missing_pixels
 from lyrics.core.refining.selection import phrase_scores, select
 from lyrics.core.refining.side_by_side import side_by_side
@@ -136,6 +137,7 @@ class GroundingDino(nn.Module):
             resampling="bilinear",
         )
         self.network = network
+        use_onednn(network)
         self.writer = writer
 
     def save_files(self, folder: Path) -> None:

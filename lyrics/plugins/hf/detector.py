@@ -14,6 +14,7 @@ from transformers import AutoModelForObjectDetection
 
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import SpecError
+from lyrics.core.onednn import use_onednn
 from lyrics.core.types import Detection, DetectorOutput, ImageBatch
 from lyrics.plugins.hf import HfDetectorOptions
 from lyrics.plugins.hf.detections import canvases, check_phrases, corners, detections_of, of_one_size, spelling
@@ -40,6 +41,7 @@ class HfDetector(KeepsConfig):
         super().__init__()
         self.options = options
         self.network = network
+        use_onednn(network)
         self.config = source.config
         self.entries = source.entries
         self.preprocessing = source.preprocessing

@@ -2,7 +2,9 @@
 
 Of transformers' classes (5.23) it leaves out the attention scores between the heads of one position, which are not
 used, and the neck's position encodings, which only videos read. The neck's projections of 1x1 are products of matrices,
-and of the two fine levels they are one with the mask decoder's projections that follow. Results differ by rounding.
+and of the two fine levels they are one with the mask decoder's projections that follow. On a CPU, blocks that attend
+within windows go through an image a few windows at a time, so that what a layer leaves is still in the processor's
+cache when the next one reads it. Results differ by rounding.
 
 Shapes: B images, H and W pixels or cells, N positions of a window, C channels.
 """
@@ -14,7 +16,21 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers.models.sam2.modeling_sam2 import Sam2HieraDetModel, Sam2Model, Sam2MultiScaleAttention
+from transformers.models.sam2.modeling_sam2 import (
+    Sam2HieraDetModel,
+    Sam2Model,
+    Sam2MultiScaleAttention,
+    Sam2MultiScaleBlock,
+)
+
+from lyrics.core import onednn
+
+#: Positions that go through a block together on a CPU: their channels fit in its cache.
+_AT_ONCE = 2048
+#: Queries whose scores over all positions are held together.
+_QUERIES = 256
+#: From so many positions on, attention is worth two products by oneDNN.
+_MANY = 1024
 
 
 class LeanAttention(Sam2MultiScaleAttention):
@@ -32,10 +48,45 @@ class LeanAttention(Sam2MultiScaleAttention):
             pooled_BCHW = F.max_pool2d(maps_BCHW, kernel_size=self.query_stride, stride=self.query_stride)
             height, width = pooled_BCHW.shape[2:]
             query = pooled_BCHW.permute(0, 2, 3, 1).reshape(batch, height * width, self.num_attention_heads, -1)
-        seen_BhNC = F.scaled_dot_product_attention(
-            query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), scale=self.scale
-        )
+        seen_BhNC = _attended(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), self.scale)
         return self.proj(seen_BhNC.transpose(1, 2).reshape(batch, height, width, -1))
+
+
+def _attended(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
+    """Attention of queries [B, heads, N, C] over keys and values [B, heads, M, C]."""
+    few = key.shape[2] < _MANY or query.device.type != "cpu" or torch.is_grad_enabled() or not onednn.pays()
+    if few or query.dtype != torch.float32:
+        return F.scaled_dot_product_attention(query, key, value, scale=scale)
+    seen = torch.empty_like(query)
+    for image in range(query.shape[0]):
+        for head in range(query.shape[1]):
+            keys_MC, values_CM = key[image, head] * scale, value[image, head].T.contiguous()
+            for start in range(0, query.shape[2], _QUERIES):
+                own = slice(start, start + _QUERIES)
+                scores_NM = onednn.linear(query[image, head, own], keys_MC)
+                seen[image, head, own] = onednn.linear(scores_NM.softmax(dim=-1), values_CM)
+    return seen
+
+
+class LeanBlock(Sam2MultiScaleBlock):
+    """A block of which a CPU sees a few rows of windows at a time, or after attention over all, a few positions."""
+
+    def forward(self, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        """Transform [B, H, W, C]; H and W are halved where queries are pooled."""
+        if hidden_states.device.type != "cpu" or torch.is_grad_enabled():
+            return super().forward(hidden_states, **kwargs)
+        batch, _, width, _ = hidden_states.shape
+        pooled_by: Any = self.query_stride
+        rows = max(1, _AT_ONCE // (batch * width))
+        # Windows that pooling does not divide come back as fewer cells than the image has: all of them or none.
+        if self.window_size and not (pooled_by and self.window_size % pooled_by[0]):
+            rows = max(1, rows // self.window_size) * self.window_size
+            seen = [super(LeanBlock, self).forward(strip, **kwargs) for strip in hidden_states.split(rows, dim=1)]
+            return torch.cat(seen, dim=1)
+        if self.window_size or pooled_by or self.dim != self.dim_out:
+            return super().forward(hidden_states, **kwargs)
+        seen = hidden_states + self.attn(hidden_states=self.layer_norm1(hidden_states), **kwargs)
+        return torch.cat([strip + self.mlp(self.layer_norm2(strip)) for strip in seen.split(rows, dim=1)], dim=1)
 
 
 def is_lean(network: nn.Module) -> bool:
@@ -51,10 +102,12 @@ def is_lean(network: nn.Module) -> bool:
 
 
 def make_lean(network: nn.Module) -> None:
-    """Let the attention of a SAM 2 leave out what is not read; weights and their names stay as they are."""
+    """Let the image encoder of a SAM 2 leave out what is not read; weights and their names stay as they are."""
     for module in network.modules():
         if type(module) is Sam2MultiScaleAttention:
             module.__class__ = LeanAttention
+        elif type(module) is Sam2MultiScaleBlock:
+            module.__class__ = LeanBlock
 
 
 def embed(network: Any, pixels_BCHW: torch.Tensor) -> list[torch.Tensor]:
@@ -96,4 +149,4 @@ def _projected(level_BHWC: torch.Tensor, lateral: nn.Conv2d, further: nn.Conv2d 
         outer_OC = further.weight[:, :, 0, 0]
         bias_O = further.bias + outer_OC @ bias_O
         weight_OC = outer_OC @ weight_OC
-    return F.linear(level_BHWC.to(weight_OC.dtype), weight_OC, bias_O).permute(0, 3, 1, 2)
+    return onednn.linear(level_BHWC.to(weight_OC.dtype), weight_OC, bias_O).permute(0, 3, 1, 2)

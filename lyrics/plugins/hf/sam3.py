@@ -20,6 +20,7 @@ from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import WeightsError
 from lyrics.core.geometry import Box, Frame
 from lyrics.core.masks import Mask
+from lyrics.core.onednn import use_onednn
 from lyrics.core.refining.canvas_masks import CanvasToOriginal
 from lyrics.core.types import Detection, DetectorOutput, ImageBatch
 from lyrics.core.weights.pretrained import locate_checkpoint
@@ -61,6 +62,7 @@ class Sam3(KeepsConfig):
         super().__init__()
         self.options = options
         self.network = network
+        use_onednn(network)
         self.words = words
         self.config = source.config
         self.entries = source.entries

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForMaskGeneration
 
 from lyrics.core.contracts import BuildContext
+from lyrics.core.onednn import use_onednn
 from lyrics.core.refining.box_segmenter import BoxSegmenter
 from lyrics.plugins.hf import HfSegmenterOptions
 from lyrics.plugins.hf.networks import CheckpointSource, KeepsConfig, find_source, make_network
@@ -36,6 +37,7 @@ class HfSegmenter(BoxSegmenter, KeepsConfig):
     def __init__(self, network: Any, source: CheckpointSource, boxes_per_pass: int) -> None:
         super().__init__(source.preprocessing, int(source.config.prompt_encoder_config.hidden_size), boxes_per_pass)
         self.network = network
+        use_onednn(network)
         self._lean = is_lean(network)
         if self._lean:
             make_lean(network)

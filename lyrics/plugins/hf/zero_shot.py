@@ -26,6 +26,7 @@ from lyrics.core.language.phrase_prompts import (
 from lyrics.core.language.phrase_prompts import (
     stand_in_tokenizer as grounding_stand_in,
 )
+from lyrics.core.onednn import use_onednn
 from lyrics.core.types import Detection, DetectorOutput, ImageBatch
 from lyrics.core.weights.pretrained import locate_checkpoint
 from lyrics.core.weights.transformers_files import TOKENIZER_PATTERNS, load_tokenizer
@@ -61,6 +62,7 @@ class HfZeroShotDetector(KeepsConfig):
         super().__init__()
         self.options = options
         self.network = network
+        use_onednn(network)
         self.family = family
         self.config = source.config
         self.entries = source.entries

@@ -16,6 +16,7 @@ from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import SpecError, WeightsError
 from lyrics.core.json_reading import read_json, read_text
 from lyrics.core.language.tokenizers import byte_tokenizer
+from lyrics.core.onednn import use_onednn
 from lyrics.core.types import ImageBatch, Tag
 from lyrics.core.weights.transformers_files import load_tokenizer
 from lyrics.plugins.hf import ZeroShotTaggerOptions
@@ -44,6 +45,7 @@ class ZeroShotTagger(KeepsConfig):
         super().__init__()
         self.options = options
         self.network = network
+        use_onednn(network)
         self.config = source.config
         self.entries = source.entries
         self.preprocessing = source.preprocessing

@@ -21,6 +21,7 @@ from transformers import SwinConfig, SwinModel
 from lyrics.core.contracts import BuildContext
 from lyrics.core.errors import ContractError, WeightsError
 from lyrics.core.json_reading import read_json
+from lyrics.core.onednn import use_onednn
 from lyrics.core.refining.side_by_side import side_by_side
 from lyrics.core.types import ImageBatch, Preprocessing, Tag
 from lyrics.core.weights.pretrained import read_headers
@@ -94,6 +95,7 @@ class RamTagger(nn.Module):
             for _ in range(options.head_layers)
         )
         self.fc = nn.Linear(options.head_width, 1)
+        use_onednn(self)
 
         self.image_size = options.image_size
         self.num_tags = options.num_tags

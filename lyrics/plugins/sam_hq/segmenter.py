@@ -18,6 +18,7 @@ from torch import nn
 from transformers import SamHQConfig, SamHQMaskDecoderConfig, SamHQModel, SamHQPromptEncoderConfig, SamHQVisionConfig
 
 from lyrics.core.contracts import BuildContext
+from lyrics.core.onednn import use_onednn
 from lyrics.core.refining.box_segmenter import BoxSegmenter
 from lyrics.core.types import Preprocessing
 from lyrics.core.weights.pretrained import load_transformers, locate_checkpoint, read_tensors
@@ -62,6 +63,7 @@ class SamHq(BoxSegmenter):
         super().__init__(preprocessing, int(prompts.hidden_size), options.boxes_per_pass)
         self.config = config
         self.network = network
+        use_onednn(network)
 
     def save_files(self, folder: Path) -> None:
         """The network's configuration, from which it is made again."""

@@ -1,4 +1,6 @@
-"""SAM 2's image encoder without what nobody reads: the embeddings of transformers' class, and its gradients."""
+"""SAM 2's image encoder without what nobody reads, a few windows at a time: the embeddings of transformers' class, and
+its gradients.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 from transformers import Sam2Config, Sam2Model
-from transformers.models.sam2.modeling_sam2 import Sam2MultiScaleAttention
+from transformers.models.sam2.modeling_sam2 import Sam2MultiScaleAttention, Sam2MultiScaleBlock
 
-from lyrics.plugins.hf import small
-from lyrics.plugins.hf.sam2 import LeanAttention, embed, is_lean, make_lean
+from lyrics.core import onednn
+from lyrics.plugins.hf import sam2, small
+from lyrics.plugins.hf.sam2 import LeanAttention, LeanBlock, embed, is_lean, make_lean
 
 
 def stock(**changes: Any) -> Sam2Model:
@@ -45,6 +48,43 @@ def test_embeddings_are_those_of_transformers(levels: list[int], batch: int) -> 
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("at_once", [1, 16, 40, 10_000])
+@pytest.mark.parametrize("windows", [[8, 4, 4, 2], [4, 5, 3, 7]])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_few_windows_at_a_time_are_all_of_them(
+    at_once: int, windows: list[int], batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Windows that do not divide the image are among them; attention over all goes by oneDNN, too.
+    monkeypatch.setattr(sam2, "_AT_ONCE", at_once)
+    monkeypatch.setattr(sam2, "_QUERIES", 5)
+    monkeypatch.setattr(sam2, "_MANY", 1)
+    if onednn._LINEAR is not None:
+        monkeypatch.setattr(onednn, "pays", lambda: True)
+    settings = copy.deepcopy({name: value for name, value in small.SAM2.items() if name != "model_type"})
+    settings["vision_config"]["backbone_config"]["window_size_per_stage"] = windows
+    torch.manual_seed(0)
+    network = Sam2Model(Sam2Config(**settings)).eval()
+    pixels = torch.randn(batch, 3, side(network), side(network))
+    other = lean(network)
+    onednn.use_onednn(other)
+    strips: list[int] = []
+    monkeypatch.setattr(sam2, "_attended", _counted(sam2._attended, strips))
+    with torch.no_grad():
+        for one, expected in zip(embed(other, pixels), network.get_image_embeddings(pixels), strict=True):
+            torch.testing.assert_close(one, expected, rtol=1e-4, atol=1e-5)
+    blocks = len(network.vision_encoder.backbone.blocks)
+    assert (len(strips) > blocks) == (at_once < 10_000)
+
+
+def _counted(attended: Any, calls: list[int]) -> Any:
+    def counted(query: torch.Tensor, *others: Any) -> torch.Tensor:
+        calls.append(len(query))
+        seen: torch.Tensor = attended(query, *others)
+        return seen
+
+    return counted
+
+
 def test_gradients_are_those_of_transformers() -> None:
     network = stock()
     pixels = torch.randn(1, 3, side(network), side(network))
@@ -70,7 +110,8 @@ def test_weights_keep_their_names_and_other_attention_is_transformers_own() -> N
     other = lean(network)
     assert network.state_dict().keys() == other.state_dict().keys()
     assert any(isinstance(module, LeanAttention) for module in other.modules())
-    assert not any(type(module) is Sam2MultiScaleAttention for module in other.modules())
+    assert any(isinstance(module, LeanBlock) for module in other.modules())
+    assert not any(type(module) in (Sam2MultiScaleAttention, Sam2MultiScaleBlock) for module in other.modules())
     other.set_attn_implementation("eager")
     pixels = torch.randn(1, 3, side(network), side(network))
     with torch.no_grad():

@@ -58,7 +58,7 @@ def test_probabilities_are_those_of_transformers(folder: Path) -> None:
     for tags, row in zip(tagger(images), expected, strict=True):
         assert [tag.name for tag in tags] == [WORDS[index] for index in row.argsort(descending=True)]
         assert [tag.score for tag in tags] == pytest.approx(sorted(row.tolist(), reverse=True), abs=1e-5)
-    median = float(expected[0].median())
+    median = float(expected[0].sort().values[1:3].mean())  # between two of the four
     few = read(folder, threshold=median)
     assert [tag.score > median for tag in few(images)[0]] == [True] * int((expected[0] > median).sum())
     assert len(read(folder, max_tags=1)(images)[1]) == 1

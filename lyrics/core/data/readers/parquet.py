@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lyrics.core.arrow import import_arrow
+from lyrics.core.clean_text import reason_of
 from lyrics.core.data.readers.files import ReadOnDemand
 from lyrics.core.errors import DatasetError, SampleError
 
@@ -85,7 +86,7 @@ class ParquetRecords(ReadOnDemand):
         except (pyarrow.ArrowException, OSError) as error:
             _let_through(error)
             path, place = self.where(index)
-            raise SampleError(f"{path}, {place}: cannot be read: {error}.", "record") from error
+            raise SampleError(f"{path}, {place}: cannot be read: {reason_of(error)}.", "record") from error
 
 
 def _sizes(path: Path) -> list[int]:
@@ -98,7 +99,7 @@ def _sizes(path: Path) -> list[int]:
             return [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
     except (pyarrow.ArrowException, OSError) as error:
         _let_through(error)
-        raise DatasetError(f"{path}: is not a parquet file: {error}.") from error
+        raise DatasetError(f"{path}: is not a parquet file: {reason_of(error)}.") from error
 
 
 def _let_through(error: BaseException) -> None:
