@@ -9,6 +9,8 @@ import torch
 
 _MASK = 0xFFFFFFFF
 _GOLDEN = 0x9E3779B9
+#: Numbers hashed at once: longer arrays would leave the cache, and the allocator would ask for their memory each time.
+_AT_ONCE = 1 << 14
 
 
 def mix_arrays(*keys: np.ndarray | int, hashed: np.ndarray | int = 0) -> np.ndarray:
@@ -17,11 +19,24 @@ def mix_arrays(*keys: np.ndarray | int, hashed: np.ndarray | int = 0) -> np.ndar
     Each key, its lower half first, goes through the 32-bit finalizer of MurmurHash3 (public domain, Austin Appleby).
     ``hashed`` is what earlier keys gave, to go on from.
     """
-    found = np.asarray(hashed, np.uint32)
+    start = np.asarray(hashed, np.uint32)
+    wide = [np.asarray(key, np.int64) for key in keys]
+    given: list[np.ndarray] = [start, *wide]
+    longest = max((len(one) for one in given if one.ndim == 1), default=0)
+    if longest <= _AT_ONCE or any(one.ndim > 1 for one in given):
+        return _mixed(start, wide)
+    found = np.empty(longest, np.uint32)
+    for first in range(0, longest, _AT_ONCE):
+        part = slice(first, first + _AT_ONCE)
+        own = [one[part] if one.ndim and len(one) > 1 else one for one in given]
+        found[part] = _mixed(own[0], own[1:])
+    return found
+
+
+def _mixed(found: np.ndarray, keys: Sequence[np.ndarray]) -> np.ndarray:
     with np.errstate(over="ignore"):
         for key in keys:
-            wide = np.asarray(key, np.int64).view(np.uint64)
-            for half in (wide.astype(np.uint32), (wide >> np.uint64(32)).astype(np.uint32)):
+            for half in (key.astype(np.uint32), (key >> 32).astype(np.uint32)):
                 bits = (found ^ half) + np.uint32(_GOLDEN)
                 bits = (bits ^ (bits >> np.uint32(16))) * np.uint32(0x85EBCA6B)
                 bits = (bits ^ (bits >> np.uint32(13))) * np.uint32(0xC2B2AE35)

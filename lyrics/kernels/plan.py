@@ -39,6 +39,9 @@ Visibility = Literal["none", "full", "causal"]
 #: Columns of the table.
 COLUMNS = ("q0", "qn", "k0", "kn", "k1", "k1n", "cm")
 NUM_BANKS = 2
+_NOTHING = np.zeros(0, np.int64)
+#: One number for each row of each segment.
+_Arrays = Mapping[tuple[str, str], np.ndarray]
 
 
 class PlanError(ValueError):
@@ -140,19 +143,20 @@ class Plan:
 
     def select_runs(self, wanted: np.ndarray) -> np.ndarray:
         """The table of ``select``: int32 [P, 7]."""
-        assert (np.diff(wanted) > 0).all(), "rows must be sorted and different"
+        gaps = wanted[1:] - wanted[:-1]
+        assert (gaps > 0).all(), "rows must be sorted and different"
         table = self.table.numpy().astype(np.int64)
         if not len(wanted):
             return np.zeros((0, len(COLUMNS)), np.int32)
-        run = np.searchsorted(table[:, 0], wanted, side="right") - 1
+        run = table[:, 0].copy().searchsorted(wanted, side="right") - 1
         # Rows of a run that is not causal are alike, so gaps between them do not matter.
         causal = table[:, 6] < table[:, 5]
         begins = changes(run)
-        begins[1:] |= causal[run[1:]] & (wanted[1:] - wanted[:-1] > 1)
+        begins[1:] |= causal[run[1:]] & (gaps > 1)
         first = begins.nonzero()[0]
         chosen = table[run[first]]
         chosen[:, 6] += np.where(causal[run[first]], wanted[first] - chosen[:, 0], 0)
-        chosen[:, 0], chosen[:, 1] = first, np.diff(first, append=len(wanted))
+        chosen[:, 0], chosen[:, 1] = first, distances(first, len(wanted))
         return chosen.astype(np.int32)
 
     def to(self, device: torch.device | str) -> Plan:
@@ -187,6 +191,15 @@ def within(lengths: np.ndarray) -> np.ndarray:
     return found
 
 
+def distances(starts: np.ndarray, end: int) -> np.ndarray:
+    """How far each start is from the next one, the last one from ``end``."""
+    found = np.empty(len(starts), np.int64)
+    found[:-1] = starts[1:]
+    found[-1:] = end
+    found -= starts
+    return found
+
+
 def changes(values: np.ndarray) -> np.ndarray:
     """Where a value differs from the one before it, the first included: bool."""
     found = np.ones(len(values), bool)
@@ -205,12 +218,17 @@ def build_plan(groups: Sequence[StreamGroup]) -> tuple[Layout, Plan]:
     _check(groups)
     by_name = {group.name: group for group in groups}
     shapes = {group.name: _shape(group, by_name) for group in groups}
-    layout = _lay_out(groups, shapes)
-    table = [run for group in groups for run in _runs(group, shapes[group.name], layout)]
+    sizes = {
+        (group.name, segment.name): segment.lengths_R.to("cpu", torch.int64).numpy()
+        for group in groups
+        for segment in group.segments
+    }
+    layout, starts = _lay_out(groups, shapes, sizes)
+    table = [run for group in groups for run in _runs(group, shapes[group.name], starts, sizes)]
     stacked = np.concatenate(table) if table else np.zeros((0, len(COLUMNS)), np.int64)
     stacked = stacked[stacked[:, 1] > 0]
     stacked = stacked[np.argsort(stacked[:, 0], kind="stable")]
-    ids = torch.from_numpy(_logical_ids(groups, layout))
+    ids = torch.from_numpy(_logical_ids(groups, layout, sizes))
     return layout, Plan(torch.from_numpy(stacked.astype(np.int32)), ids, ids)
 
 
@@ -352,65 +370,73 @@ def _merged(shape: _Shape) -> tuple[tuple[tuple[str, ...], tuple[_Interval, ...]
     return tuple(merged)
 
 
-def _lay_out(groups: Sequence[StreamGroup], shapes: Mapping[str, _Shape]) -> Layout:
-    starts: dict[tuple[str, str], torch.Tensor] = {}
-    lengths: dict[tuple[str, str], torch.Tensor] = {}
-    sizes = {
-        (group.name, segment.name): segment.lengths_R.to("cpu", torch.int64).numpy()
-        for group in groups
-        for segment in group.segments
-    }
+def _sum(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Of one array that array itself."""
+    return arrays[0] if len(arrays) == 1 else np.add.reduce(arrays)
+
+
+def _lay_out(
+    groups: Sequence[StreamGroup], shapes: Mapping[str, _Shape], sizes: _Arrays
+) -> tuple[Layout, dict[tuple[str, str], np.ndarray]]:
+    """The layout, and where each row of each segment starts."""
+    starts: dict[tuple[str, str], np.ndarray] = {}
     bank_sizes = []
     base = 0
     for bank in range(NUM_BANKS):
         first = base
         for group in groups:
             names = _order(shapes[group.name])[bank]
-            stride_R = sum((sizes[group.name, name] for name in names), np.zeros(group.num_rows, np.int64))
-            start_R = base + stride_R.cumsum() - stride_R
-            for name in names:
-                key = group.name, name
-                starts[key], lengths[key] = torch.from_numpy(start_R), torch.from_numpy(sizes[key])
-                start_R = start_R + sizes[key]
-            base += int(stride_R.sum())
+            if not names or not group.num_rows:
+                starts |= {(group.name, name): sizes[group.name, name] for name in names}
+                continue
+            stride_R = _sum([sizes[group.name, name] for name in names])
+            end_R = stride_R.cumsum()
+            start_R = end_R - stride_R
+            start_R += base
+            for name in names[:-1]:
+                starts[group.name, name] = start_R
+                start_R = start_R + sizes[group.name, name]
+            starts[group.name, names[-1]] = start_R
+            base += int(end_R[-1])
         bank_sizes.append(base - first)
     # All segments at once, then cut.
-    flat, counts = (
-        np.concatenate([[], *(one.numpy() for one in of.values())]).astype(np.int64) for of in (starts, lengths)
-    )
+    flat, counts = (np.concatenate([_NOTHING, *(of[key] for key in starts)]) for of in (starts, sizes))
     positions = ragged(flat, counts)
-    at, first = {}, 0
-    for key, rows in lengths.items():
-        last = first + int(rows.sum())
+    ends = counts.cumsum()
+    at, first, row = {}, 0, 0
+    for key, start_R in starts.items():
+        row += len(start_R)
+        last = int(ends[row - 1]) if row else 0
         at[key], first = positions[first:last], last
-    return Layout(base, tuple(bank_sizes), starts, lengths, at)
+    placed, lengths = ({key: torch.from_numpy(of[key]) for key in starts} for of in (starts, sizes))
+    return Layout(base, tuple(bank_sizes), placed, lengths, at), starts
 
 
-def _runs(group: StreamGroup, shape: _Shape, layout: Layout) -> list[np.ndarray]:
+def _runs(group: StreamGroup, shape: _Shape, starts: _Arrays, sizes: _Arrays) -> list[np.ndarray]:
     """The table's rows for one group."""
     prefix_rows = None if group.prefix_row_R is None else group.prefix_row_R.cpu().numpy()
     runs: list[np.ndarray] = []
     for names, seen in _merged(shape):
         columns = np.zeros((group.num_rows, len(COLUMNS)), np.int64)
-        columns[:, 0] = layout.starts[group.name, names[0]].numpy()
-        columns[:, 1] = sum(layout.lengths[group.name, name].numpy() for name in names)
+        columns[:, 0] = starts[group.name, names[0]]
+        columns[:, 1] = _sum([sizes[group.name, name] for name in names])
         placed = [None, seen[0]] if len(seen) == 1 and seen[0].causal else list(seen)
         for slot, interval in enumerate(placed):
             if interval is None:
                 continue
             keys = [(interval.group, name) for name in interval.segments]
-            segments, firsts = ([of[key].numpy() for key in keys] for of in (layout.lengths, layout.starts))
+            segments, firsts = ([of[key] for key in keys] for of in (sizes, starts))
             if prefix_rows is not None and interval.group != group.name:
                 segments, firsts = ([one[prefix_rows] for one in of] for of in (segments, firsts))
-            columns[:, 2 + 2 * slot] = np.minimum.reduce(firsts)
-            columns[:, 3 + 2 * slot] = sum(segments)
+            columns[:, 2 + 2 * slot] = firsts[0] if len(firsts) == 1 else np.minimum.reduce(firsts)
+            columns[:, 3 + 2 * slot] = _sum(segments)
             if slot == 1:
                 columns[:, 6] = sum(segments[:-1]) + 1 if interval.causal else columns[:, 5]
         runs.append(columns)
     return runs
 
 
-def _logical_ids(groups: Sequence[StreamGroup], layout: Layout) -> np.ndarray:
+def _logical_ids(groups: Sequence[StreamGroup], layout: Layout, sizes: _Arrays) -> np.ndarray:
     """int32 hashes of (sample, group and segment, offset), token by token."""
     ids = np.zeros(layout.num_tokens, np.int32)
     if not layout.at:
@@ -419,9 +445,9 @@ def _logical_ids(groups: Sequence[StreamGroup], layout: Layout) -> np.ndarray:
     sample = np.concatenate([samples[group] for group, _ in layout.at])
     names = np.array([zlib.crc32(f"{group}/{segment}".encode()) for group, segment in layout.at])
     name = np.repeat(names, [len(samples[group]) for group, _ in layout.at])
-    lengths = np.concatenate([layout.lengths[key].numpy() for key in layout.at])
+    lengths = np.concatenate([sizes[key] for key in layout.at])
     offset = within(lengths)
-    hashed = mix_arrays(offset, hashed=np.repeat(mix_arrays(sample, name), lengths))
+    hashed = mix_arrays(offset, hashed=mix_arrays(sample, name).repeat(lengths))
     ids[np.concatenate(list(layout.at.values()))] = hashed.view(np.int32)
     return ids
 

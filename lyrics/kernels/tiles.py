@@ -22,7 +22,7 @@ import torch
 
 from lyrics.kernels.cross import CrossPlan
 from lyrics.kernels.host_work import host_work
-from lyrics.kernels.plan import COLUMNS, Plan, changes, ragged, within
+from lyrics.kernels.plan import COLUMNS, Plan, changes, distances, ragged, within
 from lyrics.kernels.upload import to_device
 
 #: Rows of a row tile, keys of a key tile, rows of an entry, at most.
@@ -191,7 +191,7 @@ def _group_sets(plan: CrossPlan) -> Blocks:
     starts = np.flatnonzero(changes(alike[order]))
     table = np.zeros((len(starts), ROW_TILE), np.int64)
     table[:, 0] = starts * queries
-    table[:, 1] = np.diff(starts, append=len(image)) * queries
+    table[:, 1] = distances(starts, len(image)) * queries
     table[:, 2], table[:, 3] = image[order[starts]] * keys, keys
     return Blocks((order[:, None] * queries + np.arange(queries)).reshape(-1), table)
 
@@ -240,7 +240,7 @@ def _first_alike(columns: Sequence[np.ndarray]) -> np.ndarray:
 
 def _row_tiles(blocks: np.ndarray, row_block: int) -> np.ndarray:
     counts = -(-blocks[:, 1] // row_block)
-    first, length, k0, kn, k1, k1n, cm = np.repeat(blocks, counts, axis=0).T
+    first, length, k0, kn, k1, k1n, cm = blocks.repeat(counts, axis=0).T
     offset = row_block * within(counts)
     rows = np.minimum(row_block, length - offset)
     causal = cm < k1n
@@ -267,7 +267,7 @@ def _key_tiles(blocks: np.ndarray, key_block: int, row_step: int) -> tuple[np.nd
         return apart
     # Intervals of keys, the two of a block after one another: start, length, block, the diagonal at its start.
     start, length = blocks[:, [2, 4]].reshape(-1), blocks[:, [3, 5]].reshape(-1)
-    block = np.repeat(np.arange(len(blocks)), 2)
+    block = np.arange(len(blocks)).repeat(2)
     diagonal = np.full(len(start), NOT_CAUSAL)
     diagonal[1::2] = np.where(blocks[:, 6] < blocks[:, 5], blocks[:, 6], NOT_CAUSAL)
     some = length.nonzero()[0]
@@ -281,7 +281,7 @@ def _key_tiles(blocks: np.ndarray, key_block: int, row_step: int) -> tuple[np.nd
     # Who reads each piece: a list of readers, sorted by piece, in the order of the intervals.
     low = cuts.searchsorted(start)
     counts = np.searchsorted(cuts, start + length) - low
-    piece, interval = ragged(low, counts), np.repeat(np.arange(len(start)), counts)
+    piece, interval = ragged(low, counts), np.arange(len(start)).repeat(counts)
     order = piece.argsort(kind="stable")
     piece, interval = piece[order], interval[order]
     seen_from = diagonal[interval] - np.where(diagonal[interval] == NOT_CAUSAL, 0, cuts[piece] - start[interval])
@@ -310,10 +310,10 @@ def _key_tiles(blocks: np.ndarray, key_block: int, row_step: int) -> tuple[np.nd
 
     # Tiles of each group. Those of a plain one share their entries, those across a diagonal have their own.
     tiles = -(-keys // key_block)
-    group = np.repeat(np.arange(len(shown)), tiles)
+    group = np.arange(len(shown)).repeat(tiles)
     offset = key_block * within(tiles)
     own = np.where(plain[shown], np.minimum(tiles, 1), tiles)
-    list_group = np.repeat(np.arange(len(shown)), own)
+    list_group = np.arange(len(shown)).repeat(own)
     list_offset = key_block * within(own)
     entries, in_list = _entries(
         blocks, reader, seen_from, first_reader[shown][list_group], readers[shown][list_group], list_offset, row_step
@@ -335,9 +335,9 @@ def _tiles_apart(blocks: np.ndarray, key_block: int, row_step: int) -> tuple[np.
     if (start[:-1] + keys[:-1] > start[1:]).any():
         return None
     steps, tiles = -(-length // row_step), -(-keys // key_block)
-    list_of, step = np.repeat(np.arange(len(keys)), steps), row_step * within(steps)
+    list_of, step = np.arange(len(keys)).repeat(steps), row_step * within(steps)
     entries = _table(first[list_of] + step, np.minimum(row_step, length[list_of] - step), np.array(NOT_CAUSAL))
-    group, offset = np.repeat(np.arange(len(keys)), tiles), key_block * within(tiles)
+    group, offset = np.arange(len(keys)).repeat(tiles), key_block * within(tiles)
     count = np.minimum(key_block, keys[group] - offset)
     placed = (keys.cumsum() - keys)[group] + offset
     return ragged(start, keys), _table(placed, count, (steps.cumsum() - steps)[group], steps[group]), entries
@@ -357,14 +357,14 @@ def _entries(
     A list is the readers ``first .. first+counts-1``, for keys that begin ``offset`` keys into their piece. Each
     reader's rows are cut into steps; those before the diagonal are left out.
     """
-    number, of_list = ragged(first, counts), np.repeat(np.arange(len(first)), counts)
+    number, of_list = ragged(first, counts), np.arange(len(first)).repeat(counts)
     start, length = blocks[reader[number], 0], blocks[reader[number], 1]
     diagonal = seen_from[number]
     whole = diagonal == NOT_CAUSAL
     diagonal = np.where(whole, NOT_CAUSAL, diagonal - offset[of_list])
     blind = np.where(whole, 0, np.maximum(0, 1 - diagonal))
     steps = np.maximum(0, -(-(length - blind) // row_step))
-    at = np.repeat(np.arange(len(number)), steps)
+    at = np.arange(len(number)).repeat(steps)
     row = blind[at] + row_step * within(steps)
     seen = np.where(whole[at], NOT_CAUSAL, diagonal[at] + row)
     entries = _table(start[at] + row, np.minimum(row_step, length[at] - row), seen)

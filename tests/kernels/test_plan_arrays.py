@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lyrics.kernels import Segment, StreamGroup, build_cross_plan, build_plan
+from lyrics.kernels import Segment, StreamGroup, build_cross_plan, build_plan, hashing
 from lyrics.kernels.hashing import keyed_uniform, mix, mix_arrays
 from lyrics.kernels.tiles import _group_rows, _key_tiles, _row_tiles, runs_of
 from lyrics.workflows.bench.work import STREAMS
@@ -116,3 +116,13 @@ def test_the_hash_of_arrays_is_the_hash(values: list[int], key: int) -> None:
     assert torch.equal(keyed_uniform(*tensors), want.double() / 2**32)
     assert mix_arrays(column, key, np.arange(len(values))).tolist() == want.tolist()
     assert mix_arrays(np.arange(len(values)), hashed=mix_arrays(column, key)).tolist() == want.tolist()
+
+
+def test_long_arrays_are_hashed_as_short_ones() -> None:
+    numbers = np.random.default_rng(0).integers(-(2**62), 2**62, 2 * hashing._AT_ONCE + 5)
+    before = mix_arrays(numbers[::-1], 7)
+    whole = mix_arrays(numbers, -3, hashed=before)
+    alone = [int(mix_arrays(number, -3, hashed=one)) for number, one in zip(numbers[::997], before[::997], strict=True)]
+    assert whole[::997].tolist() == alone
+    assert np.array_equal(mix_arrays(5, numbers), mix_arrays(np.full(len(numbers), 5), numbers))
+    assert mix_arrays(numbers[:0]).shape == (0,)
