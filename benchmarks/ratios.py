@@ -3,7 +3,9 @@ committed in ``benchmarks/results/ratios.json``: ``python benchmarks/ratios.py F
 
 Ratios only, of runs that took turns in one process, and counts: seconds of two machines, or of one machine on two days,
 say nothing about each other. Exit code 1 where a ratio is worse by more than its share (``--tolerance``), or where one
-that is committed is missing. ``--update`` writes what was found instead.
+that is committed is missing. With ``--partial`` only those of the benchmarks that were run are compared (``host``,
+``loader``, ``prompts``, and ``step`` by recipe). ``--update`` writes what was found instead; with ``--partial`` it keeps
+the others.
 """
 
 from __future__ import annotations
@@ -71,6 +73,12 @@ def read(folder: Path) -> dict[str, float]:
     return found
 
 
+def part_of(name: str) -> str:
+    """Return which benchmark a ratio is of: ``host``, or ``step, blip2``."""
+    words = name.partition(":")[0].split(", ")
+    return ", ".join(words[:2]) if words[0] == "step" else words[0]
+
+
 def compare(found: dict[str, float], committed: dict[str, float], tolerance: float) -> tuple[list[str], bool]:
     """Lines to print, and whether nothing is worse."""
     lines, fine = [], True
@@ -94,13 +102,23 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help="with the JSON files of the benchmarks")
     parser.add_argument("--tolerance", type=float, default=0.15, help="share by which a ratio may be worse [0.15]")
     parser.add_argument("--committed", type=Path, default=COMMITTED)
+    parser.add_argument("--partial", action="store_true", help="only some of the benchmarks were run")
     parser.add_argument("--update", action="store_true", help="write what was found, compare nothing")
     given = parser.parse_args()
     found = read(given.folder)
+    committed: dict[str, float] = {}
+    if given.partial or not given.update:
+        committed = json.loads(given.committed.read_text(encoding="utf-8"))
+    if given.partial:
+        ran = {part_of(name) for name in found}
+        others = {name: value for name, value in committed.items() if part_of(name) not in ran}
+        committed = {name: value for name, value in committed.items() if name not in others}
+        if given.update:
+            found = dict(sorted((others | found).items()))
     if given.update:
         given.committed.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
         return 0
-    lines, fine = compare(found, json.loads(given.committed.read_text(encoding="utf-8")), given.tolerance)
+    lines, fine = compare(found, committed, given.tolerance)
     print("\n".join(lines))
     return 0 if fine else 1
 

@@ -67,6 +67,30 @@ def test_the_script_says_what_is_worse_and_updates(
     assert "WORSE" in capsys.readouterr().out
 
 
+def test_some_benchmarks_alone_are_compared_and_updated(
+    ratios: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    committed = tmp_path / "ratios.json"
+    others = {"host, batch 32, true lengths: one over waits": 0.5, "step, blip2, batch 2, true lengths: x": 1.0}
+    before = ratios.read(written(tmp_path / "before", 2.0))
+    committed.write_text(json.dumps(others | before))
+
+    def run(speedup: float, *flags: str) -> int:
+        folder = written(tmp_path / "bench", speedup)
+        monkeypatch.setattr(sys, "argv", ["ratios.py", str(folder), "--committed", str(committed), *flags])
+        return ratios.main()
+
+    assert run(2.0) == 1, "others are missing"
+    capsys.readouterr()
+    assert run(2.0, "--partial") == 0
+    assert "host" not in capsys.readouterr().out
+    assert run(1.0, "--partial") == 1
+    assert run(3.0, "--partial", "--update") == 0
+    now = json.loads(committed.read_text())
+    assert now == others | ratios.read(tmp_path / "bench")
+    assert now != others | before
+
+
 def test_what_is_committed_can_be_read(ratios: ModuleType) -> None:
     committed = json.loads(ratios.COMMITTED.read_text())
     assert {name.partition(",")[0].partition(":")[0] for name in committed} == {"step", "host", "prompts", "loader"}
