@@ -100,7 +100,8 @@ def test_names_shapes_and_parameters_are_transformers_own(tmp_path: Path, name: 
     own = stored_tensors(ours)
     new = set(own) - set(pieces)
     assert new == {key for key in own if re.fullmatch(unfilled, key)}
-    padding = sum(own[key].numel() - piece.of(theirs).numel() for key, piece in pieces.items() if key in own)
+    filled = [(own[key], piece.keys) for key, piece in pieces.items() if key in own]
+    padding = sum(tensor.numel() - count(theirs[key] for key in keys) for tensor, keys in filled)
     assert our_count == their_count - count(theirs[key] for key in left) + count(own[key] for key in new) + padding
     done = run("check", str(folder), "--json")
     assert done.data["parameters"] == our_count

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 #: How the name of a checkpoint that an installed package holds begins.
 PACKAGED = "package:"
 _TENSORS = ("*.safetensors", "*.safetensors.index.json")
+#: Characters that are passed on of another library's error: some list all that they know.
+_MOST_SAID = 240
 
 
 def locate_checkpoint(
@@ -70,9 +72,16 @@ def locate_checkpoint(
 
 
 def first_line(error: BaseException) -> str:
-    """Return what an error of another library says, without the paragraphs that may follow, and without a full stop."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(" :.") if lines else type(error).__name__
+    """Return what an error of another library says, without the paragraphs that may follow, and without a full stop.
+
+    Where the first line only announces the second (``Validation error for field 'x':``), both. It is cut
+    where a library lists all that it knows.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    said = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return said.rstrip(" :.") if len(said) <= _MOST_SAID else f"{said[:_MOST_SAID].rstrip()}..."
 
 
 def is_hub_id(checkpoint: str) -> bool:

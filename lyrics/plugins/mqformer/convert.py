@@ -236,20 +236,23 @@ def from_upstream(state: State, model: MQFormer, naming: Naming | None = None) -
 
 
 class Made:
-    """Our tensor ``name``, made of upstream's of ``keys``: stacked, and its columns padded; with ``rows``, those, too.
+    """Our tensor ``name`` of upstream's of ``keys``: stacked, and as wide and long as ours where that only pads.
 
-    Rows beyond the checkpoint's are zero.
+    The rows that pad the vocabulary are zero. With fewer words than the model has, there are fewer rows.
     """
 
-    def __init__(self, model: MQFormer, naming: Naming, name: str, *, rows: int | None = None) -> None:
-        self.model, self.naming, self.name, self.rows = model, naming, name, rows
-        self.keys = sources(model, naming)[name].keys
+    def __init__(self, model: MQFormer, naming: Naming, name: str) -> None:
+        self.model, self.naming, self.name = model, naming, name
+        source = sources(model, naming)[name]
+        self.keys, self.rows = source.keys, source.rows
+        self.padded_rows = len(model.get_parameter(name))
 
     def __call__(self, *tensors: torch.Tensor) -> torch.Tensor:
         state = dict(zip(self.keys, tensors, strict=True))
         made = from_upstream(state, self.model, self.naming).trunk[self.name]
-        missing = 0 if self.rows is None else self.rows - made.shape[0]
-        return torch.nn.functional.pad(made, (0, 0) * (made.ndim - 1) + (0, missing)) if missing else made
+        if self.rows is None or len(made) != self.rows:
+            return made
+        return torch.nn.functional.pad(made, (0, 0) * (made.ndim - 1) + (0, self.padded_rows - len(made)))
 
 
 def _check_copies(state: State, naming: Naming) -> tuple[str, ...]:

@@ -88,8 +88,7 @@ def convert_released(
             f"query_tokens of the released Lyrics are {report.partly['query_tokens_QD']}, the spec says "
             f"{model.num_queries}; set query_transformer.options.num_visual and num_grounding to the checkpoint's."
         )
-    own = model.state_dict()
-    made = {name: Made(model, RELEASED_STAGE2, name, rows=len(own[name])) for name in converted.trunk}
+    made = {name: Made(model, RELEASED_STAGE2, name) for name in converted.trunk}
     return ConversionPlan(
         {name: Piece(one.keys, one) for name, one in made.items()},
         new=report.initialized,

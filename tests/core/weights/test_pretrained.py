@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from transformers import BertConfig, BertModel
 
 from lyrics.core.errors import WeightsError
-from lyrics.core.weights.pretrained import load_module, load_transformers, locate_checkpoint, read_tensors
+from lyrics.core.weights.pretrained import first_line, load_module, load_transformers, locate_checkpoint, read_tensors
 
 CONFIG = BertConfig(
     vocab_size=8,
@@ -173,3 +173,26 @@ def test_a_module_is_not_filled_with_what_does_not_fit(changed, message):
     with pytest.raises(WeightsError, match=message):
         load_module(module, {**STATE, **changed}, "here")
     assert all(torch.equal(tensor, before[key]) for key, tensor in module.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("404 Client Error.\n\nLook there.", "404 Client Error"),
+        (
+            "Validation error for field 'size':\n    TypeError: expected int, got 'x'",
+            "Validation error for field 'size': TypeError: expected int, got 'x'",
+        ),
+        ("Nothing follows:", "Nothing follows"),
+        ("", "ValueError"),
+    ],
+)
+def test_what_another_library_says_in_a_line(text, said):
+    assert first_line(ValueError(text)) == said
+
+
+def test_a_list_of_all_that_a_library_knows_is_cut():
+    said = first_line(ValueError(f"Unknown type nope. Should be one of {', '.join(map(str, range(999)))}"))
+    assert said.startswith("Unknown type nope. Should be one of 0, 1,")
+    assert said.endswith("...")
+    assert len(said) < 260

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,17 @@ def test_every_key_is_accounted_for(tmp_path: Path, name: str, said: str) -> Non
     with pytest.raises(WeightsError, match=said) as refused:
         lyrics.load_model(str(tmp_path))
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("more", [{"num_query_tokens": 7}, {"qformer_config": {"vocab_size": 340}}])
+def test_fewer_queries_or_words_than_the_configuration_says_are_refused(tmp_path: Path, more: dict[str, Any]) -> None:
+    """Only training may begin with fewer: here they would be random ones."""
+    save_instructblip(tmp_path)
+    entries = json.loads((tmp_path / "config.json").read_text())
+    changed = {**more, "qformer_config": {**entries["qformer_config"], **more.get("qformer_config", {})}}
+    public.configured(tmp_path, **changed)
+    with pytest.raises(WeightsError, match=r"query_tokens \[1, 4, 32\] gives|word_embeddings.weight \[320, 32\] gives"):
+        lyrics.load_model(str(tmp_path))
 
 
 def test_what_cannot_be_read_is_refused_by_its_small_files(tmp_path: Path) -> None:
