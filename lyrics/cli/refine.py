@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -99,7 +100,7 @@ def refine(
     from lyrics.cli._overrides import parse_overrides
     from lyrics.core.data.refine_inputs import RefineInputs
     from lyrics.core.dtypes import dtype_name
-    from lyrics.core.errors import ImageError, LyricsError, SpecError, UnknownNameError
+    from lyrics.core.errors import ImageError, SpecError, UnknownNameError
     from lyrics.core.files import name_as_text, name_for_messages
     from lyrics.core.refining.features import FEATURES_FILE, FeatureOptions
     from lyrics.core.refining.formats import COCO_FILE, FILES, check_formats
@@ -141,9 +142,7 @@ def refine(
             with _Bar() as bar:
                 merged = refine_on_ray(recipe, found, out, options=options, formats=wanted, progress=bar.update)
         except OSError as error:
-            raise LyricsError(
-                f"--out {name_for_messages(out)}: cannot be written: {error.strerror or error}."
-            ) from error
+            raise _unwritable(out, error) from error
         written = [name_as_text(str(path)) for path in merged.files]
         if json:
             print_json({"rows": merged.rows, "skipped": merged.skipped, "files": written})
@@ -179,7 +178,7 @@ def refine(
                 progress=bar.update,
             )
     except OSError as error:
-        raise LyricsError(f"--out {name_for_messages(out)}: cannot be written: {error.strerror or error}.") from error
+        raise _unwritable(out, error) from error
     reasons = ", ".join(f"{count} {kind}" for kind, count in summary.reasons.items())
     count = sum(summary.reasons.values())
     folder = out if share is None else share.folder(out)
@@ -222,6 +221,15 @@ def refine(
             print_text(skipped)
     if strict and count:
         raise typer.Exit(1)
+
+
+def _unwritable(out: Path, error: OSError) -> Exception:
+    from lyrics.core.errors import LyricsError
+    from lyrics.core.files import name_for_messages
+
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    then = "; what is finished is kept: make room, and run the same command again." if full else "."
+    return LyricsError(f"--out {name_for_messages(out)}: cannot be written: {error.strerror or error}{then}")
 
 
 def _names(phrases: str) -> list[str]:

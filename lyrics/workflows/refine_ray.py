@@ -53,6 +53,16 @@ _TRIES = 4
 #: Cores of a task that reads names, opens images, or writes rows: all three find room on the one core that the experts
 #: leave on a machine of two. What takes as many as the experts would be run in their process, and nothing beside them.
 _LIST, _OPEN, _WRITE = 0.2, 0.5, 0.2
+#: Settings of a Ray that is started here, where the caller's environment has none: on a busy machine Ray would have
+#: workers of the lowest priority, end those that do not come up within a minute, and start others in their place.
+_PATIENT = {
+    "RAY_worker_niceness": "0",
+    "RAY_worker_register_timeout_seconds": "600",
+    "RAY_agent_register_timeout_ms": "600000",
+    "RAY_gcs_server_port_wait_time_s": "120",
+    "RAY_health_check_failure_threshold": "20",
+    "RAY_num_workers_soft_limit": "8",
+}
 _QUIET = {"log_to_driver": False, "logging_level": "error", "ignore_reinit_error": True}
 
 
@@ -220,7 +230,8 @@ def start_here(ray: Any, **settings: Any) -> None:
     It gives its own processes half a minute to come up, which is too little where many others run. What did not come up
     is ended, and started again. Raises what the last of three starts raised.
     """
-    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")
+    for name, value in _PATIENT.items():
+        os.environ.setdefault(name, value)
     for again in (True, True, False):
         try:
             ray.init(include_dashboard=False, **_QUIET, **settings)

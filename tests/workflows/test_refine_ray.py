@@ -130,10 +130,14 @@ class SlowRay:
 
 
 def test_a_ray_that_comes_up_late_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_gcs_server_port_wait_time_s", "1")
+    for name in refine_ray._PATIENT:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RAY_worker_niceness", "7")
     slow = SlowRay(3)
     start_here(slow)
     assert (slow.starts, slow.ended) == (3, 2)
+    found = {name: os.environ.get(name) for name in refine_ray._PATIENT}
+    assert found == refine_ray._PATIENT | {"RAY_worker_niceness": "7"}
     with pytest.raises(LyricsError, match="Ray cannot be used: Exception: The current node timed out"):
         refine_ray._start(SlowRay(4), RayOptions(), ExitStack())
 

@@ -42,6 +42,7 @@ from lyrics.core.refining.rows import (
     read_skipped,
     row_line,
     skipped_line,
+    written_whole,
 )
 from lyrics.core.refining.shards import MERGED_FILE, Shard
 from lyrics.core.registry.registry import describe
@@ -306,7 +307,8 @@ class _Run:
             self.finished.objects += one.objects
             if one.drawn is not None:
                 self.drawn.mkdir(exist_ok=True)
-                _write_whole(self.drawn / one.drawn, one.drawing)
+                with written_whole(self.drawn / one.drawn) as file:
+                    file.write(one.drawing)
         if finished:
             if self.features is not None:
                 self.features.sync()
@@ -395,10 +397,3 @@ def ahead(items: Iterator[T]) -> Generator[T, None, None]:
         while (item := coming.result()) is not end:
             coming = pool.submit(next, items, end)
             yield cast(T, item)
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """All or nothing: a reader never sees half a file."""
-    aside = path.with_name(f".{path.name}.tmp")
-    aside.write_bytes(data)
-    os.replace(aside, path)
