@@ -237,6 +237,7 @@ FAULTS: Mapping[str, Mapping[str, str]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("kind", "fault"), [(kind, fault) for kind, faults in FAULTS.items() for fault in faults])
 def test_wrong_component_fails_the_check_that_is_about_it(kind: str, fault: str) -> None:
     found = report(kind, fault)

@@ -200,6 +200,7 @@ def real(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     return lambda *arguments: CliRunner().invoke(app, [str(each) for each in arguments])
 
 
+@pytest.mark.long
 def test_conditions(real: Callable[..., Result], tmp_path: Path) -> None:
     options = ("--option", "scenes.scenes=2", "--option", "scenes.attributes=plain")
     arguments = ("--benchmark", "scenes", *options, "--out", tmp_path)
@@ -219,6 +220,7 @@ def test_conditions(real: Callable[..., Result], tmp_path: Path) -> None:
     assert data == json.loads((folder / "conditions.json").read_text())["conditions"]
 
 
+@pytest.mark.long
 def test_the_threshold_chosen_on_validation_is_read_on_test(real: Callable[..., Result], tmp_path: Path) -> None:
     few = ("--option", "scenes.scenes=2", "--option", "scenes.attributes=plain", "--out", tmp_path)
     done = real("--benchmark", "scenes:validation", "--choose-threshold", "1", *few)

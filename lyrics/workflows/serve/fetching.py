@@ -54,9 +54,21 @@ def is_public(address: str) -> bool:
 
 
 _UNICAST = ipaddress.IPv6Network("2000::/3")
-#: What older versions of ``ipaddress`` call global: IETF protocols (and a cloud's metadata), 6to4, Teredo and its kin.
+#: What versions of ``ipaddress`` call global: IETF protocols (and a cloud's metadata), 6to4, Teredo and its kin, the
+#: documentation's second range; and the public address at which Azure's host answers each of its machines.
 _SPECIAL = tuple(
-    map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "100.64.0.0/10", "2001::/23", "2002::/16"))
+    map(
+        ipaddress.ip_network,
+        (
+            "192.0.0.0/24",
+            "192.88.99.0/24",
+            "100.64.0.0/10",
+            "168.63.129.16/32",
+            "2001::/23",
+            "2002::/16",
+            "3fff::/20",
+        ),
+    )
 )
 
 

@@ -248,10 +248,11 @@ def test_unknown_codec_names_the_nearest():
 # --- there and back ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("count", [5_000, pytest.param(100_000, marks=pytest.mark.long)])
 @pytest.mark.parametrize("codec", NAMES)
-def test_lists_come_back(codec):
+def test_lists_come_back(codec, count):
     rng = Random(f"lists {codec}")
-    for _ in range(100_000):
+    for _ in range(count):
         wanted = [SpatialObject(random_tag(rng), random_box(rng)) for _ in range(rng.choice((0, 1, 1, 2)))]
         text = format_objects(wanted, codec, SIZE)
         assert_same(wanted, parse(text, codec, SIZE), codec, text)
@@ -608,6 +609,7 @@ FRAMES = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("codec", NAMES)
 def test_a_megabyte_of_hostile_text_takes_linear_time(codec):
     for before, after in FRAMES:

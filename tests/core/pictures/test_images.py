@@ -289,6 +289,7 @@ LARGE: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads the peak of memory from /proc")
 @pytest.mark.parametrize("name", LARGE)
 def test_opening_takes_at_most_256_mb_beyond_the_picture(name: str, tmp_path: Path) -> None:

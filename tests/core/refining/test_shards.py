@@ -111,6 +111,7 @@ def _work_until(writes: int, index: int, found: list[Path], out: Path) -> int:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="forks")
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(2))
 def test_workers_that_are_killed_at_random_give_the_same_bytes(seed: int, pictures: list[Path], tmp_path: Path) -> None:
     """SIGKILL to each of three after a random number of writes, again and again until all are done."""

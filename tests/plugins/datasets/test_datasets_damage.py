@@ -138,6 +138,7 @@ def is_container(data: Any, path: Path_) -> bool:
     return isinstance(data, dict) and len(path) == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name", [name for name in NAMES if name not in ("laion", "cc12m", "cc3m", "sbu", "grit", "orca")]
 )
