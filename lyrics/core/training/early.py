@@ -81,6 +81,15 @@ class Early:
         return replace(batch, ahead=ahead)
 
 
+def findings_are_known(config: TrainConfig) -> bool:
+    """Whether workers know what the refiner of a configuration finds, so that they prepare texts and tables."""
+    spec = config.model.spec
+    if spec.refiner is None or config.data.features is not None:
+        return True
+    experts = {path for path, _, _ in spec.slots() if path.startswith("refiner.")}
+    return bool(experts) and experts <= set(declaring(spec, "reads_known_objects"))
+
+
 def _steps(model: ComposedModel, config: TrainConfig) -> PreparesSteps:
     planner = None
     if model.abilities.ahead is not None and isinstance(model.encoder, WithNumTokens):

@@ -117,10 +117,12 @@ def test_the_plan_of_a_run_knows_what_bounds_it(run: Run, tmp_path: Path) -> Non
         {"batch": batch, "lengths": lengths, "own_ms": ms}
         for batch, lengths, ms in ((32, "true", 1), (32, "random", 16), (256, "random", 32))
     ]
+    rows[1]["prepared_own_ms"] = 8
     out.write_text(json.dumps({"benchmark": "host", "rows": rows}))
     common = ("plan", "tiny-stage1", "--host", out, "--set", "optimization.global_batch=64", "--gpus", "2", "--json")
     alone = run(*common).data
     assert (alone["speeds"], alone["bound"], alone["samples_per_s"]) == ({"host": 2000.0}, "host", None)
+    assert run(*common, "--set", "model.spec.refiner=null").data["speeds"] == {"host": 4000.0}, "workers prepare"
     both = run(*common, "--throughput", "500", "--refiner", "300", "--loader", "100", "--set", "data.workers=4").data
     assert both["speeds"] == {"step": 500.0, "host": 2000.0, "refiner": 300.0, "loader": 400.0}
     assert (both["bound"], both["samples_per_s"]) == ("refiner", 600.0)
