@@ -4,8 +4,8 @@ committed in ``benchmarks/results/ratios.json``: ``python benchmarks/ratios.py F
 Ratios only, of runs that took turns in one process, and counts: seconds of two machines, or of one machine on two days,
 say nothing about each other. Exit code 1 where a ratio is worse by more than its share (``--tolerance``), or where one
 that is committed is missing. With ``--partial`` only those of the benchmarks that were run are compared (``host``,
-``loader``, ``prompts``, and ``step`` by recipe). ``--update`` writes what was found instead; with ``--partial`` it keeps
-the others.
+``loader``, ``prompts``, and ``step`` by recipe). ``--update`` writes what was found instead; with ``--partial``, too,
+it keeps the others.
 """
 
 from __future__ import annotations
