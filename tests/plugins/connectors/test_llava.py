@@ -162,6 +162,15 @@ def test_a_tokenizer_that_does_not_name_the_token_of_an_image(tmp_path: Path) ->
     assert public.encoded(lyrics.load_model(str(tmp_path / "saved")), IMAGES)[0].ids == expected
 
 
+def test_a_checkpoint_must_say_how_images_are_prepared(tmp_path: Path) -> None:
+    save_llava(tmp_path)
+    (tmp_path / "processor_config.json").unlink()
+    with pytest.raises(
+        lyrics.LyricsError, match=r"for a 'llava' without a preprocessor_config\.json; state its entries"
+    ):
+        lyrics.load_model(str(tmp_path))
+
+
 def test_a_saved_model_answers_the_same(tmp_path: Path) -> None:
     save_llava(tmp_path / "public")
     ours = lyrics.load_model(str(tmp_path / "public"))
