@@ -22,6 +22,7 @@ from torch import nn
 
 from lyrics.core.box_waves import WIDTH, side_waves
 from lyrics.core.contracts import BuildContext
+from lyrics.core.errors import SpecError
 from lyrics.core.stage1.batch import PretrainBatch, Regions
 from lyrics.core.stage1.state import Loss, StepState
 from lyrics.core.stage1.streams import QUERY_SEGMENTS, Stream, Wanted
@@ -70,10 +71,10 @@ class RegionWords(nn.Module):
         return Loss(-(said_RW.sum(dim=1) / mask_RW.sum(dim=1)).sum(), len(words_RW))
 
     def accuracy(self, state: StepState) -> dict[str, tuple[int, int]]:
-        """Of the words said of each region, how many are among its so many likeliest ones."""
+        """Of the words said of each region, how many are among its so many likeliest ones. None without a region."""
         regions = _regions(state.batch)
         if regions is None:
-            return {"region words": (0, 0)}
+            return {}
         logits_RV = self._read(state, regions)
         right = total = 0
         for row_V, words, length in zip(
@@ -102,4 +103,9 @@ def _exact(logits: torch.Tensor) -> torch.Tensor:
 
 
 def build(options: RegionOptions, context: BuildContext) -> RegionWords:
+    if context.query_dim % options.num_heads:
+        raise SpecError(
+            f"objective regions: num_heads {options.num_heads} does not divide the query transformer's width "
+            f"{context.query_dim}; give a number that does."
+        )
     return RegionWords(options, context.query_dim, context.query_segments)

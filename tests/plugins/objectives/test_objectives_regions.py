@@ -10,6 +10,7 @@ import torch
 
 from lyrics.core.box_waves import side_waves
 from lyrics.core.contracts import BuildContext
+from lyrics.core.errors import SpecError
 from lyrics.core.stage1.batch import PretrainBatch, Regions
 from lyrics.core.stage1.step import pretrain_accuracy, pretrain_losses, pretrain_state
 from lyrics.core.stage1.streams import Text
@@ -74,10 +75,13 @@ def test_without_a_box_the_loss_is_zero_and_has_a_gradient_of_zero(regions: Regi
     assert (float(loss.sum), loss.count) == (0.0, 0)
     loss.sum.backward()
     assert all(one.grad is not None and not one.grad.any() for one in objective.parameters())
-    assert pretrain_accuracy(model, {"regions": objective}, features(3), given(model, regions))["region words"] == (
-        0,
-        0,
-    )
+    assert not pretrain_accuracy(model, {"regions": objective}, features(3), given(model, regions))
+
+
+def test_heads_divide_the_width() -> None:
+    context = BuildContext("random", query_dim=50, query_segments=("V", "G", "S", "C"))
+    with pytest.raises(SpecError, match="num_heads 4 does not divide the query transformer's width 50"):
+        build(RegionOptions(), context)
 
 
 def test_it_learns_what_is_said_of_which_box() -> None:
